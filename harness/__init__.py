@@ -1,0 +1,1 @@
+"""The harness: nouns, seams, stages, PPO, statistics and the command line."""

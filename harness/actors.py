@@ -1,0 +1,114 @@
+"""The models and optimisers of one PPO run, and their exact saving and restoring as one safetensors file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.policies import load_causal, load_policy
+from rlhf_bench.harness.rollout import full_inputs
+
+
+class Critic(nn.Module):
+    """A value per response position: the SFT policy's trunk, copied, under a head that starts at zero.
+
+    Every arm starts from the same critic.
+    """
+
+    def __init__(self, trunk: nn.Module, width: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """V(x, y_<t) [B, T], 0 outside the mask."""
+        ids, mask, positions = full_inputs(rollout)
+        hidden = self.trunk(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        width = rollout.response_ids.shape[1]
+        values = self.head(hidden.last_hidden_state[:, -width - 1 : -1].float()).squeeze(-1)
+        return torch.where(rollout.mask, values, 0.0)
+
+
+@dataclass
+class Actors:
+    """What PPO trains, and the frozen reference it is held to."""
+
+    policy: Any
+    reference: Any
+    critic: Critic
+    tokenizer: Any
+    policy_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+
+
+def make_actors(sft: Path, device: str, lr: float, critic_lr: float) -> Actors:
+    """Policy, reference and critic from one SFT folder; Adam without weight decay, constant learning rates."""
+    policy, tokenizer = load_policy(sft, device)
+    reference = load_causal(sft, tokenizer, device).requires_grad_(False)
+    trunk = load_causal(sft, tokenizer, device).base_model
+    critic = Critic(trunk, policy.config.hidden_size).to(device)
+    return Actors(
+        policy,
+        reference,
+        critic,
+        tokenizer,
+        torch.optim.Adam(policy.parameters(), lr),
+        torch.optim.Adam(critic.parameters(), critic_lr),
+    )
+
+
+def save_state(actors: Actors, iteration: int, path: Path) -> None:
+    """Weights and optimiser moments after `iteration` iterations, written aside and renamed.
+
+    There is no random state to save: every draw's generator is seeded by what it is for.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        **_pack("policy", actors.policy, actors.policy_optimizer),
+        **_pack("critic", actors.critic, actors.critic_optimizer),
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, aside, metadata={"iteration": str(iteration)})
+    aside.replace(path)
+
+
+def load_state(actors: Actors, path: Path) -> int:
+    """Restore what `save_state` wrote; returns the number of iterations done."""
+    from safetensors import safe_open
+
+    device = next(actors.policy.parameters()).device
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        iteration = int(file.metadata()["iteration"])
+    _unpack("policy", actors.policy, actors.policy_optimizer, tensors, device)
+    _unpack("critic", actors.critic, actors.critic_optimizer, tensors, device)
+    return iteration
+
+
+def _pack(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in module.named_parameters():  # tied weights appear once
+        tensors[f"{prefix}/{name}"] = parameter.detach().contiguous()
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{prefix}@{moment}/{name}"] = value.contiguous()
+    return tensors
+
+
+def _unpack(
+    prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], device: torch.device
+) -> None:
+    for name, parameter in module.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(tensors[f"{prefix}/{name}"])
+        moments = {m: tensors[f"{prefix}@{m}/{name}"] for m in ("exp_avg", "exp_avg_sq", "step") if f"{prefix}@{m}/{name}" in tensors}
+        if moments:  # Adam keeps its step count on the CPU
+            optimizer.state[parameter] = {m: v if m == "step" else v.to(device) for m, v in moments.items()}

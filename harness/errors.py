@@ -1,0 +1,26 @@
+"""The one error a user meets: a line that says what was seen and a line that says how to fix it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """Bad input.  The command line prints it without a traceback and exits with 2."""
+
+    def __init__(self, seen: str, fix: str = "") -> None:
+        super().__init__(f"{seen} {fix}".strip())
+        self.seen, self.fix = seen, fix
+
+    def __reduce__(self) -> tuple[type[BenchError], tuple[str, str]]:
+        return type(self), (self.seen, self.fix)  # crosses process borders under --jobs
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest known one, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
+    if close:
+        return f"Did you mean {close[0]!r}? Known: {', '.join(names)}."
+    return f"Known: {', '.join(names) or 'none'}."

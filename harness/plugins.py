@@ -1,0 +1,146 @@
+"""Finding tasks, reward models and judges by name: entry points, or `module:attribute` without packaging.
+
+Only the plugin asked for is imported; a broken one harms nobody else; a name taken twice is an error that names both.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+
+Kind = Literal["task", "reward-model", "judge"]
+GROUPS: dict[str, str] = {
+    "task": "rlhf_bench.tasks",
+    "reward-model": "rlhf_bench.reward_models",
+    "judge": "rlhf_bench.judges",
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was found but not imported yet.  `reference` is module:attribute."""
+
+    kind: Kind
+    name: str
+    reference: str
+    distribution: str = ""
+
+    @property
+    def module(self) -> str:
+        return self.reference.partition(":")[0]
+
+    def factory(self) -> Callable[..., Any]:
+        """Import it.  Raises BenchError in one line whatever the plugin's module raises."""
+        module_name, _, attribute = self.reference.partition(":")
+        try:
+            target: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                target = getattr(target, part)
+        except BenchError:
+            raise
+        except Exception as error:
+            where = f" of {self.distribution}" if self.distribution else ""
+            raise BenchError(
+                f"The {self.kind} {self.name!r} ({self.reference}{where}) cannot be imported: {one_line(error)}.",
+                "Mend the plugin or leave it out.",
+            ) from error
+        if not callable(target):
+            raise BenchError(f"{self.reference} is not callable.", "A plugin is a factory: a class or a function.")
+        return target  # type: ignore[no-any-return]
+
+    def fingerprint(self) -> str:
+        """Hash of the plugin's code, comments and docstrings left out, so that changed code is never mistaken for done."""
+        return code_fingerprint(self.module)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    text = str(error).strip().split("\n")[0][:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def available(kind: Kind) -> dict[str, Plugin]:
+    """All registered plugins of a kind by name, none imported.  Raises BenchError for a name taken twice."""
+    found: dict[str, Plugin] = {}
+    for point in sorted(entry_points(group=GROUPS[kind]), key=lambda p: (p.name, p.value)):
+        plugin = _from_entry_point(kind, point)
+        other = found.get(point.name)
+        if other is not None and other.reference != plugin.reference:
+            raise BenchError(
+                f"Two plugins are called {point.name!r}: {other.reference} of {other.distribution} "
+                f"and {plugin.reference} of {plugin.distribution}.",
+                "Uninstall or rename one.",
+            )
+        found[point.name] = plugin
+    return found
+
+
+def _from_entry_point(kind: Kind, point: EntryPoint) -> Plugin:
+    return Plugin(kind, point.name, point.value.replace(" ", ""), point.dist.name if point.dist else "")
+
+
+def find(kind: Kind, name: str) -> Plugin:
+    """The plugin called `name`, or the one at `module:attribute`."""
+    registered = available(kind)
+    if name in registered:
+        return registered[name]
+    if ":" in name:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))  # `module:attribute` beside the user, as `python -m` would find it
+        return Plugin(kind, name, name)
+    fix = did_you_mean(name, registered)
+    raise BenchError(f"Unknown {kind} {name!r}.", f"{fix} Or give module:attribute.")
+
+
+def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:
+    """The plugin's object.  Raises BenchError when the factory fails."""
+    factory = find(kind, name).factory()
+    try:
+        return factory(**settings)
+    except BenchError:
+        raise
+    except Exception as error:
+        raise BenchError(f"The {kind} {name!r} cannot be made: {one_line(error)}.") from error
+
+
+def code_fingerprint(*modules: str) -> str:
+    """sha256 over the syntax trees of modules (not imported), insensitive to comments, docstrings and layout."""
+    digest = hashlib.sha256()
+    for name in modules:
+        path = _source(name)
+        digest.update(name.encode())
+        if path is not None:
+            digest.update(_essence(path).encode())
+    return digest.hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None  # importing it will say what is wrong
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
+
+
+def _essence(path: Path) -> str:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return path.read_text(errors="replace")
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value.value = ""  # a docstring
+    return ast.dump(tree)

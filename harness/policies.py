@@ -1,0 +1,189 @@
+"""Policies: a tiny decoder made from nothing, or any causal language model in a folder or on the hub.
+
+Everything written is safetensors in the standard layout, so `AutoModelForCausalLM.from_pretrained` opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plugins import one_line
+from rlhf_bench.harness.text import CORRECTION, policy_prompt
+
+TINY = "tiny"
+PAD, END = "<|pad|>", "<|end|>"
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer (any text round-trips) with at most `vocabulary` tokens, pad distinct from end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([*texts, CORRECTION * 100], trainer)  # the marker must not cost a tiny model many tokens
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, eos_token=END, padding_side="left", clean_up_tokenization_spaces=False
+    )
+
+
+def tiny_tokenizer(prompts: Sequence[str], completions: Sequence[str], vocabulary: int) -> Any:
+    """The tiny policy's tokenizer, trained on the task's own demonstrations in the template."""
+    return train_tokenizer([policy_prompt(p) + c for p, c in zip(prompts, completions, strict=True)], vocabulary)
+
+
+def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int, seed: int) -> Any:
+    """A GPT-2 of random weights, without dropout (PPO's ratios need a deterministic policy)."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    if width % heads:
+        raise BenchError(f"policy.width={width} is not a multiple of policy.heads={heads}.", "Choose a multiple.")
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=context,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        activation_function="gelu_pytorch_tanh",  # one fused operation, the same formula as gelu_new
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return GPT2LMHeadModel(config)
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """A model's tokenizer, left-padding, with a pad token that differs from end-of-sequence.
+
+    Raises BenchError when the folder or repository has none or it defines no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    _check_folder(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise BenchError(
+            f"No tokenizer can be loaded from {source}: {one_line(error)}.",
+            "Put the tokenizer's files beside the model (tokenizer.json or its own format).",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        spare = tokenizer.unk_token_id
+        if spare is None or spare == tokenizer.eos_token_id:
+            tokenizer.add_special_tokens({"pad_token": PAD})
+        else:
+            tokenizer.pad_token_id = spare
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_causal(source: str | Path, tokenizer: Any, device: str) -> Any:
+    """A causal language model in float32 evaluation mode, its embeddings grown where the tokenizer got a pad token."""
+    from transformers import AutoModelForCausalLM
+
+    model = _load(AutoModelForCausalLM, source)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device).eval()
+
+
+def _load(auto: Any, source: str | Path) -> Any:
+    import torch
+
+    _check_folder(source)
+    try:
+        return auto.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+    except Exception as error:
+        raise BenchError(
+            f"No model can be loaded from {source}: {one_line(error)}.",
+            "Give a folder or hub id of a causal language model with safetensors weights.",
+        ) from error
+
+
+def _check_folder(source: str | Path) -> None:
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise BenchError(f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained.")
+    if not path.exists() and str(source).count("/") != 1:
+        raise BenchError(f"There is no folder {source}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
+
+
+def context_length(model: Any) -> int | None:
+    """The most tokens a model can read, None where its configuration does not say."""
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        value = getattr(model.config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Standard layout: config, safetensors, tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_policy(folder: Path, device: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of an SFT or trained policy of ours."""
+    tokenizer = load_tokenizer(folder)
+    return load_causal(folder, tokenizer, device), tokenizer
+
+
+def pick_device() -> str:
+    """The accelerator where there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_classifier(source: str | Path, tokenizer: Any, device: str, seed: int = 0, head_std: float = 0.0) -> Any:
+    """A one-label sequence classifier; `head_std` above 0 draws a fresh head with that deviation from `seed`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    _check_folder(source)
+    with quiet_transformers():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if head_std:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * head_std)
+    return model.to(device).eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the load report about a head that is meant to be new."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

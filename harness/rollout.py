@@ -1,0 +1,147 @@
+"""Sampling from a policy with its key-value cache, and the log-probabilities of what was sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.text import decode, encode_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def make_generator(*parts: object) -> Any:
+    """A CPU generator whose seed is a hash of `parts`: each draw names what it is for, so nothing has to be restored."""
+    import torch
+
+    from rlhf_bench.harness.store import content_key
+
+    return torch.Generator().manual_seed(int(content_key([str(p) for p in parts])[:15], 16))
+
+
+def pad_prompts(rows: Sequence[Sequence[int]], pad: int, device: str) -> tuple[Tensor, Tensor]:
+    """Left-padded ids [B, P] and their mask [B, P] (int64, 1 on tokens)."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def sample(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new: int,
+    *,
+    generator: Any = None,
+    temperature: float = 1.0,
+) -> Rollout:
+    """One response to each prompt, of at most `max_new` tokens; greedy without a generator.
+
+    Randomness is drawn per (row, step) beforehand, so a row's response depends on nothing but its own numbers.
+    """
+    ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, str(model.device))
+    response = _generate(model, tokenizer, ids, mask, max_new, generator, temperature)
+    return make_rollout(tokenizer, prompts, ids, mask, response)
+
+
+def make_rollout(tokenizer: Any, prompts: Sequence[str], ids: Tensor, mask: Tensor, response: Tensor) -> Rollout:
+    """The Rollout of sampled tokens [B, T]: a response ends with its first end-of-sequence token, or with T."""
+    import torch
+
+    ends = response == tokenizer.eos_token_id
+    kept = (ends.long().cumsum(1) - ends.long()) == 0
+    width = max(1, int(kept.sum(1).max()))
+    response, kept, finished = response[:, :width], kept[:, :width], ends.any(1)
+    response = torch.where(kept, response, torch.full_like(response, tokenizer.pad_token_id))
+    texts = tuple(decode(tokenizer, row[:n]) for row, n in zip(response.tolist(), kept.sum(1).tolist(), strict=True))
+    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer)
+
+
+def _generate(
+    model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, max_new: int, generator: Any, temperature: float
+) -> Tensor:
+    import torch
+
+    rows, device = len(ids), ids.device
+    uniforms = None if generator is None else torch.rand(rows, max_new, generator=generator).to(device)
+    running = torch.ones(rows, dtype=torch.bool, device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    steps, cache = [], None
+    with torch.no_grad():
+        for step in range(max_new):
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = output.past_key_values
+            token = _pick(output.logits[:, -1].float(), None if uniforms is None else uniforms[:, step], temperature)
+            token = torch.where(running, token, tokenizer.pad_token_id)
+            steps.append(token)
+            running = running & (token != tokenizer.eos_token_id)
+            if not running.any():
+                break
+            ids, positions = token[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    return torch.stack(steps, 1)
+
+
+def _pick(logits: Tensor, uniform: Tensor | None, temperature: float) -> Tensor:
+    """Next tokens [B]: the inverse of the cumulative distribution at `uniform`, or the argmax."""
+    if uniform is None:
+        return logits.argmax(-1)
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    # scaling by the total keeps rounding from choosing past the last token; `right` never takes one of probability 0
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    import torch
+
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, mask, position ids [B, P + T] of prompts followed by responses."""
+    import torch
+
+    ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
+    mask = torch.cat([rollout.prompt_mask, rollout.mask.long()], 1)
+    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def logprobs(model: Any, rollout: Rollout, temperature: float = 1.0) -> Tensor:
+    """log pi(y_t | x, y_<t) [B, T] in float32 at the sampling temperature, 0 outside the mask.  Differentiable."""
+    import torch
+
+    ids, mask, positions = full_inputs(rollout)
+    width = rollout.response_ids.shape[1]
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
+    ).logits
+    logits = logits[:, :-1].float() / temperature
+    chosen = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    return torch.where(rollout.mask, chosen, 0.0)
+
+
+def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
+    """The rows `index` of a rollout, columns trimmed to what they need (left of prompts, right of responses)."""
+    prompt_mask, mask = rollout.prompt_mask[index], rollout.mask[index]
+    left = rollout.prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
+    width = max(1, int(mask.sum(1).max()))
+    rows = index.tolist()
+    return Rollout(
+        tuple(rollout.prompts[i] for i in rows),
+        tuple(rollout.responses[i] for i in rows),
+        rollout.prompt_ids[index][:, left:],
+        prompt_mask[:, left:],
+        rollout.response_ids[index][:, :width],
+        mask[:, :width],
+        rollout.finished[index],
+        rollout.tokenizer,
+    )

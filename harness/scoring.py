@@ -1,0 +1,96 @@
+"""Asking a reward model: in batches, checked, and put on one scale for all arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.plugins import one_line
+from rlhf_bench.harness.rollout import rows_of
+from rlhf_bench.harness.seams import RewardModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """A reward model that can say more of a response than its rewards."""
+
+    def diagnostics(self, rollout: Rollout) -> Mapping[str, Tensor]:
+        """Figures [B] by name, e.g. where a response first diverges from the reward model's own."""
+
+
+@dataclass(frozen=True)
+class NamedRewardModel:
+    """A reward model and the name to blame."""
+
+    name: str
+    model: RewardModel
+    batch: int = 64
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards [B, T] float32, checked: see `check_rewards`."""
+        import torch
+
+        columns = rollout.mask.shape[1]
+        parts = []
+        for start in range(0, len(rollout.prompts), self.batch):
+            index = torch.arange(start, min(start + self.batch, len(rollout.prompts)), device=rollout.mask.device)
+            part = rows_of(rollout, index)
+            rewards = check_rewards(self.name, self._ask(part), part)
+            parts.append(torch.nn.functional.pad(rewards, (0, columns - rewards.shape[1])))
+        return torch.cat(parts)
+
+    def _ask(self, rollout: Rollout) -> Any:
+        import torch
+
+        try:
+            with torch.no_grad():
+                return self.model.rewards(rollout)
+        except BenchError:
+            raise
+        except Exception as error:
+            raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error
+
+
+def check_rewards(name: str, rewards: Any, rollout: Rollout) -> Tensor:
+    """`rewards` as float32 [B, T].
+
+    Raises BenchError unless it is a tensor of the mask's shape, finite, and zero outside the mask.
+    """
+    import torch
+
+    shape = tuple(rollout.mask.shape)
+    if not isinstance(rewards, torch.Tensor):
+        raise BenchError(f"The reward model {name!r} returned a {type(rewards).__name__}.", "Return a tensor [B, T].")
+    if tuple(rewards.shape) != shape:
+        raise BenchError(
+            f"The reward model {name!r} returned rewards of shape {list(rewards.shape)}; "
+            f"the response mask's is {list(shape)}.",
+            "Return one reward per response token.",
+        )
+    rewards = rewards.to(rollout.mask.device, torch.float32)
+    if not bool(torch.isfinite(rewards).all()):
+        bad = int((~torch.isfinite(rewards)).sum())
+        raise BenchError(f"The reward model {name!r} returned {bad} rewards that are NaN or infinite.")
+    if bool((rewards * ~rollout.mask).any()):
+        raise BenchError(f"The reward model {name!r} gave rewards outside the response mask.", "Multiply by the mask.")
+    return rewards
+
+
+def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dict[str, Tensor]:
+    """Figures [B] of any reward model, and those it offers itself: what every run must watch (method.md A, risks)."""
+    length = rollout.mask.sum(1).clamp(min=1)
+    figures = {
+        "sum": rewards.sum(1),
+        "length": rollout.mask.sum(1).float(),
+        "positive_share": (rewards > 0).sum(1) / length,
+        "negative_share": (rewards < 0).sum(1) / length,
+    }
+    if isinstance(scorer.model, Diagnosing):
+        figures |= {name: values.float() for name, values in scorer.model.diagnostics(rollout).items()}
+    return figures

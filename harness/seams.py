@@ -1,0 +1,120 @@
+"""The seams: small Protocols with one main verb.  A plugin inherits nothing; it has these members, or it fails `bench check`.
+
+A plugin is registered as a *factory*: a callable whose keyword parameters are its settings (`--set NAME.key=value`) and
+which returns the object below.  Importing a plugin's module must be cheap; import torch inside the verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from rlhf_bench.harness.nouns import Case, Example, Measure, Origin, Pair, Rollout, Split, Utility, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total); drawing it is somebody else's business."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """The Progress that shows nothing."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is asked of the policy.  All data are a pure function of the task's settings: no seed of the run enters."""
+
+    @property
+    def max_response_tokens(self) -> int:
+        """The longest response, in policy tokens, end-of-sequence included."""
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """Prompts; those of split "sft" carry a demonstration in `completion`."""
+
+    def pairs(self, split: Split) -> Sequence[Pair]:
+        """Preference pairs of "train" (reward models learn from these) or "test" (pair accuracy is measured here)."""
+
+
+@runtime_checkable
+class GoldTask(Task, Protocol):
+    """A task that knows the exact utility of any response."""
+
+    def utility(self, example: Example, response: str) -> Utility:
+        """The gold utility of `response` as an answer to `example.prompt`."""
+
+
+@runtime_checkable
+class HasOrigin(Protocol):
+    """A task that says where its data come from (others are reported as of unknown origin, hashed by content)."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """Response -> reward per token."""
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards [B, T] float32, zero outside `rollout.mask`.  A sequence-level score sits on the last token."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a reward model gets to train with.
+
+    `policy` is the folder of the SFT policy (`from_pretrained` opens it); `folder` is where the result goes;
+    `scratch` survives an interruption, so checkpoints go there; pairs have both responses, filtered to fit `context`.
+    """
+
+    pairs: Sequence[Pair]
+    policy: Path
+    folder: Path
+    scratch: Path
+    seed: int
+    max_response_tokens: int
+    device: str
+    progress: Progress = no_progress
+
+
+@runtime_checkable
+class TrainableRewardModel(Protocol):
+    """A reward model that learns from the task's pairs before it can score.
+
+    Arms with an equal `recipe` and equal `training_settings` share one training.
+    """
+
+    @property
+    def recipe(self) -> str: ...
+
+    @property
+    def training_settings(self) -> Mapping[str, Any]: ...
+
+    def train(self, job: TrainingJob) -> Mapping[str, float]:
+        """Train, write safetensors to `job.folder`, return figures worth logging.  Resumes from `job.scratch`."""
+
+    def load(self, folder: Path, device: str) -> RewardModel:
+        """The scorer that `train` left in `folder`."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Measures cases.  A judge computes no interval: statistics live in one module."""
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """What its rows hold, and which interval each number gets."""
+
+    def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
+        """One verdict per case, in order.  None with a reason means undecided."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Any measure of a response where no gold exists: higher is better, None is undecided."""
+
+    def __call__(self, example: Example, response: str) -> float | None: ...

@@ -1,0 +1,163 @@
+"""Supervised and reward training by TRL's trainers, resumable from their own checkpoints.
+
+What TRL's defaults would do otherwise is set explicitly: bf16, gradient checkpointing, truncation, model cards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.seams import Progress
+
+IGNORED = -100
+
+
+def train_lm(
+    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], progress: Progress, **options: Any
+) -> dict[str, float]:
+    """Next-token training on rows of `input_ids`, `labels` (-100: not trained on) and optional `position_ids`.
+
+    Returns the mean loss.  `options` are those of `_arguments`.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    _score_labelled_positions_only()
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(SFTConfig, **options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=Dataset.from_list([dict(row) for row in rows]),
+        processing_class=tokenizer,
+        data_collator=Collate(tokenizer.pad_token_id),
+        callbacks=[_callback(progress)],
+    )
+    return _run(trainer, options["scratch"])
+
+
+def train_preferences(
+    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], progress: Progress, **options: Any
+) -> dict[str, float]:
+    """Bradley-Terry training of a one-label sequence classifier on rows of `chosen_ids` and `rejected_ids`."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    trainer = RewardTrainer(
+        model=model,
+        args=_arguments(RewardConfig, **options, max_length=None),
+        train_dataset=Dataset.from_list([dict(row) for row in rows]),
+        processing_class=tokenizer,
+        callbacks=[_callback(progress)],
+    )
+    return _run(trainer, options["scratch"])
+
+
+def _score_labelled_positions_only() -> None:
+    """Let TRL's loss skip unlabelled positions on a CPU as it does on a GPU (its switch asks for Triton; 9 of 10
+    positions are prompt, and the head is half of a tiny model's step).  Same numbers; a TRL without it is just slower."""
+    from trl.trainer import utils
+
+    if hasattr(utils, "_use_triton"):
+        utils._use_triton = lambda _device: True
+
+
+class Collate:
+    """Right-pads rows to the longest; position ids are passed on where rows have them."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
+        import torch
+
+        width = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0}
+        batch = {
+            name: torch.tensor([list(row[name]) + [fill[name]] * (width - len(row[name])) for row in rows])
+            for name in fill
+            if name in rows[0]
+        }
+        batch["attention_mask"] = torch.tensor(
+            [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows]
+        )
+        return batch
+
+
+def _arguments(
+    config: Any,
+    *,
+    scratch: Path,
+    steps: int,
+    batch: int,
+    lr: float,
+    warmup: float,
+    save_every: int,
+    seed: int,
+    device: str,
+    **extra: Any,
+) -> Any:
+    return config(
+        output_dir=str(scratch),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        learning_rate=lr,
+        lr_scheduler_type="linear",
+        warmup_steps=int(warmup * steps),
+        weight_decay=0.0,
+        bf16=False,
+        gradient_checkpointing=False,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        save_strategy="steps",
+        save_steps=save_every,
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **extra,
+    )
+
+
+def _callback(progress: Progress) -> Any:
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            progress(state.global_step, state.max_steps)
+
+    return Report()
+
+
+def _run(trainer: Any, scratch: Path) -> dict[str, float]:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_checkpoint(scratch)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not result.training_loss == result.training_loss:
+        raise BenchError("Training diverged: the loss is not a number.", "Lower the learning rate.")
+    return {"loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
+
+
+def last_checkpoint(scratch: Path) -> Path | None:
+    """The newest complete checkpoint: `trainer_state.json` is what the trainer writes last."""
+    found = sorted(scratch.glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]), reverse=True)
+    for folder in found:
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # a kill hit it while it was being written
+        return folder
+    return None
+
+
+def demonstration_row(prompt: list[int], completion: list[int], end: int) -> dict[str, list[int]]:
+    """One SFT row: the loss is on the completion and its end-of-sequence token alone."""
+    ids = [*prompt, *completion, end]
+    return {"input_ids": ids, "labels": [IGNORED] * len(prompt) + ids[len(prompt) :]}

@@ -1,0 +1,1 @@
+"""Generations to one row per case."""

@@ -1,0 +1,1 @@
+"""Response to reward per token."""

@@ -1,0 +1,100 @@
+"""The scalar reward model: Bradley-Terry on preference pairs, one score per response, on its last token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.seams import TrainingJob
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A sequence classifier with one label on the SFT policy, trained by TRL's RewardTrainer."""
+
+    epochs: int = 1
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: float = 0.05
+    save_every: int = 200
+    head_std: float = 0.02
+
+    recipe = "scalar"
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
+            raise BenchError("epochs, batch, save_every and lr of the scalar reward model must be above 0.")
+
+    @property
+    def training_settings(self) -> Mapping[str, Any]:
+        return {n: getattr(self, n) for n in ("epochs", "batch", "lr", "warmup", "head_std")}
+
+    def train(self, job: TrainingJob) -> Mapping[str, float]:
+        """Writes an ordinary AutoModelForSequenceClassification with one label."""
+        from rlhf_bench.harness import policies, training
+        from rlhf_bench.harness.text import encode, encode_prompts
+
+        tokenizer = policies.load_tokenizer(job.policy)
+        model = policies.load_classifier(job.policy, tokenizer, job.device, seed=job.seed, head_std=self.head_std)
+        end = tokenizer.eos_token_id
+        prompts = encode_prompts(tokenizer, [pair.prompt for pair in job.pairs])
+        chosen = encode(tokenizer, [pair.chosen for pair in job.pairs])
+        rejected = encode(tokenizer, [pair.rejected or "" for pair in job.pairs])
+        rows = [
+            {"chosen_ids": [*p, *c, end], "rejected_ids": [*p, *r, end]}
+            for p, c, r in zip(prompts, chosen, rejected, strict=True)
+        ]
+        figures = training.train_preferences(
+            model,
+            tokenizer,
+            rows,
+            job.progress,
+            scratch=job.scratch,
+            steps=max(1, self.epochs * len(rows) // self.batch),
+            batch=self.batch,
+            lr=self.lr,
+            warmup=self.warmup,
+            save_every=self.save_every,
+            seed=job.seed,
+            device=job.device,
+        )
+        policies.save_model(model, tokenizer, job.folder)
+        return figures
+
+    def load(self, folder: Path, device: str) -> ScalarScorer:
+        from rlhf_bench.harness import policies
+
+        tokenizer = policies.load_tokenizer(folder)
+        return ScalarScorer(policies.load_classifier(folder, tokenizer, device))
+
+
+class ScalarScorer:
+    """A one-label sequence classifier that shares the policy's tokenizer."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards [B, T]: the classifier's score of prompt + response on the last response token, 0 elsewhere."""
+        import torch
+
+        from rlhf_bench.reward_models.extraction import on_last_token
+
+        inputs = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
+        mask = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad():
+            hidden = self.model.base_model(
+                input_ids=inputs, attention_mask=mask.long(), position_ids=positions, use_cache=False
+            ).last_hidden_state
+            # the last real token by mask: the class's own pooling looks for pad ids, which a policy may sample
+            last = torch.where(mask, torch.arange(mask.shape[1], device=mask.device)[None], 0).amax(1)
+            scores = self.model.score(hidden[torch.arange(len(hidden)), last]).squeeze(-1)
+        return on_last_token(scores, rollout.mask)

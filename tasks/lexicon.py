@@ -1,0 +1,151 @@
+"""Words and sentence templates of the controlled worlds, as data: one `Register` is one way of talking.
+
+Traps kept out on purpose: every fact value is one lower-case word that follows a space wherever it occurs (a byte-level
+BPE then gives it one token, which a tiny model can copy), belongs to one kind only, and occurs in no fixed text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Exchange = tuple[str, str]
+"""What one speaker says and what the other answers."""
+
+
+@dataclass(frozen=True)
+class FactKind:
+    """A kind of fact and its sentences; `{}` stands for the value.
+
+    `proposals` and `corrections` settle a value in the dialogue, `mentions` name one without settling anything,
+    `statements` are its paraphrases in a summary.
+    """
+
+    values: tuple[str, ...]
+    proposals: tuple[str, ...]
+    corrections: tuple[str, ...]
+    mentions: tuple[str, ...]
+    statements: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Register:
+    """A way of talking: what may be agreed on, and everything said around it.
+
+    `core` is the kind that every dialogue settles; `{other}` in openings and closings is the other speaker's name.
+    """
+
+    core: str
+    kinds: Mapping[str, FactKind]
+    names: tuple[str, ...]
+    openings: tuple[Exchange, ...]
+    closings: tuple[Exchange, ...]
+    chat: tuple[Exchange, ...]
+    accepts: tuple[str, ...]
+    replies: tuple[str, ...]
+    fillers: tuple[str, ...]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_KINDS = {
+    "activity": FactKind(
+        values=_words("hiking swimming dancing fishing bowling skating cycling climbing sailing camping"),
+        proposals=("Do you want to go {} with me?", "Let us go {} together."),
+        corrections=("Wait, no, let us go {} instead.", "Sorry, can we go {} instead?"),
+        mentions=(),
+        statements=("They will go {} together.", "The plan is to go {}."),
+    ),
+    "day": FactKind(
+        values=_words("monday tuesday wednesday thursday friday saturday sunday weekend"),
+        proposals=("How about this {}?", "Let us do it this {}."),
+        corrections=("Wait, no, this {} is better.", "Sorry, can we do it this {} instead?"),
+        mentions=("I was at home all day last {}.", "My car broke last {}."),
+        statements=("It will happen this {}.", "They are both free this {}."),
+    ),
+    "time": FactKind(
+        values=_words("noon dawn dusk midnight five six seven eight nine ten"),
+        proposals=("We could start at {}.", "Let us start at {}."),
+        corrections=("Wait, no, at {} is better.", "Sorry, can we start at {} instead?"),
+        mentions=("I woke up around {} today.", "My phone rang around {} last night."),
+        statements=("They want to start at {}.", "The time to start is {}."),
+    ),
+    "place": FactKind(
+        values=_words("station library harbor museum bakery garden market castle school bridge"),
+        proposals=("We could meet at the {}.", "Let us meet at the {}."),
+        corrections=("Wait, no, meet me at the {} instead.", "Sorry, can we meet at the {} instead?"),
+        mentions=("I walked past the old {} last week.", "My mother works near the {} now."),
+        statements=("They will meet at the {}.", "The place to meet is the {}."),
+    ),
+    "item": FactKind(
+        values=_words("camera blanket umbrella lantern guitar thermos basket rope map kite"),
+        proposals=("We should bring a good {}.", "Please bring the {}."),
+        corrections=("Wait, no, bring the {} instead.", "Sorry, can we bring the {} instead?"),
+        mentions=("I lost my old {} last week.", "I saw a nice {} in a shop."),
+        statements=("They have to bring the {}.", "The thing to bring is the {}."),
+    ),
+    "guest": FactKind(
+        values=_words("cousin brother sister uncle aunt neighbor teacher boss roommate grandmother"),
+        proposals=("We should invite my {} too.", "Let us invite my {}."),
+        corrections=("Wait, no, let us invite my {} instead.", "Sorry, can we invite my {} instead?"),
+        mentions=("I wrote a letter to my {} today.", "I had a long talk with my {} last night."),
+        statements=("They want to invite the {}.", "The person to invite is the {}."),
+    ),
+}
+
+DIALOGUE = Register(
+    core="activity",
+    kinds=_KINDS,
+    names=_words("Anna Ben Clara David Emma Frank Grace Henry Julia Kevin Laura Peter"),
+    openings=(
+        ("Hi {other}, how are you?", "Hi {other}, I am fine, thank you."),
+        ("Hello {other}, it is good to see you.", "Hello {other}, good to see you too."),
+        ("Hi {other}, do you have a minute?", "Of course, {other}, what is it?"),
+    ),
+    closings=(
+        ("See you soon, {other}.", "See you, {other}."),
+        ("Good, I have to go now.", "Bye {other}, see you soon."),
+        ("Thank you, {other}, that was all.", "Thank you too, {other}, bye."),
+    ),
+    chat=(
+        ("It was so cold last night.", "Yes, but the sun is out today."),
+        ("How is work?", "We are very busy this month, but I like my job."),
+        ("Did you see the new film?", "Not yet, but I heard it is good."),
+        ("I am trying to learn French.", "That is hard, but you will do well."),
+        ("My cat was sick last week.", "Oh, I hope she is well now."),
+        ("I had too much coffee today.", "Me too, we should drink more water."),
+        ("Did you read the book I gave you?", "Yes, I liked the end very much."),
+        ("I could not sleep last night.", "You should work less and rest more."),
+        ("The train was late again today.", "It is late every day this month."),
+        ("I am cooking soup for dinner.", "I hope you will let me try it."),
+        ("Do you still play the piano?", "Not so much, I am too busy now."),
+        ("I want to buy a new car.", "A good one is not cheap this year."),
+        ("My balcony is full of flowers.", "I hope I can see them soon."),
+        ("You look a bit tired today.", "I know, it was a long week."),
+        ("I have to clean my house.", "So do I, but I am too tired."),
+        ("Did you hear the music last night?", "Yes, it was so loud that I woke up."),
+    ),
+    accepts=(
+        "That sounds good to me.",
+        "Good idea, I like that.",
+        "Yes, that is fine with me.",
+        "Of course, that works well.",
+        "I am happy with that.",
+    ),
+    replies=(
+        "Oh, I did not know that.",
+        "I know, you told me.",
+        "Oh, how was that?",
+        "I hope that is all right.",
+    ),
+    fillers=(
+        "They had a nice talk.",
+        "They are very good friends.",
+        "The talk was short.",
+        "They are both happy.",
+        "It was good to talk.",
+        "They like each other.",
+    ),
+)

@@ -1,0 +1,159 @@
+"""Reading rows of text columns from JSON Lines files (plain or gzip) and from the Hugging Face hub.
+
+Every fault is a BenchError that names the file, the line and what was seen.  Nothing falls back on anything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonlines
+
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+class Row(NamedTuple):
+    """One record; `where` is its file and line (or dataset, split and row), for error messages."""
+
+    where: str
+    values: Mapping[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The objects of a .jsonl or .jsonl.gz file, one a line; blank lines are skipped.  Any fault is a BenchError."""
+    if not path.is_file():
+        seen = "is a folder" if path.is_dir() else "does not exist"
+        raise BenchError(f"{path} {seen}.", "Name a .jsonl or .jsonl.gz file.")
+    if not path.name.endswith(SUFFIXES):
+        raise BenchError(
+            f"{path} is not a JSON Lines file by its name.", f"The name must end in {' or '.join(SUFFIXES)}."
+        )
+    rows: list[Row] = []
+    try:
+        rows.extend(_objects(path))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        fix = "Copy the file again; if it is not compressed, take .gz off its name."
+        raise BenchError(f"{path} is not a whole gzip file: {_line(error)}.", fix) from error
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read: {_line(error)}.", "Check the file and its permissions.") from error
+    if not rows:
+        raise BenchError(f"{path} holds no rows.", "Give a file with one JSON object a line.")
+    return rows
+
+
+def _objects(path: Path) -> Iterator[Row]:
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        counted = _Counted(file)
+        reader = jsonlines.Reader(counted)
+        while True:
+            try:
+                values = reader.read(type=dict, skip_empty=True)
+            except EOFError:
+                if counted.ended:
+                    return
+                raise  # of a truncated gzip file, not of the rows
+            except jsonlines.InvalidLineError as error:
+                raise _invalid(path, error) from error
+            except RecursionError as error:
+                raise BenchError(
+                    f"{path}, line {counted.line}: nested too deeply.", "Rows hold plain columns."
+                ) from error
+            yield Row(f"{path}, line {counted.line}", values)
+
+
+class _Counted:
+    """The lines of a file, knowing which one was read last and whether the file really ended."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self.lines, self.line, self.ended = lines, 0, False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self.lines:
+            self.line += 1
+            yield line
+        self.ended = True
+
+
+def _invalid(path: Path, error: jsonlines.InvalidLineError) -> BenchError:
+    where = f"{path}, line {error.lineno}"
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return BenchError(f"{where}: not UTF-8 ({error.__cause__.reason}).", "Save the file as UTF-8.")
+    if isinstance(error.__cause__, ValueError):
+        return BenchError(
+            f"{where}: malformed JSON ({error.__cause__}): {_short(error.line)}", "Mend or drop the line."
+        )
+    return BenchError(
+        f"{where}: not an object: {_short(error.line)}", 'Each line must be an object like {"column": "text"}.'
+    )
+
+
+def hub_rows(name: str) -> dict[str, list[Row]]:
+    """Rows by split of a dataset on the Hugging Face hub.  Needs the network, or the dataset in the local cache."""
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(name)
+        splits = {str(split): [dict(values) for values in rows] for split, rows in data.items()}
+    except (
+        Exception
+    ) as error:  # the hub client raises a dozen unrelated classes; none may reach the user as a traceback
+        seen = f"The dataset {name!r} cannot be read from the hub: {type(error).__name__}: {_line(error)}."
+        raise BenchError(seen, _remedy(error)) from error
+    return {
+        split: [Row(f"{name}, split {split}, row {number}", values) for number, values in enumerate(rows)]
+        for split, rows in splits.items()
+    }
+
+
+def _remedy(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}".lower()
+    if "gated" in text or "401" in text or "403" in text:
+        return "Accept its terms on its page and log in (hf auth login), or name a local file or folder."
+    if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in text or "connect" in text:
+        return "Go online (and unset HF_HUB_OFFLINE), or name a local file or folder."
+    return "Check the name on huggingface.co/datasets, or name a local file or folder (none is here by this name)."
+
+
+def text(row: Row, column: str) -> str:
+    """The text in a column that must be there and must not be blank."""
+    if column not in row.values:
+        raise BenchError(f"{row.where}: no column {column!r}.", did_you_mean(column, row.values))
+    value = row.values[column]
+    if not isinstance(value, str):
+        raise BenchError(f"{row.where}: {column!r} holds {_short(repr(value))}, not text.", "Give it as a string.")
+    if not value.strip():
+        raise BenchError(f"{row.where}: {column!r} is empty.", "Fill it in or drop the row.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BenchError(f"{row.where}: {column!r} is not valid Unicode ({error.reason}).", "Mend the text.") from error
+    return value
+
+
+def content_sha256(splits: Iterable[tuple[str, Iterable[Row]]]) -> str:
+    """SHA-256 of (split, rows) in order, as canonical JSON: the same for a file and its gzip, wherever they lie."""
+    digest = hashlib.sha256()
+    for split, rows in splits:
+        digest.update(json.dumps(split).encode() + b"\n")
+        for row in rows:
+            digest.update(json.dumps(row.values, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _short(line: str | bytes, limit: int = 60) -> str:
+    shown = line.decode(errors="replace") if isinstance(line, bytes) else line
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an exception says, without its final stop."""
+    return _short((str(error).strip().splitlines() or [type(error).__name__])[0], 200).rstrip(".")

@@ -1,0 +1,145 @@
+"""Laws of the distribution statistics, and agreement with scipy."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from rlhf_bench.harness.collapse import KEYS, collapse, repetition
+from rlhf_bench.harness.errors import BenchError
+
+numbers = st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, math.nan])
+pairs = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(0, 12)), elements=numbers)
+wild = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(0, 8)), elements=st.floats(allow_infinity=False))
+fast = settings(max_examples=40, deadline=None)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def collapsed(before, after, resamples=199):
+    return collapse(before, after, rng(), 0.95, resamples)
+
+
+@fast
+@given(pairs | wild)
+def test_every_number_is_finite_or_none_with_a_reason(pair):
+    found = collapsed(*pair)
+    assert set(found) == set(KEYS)
+    for key, one in found.items():
+        assert all(x is None or math.isfinite(x) for x in (one.value, one.low, one.high))
+        assert one.value is not None or one.note
+        assert one.value is None or one.value >= 0
+        assert not key.endswith(" p") or one.value is None or one.value <= 1
+        assert one.low is None or one.low <= one.value <= one.high
+
+
+@fast
+@given(pairs)
+def test_the_same_seed_gives_the_same_result(pair):
+    assert collapsed(*pair) == collapsed(*pair)
+
+
+@fast
+@given(hnp.arrays(np.int64, st.tuples(st.just(2), st.integers(3, 12)), elements=st.integers(-20, 20)))
+def test_distances_agree_with_scipy(whole):
+    before, after = whole.astype(float)
+    found = collapsed(before, after)
+    assert found["ks"].value == pytest.approx(stats.ks_2samp(before, after, method="asymp").statistic)
+    assert found["wasserstein"].value == pytest.approx(stats.wasserstein_distance(before, after))
+    assert found["energy"].value == pytest.approx(stats.energy_distance(before, after), abs=1e-7)
+
+
+@fast
+@given(hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(3, 12)), elements=st.floats(-100, 100).map(round)))
+def test_scale_carries_over(pair):
+    small, large = collapsed(*pair), collapsed(*(4 * pair))
+    for key in KEYS:
+        unit = {"wasserstein": 4, "energy": 2}.get(key, 1)
+        value = small[key].value
+        assert large[key].value == (None if value is None else pytest.approx(unit * value, rel=1e-9))
+
+
+@fast
+@given(hnp.arrays(np.float64, st.integers(3, 12), elements=st.floats(-100, 100)))
+def test_nothing_changed(values):
+    found = collapsed(values, values)
+    assert found["variance ratio"].value in (None, 1)
+    for shape in ("ks", "wasserstein", "energy"):
+        assert (found[shape].value, found[f"{shape} p"].value) == (0, 1)
+
+
+def test_swapping_before_and_after_inverts_the_ratio_and_keeps_the_rest():
+    before, after = rng(1).normal(size=(2, 60))
+    there, back = collapsed(before, after), collapsed(after, before)
+    assert there["variance ratio"].value == pytest.approx(1 / back["variance ratio"].value)
+    assert there["variance ratio"].value == pytest.approx(after.var() / before.var())
+    for key in KEYS[1:]:
+        assert there[key].value == pytest.approx(back[key].value, abs=1e-9)
+
+
+def test_permutation_p_agrees_with_all_swaps():
+    before, after = np.array([0.0, 1.0, 3.0, 4.0, 7.0, 9.0]), np.array([2.5, 1.5, 6.0, 8.0, 8.5, 9.5])
+    observed, reached = stats.wasserstein_distance(before, after), 0
+    for code in range(64):
+        swap = np.array([code >> i & 1 for i in range(6)], dtype=bool)
+        reached += (
+            stats.wasserstein_distance(np.where(swap, after, before), np.where(swap, before, after)) >= observed - 1e-9
+        )
+    assert collapsed(before, after, 20000)["wasserstein p"].value == pytest.approx(reached / 64, abs=0.01)
+
+
+def test_levene_is_scipys_around_medians():
+    before, after = rng(2).normal(size=40), 0.3 * rng(3).normal(size=40)
+    assert collapsed(before, after)["levene p"].value == pytest.approx(stats.levene(before, after).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value", "reason"),
+    [
+        ([1.0] * 5, [1.0, 2, 3, 4, 5], None, "before do not vary"),
+        ([1.0, 2, 3, 4, 5], [1.0] * 5, 0, "after do not vary"),
+        ([1.0, 2.0], [2.0, 1.0], None, "needs 3"),
+        ([1.0, 2.0, math.nan], [2.0, 1.0, 4.0], None, "2 prompts decided"),
+    ],
+)
+def test_degenerate_input(before, after, value, reason):
+    found = collapsed(before, after)["variance ratio"]
+    assert (found.value, found.low) == (value, None)
+    assert reason in found.note
+
+
+def test_unequal_lengths_are_refused():
+    with pytest.raises(BenchError):
+        collapsed([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_the_variance_ratio_finds_the_truth():
+    """Half the standard deviation is a quarter of the variance."""
+    before = rng(4).normal(size=400)
+    found = collapse(before, 0.5 * rng(5).normal(size=400), rng(), 0.99)["variance ratio"]
+    assert found.low < 0.25 < found.high < 1
+
+
+def test_repetition():
+    found = repetition(["a b a", "a  b a\n", "c"])
+    assert found["top share"].value == pytest.approx(2 / 3)
+    assert found["distinct-1"].value == pytest.approx(3 / 7)
+    assert found["distinct-2"].value == pytest.approx(2 / 4)
+    assert repetition([])["top share"].value is None
+    assert repetition(["", ""])["top share"].value == 1
+    assert repetition(["one"])["distinct-2"].note == "no response has 2 words"
+
+
+def test_quick_enough_for_every_cell_of_a_report():
+    before, after = rng(6).normal(size=(2, 256))
+    collapse(before, after, rng(), 0.95)
+    start = time.perf_counter()
+    collapse(before, after, rng(), 0.95)
+    assert time.perf_counter() - start < 0.9  # .05 s alone; the room is for busy machines

@@ -1,0 +1,375 @@
+"""Laws of the intervals, and agreement with slow or published references."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from rlhf_bench.harness import statistics as s
+from rlhf_bench.harness.errors import BenchError
+
+KINDS = ("win", "rate", "change", "level")
+LEVELS = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
+VERDICTS = st.sampled_from([0.0, 0.5, 1.0])
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 9))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def near(a, b, tolerance=1e-9):
+    """Two intervals alike, None where None."""
+    for x, y in zip((a.value, a.low, a.high), (b.value, b.low, b.high), strict=True):
+        assert (x is None) == (y is None)
+        assert x is None or x == pytest.approx(y, rel=tolerance, abs=tolerance)
+
+
+def sound(found, low=-math.inf, high=math.inf):
+    """No nan, no inf, the value inside its bounds, a reason where there is none."""
+    for number in (found.value, found.low, found.high):
+        assert number is None or (math.isfinite(number) and low <= number <= high)
+    assert (found.low is None) == (found.high is None)
+    if found.low is None:
+        assert found.note
+    else:
+        assert found.low <= found.value <= found.high
+
+
+cells = hnp.arrays(np.float64, shapes, elements=st.floats(-1e6, 1e6) | st.just(math.nan))
+wild = hnp.arrays(np.float64, shapes, elements=st.floats(allow_infinity=False))
+bounded = hnp.arrays(np.float64, shapes, elements=st.floats(0, 1) | VERDICTS | st.just(math.nan))
+fast = settings(max_examples=50, deadline=None)
+
+
+# ---- laws -----------------------------------------------------------------------------------------------------------
+
+
+@fast
+@given(bounded, LEVELS, st.booleans())
+def test_rates_and_wins_stay_in_the_unit_interval(Y, level, grouped):  # noqa: N803
+    clusters = np.arange(Y.shape[1]) // 2 if grouped else None
+    for kind in ("win", "rate"):
+        sound(s.interval(kind, Y, level, rng(), clusters), 0, 1)
+    for row in Y:
+        sound(s.wilson(row, level), 0, 1)
+
+
+@fast
+@given(wild, LEVELS, st.booleans())
+def test_no_matrix_breaks_an_interval(Y, level, grouped):  # noqa: N803
+    clusters = np.arange(Y.shape[1]) // 2 if grouped else None
+    for kind in ("change", "level"):
+        sound(s.interval(kind, Y, level, rng(), clusters))
+    sound(s.pigeonhole(Y, level, rng(), 100))
+    sound(s.two_way(Y, level))
+    sound(s.verdicts(Y[0], level, rng(), 100))
+    sound(s.difference(Y, Y[:, ::-1], "change", level, rng(), clusters))
+    assert s.permutation_p(Y[0], rng(), 99).value is None or 0 < s.permutation_p(Y[0], rng(), 99).value <= 1
+
+
+@fast
+@given(bounded, bounded, LEVELS)
+def test_differences_of_rates_stay_in_minus_one_to_one(a, b, level):
+    width = min(a.shape[1], b.shape[1])
+    for kind in ("win", "rate"):
+        sound(s.difference(a[:, :width], b[:, :width], kind, level, rng()), -1, 1)
+
+
+@fast
+@given(hnp.arrays(np.float64, shapes, elements=VERDICTS | st.just(math.nan)), LEVELS)
+def test_the_opponents_win_rate_is_the_mirror_image(Y, level):  # noqa: N803
+    for clusters in (None, np.arange(Y.shape[1]) // 2):
+        ours, theirs = (s.interval("win", wins, level, rng(), clusters) for wins in (Y, 1 - Y))
+        if ours.value is not None:
+            mirrored = s.Interval(1 - theirs.value, theirs.high, theirs.low, theirs.method)
+            flip = lambda x: None if x is None else 1 - x  # noqa: E731
+            near(ours, s.Interval(mirrored.value, flip(mirrored.low), flip(mirrored.high), mirrored.method), 1e-7)
+
+
+@fast
+@given(
+    hnp.arrays(np.int64, shapes, elements=st.integers(-50, 50)), st.integers(-40, 40), st.sampled_from([0.25, 2.0, 8.0])
+)
+def test_shift_and_scale_carry_over(whole, shift, scale):
+    Y = whole.astype(float)  # noqa: N806
+    for measure in (s.two_way, lambda y, p: s.pigeonhole(y, p, rng(), 200), lambda y, p: s.paired(y[0], p, rng())):
+        plain, moved = measure(Y, 0.95), measure(scale * Y + shift, 0.95)
+        carry = lambda x: None if x is None else scale * x + shift  # noqa: E731
+        near(moved, s.Interval(carry(plain.value), carry(plain.low), carry(plain.high), plain.method), 1e-7)
+
+
+@fast
+@given(bounded, LEVELS, st.randoms(use_true_random=False))
+def test_the_order_of_prompts_and_of_seeds_changes_nothing(Y, level, random):  # noqa: N803
+    names = np.arange(Y.shape[1]) // 2
+    columns, rows = random.sample(range(Y.shape[1]), Y.shape[1]), random.sample(range(len(Y)), len(Y))
+    shuffled = Y[rows][:, columns]
+    for clusters, moved in ((None, None), (names, names[columns])):
+        near(s.two_way(Y, level, clusters), s.two_way(shuffled, level, moved), 1e-7)
+        near(s.rate_over_seeds(Y, level, clusters), s.rate_over_seeds(shuffled, level, moved), 1e-7)
+    near(s.wilson(Y[0], level), s.wilson(Y[0][columns], level))
+
+
+@fast
+@given(cells, LEVELS)
+def test_the_same_seed_gives_the_same_interval(Y, level):  # noqa: N803
+    assert s.interval("change", Y, level, rng(5)) == s.interval("change", Y, level, rng(5))
+    assert s.pigeonhole(Y, level, rng(5), 100) == s.pigeonhole(Y, level, rng(5), 100)
+    assert s.verdicts(Y[0], level, rng(5), 100) == s.verdicts(Y[0], level, rng(5), 100)
+
+
+@fast
+@given(bounded)
+def test_a_higher_level_is_never_shorter(Y):  # noqa: N803
+    for measure in (s.two_way, s.rate_over_seeds, lambda y, p: s.wilson(y[0], p)):
+        wide, short = measure(Y, 0.99), measure(Y, 0.8)
+        assert wide.low is None or (wide.low <= short.low + 1e-12 and wide.high >= short.high - 1e-12)
+
+
+@fast
+@given(bounded)
+def test_prompts_that_stand_alone_are_no_clusters(Y):  # noqa: N803
+    apart = [f"source {i}" for i in range(Y.shape[1])]
+    for kind in KINDS:
+        plain = s.interval(kind, Y, 0.95, rng())
+        assert plain == s.interval(kind, Y, 0.95, rng(), apart) == s.interval(kind, Y, 0.95, rng(), [""] * len(apart))
+
+
+def test_none_is_undecided():
+    assert s.wilson([1, None, 0], 0.95) == s.wilson([1, math.nan, 0], 0.95) == s.wilson([1, 0], 0.95)
+
+
+# ---- references -----------------------------------------------------------------------------------------------------
+
+
+def test_known_wilson_values():
+    assert s.wilson([0.0] * 200, 0.95).low == 0
+    assert s.wilson([0.0] * 200, 0.95).high == pytest.approx(0.0188, abs=5e-5)
+    for k, n in ((0, 1), (3, 10), (64, 100), (200, 200)):
+        known = stats.binomtest(k, n).proportion_ci(method="wilson")
+        near(s.wilson([1.0] * k + [0.0] * (n - k), 0.95), s.Interval(k / n, known.low, known.high, ""))
+    near(s.wilson([0.5] * 8, 0.9), s.wilson([1.0, 0.0] * 4, 0.9))
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), LEVELS)
+@fast
+def test_exact_is_binomtest_and_the_beta_form_agrees(counts, level):
+    k, n = counts
+    known = stats.binomtest(k, n).proportion_ci(confidence_level=level)
+    near(s.exact(k, n, level), s.Interval(k / n, known.low, known.high, ""))
+    assert s._clopper_pearson(k / n, n, level) == pytest.approx((known.low, known.high), abs=1e-7)
+
+
+def brute_force(Y):  # noqa: N803
+    """Mean, V and its degrees of freedom of the two-way layout, cell by cell."""
+    S, P = len(Y), len(Y[0])  # noqa: N806
+    grand = sum(Y[i][j] for i in range(S) for j in range(P)) / (S * P)
+    row = [sum(Y[i][j] for j in range(P)) / P for i in range(S)]
+    column = [sum(Y[i][j] for i in range(S)) / S for j in range(P)]
+    seed = sum(P * (r - grand) ** 2 for r in row) / (S - 1)
+    prompt = sum(S * (c - grand) ** 2 for c in column) / (P - 1)
+    rest = sum((Y[i][j] - row[i] - column[j] + grand) ** 2 for i in range(S) for j in range(P))
+    error = rest / ((S - 1) * (P - 1))
+    total = max(seed + prompt - error, error)
+    df = total**2 / (seed**2 / (S - 1) + prompt**2 / (P - 1) + error**2 / ((S - 1) * (P - 1)))
+    return grand, total / (S * P), max(df, min(S, P) - 1)
+
+
+@pytest.mark.parametrize(("seeds", "prompts", "spread"), [(2, 7, 0), (3, 20, 0.5), (5, 4, 3), (10, 30, 0.1)])
+def test_two_way_agrees_with_brute_force(seeds, prompts, spread):
+    r = rng(seeds)
+    Y = r.normal(size=(seeds, prompts)) + spread * r.normal(size=(seeds, 1)) + r.normal(size=prompts)  # noqa: N806
+    mean, variance, df = brute_force(Y.tolist())
+    half = stats.t.ppf(0.95, df) * math.sqrt(variance)
+    near(s.two_way(Y, 0.9), s.Interval(mean, mean - half, mean + half, ""))
+
+
+def test_two_way_reduces_to_t_where_seeds_agree_on_nothing_but_the_mean():
+    """Every seed one number for all prompts: the t interval over seeds."""
+    per_seed = np.array([1.0, 2.0, 4.0, 5.0])
+    known = stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
+    near(s.two_way(np.repeat(per_seed[:, None], 500, axis=1), 0.95), s.Interval(3.0, known.low, known.high, ""))
+
+
+def test_rate_over_seeds_agrees_with_its_definition():
+    Y = (rng(1).random((4, 60)) < 0.1).astype(float)  # noqa: N806
+    p, variance, df = brute_force(Y.tolist())
+    size = min(240, p * (1 - p) / variance * (stats.t.ppf(0.975, 239) / stats.t.ppf(0.975, df)) ** 2)
+    low = stats.beta.ppf(0.025, size * p, size * (1 - p) + 1)
+    high = stats.beta.ppf(0.975, size * p + 1, size * (1 - p))
+    near(s.rate_over_seeds(Y, 0.95), s.Interval(p, low, high, ""))
+
+
+def test_a_rate_of_zero_over_seeds_is_that_of_its_prompts():
+    found = s.interval("rate", np.zeros((5, 200)), 0.95, rng())
+    near(found, s.exact(0, 200, 0.95))
+    assert "200 independent prompts" in found.note
+    near(s.interval("rate", np.ones((5, 200)), 0.95, rng(), np.arange(200) // 4), s.exact(50, 50, 0.95))
+
+
+def test_one_cluster_per_pair_equals_the_mean_of_each_pair():
+    Y = rng(2).normal(size=(3, 40))  # noqa: N806
+    means = Y.reshape(3, 20, 2).mean(axis=2)
+    near(s.two_way(Y, 0.95, np.arange(40) // 2), s.two_way(means, 0.95))
+    near(s.paired(Y[0], 0.95, rng(), np.arange(40) // 2), s.paired(means[0], 0.95, rng()))
+
+
+def test_unequal_clusters_keep_the_mean_over_prompts():
+    Y, clusters = rng(3).normal(size=(3, 10)), ["a"] * 5 + ["b"] * 2 + ["", "", "c"]  # noqa: N806
+    for kind, rows in (("change", Y), ("change", Y[:1]), ("rate", (Y > 0).astype(float))):
+        assert s.interval(kind, rows, 0.95, rng(), clusters).value == pytest.approx(rows.mean())
+
+
+def test_repeating_every_prompt_within_its_cluster_adds_no_certainty():
+    Y = (rng(4).random((1, 50)) < 0.3).astype(float)  # noqa: N806
+    once, thrice = s.rate_over_seeds(Y, 0.95), s.interval("rate", np.tile(Y, 3), 0.95, rng(), list(range(50)) * 3)
+    assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.05)
+
+
+def test_paired_and_verdicts_estimate_the_same_bootstrap():
+    y = rng(6).choice([0.0, 0.5, 1.0], 300)
+    one, other = s.paired(y, 0.95, rng()), s.verdicts(y, 0.95, rng())
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.01)
+
+
+def test_pigeonhole_agrees_with_a_loop():
+    Y = rng(7).normal(size=(4, 12))  # noqa: N806
+    Y[0, 3] = math.nan
+    r = rng(8)
+    means = [np.nanmean(Y[r.integers(4, size=4)][:, r.integers(12, size=12)]) for _ in range(4000)]
+    found = s.pigeonhole(Y, 0.9, rng(), 4000)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])), abs=0.06)
+
+
+def test_permutation_p_is_the_share_of_sign_flips():
+    diff = np.array([0.3, 1.2, -0.4, 0.9, 2.0])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T
+    known = np.mean(np.abs(signs @ diff) >= abs(diff.sum()) - 1e-12)
+    assert s.permutation_p(diff, rng()).value == pytest.approx(known)
+    assert s.permutation_p(np.zeros(20), rng()).value == 1
+
+
+def test_mcnemar_is_a_binomial_test_on_what_differs():
+    a, b = np.array([1, 1, 1, 1, 0, 1, 0, math.nan]), np.array([0, 0, 0, 1, 1, 0, 0, 1])
+    assert s.mcnemar_exact(a, b).value == pytest.approx(stats.binomtest(4, 5).pvalue)
+    assert s.mcnemar_exact([1, 0], [1, 0]).value == 1
+
+
+def test_holm():
+    assert s.holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06])
+    assert s.holm([]) == []
+    assert s.holm([0.9, 0.8]) == [1, 1]
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=8))
+def test_holm_never_lowers_and_keeps_the_order(pvalues):
+    pairs = [(p, q) for p, q in zip(pvalues, s.holm(pvalues), strict=True) if p is not None]
+    assert all(p <= q <= 1 for p, q in pairs)
+    assert [q for _, q in sorted(pairs)] == sorted(q for _, q in pairs)
+
+
+def test_published_design_sizes():
+    found = [s.smallest_detectable(0.95, n=n) for n in (100, 200, 500, 1000)]
+    assert found == pytest.approx([0.14, 0.099, 0.063, 0.044], abs=5e-4)
+    assert s.smallest_detectable(0.95, se=0.05) == pytest.approx(s.smallest_detectable(0.95, n=100))
+    assert s.smallest_detectable(0.95, se=1, df=2) > s.smallest_detectable(0.95, se=1)
+    assert s.smallest_detectable(0.95, n=0) is None
+
+
+def test_spearman_exact_p_by_hand():
+    x, y = [1, 2, 3, 4, 5], [2.0, 1.0, 3.0, 5.0, 4.0]
+    rho = stats.spearmanr(x, y).statistic
+    null = [stats.spearmanr(x, order).statistic for order in permutations(y)]
+    found = s.spearman(x, y, 0.95, rng())
+    assert found.value == pytest.approx(rho)
+    assert found.low is None
+    assert f"p = {np.mean(np.abs(null) >= abs(rho) - 1e-9):.3f}, at best 0.017" in found.note
+
+
+def test_spearman_with_ties_has_a_bootstrap_interval():
+    x = rng(9).integers(0, 6, 60).astype(float)
+    y = x + rng(10).normal(size=60)
+    found = s.spearman(x, y, 0.95, rng())
+    sound(found, -1, 1)
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found.low > 0
+
+
+# ---- what cannot be said --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_decided(kind):
+    found = s.interval(kind, np.full((3, 5), math.nan), 0.95, rng())
+    assert (found.value, found.note) == (None, "no decided case")
+    assert s.interval(kind, [], 0.95, rng()).value is None
+
+
+def test_one_prompt_and_one_seed():
+    one_prompt = s.interval("change", [[1.0], [2.0]], 0.95, rng())
+    assert (one_prompt.value, one_prompt.low) == (1.5, None)
+    assert "one prompt" in one_prompt.note
+    assert "one seed" in s.two_way([[1.0, 2.0]], 0.95).note
+    assert "one cluster" in s.interval("change", [[1.0, 2.0]], 0.95, rng(), ["a", "a"]).note
+    for kind in KINDS:
+        assert "conditional on this training run" in s.interval(kind, [[1.0, 0.0, 1.0]], 0.95, rng()).note
+
+
+def test_equal_values_say_so():
+    for found in (s.paired([2.0] * 4, 0.95, rng()), s.two_way(np.full((3, 4), 2.0), 0.95)):
+        assert (found.low, found.value, found.high) == (2, 2, 2)
+        assert "nothing varied" in found.note
+    wins = s.interval("win", np.ones((3, 50)), 0.95, rng())
+    assert wins.low < 0.95
+    assert wins.high == 1
+    same = s.difference(np.ones((1, 50)), np.ones((1, 50)), "win", 0.95, rng())
+    assert same.low == -same.high < 0
+
+
+def test_holes():
+    Y = rng(11).normal(size=(3, 20))  # noqa: N806
+    Y[0, 0] = math.nan
+    near(s.two_way(Y, 0.95), s.two_way(Y[:, 1:], 0.95))
+    assert "19 of 20" in s.two_way(Y, 0.95).note
+    Y[1, 1:6] = math.nan
+    assert s.two_way(Y, 0.95).value == pytest.approx(np.nanmean(Y))
+    assert "linearised" in s.two_way(Y, 0.95).note
+    Y[0] = math.nan
+    assert "1 seeds without" in s.two_way(Y, 0.95).note
+
+
+def test_numbers_too_large_to_square():
+    found = s.two_way([[1e300, -1e300], [1e300, 3e300]], 0.95)
+    assert found.value == pytest.approx(1e300)
+    assert (found.low, found.note) == (None, "the bounds are not finite numbers")
+    assert s.two_way([[1e308] * 3, [1.7e308] * 3], 0.95).value is None
+
+
+def test_unequal_seeds_are_matched_by_index():
+    found = s.difference(np.zeros((3, 9)), rng().normal(size=(2, 9)), "level", 0.95, rng())
+    assert "3 seeds against 2" in found.note
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: s.wilson([1.2], 0.95),
+        lambda: s.interval("rate", [[-0.1, 0.5]], 0.95, rng()),
+        lambda: s.wilson([1.0], 95),
+        lambda: s.wilson([[1.0]], 0.95),
+        lambda: s.two_way(np.zeros((2, 2, 2)), 0.95),
+        lambda: s.exact(3, 2, 0.95),
+        lambda: s.interval("win", [[1.0, 0.0]], 0.95, rng(), ["a"]),
+        lambda: s.difference([[1.0]], [[1.0, 2.0]], "change", 0.95, rng()),
+        lambda: s.smallest_detectable(0.95),
+    ],
+)
+def test_bad_input_says_what_was_seen(call):
+    with pytest.raises(BenchError):
+        call()
