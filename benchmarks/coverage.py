@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_bench.harness import statistics as s
+from rlhf_bench.harness.cells import Array
 
 LEVEL = 0.95
 TOO_LOW = 0.92
 COMMAND = "python benchmarks/coverage.py --out docs/coverage.md"
 Rng = np.random.Generator
-Draw = Callable[[Rng], s.Array]
-Measure = Callable[[s.Array, Rng], s.Interval]
+Draw = Callable[[Rng], Array]
+Measure = Callable[[Array, Rng], s.Interval]
 
 
 class Setting(NamedTuple):
@@ -49,7 +50,7 @@ def outcomes(n: int, rate: float, ties: float) -> Draw:
 def crossed(seeds: int, prompts: int, seed_sd: float, prompt_sd: float, holes: float = 0.0) -> Draw:
     """Seeds-by-prompts random effects around 0, residual standard deviation 1."""
 
-    def draw(rng: Rng) -> s.Array:
+    def draw(rng: Rng) -> Array:
         cells = seed_sd * rng.normal(size=(seeds, 1)) + prompt_sd * rng.normal(size=prompts)
         cells = cells + rng.normal(size=(seeds, prompts))
         return np.where(rng.random(cells.shape) < holes, np.nan, cells)
@@ -63,13 +64,13 @@ def rates(seeds: int, prompts: int, rate: float, seed_share: float, prompt_share
     The share is the correlation of two cases that both follow the same seed (or the same prompt).
     """
 
-    def beta(rng: Rng, share: float, size: tuple[int, int]) -> s.Array:
+    def beta(rng: Rng, share: float, size: tuple[int, int]) -> Array:
         if share == 0:
             return np.full(size, rate)
         total = 1 / share - 1
         return rng.beta(rate * total, (1 - rate) * total, size=size)
 
-    def draw(rng: Rng) -> s.Array:
+    def draw(rng: Rng) -> Array:
         by_seed = rng.random((seeds, prompts)) < beta(rng, seed_share, (seeds, 1))
         by_prompt = rng.random((seeds, prompts)) < beta(rng, prompt_share, (1, prompts))
         either = rng.random((seeds, prompts)) < 0.5  # half of the cases follow the seed, half the prompt
@@ -109,7 +110,7 @@ def settings(repetitions: int) -> Iterator[Setting]:
                     name = f"{seeds} seeds, 200 prompts, rate {rate:g}, seed share {seed_share:g}"
                     draw = rates(seeds, 200, rate, seed_share, prompt_share)
                     yield Setting(section, name, draw, measure, rate, repetitions)
-    shapes: dict[str, tuple[Callable[[Rng, int], s.Array], float]] = {
+    shapes: dict[str, tuple[Callable[[Rng, int], Array], float]] = {
         "normal": (lambda rng, n: rng.normal(size=n), 0.0),
         "exponential": (lambda rng, n: rng.exponential(size=n), 1.0),
         "whole numbers -2 .. 2": (lambda rng, n: rng.integers(-2, 3, size=n).astype(np.float64), 0.0),

@@ -1,6 +1,7 @@
 """Has the distribution of an outcome collapsed?  Spread and shape before against after, and how repetitive texts are.
 
 Before and after are paired by prompt: resampling draws prompts, and the permutation null swaps the two within prompts.
+Each statistic is measured once per training run; `over_seeds` says what several runs tell together.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
+from rlhf_bench.harness.cells import Array, constant, upper_tail
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Array, Interval, alone, bca, constant, nothing, quiet
+from rlhf_bench.harness.statistics import Interval, alone, bca, made, nothing, quiet
 
 RESAMPLES = 1999
 SHAPES = ("ks", "wasserstein", "energy")
 KEYS = ("variance ratio", "levene p", *(key for shape in SHAPES for key in (shape, f"{shape} p")))
+SHARES = ("top share", "distinct-1", "distinct-2", "ks")
+ONE_RUN = "conditional on this training run"
 CHUNK = 100  # swaps at a time: bounds the memory
 
 
@@ -123,3 +127,53 @@ def _distinct(texts: Sequence[str], n: int) -> Interval:
     if not grams:
         return nothing(f"no response has {n} words", f"distinct-{n}")
     return alone(len(set(grams)) / len(grams), f"distinct-{n}", f"of {len(grams)}")
+
+
+@quiet
+def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
+    """One statistic measured once per training seed, as one Interval.
+
+    Several seeds: Student's t over their values, on the logarithm where the name ends with "ratio"; it speaks of other
+    training runs on these prompts.  P-values are listed, not averaged.  Seeds without a value are counted in the note.
+    """
+    if not found:
+        return nothing("no seed")
+    if len(found) == 1:
+        one = found[0]
+        return one if one.value is None or ONE_RUN in one.note else one.noted(ONE_RUN)
+    values = [one.value for one in found if one.value is not None]
+    missing = _missing(found)
+    if not values:
+        return nothing(missing)
+    if name.endswith(" p"):
+        return nothing(f"p-values of {len(values)} seeds: {', '.join(map(_short, values))}").noted(missing)
+    if len(values) == 1:
+        (only,) = (one for one in found if one.value is not None)
+        return alone(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)
+    return _student(name, np.array(values), level).noted(f"{len(values)} seeds, on these prompts", missing)
+
+
+def _missing(found: Sequence[Interval]) -> str:
+    reasons = list(dict.fromkeys(one.note for one in found if one.value is None))
+    count = sum(one.value is None for one in found)
+    return f"{count} of {len(found)} seeds without a value ({'; '.join(reasons)})" if count else ""
+
+
+def _short(p: float) -> str:
+    return f"{p:.3g}".removeprefix("0") or "0"
+
+
+def _student(name: str, values: Array, level: float) -> Interval:
+    """t interval over values [n], n at least 2, inside the statistic's range."""
+    method, ratio = "t over seeds", name.endswith("ratio")
+    if ratio and (values <= 0).any():  # the mean logarithm of values with a 0 among them
+        return alone(0.0, method, f"{int((values <= 0).sum())} values are 0: no interval on the logarithm")
+    scaled = np.log(values) if ratio else values
+    mean, note = float(scaled.mean()), ""
+    half = float(special.stdtrit(len(values) - 1, upper_tail(level)) * scaled.std(ddof=1)) / len(values) ** 0.5
+    if constant(scaled):
+        mean, half, note = float(scaled[0]), 0.0, "all values are equal: nothing varied here"
+    bounds = np.array([mean, mean - half, mean + half])
+    found = made(*map(float, np.exp(bounds) if ratio else bounds), method, note)
+    highest = 1.0 if name in SHARES else np.inf
+    return found if ratio else found.clipped(0.0, highest)

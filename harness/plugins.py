@@ -60,7 +60,7 @@ class Plugin:
 
     def fingerprint(self) -> str:
         """Hash of the plugin's code, comments and docstrings left out, so that changed code is never mistaken for done."""
-        return code_fingerprint(self.module)
+        return code_fingerprint(*_siblings(self.module))
 
 
 def one_line(error: BaseException) -> str:
@@ -122,6 +122,34 @@ def code_fingerprint(*modules: str) -> str:
         if path is not None:
             digest.update(_essence(path).encode())
     return digest.hexdigest()
+
+
+def _siblings(module: str) -> list[str]:
+    """The module and those of its own package that it imports, directly or not."""
+    package = module.rpartition(".")[0]
+    found, todo = [], [module]
+    while todo:
+        name = todo.pop()
+        path = _source(name)
+        found.append(name)
+        if path is None or not package:
+            continue
+        for node in ast.walk(_parse(path)):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom):
+                stem = f"{package}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
+                names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            todo += [n for n in names if n.rpartition(".")[0] == package and n not in found and n not in todo and _source(n)]
+    return sorted(found)
+
+
+def _parse(path: Path) -> ast.AST:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])  # importing it will say what is wrong
 
 
 def _source(module: str) -> Path | None:

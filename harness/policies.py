@@ -45,7 +45,12 @@ def tiny_tokenizer(prompts: Sequence[str], completions: Sequence[str], vocabular
 
 
 def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int, seed: int) -> Any:
-    """A GPT-2 of random weights, without dropout (PPO's ratios need a deterministic policy)."""
+    """A GPT-2 of random weights, without dropout (PPO's ratios need a deterministic policy).
+
+    Embeddings start large and nearly orthogonal under a small final norm: with the usual small ones every word of a
+    kind ("friday", "sunday") grows alike before the model can tell them apart, and copying from the prompt is not
+    learned within thousands of steps (tried).
+    """
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -61,12 +66,17 @@ def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
+        initializer_range=0.12,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.transformer.wte.weight.normal_(std=1.0)  # tied to the output head, which the final norm keeps small
+        model.transformer.ln_f.weight.fill_(0.1)
+    return model
 
 
 def load_tokenizer(source: str | Path) -> Any:

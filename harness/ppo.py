@@ -163,7 +163,7 @@ def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float
         (policy / tokens).backward()  # type: ignore[no-untyped-call]
         value = ppo_math.value_loss(actors.critic(rollout), values, returns, rollout.mask, s.value_clip)
         (value / tokens).backward()  # type: ignore[no-untyped-call]
-        sums += torch.tensor([float(policy), float(value), float(clipped)])
+        sums += torch.tensor([float(policy.detach()), float(value.detach()), float(clipped)])
     norms = [
         float(_descend(module, optimizer, s.max_grad_norm))
         for module, optimizer in (

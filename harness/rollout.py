@@ -145,3 +145,18 @@ def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
         rollout.finished[index],
         rollout.tokenizer,
     )
+
+
+def text_rollout(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], device: str) -> Rollout:
+    """Given texts as a Rollout: tokenised, each ended by end-of-sequence."""
+    import torch
+
+    from rlhf_bench.harness.text import encode
+
+    ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, device)
+    rows = [[*row, tokenizer.eos_token_id] for row in encode(tokenizer, responses)]
+    width = max(map(len, rows))
+    response = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows], device=device)
+    kept = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)
+    finished = torch.ones(len(rows), dtype=torch.bool, device=device)
+    return Rollout(tuple(prompts), tuple(responses), ids, mask, response, kept, finished, tokenizer)

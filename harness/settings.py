@@ -39,11 +39,11 @@ class DataSettings:
 class SFTSettings:
     """Supervised fine-tuning of the policy on the demonstrations (TRL's SFTTrainer)."""
 
-    steps: int = 800
-    batch: int = 64
-    lr: float = 4e-3
+    steps: int = 1000
+    batch: int = 16
+    lr: float = 8e-3
     warmup: float = 0.05
-    save_every: int = 200
+    save_every: int = 100
 
 
 @dataclass(frozen=True)

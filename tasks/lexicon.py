@@ -17,13 +17,14 @@ Exchange = tuple[str, str]
 class FactKind:
     """A kind of fact and its sentences; `{}` stands for the value.
 
-    `proposals` and `corrections` settle a value in the dialogue, `mentions` name one without settling anything,
+    `proposals` and `corrections` settle a value in the dialogue and `accepts` say it again, `mentions` name one without settling anything,
     `statements` are its paraphrases in a summary.
     """
 
     values: tuple[str, ...]
     proposals: tuple[str, ...]
     corrections: tuple[str, ...]
+    accepts: tuple[str, ...]
     mentions: tuple[str, ...]
     statements: tuple[str, ...]
 
@@ -41,7 +42,6 @@ class Register:
     openings: tuple[Exchange, ...]
     closings: tuple[Exchange, ...]
     chat: tuple[Exchange, ...]
-    accepts: tuple[str, ...]
     replies: tuple[str, ...]
     fillers: tuple[str, ...]
 
@@ -55,6 +55,7 @@ _KINDS = {
         values=_words("hiking swimming dancing fishing bowling skating cycling climbing sailing camping"),
         proposals=("Do you want to go {} with me?", "Let us go {} together."),
         corrections=("Wait, no, let us go {} instead.", "Sorry, can we go {} instead?"),
+        accepts=("Yes, {} sounds good to me.", "Good idea, I like {}."),
         mentions=(),
         statements=("They will go {} together.", "The plan is to go {}."),
     ),
@@ -62,6 +63,7 @@ _KINDS = {
         values=_words("monday tuesday wednesday thursday friday saturday sunday weekend"),
         proposals=("How about this {}?", "Let us do it this {}."),
         corrections=("Wait, no, this {} is better.", "Sorry, can we do it this {} instead?"),
+        accepts=("Yes, this {} is fine with me.", "Good, I am free this {}."),
         mentions=("I was at home all day last {}.", "My car broke last {}."),
         statements=("It will happen this {}.", "They are both free this {}."),
     ),
@@ -69,6 +71,7 @@ _KINDS = {
         values=_words("noon dawn dusk midnight five six seven eight nine ten"),
         proposals=("We could start at {}.", "Let us start at {}."),
         corrections=("Wait, no, at {} is better.", "Sorry, can we start at {} instead?"),
+        accepts=("Yes, {} is fine with me.", "Good, at {} then."),
         mentions=("I woke up around {} today.", "My phone rang around {} last night."),
         statements=("They want to start at {}.", "The time to start is {}."),
     ),
@@ -76,6 +79,7 @@ _KINDS = {
         values=_words("station library harbor museum bakery garden market castle school bridge"),
         proposals=("We could meet at the {}.", "Let us meet at the {}."),
         corrections=("Wait, no, meet me at the {} instead.", "Sorry, can we meet at the {} instead?"),
+        accepts=("Yes, the {} is fine with me.", "Good, at the {} then."),
         mentions=("I walked past the old {} last week.", "My mother works near the {} now."),
         statements=("They will meet at the {}.", "The place to meet is the {}."),
     ),
@@ -83,6 +87,7 @@ _KINDS = {
         values=_words("camera blanket umbrella lantern guitar thermos basket rope map kite"),
         proposals=("We should bring a good {}.", "Please bring the {}."),
         corrections=("Wait, no, bring the {} instead.", "Sorry, can we bring the {} instead?"),
+        accepts=("Yes, I have a {}.", "Good, I will bring the {}."),
         mentions=("I lost my old {} last week.", "I saw a nice {} in a shop."),
         statements=("They have to bring the {}.", "The thing to bring is the {}."),
     ),
@@ -90,6 +95,7 @@ _KINDS = {
         values=_words("cousin brother sister uncle aunt neighbor teacher boss roommate grandmother"),
         proposals=("We should invite my {} too.", "Let us invite my {}."),
         corrections=("Wait, no, let us invite my {} instead.", "Sorry, can we invite my {} instead?"),
+        accepts=("Yes, your {} is welcome.", "Good, I like your {}."),
         mentions=("I wrote a letter to my {} today.", "I had a long talk with my {} last night."),
         statements=("They want to invite the {}.", "The person to invite is the {}."),
     ),
@@ -126,13 +132,6 @@ DIALOGUE = Register(
         ("You look a bit tired today.", "I know, it was a long week."),
         ("I have to clean my house.", "So do I, but I am too tired."),
         ("Did you hear the music last night?", "Yes, it was so loud that I woke up."),
-    ),
-    accepts=(
-        "That sounds good to me.",
-        "Good idea, I like that.",
-        "Yes, that is fine with me.",
-        "Of course, that works well.",
-        "I am happy with that.",
     ),
     replies=(
         "Oh, I did not know that.",

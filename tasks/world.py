@@ -53,7 +53,7 @@ class DialogueWorld:
     test_pairs: int = 256
     train_prompts: int = 512
     test_prompts: int = 256
-    dialogue_words: int = 140
+    dialogue_words: int = 80
     min_facts: int = 1
     max_facts: int = 3
     correction_rate: float = 0.15

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from rlhf_bench.harness.collapse import KEYS, collapse, repetition
+from rlhf_bench.harness.collapse import KEYS, collapse, over_seeds, repetition
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics import Interval, alone, nothing
 
 numbers = st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, math.nan])
 pairs = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(0, 12)), elements=numbers)
@@ -143,3 +144,76 @@ def test_quick_enough_for_every_cell_of_a_report():
     start = time.perf_counter()
     collapse(before, after, rng(), 0.95)
     assert time.perf_counter() - start < 0.9  # .05 s alone; the room is for busy machines
+
+
+# ---- over seeds -----------------------------------------------------------------------------------------------------
+
+
+def values_of(*values):
+    return [nothing("too few") if value is None else alone(value, "count") for value in values]
+
+
+NAMES = st.sampled_from([*KEYS, "top share", "distinct-1", "distinct-2"])
+
+
+@fast
+@given(NAMES, st.lists(st.none() | st.floats(0, 1) | st.floats(0, 1e300), max_size=6), st.sampled_from([0.5, 0.95]))
+def test_over_seeds_is_finite_inside_its_bounds_or_none_with_a_reason(name, values, level):
+    share = name in ("ks", "top share", "distinct-1", "distinct-2") or name.endswith(" p")
+    found = over_seeds(name, values_of(*(min(v, 1.0) if share and v is not None else v for v in values)), level)
+    assert all(x is None or math.isfinite(x) for x in (found.value, found.low, found.high))
+    assert (found.low is None) == (found.high is None)
+    assert found.value is not None or found.note
+    assert found.low is None or 0 <= found.low <= found.value <= found.high
+    assert not share or found.high is None or found.high <= 1
+
+
+def test_one_seed_keeps_its_interval_and_says_so_once():
+    one = Interval(0.5, 0.2, 0.9, "BCa bootstrap")
+    found = over_seeds("variance ratio", [one], 0.95)
+    assert (found.value, found.low, found.high, found.method) == (0.5, 0.2, 0.9, "BCa bootstrap")
+    assert found.note == "conditional on this training run"
+    assert over_seeds("variance ratio", [found], 0.95) == found
+    assert over_seeds("ks", [nothing("too few")], 0.95) == nothing("too few")
+
+
+def test_several_seeds_get_students_t():
+    values = [0.1, 0.2, 0.4, 0.3]
+    found, known = over_seeds("distinct-2", values_of(*values), 0.9), stats.ttest_1samp(values, 0)
+    assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval(0.9)))
+    assert found.value == pytest.approx(0.25)
+    assert "4 seeds" in found.note
+
+
+def test_ratios_are_averaged_on_the_logarithm():
+    values = [0.5, 1.0, 4.0]
+    found, turned = (over_seeds("variance ratio", values_of(*v), 0.95) for v in (values, [1 / v for v in values]))
+    assert found.value == pytest.approx(2 ** (1 / 3))
+    assert (1 / turned.high, 1 / turned.low) == pytest.approx((found.low, found.high))
+    collapsed_one = over_seeds("variance ratio", values_of(0.0, 1.0), 0.95)
+    assert (collapsed_one.value, collapsed_one.low) == (0, None)
+    assert "1 values are 0" in collapsed_one.note
+
+
+def test_bounds_stay_in_the_range_of_the_statistic():
+    assert over_seeds("top share", values_of(0.9, 0.1), 0.95).low == 0
+    assert over_seeds("ks", values_of(0.9, 0.1), 0.95).high == 1
+    assert over_seeds("wasserstein", values_of(9.0, 1.0), 0.95).low == 0
+    assert over_seeds("wasserstein", values_of(9.0, 1.0), 0.95).high > 9
+
+
+def test_p_values_are_listed_not_averaged():
+    for name in ("levene p", "ks p"):
+        found = over_seeds(name, values_of(0.01, 0.2), 0.95)
+        assert (found.value, found.note) == (None, "p-values of 2 seeds: .01, .2")
+
+
+def test_seeds_without_a_value_are_counted():
+    found = over_seeds("distinct-1", values_of(0.2, None, 0.4), 0.95)
+    assert found.value == pytest.approx(0.3)
+    assert "1 of 3 seeds without a value (too few)" in found.note
+    found = over_seeds("distinct-1", values_of(0.2, None, None), 0.95)
+    assert (found.value, found.low) == (0.2, None)
+    assert "2 of 3 seeds without a value (too few)" in found.note
+    assert over_seeds("distinct-1", values_of(None, None), 0.95).value is None
+    assert over_seeds("distinct-1", values_of(0.2, 0.2), 0.95).low == 0.2

@@ -1,0 +1,195 @@
+"""The command line.  Imports are late: `bench --help` needs click alone, and nothing but training needs torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlhf_bench.harness.errors import BenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+KINDS = {"tasks": "task", "reward-models": "reward-model", "judges": "judge"}
+
+
+def main() -> None:
+    """Entry point: a BenchError is one line on stderr and exit code 2."""
+    try:
+        bench(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. What was computed is kept; run the same command to go on.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BenchError as error:
+        click.echo(f"Error: {printable(str(error))}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone
+
+
+def printable(text: str) -> str:
+    """One line, control characters made visible: messages may quote data."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def consoles(quiet: bool) -> tuple[Console, Console]:
+    """(stdout, stderr): results go to the first, progress to the second."""
+    from rich.console import Console
+
+    return Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet, highlight=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="rlhf-bench", prog_name="bench")
+def bench() -> None:
+    """Train a policy with PPO against each reward model, everything else held equal, and measure what comes out."""
+
+
+class SeedsType(click.ParamType):
+    """`3` means seeds 0, 1, 2; `11-14` and `1,5,9` name them."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_seeds(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds of a count, a range or a list; ValueError for anything else, negative ones and none at all."""
+    if "," in text:
+        seeds = tuple(int(part) for part in text.split(","))
+    elif "-" in text[1:]:
+        low, _, high = text.partition("-")
+        seeds = tuple(range(int(low), int(high) + 1))
+    else:
+        seeds = tuple(range(int(text)))
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**31 or len(set(seeds)) < len(seeds):
+        raise ValueError(text)
+    return seeds
+
+
+def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """--set group.key=value texts as group -> key -> value; the value may contain anything."""
+    groups: dict[str, dict[str, str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        group, dot, key = name.strip().rpartition(".")
+        if not equals or not dot or not group or not key:
+            raise BenchError(f"--set {text!r} is not of the form group.key=value.", "For example: --set ppo.kl=0.1")
+        groups.setdefault(group, {})[key] = value.strip()
+    return groups
+
+
+SETTINGS = [
+    click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help="Override a setting; repeat."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress, no tables."),
+]
+
+
+def settings_options(command: Any) -> Any:
+    for option in reversed(SETTINGS):
+        command = option(command)
+    return command
+
+
+@bench.command()
+@click.option("--task", required=True, help="Name of a task, or module:attribute.")
+@click.option("--rm", "reward_models", required=True, multiple=True, help="A reward model; repeat for several.")
+@click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
+@click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
+@click.option("--policy", default="tiny", show_default=True, help="'tiny', a model folder, or a hub id.")
+@click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
+@click.option("--data", default="", help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many examples of every split.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core with 'tiny'.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads per job.  Default: 1 with 'tiny', else all.")
+@click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@settings_options
+def run(**options: Any) -> None:
+    """Train, judge and report: one cell for every reward model and seed."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.run(**options))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for report.md and report.json.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--quiet", "-q", is_flag=True, help="No table.")
+def report(runs: tuple[Path, ...], out: Path, level: float, quiet: bool) -> None:
+    """Compare every cell found in RUNS.  Reads files only."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.report(runs, out, level, quiet))
+
+
+@bench.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
+@settings_options
+def judge(runs: Path, judges: tuple[str, ...], assignments: tuple[str, ...], quiet: bool) -> None:
+    """Judge again what was generated in RUNS; nothing is retrained."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.judge(runs, judges, assignments, quiet))
+
+
+@bench.command()
+@click.option("--rm", required=True, help="A cell of --runs by reward model, or a reward model that needs no training.")
+@click.option("--prompt", required=True, help="The prompt; @FILE reads it from a file.")
+@click.option("--response", required=True, help="The response; @FILE reads it from a file.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="Which training seed; default: the lowest found.")
+def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> None:
+    """Rewards per token of one response."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.score(rm, prompt, response, runs, seed))
+
+
+@bench.command(name="list")
+@click.argument("what", type=click.Choice([*KINDS, "presets", "settings"]))
+def list_(what: str) -> None:
+    """What is there: tasks, reward models, judges, presets, settings."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.listing(what))
+
+
+@bench.command()
+@click.argument("kind", type=click.Choice(["task", "reward-model", "judge"]))
+@click.argument("name")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the plugin; repeat.")
+def check(kind: str, name: str, assignments: tuple[str, ...]) -> None:
+    """Conformance tests for a plugin."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.check(kind, name, assignments))
+
+
+@bench.command()
+def doctor() -> None:
+    """Versions, devices, threads and what is missing."""
+    from rlhf_bench.harness import commands
+
+    sys.exit(commands.doctor())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What the commands do.  Each returns its exit code: 0 fine, 3 a report that lacks something; errors are BenchErrors."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.cli import KINDS, consoles, parse_assignments
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.reports import build, terminal
+from rlhf_bench.reports.tables import Table
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return "bench " + shlex.join(sys.argv[1:])
+
+
+def run(
+    *,
+    task: str,
+    reward_models: Sequence[str],
+    judges: Sequence[str],
+    seeds: Sequence[int],
+    policy: str,
+    preset: str,
+    data: str,
+    limit: int | None,
+    out: Path,
+    jobs: int | None,
+    threads: int | None,
+    device: str,
+    dry_run: bool,
+    assignments: tuple[str, ...],
+    quiet: bool,
+) -> int:
+    """bench run"""
+    from rlhf_bench.harness import run as runs
+
+    request = runs.Request(
+        task,
+        reward_models,
+        seeds,
+        policy,
+        judges or runs.DEFAULT_JUDGES,
+        parse_assignments(assignments),
+        data,
+        limit or 0,
+        preset,
+    )
+    made = runs.make_plan(request)
+    root = store.Store(out)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = threads or (1 if policy == "tiny" else cores)
+    stdout, stderr = consoles(quiet)
+    if dry_run:
+        return _show_plan(made, root, stdout)
+    if not all(stage.done(root) for stage in made.order):
+        from rlhf_bench.harness.policies import pick_device
+        from rlhf_bench.harness.progress import watching
+
+        device = device or pick_device()
+        jobs = jobs or (cores // threads if device == "cpu" and policy == "tiny" else 1)
+        with watching(stderr, quiet) as watch:
+            outcome = runs.run(made, root, jobs=max(1, jobs), threads=threads, device=device, watch=watch)
+    else:
+        root.prepare()
+        runs.record_cells(made, root)
+        outcome = runs.Outcome()
+    cells = runs.finished(made, root)
+    if cells:
+        settings = made.settings.stats
+        _report(cells, out / "report", Estimator(settings.level, settings.seed), stdout)
+    runs.raise_first(outcome)
+    return 0
+
+
+def _show_plan(made: Any, root: store.Store, console: Any) -> int:
+    from rlhf_bench.harness import run as runs
+
+    rows, total, unknown = [], 0.0, False
+    for stage in made.order:
+        done = stage.done(root)
+        seconds = None if done else runs.rough_seconds(stage, root)
+        unknown |= not done and seconds is None
+        total += seconds or 0.0
+        rows.append((stage.name, "reused" if done else "to make", "" if seconds is None else f"{seconds:.0f} s"))
+    terminal.show(console, Table("Plan", ("stage", "state", "estimate"), rows))
+    todo = sum(row[1] == "to make" for row in rows)
+    rest = " and what cannot be estimated yet" if unknown else ""
+    console.print(f"{todo} of {len(rows)} stages to make, about {total / 60:.1f} minutes of one core{rest}.")
+    return 0
+
+
+def _report(cells: Sequence[Path], out: Path, estimator: Estimator, console: Any) -> list[str]:
+    """Write the report unless the same one stands there, show it, and return what is missing."""
+    found, missing = build.find_cells(cells)
+    stored = _stored(out / "report.json")
+    if stored is None or stored.get("key") != build.report_key(found, missing, estimator):
+        stored = build.build(found, missing, estimator, command_line())
+        build.write(stored, out)
+    terminal.show_headline(console, stored)
+    console.print(f"{out / 'report.md'}", markup=False, soft_wrap=True)
+    return missing
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    try:
+        report: dict[str, Any] = store.read_json(path)
+    except BenchError:
+        return None
+    return report if report.get("schema_version") == build.SCHEMA_VERSION else None
+
+
+def report(runs: Sequence[Path], out: Path, level: float, quiet: bool) -> int:
+    """bench report"""
+    stdout, _ = consoles(quiet)
+    found, missing = build.find_cells(runs)
+    if not found:
+        raise BenchError("No cell is finished.", "; ".join(missing))
+    made = build.build(found, missing, Estimator(level), command_line())
+    build.write(made, out)
+    terminal.show_headline(stdout, made)
+    stdout.print(f"{out / 'report.md'}", markup=False, soft_wrap=True)
+    return 3 if missing else 0
+
+
+def judge(runs: Path, judges: Sequence[str], assignments: tuple[str, ...], quiet: bool) -> int:
+    """bench judge"""
+    from rlhf_bench.harness.rejudge import judge_cells
+
+    found, missing = build.find_cells([runs])
+    stdout, stderr = consoles(quiet)
+    judge_cells(found, store.Store(runs), judges, parse_assignments(assignments), stderr)
+    _report(sorted((runs / "cells").glob("*.json")), runs / "report", Estimator(), stdout)
+    return 3 if missing else 0
+
+
+def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> int:
+    """bench score"""
+    from rlhf_bench.harness.rejudge import score_text
+
+    stdout, _ = consoles(False)
+    spans, rewards = score_text(rm, _text(prompt), _text(response), runs, seed)
+    terminal.show_tokens(stdout, _text(response), spans, rewards)
+    return 0
+
+
+def _text(argument: str) -> str:
+    if not argument.startswith("@"):
+        return argument
+    try:
+        return Path(argument[1:]).read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"Cannot read {argument[1:]}: {plugins.one_line(error)}.") from None
+
+
+def listing(what: str) -> int:
+    """bench list"""
+    stdout, _ = consoles(False)
+    if what in KINDS:
+        rows = [
+            (plugin.name, plugin.reference, plugin.distribution) for plugin in plugins.available(KINDS[what]).values()  # type: ignore[arg-type]
+        ]
+        terminal.show(stdout, Table(what, ("name", "reference", "package"), rows))
+        return 0
+    from rlhf_bench.harness import settings
+
+    if what == "presets":
+        rows = [
+            (preset, f"{group}.{key}", str(value))
+            for preset, groups in settings.load_presets().items()
+            for group, values in (groups or {"(defaults)": {"": ""}}).items()
+            for key, value in values.items()
+        ]
+        terminal.show(stdout, Table("presets", ("preset", "setting", "value"), rows))
+        return 0
+    defaults = settings.Settings()
+    rows = [(f"{g}.{k}", str(v), _doc(defaults, g)) for g in settings.GROUPS for k, v in defaults.group(g).items()]
+    rows += [row for kind in ("task", "reward-model", "judge") for row in _plugin_settings(kind)]
+    terminal.show(stdout, Table("settings", ("setting", "default", "of"), rows))
+    return 0
+
+
+def _doc(defaults: Any, group: str) -> str:
+    return (type(getattr(defaults, group)).__doc__ or "").strip().split("\n")[0]
+
+
+def _plugin_settings(kind: str) -> list[tuple[str, str, str]]:
+    import inspect
+
+    rows = []
+    for plugin in plugins.available(kind).values():  # type: ignore[arg-type]
+        try:
+            parameters = inspect.signature(plugin.factory()).parameters.values()
+        except (BenchError, TypeError, ValueError):
+            continue  # a broken plugin harms nobody else
+        rows += [(f"{plugin.name}.{p.name}", str(p.default), kind) for p in parameters]
+    return rows
+
+
+def check(kind: str, name: str, assignments: tuple[str, ...]) -> int:
+    """bench check: 0 when all is well, 1 when something is not."""
+    from rlhf_bench.harness.conformance import check as conform
+    from rlhf_bench.harness.settings import factory_settings
+
+    given = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise BenchError(f"--set {text!r} is not of the form key=value.")
+        given[key.removeprefix(f"{name}.")] = value
+    plugin = plugins.find(kind, name)  # type: ignore[arg-type]
+    findings = conform(kind, name, factory_settings(name, plugin.factory(), given))  # type: ignore[arg-type]
+    stdout, _ = consoles(False)
+    rows = [("ok" if f.ok else "FAILS", f.checked, f.detail) for f in findings]
+    terminal.show(stdout, Table(f"{kind} {name}", ("", "checked", "detail"), rows))
+    return 0 if all(f.ok for f in findings) else 1
+
+
+def doctor() -> int:
+    """bench doctor"""
+    from rlhf_bench.harness.doctor import facts
+
+    stdout, _ = consoles(False)
+    terminal.show(stdout, Table("doctor", ("what", "found"), facts()))
+    return 0
+

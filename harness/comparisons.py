@@ -1,0 +1,138 @@
+"""Comparing: paired differences, tests on them, what a design could have found, and rank correlation.
+
+Numpy and scipy only, generators explicit; an undecided case is left out, and no nan leaves this file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from rlhf_bench.harness.cells import Array, Clusters, as_line, as_matrix, constant, decided_values, tidy, upper_tail
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import MeasureKind
+from rlhf_bench.harness.statistics import (
+    RESAMPLES,
+    Interval,
+    alone,
+    interval,
+    nothing,
+    percentile,
+    quiet,
+    same_everywhere,
+)
+
+FEW_POINTS = 7
+
+
+@quiet
+def difference(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    kind: MeasureKind,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Interval of the paired difference a - b of one measure: same prompts (columns), seeds matched by index."""
+    first, second = as_matrix(a), as_matrix(b)
+    if first.shape[1] != second.shape[1]:
+        seen = f"A comparison of {first.shape[1]} with {second.shape[1]} prompts."
+        raise BenchError(seen, "Give both on the same prompts.")
+    seeds = min(len(first), len(second))
+    note = "" if len(first) == len(second) else f"{len(first)} seeds against {len(second)}: the first {seeds} of each"
+    cells, codes, _ = tidy(first[:seeds] - second[:seeds], clusters)
+    if kind in ("change", "level"):
+        return interval(kind, cells, level, rng, codes).noted(note)
+    if cells.size and constant(cells):
+        return same_everywhere(cells, codes, level, -1.0, 1.0).noted(note)
+    return interval("change", cells, level, rng, codes).clipped(-1.0, 1.0).noted(note)
+
+
+@quiet
+def permutation_p(diff: npt.ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
+    """Two-sided p of mean 0 for paired differences [n], by flipping signs; exact where 2^n is within the resamples."""
+    kept = decided_values(diff)
+    if kept.size < 2:
+        return alone(1.0, "sign-flip permutation", "one case") if kept.size else nothing("no decided case")
+    kept = kept / (np.abs(kept).max() or 1.0)  # so that sums do not overflow
+    found = stats.permutation_test(
+        (kept,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples, batch=100, rng=rng
+    )
+    return alone(float(found.pvalue), "sign-flip permutation")
+
+
+def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> Interval:
+    """McNemar's exact two-sided p for paired verdicts [n]: a binomial test on the prompts where a and b differ."""
+    diff = decided_values(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
+    if not diff.size:
+        return nothing("no decided case", "exact McNemar")
+    up, differing = int((diff > 0).sum()), int((diff != 0).sum())
+    p = stats.binomtest(up, differing).pvalue if differing else 1.0
+    return alone(float(p), "exact McNemar", f"{up} up, {differing - up} down, {diff.size - differing} equal")
+
+
+def holm(pvalues: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) step-down adjusted p-values in the order given; None stays None and is not counted."""
+    order = sorted((p, i) for i, p in enumerate(pvalues) if p is not None)
+    adjusted, largest = list(pvalues), 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
+def smallest_detectable(
+    level: float, power: float = 0.8, *, n: int | None = None, se: float | None = None, df: float = 1e9
+) -> float | None:
+    """The true effect that a two-sided test at 1 - level finds with this power, in the data's unit.
+
+    From the standard error `se` (with its degrees of freedom) or from n verdicts, whose spread is at most .5.
+    """
+    if (n is None) == (se is None):
+        raise BenchError(
+            "smallest_detectable needs one of n and se.", "Give the number of prompts or a standard error."
+        )
+    if se is None:
+        se = 0.5 / math.sqrt(n) if n else math.inf
+    effect = float(special.stdtrit(df, upper_tail(level)) + special.stdtrit(df, power)) * se
+    return effect if math.isfinite(effect) else None
+
+
+@quiet
+def spearman(
+    x: npt.ArrayLike, y: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = 2000
+) -> Interval:
+    """Spearman's rank correlation of x, y [n] with a percentile bootstrap over points.
+
+    Up to 7 points have no useful bootstrap: the note gives the exact permutation p and the smallest it could have been.
+    """
+    points = np.stack([as_line(x), as_line(y)])
+    points = points[:, ~np.isnan(points).any(axis=0)]
+    n = points.shape[1]
+    if n < 3 or any(constant(row) for row in points):
+        return nothing("fewer than 3 points" if n < 3 else "one of the two does not vary", "spearman")
+    rho = float(_rank_correlation(points[0], points[1]))
+    if n <= FEW_POINTS:
+        return alone(rho, "spearman, exact permutation", _few_points(points, rho))
+    drawn = rng.integers(n, size=(resamples, n))
+    result = percentile(rho, _rank_correlation(points[0][drawn], points[1][drawn]), level)
+    return replace(result.clipped(-1.0, 1.0), method="spearman, percentile bootstrap")
+
+
+def _few_points(points: Array, rho: float) -> str:
+    orders = np.array(list(itertools.permutations(range(points.shape[1]))))
+    null = np.abs(_rank_correlation(points[0][None], points[1][orders]))
+    p, least = np.mean(null >= abs(rho) - 1e-9), np.mean(null >= null.max() - 1e-9)
+    return f"{points.shape[1]} points tell little: exact two-sided p = {p:.3f}, at best {least:.3f}; no interval"
+
+
+def _rank_correlation(x: Array, y: Array) -> Array:
+    a, b = (stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
+    return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))

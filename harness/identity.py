@@ -1,0 +1,55 @@
+"""What a policy is, as far as keys are concerned: its name is not enough when a folder's files change."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.policies import TINY
+from rlhf_bench.harness.settings import Settings
+
+WHOLE = 64 * 2**20
+
+
+def policy_identity(source: str, settings: Settings) -> dict[str, Any]:
+    """{"name", "source", "settings" | "sha256"} of a policy: `tiny`, a folder, or a hub id.
+
+    Raises BenchError for a folder that is no model and for a path that is not there.
+    """
+    if source == TINY:
+        return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _check(path)
+        return {"name": path.resolve().name, "source": str(path.resolve()), "sha256": folder_hash(path)}
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return {"name": source.replace("/", "--"), "source": source, "sha256": ""}
+    raise BenchError(f"There is no policy {source!r}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
+
+
+def _check(path: Path) -> None:
+    names = {p.name for p in path.iterdir()}
+    if "config.json" not in names:
+        raise BenchError(f"{path} has no config.json: it is no model folder.", "Give a folder made by save_pretrained.")
+    if not any(n.endswith(".safetensors") for n in names):
+        raise BenchError(f"{path} has no safetensors weights.", "Save the model again with safetensors.")
+    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json"}:
+        raise BenchError(f"{path} has no tokenizer.", "Put the tokenizer's files beside the model.")
+
+
+def folder_hash(path: Path) -> str:
+    """sha256 over a model folder's files; of a file above 64 MiB its size and both ends stand for the rest."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            if size <= WHOLE:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(2**20))
+                stream.seek(-(2**20), 2)
+                digest.update(stream.read())
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""From names to a plan: which stages make a cell, and which of them are there already.
+
+A cell is (task, reward model, seed, settings).  Cells share every stage whose key is the same: one SFT policy, one set of
+pairs and baseline generations per seed, one training per reward-model recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Origin, to_row
+from rlhf_bench.harness.seams import HasOrigin, RewardModel, Task, TrainableRewardModel
+from rlhf_bench.harness.settings import Settings, factory_settings
+from rlhf_bench.harness.stage import Stage
+
+H = "rlhf_bench.harness"
+CODE = {
+    "sft": (f"{H}.training",),
+    "pairs": (),
+    "baseline": (f"{H}.evaluation",),
+    "reward": (f"{H}.training",),
+    "scale": (f"{H}.scoring", f"{H}.ppo_math"),
+    "ppo": (f"{H}.ppo", f"{H}.ppo_math", f"{H}.actors", f"{H}.evaluation", f"{H}.scoring"),
+    "verdicts": (),
+}
+"""Modules, beside the stage's own, whose code makes the result: when they change, the stage is made again."""
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """A task that was opened once to learn what the plan needs of it."""
+
+    name: str
+    settings: Mapping[str, Any]
+    fingerprint: str
+    origin: Origin
+    max_response: int
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What enters keys: name, settings and the hash of its content."""
+        return {"name": self.name, "settings": dict(self.settings), "sha256": self.origin.sha256}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell and its stages by role (sft, pairs, reward, baseline, scale, ppo)."""
+
+    task: str
+    reward_model: str
+    seed: int
+    policy: str
+    stages: Mapping[str, Stage]
+    differing: Mapping[str, Any]  # what was set away from the preset, for labels
+    origin: Origin
+
+    @property
+    def key(self) -> str:
+        return self.stages["ppo"].key
+
+    @property
+    def name(self) -> str:
+        return f"{safe_label(self.task)}-{safe_label(self.reward_model)}-s{self.seed}-{self.key[: store.KEY_LENGTH]}"
+
+    def record(self) -> dict[str, Any]:
+        """cells/NAME.json: what a report needs to find everything."""
+        stages = {role: [s.kind, s.label, s.key[: store.KEY_LENGTH]] for role, s in self.stages.items()}
+        ppo = self.stages["ppo"].params
+        return {
+            "task": self.task,
+            "reward_model": self.reward_model,
+            "arm": store.content_key({k: v for k, v in _without_seed(self.stages).items()})[: store.KEY_LENGTH],
+            "seed": self.seed,
+            "policy": self.policy,
+            "differing": dict(self.differing),
+            "origin": asdict(self.origin),
+            "stages": stages,
+            "checkpoints": {"iterations": ppo["ppo"]["iterations"], "count": ppo["ppo"]["checkpoints"]},
+        }
+
+
+def _without_seed(stages: Mapping[str, Stage]) -> dict[str, Any]:
+    return {role: {k: v for k, v in stage.params.items() if k != "seed"} for role, stage in sorted(stages.items())}
+
+
+def safe_label(name: str) -> str:
+    """A name as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")[:60] or "unnamed"
+
+
+def open_task(name: str, given: Mapping[str, Any]) -> tuple[TaskPlan, Task]:
+    """Build the task with its settings and look at its data once.  Raises BenchError for anything wrong with either."""
+    plugin = plugins.find("task", name)
+    settings = factory_settings(name, plugin.factory(), given)
+    task = plugins.build("task", name, settings)
+    if not isinstance(task, Task):
+        raise BenchError(f"The task {name!r} lacks members of the Task seam.", f"See: bench check task {name}")
+    try:
+        origin = origin_of(task)
+        max_response = int(task.max_response_tokens)
+    except BenchError:
+        raise
+    except Exception as error:
+        raise BenchError(f"The task {name!r} cannot be read: {plugins.one_line(error)}.") from error
+    if max_response < 2:
+        raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
+    return TaskPlan(name, settings, plugin.fingerprint(), origin, max_response), task
+
+
+def origin_of(task: Task) -> Origin:
+    """The task's own statement, else its content's hash under an unknown origin."""
+    if isinstance(task, HasOrigin):
+        return task.origin
+    rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]  # type: ignore[arg-type]
+    rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]  # type: ignore[arg-type]
+    return Origin("real", "a task that does not say where its data come from", store.content_key(rows))
+
+
+def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any], settings: Settings) -> Cell:
+    """The stages of one cell.  Imports the reward model's module (to know whether it must be trained), no torch."""
+    plugin = plugins.find("reward-model", rm_name)
+    rm_settings = factory_settings(rm_name, plugin.factory(), settings.plugins.get(rm_name, {}))
+    arm: Any = plugins.build("reward-model", rm_name, rm_settings)
+    if not isinstance(arm, TrainableRewardModel | RewardModel):
+        raise BenchError(
+            f"The reward model {rm_name!r} has neither rewards(rollout) nor train/load.",
+            f"See: bench check reward-model {rm_name}",
+        )
+    stages = _shared_stages(task, seed, policy, settings)
+    rm = {"name": rm_name, "settings": rm_settings}
+    label = f"{safe_label(task.name)}-{safe_label(rm_name)}-s{seed}"
+    model: dict[str, Stage] = {}
+    if isinstance(arm, TrainableRewardModel):
+        model["reward"] = stages["reward"] = Stage(
+            "reward",
+            f"{safe_label(task.name)}-{safe_label(arm.recipe)}-s{seed}",
+            f"{H}.stage_reward:reward",
+            {
+                "recipe": arm.recipe,
+                "settings": dict(arm.training_settings),
+                "seed": seed,
+                "max_response": task.max_response,
+            },
+            {"sft": stages["sft"], "pairs": stages["pairs"]},
+            {"rm": rm},
+            CODE["reward"],
+            (plugin.fingerprint(),),
+            cost=3000.0 * float(arm.training_settings.get("epochs", 1)),
+        )
+    common = {"rm": rm, "seed": seed, "max_response": task.max_response, "ppo": settings.group("ppo")}
+    payload = {"micro_batch": settings.ppo.micro_batch}
+    code = (plugin.fingerprint(),)
+    stages["scale"] = Stage(
+        "scale",
+        label,
+        f"{H}.stage_scale:scale",
+        {**common, "ppo": {**common["ppo"], **dict.fromkeys(_NOT_OF_SCALE, 1)}},
+        {"sft": stages["sft"], "pairs": stages["pairs"], **model},
+        payload,
+        CODE["scale"],
+        code,
+        cost=float(settings.ppo.scale_prompts * settings.ppo.scale_samples),
+    )
+    stages["ppo"] = Stage(
+        "ppo",
+        label,
+        f"{H}.stage_ppo:ppo",
+        {**common, "eval": settings.group("eval")},
+        {"sft": stages["sft"], "scale": stages["scale"], **model},
+        payload,
+        CODE["ppo"],
+        code,
+        cost=float(settings.ppo.iterations * settings.ppo.rollouts * settings.ppo.epochs),
+    )
+    return Cell(task.name, rm_name, seed, policy["name"], stages, {}, task.origin)
+
+
+_NOT_OF_SCALE = ("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip",
+                 "gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every")  # fmt: skip
+"""PPO settings that the scale does not depend on: sweeps over them share it."""
+
+
+def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], settings: Settings) -> dict[str, Stage]:
+    label = f"{safe_label(task.name)}-{safe_label(policy['name'])}-s{seed}"
+    sft = Stage(
+        "sft",
+        label,
+        f"{H}.stage_policy:sft",
+        {
+            "task": task.params,
+            "policy": {k: v for k, v in policy.items() if k != "name"},
+            "sft": settings.group("sft"),
+            "data": settings.group("data"),
+            "seed": seed,
+        },
+        {},
+        {},
+        CODE["sft"],
+        cost=float(settings.sft.steps * settings.sft.batch),
+    )
+    sampling = {
+        "seed": seed,
+        "max_response": task.max_response,
+        "temperature": settings.ppo.temperature,
+        "eval": settings.group("eval"),
+    }
+    pairs = Stage(
+        "pairs",
+        label,
+        f"{H}.stage_pairs:pairs",
+        {
+            "task": task.params,
+            "data": settings.group("data"),
+            **{k: sampling[k] for k in ("seed", "temperature")},
+            "eval": {"batch": settings.eval.batch},
+        },
+        {"sft": sft},
+        code=CODE["pairs"],
+    )
+    baseline = Stage(
+        "baseline",
+        label,
+        f"{H}.stage_policy:baseline",
+        sampling,
+        {"sft": sft},
+        code=CODE["baseline"],
+        cost=2.0 * (settings.eval.prompts or 1000),
+    )
+    return {"sft": sft, "pairs": pairs, "baseline": baseline}
+
+
+def judge_stage(
+    task: TaskPlan, judge: str, judge_settings: Mapping[str, Any], inputs: Mapping[str, Stage], label: str, seed: int
+) -> Stage:
+    """The stage that lets a judge measure one cell's generations."""
+    plugin = plugins.find("judge", judge)
+    return Stage(
+        "verdicts",
+        f"{safe_label(judge)}-{label}",
+        f"{H}.stage_judge:verdicts",
+        {"task": task.params, "judge": {"name": judge, "settings": dict(judge_settings)}, "seed": seed},
+        {role: inputs[role] for role in ("sft", "baseline", "ppo")},
+        code=CODE["verdicts"],
+        plugin_code=(plugin.fingerprint(), task.fingerprint),
+    )
+
+
+def in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """All stages needed, each once, inputs before what needs them."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for needed in stage.inputs.values():
+                visit(needed)
+            found[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())

@@ -1,0 +1,151 @@
+"""`bench run` without its command line: plan the cells, make what is missing, judge, and say where the report is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import plan, plugins, store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.execute import Outcome, Watch, execute
+from rlhf_bench.harness.identity import policy_identity
+from rlhf_bench.harness.settings import Settings, factory_settings, make_settings
+from rlhf_bench.harness.stage import Stage
+
+DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.  `assignments` are the --set texts: group -> key -> value."""
+
+    task: str
+    reward_models: Sequence[str]
+    seeds: Sequence[int]
+    policy: str
+    judges: Sequence[str]
+    assignments: Mapping[str, Mapping[str, str]]
+    data: str = ""
+    limit: int = 0
+    preset: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a request with their judges' stages, inputs first in `order`."""
+
+    cells: tuple[plan.Cell, ...]
+    judged: Mapping[str, Mapping[str, Stage]]  # cell name -> judge name -> stage
+    settings: Settings
+
+    @property
+    def order(self) -> list[Stage]:
+        """Every stage once, inputs first; those of one reward model together, so that interrupted runs finish some."""
+        return plan.in_order(
+            [s for cell in self.cells for s in (*cell.stages.values(), *self.judged[cell.name].values())]
+        )
+
+
+def make_plan(request: Request) -> Plan:
+    """Check everything that can be checked before anything is computed.  Raises BenchError."""
+    names = dict.fromkeys([request.task, *request.reward_models, *request.judges])
+    for kind, wanted in (
+        ("task", [request.task]),
+        ("reward-model", request.reward_models),
+        ("judge", request.judges),
+    ):
+        for name in wanted:
+            plugins.find(kind, name)  # type: ignore[arg-type]
+    settings = make_settings(_preset(request), _assigned(request), frozenset(names))
+    task, _ = plan.open_task(request.task, settings.plugins.get(request.task, {}))
+    policy = policy_identity(request.policy, settings)
+    cells, judged = [], {}
+    for seed in request.seeds:
+        for rm in dict.fromkeys(request.reward_models):
+            cell = plan.plan_cell(task, rm, seed, policy, settings)
+            cell = replace(cell, differing=_differing(request))
+            cells.append(cell)
+            judged[cell.name] = {name: _judge(task, name, settings, cell) for name in dict.fromkeys(request.judges)}
+    return Plan(tuple(cells), judged, settings)
+
+
+def _preset(request: Request) -> str:
+    return request.preset or ("tiny" if request.policy == "tiny" else "pretrained")
+
+
+def _assigned(request: Request) -> dict[str, dict[str, str]]:
+    """--set with --data and --limit, which are short for settings, folded in."""
+    groups = {name: dict(values) for name, values in request.assignments.items()}
+    if request.data:
+        groups.setdefault(request.task, {})["data"] = request.data
+    if request.limit:
+        groups.setdefault("data", {})["limit"] = str(request.limit)
+    return groups
+
+
+def _differing(request: Request) -> dict[str, str]:
+    flat = {f"{group}.{key}": text for group, keys in sorted(_assigned(request).items()) for key, text in keys.items()}
+    return {k: v for k, v in flat.items() if not k.startswith("stats.")}
+
+
+def _judge(task: plan.TaskPlan, name: str, settings: Settings, cell: plan.Cell) -> Stage:
+    plugin = plugins.find("judge", name)
+    given = factory_settings(name, plugin.factory(), settings.plugins.get(name, {}))
+    label = f"{plan.safe_label(cell.task)}-{plan.safe_label(cell.reward_model)}-s{cell.seed}"
+    return plan.judge_stage(task, name, given, cell.stages, label, cell.seed)
+
+
+def run(made: Plan, root: store.Store, *, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
+    """Make what is missing.  Cell records are written first, so that a report can say what an interrupted run lacks."""
+    root.prepare()
+    record_cells(made, root)
+    return execute(made.order, root, jobs=jobs, threads=threads, device=device, watch=watch)
+
+
+def record_cells(made: Plan, root: store.Store) -> None:
+    """cells/NAME.json of every cell; judges that were recorded before stay."""
+    (root.root / "cells").mkdir(parents=True, exist_ok=True)
+    for cell in made.cells:
+        path = root.root / "cells" / f"{cell.name}.json"
+        before: dict[str, Any] = store.read_json(path).get("judges", {}) if path.exists() else {}
+        judges = {n: [s.kind, s.label, s.key[: store.KEY_LENGTH]] for n, s in made.judged[cell.name].items()}
+        record = {**cell.record(), "judges": {**before, **judges}}
+        if not path.exists() or store.read_json(path) != record:
+            store.write_json(path, record)
+
+
+def finished(made: Plan, root: store.Store) -> list[Path]:
+    """Records of the cells whose stages are all there."""
+    return [
+        root.root / "cells" / f"{cell.name}.json"
+        for cell in made.cells
+        if all(s.done(root) for s in (*cell.stages.values(), *made.judged[cell.name].values()))
+    ]
+
+
+def raise_first(outcome: Outcome) -> None:
+    """The failure of a run as one error; what was made is kept and named."""
+    if not outcome.failed:
+        return
+    name, error = next(iter(outcome.failed.items()))
+    more = f" ({len(outcome.failed) - 1} more failed)" if len(outcome.failed) > 1 else ""
+    lost = f" Not made for want of it: {', '.join(outcome.skipped)}." if outcome.skipped else ""
+    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
+
+
+def rough_seconds(stage: Stage, root: store.Store) -> float | None:
+    """How long a stage may take: its cost at the median rate of the same kind of stage in this store, else None."""
+    rates = []
+    for path in sorted((root.root / stage.kind).glob(f"*/{store.MARKER}")):
+        record = store.read_json(path)
+        if record.get("cost"):
+            rates.append(record["seconds"] / record["cost"])
+    if rates:
+        return sorted(rates)[len(rates) // 2] * stage.cost
+    return stage.cost * TYPICAL[stage.kind] if stage.kind in TYPICAL else None
+
+
+TYPICAL = {"sft": 0.004, "reward": 0.003, "scale": 0.03, "baseline": 0.01, "ppo": 0.012, "pairs": 0.0, "verdicts": 0.0}
+"""Seconds per unit of cost for the tiny policy on one core, for a store that has no stage of the kind yet."""

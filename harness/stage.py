@@ -1,0 +1,118 @@
+"""A stage: a function from settings and earlier folders to a new folder, named by the hash of all that it depends on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.plugins import code_fingerprint
+from rlhf_bench.harness.seams import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function gets.  It writes its result to `work`; `scratch` survives an interruption."""
+
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    work: Path
+    scratch: Path
+    device: str
+    progress: Progress = no_progress
+
+
+StageFunction = Callable[[Context], Mapping[str, Any]]
+"""Returns figures for stage.json (losses, counts)."""
+
+SHARED_CODE = ("rlhf_bench.harness.text", "rlhf_bench.harness.policies", "rlhf_bench.harness.rollout")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the plan.  Two stages with equal keys are the same stage, whoever asks for it.
+
+    `function` is "module:name"; `params` are JSON-able and enter the key, as do the inputs' keys and the code that makes
+    the result: the function's module and those named in `code`.  `plugin_code` holds fingerprints of the plugins
+    involved; `payload` is handed to the function beside `params` but is no part of the key; `cost` is a guess of the
+    work in rows through a model, for time estimates.
+    """
+
+    kind: str
+    label: str
+    function: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+    plugin_code: tuple[str, ...] = ()
+    cost: float = 0.0
+
+    @cached_property
+    def key(self) -> str:
+        return store.content_key(
+            {
+                "kind": self.kind,
+                "params": self.params,
+                "inputs": {name: stage.key for name, stage in sorted(self.inputs.items())},
+                "code": code_fingerprint(self.function.partition(":")[0], *self.code, *SHARED_CODE),
+                "plugins": self.plugin_code,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.label}"
+
+    def folder(self, root: store.Store) -> Path:
+        return root.folder(self.kind, self.label, self.key)
+
+    def done(self, root: store.Store) -> bool:
+        return root.complete(self.kind, self.label, self.key)
+
+
+def run_stage(stage: Stage, root: store.Store, device: str, progress: Progress = no_progress) -> bool:
+    """Make the stage's folder unless it is there; True when it was made now.  The inputs must be complete."""
+    import importlib
+
+    module, _, name = stage.function.partition(":")
+    with root.writing(stage.kind, stage.label, stage.key) as place:
+        if place is None:
+            return False
+        function: StageFunction = getattr(importlib.import_module(module), name)
+        inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
+        wall, cpu = time.perf_counter(), time.process_time()
+        figures = function(Context({**stage.params, **stage.payload}, inputs, *place, device, progress))
+        record = {
+            "kind": stage.kind,
+            "label": stage.label,
+            "key": stage.key,
+            "params": stage.params,
+            "inputs": {role: path.name for role, path in inputs.items()},
+            "device": device,
+            "seconds": round(time.perf_counter() - wall, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+            "cost": stage.cost,
+            "figures": dict(figures),
+            **environment(),
+        }
+        store.write_json(place[0] / store.MARKER, record)
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as the stage's own process sees them."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("rlhf-bench", "torch", "transformers", "trl", "numpy", "scipy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "machine": f"{platform.system()} {platform.machine()}"}

@@ -1,0 +1,22 @@
+"""How often the policy answers with nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rlhf_bench.harness.nouns import Case, Measure, Verdict
+from rlhf_bench.harness.seams import Task
+
+
+@dataclass(frozen=True)
+class Empty:
+    """A response of white space alone is empty."""
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        return [Measure("empty_rate", "rate", "responses without a visible character")]
+
+    def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
+        for case in cases:
+            yield Verdict({"empty_rate": 0.0 if case.generation.response.strip() else 1.0})

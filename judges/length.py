@@ -1,0 +1,33 @@
+"""How long responses are, and how much that changed against the SFT baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rlhf_bench.harness.nouns import Case, Measure, Verdict
+from rlhf_bench.harness.seams import Task
+
+
+@dataclass(frozen=True)
+class Length:
+    """Policy tokens without end-of-sequence; a truncated response counts as long as it got."""
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        return [
+            Measure("length_change", "change", "response tokens more than the SFT baseline's to the same prompt"),
+            Measure("length", "level", "response tokens"),
+            Measure("truncated_rate", "rate", "responses cut off at the longest length"),
+        ]
+
+    def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
+        for case in cases:
+            tokens = case.generation.tokens
+            yield Verdict(
+                {
+                    "length_change": tokens - case.baseline.tokens,
+                    "length": tokens,
+                    "truncated_rate": 0.0 if case.generation.finished else 1.0,
+                }
+            )

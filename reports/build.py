@@ -1,0 +1,205 @@
+"""From the folders of finished cells to one report: a dictionary that is written as JSON and shown in other forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.alarms import alarms
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+
+SCHEMA = "rlhf-bench/report"
+SCHEMA_VERSION = 1
+SAMPLES = 5
+
+
+def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
+    """(finished cells, sentences about unfinished ones) below the given results folders or cell records.
+
+    Raises BenchError when a path is no results folder or nothing at all is found.
+    """
+    records: dict[Path, None] = {}
+    for path in paths:
+        found = [path] if path.suffix == ".json" else sorted((path / "cells").glob("*.json"))
+        if not path.exists() or not found:
+            raise BenchError(f"{path} holds no cells.", "Give the --out folder of a bench run.")
+        records.update(dict.fromkeys(p.resolve() for p in found))
+    cells, missing = [], []
+    for record in records:
+        cell = CellFiles(store.read_json(record), record.parent.parent)
+        lacking = lacking_of(cell)
+        if lacking:
+            missing.append(f"{record.stem} is unfinished: {', '.join(lacking)} missing")
+        else:
+            cells.append(cell)
+    return cells, missing
+
+
+def lacking_of(cell: CellFiles) -> list[str]:
+    """The stages of a cell that are not complete."""
+    wanted = {role: cell.folder(role) for role in cell.record["stages"]}
+    wanted |= {f"judge {name}": folder for name, folder in cell.judged().items()}
+    return [role for role, folder in wanted.items() if not (folder / store.MARKER).is_file()]
+
+
+def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> dict[str, Any]:
+    """The report of `cells`: estimates, arms, data, warnings, samples and manifest."""
+    arms = arms_of(cells)
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "key": report_key(cells, missing, estimator),
+        "data": origins(cells),
+        "arms": [describe(arm) for arm in arms],
+        "estimates": [asdict(estimate) for arm in arms for estimate in estimator.arm(arm)],
+        "warnings": [*missing, *[w for arm in arms for w in warnings(arm)]],
+        "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms)],
+        "manifest": manifest(cells, command),
+    }
+
+
+def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
+    """Hash of all that a report is computed from; an equal one need not be made again."""
+    from rlhf_bench.harness.plugins import code_fingerprint
+
+    modules = ("statistics", "cells", "collapse", "comparisons", "estimates", "alarms")
+    code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), "rlhf_bench.reports.build")
+    rows = sorted(store.canonical(cell.record) for cell in cells)
+    return store.content_key([rows, list(missing), asdict(estimator), code])
+
+
+def origins(cells: Sequence[CellFiles]) -> list[dict[str, Any]]:
+    """Where the data come from, once per task and source."""
+    found = {store.canonical([c.record["task"], c.record["origin"]]): c.record for c in cells}
+    return [{"task": r["task"], **r["origin"]} for _, r in sorted(found.items())]
+
+
+def describe(arm: Arm) -> dict[str, Any]:
+    """An arm's label, seeds and what was measured before optimisation (scale.json of every seed)."""
+    record = arm.cells[0].record
+    return {
+        "task": arm.task,
+        "reward_model": arm.reward_model,
+        "arm": arm.key,
+        "label": label_of(arm),
+        "policy": record["policy"],
+        "seeds": list(arm.seeds),
+        "differing": record["differing"],
+        "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
+        "counts": store.read_json(arm.cells[0].folder("pairs") / store.MARKER)["figures"],
+        "sft": store.read_json(arm.cells[0].folder("sft") / store.MARKER)["figures"],
+    }
+
+
+def label_of(arm: Arm) -> str:
+    """The reward model's name, with what was set by hand when it was."""
+    differing = arm.cells[0].record["differing"]
+    shown = [f"{k.removeprefix(arm.reward_model + '.')}={v}" for k, v in differing.items() if not k.startswith("data.")]
+    shown = [text for text in shown if not text.startswith(f"{arm.task}.data=")]
+    return f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
+
+
+def warnings(arm: Arm) -> list[str]:
+    """What a reader must know before believing the arm's numbers."""
+    found = []
+    if len(arm.seeds) == 1:
+        found.append(f"{label_of(arm)}: one training seed; intervals are conditional on this training run")
+    for cell in arm.cells:
+        steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+        found += [f"{label_of(arm)}, seed {cell.record['seed']}: {text}" for text in alarms(steps)]
+        scale = store.read_json(cell.folder("scale") / "scale.json")
+        if not scale["sft_samples"]["variance"]:
+            found.append(f"{label_of(arm)}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
+    versions = {store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "ppo")}
+    if len(versions) > 1:
+        found.append(f"{label_of(arm)}: made with different versions of the software")
+    return found
+
+
+def stage_record(cell: CellFiles, role: str) -> dict[str, Any]:
+    """stage.json of one of a cell's stages."""
+    record: dict[str, Any] = store.read_json(cell.folder(role) / store.MARKER)
+    return record
+
+
+def samples(task: str, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """The first held-out prompts with the reference, the baseline's and every arm's final response (lowest seed)."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm in [a for a in arms if a.task == task]:
+        cell = arm.cells[0]
+        examples = store.read_rows(cell.folder("sft") / "examples.test.jsonl")[:SAMPLES]
+        before = _responses(cell.folder("baseline"), last=False)
+        after = _responses(cell.folder("ppo"), last=True)
+        for example in examples:
+            place = found.setdefault(
+                example["id"],
+                {
+                    "task": task,
+                    "example_id": example["id"],
+                    "prompt": example["prompt"],
+                    "reference": example.get("completion", ""),
+                    "responses": [],
+                },
+            )
+            if example["id"] not in after:
+                continue
+            if not place["responses"]:
+                place["responses"].append({"arm": "SFT baseline", "seed": arm.seeds[0], "text": before[example["id"]]})
+            place["responses"].append({"arm": label_of(arm), "seed": arm.seeds[0], "text": after[example["id"]]})
+    return list(found.values())
+
+
+def _responses(folder: Path, last: bool) -> dict[str, str]:
+    rows = [row for row in store.read_rows(folder / "generations.jsonl") if row["decoding"] == "sample"]
+    final = max(row["iteration"] for row in rows) if last else 0
+    return {row["example_id"]: row.get("response", "") for row in rows if row["iteration"] == final}
+
+
+def manifest(cells: Sequence[CellFiles], command: str) -> dict[str, Any]:
+    """Versions, commit, command, seeds, machine, and the seconds of every stage."""
+    stages = {}
+    for cell in cells:
+        for role in cell.record["stages"]:
+            record = stage_record(cell, role)
+            name = f"{record['kind']} {record['label']}-{record['key'][: store.KEY_LENGTH]}"
+            stages[name] = {k: record[k] for k in ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")}
+    return {
+        "command": command,
+        "git_commit": git_commit(),
+        "seeds": sorted({cell.record["seed"] for cell in cells}),
+        "stages": dict(sorted(stages.items())),
+        "seconds_total": round(sum(s["seconds"] for s in stages.values()), 1),
+    }
+
+
+def git_commit() -> str:
+    """The commit of the checkout this package runs from, "" when it was installed from a wheel."""
+    import subprocess
+
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def write(report: dict[str, Any], out: Path) -> list[Path]:
+    """report.json and report.md in `out`; raises BenchError when it cannot be written."""
+    from rlhf_bench.reports.markdown import markdown
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        store.write_json(out / "report.json", report)
+        (out / "report.md").write_text(markdown(report), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise BenchError(f"Cannot write to {out}: {error.strerror}.", "Give another --out.") from None
+    return [out / "report.md", out / "report.json"]

@@ -1,0 +1,88 @@
+"""A report as Markdown.  Model text is never interpreted: it stands in fenced blocks, and table cells are escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlhf_bench.reports.tables import Table, all_tables
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The whole report as text."""
+    return "\n".join(_lines(report)).rstrip() + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("# Reward models, by what PPO makes of them", "")
+    for origin in report["data"]:
+        yield f"**Data of {escape(origin['task'])}** ({escape(origin['kind'])}): {escape(origin['description'])}"
+        yield f"License: {escape(origin['license'])}. Content sha256 `{origin['sha256'][:16]}`."
+        yield ""
+    if report["warnings"]:
+        yield from ("## Read this first", "", *(f"- {escape(w)}" for w in report["warnings"]), "")
+    for table in all_tables(report):
+        yield from _table(table)
+    yield from _undecided(report)
+    yield from _samples(report)
+    yield from _manifest(report["manifest"])
+
+
+def escape(text: object) -> str:
+    """Text that Markdown shows as it is, on one line, without control characters."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", shown)
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield from (f"## {table.title}", "")
+    yield "| " + " | ".join(map(escape, table.columns)) + " |"
+    yield "|" + "|".join(["---", "---", *["--:"] * (len(table.columns) - 2)]) + "|"
+    for row in table.rows:
+        yield "| " + " | ".join(map(escape, row)) + " |"
+    yield from ("", table.note, "") if table.note else ("",)
+
+
+def _undecided(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = [e for e in report["estimates"] if e["n_invalid"] and e["slice"] == "all"]
+    found = {(e["reward_model"], e["judge"], e["statistic"], e["note"]): e for e in rows}
+    if not found:
+        return
+    yield from ("## Undecided", "")
+    for e in found.values():
+        yield f"- {escape(e['reward_model'])}, {escape(e['judge'])} {escape(e['statistic'])}: {escape(e['note'])}"
+    yield ""
+
+
+def _samples(report: Mapping[str, Any]) -> Iterator[str]:
+    if not report["samples"]:
+        return
+    yield from ("## Samples", "", "The first held-out prompts, sampled at temperature 1, lowest seed.", "")
+    for sample in report["samples"]:
+        yield from (f"### {escape(sample['task'])} {escape(sample['example_id'])}", "")
+        yield from _fenced(sample["prompt"])
+        if sample["reference"]:
+            yield from ("Reference:", "", *_fenced(sample["reference"]))
+        for response in sample["responses"]:
+            yield from (f"{escape(response['arm'])}, seed {response['seed']}:", "", *_fenced(response["text"]))
+
+
+def _fenced(text: str) -> Iterator[str]:
+    """A code block that its content cannot close; control characters but line breaks are made visible."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    yield from (f"{fence}text", shown if shown.strip() else "(empty)", fence, "")
+
+
+def _manifest(manifest: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("## Made by", "", *_fenced(manifest["command"]))
+    versions = {f"{k} {v}" for stage in manifest["stages"].values() for k, v in stage["versions"].items()}
+    machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in manifest["stages"].values()})
+    yield f"Seeds {', '.join(map(str, manifest['seeds']))}; {escape(', '.join(sorted(versions)))}; " + "; ".join(machines)
+    if manifest["git_commit"]:
+        yield f"Commit `{manifest['git_commit'][:12]}`."
+    yield from ("", "| stage | seconds |", "|---|--:|")
+    for name, stage in manifest["stages"].items():
+        yield f"| {escape(name)} | {stage['seconds']:.1f} |"

@@ -1,0 +1,166 @@
+"""The tables of a report as rows of text, whatever form they are shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Report = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+class Table(NamedTuple):
+    """A titled table; all cells are text, the first columns name things and the rest are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+
+
+HEADLINE = (
+    ("gold", "utility", "gold"),
+    ("gold change", "utility", "gold_change"),
+    ("win rate", "winrate", "win_rate"),
+    ("length change", "length", "length_change"),
+    ("empty", "empty", "empty_rate"),
+    ("KL", "run", "kl"),
+)
+"""Column, judge, statistic."""
+
+
+def number(value: float | None) -> str:
+    """Three significant decimals at most, without a needless minus zero."""
+    if value is None:
+        return "–"
+    text = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3f}"
+    return text.replace("-0.00", "0.00") if float(text) == 0 else text
+
+
+def interval(row: Row | None) -> str:
+    """`value [low, high]`, `value` where there is no interval, a dash where nothing can be said."""
+    if row is None or row["value"] is None:
+        return "–"
+    if row["low"] is None:
+        return number(row["value"])
+    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+
+
+def pick(report: Report, arm: str, judge: str, statistic: str, **where: Any) -> Row | None:
+    """The last checkpoint's estimate that fits."""
+    wanted = {"arm": arm, "judge": judge, "statistic": statistic, "slice": "all", "decoding": "sample", **where}
+    found = [e for e in report["estimates"] if all(e[k] == v for k, v in wanted.items())]
+    return max(found, key=lambda e: e["iteration"], default=None)
+
+
+def headline(report: Report, decoding: str = "sample") -> Table:
+    """Every arm at the last checkpoint, with the columns that some judge measured."""
+    columns = [
+        (name, judge, statistic)
+        for name, judge, statistic in HEADLINE
+        if any(e["judge"] == judge and e["statistic"] == statistic and e["value"] is not None for e in report["estimates"])
+        and not (decoding == "greedy" and statistic == "kl")
+    ]
+    rows = []
+    for arm in report["arms"]:
+        cells = [interval(pick(report, arm["arm"], judge, statistic, decoding=decoding)) for _, judge, statistic in columns]
+        accuracy = [before["pair_accuracy"] for before in arm["before"]]
+        rows.append(
+            (arm["task"], arm["label"], str(len(arm["seeds"])), *cells, number(sum(accuracy) / len(accuracy)))
+        )
+    title = "At the last checkpoint, " + ("sampled at temperature 1" if decoding == "sample" else "greedy decoding")
+    names = ("task", "reward model", "seeds", *(name for name, _, _ in columns), "pair accuracy")
+    return Table(title, names, rows, headline_note(report))
+
+
+def headline_note(report: Report) -> str:
+    """How the numbers are to be read."""
+    levels = sorted({e["level"] for e in report["estimates"]})
+    prompts = sorted({e["n"] for e in report["estimates"] if e["slice"] == "all"})
+    level = f"{levels[0]:.0%}" if levels else ""
+    return (
+        f"{level} intervals over {prompts[-1] if prompts else 0} held-out prompts; change and win rate are against the "
+        "SFT baseline's responses to the same prompts; KL in nats per response."
+    )
+
+
+def curves(report: Report) -> Table:
+    """Every fixed checkpoint: what was bought at which KL."""
+    wanted = [c for c in HEADLINE if c[2] in ("kl", "gold", "win_rate", "length_change", "empty_rate")]
+    wanted.append(("reward", "run", "reward"))
+    rows = []
+    for arm in report["arms"]:
+        own = [e for e in report["estimates"] if e["arm"] == arm["arm"] and e["decoding"] == "sample"]
+        for iteration in sorted({e["iteration"] for e in own}):
+            cells = [
+                interval(next((e for e in own if (e["iteration"], e["judge"], e["statistic"], e["slice"]) == (iteration, j, s, "all")), None))
+                for _, j, s in wanted
+            ]
+            rows.append((arm["task"], arm["label"], str(iteration), *cells))
+    return Table(
+        "Along training", ("task", "reward model", "iteration", *(name for name, _, _ in wanted)), rows,
+        "Checkpoints were fixed beforehand; none was chosen for its result.  The reward is the reward model's own, unscaled.",
+    )  # fmt: skip
+
+
+def slices(report: Report) -> Table:
+    """The last checkpoint by slice of the prompts."""
+    wanted = HEADLINE[1:5]
+    rows = []
+    for arm in report["arms"]:
+        own = [e for e in report["estimates"] if e["arm"] == arm["arm"]]
+        for name in sorted({e["slice"] for e in own} - {"all"}):
+            found = [pick(report, arm["arm"], j, s, slice=name) for _, j, s in wanted]
+            count = next((str(e["n"]) for e in found if e), "0")
+            rows.append((arm["task"], arm["label"], name, count, *map(interval, found)))
+    names = ("task", "reward model", "slice", "prompts", *(name for name, _, _ in wanted))
+    return Table("By slice of the prompts", names, rows)
+
+
+COLLAPSE = ("gold variance ratio", "gold levene p", "gold ks", "gold ks p", "gold wasserstein", "gold energy")
+
+
+def collapse(report: Report) -> Table:
+    """The distribution of gold utility after against before."""
+    rows = []
+    for arm in report["arms"]:
+        names = sorted({e["slice"] for e in report["estimates"] if e["arm"] == arm["arm"]}, key=lambda s: (s != "all", s))
+        for name in names:
+            found = [pick(report, arm["arm"], "utility", s, slice=name) for s in COLLAPSE]
+            if any(e and (e["value"] is not None or e["note"]) for e in found):
+                rows.append((arm["task"], arm["label"], name, *map(interval, found)))
+    names_ = ("task", "reward model", "slice", *(s.removeprefix("gold ") for s in COLLAPSE))
+    note = "A variance ratio far below 1 with a mean that falls is a collapse; look at the slices, not only at the whole."
+    return Table("Utility distribution, after PPO against the SFT baseline", names_, rows, note)
+
+
+def before(report: Report) -> Table:
+    """What the reward models looked like before anything was optimised against them (first seed)."""
+    rows = []
+    for arm in report["arms"]:
+        first: Row = arm["before"][0]
+        samples, rejected = first["sft_samples"], first["rejected"]
+        rows.append(
+            (
+                arm["task"],
+                arm["label"],
+                number(first["pair_accuracy"]),
+                number(first["scale"]),
+                number(samples["within_prompt_variance"]),
+                number(samples["correlation_with_length"]),
+                number(samples["negative_share"]),
+                number(rejected.get("copied")),
+                number(samples.get("agreement_until")),
+            )
+        )
+    columns = (
+        "task", "reward model", "pair accuracy", "scale", "within-prompt variance", "correlation with length",
+        "share of tokens below 0", "copy rate on rejected", "t*/T",
+    )  # fmt: skip
+    return Table("Reward models before optimisation (first seed)", columns, rows)
+
+
+def all_tables(report: Report) -> Sequence[Table]:
+    """Everything a written report shows, in order; empty ones left out."""
+    tables = [headline(report), headline(report, "greedy"), curves(report), slices(report), collapse(report), before(report)]
+    return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[3:])]

@@ -1,0 +1,75 @@
+"""Tables and token rewards on a terminal; plain when piped.  Text from models never reaches it as control codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.nouns import Span
+from rlhf_bench.reports.tables import Table, headline
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show_headline(console: Console, report: Mapping[str, Any]) -> None:
+    """The end table of a run, its data source and its warnings."""
+    for origin in report["data"]:
+        console.print(f"{origin['task']}: {visible(origin['description'])}", markup=False)
+    for warning in report["warnings"]:
+        console.print(f"note: {visible(warning)}", markup=False)
+    table = headline(report)
+    show(console, table)
+    console.print(table.note, markup=False)
+
+
+def show(console: Console, table: Table) -> None:
+    """A table: boxed on a terminal, tab-separated when piped."""
+    if not console.is_terminal:
+        for row in (table.columns, *table.rows):
+            console.print("\t".join(map(visible, row)), markup=False, soft_wrap=True)
+        return
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left")
+    for position, name in enumerate(table.columns):
+        drawn.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(escape(visible(cell)) for cell in row))
+    console.print(drawn)
+
+
+def visible(text: str) -> str:
+    """Text without control characters: they are written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def show_tokens(console: Console, text: str, spans: Sequence[Span], rewards: Sequence[float]) -> None:
+    """The response coloured by reward (green above 0, red below), then one line per token."""
+    from rich.text import Text
+
+    top = max((abs(r) for r in rewards), default=0.0) or 1.0
+    painted = Text()
+    for (start, end), reward in zip(spans, rewards, strict=True):
+        painted.append(visible_lines(text[start:end]), style=_style(reward / top))
+    console.print(painted, soft_wrap=True)
+    for (start, end), reward in zip(spans, rewards, strict=True):
+        shown = visible(text[start:end]) if end > start else "<end>" if start == len(text) else "<part>"
+        console.print(f"{reward:+.4g}\t{shown}", markup=False, soft_wrap=True)
+    console.print(f"sum {sum(rewards):+.4g}\t{len(rewards)} tokens", markup=False)
+
+
+def visible_lines(text: str) -> str:
+    """As `visible`, keeping line breaks."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _style(share: float) -> str:
+    if abs(share) < 0.05:
+        return ""
+    strength = int(60 + 140 * min(1.0, abs(share)))
+    return f"black on rgb({200 - strength // 2},{255},{200 - strength // 2})" if share > 0 else (
+        f"black on rgb(255,{255 - strength // 2},{255 - strength // 2})"
+    )  # fmt: skip
