@@ -109,6 +109,10 @@ def _unpack(
     for name, parameter in module.named_parameters():
         with torch.no_grad():
             parameter.copy_(tensors[f"{prefix}/{name}"])
-        moments = {m: tensors[f"{prefix}@{m}/{name}"] for m in ("exp_avg", "exp_avg_sq", "step") if f"{prefix}@{m}/{name}" in tensors}
+        moments = {
+            m: tensors[f"{prefix}@{m}/{name}"]
+            for m in ("exp_avg", "exp_avg_sq", "step")
+            if f"{prefix}@{m}/{name}" in tensors
+        }
         if moments:  # Adam keeps its step count on the CPU
             optimizer.state[parameter] = {m: v if m == "step" else v.to(device) for m, v in moments.items()}

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from rlhf_bench.harness.arguments import KINDS, parse_seeds, printable
 from rlhf_bench.harness.errors import BenchError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-KINDS = {"tasks": "task", "reward-models": "reward-model", "judges": "judge"}
 
 
 def main() -> None:
@@ -35,25 +31,13 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output has gone
 
 
-def printable(text: str) -> str:
-    """One line, control characters made visible: messages may quote data."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def consoles(quiet: bool) -> tuple[Console, Console]:
-    """(stdout, stderr): results go to the first, progress to the second."""
-    from rich.console import Console
-
-    return Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet, highlight=False)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="rlhf-bench", prog_name="bench")
 def bench() -> None:
     """Train a policy with PPO against each reward model, everything else held equal, and measure what comes out."""
 
 
-class SeedsType(click.ParamType):
+class SeedsType(click.ParamType[tuple[int, ...]]):
     """`3` means seeds 0, 1, 2; `11-14` and `1,5,9` name them."""
 
     name = "seeds"
@@ -65,32 +49,6 @@ class SeedsType(click.ParamType):
             return parse_seeds(str(value))
         except ValueError:
             self.fail(f"{value!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds of a count, a range or a list; ValueError for anything else, negative ones and none at all."""
-    if "," in text:
-        seeds = tuple(int(part) for part in text.split(","))
-    elif "-" in text[1:]:
-        low, _, high = text.partition("-")
-        seeds = tuple(range(int(low), int(high) + 1))
-    else:
-        seeds = tuple(range(int(text)))
-    if not seeds or min(seeds) < 0 or max(seeds) >= 2**31 or len(set(seeds)) < len(seeds):
-        raise ValueError(text)
-    return seeds
-
-
-def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """--set group.key=value texts as group -> key -> value; the value may contain anything."""
-    groups: dict[str, dict[str, str]] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        group, dot, key = name.strip().rpartition(".")
-        if not equals or not dot or not group or not key:
-            raise BenchError(f"--set {text!r} is not of the form group.key=value.", "For example: --set ppo.kl=0.1")
-        groups.setdefault(group, {})[key] = value.strip()
-    return groups
 
 
 SETTINGS = [

@@ -174,6 +174,7 @@ def _student(name: str, values: Array, level: float) -> Interval:
     if constant(scaled):
         mean, half, note = float(scaled[0]), 0.0, "all values are equal: nothing varied here"
     bounds = np.array([mean, mean - half, mean + half])
-    found = made(*map(float, np.exp(bounds) if ratio else bounds), method, note)
+    value, low, high = (np.exp(bounds) if ratio else bounds).tolist()
+    found = made(value, low, high, method, note)
     highest = 1.0 if name in SHARES else np.inf
     return found if ratio else found.clipped(0.0, highest)

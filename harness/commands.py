@@ -1,4 +1,4 @@
-"""What the commands do.  Each returns its exit code: 0 fine, 3 a report that lacks something; errors are BenchErrors."""
+"""What the commands do.  Each returns its exit code: 0 fine, 3 a report that lacks something.  Errors are raised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.cli import KINDS, consoles, parse_assignments
+from rlhf_bench.harness.arguments import KINDS, consoles, parse_assignments
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
 from rlhf_bench.reports import build, terminal
@@ -42,6 +42,7 @@ def run(
 ) -> int:
     """bench run"""
     from rlhf_bench.harness import run as runs
+    from rlhf_bench.harness.execute import Outcome
 
     request = runs.Request(
         task,
@@ -72,7 +73,7 @@ def run(
     else:
         root.prepare()
         runs.record_cells(made, root)
-        outcome = runs.Outcome()
+        outcome = Outcome()
     cells = runs.finished(made, root)
     if cells:
         settings = made.settings.stats
@@ -166,7 +167,7 @@ def listing(what: str) -> int:
     stdout, _ = consoles(False)
     if what in KINDS:
         rows = [
-            (plugin.name, plugin.reference, plugin.distribution) for plugin in plugins.available(KINDS[what]).values()  # type: ignore[arg-type]
+            (plugin.name, plugin.reference, plugin.distribution) for plugin in plugins.available(KINDS[what]).values()
         ]
         terminal.show(stdout, Table(what, ("name", "reference", "package"), rows))
         return 0
@@ -231,4 +232,3 @@ def doctor() -> int:
     stdout, _ = consoles(False)
     terminal.show(stdout, Table("doctor", ("what", "found"), facts()))
     return 0
-

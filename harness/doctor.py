@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rlhf_bench.harness import plugins
+from rlhf_bench.harness.errors import BenchError
 
 NEEDED = ("torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich", "click")
 OPTIONAL = ("openai", "rouge-score")
@@ -20,10 +21,10 @@ def facts() -> list[tuple[str, str]]:
     rows += [(name, _version(name)) for name in ("rlhf-bench", *NEEDED, *OPTIONAL)]
     rows += _hardware()
     for kind in ("task", "reward-model", "judge"):
-        for plugin in plugins.available(kind).values():  # type: ignore[arg-type]
+        for plugin in plugins.available(kind).values():
             try:
                 plugin.factory()
-            except plugins.BenchError as error:
+            except BenchError as error:
                 rows.append((f"{kind} {plugin.name}", f"BROKEN: {error.seen}"))
     return rows
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_bench.harness import collapse, statistics, store
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, Measure
 
 ALL = "all"
@@ -28,7 +29,8 @@ class CellFiles:
 
     def folder(self, role: str) -> Path:
         kind, label, key = self.record["stages"][role]
-        return self.root / kind / f"{label}-{key}"
+        found: Path = self.root / kind / f"{label}-{key}"
+        return found
 
     def judged(self) -> dict[str, Path]:
         """Folder of each judge's verdicts, by the judge's name."""
@@ -52,9 +54,12 @@ class Arm:
 def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
     """Cells grouped into arms, seeds in order; arms in order of task, reward model and key."""
     groups: dict[tuple[str, str, str], list[CellFiles]] = {}
+    seen: set[tuple[str, int]] = set()
     for cell in cells:
         r = cell.record
-        groups.setdefault((r["task"], r["reward_model"], r["arm"]), []).append(cell)
+        if (r["arm"], r["seed"]) not in seen:  # one cell copied into two folders is still one cell
+            seen.add((r["arm"], r["seed"]))
+            groups.setdefault((r["task"], r["reward_model"], r["arm"]), []).append(cell)
     return [
         Arm(task, rm, key, tuple(sorted(found, key=lambda c: c.record["seed"])))
         for (task, rm, key), found in sorted(groups.items(), key=lambda item: item[0])
@@ -73,19 +78,23 @@ class Estimator:
         found = list(self._run_statistics(arm))
         for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
             folders = [cell.judged()[judge] for cell in arm.cells]
+            same_judge(judge, folders)
             measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
             tables = [store.read_rows(folder / "verdicts.jsonl") for folder in folders]
             found += self._judge(arm, judge, measures, tables)
         return found
 
     def _judge(self, arm: Arm, judge: str, measures: Sequence[Measure], tables: Sequence[Rows]) -> Iterator[Estimate]:
-        for decoding, iteration in checkpoints(tables):
-            final = iteration == max(i for _, i in checkpoints(tables))
+        found = checkpoints(tables)
+        for decoding, iteration in found:
+            final = iteration == max(i for _, i in found)
             chosen = [[r for r in t if (r["decoding"], r["iteration"]) == (decoding, iteration)] for t in tables]
             names = sorted({s for rows in chosen for row in rows for s in row["slices"]}) if final else []
             for slice_name in [ALL, *names]:
                 part = [[r for r in rows if slice_name == ALL or slice_name in r["slices"]] for rows in chosen]
                 for m in measures:
+                    if (judge, m.name, decoding) == ("run", "kl", "greedy"):
+                        continue  # not measured: it estimates nothing there (nouns.Generation)
                     yield self._one(arm, judge, m, slice_name, decoding, iteration, part)
                     if m.before and final and decoding == "sample":
                         yield from self._collapse(arm, judge, m, slice_name, iteration, part)
@@ -96,9 +105,7 @@ class Estimator:
         cells, clusters = matrix(part, m.name)
         place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
         interval = statistics.interval(m.kind, cells, self.level, self.generator(*place), clusters)
-        undecided = int(np.isnan(cells).sum())
-        if undecided:
-            interval = interval.noted(f"{undecided} undecided: {reasons(part, m.name)}")
+        interval = interval.noted(undecided(part, m, cells), left_out(part))
         return self._estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
 
     def _collapse(
@@ -119,14 +126,16 @@ class Estimator:
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
         """KL to the SFT policy and the reward model's own (unscaled) reward at every checkpoint; repeated responses."""
         tables = [store.read_rows(cell.folder("ppo") / "generations.jsonl") for cell in arm.cells]
-        rows = [[{**row, "slices": [], "values": row} for row in table] for table in tables]
+        sources = [_sources(cell) for cell in arm.cells]
+        rows = [
+            [{**row, "slices": [], "source": of[row["example_id"]], "values": row} for row in table]
+            for table, of in zip(tables, sources, strict=True)
+        ]
         yield from self._judge(arm, "run", [Measure("kl", "level"), Measure("reward", "level")], rows)
         for decoding, iteration in checkpoints(tables):
-            texts = [
-                [r.get("response", "") for r in t if (r["decoding"], r["iteration"]) == (decoding, iteration)]
-                for t in tables
-            ]
-            found = [collapse.repetition(part) for part in texts]
+            part = [[r for r in t if (r["decoding"], r["iteration"]) == (decoding, iteration)] for t in tables]
+            texts = [[r.get("response", "") for r in rows] for rows in aligned(part)]
+            found = [collapse.repetition(responses) for responses in texts]
             for name in found[0]:
                 interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
                 cells = np.zeros((len(texts), len(texts[0])))
@@ -170,19 +179,60 @@ class Estimator:
         )
 
 
+def same_judge(judge: str, folders: Sequence[Path]) -> None:
+    """Raises BenchError when the seeds of an arm were judged with different settings: their rows do not mix."""
+    found = {store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"]) for folder in folders}
+    if len(found) > 1:
+        raise BenchError(
+            f"The judge {judge!r} measured the seeds of one arm with different settings: {'; '.join(sorted(found))}.",
+            f"Judge them all alike: bench judge RUNS --judge {judge}",
+        )
+
+
 def checkpoints(tables: Sequence[Rows]) -> list[tuple[str, int]]:
     """(decoding, iteration) found in every seed's rows, in order."""
     common = set.intersection(*({(r["decoding"], r["iteration"]) for r in table} for table in tables))
     return sorted(common, key=lambda c: (c[0] != "sample", c[1]))
 
 
+def _sources(cell: CellFiles) -> dict[str, str]:
+    """What each held-out prompt shares with others, by its id; generations do not repeat it."""
+    return {row["id"]: row.get("source", "") for row in store.read_rows(cell.folder("sft") / "examples.test.jsonl")}
+
+
+def aligned(part: Sequence[Rows]) -> list[Rows]:
+    """Each seed's rows of the prompts found under every seed, ordered by id, whatever the order in the files."""
+    tables = [{row["example_id"]: row for row in rows} for rows in part]
+    ids = sorted(set.intersection(*map(set, tables)))
+    return [[table[i] for i in ids] for table in tables]
+
+
 def matrix(part: Sequence[Rows], name: str) -> tuple[Array, list[str]]:
     """(cells [S, P], cluster of each prompt): prompts found under every seed, NaN where undecided."""
-    tables = [{row["example_id"]: row for row in rows} for rows in part]
-    ids = [i for i in tables[0] if all(i in table for table in tables)]
-    values = [[table[i]["values"].get(name) for i in ids] for table in tables]
-    cells = np.array([[np.nan if v is None else float(v) for v in row] for row in values]).reshape(len(part), len(ids))
-    return cells, [tables[0][i].get("source", "") for i in ids]
+    tables = aligned(part)
+    values = [[row["values"].get(name) for row in rows] for rows in tables]
+    cells = np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)
+    return cells.reshape(len(tables), len(tables[0])), [row.get("source", "") for row in tables[0]]
+
+
+def left_out(part: Sequence[Rows]) -> str:
+    """How many prompts only some seeds have, or ""."""
+    held = [{row["example_id"] for row in rows} for rows in part]
+    count = len(set.union(*held) - set.intersection(*held))
+    return f"{count} prompts that only some seeds have are left out" if count else ""
+
+
+def undecided(part: Sequence[Rows], m: Measure, cells: Array) -> str:
+    """How many cases are undecided and why; for wins and rates, what the value would be if all were 0, or all 1."""
+    holes = np.isnan(cells)
+    count = int(holes.sum())
+    if not count:
+        return ""
+    note = f"{count} undecided: {reasons(aligned(part), m.name)}"
+    if m.kind not in ("win", "rate"):
+        return note
+    low, high = (float(np.where(holes, value, cells).mean()) for value in (0.0, 1.0))
+    return f"{note}; if all were 0 or all 1, the value would be {low:.3f} or {high:.3f}"
 
 
 def reasons(part: Sequence[Rows], name: str) -> str:

@@ -78,7 +78,9 @@ def guarded(stage: Stage, root: Store, device: str, progress: Callable[[int, int
     try:
         return run_stage(stage, root, device, progress)
     except OSError as error:
-        raise BenchError(f"{stage.name}: {one_line(error)}.", "What was computed is kept; mend it and run again.") from error
+        raise BenchError(
+            f"{stage.name}: {one_line(error)}.", "What was computed is kept; mend it and run again."
+        ) from error
     except RuntimeError as error:
         if "out of memory" not in str(error).lower():
             raise
@@ -103,7 +105,7 @@ _events: Any = None
 
 
 def _begin(events: Any, threads: int) -> None:
-    global _events  # noqa: PLW0603 - the one thing a worker process holds
+    global _events  # the one thing a worker process holds
     _events = events
     import signal
 
@@ -118,9 +120,7 @@ def _work(stage: Stage, root: Path, device: str) -> bool:
     return guarded(stage, Store(root), device, progress)
 
 
-def _side_by_side(
-    missing: Sequence[Stage], root: Store, jobs: int, threads: int, device: str, watch: Watch
-) -> Outcome:
+def _side_by_side(missing: Sequence[Stage], root: Store, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
     import multiprocessing
 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -35,7 +35,14 @@ def _check(path: Path) -> None:
         raise BenchError(f"{path} has no config.json: it is no model folder.", "Give a folder made by save_pretrained.")
     if not any(n.endswith(".safetensors") for n in names):
         raise BenchError(f"{path} has no safetensors weights.", "Save the model again with safetensors.")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json"}:
+    if not names & {
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "tokenizer_config.json",
+    }:
         raise BenchError(f"{path} has no tokenizer.", "Put the tokenizer's files beside the model.")
 
 

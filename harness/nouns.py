@@ -162,7 +162,8 @@ class Measure:
 
     win: 1 win, .5 tie, 0 loss against the baseline, per prompt.   rate: 0 or 1, per response.
     change: a difference to the baseline on the same prompt.       level: any number, of the response alone.
-    `collapse` asks for the distribution statistics of a level measure too (before: the measure named `before`).
+    A level measure that names another one in `before` also gets the distribution statistics of collapse, after against
+    before.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """From names to a plan: which stages make a cell, and which of them are there already.
 
-A cell is (task, reward model, seed, settings).  Cells share every stage whose key is the same: one SFT policy, one set of
-pairs and baseline generations per seed, one training per reward-model recipe.
+A cell is (task, reward model, seed, settings).  Cells share every stage whose key is the same: one SFT policy, one set
+of pairs and baseline generations per seed, one training per reward-model recipe.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Cell:
         return {
             "task": self.task,
             "reward_model": self.reward_model,
-            "arm": store.content_key({k: v for k, v in _without_seed(self.stages).items()})[: store.KEY_LENGTH],
+            "arm": self.stages["ppo"].seedless_key[: store.KEY_LENGTH],
             "seed": self.seed,
             "policy": self.policy,
             "differing": dict(self.differing),
@@ -81,10 +81,6 @@ class Cell:
             "stages": stages,
             "checkpoints": {"iterations": ppo["ppo"]["iterations"], "count": ppo["ppo"]["checkpoints"]},
         }
-
-
-def _without_seed(stages: Mapping[str, Stage]) -> dict[str, Any]:
-    return {role: {k: v for k, v in stage.params.items() if k != "seed"} for role, stage in sorted(stages.items())}
 
 
 def safe_label(name: str) -> str:
@@ -115,8 +111,8 @@ def origin_of(task: Task) -> Origin:
     """The task's own statement, else its content's hash under an unknown origin."""
     if isinstance(task, HasOrigin):
         return task.origin
-    rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]  # type: ignore[arg-type]
-    rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]  # type: ignore[arg-type]
+    rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]
+    rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]
     return Origin("real", "a task that does not say where its data come from", store.content_key(rows))
 
 
@@ -151,14 +147,14 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
             (plugin.fingerprint(),),
             cost=3000.0 * float(arm.training_settings.get("epochs", 1)),
         )
-    common = {"rm": rm, "seed": seed, "max_response": task.max_response, "ppo": settings.group("ppo")}
+    common: dict[str, Any] = {"rm": rm, "seed": seed, "max_response": task.max_response, "ppo": settings.group("ppo")}
     payload = {"micro_batch": settings.ppo.micro_batch}
     code = (plugin.fingerprint(),)
     stages["scale"] = Stage(
         "scale",
         label,
         f"{H}.stage_scale:scale",
-        {**common, "ppo": {**common["ppo"], **dict.fromkeys(_NOT_OF_SCALE, 1)}},
+        {**common, "ppo": settings.group("ppo") | dict.fromkeys(_NOT_OF_SCALE, 1)},
         {"sft": stages["sft"], "pairs": stages["pairs"], **model},
         payload,
         CODE["scale"],
@@ -179,8 +175,9 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
     return Cell(task.name, rm_name, seed, policy["name"], stages, {}, task.origin)
 
 
-_NOT_OF_SCALE = ("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip",
-                 "gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every")  # fmt: skip
+_NOT_OF_SCALE = tuple(
+    ["iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip", "gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"]
+)
 """PPO settings that the scale does not depend on: sweeps over them share it."""
 
 

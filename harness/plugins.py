@@ -59,7 +59,7 @@ class Plugin:
         return target  # type: ignore[no-any-return]
 
     def fingerprint(self) -> str:
-        """Hash of the plugin's code, comments and docstrings left out, so that changed code is never mistaken for done."""
+        """Hash of the plugin's code without comments and docstrings: changed code is never mistaken for done."""
         return code_fingerprint(*_siblings(self.module))
 
 
@@ -141,7 +141,9 @@ def _siblings(module: str) -> list[str]:
                 names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
-            todo += [n for n in names if n.rpartition(".")[0] == package and n not in found and n not in todo and _source(n)]
+            todo += [
+                n for n in names if n.rpartition(".")[0] == package and n not in found and n not in todo and _source(n)
+            ]
     return sorted(found)
 
 
@@ -169,6 +171,11 @@ def _essence(path: Path) -> str:
         return path.read_text(errors="replace")
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             body[0].value.value = ""  # a docstring
     return ast.dump(tree)

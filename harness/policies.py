@@ -133,7 +133,9 @@ def _load(auto: Any, source: str | Path) -> Any:
 def _check_folder(source: str | Path) -> None:
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise BenchError(f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained.")
+        raise BenchError(
+            f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained."
+        )
     if not path.exists() and str(source).count("/") != 1:
         raise BenchError(f"There is no folder {source}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
 

@@ -17,7 +17,7 @@ from rlhf_bench.harness import ppo_math, store
 from rlhf_bench.harness.actors import Actors, load_state, save_state
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.rollout import logprobs, make_generator, rows_of, sample
+from rlhf_bench.harness.rollout import batches_by_length, logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 
@@ -111,24 +111,15 @@ def collect(run: PPORun, iteration: int) -> Experience:
         temperature=s.temperature,
     )
     rewards = run.reward_model.rewards(rollout)
-    old = in_batches(lambda part: logprobs(actors.policy, part, s.temperature), rollout, s.micro_batch)
-    reference = in_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, s.micro_batch)
-    values = in_batches(actors.critic, rollout, s.micro_batch)
+    old = map_batches(lambda part: logprobs(actors.policy, part, s.temperature), rollout, s.micro_batch)
+    reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, s.micro_batch)
+    values = map_batches(actors.critic, rollout, s.micro_batch)
     shaped = ppo_math.kl_reward(rewards / run.scale, old, reference, rollout.mask, s.kl)
     advantages = ppo_math.gae(shaped, values, rollout.mask, s.gamma, s.lam)
     returns = (advantages + values) * rollout.mask
     if s.whiten:
         advantages = ppo_math.whiten(advantages, rollout.mask)
     return Experience(rollout, rewards, old, reference, values, advantages, returns)
-
-
-def in_batches(function: Callable[[Rollout], Tensor], rollout: Rollout, size: int) -> Tensor:
-    """`function` [b, t] over `size` rows at a time, put together as [B, T]."""
-    columns, parts = rollout.mask.shape[1], []
-    for index in torch.arange(len(rollout.prompts), device=rollout.mask.device).split(size):
-        part = function(rows_of(rollout, index))
-        parts.append(torch.nn.functional.pad(part, (0, columns - part.shape[1])))
-    return torch.cat(parts)
 
 
 def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, float]:
@@ -151,7 +142,7 @@ def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float
     s, actors = run.settings, run.actors
     tokens = int(experience.rollout.mask[index].sum())
     sums = torch.zeros(3)
-    for part in index.split(s.micro_batch):
+    for part in batches_by_length(experience.rollout, index, s.micro_batch):
         rollout = rows_of(experience.rollout, part)
         width = rollout.mask.shape[1]
         old, values, advantages, returns = (

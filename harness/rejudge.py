@@ -57,7 +57,8 @@ def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
     task, _ = plan.open_task(spec["name"], spec["settings"])
     if task.origin.sha256 != spec["sha256"]:
         raise BenchError(
-            f"The data of {spec['name']!r} changed since the run ({spec['sha256'][:12]} is now {task.origin.sha256[:12]}).",
+            f"The data of {spec['name']!r} changed since the run "
+            f"({spec['sha256'][:12]} is now {task.origin.sha256[:12]}).",
             "Judge with the data and version the run was made with.",
         )
     label = f"{plan.safe_label(cell.record['task'])}-{plan.safe_label(cell.record['reward_model'])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.nouns import Rollout
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def make_generator(*parts: object) -> Any:
-    """A CPU generator whose seed is a hash of `parts`: each draw names what it is for, so nothing has to be restored."""
+    """A CPU generator seeded by a hash of `parts`: each draw names what it is for, so nothing has to be restored."""
     import torch
 
     from rlhf_bench.harness.store import content_key
@@ -145,6 +145,26 @@ def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
         rollout.finished[index],
         rollout.tokenizer,
     )
+
+
+def batches_by_length(rollout: Rollout, index: Tensor, size: int) -> list[Tensor]:
+    """`index` in parts of at most `size` rows of similar length, so that little is computed on padding."""
+    import torch
+
+    lengths = rollout.prompt_mask[index].sum(1) + rollout.mask[index].sum(1)
+    return list(torch.split(index[torch.argsort(lengths, stable=True)], size))
+
+
+def map_batches(function: Callable[[Rollout], Tensor], rollout: Rollout, size: int) -> Tensor:
+    """`function` [b, t] over parts of at most `size` rows, put together as [B, T] in the rollout's order."""
+    import torch
+
+    everything = torch.arange(len(rollout.prompts), device=rollout.mask.device)
+    whole = torch.zeros(rollout.mask.shape, dtype=torch.float32, device=rollout.mask.device)
+    for index in batches_by_length(rollout, everything, size):
+        part = function(rows_of(rollout, index))
+        whole[index, : part.shape[1]] = part
+    return whole
 
 
 def text_rollout(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], device: str) -> Rollout:

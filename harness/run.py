@@ -137,7 +137,7 @@ def raise_first(outcome: Outcome) -> None:
 
 def rough_seconds(stage: Stage, root: store.Store) -> float | None:
     """How long a stage may take: its cost at the median rate of the same kind of stage in this store, else None."""
-    rates = []
+    rates: list[float] = []
     for path in sorted((root.root / stage.kind).glob(f"*/{store.MARKER}")):
         record = store.read_json(path)
         if record.get("cost"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.plugins import one_line
-from rlhf_bench.harness.rollout import rows_of
+from rlhf_bench.harness.rollout import map_batches
 from rlhf_bench.harness.seams import RewardModel
 
 if TYPE_CHECKING:
@@ -34,16 +34,7 @@ class NamedRewardModel:
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] float32, checked: see `check_rewards`."""
-        import torch
-
-        columns = rollout.mask.shape[1]
-        parts = []
-        for start in range(0, len(rollout.prompts), self.batch):
-            index = torch.arange(start, min(start + self.batch, len(rollout.prompts)), device=rollout.mask.device)
-            part = rows_of(rollout, index)
-            rewards = check_rewards(self.name, self._ask(part), part)
-            parts.append(torch.nn.functional.pad(rewards, (0, columns - rewards.shape[1])))
-        return torch.cat(parts)
+        return map_batches(lambda part: check_rewards(self.name, self._ask(part), part), rollout, self.batch)
 
     def _ask(self, rollout: Rollout) -> Any:
         import torch
@@ -73,13 +64,13 @@ def check_rewards(name: str, rewards: Any, rollout: Rollout) -> Tensor:
             f"the response mask's is {list(shape)}.",
             "Return one reward per response token.",
         )
-    rewards = rewards.to(rollout.mask.device, torch.float32)
-    if not bool(torch.isfinite(rewards).all()):
-        bad = int((~torch.isfinite(rewards)).sum())
+    found: Tensor = rewards.to(rollout.mask.device, torch.float32)
+    if not bool(torch.isfinite(found).all()):
+        bad = int((~torch.isfinite(found)).sum())
         raise BenchError(f"The reward model {name!r} returned {bad} rewards that are NaN or infinite.")
-    if bool((rewards * ~rollout.mask).any()):
+    if bool((found * ~rollout.mask).any()):
         raise BenchError(f"The reward model {name!r} gave rewards outside the response mask.", "Multiply by the mask.")
-    return rewards
+    return found
 
 
 def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dict[str, Tensor]:

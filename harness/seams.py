@@ -1,4 +1,4 @@
-"""The seams: small Protocols with one main verb.  A plugin inherits nothing; it has these members, or it fails `bench check`.
+"""The seams: small Protocols with one main verb.  A plugin inherits nothing; `bench check` says what it lacks.
 
 A plugin is registered as a *factory*: a callable whose keyword parameters are its settings (`--set NAME.key=value`) and
 which returns the object below.  Importing a plugin's module must be cheap; import torch inside the verbs.

@@ -58,7 +58,7 @@ class PPOSettings:
     rollouts: int = 64
     epochs: int = 1
     minibatches: int = 2
-    micro_batch: int = 64
+    micro_batch: int = 16
     lr: float = 5e-4
     critic_lr: float = 1e-3
     clip: float = 0.2
@@ -86,10 +86,9 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class StatsSettings:
-    """Intervals: nominal level, bootstrap resamples, and the seed of their generators."""
+    """Intervals: nominal level, and the seed of their generators."""
 
     level: float = 0.95
-    resamples: int = 9999
     seed: int = 0
 
 
@@ -114,8 +113,8 @@ GROUPS = tuple(f.name for f in fields(Settings) if f.name != "plugins")
 POSITIVE = {
     "policy.layers", "policy.width", "policy.heads", "policy.vocabulary", "sft.steps", "sft.batch", "sft.lr",
     "ppo.iterations", "ppo.rollouts", "ppo.epochs", "ppo.minibatches", "ppo.micro_batch", "ppo.lr", "ppo.critic_lr",
-    "ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples", "ppo.max_grad_norm",
-    "eval.batch", "stats.resamples", "sft.save_every",
+    "ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples",
+    "ppo.max_grad_norm", "eval.batch", "sft.save_every",
 }  # fmt: skip
 FRACTIONS = {"sft.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
 
@@ -195,6 +194,7 @@ def factory_settings(name: str, factory: Callable[..., Any], given: Mapping[str,
 
     Raises BenchError for a key the factory does not have, or one without default that was not given.
     """
+    parameters: Mapping[str, inspect.Parameter]
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A stage: a function from settings and earlier folders to a new folder, named by the hash of all that it depends on."""
+"""A stage: a function from settings and earlier folders to a new folder, named by a hash of all it depends on."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ SHARED_CODE = ("rlhf_bench.harness.text", "rlhf_bench.harness.policies", "rlhf_b
 class Stage:
     """One node of the plan.  Two stages with equal keys are the same stage, whoever asks for it.
 
-    `function` is "module:name"; `params` are JSON-able and enter the key, as do the inputs' keys and the code that makes
-    the result: the function's module and those named in `code`.  `plugin_code` holds fingerprints of the plugins
+    `function` is "module:name"; `params` are JSON-able and enter the key, as do the inputs' keys and the code that
+    makes the result: the function's module and those named in `code`.  `plugin_code` holds fingerprints of the plugins
     involved; `payload` is handed to the function beside `params` but is no part of the key; `cost` is a guess of the
     work in rows through a model, for time estimates.
     """
@@ -54,15 +54,18 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        return store.content_key(
-            {
-                "kind": self.kind,
-                "params": self.params,
-                "inputs": {name: stage.key for name, stage in sorted(self.inputs.items())},
-                "code": code_fingerprint(self.function.partition(":")[0], *self.code, *SHARED_CODE),
-                "plugins": self.plugin_code,
-            }
-        )
+        """Names the result."""
+        return self._hash(self.params, {name: stage.key for name, stage in self.inputs.items()})
+
+    @cached_property
+    def seedless_key(self) -> str:
+        """Names the arm: equal for stages that differ in the training seed alone, all the way down."""
+        params = {name: value for name, value in self.params.items() if name != "seed"}
+        return self._hash(params, {name: stage.seedless_key for name, stage in self.inputs.items()})
+
+    def _hash(self, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        code = code_fingerprint(self.function.partition(":")[0], *self.code, *SHARED_CODE)
+        return store.content_key([self.kind, params, inputs, code, self.plugin_code])
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Pair, to_row
+from rlhf_bench.harness.nouns import Pair, Split, to_row
 from rlhf_bench.harness.rollout import make_generator, sample
 from rlhf_bench.harness.stage import Context
 from rlhf_bench.harness.stage_policy import load_task
@@ -23,11 +23,16 @@ def pairs(context: Context) -> Mapping[str, Any]:
     p = context.params
     task = load_task(p)
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
+    held_out = {example.prompt for example in task.examples("test")}
     figures: dict[str, Any] = {}
-    for split in ("train", "test"):
-        found = list(task.pairs(split))  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        found = list(task.pairs(split))
         found = found[: p["data"]["limit"]] if p["data"]["limit"] else found
         _check_pairs(p["task"]["name"], split, found)
+        leaked = sum(pair.prompt in held_out for pair in found) if split == "train" else 0
+        if leaked:
+            raise BenchError(f"{leaked} training pairs of {p['task']['name']!r} are about held-out test prompts.")
         fitting = _fit(tokenizer, found, p["data"]["max_prompt_tokens"], task.max_response_tokens)
         complete = _sample_rejected(context, fitting, split, task.max_response_tokens)
         kept = [pair for pair in complete if pair.chosen.strip() != (pair.rejected or "").strip()]
@@ -49,10 +54,14 @@ def pairs(context: Context) -> Mapping[str, Any]:
 
 def _check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
     if not found:
-        raise BenchError(f"The task {name!r} has no {split} pairs.", "Reward models learn from train, are tested on test.")
+        raise BenchError(
+            f"The task {name!r} has no {split} pairs.", "Reward models learn from train, are tested on test."
+        )
     empty = [pair.id for pair in found if not pair.chosen.strip() or not pair.prompt.strip()]
     if empty:
-        raise BenchError(f"{len(empty)} {split} pairs of {name!r} have an empty prompt or chosen text, e.g. {empty[0]!r}.")
+        raise BenchError(
+            f"{len(empty)} {split} pairs of {name!r} have an empty prompt or chosen text, e.g. {empty[0]!r}."
+        )
 
 
 def _fit(tokenizer: Any, found: Sequence[Pair], longest: int, max_response: int) -> list[Pair]:

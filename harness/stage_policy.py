@@ -21,7 +21,9 @@ def load_task(params: Mapping[str, Any]) -> Task:
     spec = params["task"]
     task = plugins.build("task", spec["name"], spec["settings"])
     if not isinstance(task, Task):
-        raise BenchError(f"The task {spec['name']!r} lacks members of the Task seam.", f"bench check task {spec['name']}")
+        raise BenchError(
+            f"The task {spec['name']!r} lacks members of the Task seam.", f"bench check task {spec['name']}"
+        )
     return task
 
 
@@ -32,7 +34,7 @@ def sft(context: Context) -> Mapping[str, Any]:
     """
     p = context.params
     task = load_task(p)
-    splits = {split: _limited(task.examples(split), p["data"]["limit"]) for split in ("sft", "train", "test")}  # type: ignore[arg-type]
+    splits = {split: _limited(task.examples(split), p["data"]["limit"]) for split in ("sft", "train", "test")}
     _check_examples(p["task"]["name"], splits)
     settings = SFTSettings(**p["sft"])
     model, tokenizer = _start(p, splits, task.max_response_tokens, context.device)
@@ -71,7 +73,9 @@ def _check_examples(name: str, splits: Mapping[str, Sequence[Example]]) -> None:
             raise BenchError(f"The task {name!r} has no examples in split {split!r}.")
         empty = [e.id for e in examples if not e.prompt.strip() or (split == "sft" and not e.completion.strip())]
         if empty:
-            raise BenchError(f"Split {split!r} of {name!r} has {len(empty)} empty prompts or completions, e.g. {empty[0]!r}.")
+            raise BenchError(
+                f"Split {split!r} of {name!r} has {len(empty)} empty prompts or completions, e.g. {empty[0]!r}."
+            )
     held_out = {e.prompt for e in splits["test"]}
     shared = {e.prompt for split in ("sft", "train") for e in splits[split]} & held_out
     if shared:
@@ -93,9 +97,7 @@ def _start(
     kept, _ = _fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     longest = max(len(row) for split in kept.values() for row in encode_prompts(tokenizer, [e.prompt for e in split]))
     context_length = longest + 2 * max_response + 32  # room for a response and its correction, made to measure
-    model = policies.tiny_model(
-        tokenizer, context_length, size["layers"], size["width"], size["heads"], seed=p["seed"]
-    )
+    model = policies.tiny_model(tokenizer, context_length, size["layers"], size["width"], size["heads"], seed=p["seed"])
     return model.to(device), tokenizer
 
 
@@ -152,8 +154,9 @@ def _size(model: Any) -> int:
 def read_examples(folder: Path, split: str) -> list[Example]:
     """Examples that the sft stage stored."""
     rows = store.read_rows(folder / f"examples.{split}.jsonl")
-    tuples = ("slices", "references")
-    return [Example(**{k: tuple(v) if k in tuples else v for k, v in row.items()}) for row in rows]
+    for row in rows:
+        row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
+    return [Example(**row) for row in rows]
 
 
 def held_out(folder: Path, settings: EvalSettings) -> list[Example]:

@@ -66,7 +66,9 @@ def _spread(grid: torch.Tensor, samples: Sequence[Mapping[str, torch.Tensor]]) -
 def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dict[str, Any]:
     """Pair accuracy on the held-out pairs (a tie counts half) and the means over their two sides."""
     found = read_pairs(context.inputs["pairs"], "test")
-    right, chosen, rejected = 0.0, [], []
+    right = 0.0
+    chosen: list[Mapping[str, torch.Tensor]] = []
+    rejected: list[Mapping[str, torch.Tensor]] = []
     for start in range(0, len(found), 64):
         batch = found[start : start + 64]
         sides = []

@@ -1,8 +1,8 @@
 """Folders of results: written aside, then renamed, so that a folder that exists is complete.
 
-    ROOT/<kind>/<label>-<key>/   a stage's result, `stage.json` inside
-    ROOT/cells/<label>-<key>.json   which folders make up a cell
-    ROOT/.partial/<kind>-<key>/  a stage in the making: `work/` becomes the result, `scratch/` holds its checkpoints
+ROOT/<kind>/<label>-<key>/   a stage's result, `stage.json` inside
+ROOT/cells/<label>-<key>.json   which folders make up a cell
+ROOT/.partial/<kind>-<key>/  a stage in the making: `work/` becomes the result, `scratch/` holds its checkpoints
 """
 
 from __future__ import annotations

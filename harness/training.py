@@ -57,7 +57,7 @@ def train_preferences(
 
 def _score_labelled_positions_only() -> None:
     """Let TRL's loss skip unlabelled positions on a CPU as it does on a GPU (its switch asks for Triton; 9 of 10
-    positions are prompt, and the head is half of a tiny model's step).  Same numbers; a TRL without it is just slower."""
+    positions are prompt, and the head is half of a tiny model's step).  Same numbers; without it just slower."""
     from trl.trainer import utils
 
     if hasattr(utils, "_use_triton"):

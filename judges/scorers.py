@@ -25,7 +25,9 @@ def load_scorer(name: str) -> Scorer:
     except Exception as error:
         raise BenchError(f"The scorer {name!r} cannot be imported: {one_line(error)}.") from error
     if not callable(found):
-        raise BenchError(f"The scorer {name!r} is not callable.", "Give a function (example, response) -> float | None.")
+        raise BenchError(
+            f"The scorer {name!r} is not callable.", "Give a function (example, response) -> float | None."
+        )
     return found  # type: ignore[no-any-return]
 
 

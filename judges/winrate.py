@@ -14,8 +14,8 @@ from rlhf_bench.judges.scorers import NO_GOLD, load_scorer
 class WinRate:
     """1 for the better response, .5 when they are equal within `tolerance`, 0 for the worse.
 
-    `scorer` names a scorer ("rouge-l" or module:attribute) to be used instead of the task's gold utility; a task without
-    gold and without a scorer leaves every case undecided.
+    `scorer` names a scorer ("rouge-l" or module:attribute) to be used instead of the task's gold utility; without gold
+    and without a scorer every case is undecided.
     """
 
     scorer: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,16 @@ def lacking_of(cell: CellFiles) -> list[str]:
 def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> dict[str, Any]:
     """The report of `cells`: estimates, arms, data, warnings, samples and manifest."""
     arms = arms_of(cells)
+    labels = labels_of(arms)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "key": report_key(cells, missing, estimator),
         "data": origins(cells),
-        "arms": [describe(arm) for arm in arms],
+        "arms": [describe(arm, labels[arm.key]) for arm in arms],
         "estimates": [asdict(estimate) for arm in arms for estimate in estimator.arm(arm)],
-        "warnings": [*missing, *[w for arm in arms for w in warnings(arm)]],
-        "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms)],
+        "warnings": [*missing, *[w for arm in arms for w in warnings(arm, labels[arm.key])]],
+        "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
         "manifest": manifest(cells, command),
     }
 
@@ -66,7 +67,7 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
     """Hash of all that a report is computed from; an equal one need not be made again."""
     from rlhf_bench.harness.plugins import code_fingerprint
 
-    modules = ("statistics", "cells", "collapse", "comparisons", "estimates", "alarms")
+    modules = ("statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms")
     code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), "rlhf_bench.reports.build")
     rows = sorted(store.canonical(cell.record) for cell in cells)
     return store.content_key([rows, list(missing), asdict(estimator), code])
@@ -78,14 +79,14 @@ def origins(cells: Sequence[CellFiles]) -> list[dict[str, Any]]:
     return [{"task": r["task"], **r["origin"]} for _, r in sorted(found.items())]
 
 
-def describe(arm: Arm) -> dict[str, Any]:
+def describe(arm: Arm, label: str) -> dict[str, Any]:
     """An arm's label, seeds and what was measured before optimisation (scale.json of every seed)."""
     record = arm.cells[0].record
     return {
         "task": arm.task,
         "reward_model": arm.reward_model,
         "arm": arm.key,
-        "label": label_of(arm),
+        "label": label,
         "policy": record["policy"],
         "seeds": list(arm.seeds),
         "differing": record["differing"],
@@ -95,28 +96,47 @@ def describe(arm: Arm) -> dict[str, Any]:
     }
 
 
-def label_of(arm: Arm) -> str:
-    """The reward model's name, with what was set by hand when it was."""
+def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
+    """Arm key -> the reward model's name, with the settings by hand that tell it from the other arms shown."""
+    settings = {arm.key: _own_settings(arm, arms) for arm in arms}
+    common = set.intersection(*(set(own.items()) for own in settings.values())) if len(arms) > 1 else set()
+    labels = {}
+    for arm in arms:
+        shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
+        if len(arms) == 1:
+            shown = []  # nothing to be told from; the command stands in the manifest
+        labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
+    for arm in arms:  # the last resort for arms that still look alike, e.g. other data of one task
+        if list(labels.values()).count(labels[arm.key]) > 1:
+            labels[arm.key] += f" #{arm.key[:6]}"
+    return labels
+
+
+def _own_settings(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """Settings by hand, those of other reward models left out and those of its own shortened."""
+    others = {other.reward_model for other in arms} - {arm.reward_model}
     differing = arm.cells[0].record["differing"]
-    shown = [f"{k.removeprefix(arm.reward_model + '.')}={v}" for k, v in differing.items() if not k.startswith("data.")]
-    shown = [text for text in shown if not text.startswith(f"{arm.task}.data=")]
-    return f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
+    return {
+        name.removeprefix(f"{arm.reward_model}."): value
+        for name, value in differing.items()
+        if name.rpartition(".")[0] not in others
+    }
 
 
-def warnings(arm: Arm) -> list[str]:
+def warnings(arm: Arm, label: str) -> list[str]:
     """What a reader must know before believing the arm's numbers."""
     found = []
     if len(arm.seeds) == 1:
-        found.append(f"{label_of(arm)}: one training seed; intervals are conditional on this training run")
+        found.append(f"{label}: one training seed; intervals are conditional on this training run")
     for cell in arm.cells:
         steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
-        found += [f"{label_of(arm)}, seed {cell.record['seed']}: {text}" for text in alarms(steps)]
+        found += [f"{label}, seed {cell.record['seed']}: {text}" for text in alarms(steps)]
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
-            found.append(f"{label_of(arm)}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
+            found.append(f"{label}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
     versions = {store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "ppo")}
     if len(versions) > 1:
-        found.append(f"{label_of(arm)}: made with different versions of the software")
+        found.append(f"{label}: made with different versions of the software")
     return found
 
 
@@ -126,7 +146,7 @@ def stage_record(cell: CellFiles, role: str) -> dict[str, Any]:
     return record
 
 
-def samples(task: str, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """The first held-out prompts with the reference, the baseline's and every arm's final response (lowest seed)."""
     found: dict[str, dict[str, Any]] = {}
     for arm in [a for a in arms if a.task == task]:
@@ -149,7 +169,7 @@ def samples(task: str, arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 continue
             if not place["responses"]:
                 place["responses"].append({"arm": "SFT baseline", "seed": arm.seeds[0], "text": before[example["id"]]})
-            place["responses"].append({"arm": label_of(arm), "seed": arm.seeds[0], "text": after[example["id"]]})
+            place["responses"].append({"arm": labels[arm.key], "seed": arm.seeds[0], "text": after[example["id"]]})
     return list(found.values())
 
 
@@ -166,7 +186,9 @@ def manifest(cells: Sequence[CellFiles], command: str) -> dict[str, Any]:
         for role in cell.record["stages"]:
             record = stage_record(cell, role)
             name = f"{record['kind']} {record['label']}-{record['key'][: store.KEY_LENGTH]}"
-            stages[name] = {k: record[k] for k in ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")}
+            stages[name] = {
+                k: record[k] for k in ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")
+            }
     return {
         "command": command,
         "git_commit": git_commit(),

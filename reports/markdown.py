@@ -80,7 +80,9 @@ def _manifest(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Made by", "", *_fenced(manifest["command"]))
     versions = {f"{k} {v}" for stage in manifest["stages"].values() for k, v in stage["versions"].items()}
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in manifest["stages"].values()})
-    yield f"Seeds {', '.join(map(str, manifest['seeds']))}; {escape(', '.join(sorted(versions)))}; " + "; ".join(machines)
+    yield f"Seeds {', '.join(map(str, manifest['seeds']))}; {escape(', '.join(sorted(versions)))}; " + "; ".join(
+        machines
+    )
     if manifest["git_commit"]:
         yield f"Commit `{manifest['git_commit'][:12]}`."
     yield from ("", "| stage | seconds |", "|---|--:|")

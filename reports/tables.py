@@ -14,7 +14,7 @@ class Table(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
 
@@ -58,16 +58,18 @@ def headline(report: Report, decoding: str = "sample") -> Table:
     columns = [
         (name, judge, statistic)
         for name, judge, statistic in HEADLINE
-        if any(e["judge"] == judge and e["statistic"] == statistic and e["value"] is not None for e in report["estimates"])
+        if any(
+            e["judge"] == judge and e["statistic"] == statistic and e["value"] is not None for e in report["estimates"]
+        )
         and not (decoding == "greedy" and statistic == "kl")
     ]
     rows = []
     for arm in report["arms"]:
-        cells = [interval(pick(report, arm["arm"], judge, statistic, decoding=decoding)) for _, judge, statistic in columns]
+        cells = [
+            interval(pick(report, arm["arm"], judge, statistic, decoding=decoding)) for _, judge, statistic in columns
+        ]
         accuracy = [before["pair_accuracy"] for before in arm["before"]]
-        rows.append(
-            (arm["task"], arm["label"], str(len(arm["seeds"])), *cells, number(sum(accuracy) / len(accuracy)))
-        )
+        rows.append((arm["task"], arm["label"], str(len(arm["seeds"])), *cells, number(sum(accuracy) / len(accuracy))))
     title = "At the last checkpoint, " + ("sampled at temperature 1" if decoding == "sample" else "greedy decoding")
     names = ("task", "reward model", "seeds", *(name for name, _, _ in columns), "pair accuracy")
     return Table(title, names, rows, headline_note(report))
@@ -93,13 +95,22 @@ def curves(report: Report) -> Table:
         own = [e for e in report["estimates"] if e["arm"] == arm["arm"] and e["decoding"] == "sample"]
         for iteration in sorted({e["iteration"] for e in own}):
             cells = [
-                interval(next((e for e in own if (e["iteration"], e["judge"], e["statistic"], e["slice"]) == (iteration, j, s, "all")), None))
+                interval(
+                    next(
+                        (
+                            e
+                            for e in own
+                            if (e["iteration"], e["judge"], e["statistic"], e["slice"]) == (iteration, j, s, "all")
+                        ),
+                        None,
+                    )
+                )
                 for _, j, s in wanted
             ]
             rows.append((arm["task"], arm["label"], str(iteration), *cells))
     return Table(
         "Along training", ("task", "reward model", "iteration", *(name for name, _, _ in wanted)), rows,
-        "Checkpoints were fixed beforehand; none was chosen for its result.  The reward is the reward model's own, unscaled.",
+        "Checkpoints were fixed beforehand; none was chosen for its result.  Rewards are unscaled.",
     )  # fmt: skip
 
 
@@ -124,13 +135,17 @@ def collapse(report: Report) -> Table:
     """The distribution of gold utility after against before."""
     rows = []
     for arm in report["arms"]:
-        names = sorted({e["slice"] for e in report["estimates"] if e["arm"] == arm["arm"]}, key=lambda s: (s != "all", s))
+        names = sorted(
+            {e["slice"] for e in report["estimates"] if e["arm"] == arm["arm"]}, key=lambda s: (s != "all", s)
+        )
         for name in names:
             found = [pick(report, arm["arm"], "utility", s, slice=name) for s in COLLAPSE]
             if any(e and (e["value"] is not None or e["note"]) for e in found):
                 rows.append((arm["task"], arm["label"], name, *map(interval, found)))
     names_ = ("task", "reward model", "slice", *(s.removeprefix("gold ") for s in COLLAPSE))
-    note = "A variance ratio far below 1 with a mean that falls is a collapse; look at the slices, not only at the whole."
+    note = (
+        "A variance ratio far below 1 with a mean that falls is a collapse; look at the slices, not only at the whole."
+    )
     return Table("Utility distribution, after PPO against the SFT baseline", names_, rows, note)
 
 
@@ -162,5 +177,12 @@ def before(report: Report) -> Table:
 
 def all_tables(report: Report) -> Sequence[Table]:
     """Everything a written report shows, in order; empty ones left out."""
-    tables = [headline(report), headline(report, "greedy"), curves(report), slices(report), collapse(report), before(report)]
+    tables = [
+        headline(report),
+        headline(report, "greedy"),
+        curves(report),
+        slices(report),
+        collapse(report),
+        before(report),
+    ]
     return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[3:])]

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 def show_headline(console: Console, report: Mapping[str, Any]) -> None:
     """The end table of a run, its data source and its warnings."""
     for origin in report["data"]:
-        console.print(f"{origin['task']}: {visible(origin['description'])}", markup=False)
+        console.print(
+            f"{origin['task']}: {visible(origin['description'])}", markup=False, soft_wrap=not console.is_terminal
+        )
     for warning in report["warnings"]:
-        console.print(f"note: {visible(warning)}", markup=False)
+        console.print(f"note: {visible(warning)}", markup=False, soft_wrap=not console.is_terminal)
     table = headline(report)
     show(console, table)
-    console.print(table.note, markup=False)
+    console.print(table.note, markup=False, soft_wrap=not console.is_terminal)
 
 
 def show(console: Console, table: Table) -> None:

@@ -1,6 +1,6 @@
 """From a seq2seq reward model's agreement with a response to a reward per token: pure tensor functions.
 
-Source: seq2seq reward modeling, arXiv 2409.00162, as in docs/method notes: with m_t = 1 where the teacher-forced argmax
+Source: seq2seq reward modeling, arXiv 2409.00162, read as follows.  With m_t = 1 where the teacher-forced argmax
 equals y_t and t* the first t with m_t = 0:  +1 for t < t*;  -1 for t >= t* with m_t = 0;  0 for t > t* with m_t = 1.
 """
 
@@ -36,7 +36,7 @@ def positive_part(rewards: Tensor) -> Tensor:
 
 
 def on_last_token(scores: Tensor, mask: Tensor) -> Tensor:
-    """A score per response [B] as rewards [B, T]: all of it on the last response token (end-of-sequence if there is one).
+    """A score per response [B] as rewards [B, T]: all on the last response token (end-of-sequence if there is one).
 
     A response without any token gets none.
     """

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Scalar:
     """A sequence classifier with one label on the SFT policy, trained by TRL's RewardTrainer."""
 
-    epochs: int = 1
-    batch: int = 64
-    lr: float = 1e-3
+    epochs: int = 3
+    batch: int = 16
+    lr: float = 3e-3
     warmup: float = 0.05
     save_every: int = 200
     head_std: float = 0.02

@@ -1,8 +1,8 @@
 """Seq2seq reward models (arXiv 2409.00162): a corrector of responses, whose agreement with a response is its reward.
 
-Trained on correction (prompt, rejected -> chosen) and identity (prompt, chosen -> chosen) mappings, starting from the SFT
-policy and sharing its tokenizer.  Scoring is one teacher-forced pass over [prompt; response; marker; response]: before
-the first divergence greedy decoding and teacher forcing agree, so nothing is generated.
+Trained on correction (prompt, rejected -> chosen) and identity (prompt, chosen -> chosen) mappings, starting from the
+SFT policy and sharing its tokenizer.  Scoring is one teacher-forced pass over [prompt; response; marker; response]:
+before the first divergence greedy decoding and teacher forcing agree, so nothing is generated.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Seq2Seq:
     """
 
     reading: str = "token"
-    epochs: int = 8
-    batch: int = 64
+    epochs: int = 3
+    batch: int = 16
     lr: float = 2e-3
     warmup: float = 0.05
     save_every: int = 200
@@ -152,7 +152,9 @@ def check_context(needed: int, context: int | None, what: str) -> None:
 class Seq2SeqScorer:
     """Rewards from a corrector that shares the policy's tokenizer."""
 
-    def __init__(self, model: Any, tokenizer: Any, layout: Layout, reading: str = "token", summary: str = "sum") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, layout: Layout, reading: str = "token", summary: str = "sum"
+    ) -> None:
         self.model, self.tokenizer, self.layout = model, tokenizer, layout
         self.reading, self.summary = reading, summary
 
@@ -171,7 +173,7 @@ class Seq2SeqScorer:
         return extraction.on_last_token(scores, rollout.mask)
 
     def matches(self, rollout: Rollout) -> Tensor:
-        """m [B, T] bool: the corrector, having read prompt and response and the response up to t, would write y_t next."""
+        """m [B, T] bool: having read prompt, response and correction up to t, the corrector would write y_t next."""
         import torch
 
         inputs, mask, positions = self._inputs(rollout)
@@ -180,10 +182,11 @@ class Seq2SeqScorer:
             logits = self.model(
                 input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
             ).logits
-        return (logits[:, :-1].argmax(-1) == rollout.response_ids) & rollout.mask
+        matches: Tensor = (logits[:, :-1].argmax(-1) == rollout.response_ids) & rollout.mask
+        return matches
 
     def _inputs(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        """ids, mask, position ids [B, C + T]: contexts right-aligned in C columns, so that all responses start in one."""
+        """ids, mask, position ids [B, C + T]: contexts right-aligned in C columns, so that responses start in one."""
         import torch
 
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id

@@ -17,7 +17,8 @@ Exchange = tuple[str, str]
 class FactKind:
     """A kind of fact and its sentences; `{}` stands for the value.
 
-    `proposals` and `corrections` settle a value in the dialogue and `accepts` say it again, `mentions` name one without settling anything,
+    `proposals` and `corrections` settle a value in the dialogue and `accepts` say it again, `mentions` name one without
+    settling anything,
     `statements` are its paraphrases in a summary.
     """
 

@@ -88,7 +88,10 @@ def _settlement(rng: random.Random, register: Register, facts: Facts) -> list[Ex
         after = moves.index((kind, "proposals", old)) + 1
         moves.insert(rng.randint(after, len(moves)), (kind, "corrections", facts.truth[kind]))
     return [
-        (rng.choice(getattr(register.kinds[kind], templates)).format(value), rng.choice(register.kinds[kind].accepts).format(value))
+        (
+            rng.choice(getattr(register.kinds[kind], templates)).format(value),
+            rng.choice(register.kinds[kind].accepts).format(value),
+        )
         for kind, templates, value in moves
     ]
 
