@@ -175,8 +175,9 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
     return Cell(task.name, rm_name, seed, policy["name"], stages, {}, task.origin)
 
 
-_NOT_OF_SCALE = tuple(
-    ["iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip", "gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"]
+_NOT_OF_SCALE = (
+    *("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip"),
+    *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
 )
 """PPO settings that the scale does not depend on: sweeps over them share it."""
 

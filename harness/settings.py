@@ -54,7 +54,7 @@ class PPOSettings:
     `scale_samples` SFT samples set each arm's reward scale.  `micro_batch` rows go through a model at once.
     """
 
-    iterations: int = 80
+    iterations: int = 48
     rollouts: int = 64
     epochs: int = 1
     minibatches: int = 2
@@ -69,8 +69,8 @@ class PPOSettings:
     whiten: bool = True
     temperature: float = 1.0
     max_grad_norm: float = 1.0
-    checkpoints: int = 4
-    save_every: int = 10
+    checkpoints: int = 3
+    save_every: int = 8
     scale_prompts: int = 64
     scale_samples: int = 4
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Scalar:
     """A sequence classifier with one label on the SFT policy, trained by TRL's RewardTrainer."""
 
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 16
     lr: float = 3e-3
     warmup: float = 0.05

@@ -30,7 +30,7 @@ class Seq2Seq:
     """
 
     reading: str = "token"
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 16
     lr: float = 2e-3
     warmup: float = 0.05
@@ -184,6 +184,17 @@ class Seq2SeqScorer:
             ).logits
         matches: Tensor = (logits[:, :-1].argmax(-1) == rollout.response_ids) & rollout.mask
         return matches
+
+    def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Per response [B]: t*/T (`agreement_until`), and whether the corrector changes nothing (`copied`).
+
+        A pure copier rewards length and tells nothing apart: watch the copy rate on rejected responses.
+        """
+        from rlhf_bench.reward_models.extraction import divergence
+
+        matches, length = self.matches(rollout), rollout.mask.sum(1).clamp(min=1)
+        first = divergence(matches, rollout.mask)
+        return {"agreement_until": first / length, "copied": (first == rollout.mask.sum(1)).float()}
 
     def _inputs(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """ids, mask, position ids [B, C + T]: contexts right-aligned in C columns, so that responses start in one."""

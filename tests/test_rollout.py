@@ -15,10 +15,12 @@ from torch import Tensor
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.rollout import (
     _pick,
+    batches_by_length,
     full_inputs,
     logprobs,
     make_generator,
     make_rollout,
+    map_batches,
     rows_of,
     sample,
     text_rollout,
@@ -222,6 +224,19 @@ def test_some_rows_have_the_logprobs_they_have_among_all(tiny: Tiny, rollout: Ro
         assert rows(part) == [rows(rollout)[i] for i in index.tolist()]
         assert torch.equal(part.finished, rollout.finished[index])
         torch.testing.assert_close(logprobs(tiny.model, part).detach(), table[index, :width], rtol=1e-4, atol=1e-4)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.integers(1, 10))
+def test_batches_hold_every_row_once_and_come_back_in_order(tokenizer: Any, lengths: list[int], size: int) -> None:
+    rollout = by_hand(tokenizer, [[40] * n for n in lengths], [[50 + n] * (7 - n) for n in lengths])
+    everything = torch.arange(len(lengths))
+    parts = batches_by_length(rollout, everything, size)
+    assert sorted(torch.cat(parts).tolist()) == everything.tolist()
+    assert all(0 < len(part) <= size for part in parts)
+    assert torch.equal(
+        map_batches(lambda part: part.response_ids * part.mask, rollout, size),
+        (rollout.response_ids * rollout.mask).float(),
+    )
 
 
 def test_logprobs_can_be_differentiated(tiny_gpt2: Tiny, tokenizer: Any) -> None:

@@ -63,11 +63,15 @@ def test_nothing_is_left_in_the_making(root: Store) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, BenchError, KeyboardInterrupt, SystemExit])
 def test_a_body_that_raises_leaves_nothing_final(root: Store, error: type[BaseException]) -> None:
-    with pytest.raises(error), root.writing("sft", "tiny", KEY) as place:
-        assert place is not None
-        write_json(place[0] / MARKER, {"made": False})
-        (place[1] / "checkpoint").touch()
-        raise error("in the middle")
+    def interrupted() -> None:
+        with root.writing("sft", "tiny", KEY) as place:
+            assert place is not None
+            write_json(place[0] / MARKER, {"made": False})
+            (place[1] / "checkpoint").touch()
+            raise error("in the middle")
+
+    with pytest.raises(error):
+        interrupted()
     assert not root.complete("sft", "tiny", KEY)
     assert not root.folder("sft", "tiny", KEY).exists()
     with root.writing("sft", "tiny", KEY) as place:

@@ -1,0 +1,433 @@
+"""The PPO loop: it finds known optima, resumes exactly, and repeats its golden trajectory.
+
+`python tests/test_ppo.py --write` writes golden/ppo.json anew; only for an intended change of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import by_hand, make_tokenizer, save
+from torch import Tensor
+
+from rlhf_bench.harness import ppo, store
+from rlhf_bench.harness.actors import Actors, Critic, load_state, make_actors, save_state
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.policies import tiny_model
+from rlhf_bench.harness.ppo import PPORun, checkpoints, collect, prompts_of, train, update
+from rlhf_bench.harness.rollout import encode_prompts
+from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.seams import RewardModel
+from rlhf_bench.harness.settings import PPOSettings
+from rlhf_bench.reward_models.extraction import on_last_token
+
+GOLDEN = Path(__file__).parent / "golden" / "ppo.json"
+SMALL = PPOSettings(
+    iterations=4, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=2,
+    save_every=2, temperature=0.9,
+)  # fmt: skip
+EXAMPLES = [Example(str(i), f"Where {'on earth ' * (i % 3)}is {i}?") for i in range(5)]
+
+
+class Table:
+    """The reward of a token is looked up in a table [V]."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        return self.table[rollout.response_ids] * rollout.mask
+
+
+THIRDS = torch.arange(258).remainder(3).float()
+
+
+def make_policy(folder: Path) -> Path:
+    """A fresh GPT-2 over bytes: its first distribution is nearly uniform."""
+    tokenizer = make_tokenizer(258)
+    return save(tiny_model(tokenizer, context=64, layers=1, width=16, heads=2, seed=0), tokenizer, folder).folder
+
+
+def nothing(*_: object) -> None:
+    """No evaluation, no progress."""
+
+
+def make_run(
+    policy: Path, scratch: Path, settings: PPOSettings = SMALL, table: Tensor = THIRDS, **others: Any
+) -> PPORun:
+    scratch.mkdir(exist_ok=True)
+    run = PPORun(
+        actors=make_actors(policy, "cpu", settings.lr, settings.critic_lr),
+        reward_model=NamedRewardModel("table", Table(table), batch=3),
+        examples=EXAMPLES,
+        settings=settings,
+        scale=2.0,
+        max_new=6,
+        seed=7,
+        scratch=scratch,
+        evaluate=nothing,
+        progress=nothing,
+    )
+    return replace(run, **others)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("policy"))
+
+
+# --- the golden trajectory
+
+
+def golden_rows(policy: Path, scratch: Path) -> list[dict[str, float]]:
+    return train(make_run(policy, scratch, replace(SMALL, iterations=3)))
+
+
+def test_the_golden_trajectory(policy: Path, tmp_path: Path) -> None:
+    rows, golden = golden_rows(policy, tmp_path), json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert [sorted(row) for row in rows] == [sorted(row) for row in golden]
+    for row, expected in zip(rows, golden, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+# --- saving and resuming
+
+
+def tensors(actors: Actors) -> dict[str, Tensor]:
+    """All weights and Adam's moments and step counts."""
+    state = {}
+    for part, module, optimizer in (
+        ("policy", actors.policy, actors.policy_optimizer),
+        ("critic", actors.critic, actors.critic_optimizer),
+    ):
+        for name, parameter in module.named_parameters():
+            state[f"{part} {name}"] = parameter.detach().clone()
+            for moment, value in optimizer.state[parameter].items():
+                state[f"{part} {name} {moment}"] = value.clone()
+    return state
+
+
+def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+def test_a_saved_state_is_restored_exactly(policy: Path, tmp_path: Path) -> None:
+    trained = make_run(policy, tmp_path)
+    train(trained)
+    before = tensors(trained.actors)
+    save_state(trained.actors, 3, tmp_path / "again.safetensors")
+    fresh = make_actors(policy, "cpu", SMALL.lr, SMALL.critic_lr)
+    assert load_state(fresh, tmp_path / "again.safetensors") == 3
+    assert_equal(tensors(fresh), before)
+    assert_equal(tensors(trained.actors), before)
+    assert {name.rpartition(" ")[2] for name in before} >= {"exp_avg", "exp_avg_sq", "step"}
+    assert fresh.policy.get_input_embeddings().weight is fresh.policy.get_output_embeddings().weight, "still tied"
+
+
+class CutError(Exception):
+    """An interruption."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    policy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    run = make_run(policy, tmp_path_factory.mktemp("undisturbed"))
+    return train(run), tensors(run.actors)
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+@pytest.mark.parametrize("during", ["progress", "evaluate"])
+def test_an_interrupted_run_ends_as_the_undisturbed_one(
+    policy: Path, tmp_path: Path, undisturbed: tuple[Any, Any], moment: int, during: str
+) -> None:
+    """Bitwise, wherever the cut falls: after a saved iteration, between two, in an evaluation."""
+
+    def cut(iteration: int, _: int = 0) -> None:
+        if iteration == moment:
+            raise CutError
+
+    evaluated: list[int] = []
+    if during == "progress" or moment in checkpoints(SMALL):
+        with pytest.raises(CutError):
+            train(make_run(policy, tmp_path, **{during: cut}))
+    resumed = make_run(policy, tmp_path, evaluate=evaluated.append)
+    rows = train(resumed)
+    assert rows == undisturbed[0]
+    assert_equal(tensors(resumed.actors), undisturbed[1])
+    saved = moment - moment % 2 if during == "progress" else moment - moment % 2 - 2 if moment % 2 == 0 else 0
+    assert evaluated == [i for i in checkpoints(SMALL) if i > saved]
+
+
+def test_rows_written_before_a_lost_state_are_made_again(
+    policy: Path, tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    def cut(iteration: int, _: int) -> None:
+        if iteration == 2:
+            raise CutError
+
+    with pytest.raises(CutError):
+        train(make_run(policy, tmp_path, progress=cut))
+    rows = store.read_rows(tmp_path / "steps.jsonl")
+    store.write_rows(tmp_path / "steps.jsonl", [*rows, {"iteration": 3, "reward": 99.0}])
+    assert train(make_run(policy, tmp_path)) == undisturbed[0]
+
+
+def test_a_finished_run_is_not_trained_again(policy: Path, tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
+    train(make_run(policy, tmp_path))
+    again = make_run(policy, tmp_path, reward_model=NamedRewardModel("none", Table(torch.tensor([]))))
+    assert train(again) == undisturbed[0]
+    assert_equal(tensors(again.actors), undisturbed[1])
+
+
+# --- known optima
+
+
+def distribution(model: Any, tokenizer: Any) -> Tensor:
+    """log pi(. | the only prompt) [V]."""
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(encode_prompts(tokenizer, ["?"]))).logits[0, -1].double().log_softmax(-1)
+
+
+def trained_on(policy: Path, scratch: Path, model: RewardModel, max_new: int, **settings: Any) -> PPORun:
+    given = PPOSettings(minibatches=4, micro_batch=1024, critic_lr=1e-2, value_clip=10.0, checkpoints=1, **settings)
+    scorer = NamedRewardModel("toy", model)
+    run = make_run(
+        policy, scratch, given, reward_model=scorer, examples=[Example("0", "?")], scale=1.0, max_new=max_new
+    )
+    train(run)
+    return run
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(("max_new", "whiten"), [(1, False), (4, True)])
+def test_without_kl_it_learns_the_rewarded_token(policy: Path, tmp_path: Path, max_new: int, whiten: bool) -> None:
+    table = torch.zeros(258)
+    table[70] = 1.0
+    run = trained_on(
+        policy, tmp_path, Table(table), max_new, iterations=25, rollouts=128, lr=1e-2, kl=0.0, whiten=whiten
+    )
+    actors = run.actors
+    assert distribution(actors.reference, actors.tokenizer)[70].exp() < 0.01
+    assert distribution(actors.policy, actors.tokenizer)[70].exp() > 0.9
+    assert float(collect(run, 99).rewards.mean()) > 0.9
+
+
+class FirstToken:
+    """1 on the last token of a response whose first token is a multiple of 3."""
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        return on_last_token((rollout.response_ids[:, 0] % 3 == 0).float(), rollout.mask)
+
+
+@pytest.mark.training
+def test_a_late_reward_reaches_the_token_that_earned_it(policy: Path, tmp_path: Path) -> None:
+    run = trained_on(policy, tmp_path, FirstToken(), 3, iterations=20, rollouts=128, lr=1e-2, kl=0.0)
+    learnt = distribution(run.actors.policy, run.actors.tokenizer).exp()
+    assert float(learnt[THIRDS == 0].sum()) > 0.9
+
+
+@pytest.mark.training
+def test_with_kl_it_finds_the_tilted_reference(policy: Path, tmp_path: Path) -> None:
+    """One token to choose: the optimum of E[r] - beta KL(pi || ref) is pi = ref exp(r / beta) / Z."""
+    beta = 0.8
+    run = trained_on(policy, tmp_path, Table(THIRDS), 1, iterations=25, rollouts=512, lr=2e-2, kl=beta, whiten=False)
+    learnt, reference = (distribution(m, run.actors.tokenizer) for m in (run.actors.policy, run.actors.reference))
+    optimum = (reference + THIRDS / beta).log_softmax(-1)
+
+    def shares(logs: Tensor) -> list[float]:
+        return [float(logs.exp()[kind == THIRDS].sum()) for kind in range(3)]
+
+    def divergence(one: Tensor, two: Tensor) -> float:
+        return float((one.exp() * (one - two)).sum())
+
+    assert shares(learnt) == pytest.approx(shares(optimum), abs=0.03)
+    assert divergence(learnt, optimum) < 0.1 * divergence(reference, optimum)
+
+
+# --- equal for all arms
+
+
+def test_all_arms_start_alike(policy: Path, tmp_path: Path) -> None:
+    """Same critic, same prompts and same first responses, whatever the reward and the global random state."""
+    one = make_run(policy, tmp_path)
+    torch.manual_seed(99)
+    two = make_run(policy, tmp_path, table=-THIRDS)
+    assert_equal(dict(one.actors.critic.state_dict()), dict(two.actors.critic.state_dict()))
+    for module in (one.actors.policy, one.actors.reference):
+        assert_equal(dict(module.state_dict()), dict(two.actors.policy.state_dict()))
+    first, second = collect(one, 0), collect(two, 0)
+    assert first.rollout.prompts == second.rollout.prompts
+    assert torch.equal(first.rollout.response_ids, second.rollout.response_ids)
+    assert torch.equal(first.rewards, -second.rewards)
+    assert not first.values.any()
+    assert torch.equal(first.logprobs, first.reference)
+
+
+def test_the_first_minibatch_has_ratio_one(policy: Path, tmp_path: Path) -> None:
+    for settings in (
+        replace(SMALL, whiten=False, epochs=1, minibatches=1, gamma=0.9),
+        replace(SMALL, epochs=1, minibatches=1),
+    ):
+        run = make_run(policy, tmp_path, settings)
+        experience = collect(run, 0)
+        mask = experience.rollout.mask
+        losses = update(run, experience, 0)
+        assert losses["policy_loss"] == pytest.approx(-float(experience.advantages[mask].mean()), abs=1e-5)
+        assert losses["clip_share"] == 0.0
+        assert losses["value_loss"] == pytest.approx(float(experience.returns[mask].square().mean()) / 2, rel=1e-4)
+
+
+def test_rewards_are_divided_by_the_scale(policy: Path, tmp_path: Path) -> None:
+    run = make_run(policy, tmp_path / "a", table=THIRDS)
+    louder = make_run(policy, tmp_path / "b", table=THIRDS * 4, scale=run.scale * 4)
+    for one, two in zip(train(run), train(louder), strict=True):
+        assert two.pop("reward") == pytest.approx(4 * one.pop("reward"))
+        assert one == two
+    assert_equal(tensors(run.actors), tensors(louder.actors))
+
+
+def test_micro_batches_do_not_matter(policy: Path, tmp_path: Path) -> None:
+    whole, parts = (train(make_run(policy, tmp_path / str(size), replace(SMALL, micro_batch=size))) for size in (64, 1))
+    for one, two in zip(whole, parts, strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
+
+
+def test_another_seed_is_another_run(policy: Path, tmp_path: Path) -> None:
+    one, two = (collect(make_run(policy, tmp_path, seed=seed), 0).rollout for seed in (1, 2))
+    assert one.responses != two.responses
+
+
+def test_the_reference_stays_what_it_was(policy: Path, tmp_path: Path) -> None:
+    run = make_run(policy, tmp_path)
+    train(run)
+    assert_equal(dict(run.actors.reference.state_dict()), dict(make_actors(policy, "cpu", 1, 1).reference.state_dict()))
+
+
+def test_a_value_is_that_of_the_tokens_before(policy: Path) -> None:
+    """V(x, y_<t): it sees neither its own token nor what comes later, nor padding, nor other rows."""
+    actors = make_actors(policy, "cpu", 1e-3, 1e-3)
+    critic: Critic = actors.critic
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
+    prompts, responses = [[40, 41, 42], [50], [60, 61]], [[70, 71, 72, 1], [73], [74, 75]]
+    rollout = by_hand(actors.tokenizer, prompts, responses, extra_left=2, extra_right=1)
+    with torch.no_grad():
+        values = critic(rollout)
+        assert not values[~rollout.mask].any()
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            for t in range(len(response)):
+                ids = torch.tensor([[*prompt, *response[:t]]])
+                expected = critic.head(critic.trunk(input_ids=ids).last_hidden_state[0, -1])
+                torch.testing.assert_close(values[row, t], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_of_the_log_says_what_happened(policy: Path, tmp_path: Path) -> None:
+    run = make_run(policy, tmp_path)
+    train(replace(run, settings=replace(SMALL, iterations=2)))
+    experience = collect(run, 5)
+    end = run.actors.tokenizer.eos_token_id
+    hand = by_hand(
+        run.actors.tokenizer, [[40]] * 4, [[end], [70, 71, end], [72] * 6, [32, end]]
+    )  # nothing, "DE".., " "
+    shape = hand.mask.shape
+    experience = experience._replace(
+        rollout=hand,
+        rewards=torch.full(shape, 0.5) * hand.mask,
+        logprobs=torch.full(shape, -1.0) * hand.mask,
+        reference=torch.full(shape, -3.0) * hand.mask,
+        values=torch.zeros(shape),
+        returns=torch.ones(shape) * hand.mask,
+    )
+    row = ppo.describe(run, experience)
+    assert row["reward"] == pytest.approx(0.5 * 12 / 4)
+    assert row["reward_scaled"] == pytest.approx(row["reward"] / run.scale)
+    assert row["kl"] == pytest.approx(2.0 * 12 / 4)
+    assert row["entropy_estimate"] == pytest.approx(1.0)
+    assert row["tokens"] == pytest.approx((0 + 2 + 6 + 1) / 4)
+    assert row["truncated_share"] == 0.25
+    assert row["empty_share"] == sum(not text.strip() for text in hand.responses) / 4 >= 0.25
+    assert row["explained_variance"] == 0.0
+
+
+# --- what goes wrong
+
+
+def test_rewards_that_are_not_a_number_stop_the_run(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"'table' returned \d+ rewards that are NaN"):
+        train(make_run(policy, tmp_path, table=THIRDS * float("nan")))
+
+
+@pytest.mark.parametrize("rates", [{"lr": 1e30}, {"critic_lr": 1e30}, {"lr": 1e30, "critic_lr": 1e30}])
+def test_a_run_that_diverges_is_stopped(policy: Path, tmp_path: Path, rates: dict[str, float]) -> None:
+    run = make_run(policy, tmp_path, replace(SMALL, **rates))
+    with pytest.raises(BenchError, match=r"diverged at iteration \d.*'table', seed 7.*Lower ppo\.lr"):
+        train(run)
+
+
+def test_a_policy_that_the_last_update_broke_is_not_evaluated(policy: Path, tmp_path: Path) -> None:
+    """No later rollout would show it."""
+    evaluated: list[int] = []
+    settings = replace(SMALL, iterations=1, epochs=1, minibatches=1, lr=1e30)
+    with pytest.raises(BenchError, match="diverged"):
+        train(make_run(policy, tmp_path, settings, evaluate=evaluated.append))
+    assert evaluated == []
+
+
+# --- schedules
+
+
+@given(st.integers(1, 500), st.integers(1, 40))
+def test_checkpoints_are_evenly_spread_and_end_with_the_last(iterations: int, count: int) -> None:
+    stops = checkpoints(PPOSettings(iterations=iterations, checkpoints=count))
+    assert stops == sorted(set(stops))
+    assert len(stops) == min(count, iterations)
+    assert stops[0] >= 1
+    assert stops[-1] == iterations
+    gaps = [b - a for a, b in zip([0, *stops], stops, strict=False)]
+    assert max(gaps) - min(gaps) <= 2
+    ideal = [iterations * (i + 1) / len(stops) for i in range(len(stops))]
+    assert all(abs(stop - point) <= 0.5 for stop, point in zip(stops, ideal, strict=True))
+
+
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 3))
+def test_every_epoch_covers_every_prompt_once(prompts: int, rollouts: int, seed: int) -> None:
+    examples = [Example(str(i), f"prompt {i}") for i in range(prompts)]
+    run: Any = type("Run", (), {"settings": PPOSettings(rollouts=rollouts), "examples": examples, "seed": seed})
+    stream = [p for iteration in range(3 * prompts) for p in prompts_of(run, iteration)]
+    for start in range(0, len(stream) - prompts + 1, prompts):
+        assert Counter(stream[start : start + prompts]) == Counter(e.prompt for e in examples)
+    assert prompts_of(run, 2) == stream[2 * rollouts : 3 * rollouts], "a pure function of the iteration"
+
+
+def test_the_order_changes_with_epoch_and_seed() -> None:
+    examples = [Example(str(i), f"prompt {i}") for i in range(30)]
+
+    def order(seed: int, iteration: int) -> list[str]:
+        run: Any = type("Run", (), {"settings": PPOSettings(rollouts=30), "examples": examples, "seed": seed})
+        return prompts_of(run, iteration)
+
+    assert len({tuple(order(*at)) for at in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
+
+
+def write_golden() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = golden_rows(make_policy(Path(folder)), Path(folder) / "scratch")
+    GOLDEN.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
+    write_golden()

@@ -1,0 +1,159 @@
+"""`bench run` from end to end on a world that is small but whole: reuse, resume, report, plugins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf_bench.harness import store
+from small import bench, command, estimates
+
+pytestmark = pytest.mark.training
+RMS = ("seq2seq-token", "scalar")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small run of two reward models."""
+    out = tmp_path_factory.mktemp("run") / "runs"
+    finished = bench(*command(out, rms=RMS))
+    assert finished.returncode == 0, finished.stderr
+    return out
+
+
+def test_a_run_ends_with_a_report(done: Path) -> None:
+    report = json.loads((done / "report" / "report.json").read_text())
+    wanted = {"task", "reward_model", "judge", "statistic", "slice", "value", "low", "high", "level", "n", "n_invalid",
+              "seeds", "method"}  # fmt: skip
+    assert report["estimates"]
+    assert all(wanted <= set(e) for e in report["estimates"])
+    assert {e["reward_model"] for e in report["estimates"]} == set(RMS)
+    assert {"winrate", "utility", "length", "empty", "run"} == {e["judge"] for e in report["estimates"]}
+    assert report["data"][0]["kind"] == "generated"
+    assert report["manifest"]["seeds"] == [0]
+    text = (done / "report" / "report.md").read_text()
+    assert "controlled world" in text
+    assert "one training seed" in text
+
+
+def test_weights_are_safetensors_in_the_standard_layout(done: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    for folder in [*(done / "sft").iterdir(), *[p / "policy" for p in (done / "ppo").iterdir()]]:
+        AutoModelForCausalLM.from_pretrained(folder)
+        AutoTokenizer.from_pretrained(folder)
+    scalar = next(p for p in (done / "reward").iterdir() if "scalar" in p.name)
+    assert AutoModelForSequenceClassification.from_pretrained(scalar).config.num_labels == 1
+    assert not [p for p in done.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_the_same_again_trains_nothing_and_imports_no_torch(done: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in done.rglob(store.MARKER)}
+    again = bench(*command(done, rms=RMS), PYTHONPROFILEIMPORTTIME="1")
+    assert again.returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in done.rglob(store.MARKER)} == before
+    assert " torch\n" not in again.stderr
+
+
+def test_a_second_reward_model_shares_what_it_can(done: Path) -> None:
+    assert len(list((done / "sft").iterdir())) == len(list((done / "baseline").iterdir())) == 1
+    plan = bench(*command(done, "--dry-run", rms=(*RMS, "seq2seq-sentence"), **{"seq2seq-sentence.epochs": 1}))
+    rows = [line.split("\t") for line in plan.stdout.splitlines() if "\t" in line]
+    state = {row[0]: row[1] for row in rows}
+    assert state["sft dialogsum-tiny-s0"] == state["reward dialogsum-seq2seq-s0"] == "reused"
+    assert state["ppo dialogsum-seq2seq-sentence-s0"] == "to make"
+    assert not (done / "ppo" / "x").exists()
+
+
+def test_a_changed_setting_is_a_new_cell_that_keeps_the_old(done: Path) -> None:
+    plan = bench(*command(done, "--dry-run", **{"ppo.kl": 0.1}))
+    state = dict(line.split("\t")[:2] for line in plan.stdout.splitlines() if "\t" in line)
+    assert state["ppo dialogsum-seq2seq-token-s0"] == "to make"
+    assert state["scale dialogsum-seq2seq-token-s0"] == "reused"
+
+
+def test_report_and_judge_work_on_what_is_stored(done: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "copy"
+    shutil.copytree(done, runs)
+    made = bench("report", str(runs), "--out", str(tmp_path / "report"), PYTHONPROFILEIMPORTTIME="1")
+    assert made.returncode == 0, made.stderr
+    assert " torch\n" not in made.stderr
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["estimates"] == json.loads(estimates(done))
+    shutil.rmtree(runs / "ppo")  # nothing may be retrained for a judge, not even looked for
+    judged = bench("judge", str(runs), "--judge", "length")
+    assert judged.returncode == 2
+    assert "Error" in judged.stderr
+
+
+def test_judging_again_adds_a_judge(done: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "copy"
+    shutil.copytree(done, runs)
+    (tmp_path / "own.py").write_text(
+        "from rlhf_bench.harness.nouns import Measure, Verdict\n"
+        "class Stops:\n"
+        "    measures = [Measure('stops', 'level')]\n"
+        "    def measure(self, cases, task):\n"
+        "        return [Verdict({'stops': float(c.generation.response.count('.'))}) for c in cases]\n"
+    )
+    judged = bench("judge", str(runs), "--judge", "own:Stops", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    report = json.loads((runs / "report" / "report.json").read_text())
+    assert "stops" in {e["statistic"] for e in report["estimates"]}
+    before = [e for e in report["estimates"] if e["judge"] != "own:Stops"]
+    assert before == json.loads(estimates(done))
+
+
+def test_score_prints_one_reward_per_token(done: Path) -> None:
+    for rm in RMS:
+        scored = bench("score", "--rm", rm, "--runs", str(done), "--prompt", "Anna: hi", "--response", "They meet.")
+        assert scored.returncode == 0, scored.stderr
+        assert "sum " in scored.stdout
+        assert "<end>" in scored.stdout
+
+
+def test_a_kill_in_the_middle_changes_nothing(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    for wait_for in ("sft-*/scratch/checkpoint-2", "ppo-*/scratch/state.safetensors"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rlhf_bench.harness", *command(out, rms=RMS)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while not list((out / ".partial").glob(wait_for)) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finished = bench(*command(out, rms=RMS))
+    assert finished.returncode == 0, finished.stderr
+    assert estimates(out) == estimates(done)
+    assert not [p for p in (out / ".partial").iterdir() if p.is_dir()]
+
+
+def test_side_by_side_gives_the_same_numbers(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    finished = bench(*command(out, "--jobs", "2", rms=RMS))
+    assert finished.returncode == 0, finished.stderr
+    assert estimates(out) == estimates(done)
+
+
+def test_a_half_written_folder_is_named_not_used(done: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "copy"
+    shutil.copytree(done, runs)
+    broken = next((runs / "ppo").iterdir())
+    (broken / store.MARKER).unlink()
+    again = bench(*command(runs, rms=RMS))
+    assert again.returncode == 2
+    assert "half-written" in again.stderr
+    assert str(broken.name) in again.stderr
+    report = bench("report", str(runs), "--out", str(tmp_path / "report"))
+    assert report.returncode == 3
+    assert "unfinished" in (tmp_path / "report" / "report.md").read_text()
