@@ -113,8 +113,9 @@ def policy_generations(
     )
     for batch, rollout in batches:
         rewards = reward_model.rewards(rollout)
+        assert rollout.logprobs is not None
         with torch.no_grad():
-            drift = logprobs(policy, rollout, temperature) - logprobs(reference, rollout, temperature)
+            drift = rollout.logprobs - logprobs(reference, rollout, temperature)
         sums, kls = rewards.sum(1).tolist(), drift.sum(1).tolist()
         for row, generation in enumerate(to_generations(batch, rollout, iteration, decoding)):
             length = int(rollout.mask[row].sum())

@@ -83,7 +83,8 @@ class Rollout:
 
     prompt_ids [B, P] left-padded with prompt_mask [B, P]; response_ids [B, T] right-padded with mask [B, T], True on
     response tokens, end-of-sequence token included.  finished [B]: the response ended with that token (a truncated one
-    has none).  `tokenizer` is the policy's.
+    has none).  `tokenizer` is the policy's.  `logprobs` [B, T]: of the tokens as they were drawn, 0 outside the mask;
+    None for texts that nobody sampled.
     """
 
     prompts: tuple[str, ...]
@@ -94,6 +95,7 @@ class Rollout:
     mask: Tensor
     finished: Tensor
     tokenizer: Any
+    logprobs: Tensor | None = None
 
     @cached_property
     def spans(self) -> tuple[tuple[Span, ...], ...]:

@@ -111,7 +111,8 @@ def collect(run: PPORun, iteration: int) -> Experience:
         temperature=s.temperature,
     )
     rewards = run.reward_model.rewards(rollout)
-    old = map_batches(lambda part: logprobs(actors.policy, part, s.temperature), rollout, s.micro_batch)
+    assert rollout.logprobs is not None
+    old = rollout.logprobs  # of the policy as it sampled: another pass would only add rounding
     reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, s.micro_batch)
     values = map_batches(actors.critic, rollout, s.micro_batch)
     shaped = ppo_math.kl_reward(rewards / run.scale, old, reference, rollout.mask, s.kl)

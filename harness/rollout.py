@@ -45,12 +45,17 @@ def sample(
     Randomness is drawn per (row, step) beforehand, so a row's response depends on nothing but its own numbers.
     """
     ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, str(model.device))
-    response = _generate(model, tokenizer, ids, mask, max_new, generator, temperature)
-    return make_rollout(tokenizer, prompts, ids, mask, response)
+    response, drawn = _generate(model, tokenizer, ids, mask, max_new, generator, temperature)
+    return make_rollout(tokenizer, prompts, ids, mask, response, drawn)
 
 
-def make_rollout(tokenizer: Any, prompts: Sequence[str], ids: Tensor, mask: Tensor, response: Tensor) -> Rollout:
-    """The Rollout of sampled tokens [B, T]: a response ends with its first end-of-sequence token, or with T."""
+def make_rollout(
+    tokenizer: Any, prompts: Sequence[str], ids: Tensor, mask: Tensor, response: Tensor, drawn: Tensor | None = None
+) -> Rollout:
+    """The Rollout of sampled tokens [B, T] and their log-probabilities `drawn`.
+
+    A response ends with its first end-of-sequence token, or with T.
+    """
     import torch
 
     ends = response == tokenizer.eos_token_id
@@ -59,19 +64,24 @@ def make_rollout(tokenizer: Any, prompts: Sequence[str], ids: Tensor, mask: Tens
     response, kept, finished = response[:, :width], kept[:, :width], ends.any(1)
     response = torch.where(kept, response, torch.full_like(response, tokenizer.pad_token_id))
     texts = tuple(decode(tokenizer, row[:n]) for row, n in zip(response.tolist(), kept.sum(1).tolist(), strict=True))
-    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer)
+    if drawn is not None:
+        drawn = torch.where(kept, drawn[:, :width], 0.0)
+    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, drawn)
 
 
 def _generate(
     model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, max_new: int, generator: Any, temperature: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probabilities at the temperature, [B, steps]."""
     import torch
 
     rows, device = len(ids), ids.device
     uniforms = None if generator is None else torch.rand(rows, max_new, generator=generator).to(device)
     running = torch.ones(rows, dtype=torch.bool, device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    steps, cache = [], None
+    steps: list[Tensor] = []
+    drawn: list[Tensor] = []
+    cache = None
     with torch.no_grad():
         for step in range(max_new):
             output = model(
@@ -83,7 +93,9 @@ def _generate(
                 logits_to_keep=1,
             )
             cache = output.past_key_values
-            token = _pick(output.logits[:, -1].float(), None if uniforms is None else uniforms[:, step], temperature)
+            logits = output.logits[:, -1].float() / temperature
+            token = _pick(logits, None if uniforms is None else uniforms[:, step])
+            drawn.append(logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1))
             token = torch.where(running, token, tokenizer.pad_token_id)
             steps.append(token)
             running = running & (token != tokenizer.eos_token_id)
@@ -91,14 +103,14 @@ def _generate(
                 break
             ids, positions = token[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    return torch.stack(steps, 1)
+    return torch.stack(steps, 1), torch.stack(drawn, 1)
 
 
-def _pick(logits: Tensor, uniform: Tensor | None, temperature: float) -> Tensor:
+def _pick(logits: Tensor, uniform: Tensor | None) -> Tensor:
     """Next tokens [B]: the inverse of the cumulative distribution at `uniform`, or the argmax."""
     if uniform is None:
         return logits.argmax(-1)
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    cumulative = logits.softmax(-1).cumsum(-1)
     # scaling by the total keeps rounding from choosing past the last token; `right` never takes one of probability 0
     threshold = uniform[:, None] * cumulative[:, -1:]
     import torch
@@ -144,6 +156,7 @@ def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
         mask[:, :width],
         rollout.finished[index],
         rollout.tokenizer,
+        None if rollout.logprobs is None else rollout.logprobs[index][:, :width],
     )
 
 

@@ -23,7 +23,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["warnings"]:
         yield from ("## Read this first", "", *(f"- {escape(w)}" for w in report["warnings"]), "")
     for table in all_tables(report):
-        yield from _table(table)
+        yield from table_lines(table)
     yield from _undecided(report)
     yield from _samples(report)
     yield from _manifest(report["manifest"])
@@ -35,8 +35,9 @@ def escape(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", shown)
 
 
-def _table(table: Table) -> Iterator[str]:
-    yield from (f"## {table.title}", "")
+def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
+    """A titled Markdown table."""
+    yield from (f"{heading} {table.title}", "")
     yield "| " + " | ".join(map(escape, table.columns)) + " |"
     yield "|" + "|".join(["---", "---", *["--:"] * (len(table.columns) - 2)]) + "|"
     for row in table.rows:
@@ -61,14 +62,14 @@ def _samples(report: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Samples", "", "The first held-out prompts, sampled at temperature 1, lowest seed.", "")
     for sample in report["samples"]:
         yield from (f"### {escape(sample['task'])} {escape(sample['example_id'])}", "")
-        yield from _fenced(sample["prompt"])
+        yield from fenced(sample["prompt"])
         if sample["reference"]:
-            yield from ("Reference:", "", *_fenced(sample["reference"]))
+            yield from ("Reference:", "", *fenced(sample["reference"]))
         for response in sample["responses"]:
-            yield from (f"{escape(response['arm'])}, seed {response['seed']}:", "", *_fenced(response["text"]))
+            yield from (f"{escape(response['arm'])}, seed {response['seed']}:", "", *fenced(response["text"]))
 
 
-def _fenced(text: str) -> Iterator[str]:
+def fenced(text: str) -> Iterator[str]:
     """A code block that its content cannot close; control characters but line breaks are made visible."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -77,7 +78,7 @@ def _fenced(text: str) -> Iterator[str]:
 
 
 def _manifest(manifest: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("## Made by", "", *_fenced(manifest["command"]))
+    yield from ("## Made by", "", *fenced(manifest["command"]))
     versions = {f"{k} {v}" for stage in manifest["stages"].values() for k, v in stage["versions"].items()}
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in manifest["stages"].values()})
     yield f"Seeds {', '.join(map(str, manifest['seeds']))}; {escape(', '.join(sorted(versions)))}; " + "; ".join(

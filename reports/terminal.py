@@ -29,7 +29,7 @@ def show(console: Console, table: Table) -> None:
     """A table: boxed on a terminal, tab-separated when piped."""
     if not console.is_terminal:
         for row in (table.columns, *table.rows):
-            console.print("\t".join(map(visible, row)), markup=False, soft_wrap=True)
+            plain(console, "\t".join(map(visible, row)))
         return
     from rich import box
     from rich.markup import escape
@@ -41,6 +41,12 @@ def show(console: Console, table: Table) -> None:
     for row in table.rows:
         drawn.add_row(*(escape(visible(cell)) for cell in row))
     console.print(drawn)
+
+
+def plain(console: Console, line: str) -> None:
+    """One line as it is: rich would turn tabs into spaces."""
+    if not console.quiet:
+        console.file.write(line + "\n")
 
 
 def visible(text: str) -> str:
@@ -59,8 +65,8 @@ def show_tokens(console: Console, text: str, spans: Sequence[Span], rewards: Seq
     console.print(painted, soft_wrap=True)
     for (start, end), reward in zip(spans, rewards, strict=True):
         shown = visible(text[start:end]) if end > start else "<end>" if start == len(text) else "<part>"
-        console.print(f"{reward:+.4g}\t{shown}", markup=False, soft_wrap=True)
-    console.print(f"sum {sum(rewards):+.4g}\t{len(rewards)} tokens", markup=False)
+        plain(console, f"{reward:+.4g}\t{shown}")
+    plain(console, f"sum {sum(rewards):+.4g}\t{len(rewards)} tokens")
 
 
 def visible_lines(text: str) -> str:

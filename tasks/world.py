@@ -57,7 +57,7 @@ class DialogueWorld:
     min_facts: int = 1
     max_facts: int = 3
     correction_rate: float = 0.15
-    mention_rate: float = 0.5
+    mention_rate: float = 0.35
     sft_drop: float = 0.15
     sft_wrong: float = 0.15
     sft_invent: float = 0.10

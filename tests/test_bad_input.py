@@ -174,8 +174,8 @@ def test_a_reward_model_with_wrong_rewards_loses_nothing(
 ) -> None:
     (tmp_path / "wrong.py").write_text(BAD_REWARDS)
     before = sorted(p.name for p in (trained / "sft").iterdir())
-    line = refused("run", "--task", "dialogsum", "--rm", "wrong:Wrong", "--out", str(trained), "--jobs", "1", *settings(()),
-                   "--set", f"wrong:Wrong.how={how}")  # fmt: skip
+    sets = [*settings(()), "--set", f"wrong:Wrong.how={how}"]
+    line = refused("run", "--task", "dialogsum", "--rm", "wrong:Wrong", "--out", str(trained), "--jobs", "1", *sets)
     assert said in line
     assert "wrong:Wrong" in line
     assert sorted(p.name for p in (trained / "sft").iterdir()) == before

@@ -1,4 +1,4 @@
-"""A seq2seq reward model's token rewards: the rule, and the one pass that finds its matches, against slow transcriptions."""
+"""A seq2seq reward model's token rewards: the rule, and the one pass that finds its matches, done again slowly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rlhf_bench.reward_models.seq2seq import Layout, Seq2SeqScorer
 
 @st.composite
 def matched(draw: st.DrawFn) -> tuple[list[list[int]], Tensor, Tensor]:
-    """m_t of each response, and the same as padded tensors (matches are drawn in the padding too: they must not count)."""
+    """m_t of each response, and the same as padded tensors (padding is drawn too: it must not count)."""
     rows = draw(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=4))
     width = max(map(len, rows)) + draw(st.integers(0, 2))
     padding = draw(st.integers(0, 1))

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from small import bench, command, estimates
 
 from rlhf_bench.harness import store
-from small import bench, command, estimates
 
 pytestmark = pytest.mark.training
 RMS = ("seq2seq-token", "scalar")
