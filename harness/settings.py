@@ -54,7 +54,7 @@ class PPOSettings:
     `scale_samples` SFT samples set each arm's reward scale.  `micro_batch` rows go through a model at once.
     """
 
-    iterations: int = 48
+    iterations: int = 42
     rollouts: int = 64
     epochs: int = 1
     minibatches: int = 2
@@ -70,7 +70,7 @@ class PPOSettings:
     temperature: float = 1.0
     max_grad_norm: float = 1.0
     checkpoints: int = 3
-    save_every: int = 8
+    save_every: int = 7
     scale_prompts: int = 64
     scale_samples: int = 4
 

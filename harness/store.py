@@ -118,6 +118,7 @@ class Store:
         work, scratch = partial / "work", partial / "scratch"
         with FileLock(partial.with_suffix(".lock")):
             if self.complete(kind, label, key):
+                shutil.rmtree(partial, ignore_errors=True)  # a kill came between the renaming and this
                 yield None
                 return
             shutil.rmtree(work, ignore_errors=True)  # what an interrupted run left; its checkpoints are in scratch

@@ -31,19 +31,20 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     cells, missing = [], []
     for record in records:
         cell = CellFiles(store.read_json(record), record.parent.parent)
-        lacking = lacking_of(cell)
-        if lacking:
-            missing.append(f"{record.stem} is unfinished: {', '.join(lacking)} missing")
-        else:
-            cells.append(cell)
+        stages = [role for role in cell.record["stages"] if not is_complete(cell.folder(role))]
+        judges = [name for name, folder in cell.judged().items() if not is_complete(folder)]
+        if stages:
+            missing.append(f"{record.stem} is unfinished: {', '.join(stages)} missing")
+            continue
+        missing += [f"{record.stem}: the judge {name!r} has not finished" for name in judges]
+        done = {name: place for name, place in cell.record["judges"].items() if name not in judges}
+        cells.append(CellFiles({**cell.record, "judges": done}, cell.root))
     return cells, missing
 
 
-def lacking_of(cell: CellFiles) -> list[str]:
-    """The stages of a cell that are not complete."""
-    wanted = {role: cell.folder(role) for role in cell.record["stages"]}
-    wanted |= {f"judge {name}": folder for name, folder in cell.judged().items()}
-    return [role for role, folder in wanted.items() if not (folder / store.MARKER).is_file()]
+def is_complete(folder: Path) -> bool:
+    """Whether a stage's folder holds a finished result."""
+    return (folder / store.MARKER).is_file()
 
 
 def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> dict[str, Any]:

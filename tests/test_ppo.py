@@ -274,7 +274,7 @@ def test_all_arms_start_alike(policy: Path, tmp_path: Path) -> None:
     assert torch.equal(first.rollout.response_ids, second.rollout.response_ids)
     assert torch.equal(first.rewards, -second.rewards)
     assert not first.values.any()
-    assert torch.equal(first.logprobs, first.reference)
+    torch.testing.assert_close(first.logprobs, first.reference, rtol=0, atol=1e-5)  # drawn with a cache, read without
 
 
 def test_the_first_minibatch_has_ratio_one(policy: Path, tmp_path: Path) -> None:

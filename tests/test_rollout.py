@@ -168,6 +168,7 @@ def test_given_texts_round_trip(tokenizer: Any, texts: list[tuple[str, str]]) ->
     rollout = text_rollout(tokenizer, prompts, responses, "cpu")
     assert (rollout.prompts, rollout.responses) == (prompts, responses)
     assert rollout.finished.all()
+    assert rollout.logprobs is None, "nobody drew them"
     for text, response in zip(responses, rows(rollout), strict=True):
         assert response[-1] == tokenizer.eos_token_id
         assert decode(tokenizer, response) == text
@@ -202,6 +203,21 @@ def test_logprobs_are_those_of_single_rows(tiny: Tiny, rollout: Rollout) -> None
             plain = plain_logits(tiny.model, prompt + response)[len(prompt) - 1 : -1] / temperature
             expected = plain.log_softmax(-1)[torch.arange(len(response)), torch.tensor(response)]
             torch.testing.assert_close(got[keep], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_rollout_carries_the_logprobs_of_its_draws(tiny: Tiny, temperature: float, greedy: bool) -> None:
+    generator = None if greedy else make_generator("drawn")
+    rollout = sample(tiny.model, tiny.tokenizer, PROMPTS * 8, 20, generator=generator, temperature=temperature)
+    assert rollout.logprobs is not None
+    torch.testing.assert_close(
+        rollout.logprobs, logprobs(tiny.model, rollout, temperature).detach(), rtol=1e-4, atol=1e-4
+    )
+    assert not rollout.logprobs[~rollout.mask].any()
+    part = rows_of(rollout, torch.tensor([3, 1]))
+    assert part.logprobs is not None
+    assert torch.equal(part.logprobs, rollout.logprobs[[3, 1]][:, : part.mask.shape[1]])
 
 
 def test_logprobs_do_not_depend_on_padding(tiny: Tiny, rollout: Rollout) -> None:

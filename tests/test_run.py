@@ -157,3 +157,24 @@ def test_a_half_written_folder_is_named_not_used(done: Path, tmp_path: Path) -> 
     report = bench("report", str(runs), "--out", str(tmp_path / "report"))
     assert report.returncode == 3
     assert "unfinished" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_policy_from_a_folder_goes_the_same_way(tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rlhf_bench.harness.policies import save_model, tiny_tokenizer
+    from rlhf_bench.tasks.world import DialogueWorld
+
+    demos = DialogueWorld(demonstrations=32, train_pairs=2, test_pairs=2, train_prompts=2, test_prompts=2).examples("sft")
+    tokenizer = tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], 600)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    save_model(LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)), tokenizer, tmp_path / "llama")
+    out = tmp_path / "runs"
+    finished = bench(*command(out, "--policy", str(tmp_path / "llama"), "--threads", "1", rms=RMS))
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert {arm["policy"] for arm in report["arms"]} == {"llama"}
+    again = bench(*command(out, "--dry-run", "--policy", str(tmp_path / "llama"), rms=RMS))
+    assert "to make" not in again.stdout
