@@ -137,6 +137,8 @@ def judge(runs: Path, judges: Sequence[str], assignments: tuple[str, ...], quiet
     from rlhf_bench.harness.rejudge import judge_cells
 
     found, missing = build.find_cells([runs])
+    if not found:
+        raise BenchError("No cell is finished.", "; ".join(missing))
     stdout, stderr = consoles(quiet)
     judge_cells(found, store.Store(runs), judges, parse_assignments(assignments), stderr)
     _report(sorted((runs / "cells").glob("*.json")), runs / "report", Estimator(), stdout)

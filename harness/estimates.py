@@ -26,6 +26,7 @@ class CellFiles:
 
     record: Mapping[str, Any]
     root: Path
+    path: Path | None = None  # of the record
 
     def folder(self, role: str) -> Path:
         kind, label, key = self.record["stages"][role]

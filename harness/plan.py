@@ -129,6 +129,7 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
     stages = _shared_stages(task, seed, policy, settings)
     rm = {"name": rm_name, "settings": rm_settings}
     label = f"{safe_label(task.name)}-{safe_label(rm_name)}-s{seed}"
+    family = f"{task.name} {policy['name']}"
     model: dict[str, Stage] = {}
     if isinstance(arm, TrainableRewardModel):
         model["reward"] = stages["reward"] = Stage(
@@ -145,7 +146,8 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
             {"rm": rm},
             CODE["reward"],
             (plugin.fingerprint(),),
-            cost=3000.0 * float(arm.training_settings.get("epochs", 1)),
+            cost=float(arm.training_settings.get("epochs", 1)),
+            family=f"{family} {arm.recipe}",
         )
     common: dict[str, Any] = {"rm": rm, "seed": seed, "max_response": task.max_response, "ppo": settings.group("ppo")}
     payload = {"micro_batch": settings.ppo.micro_batch}
@@ -160,6 +162,7 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
         CODE["scale"],
         code,
         cost=float(settings.ppo.scale_prompts * settings.ppo.scale_samples),
+        family=family,
     )
     stages["ppo"] = Stage(
         "ppo",
@@ -171,6 +174,7 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
         CODE["ppo"],
         code,
         cost=float(settings.ppo.iterations * settings.ppo.rollouts * settings.ppo.epochs),
+        family=family,
     )
     return Cell(task.name, rm_name, seed, policy["name"], stages, {}, task.origin)
 
@@ -184,6 +188,7 @@ _NOT_OF_SCALE = (
 
 def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], settings: Settings) -> dict[str, Stage]:
     label = f"{safe_label(task.name)}-{safe_label(policy['name'])}-s{seed}"
+    family = f"{task.name} {policy['name']}"
     sft = Stage(
         "sft",
         label,
@@ -199,6 +204,7 @@ def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], setting
         {},
         CODE["sft"],
         cost=float(settings.sft.steps * settings.sft.batch),
+        family=family,
     )
     sampling = {
         "seed": seed,
@@ -218,6 +224,8 @@ def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], setting
         },
         {"sft": sft},
         code=CODE["pairs"],
+        cost=1.0,
+        family=family,
     )
     baseline = Stage(
         "baseline",
@@ -227,6 +235,7 @@ def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], setting
         {"sft": sft},
         code=CODE["baseline"],
         cost=2.0 * (settings.eval.prompts or 1000),
+        family=family,
     )
     return {"sft": sft, "pairs": pairs, "baseline": baseline}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from rlhf_bench.harness.estimates import CellFiles
 from rlhf_bench.harness.execute import execute
 from rlhf_bench.harness.nouns import Span
 from rlhf_bench.harness.progress import watching
+from rlhf_bench.harness.run import raise_first
 from rlhf_bench.harness.settings import factory_settings
 from rlhf_bench.harness.stage import Stage
 
@@ -30,21 +33,14 @@ def judge_cells(
         raise BenchError(f"--set {name}... names no judge of this call.", did_you_mean(name, judges))
     for name in judges:
         given = factory_settings(name, plugins.find("judge", name).factory(), assignments.get(name, {}))
-        for cell in cells:
-            stage = _stage(cell, name, given)
-            with watching(console, quiet=False) as watch:
-                outcome = execute([stage], root, jobs=1, threads=1, device="cpu", watch=watch)
-            for error in outcome.failed.values():
-                raise error
-            record = {**cell.record, "judges": {**cell.record["judges"], name: _place(stage)}}
-            for path in (root.root / "cells").glob("*.json"):
-                stored = store.read_json(path)
-                if stored["stages"] == cell.record["stages"]:
-                    store.write_json(path, {**stored, "judges": {**stored["judges"], name: record["judges"][name]}})
-
-
-def _place(stage: Stage) -> list[str]:
-    return [stage.kind, stage.label, stage.key[: store.KEY_LENGTH]]
+        made = {cell.path: _stage(cell, name, given) for cell in cells if cell.path is not None}
+        with watching(console, quiet=False) as watch:
+            outcome = execute(plan.in_order(list(made.values())), root, jobs=1, threads=1, device="cpu", watch=watch)
+        raise_first(outcome)
+        for path, stage in made.items():
+            record = store.read_json(path)
+            place = [stage.kind, stage.label, stage.key[: store.KEY_LENGTH]]
+            store.write_json(path, {**record, "judges": {**record["judges"], name: place}})
 
 
 def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
@@ -54,7 +50,7 @@ def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
         record = store.read_json(cell.folder(role) / store.MARKER)
         inputs[role] = Finished(record["kind"], record["label"], "", record["params"], finished_key=record["key"])
     spec = store.read_json(cell.folder("sft") / store.MARKER)["params"]["task"]
-    task, _ = plan.open_task(spec["name"], spec["settings"])
+    task = _open(spec["name"], store.canonical(spec["settings"]))
     if task.origin.sha256 != spec["sha256"]:
         raise BenchError(
             f"The data of {spec['name']!r} changed since the run "
@@ -63,6 +59,12 @@ def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
         )
     label = f"{plan.safe_label(cell.record['task'])}-{plan.safe_label(cell.record['reward_model'])}"
     return plan.judge_stage(task, judge, given, inputs, f"{label}-s{cell.record['seed']}", cell.record["seed"])
+
+
+@lru_cache
+def _open(name: str, settings: str) -> plan.TaskPlan:
+    """The task of stored cells, opened once for all of them."""
+    return plan.open_task(name, json.loads(settings))[0]
 
 
 class Finished(Stage):

@@ -39,7 +39,7 @@ class Stage:
     `function` is "module:name"; `params` are JSON-able and enter the key, as do the inputs' keys and the code that
     makes the result: the function's module and those named in `code`.  `plugin_code` holds fingerprints of the plugins
     involved; `payload` is handed to the function beside `params` but is no part of the key; `cost` is a guess of the
-    work in rows through a model, for time estimates.
+    work in rows through a model and `family` the task and policy it is comparable within, for time estimates.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Stage:
     code: tuple[str, ...] = ()
     plugin_code: tuple[str, ...] = ()
     cost: float = 0.0
+    family: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -100,6 +101,7 @@ def run_stage(stage: Stage, root: store.Store, device: str, progress: Progress =
             "seconds": round(time.perf_counter() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "cost": stage.cost,
+            "family": stage.family,
             "figures": dict(figures),
             **environment(),
         }

@@ -38,14 +38,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    aside.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+    aside.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # a lone surrogate as its JSON escape
     aside.replace(path)
 
 
 def read_json(path: Path) -> Any:
     """A JSON file of ours; raises BenchError when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(f"{path} is missing.") from None
     except (ValueError, UnicodeError) as error:

@@ -30,7 +30,7 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
         records.update(dict.fromkeys(p.resolve() for p in found))
     cells, missing = [], []
     for record in records:
-        cell = CellFiles(store.read_json(record), record.parent.parent)
+        cell = CellFiles(store.read_json(record), record.parent.parent, record)
         stages = [role for role in cell.record["stages"] if not is_complete(cell.folder(role))]
         judges = [name for name, folder in cell.judged().items() if not is_complete(folder)]
         if stages:
@@ -38,7 +38,7 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
             continue
         missing += [f"{record.stem}: the judge {name!r} has not finished" for name in judges]
         done = {name: place for name, place in cell.record["judges"].items() if name not in judges}
-        cells.append(CellFiles({**cell.record, "judges": done}, cell.root))
+        cells.append(CellFiles({**cell.record, "judges": done}, cell.root, record))
     return cells, missing
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_bench.reports.tables import Table, all_tables
@@ -19,7 +19,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     for origin in report["data"]:
         yield f"**Data of {escape(origin['task'])}** ({escape(origin['kind'])}): {escape(origin['description'])}"
         yield f"License: {escape(origin['license'])}. Content sha256 `{origin['sha256'][:16]}`."
-        yield ""
+        yield from ("", *_counts(origin["task"], report["arms"]), "")
     if report["warnings"]:
         yield from ("## Read this first", "", *(f"- {escape(w)}" for w in report["warnings"]), "")
     for table in all_tables(report):
@@ -27,6 +27,23 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _undecided(report)
     yield from _samples(report)
     yield from _manifest(report["manifest"])
+
+
+def _counts(task: str, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What was kept of the task's data, and what was not."""
+    sft, pairs = next((arm["sft"], arm["counts"]) for arm in arms if arm["task"] == task)
+    kept = ", ".join(f"{sft[f'{s}_examples']} {name}" for s, name in SPLITS.items())
+    dropped = sum(sft[f"{s}_dropped"] for s in SPLITS)
+    yield f"Kept: {kept}, {pairs['train_pairs']} training pairs, {pairs['test_pairs']} test pairs. "
+    yield (
+        f"Dropped: {dropped} prompts too long, {pairs['train_too_long'] + pairs['test_too_long']} pairs too long, "
+        f"{pairs['train_equal'] + pairs['test_equal']} pairs with equal responses; "
+        f"{sft['clipped_demonstrations']} demonstrations cut to the longest response. "
+        f"The chosen response is the longer one in {pairs['train_chosen_longer']:.0%} of the training pairs."
+    )
+
+
+SPLITS = {"sft": "demonstrations", "train": "PPO prompts", "test": "held-out prompts"}
 
 
 def escape(text: object) -> str:

@@ -166,7 +166,8 @@ def test_a_policy_from_a_folder_goes_the_same_way(tmp_path: Path) -> None:
     from rlhf_bench.harness.policies import save_model, tiny_tokenizer
     from rlhf_bench.tasks.world import DialogueWorld
 
-    demos = DialogueWorld(demonstrations=32, train_pairs=2, test_pairs=2, train_prompts=2, test_prompts=2).examples("sft")
+    world = DialogueWorld(demonstrations=32, train_pairs=2, test_pairs=2, train_prompts=2, test_prompts=2)
+    demos = world.examples("sft")
     tokenizer = tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], 600)
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
