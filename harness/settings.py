@@ -6,6 +6,7 @@ the plugin's name and its keys are the keyword parameters of its factory.
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import tomllib
 import typing
@@ -128,24 +129,28 @@ def load_presets() -> dict[str, dict[str, dict[str, Any]]]:
 def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plugins: frozenset[str]) -> Settings:
     """The preset's settings with `--set` assignments (group -> key -> text) on top.
 
-    `plugins` names the plugins of this run; their groups are checked later, against their factories.
+    `plugins` names the plugins of this run; a group may be a pattern over them ("seq2seq-*").  Their keys are checked
+    later, against their factories.
     Raises BenchError for an unknown group or key and for a value of the wrong type.
     """
     known = load_presets()
     if preset not in known:
         raise BenchError(f"Unknown preset {preset!r}.", did_you_mean(preset, known))
-    settings, extra = Settings(), {}
+    settings = Settings()
+    extra: dict[str, dict[str, Any]] = {}
     for name, values in known[preset].items():
         if name in GROUPS:
             settings = replace(settings, **{name: replace(getattr(settings, name), **values)})
-        elif name in plugins:
-            extra[name] = dict(values)
+        for plugin in fnmatch.filter(plugins, name):
+            extra.setdefault(plugin, {}).update(values)
     for name, texts in assignments.items():
         if name in GROUPS:
             settings = replace(settings, **{name: _override(name, getattr(settings, name), texts)})
-        elif name in plugins:
-            extra.setdefault(name, {}).update(texts)
-        else:
+            continue
+        named = fnmatch.filter(plugins, name)
+        for plugin in named:
+            extra.setdefault(plugin, {}).update(texts)
+        if not named:
             raise BenchError(f"Unknown settings group {name!r} in --set.", did_you_mean(name, {*GROUPS, *plugins}))
     return replace(settings, plugins=extra)
 

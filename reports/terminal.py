@@ -39,7 +39,8 @@ def show(console: Console, table: Table) -> None:
     for position, name in enumerate(table.columns):
         drawn.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(escape(visible(cell)) for cell in row))
+        numbers = [visible(cell).replace(" [", "\n[") for cell in row[2:]]  # intervals below their values
+        drawn.add_row(*map(escape, [*map(visible, row[:2]), *numbers]))
     console.print(drawn)
 
 

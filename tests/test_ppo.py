@@ -306,9 +306,24 @@ def test_micro_batches_do_not_matter(policy: Path, tmp_path: Path) -> None:
         assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
 
 
-def test_another_seed_is_another_run(policy: Path, tmp_path: Path) -> None:
-    one, two = (collect(make_run(policy, tmp_path, seed=seed), 0).rollout for seed in (1, 2))
-    assert one.responses != two.responses
+def test_every_seed_and_iteration_draws_anew(policy: Path, tmp_path: Path) -> None:
+    runs = [make_run(policy, tmp_path, seed=seed, examples=EXAMPLES[:1]) for seed in (1, 2)]
+    drawn = {collect(run, iteration).rollout.responses for run in runs for iteration in (0, 1)}
+    assert len(drawn) == 4
+
+
+def test_the_critics_target_is_the_return(policy: Path, tmp_path: Path) -> None:
+    """Undiscounted: the scaled reward to go less the KL to go, whatever the critic says; whitening does not touch it."""
+    run = make_run(policy, tmp_path, replace(SMALL, gamma=1.0, lam=1.0))
+    train(replace(run, settings=replace(run.settings, iterations=1)))
+    experience = collect(run, 1)
+    assert experience.values.any()
+    mask = experience.rollout.mask
+    shaped = experience.rewards / run.scale - SMALL.kl * (experience.logprobs - experience.reference)
+    to_go = (shaped * mask).flip(1).cumsum(1).flip(1) * mask
+    torch.testing.assert_close(experience.returns, to_go, rtol=1e-4, atol=1e-4)
+    assert abs(float(experience.advantages[mask].mean())) < 1e-5
+    assert float(experience.advantages[mask].std(correction=0)) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_reference_stays_what_it_was(policy: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from dataclasses import fields
 from typing import Any
@@ -36,12 +37,13 @@ def refusal(call: Any) -> str:
 def test_every_key_of_a_preset_exists_and_has_its_type(preset: str) -> None:
     factories = {n: p for kind in ("task", "reward-model", "judge") for n, p in available(kind).items()}
     for group, values in load_presets()[preset].items():
+        named = fnmatch.filter(factories, group)
+        assert named or group in settings.GROUPS, group
+        defaults = [factory_settings(name, factories[name].factory(), {}) for name in named]
         if group in settings.GROUPS:
-            defaults = Settings().group(group)
-        else:
-            defaults = factory_settings(group, factories[group].factory(), {})
+            defaults.append(Settings().group(group))
         for key, value in values.items():
-            assert type(value) is type(defaults[key]), f"{group}.{key}"
+            assert all(type(value) is type(of[key]) for of in defaults), f"{group}.{key}"
             if group in settings.GROUPS:
                 settings._check(f"{group}.{key}", value)
 
@@ -52,7 +54,8 @@ def test_presets_are_taken_over() -> None:
     for group, values in preset.items():
         if group in settings.GROUPS:
             assert made.group(group) == {**Settings().group(group), **values}
-    assert made.plugins == {name: preset[name] for name in PLUGINS}
+    patterns = {name: next(p for p in preset if fnmatch.fnmatch(name, p)) for name in PLUGINS}
+    assert made.plugins == {name: preset[pattern] for name, pattern in patterns.items()}
     assert make_settings("tiny", {}, frozenset()) == Settings()
 
 
@@ -62,6 +65,12 @@ def test_assignments_win_over_the_preset() -> None:
     assert made.ppo.iterations == load_presets()["pretrained"]["ppo"]["iterations"]
     assert made.plugins["scalar"]["lr"] == "0.5", "parsed later, against the factory"
     assert made.plugins["scalar"]["batch"] == load_presets()["pretrained"]["scalar"]["batch"]
+
+
+def test_a_pattern_sets_every_plugin_it_fits_and_must_fit_one() -> None:
+    made = make_settings("tiny", {"s*": {"batch": "8"}, "scalar": {"lr": "1"}}, frozenset({"scalar", "seq2seq-token"}))
+    assert made.plugins == {"scalar": {"batch": "8", "lr": "1"}, "seq2seq-token": {"batch": "8"}}
+    assert "'x*'" in refusal(lambda: make_settings("tiny", {"x*": {"batch": "8"}}, PLUGINS))
 
 
 def test_the_defaults_pass_the_checks() -> None:
