@@ -16,6 +16,7 @@ from rlhf_bench.harness.text import CORRECTION, policy_prompt
 
 TINY = "tiny"
 PAD, END = "<|pad|>", "<|end|>"
+OFFLINE = "Go online (and unset HF_HUB_OFFLINE), or give a local folder."
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -92,7 +93,7 @@ def load_tokenizer(source: str | Path) -> Any:
     except Exception as error:
         raise BenchError(
             f"No tokenizer can be loaded from {source}: {one_line(error)}.",
-            "Put the tokenizer's files beside the model (tokenizer.json or its own format).",
+            "Put the tokenizer's files beside the model." if Path(source).is_dir() else OFFLINE,
         ) from error
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
@@ -126,7 +127,7 @@ def _load(auto: Any, source: str | Path) -> Any:
     except Exception as error:
         raise BenchError(
             f"No model can be loaded from {source}: {one_line(error)}.",
-            "Give a folder or hub id of a causal language model with safetensors weights.",
+            "Give a model folder with safetensors weights." if Path(source).is_dir() else OFFLINE,
         ) from error
 
 

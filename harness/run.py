@@ -131,7 +131,7 @@ def raise_first(outcome: Outcome) -> None:
         return
     name, error = next(iter(outcome.failed.items()))
     more = f" ({len(outcome.failed) - 1} more failed)" if len(outcome.failed) > 1 else ""
-    lost = f" Not made for want of it: {', '.join(outcome.skipped)}." if outcome.skipped else ""
+    lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
     raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
 
 
