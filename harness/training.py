@@ -8,12 +8,41 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.seams import Progress
+from rlhf_bench.harness.seams import Progress, TrainingJob
 
 IGNORED = -100
+
+
+class Schedule(Protocol):
+    """How long and how fast a reward model learns: what its settings offer."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def save_every(self) -> int: ...
+
+
+def options(job: TrainingJob, rows: int, schedule: Schedule) -> dict[str, Any]:
+    """The options of `train_lm` and `train_preferences` for a job over `rows` rows; `lr` peaks after the warm-up."""
+    return {
+        "scratch": job.scratch,
+        "steps": max(1, schedule.epochs * rows // schedule.batch),
+        "batch": schedule.batch,
+        "lr": schedule.lr,
+        "warmup": schedule.warmup,
+        "save_every": schedule.save_every,
+        "seed": job.seed,
+        "device": job.device,
+    }
 
 
 def train_lm(

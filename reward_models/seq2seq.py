@@ -69,14 +69,7 @@ class Seq2Seq:
             tokenizer,
             rows,
             job.progress,
-            scratch=job.scratch,
-            steps=max(1, self.epochs * len(rows) // self.batch),
-            batch=self.batch,
-            lr=self.lr,
-            warmup=self.warmup,
-            save_every=self.save_every,
-            seed=job.seed,
-            device=job.device,
+            **training.options(job, len(rows), self),
         )
         policies.save_model(model, tokenizer, job.folder)
         return figures
