@@ -168,9 +168,7 @@ def listing(what: str) -> int:
     """bench list"""
     stdout, _ = consoles(False)
     if what in KINDS:
-        rows = [
-            (plugin.name, plugin.reference, plugin.distribution) for plugin in plugins.available(KINDS[what]).values()
-        ]
+        rows = [(plugin.name, plugin.reference, plugin.distribution) for plugin in plugins.registered(KINDS[what])]
         terminal.show(stdout, Table(what, ("name", "reference", "package"), rows))
         return 0
     from rlhf_bench.harness import settings

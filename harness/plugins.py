@@ -48,7 +48,7 @@ class Plugin:
                 target = getattr(target, part)
         except BenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = f" of {self.distribution}" if self.distribution else ""
             raise BenchError(
                 f"The {self.kind} {self.name!r} ({self.reference}{where}) cannot be imported: {one_line(error)}.",
@@ -69,20 +69,15 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def registered(kind: Kind) -> list[Plugin]:
+    """All registered plugins of a kind, none imported, ordered by name; a name may be taken twice."""
+    points = sorted(entry_points(group=GROUPS[kind]), key=lambda p: (p.name, p.value))
+    return list({(p.name, p.value): _from_entry_point(kind, p) for p in points}.values())
+
+
 def available(kind: Kind) -> dict[str, Plugin]:
-    """All registered plugins of a kind by name, none imported.  Raises BenchError for a name taken twice."""
-    found: dict[str, Plugin] = {}
-    for point in sorted(entry_points(group=GROUPS[kind]), key=lambda p: (p.name, p.value)):
-        plugin = _from_entry_point(kind, point)
-        other = found.get(point.name)
-        if other is not None and other.reference != plugin.reference:
-            raise BenchError(
-                f"Two plugins are called {point.name!r}: {other.reference} of {other.distribution} "
-                f"and {plugin.reference} of {plugin.distribution}.",
-                "Uninstall or rename one.",
-            )
-        found[point.name] = plugin
-    return found
+    """The registered plugins by name (the first of a name that is taken twice: `find` refuses it)."""
+    return {plugin.name: plugin for plugin in reversed(registered(kind))}
 
 
 def _from_entry_point(kind: Kind, point: EntryPoint) -> Plugin:
@@ -90,16 +85,21 @@ def _from_entry_point(kind: Kind, point: EntryPoint) -> Plugin:
 
 
 def find(kind: Kind, name: str) -> Plugin:
-    """The plugin called `name`, or the one at `module:attribute`."""
-    registered = available(kind)
-    if name in registered:
-        return registered[name]
+    """The plugin called `name`, or the one at `module:attribute`.
+
+    Raises BenchError for an unknown name, with the nearest known one, and for a name taken twice, with both owners.
+    """
+    named = [plugin for plugin in registered(kind) if plugin.name == name]
+    if len(named) > 1:
+        owners = " and ".join(f"{plugin.reference} of {plugin.distribution}" for plugin in named)
+        raise BenchError(f"{len(named)} plugins are called {name!r}: {owners}.", "Uninstall or rename one.")
+    if named:
+        return named[0]
     if ":" in name:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # `module:attribute` beside the user, as `python -m` would find it
         return Plugin(kind, name, name)
-    fix = did_you_mean(name, registered)
-    raise BenchError(f"Unknown {kind} {name!r}.", f"{fix} Or give module:attribute.")
+    raise BenchError(f"Unknown {kind} {name!r}.", f"{did_you_mean(name, available(kind))} Or give module:attribute.")
 
 
 def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:
@@ -109,7 +109,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:
         return factory(**settings)
     except BenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BenchError(f"The {kind} {name!r} cannot be made: {one_line(error)}.") from error
 
 
@@ -157,7 +157,7 @@ def _parse(path: Path) -> ast.AST:
 def _source(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+    except (Exception, SystemExit):  # finding a module imports its package
         return None  # importing it will say what is wrong
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -167,7 +167,7 @@ def _source(module: str) -> Path | None:
 def _essence(path: Path) -> str:
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:
+    except (SyntaxError, ValueError):
         return path.read_text(errors="replace")
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -176,6 +176,7 @@ def _essence(path: Path) -> str:
             and body
             and isinstance(body[0], ast.Expr)
             and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
         ):
-            body[0].value.value = ""  # a docstring
+            del body[0]  # a docstring
     return ast.dump(tree)

@@ -66,6 +66,7 @@ def train(run: PPORun) -> list[dict[str, float]]:
         rows.append({"iteration": iteration + 1, **describe(run, experience), **losses})
         _check_finite(run, rows[-1])
         if iteration + 1 in stops:
+            _check_policy(run, experience, rows[-1])
             run.evaluate(iteration + 1)
         if (iteration + 1) % run.settings.save_every == 0 or iteration + 1 in stops:
             store.write_rows(run.scratch / "steps.jsonl", rows)
@@ -198,3 +199,10 @@ def _check_finite(run: PPORun, row: dict[str, float]) -> None:
             f"(reward model {run.reward_model.name!r}, seed {run.seed}).",
             "Lower ppo.lr or ppo.critic_lr.",
         )
+
+
+def _check_policy(run: PPORun, experience: Experience, row: dict[str, float]) -> None:
+    """The losses above are of the policy before its last update; an evaluation is of the one after it."""
+    part = rows_of(experience.rollout, torch.arange(1, device=experience.rollout.mask.device))
+    with torch.no_grad():
+        _check_finite(run, {"iteration": row["iteration"], "logprobs": float(logprobs(run.actors.policy, part).sum())})

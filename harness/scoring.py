@@ -44,7 +44,7 @@ class NamedRewardModel:
                 return self.model.rewards(rollout)
         except BenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error
 
 

@@ -84,9 +84,9 @@ class Store:
 
     def prepare(self) -> None:
         """Make the root; raises BenchError when it cannot be written or holds something else."""
-        if self.root.exists() and not self.root.is_dir():
-            raise BenchError(f"{self.root} is not a folder.", "Give another --out.")
         try:
+            if self.root.exists() and not self.root.is_dir():
+                raise BenchError(f"{self.root} is not a folder.", "Give another --out.")
             (self.root / ".partial").mkdir(parents=True, exist_ok=True)
             probe = self.root / ".partial" / f".probe.{os.getpid()}"
             probe.touch()

@@ -14,6 +14,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.seams import Progress, TrainingJob
 
 IGNORED = -100
+CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # the old name and the new one
 
 
 class Schedule(Protocol):
@@ -137,7 +138,7 @@ def _arguments(
         warmup_steps=int(warmup * steps),
         weight_decay=0.0,
         bf16=False,
-        gradient_checkpointing=False,
+        **{name: False for name in CHECKPOINTING if name in config.__dataclass_fields__},
         seed=seed,
         data_seed=seed,
         use_cpu=device == "cpu",
@@ -147,6 +148,7 @@ def _arguments(
         save_steps=save_every,
         save_total_limit=1,
         logging_strategy="no",
+        logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,
         **extra,
@@ -158,25 +160,43 @@ def _callback(progress: Progress) -> Any:
 
     class Report(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            control.should_log = state.global_step % args.save_steps == 0 or state.global_step == state.max_steps
             progress(state.global_step, state.max_steps)
 
     return Report()
 
 
 def _run(trainer: Any, scratch: Path) -> dict[str, float]:
-    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_callback import PrinterCallback, TrainerState
 
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(scratch)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not result.training_loss == result.training_loss:
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else trainer.state
+    if checkpoint and state.global_step >= trainer.args.max_steps:  # the trainer would take one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
+    loss = _mean_loss(state.log_history)
+    if loss != loss:
         raise BenchError("Training diverged: the loss is not a number.", "Lower the learning rate.")
-    return {"loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
+    return {"loss": loss, "steps": float(state.global_step)}
+
+
+def _mean_loss(history: Sequence[Mapping[str, float]]) -> float:
+    """Over all steps, those before an interruption included (the trainer's own figure forgets them)."""
+    total, done = 0.0, 0.0
+    for row in history:
+        if "loss" in row:
+            total += row["loss"] * (row["step"] - done)
+            done = row["step"]
+    return total / max(done, 1.0)
 
 
 def last_checkpoint(scratch: Path) -> Path | None:
     """The newest complete checkpoint: `trainer_state.json` is what the trainer writes last."""
-    found = sorted(scratch.glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]), reverse=True)
+    named = [p for p in scratch.glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
+    found = sorted(named, key=lambda p: int(p.name.partition("-")[2]), reverse=True)
     for folder in found:
         try:
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))

@@ -29,8 +29,8 @@ class Scalar:
     recipe = "scalar"
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
-            raise BenchError("epochs, batch, save_every and lr of the scalar reward model must be above 0.")
+        if min(self.epochs, self.batch, self.save_every) < 1 or min(self.lr, self.head_std) <= 0:
+            raise BenchError("epochs, batch, save_every, lr and head_std of the scalar reward model must be above 0.")
 
     @property
     def training_settings(self) -> Mapping[str, Any]:

@@ -313,7 +313,7 @@ def test_every_seed_and_iteration_draws_anew(policy: Path, tmp_path: Path) -> No
 
 
 def test_the_critics_target_is_the_return(policy: Path, tmp_path: Path) -> None:
-    """Undiscounted: the scaled reward to go less the KL to go, whatever the critic says; whitening does not touch it."""
+    """Undiscounted: the scaled reward to go less the KL to go, whatever the critic and whitening do."""
     run = make_run(policy, tmp_path, replace(SMALL, gamma=1.0, lam=1.0))
     train(replace(run, settings=replace(run.settings, iterations=1)))
     experience = collect(run, 1)
