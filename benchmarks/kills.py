@@ -37,7 +37,7 @@ def main() -> int:
         whole = time.monotonic() - begun
         print(f"undisturbed: {whole:.1f} s", flush=True)
         for number in range(options.kills):
-            print(f"kill {number + 1}: {disturb(killed, rng.uniform(0.1, 0.9) * whole)}", flush=True)
+            print(f"kill {number + 1}: {disturb(killed, rng.uniform(0.1, 0.5) * whole)}", flush=True)
         bench(*command(killed, rms=RMS, **SIZES)).check_returncode()
         same = estimates(calm) == estimates(killed)
     print("estimates are identical" if same else "ESTIMATES DIFFER")
