@@ -22,8 +22,9 @@ recomputed from stored rows. What a reader should know first:
 - The controlled world has exact gold utility, and a policy of .18M parameters trained from nothing. What holds here
   need not hold for a pretrained one.
 - Settings were chosen on seed 0, the reward models' by pair accuracy, before the seeds below were run once.
-- `scalar` and the seq2seq reward models see the same pairs for the same number of epochs; a seq2seq epoch has
-  two rows of about twice the length per pair, so it costs more compute.
+- `scalar` and the seq2seq reward models see the same pairs for the same number of epochs, two texts a pair; what each
+  training cost stands in the manifest of the report.
+- One run of three seeds: read the intervals. An interval that holds 0 (or .5 for a win rate) shows no effect.
 - Sampled and greedy decoding are both shown: at temperature 1 a part of any gain is noise that was removed.
 """
 
