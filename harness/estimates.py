@@ -54,17 +54,12 @@ class Arm:
 
 def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
     """Cells grouped into arms, seeds in order; arms in order of task, reward model and key."""
-    groups: dict[tuple[str, str, str], list[CellFiles]] = {}
-    seen: set[tuple[str, int]] = set()
+    groups: dict[tuple[str, str, str], dict[int, CellFiles]] = {}
     for cell in cells:
         r = cell.record
-        if (r["arm"], r["seed"]) not in seen:  # one cell copied into two folders is still one cell
-            seen.add((r["arm"], r["seed"]))
-            groups.setdefault((r["task"], r["reward_model"], r["arm"]), []).append(cell)
-    return [
-        Arm(task, rm, key, tuple(sorted(found, key=lambda c: c.record["seed"])))
-        for (task, rm, key), found in sorted(groups.items(), key=lambda item: item[0])
-    ]
+        # by seed: one cell copied into two folders is still one cell
+        groups.setdefault((r["task"], r["reward_model"], r["arm"]), {}).setdefault(r["seed"], cell)
+    return [Arm(*name, tuple(found[seed] for seed in sorted(found))) for name, found in sorted(groups.items())]
 
 
 @dataclass(frozen=True)

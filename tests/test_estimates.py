@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_bench.harness import collapse, statistics, store
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import CellFiles, Estimator, arms_of
 from rlhf_bench.harness.nouns import Estimate, MeasureKind
 
@@ -37,6 +38,7 @@ def make_cell(
     prompts: Sequence[int] = range(PROMPTS),
     sources: Callable[[int], str] = lambda _: "",
     shuffle: bool = False,
+    settings: dict[str, str] | None = None,
 ) -> CellFiles:
     """A finished cell: sft/, ppo/ and verdicts/ folders with rows in the order of the prompts, or in a random one."""
     judges = {"gold": GOLD, "empty": EMPTY} if judges is None else judges
@@ -55,6 +57,7 @@ def make_cell(
         store.write_json(folder / "measures.json", [{"name": n, "kind": k, "before": b} for n, k, b in measures])
         rows = [_verdict(i, d, it, sources(i), values(i + seed, it)) for i, d, it in places]
         store.write_rows(folder / "verdicts.jsonl", rows)
+        store.write_json(folder / store.MARKER, {"params": {"judge": {"name": name, "settings": settings or {}}}})
     record = {
         "task": "words",
         "reward_model": "vowels",
@@ -215,3 +218,14 @@ def test_arms_are_grouped_and_ordered(tmp_path: Path) -> None:
     other = CellFiles({**cells[0].record, "reward_model": "brevity"}, tmp_path)
     arms = arms_of([*cells, other])
     assert [(a.reward_model, a.seeds) for a in arms] == [("brevity", (1,)), ("vowels", (0, 1))]
+
+
+def test_seeds_judged_with_other_settings_do_not_mix(tmp_path: Path) -> None:
+    cells = [make_cell(tmp_path, seed, settings={"scorer": "rouge-l"} if seed else None) for seed in (0, 1)]
+    with pytest.raises(BenchError, match="different settings"):
+        Estimator().arm(arms_of(cells)[0])
+
+
+def test_one_cell_found_twice_is_one_seed(tmp_path: Path) -> None:
+    cell = make_cell(tmp_path)
+    assert arms_of([cell, cell])[0].seeds == (0,)

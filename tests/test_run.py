@@ -166,9 +166,9 @@ def test_a_policy_from_a_folder_goes_the_same_way(tmp_path: Path) -> None:
     from rlhf_bench.harness.policies import save_model, tiny_tokenizer
     from rlhf_bench.tasks.world import DialogueWorld
 
-    world = DialogueWorld(demonstrations=32, train_pairs=2, test_pairs=2, train_prompts=2, test_prompts=2)
+    world = DialogueWorld(demonstrations=400, train_pairs=2, test_pairs=2, train_prompts=2, test_prompts=2)
     demos = world.examples("sft")
-    tokenizer = tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], 600)
+    tokenizer = tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], 1500)
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
     save_model(LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)), tokenizer, tmp_path / "llama")
