@@ -66,7 +66,7 @@ def run(
         from rlhf_bench.harness.policies import pick_device
         from rlhf_bench.harness.progress import watching
 
-        device = device or pick_device()
+        device = pick_device(device)
         jobs = jobs or (cores // threads if device == "cpu" and policy == "tiny" else 1)
         with watching(stderr, quiet) as watch:
             outcome = runs.run(made, root, jobs=max(1, jobs), threads=threads, device=device, watch=watch)

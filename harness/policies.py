@@ -162,10 +162,17 @@ def load_policy(folder: Path, device: str) -> tuple[Any, Any]:
     return load_causal(folder, tokenizer, device), tokenizer
 
 
-def pick_device() -> str:
-    """The accelerator where there is one, else the CPU."""
+def pick_device(wanted: str = "") -> str:
+    """The device asked for, else the accelerator where there is one, else the CPU.  Raises BenchError for one that
+    torch cannot use here."""
     import torch
 
+    if wanted:
+        try:
+            torch.zeros(1, device=wanted)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise BenchError(f"The device {wanted!r} cannot be used: {one_line(error)}.", "See: bench doctor") from None
+        return wanted
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -63,7 +63,7 @@ def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
 
 
 def _undecided(report: Mapping[str, Any]) -> Iterator[str]:
-    rows = [e for e in report["estimates"] if e["n_invalid"] and e["slice"] == "all"]
+    rows = [e for e in report["estimates"] if e["slice"] == "all" and "undecided:" in e["note"]]
     found = {(e["reward_model"], e["judge"], e["statistic"], e["note"]): e for e in rows}
     if not found:
         return

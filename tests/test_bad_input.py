@@ -66,6 +66,8 @@ def run(*more: str, task: str = "dialogsum", rm: str = "scalar") -> list[str]:
         (run("--limit", "0"), "0"),
         (run("--policy", "no/such/folder"), "no policy 'no/such/folder'"),
         (run("--data", "no-such-folder"), "no-such-folder"),
+        (run("--device", "abacus"), "'abacus' cannot be used"),
+        (run("--device", "cuda:77"), "'cuda:77' cannot be used"),
         (["report", "nothing-here", "--out", "r"], "holds no cells"),
         (["judge", "nothing-here", "--judge", "length"], "holds no cells"),
         (["score", "--rm", "scalar", "--prompt", "a", "--response", "b"], "holds no cells"),
