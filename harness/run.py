@@ -117,11 +117,11 @@ def record_cells(made: Plan, root: store.Store) -> None:
 
 
 def finished(made: Plan, root: store.Store) -> list[Path]:
-    """Records of the cells whose stages are all there."""
+    """Records of the cells that were trained; a judge that failed is left out of the report, which says so."""
     return [
         root.root / "cells" / f"{cell.name}.json"
         for cell in made.cells
-        if all(s.done(root) for s in (*cell.stages.values(), *made.judged[cell.name].values()))
+        if all(stage.done(root) for stage in cell.stages.values())
     ]
 
 

@@ -110,6 +110,26 @@ def test_judging_again_adds_a_judge(done: Path, tmp_path: Path) -> None:
     assert before == json.loads(estimates(done))
 
 
+def test_a_judge_that_fails_costs_nobody_else(done: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "copy"
+    shutil.copytree(done, runs)
+    (tmp_path / "own.py").write_text(
+        "from rlhf_bench.harness.nouns import Measure, Verdict\n"
+        "class Broken:\n"
+        "    measures = [Measure('luck', 'win')]\n"
+        "    def measure(self, cases, task):\n"
+        "        return [Verdict({'luck': 2.0}) for c in cases]\n"
+    )
+    ended = bench(*command(runs, "--judge", "own:Broken", "--judge", "length", rms=RMS), cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "own:Broken" in ended.stderr
+    assert "luck is 2.0, outside [0, 1]" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    report = json.loads((runs / "report" / "report.json").read_text())
+    assert any("own:Broken" in warning for warning in report["warnings"])
+    assert "length" in {e["judge"] for e in report["estimates"]}
+
+
 def test_score_prints_one_reward_per_token(done: Path) -> None:
     for rm in RMS:
         scored = bench("score", "--rm", rm, "--runs", str(done), "--prompt", "Anna: hi", "--response", "They meet.")
