@@ -1,6 +1,6 @@
 """Kill one run again and again at random moments, let it finish, and compare it with an undisturbed one.
 
-    python benchmarks/kills.py [--kills 10] [--seed 0]
+    python benchmarks/kills.py [--kills 10] [--seed 0] [--jobs 1]
 
 The runs are those of tests/small.py (every stage is real) with two reward models.  Exit code 0 when the estimates are
 equal to the byte.
@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="of the run that is killed; the undisturbed one has 1")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -37,16 +38,17 @@ def main() -> int:
         whole = time.monotonic() - begun
         print(f"undisturbed: {whole:.1f} s", flush=True)
         for number in range(options.kills):
-            print(f"kill {number + 1}: {disturb(killed, rng.uniform(0.1, 0.5) * whole)}", flush=True)
+            print(f"kill {number + 1}: {disturb(killed, options.jobs, rng.uniform(0.1, 0.5) * whole)}", flush=True)
         bench(*command(killed, rms=RMS, **SIZES)).check_returncode()
         same = estimates(calm) == estimates(killed)
     print("estimates are identical" if same else "ESTIMATES DIFFER")
     return 0 if same else 1
 
 
-def disturb(out: Path, after: float) -> str:
+def disturb(out: Path, jobs: int, after: float) -> str:
     """Start the run and kill it `after` seconds; says what it was doing."""
-    arguments = [sys.executable, "-m", "rlhf_bench.harness", *command(out, rms=RMS, **SIZES)]
+    arguments = command(out, "--jobs", str(jobs), rms=RMS, **SIZES)
+    arguments = [sys.executable, "-m", "rlhf_bench.harness", *arguments]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(timeout=after)

@@ -16,9 +16,7 @@ def main() -> None:
     """Entry point: a BenchError is one line on stderr and exit code 2."""
     try:
         bench(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the second into the first
         click.echo("Interrupted. What was computed is kept; run the same command to go on.", err=True)
         sys.exit(130)
     except click.ClickException as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
@@ -110,7 +112,16 @@ def _begin(events: Any, threads: int) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     set_threads(threads)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when the parent is gone (killed): it would hold its stage's lock, then wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(stage: Stage, root: Path, device: str) -> bool:
@@ -121,8 +132,6 @@ def _work(stage: Stage, root: Path, device: str) -> bool:
 
 
 def _side_by_side(missing: Sequence[Stage], root: Store, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
-    import multiprocessing
-
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)  # read when a worker loads its libraries
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -138,11 +138,13 @@ def test_score_prints_one_reward_per_token(done: Path) -> None:
         assert "<end>" in scored.stdout
 
 
-def test_a_kill_in_the_middle_changes_nothing(done: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_kill_in_the_middle_changes_nothing(done: Path, tmp_path: Path, jobs: str) -> None:
     out = tmp_path / "runs"
+    arguments = command(out, "--jobs", jobs, rms=RMS)
     for wait_for in ("sft-*/scratch/checkpoint-2", "ppo-*/scratch/state.safetensors"):
         process = subprocess.Popen(
-            [sys.executable, "-m", "rlhf_bench.harness", *command(out, rms=RMS)],
+            [sys.executable, "-m", "rlhf_bench.harness", *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -152,7 +154,7 @@ def test_a_kill_in_the_middle_changes_nothing(done: Path, tmp_path: Path) -> Non
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    finished = bench(*command(out, rms=RMS))
+    finished = bench(*arguments)
     assert finished.returncode == 0, finished.stderr
     assert estimates(out) == estimates(done)
     assert not [p for p in (out / ".partial").iterdir() if p.is_dir()]
