@@ -132,23 +132,7 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
     family = f"{task.name} {policy['name']}"
     model: dict[str, Stage] = {}
     if isinstance(arm, TrainableRewardModel):
-        model["reward"] = stages["reward"] = Stage(
-            "reward",
-            f"{safe_label(task.name)}-{safe_label(arm.recipe)}-s{seed}",
-            f"{H}.stage_reward:reward",
-            {
-                "recipe": arm.recipe,
-                "settings": dict(arm.training_settings),
-                "seed": seed,
-                "max_response": task.max_response,
-            },
-            {"sft": stages["sft"], "pairs": stages["pairs"]},
-            {"rm": rm},
-            CODE["reward"],
-            (plugin.fingerprint(),),
-            cost=float(arm.training_settings.get("epochs", 1)),
-            family=f"{family} {arm.recipe}",
-        )
+        model["reward"] = stages["reward"] = _training(task, arm, rm, stages, plugin.fingerprint(), family)
     common: dict[str, Any] = {"rm": rm, "seed": seed, "max_response": task.max_response, "ppo": settings.group("ppo")}
     payload = {"micro_batch": settings.ppo.micro_batch}
     code = (plugin.fingerprint(),)
@@ -177,6 +161,35 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
         family=family,
     )
     return Cell(task.name, rm_name, seed, policy["name"], stages, {}, task.origin)
+
+
+def _training(
+    task: TaskPlan,
+    arm: TrainableRewardModel,
+    rm: Mapping[str, Any],
+    stages: Mapping[str, Stage],
+    code: str,
+    family: str,
+) -> Stage:
+    """The training of a reward model: named by its recipe, so that arms which share one share the result."""
+    seed = stages["sft"].params["seed"]
+    return Stage(
+        "reward",
+        f"{safe_label(task.name)}-{safe_label(arm.recipe)}-s{seed}",
+        f"{H}.stage_reward:reward",
+        {
+            "recipe": arm.recipe,
+            "settings": dict(arm.training_settings),
+            "seed": seed,
+            "max_response": task.max_response,
+        },
+        {"sft": stages["sft"], "pairs": stages["pairs"]},
+        {"rm": rm},
+        CODE["reward"],
+        (code,),
+        cost=float(arm.training_settings.get("epochs", 1)),
+        family=f"{family} {arm.recipe}",
+    )
 
 
 _NOT_OF_SCALE = (
