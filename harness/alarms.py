@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-EMPTY_SHARE, TRUNCATED_SHARE, NEGATIVE_KL, COPY_RATE = 0.2, 0.5, -0.5, 0.9
+EMPTY_SHARE, TRUNCATED_SHARE, NEGATIVE_KL = 0.2, 0.5, -0.5
 
 
 def alarms(steps: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """As `printable`, keeping line breaks."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def consoles(quiet: bool) -> tuple[Console, Console]:
     """(stdout, stderr): results go to the first, progress to the second."""
     from rich.console import Console

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.policies import TINY
+from rlhf_bench.harness.policies import TINY, check_folder
 from rlhf_bench.harness.settings import Settings
 
 WHOLE = 64 * 2**20
@@ -30,9 +30,8 @@ def policy_identity(source: str, settings: Settings) -> dict[str, Any]:
 
 
 def _check(path: Path) -> None:
+    check_folder(path)
     names = {p.name for p in path.iterdir()}
-    if "config.json" not in names:
-        raise BenchError(f"{path} has no config.json: it is no model folder.", "Give a folder made by save_pretrained.")
     if not any(n.endswith(".safetensors") for n in names):
         raise BenchError(f"{path} has no safetensors weights.", "Save the model again with safetensors.")
     if not names & {

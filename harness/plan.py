@@ -64,11 +64,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{safe_label(self.task)}-{safe_label(self.reward_model)}-s{self.seed}-{self.key[: store.KEY_LENGTH]}"
+        return f"{cell_label(self.task, self.reward_model, self.seed)}-{self.key[: store.KEY_LENGTH]}"
 
     def record(self) -> dict[str, Any]:
         """cells/NAME.json: what a report needs to find everything."""
-        stages = {role: [s.kind, s.label, s.key[: store.KEY_LENGTH]] for role, s in self.stages.items()}
+        stages = {role: stage.place for role, stage in self.stages.items()}
         ppo = self.stages["ppo"].params
         return {
             "task": self.task,
@@ -86,6 +86,11 @@ class Cell:
 def safe_label(name: str) -> str:
     """A name as part of a file name."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")[:60] or "unnamed"
+
+
+def cell_label(task: str, reward_model: str, seed: int) -> str:
+    """How a cell's own folders and record are called."""
+    return f"{safe_label(task)}-{safe_label(reward_model)}-s{seed}"
 
 
 def open_task(name: str, given: Mapping[str, Any]) -> tuple[TaskPlan, Task]:
@@ -128,7 +133,7 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
         )
     stages = _shared_stages(task, seed, policy, settings)
     rm = {"name": rm_name, "settings": rm_settings}
-    label = f"{safe_label(task.name)}-{safe_label(rm_name)}-s{seed}"
+    label = cell_label(task.name, rm_name, seed)
     family = f"{task.name} {policy['name']}"
     model: dict[str, Stage] = {}
     if isinstance(arm, TrainableRewardModel):

@@ -87,7 +87,7 @@ def load_tokenizer(source: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _check_folder(source)
+    check_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
@@ -118,12 +118,12 @@ def load_causal(source: str | Path, tokenizer: Any, device: str) -> Any:
     return model.to(device).eval()
 
 
-def _load(auto: Any, source: str | Path) -> Any:
+def _load(auto: Any, source: str | Path, **more: Any) -> Any:
     import torch
 
-    _check_folder(source)
+    check_folder(source)
     try:
-        return auto.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+        return auto.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **more)
     except Exception as error:
         raise BenchError(
             f"No model can be loaded from {source}: {one_line(error)}.",
@@ -131,7 +131,8 @@ def _load(auto: Any, source: str | Path) -> Any:
         ) from error
 
 
-def _check_folder(source: str | Path) -> None:
+def check_folder(source: str | Path) -> None:
+    """Raises BenchError for a folder that is no model, and for a path that is neither a folder nor a hub id."""
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
         raise BenchError(
@@ -183,11 +184,8 @@ def load_classifier(source: str | Path, tokenizer: Any, device: str, seed: int =
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    _check_folder(source)
     with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
+        model = _load(AutoModelForSequenceClassification, source, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     if head_std:
         generator = torch.Generator().manual_seed(seed)

@@ -39,8 +39,7 @@ def judge_cells(
         raise_first(outcome)
         for path, stage in made.items():
             record = store.read_json(path)
-            place = [stage.kind, stage.label, stage.key[: store.KEY_LENGTH]]
-            store.write_json(path, {**record, "judges": {**record["judges"], name: place}})
+            store.write_json(path, {**record, "judges": {**record["judges"], name: stage.place}})
 
 
 def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
@@ -57,8 +56,9 @@ def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
             f"({spec['sha256'][:12]} is now {task.origin.sha256[:12]}).",
             "Judge with the data and version the run was made with.",
         )
-    label = f"{plan.safe_label(cell.record['task'])}-{plan.safe_label(cell.record['reward_model'])}"
-    return plan.judge_stage(task, judge, given, inputs, f"{label}-s{cell.record['seed']}", cell.record["seed"])
+    seed = cell.record["seed"]
+    label = plan.cell_label(cell.record["task"], cell.record["reward_model"], seed)
+    return plan.judge_stage(task, judge, given, inputs, label, seed)
 
 
 @lru_cache

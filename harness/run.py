@@ -93,7 +93,7 @@ def _differing(request: Request) -> dict[str, str]:
 def _judge(task: plan.TaskPlan, name: str, settings: Settings, cell: plan.Cell) -> Stage:
     plugin = plugins.find("judge", name)
     given = factory_settings(name, plugin.factory(), settings.plugins.get(name, {}))
-    label = f"{plan.safe_label(cell.task)}-{plan.safe_label(cell.reward_model)}-s{cell.seed}"
+    label = plan.cell_label(cell.task, cell.reward_model, cell.seed)
     return plan.judge_stage(task, name, given, cell.stages, label, cell.seed)
 
 
@@ -110,7 +110,7 @@ def record_cells(made: Plan, root: store.Store) -> None:
     for cell in made.cells:
         path = root.root / "cells" / f"{cell.name}.json"
         before: dict[str, Any] = store.read_json(path).get("judges", {}) if path.exists() else {}
-        judges = {n: [s.kind, s.label, s.key[: store.KEY_LENGTH]] for n, s in made.judged[cell.name].items()}
+        judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
         record = {**cell.record(), "judges": {**before, **judges}}
         if not path.exists() or store.read_json(path) != record:
             store.write_json(path, record)

@@ -72,6 +72,11 @@ class Stage:
     def name(self) -> str:
         return f"{self.kind} {self.label}"
 
+    @property
+    def place(self) -> list[str]:
+        """Where the result lies, as cell records say it: kind, label, short key."""
+        return [self.kind, self.label, self.key[: store.KEY_LENGTH]]
+
     def folder(self, root: store.Store) -> Path:
         return root.folder(self.kind, self.label, self.key)
 

@@ -40,7 +40,8 @@ def sft(context: Context) -> Mapping[str, Any]:
     model, tokenizer = _start(p, splits, task.max_response_tokens, context.device)
     kept, dropped = _fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     _check_context(model, tokenizer, kept, task.max_response_tokens)
-    rows = _demonstrations(tokenizer, kept["sft"], task.max_response_tokens)
+    completions = _clipped(tokenizer, kept["sft"], task.max_response_tokens)
+    rows = _demonstrations(tokenizer, kept["sft"], completions)
     figures = training.train_lm(
         model,
         tokenizer,
@@ -59,7 +60,7 @@ def sft(context: Context) -> Mapping[str, Any]:
     for split in ("train", "test"):
         store.write_rows(context.work / f"examples.{split}.jsonl", map(to_row, kept[split]))
     counts = {f"{split}_examples": len(kept[split]) for split in kept}
-    clipped = sum(row["clipped"] for row in _clipped(tokenizer, kept["sft"], task.max_response_tokens))
+    clipped = sum(row["clipped"] for row in completions)
     return {**figures, **counts, **dropped, "clipped_demonstrations": clipped, "parameters": _size(model)}
 
 
@@ -129,11 +130,12 @@ def _check_context(model: Any, tokenizer: Any, kept: Mapping[str, Sequence[Examp
         )
 
 
-def _demonstrations(tokenizer: Any, examples: Sequence[Example], longest: int) -> list[dict[str, list[int]]]:
+def _demonstrations(
+    tokenizer: Any, examples: Sequence[Example], completions: Sequence[Mapping[str, Any]]
+) -> list[dict[str, list[int]]]:
     prompts = encode_prompts(tokenizer, [e.prompt for e in examples])
-    clipped = _clipped(tokenizer, examples, longest)
     rows = []
-    for prompt, row in zip(prompts, clipped, strict=True):
+    for prompt, row in zip(prompts, completions, strict=True):
         made = training.demonstration_row(prompt, row["ids"], tokenizer.eos_token_id)
         if row["clipped"]:  # teaching an end in mid-sentence would teach truncated text
             made = {name: ids[:-1] for name, ids in made.items()}

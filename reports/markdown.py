@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_bench.harness.arguments import printable_lines
 from rlhf_bench.reports.tables import Table, all_tables
 
 
@@ -90,7 +91,7 @@ def fenced(text: str) -> Iterator[str]:
     """A code block that its content cannot close; control characters but line breaks are made visible."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    shown = printable_lines(text)
     yield from (f"{fence}text", shown if shown.strip() else "(empty)", fence, "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlhf_bench.harness.arguments import printable, printable_lines
 from rlhf_bench.harness.nouns import Span
 from rlhf_bench.reports.tables import Table, headline
 
@@ -16,10 +17,10 @@ def show_headline(console: Console, report: Mapping[str, Any]) -> None:
     """The end table of a run, its data source and its warnings."""
     for origin in report["data"]:
         console.print(
-            f"{origin['task']}: {visible(origin['description'])}", markup=False, soft_wrap=not console.is_terminal
+            f"{origin['task']}: {printable(origin['description'])}", markup=False, soft_wrap=not console.is_terminal
         )
     for warning in report["warnings"]:
-        console.print(f"note: {visible(warning)}", markup=False, soft_wrap=not console.is_terminal)
+        console.print(f"note: {printable(warning)}", markup=False, soft_wrap=not console.is_terminal)
     table = headline(report)
     show(console, table)
     console.print(table.note, markup=False, soft_wrap=not console.is_terminal)
@@ -29,7 +30,7 @@ def show(console: Console, table: Table) -> None:
     """A table: boxed on a terminal, tab-separated when piped."""
     if not console.is_terminal:
         for row in (table.columns, *table.rows):
-            plain(console, "\t".join(map(visible, row)))
+            plain(console, "\t".join(map(printable, row)))
         return
     from rich import box
     from rich.markup import escape
@@ -39,8 +40,8 @@ def show(console: Console, table: Table) -> None:
     for position, name in enumerate(table.columns):
         drawn.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
     for row in table.rows:
-        numbers = [visible(cell).replace(" [", "\n[") for cell in row[2:]]  # intervals below their values
-        drawn.add_row(*map(escape, [*map(visible, row[:2]), *numbers]))
+        numbers = [printable(cell).replace(" [", "\n[") for cell in row[2:]]  # intervals below their values
+        drawn.add_row(*map(escape, [*map(printable, row[:2]), *numbers]))
     console.print(drawn)
 
 
@@ -50,11 +51,6 @@ def plain(console: Console, line: str) -> None:
         console.file.write(line + "\n")
 
 
-def visible(text: str) -> str:
-    """Text without control characters: they are written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def show_tokens(console: Console, text: str, spans: Sequence[Span], rewards: Sequence[float]) -> None:
     """The response coloured by reward (green above 0, red below), then one line per token."""
     from rich.text import Text
@@ -62,17 +58,12 @@ def show_tokens(console: Console, text: str, spans: Sequence[Span], rewards: Seq
     top = max((abs(r) for r in rewards), default=0.0) or 1.0
     painted = Text()
     for (start, end), reward in zip(spans, rewards, strict=True):
-        painted.append(visible_lines(text[start:end]), style=_style(reward / top))
+        painted.append(printable_lines(text[start:end]), style=_style(reward / top))
     console.print(painted, soft_wrap=True)
     for (start, end), reward in zip(spans, rewards, strict=True):
-        shown = visible(text[start:end]) if end > start else "<end>" if start == len(text) else "<part>"
+        shown = printable(text[start:end]) if end > start else "<end>" if start == len(text) else "<part>"
         plain(console, f"{reward:+.4g}\t{shown}")
     plain(console, f"sum {sum(rewards):+.4g}\t{len(rewards)} tokens")
-
-
-def visible_lines(text: str) -> str:
-    """As `visible`, keeping line breaks."""
-    return "\n".join(map(visible, text.split("\n")))
 
 
 def _style(share: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair, Rollout
@@ -19,8 +19,6 @@ from rlhf_bench.harness.seams import TrainingJob
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Reading = Literal["token", "sentence", "positive"]
 
 
 @dataclass(frozen=True)
