@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
+import importlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.tasks.sources import Row, content_sha256, hub_rows, read_rows, text
+from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
 
 GOOD = b'{"dialogue": "a: \xc3\xa9", "summary": "b"}\n\n{"dialogue": "c", "summary": "d"}\n'
 
@@ -78,15 +81,134 @@ def test_bad_paths(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.jsonl")
     with pytest.raises(BenchError, match="is a folder"):
         read_rows(tmp_path)
-    (tmp_path / "rows.csv").write_text("a,b")
-    with pytest.raises(BenchError, match="not a JSON Lines file"):
-        read_rows(tmp_path / "rows.csv")
+    (tmp_path / "rows.txt").write_text("a,b")
+    with pytest.raises(BenchError, match="no file of rows by its name"):
+        read_rows(tmp_path / "rows.txt")
+
+
+ROWS = [{"prompt": 'a, "b"\nc é', "chosen": " d "}, {"prompt": "e\r\nf", "chosen": ""}]
+
+
+def write_as(path: Path, rows: list[dict[str, str]]) -> Path:
+    """The rows in the format that the name asks for."""
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        importlib.import_module("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    written = io.StringIO(newline="")
+    if ".csv" in path.name:
+        writer = csv.DictWriter(written, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    elif ".jsonl" in path.name:
+        written.write("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        json.dump(rows, written, ensure_ascii=False, indent=1)
+    content = written.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    path = write_as(tmp_path / f"some.rows{suffix}", ROWS)
+    rows = read_rows(path)
+    assert [row.values for row in rows] == ROWS
+    assert all(row.where.startswith(f"{path}, ") for row in rows)
+    assert len({row.where for row in rows}) == 2
+    assert content_sha256([("", rows)]) == content_sha256([("", [Row("", row) for row in ROWS])])
+
+
+FIELD = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.fixed_dictionaries({"prompt": FIELD, "chosen": FIELD}), min_size=1, max_size=4))
+def test_any_text_survives_any_format(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> None:
+    for suffix in SUFFIXES:
+        path = write_as(tmp_path_factory.getbasetemp() / f"any{suffix}", rows)
+        assert [row.values for row in read_rows(path)] == rows
+
+
+def test_where_a_record_starts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'\xef\xbb\xbf\n,id,text\n\n0,"a","one\ntwo"\n1,b,"a ""word"""\n')
+    assert read_rows(path) == [
+        Row(f"{path}, line 4", {"": "0", "id": "a", "text": "one\ntwo"}),
+        Row(f"{path}, line 6", {"": "1", "id": "b", "text": 'a "word"'}),
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text('{"version": 1, "data": [{"a": 1}, {"a": null}]}')
+    assert read_rows(path) == [Row(f"{path}, row 0", {"a": 1}), Row(f"{path}, row 1", {"a": None})]
+
+
+def test_a_long_field(tmp_path: Path) -> None:
+    path = write_as(tmp_path / "rows.csv", [{"text": "word " * 100_000}])
+    assert len(read_rows(path)[0].values["text"]) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "seen"),
+    [
+        ("rows.json", b" \n", "holds no rows"),
+        ("rows.json", b"[]", "holds no rows"),
+        ("rows.json", b'{"data": []}', "holds no rows"),
+        ("rows.json", b'{"rows": [{"a": "b"}]}', "not an array of objects: {"),
+        ("rows.json", b'{"data": "a"}', "not an array of objects: {"),
+        ("rows.json", b'"text"', "not an array of objects"),
+        ("rows.json", GOOD, "malformed JSON (Extra data: line 3"),
+        ("rows.json", b'[{"a": "b"}, ["c"]]', "row 1: not an object but of type list"),
+        ("rows.json", b'[{"a": "b"}, null]', "row 1: not an object but of type NoneType"),
+        ("rows.json", b'[{"a": "b"},\n {"a": "caf\xe9"}]', "line 2: not UTF-8"),
+        ("rows.json", b"[" * 100_000, "rows.json: "),
+        ("rows.json.gz", gzip.compress(b'[{"a": "b"}]')[:-9], "not a whole gzip file"),
+        ("rows.json.gz", b"[]", "not a whole gzip file"),
+        ("rows.csv", b"", "holds no rows"),
+        ("rows.csv", b"prompt,chosen\n", "holds no rows"),
+        ("rows.csv", b"a,b\n1,2\n\n1,2,3\n", "line 4: 3 fields under a header of 2: ['1', '2', '3']"),
+        ("rows.csv", b'a,b\n"x\ny",2\n1\n', "line 4: 1 fields under a header of 2"),
+        ("rows.csv", b"a,b,a\n1,2,3\n", "line 1: the header names the column 'a' twice"),
+        ("rows.csv", b'a,b\n1,2\n3,"4\n5,6\n', "line 3: malformed CSV (unexpected end of data)"),
+        ("rows.csv", b'a,b\n1,"2"3\n', "line 2: malformed CSV"),
+        ("rows.csv", b"a,b\n1,caf\xe9\n", "line 2: not UTF-8"),
+        ("rows.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-12], "not a whole gzip file"),
+        ("rows.parquet", b"", "not a Parquet file"),
+        ("rows.parquet", GOOD, "not a Parquet file"),
+        ("rows.parquet", b"PAR1" + b"\x07" * 99 + b"PAR1", "not a Parquet file"),
+    ],
+)
+def test_bad_content_of_other_formats(tmp_path: Path, name: str, content: bytes, seen: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(BenchError) as caught:
+        read_rows(path)
+    assert str(path) in caught.value.seen
+    assert seen in caught.value.seen
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
+    assert len(caught.value.seen) < len(str(path)) + 250
+
+
+def test_bad_tables(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    write = importlib.import_module("pyarrow.parquet").write_table
+    path = tmp_path / "rows.parquet"
+    write(pyarrow.table([["a"], ["b"]], names=["text", "text"]), path)
+    with pytest.raises(BenchError, match=r"that can be read: .*text"):
+        read_rows(path)
+    write(pyarrow.table([[]], names=["text"]), path)
+    with pytest.raises(BenchError, match="holds no rows"):
+        read_rows(path)
+    whole = write_as(path, ROWS).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BenchError, match="not a Parquet file"):
+        read_rows(path)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    for name in ("any.jsonl", "any.jsonl.gz"):
+    for name in (f"odd{suffix}" for suffix in SUFFIXES):
         path = tmp_path_factory.getbasetemp() / name
         path.write_bytes(content)
         with contextlib.suppress(BenchError):
