@@ -1,25 +1,27 @@
 """Words and sentence templates of the controlled worlds, as data: one `Register` is one way of talking.
 
 Traps kept out on purpose: every fact value is one lower-case word that follows a space wherever it occurs (a byte-level
-BPE then gives it one token, which a tiny model can copy), belongs to one kind only, and occurs in no fixed text.
+BPE then gives it one token, which a tiny model can copy), belongs to one kind only, occurs in no fixed text, and is
+said again once it is settled (a tiny model never learns to copy otherwise).  `lexicon_prose.py` has other registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 Exchange = tuple[str, str]
-"""What one speaker says and what the other answers."""
+"""What one speaker says and what the other answers; in prose, two sentences that follow each other."""
 
 
 @dataclass(frozen=True)
 class FactKind:
     """A kind of fact and its sentences; `{}` stands for the value.
 
-    `proposals` and `corrections` settle a value in the dialogue and `accepts` say it again, `mentions` name one without
-    settling anything,
-    `statements` are its paraphrases in a summary.
+    `proposals` and `corrections` settle a value in the prompt and `accepts` say it again, `mentions` name one without
+    settling anything, `statements` are its paraphrases in a summary.  `reserved` values are kept back: half of the
+    prompts mention one of them, but none is ever the truth or in a summary (see `unseen`).
     """
 
     values: tuple[str, ...]
@@ -28,13 +30,15 @@ class FactKind:
     accepts: tuple[str, ...]
     mentions: tuple[str, ...]
     statements: tuple[str, ...]
+    reserved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Register:
     """A way of talking: what may be agreed on, and everything said around it.
 
-    `core` is the kind that every dialogue settles; `{other}` in openings and closings is the other speaker's name.
+    `core` is the kind that every prompt settles.  `{other}` in heads, openings and closings is the other person's name.
+    Prose begins with one of `heads`; a dialogue has no head and takes turns.
     """
 
     core: str
@@ -45,15 +49,25 @@ class Register:
     chat: tuple[Exchange, ...]
     replies: tuple[str, ...]
     fillers: tuple[str, ...]
+    texts: str = "dialogues"
+    heads: tuple[str, ...] = ()
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of a line: lists of single words are easier to read without quotes."""
     return tuple(text.split())
 
 
-_KINDS = {
+@cache
+def unseen(register: Register) -> Register:
+    """The register with nothing but its reserved values, which no other world ever settles."""
+    kinds = {name: replace(kind, values=kind.reserved, reserved=()) for name, kind in register.kinds.items()}
+    return replace(register, kinds=kinds)
+
+
+KINDS = {
     "activity": FactKind(
-        values=_words("hiking swimming dancing fishing bowling skating cycling climbing sailing camping"),
+        values=words_of("hiking swimming dancing fishing bowling skating cycling climbing sailing camping"),
         proposals=("Do you want to go {} with me?", "Let us go {} together."),
         corrections=("Wait, no, let us go {} instead.", "Sorry, can we go {} instead?"),
         accepts=("Yes, {} sounds good to me.", "Good idea, I like {}."),
@@ -61,7 +75,7 @@ _KINDS = {
         statements=("They will go {} together.", "The plan is to go {}."),
     ),
     "day": FactKind(
-        values=_words("monday tuesday wednesday thursday friday saturday sunday weekend"),
+        values=words_of("monday tuesday wednesday thursday friday saturday sunday weekend"),
         proposals=("How about this {}?", "Let us do it this {}."),
         corrections=("Wait, no, this {} is better.", "Sorry, can we do it this {} instead?"),
         accepts=("Yes, this {} is fine with me.", "Good, I am free this {}."),
@@ -69,7 +83,7 @@ _KINDS = {
         statements=("It will happen this {}.", "They are both free this {}."),
     ),
     "time": FactKind(
-        values=_words("noon dawn dusk midnight five six seven eight nine ten"),
+        values=words_of("noon dawn dusk midnight five six seven eight nine ten"),
         proposals=("We could start at {}.", "Let us start at {}."),
         corrections=("Wait, no, at {} is better.", "Sorry, can we start at {} instead?"),
         accepts=("Yes, {} is fine with me.", "Good, at {} then."),
@@ -77,7 +91,7 @@ _KINDS = {
         statements=("They want to start at {}.", "The time to start is {}."),
     ),
     "place": FactKind(
-        values=_words("station library harbor museum bakery garden market castle school bridge"),
+        values=words_of("station library harbor museum bakery garden market castle school bridge"),
         proposals=("We could meet at the {}.", "Let us meet at the {}."),
         corrections=("Wait, no, meet me at the {} instead.", "Sorry, can we meet at the {} instead?"),
         accepts=("Yes, the {} is fine with me.", "Good, at the {} then."),
@@ -85,7 +99,7 @@ _KINDS = {
         statements=("They will meet at the {}.", "The place to meet is the {}."),
     ),
     "item": FactKind(
-        values=_words("camera blanket umbrella lantern guitar thermos basket rope map kite"),
+        values=words_of("camera blanket umbrella lantern guitar thermos basket rope map kite"),
         proposals=("We should bring a good {}.", "Please bring the {}."),
         corrections=("Wait, no, bring the {} instead.", "Sorry, can we bring the {} instead?"),
         accepts=("Yes, I have a {}.", "Good, I will bring the {}."),
@@ -93,7 +107,7 @@ _KINDS = {
         statements=("They have to bring the {}.", "The thing to bring is the {}."),
     ),
     "guest": FactKind(
-        values=_words("cousin brother sister uncle aunt neighbor teacher boss roommate grandmother"),
+        values=words_of("cousin brother sister uncle aunt neighbor teacher boss roommate grandmother"),
         proposals=("We should invite my {} too.", "Let us invite my {}."),
         corrections=("Wait, no, let us invite my {} instead.", "Sorry, can we invite my {} instead?"),
         accepts=("Yes, your {} is welcome.", "Good, I like your {}."),
@@ -104,8 +118,8 @@ _KINDS = {
 
 DIALOGUE = Register(
     core="activity",
-    kinds=_KINDS,
-    names=_words("Anna Ben Clara David Emma Frank Grace Henry Julia Kevin Laura Peter"),
+    kinds=KINDS,
+    names=words_of("Anna Ben Clara David Emma Frank Grace Henry Julia Kevin Laura Peter"),
     openings=(
         ("Hi {other}, how are you?", "Hi {other}, I am fine, thank you."),
         ("Hello {other}, it is good to see you.", "Hello {other}, good to see you too."),

@@ -1,7 +1,7 @@
-"""A controlled world: two people agree on an activity and a few details, and the gold utility of a summary is exact.
+"""Controlled worlds: two people agree on an activity and a few details, and the gold utility of a summary is exact.
 
-All data are a pure function of the settings and the seed, small enough that a policy trained from nothing learns them
-in about a minute.
+One generator tells it in different registers: a dialogue, a post, a news article.  All data are a pure function of the
+settings and the seed, small enough that a policy trained from nothing learns them in about a minute.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import hashlib
 import json
 import math
 import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row
-from rlhf_bench.tasks.lexicon import DIALOGUE, Register
+from rlhf_bench.tasks.gold import gold
+from rlhf_bench.tasks.lexicon import DIALOGUE, Register, unseen
+from rlhf_bench.tasks.lexicon_prose import POST
 from rlhf_bench.tasks.writers import (
     MAX_WORDS,
     Facts,
@@ -26,25 +27,23 @@ from rlhf_bench.tasks.writers import (
     draw_facts,
     noisy_summary,
     perfect_summary,
-    write_dialogue,
+    write_prompt,
 )
-
-CLUTTER_COST, MALFORMED_COST = 0.1, 0.2
-"""What one filler or duplicate sentence costs, and one sentence that fits no template."""
 
 ATTEMPTS = 1000
 """Redraws of a prompt or a pair before the settings are called impossible."""
 
 
 @dataclass(frozen=True)
-class DialogueWorld:
-    """The task: dialogues, demonstrations by a noisy summariser, pairs of a good writer's text against a bad one's.
+class World:
+    """The task: prompts, demonstrations by a noisy summariser, pairs of a good writer's text against a bad one's.
 
     Rates are probabilities: `drop` and `wrong` per agreed fact, `invent` per absent kind, `filler` once per summary.
     `carelessness` moves the good writer towards the bad one (0: as set, 1: equally bad), so it sets how clean the
     chosen responses are.  The better text is preferred with probability sigmoid(difference in gold / preference_noise).
     `min_facts` and `max_facts` count the details besides the activity.  `correction_rate` is per fact,
-    `mention_rate` per kind not agreed on.  Every set draws its own dialogues, and no two dialogues are equal.
+    `mention_rate` per kind not agreed on.  Every set draws its own prompts, and no two prompts are equal.
+    What the prompts look like is the business of the two worlds below.
     """
 
     seed: int = 0
@@ -53,7 +52,6 @@ class DialogueWorld:
     test_pairs: int = 256
     train_prompts: int = 512
     test_prompts: int = 256
-    dialogue_words: int = 80
     min_facts: int = 1
     max_facts: int = 3
     correction_rate: float = 0.15
@@ -75,15 +73,40 @@ class DialogueWorld:
     response_tokens: int = 48
 
     def __post_init__(self) -> None:
-        details = len(DIALOGUE.kinds) - 1
-        for name, value in asdict(self).items():
-            low, high = _range(name, details)
+        for name, value in self.knobs.items():
+            low, high = _range(name, len(self.wording.kinds) - 1)
             if not low <= value <= high:
                 raise BenchError(f"{name} = {value} in the controlled world.", f"Give a number from {low} to {high}.")
         if self.min_facts > self.max_facts:
             raise BenchError(
                 f"min_facts = {self.min_facts} is above max_facts = {self.max_facts}.", "Lower one or raise the other."
             )
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """All numbers that were set, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+    @property
+    def wording(self) -> Register:
+        """The register that gold reads, every value included."""
+        raise NotImplementedError
+
+    @property
+    def drawn(self) -> Register:
+        """The register that texts are drawn from: the same, or with fewer values."""
+        return self.wording
+
+    @property
+    def length(self) -> int:
+        """About how many words a prompt has."""
+        raise NotImplementedError
+
+    @property
+    def telling(self) -> str:
+        """What the prompts are, in words."""
+        return self.wording.texts
 
     @property
     def max_response_tokens(self) -> int:
@@ -97,7 +120,8 @@ class DialogueWorld:
         content = json.dumps([to_row(record) for split in (*examples.values(), *pairs.values()) for record in split])
         return Origin(
             kind="generated",
-            description="A controlled world: generated dialogues with noisy summaries; the gold utility is exact.",
+            description=f"A controlled world: generated {self.telling} with noisy summaries; "
+            "the gold utility is exact.",
             sha256=hashlib.sha256(content.encode()).hexdigest(),
             license="none needed: generated by this package",
         )
@@ -107,16 +131,16 @@ class DialogueWorld:
         return self._data[0][split]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
-        """Preference pairs with known flaws, on dialogues of their own; there are none for "sft"."""
+        """Preference pairs with known flaws, on prompts of their own; there are none for "sft"."""
         return self._data[1][split]
 
     def utility(self, example: Example, response: str) -> Utility:
         """See `gold`; any text may be asked about."""
-        return gold(DIALOGUE, example.facts["truth"], response)
+        return gold(self.wording, example.facts["truth"], response)
 
     @cached_property
     def _data(self) -> tuple[dict[Split, tuple[Example, ...]], dict[Split, tuple[Pair, ...]]]:
-        """Examples and pairs by split, drawn at once (no dialogue may occur twice), held-out ones first (their redraws
+        """Examples and pairs by split, drawn at once (no prompt may occur twice), held-out ones first (their redraws
         then never depend on the sizes of the others)."""
         seen: set[str] = set()
         sizes: dict[Split, int] = {"test": self.test_prompts, "train": self.train_prompts, "sft": self.demonstrations}
@@ -126,39 +150,37 @@ class DialogueWorld:
         return examples, pairs
 
     def _example(self, split: Split, at: int, seen: set[str]) -> Example:
-        rng, facts, prompt = self._dialogue(f"{split}-{at}", seen)
+        rng, facts, prompt = self._prompt(f"{split}-{at}", seen)
         if split == "sft":
             rates = Rates(self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler)
-            completion = noisy_summary(rng, DIALOGUE, facts, rates).text
+            completion = noisy_summary(rng, self.drawn, facts, rates).text
         else:
-            completion = perfect_summary(rng, DIALOGUE, facts)
+            completion = perfect_summary(rng, self.drawn, facts)
         slices = ("corrected" if facts.distractors else "plain", f"{len(facts.truth)} facts")
         return Example(f"{split}-{at}", prompt, completion, slices=slices, facts=facts._asdict())
 
     def _pair(self, split: Split, at: int, seen: set[str]) -> Pair:
         name = f"{split}-pair-{at}"
-        rng, facts, prompt = self._dialogue(name, seen)
+        rng, facts, prompt = self._prompt(name, seen)
         good, bad = self._writers
         for _ in range(ATTEMPTS):
-            one, two = noisy_summary(rng, DIALOGUE, facts, good), noisy_summary(rng, DIALOGUE, facts, bad)
+            one, two = noisy_summary(rng, self.drawn, facts, good), noisy_summary(rng, self.drawn, facts, bad)
             if one.text != two.text:
                 chosen, rejected = (one, two) if self._prefers(rng, facts, one, two) else (two, one)
                 return Pair(name, prompt, chosen.text, rejected.text, chosen.flaws, rejected.flaws)
         raise BenchError(f"No two different summaries in {ATTEMPTS} draws for {name}.", "Raise the good or bad rates.")
 
-    def _dialogue(self, name: str, seen: set[str]) -> tuple[random.Random, Facts, str]:
-        """A generator of its own for each dialogue: one more or one fewer elsewhere changes nothing here."""
+    def _prompt(self, name: str, seen: set[str]) -> tuple[random.Random, Facts, str]:
+        """A generator of its own for each prompt: one more or one fewer elsewhere changes nothing here."""
         for attempt in range(ATTEMPTS):
             rng = random.Random(f"{self.seed}/{name}/{attempt}")
             count = rng.randint(self.min_facts, self.max_facts)
-            facts = draw_facts(rng, DIALOGUE, count, self.correction_rate, self.mention_rate)
-            prompt = write_dialogue(rng, DIALOGUE, facts, self.dialogue_words)
+            facts = draw_facts(rng, self.drawn, count, self.correction_rate, self.mention_rate)
+            prompt = write_prompt(rng, self.drawn, facts, self.length)
             if prompt not in seen:
                 seen.add(prompt)
                 return rng, facts, prompt
-        raise BenchError(
-            f"No new dialogue in {ATTEMPTS} draws for {name}.", "Ask for fewer prompts or longer dialogues."
-        )
+        raise BenchError(f"No new prompt in {ATTEMPTS} draws for {name}.", "Ask for fewer prompts or longer ones.")
 
     @property
     def _writers(self) -> tuple[Rates, Rates]:
@@ -168,8 +190,67 @@ class DialogueWorld:
 
     def _prefers(self, rng: random.Random, facts: Facts, one: Summary, two: Summary) -> bool:
         """Bradley-Terry on gold: the first is preferred with probability sigmoid(difference / preference_noise)."""
-        gap = gold(DIALOGUE, facts.truth, one.text).value - gold(DIALOGUE, facts.truth, two.text).value
+        gap = gold(self.wording, facts.truth, one.text).value - gold(self.wording, facts.truth, two.text).value
         return rng.random() < (1 + math.tanh(gap / self.preference_noise / 2)) / 2  # tanh cannot overflow
+
+
+@dataclass(frozen=True)
+class DialogueWorld(World):
+    """A world told in dialogues of about `dialogue_words` words."""
+
+    dialogue_words: int = 80
+
+    @property
+    def wording(self) -> Register:
+        """The dialogue's."""
+        return DIALOGUE
+
+    @property
+    def length(self) -> int:
+        """As set."""
+        return self.dialogue_words
+
+
+OBJECTS = ("seen", "unseen")
+
+
+@dataclass(frozen=True)
+class SummaryWorld(World):
+    """A world told in prose of about `words` words after its head.
+
+    `objects` "seen" settles the usual values and mentions the register's reserved ones in passing; "unseen" knows the
+    reserved ones only.  Two worlds with equal settings but for `register` settle the same facts prompt by prompt, so
+    what differs between them is the telling.
+    """
+
+    words: int = 80
+    objects: str = "seen"
+    register: Register = POST
+
+    def __post_init__(self) -> None:
+        if self.objects not in OBJECTS:
+            raise BenchError(f"objects = {self.objects!r}.", did_you_mean(self.objects, OBJECTS))
+        super().__post_init__()
+
+    @property
+    def wording(self) -> Register:
+        """As set."""
+        return self.register
+
+    @property
+    def drawn(self) -> Register:
+        """As set, or with the reserved values only."""
+        return unseen(self.register) if self.objects == "unseen" else self.register
+
+    @property
+    def length(self) -> int:
+        """As set."""
+        return self.words
+
+    @property
+    def telling(self) -> str:
+        """The register's kind of text, and whether it is about unseen objects."""
+        return self.register.texts + (" about unseen objects" if self.objects == "unseen" else "")
 
 
 def _range(name: str, details: int) -> tuple[float, float]:
@@ -177,6 +258,7 @@ def _range(name: str, details: int) -> tuple[float, float]:
     ranges: dict[str, tuple[float, float]] = {
         "seed": (0, 2**63 - 1),
         "dialogue_words": (60, MAX_WORDS),
+        "words": (60, MAX_WORDS),
         "min_facts": (0, details),
         "max_facts": (0, details),
         "preference_noise": (1e-6, 1e6),
@@ -184,52 +266,3 @@ def _range(name: str, details: int) -> tuple[float, float]:
     }
     sizes = ("demonstrations", "train_pairs", "test_pairs", "train_prompts", "test_prompts")
     return ranges.get(name, (1, 10**6) if name in sizes else (0.0, 1.0))
-
-
-@cache
-def _meanings(register: Register) -> dict[str, tuple[str, str]]:
-    """Every sentence a summary may hold -> (kind, value); a filler has neither."""
-    filler = dict.fromkeys(register.fillers, ("", ""))
-    return filler | {
-        template.format(value): (name, value)
-        for name, kind in register.kinds.items()
-        for template in kind.statements
-        for value in kind.values
-    }
-
-
-def gold(register: Register, truth: Mapping[str, str], response: str) -> Utility:
-    """(correct - wrong - unsupported) / facts - .1 (filler + duplicates) - .2 malformed; perfect 1, empty 0.
-
-    Any text is read, sentence by sentence; one that fits no template, or lacks its full stop, is malformed.  A fact
-    stated twice with one value counts once and as a duplicate; two values of one kind are two statements.
-    """
-    parts = dict.fromkeys(("correct", "wrong", "unsupported", "filler", "duplicates", "malformed"), 0.0)
-    seen: set[tuple[str, str]] = set()
-    for sentence in _sentences(response):
-        meaning = _meanings(register).get(sentence)
-        parts[_judge(truth, seen, meaning)] += 1
-        if meaning:
-            seen.add(meaning)
-    facts = parts["correct"] - parts["wrong"] - parts["unsupported"]
-    clutter = parts["filler"] + parts["duplicates"]
-    return Utility(facts / len(truth) - CLUTTER_COST * clutter - MALFORMED_COST * parts["malformed"], parts)
-
-
-def _sentences(text: str) -> Iterator[str]:
-    for sentence in re.findall(r"[^.]*\.|[^.]+$", text):
-        if words := sentence.split():
-            yield " ".join(words)
-
-
-def _judge(truth: Mapping[str, str], seen: set[tuple[str, str]], meaning: tuple[str, str] | None) -> str:
-    if meaning is None:
-        return "malformed"
-    kind, value = meaning
-    if not kind:
-        return "filler"
-    if meaning in seen:
-        return "duplicates"
-    if kind not in truth:
-        return "unsupported"
-    return "correct" if truth[kind] == value else "wrong"

@@ -1,6 +1,7 @@
-"""Who writes the texts of a controlled world: the two speakers of a dialogue, and summarisers of chosen carelessness.
+"""Who writes the texts of a controlled world: the speakers or the author, and summarisers of chosen carelessness.
 
-The words live in `lexicon.py`; nothing here knows what the facts are about.  Every draw goes through the `rng` given.
+The words live in `lexicon.py` and `lexicon_prose.py`; nothing here knows what the facts are about.
+Every draw goes through the `rng` given.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from rlhf_bench.harness.nouns import Span
 from rlhf_bench.tasks.lexicon import Exchange, Register
 
 MAX_WORDS = 220
-"""The longest dialogue, in words, that there is enough chit-chat for."""
+"""The longest prompt, in words, that there is enough chit-chat for."""
+
+PASSING_RATE = 0.5
+"""Share of the prompts that mention a reserved value in passing: each then occurs often enough to become a token."""
 
 
 class Facts(NamedTuple):
@@ -55,28 +59,43 @@ def _other(rng: random.Random, register: Register, kind: str, value: str) -> str
     return rng.choice([other for other in register.kinds[kind].values if other != value])
 
 
-def write_dialogue(rng: random.Random, register: Register, facts: Facts, words: int) -> str:
-    """'Name: ...' lines of about `words` words in which every fact is settled, a correction after what it corrects."""
+def write_prompt(rng: random.Random, register: Register, facts: Facts, words: int) -> str:
+    """A text of about `words` words in which every fact is settled, a correction after what it corrects.
+
+    'Name: ...' lines in a dialogue; a head and then the text in prose.
+    """
     opening, closing = rng.choice(register.openings), rng.choice(register.closings)
-    talk = [opening, *_with_small_talk(rng, register, facts, words - _length([opening, closing])), closing]
-    return _render(rng, rng.sample(register.names, 2), talk)
+    room = words - _length(register, [opening, closing])
+    talk = [opening, *_with_small_talk(rng, register, facts, room), closing]
+    names = rng.sample(register.names, 2)
+    return _prose(rng, register, names[1], talk) if register.heads else _dialogue(rng, names, talk)
 
 
 def _with_small_talk(rng: random.Random, register: Register, facts: Facts, words: float) -> list[Exchange]:
     talk = _settlement(rng, register, facts)
-    asides = [
-        (rng.choice(register.kinds[kind].mentions).format(value), rng.choice(register.replies))
-        for kind, value in facts.mentioned.items()
-    ]
-    room = words - _length(talk) - _length(asides)
+    asides = [_mention(rng, register, kind, value) for kind, value in facts.mentioned.items()]
+    asides += _passing(rng, register)
+    room = words - _length(register, talk) - _length(register, asides)
     for exchange in rng.sample(register.chat, len(register.chat)):
-        if room < _length([exchange]) / 2:
+        if room < _length(register, [exchange]) / 2:
             break
         asides.append(exchange)
-        room -= _length([exchange])
+        room -= _length(register, [exchange])
     for exchange in asides:
         talk.insert(rng.randint(0, len(talk)), exchange)
     return talk
+
+
+def _mention(rng: random.Random, register: Register, kind: str, value: str) -> Exchange:
+    return rng.choice(register.kinds[kind].mentions).format(value), rng.choice(register.replies)
+
+
+def _passing(rng: random.Random, register: Register) -> list[Exchange]:
+    """A reserved value, where there are any: of any kind, settled here or not."""
+    reserved = [(name, value) for name, kind in register.kinds.items() for value in kind.reserved]
+    if not reserved or rng.random() >= PASSING_RATE:
+        return []
+    return [_mention(rng, register, *rng.choice(reserved))]
 
 
 def _settlement(rng: random.Random, register: Register, facts: Facts) -> list[Exchange]:
@@ -96,12 +115,16 @@ def _settlement(rng: random.Random, register: Register, facts: Facts) -> list[Ex
     ]
 
 
-def _length(talk: Sequence[Exchange]) -> float:
-    """Words of the exchanges, with one and a half names each: `_render` merges about half of the neighbouring turns."""
-    return sum(len(said.split()) + len(answer.split()) + 1.5 for said, answer in talk)
+def _length(register: Register, talk: Sequence[Exchange]) -> float:
+    """Words of the exchanges; in a dialogue with one and a half names each (about half of neighbouring turns merge).
+
+    A head is not counted: it is the frame of the text.
+    """
+    names = 0.0 if register.heads else 1.5
+    return sum(len(said.split()) + len(answer.split()) + names for said, answer in talk)
 
 
-def _render(rng: random.Random, names: Sequence[str], talk: Sequence[Exchange]) -> str:
+def _dialogue(rng: random.Random, names: Sequence[str], talk: Sequence[Exchange]) -> str:
     lines: list[tuple[int, str]] = []
     for at, exchange in enumerate(talk):
         first = rng.randrange(2) if at else 0
@@ -112,6 +135,11 @@ def _render(rng: random.Random, names: Sequence[str], talk: Sequence[Exchange]) 
             else:
                 lines.append((speaker, said))
     return "\n".join(f"{names[speaker]}: {said}" for speaker, said in lines)
+
+
+def _prose(rng: random.Random, register: Register, name: str, talk: Sequence[Exchange]) -> str:
+    lines = [rng.choice(register.heads), *(" ".join(exchange) for exchange in talk)]
+    return " ".join(lines).format(other=name)
 
 
 def perfect_summary(rng: random.Random, register: Register, facts: Facts) -> str:

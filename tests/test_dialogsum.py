@@ -15,7 +15,7 @@ import pytest
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
-from rlhf_bench.tasks.dialogsum import INSTRUCTION, RealDialogSum, dialogsum
+from rlhf_bench.tasks.dialogsum import DIALOGSUM, dialogsum
 from rlhf_bench.tasks.world import DialogueWorld
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "dialogsum"
@@ -64,7 +64,7 @@ def test_a_folder(folder: Path) -> None:
     assert [example.id for example in task.examples("train")] == ["train_1", "train_3", "train_5"]
     (test,) = task.examples("test")
     assert (test.completion, test.references) == ("One.", ("Two.", "Three."))
-    assert test.prompt == f"Hello.\n\n{INSTRUCTION}"
+    assert test.prompt == f"Hello.\n\n{DIALOGSUM.instruction}"
     assert [pair.id for pair in task.pairs("train")] == ["train_1", "train_3", "train_5"]
     assert [(pair.chosen, pair.rejected, pair.chosen_flaws) for pair in task.pairs("test")] == [
         ("About dev_0.", None, None)
@@ -116,8 +116,11 @@ def test_one_file_is_split_by_the_dialogue(tmp_path: Path) -> None:
     assert 140 < sizes[0] < 180
     assert {example.prompt for example in task.examples("test")} == {e.prompt for e in turned.examples("test")}
     assert task.origin.sha256 == dialogsum(data=str(tmp_path / "all.jsonl")).origin.sha256
+    with pytest.raises(BenchError, match="too small to split: 19 rows, fewer than 20"):
+        dialogsum(data=str(write(tmp_path / "few.jsonl", rows[:19]))).examples("test")
+    copies = [row(f"n{number}", dialogue="Hello.") for number in range(20)]
     with pytest.raises(BenchError, match=r"too small: its (train|dev|test) split is empty"):
-        dialogsum(data=str(write(tmp_path / "few.jsonl", rows[:2]))).examples("test")
+        dialogsum(data=str(write(tmp_path / "same.jsonl", copies))).examples("test")
 
 
 @pytest.mark.parametrize(("data", "name"), [("hub", "knkarthick/dialogsum"), ("owner/name", "owner/name")])
@@ -182,7 +185,7 @@ def test_bad_folders(folder: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the DialogSum files are not beside the repository")
 def test_the_real_files() -> None:
-    task = RealDialogSum(str(REAL))
+    task = dialogsum(data=str(REAL))
     sets = [{example.prompt for example in task.examples(split)} for split in ("sft", "train", "test")]
     sets.append({pair.prompt for pair in task.pairs("test")})
     assert sum(map(len, sets)) == len(set.union(*sets)) == 5639 + 5639 + 498 + 491

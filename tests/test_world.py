@@ -1,10 +1,11 @@
-"""Laws of the controlled world: its gold is exact, its prompts hold the truth, its labels cover what is wrong."""
+"""Laws of the controlled worlds: their gold is exact, prompts hold the truth, labels cover what is wrong."""
 
 from __future__ import annotations
 
 import json
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -15,13 +16,30 @@ from hypothesis import strategies as st
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, to_row
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
-from rlhf_bench.tasks.lexicon import DIALOGUE
-from rlhf_bench.tasks.world import DialogueWorld, gold
-from rlhf_bench.tasks.writers import Facts, Rates, draw_facts, noisy_summary, perfect_summary, write_dialogue
+from rlhf_bench.tasks.gold import gold
+from rlhf_bench.tasks.lexicon import DIALOGUE, Register, unseen
+from rlhf_bench.tasks.lexicon_prose import ARTICLE, POST
+from rlhf_bench.tasks.world import DialogueWorld, SummaryWorld, World
+from rlhf_bench.tasks.writers import Facts, Rates, draw_facts, noisy_summary, perfect_summary, write_prompt
 
-SMALL = DialogueWorld(demonstrations=20, train_pairs=20, test_pairs=20, train_prompts=20, test_prompts=20)
+SIZES = {"demonstrations": 20, "train_pairs": 20, "test_pairs": 20, "train_prompts": 20, "test_prompts": 20}
+SMALL = DialogueWorld(**SIZES)
+REGISTERS = {
+    "dialogue": DIALOGUE,
+    "post": POST,
+    "article": ARTICLE,
+    "unseen post": unseen(POST),
+    "unseen article": unseen(ARTICLE),
+}
+WORLDS: dict[str, World] = {
+    "dialogue": SMALL,
+    "post": SummaryWorld(**SIZES),
+    "article": SummaryWorld(**SIZES, register=ARTICLE),
+    "unseen post": SummaryWorld(**SIZES, objects="unseen"),
+}
 LAW = settings(deadline=None)  # a busy machine is no failure
 SEEDS = st.integers(0, 2**32)
+NAMES = st.sampled_from(sorted(REGISTERS))
 RATES = st.builds(Rates, *[st.floats(0, 1)] * 4)
 
 SETTLED = {
@@ -40,9 +58,28 @@ def world() -> DialogueWorld:
     return DialogueWorld()
 
 
-def facts_of(seed: int) -> tuple[random.Random, Facts]:
+def facts_of(seed: int, register: Register = DIALOGUE) -> tuple[random.Random, Facts]:
     rng = random.Random(seed)
-    return rng, draw_facts(rng, DIALOGUE, rng.randint(1, 3), 0.5, 0.5)
+    return rng, draw_facts(rng, register, rng.randint(1, 3), 0.5, 0.5)
+
+
+def settled(register: Register, prompt: str) -> dict[str, list[str]]:
+    """What a reader who knows the templates finds settled in a prompt: the values of each kind, in order."""
+    found: dict[str, list[str]] = {}
+    for name, kind in register.kinds.items():
+        ways = [re.escape(way).replace(r"\{\}", r"(\w+)") for way in (*kind.proposals, *kind.corrections)]
+        places = sorted((match.start(), match[1]) for way in ways for match in re.finditer(rf"(?<=\s){way}", prompt))
+        if places:
+            found[name] = [value for _, value in places]
+    return found
+
+
+def fixed_texts(register: Register) -> Iterator[str]:
+    """Everything a register may say, fact sentences as templates."""
+    for kind in register.kinds.values():
+        yield from (*kind.proposals, *kind.corrections, *kind.mentions, *kind.accepts, *kind.statements)
+    yield from chain(register.replies, register.fillers, register.heads, register.names)
+    yield from chain(*register.openings, *register.closings, *register.chat)
 
 
 def words(text: str) -> list[str]:
@@ -67,24 +104,30 @@ def test_sizes_and_ids(world: DialogueWorld) -> None:
 
 
 @LAW
-@given(SEEDS)
-def test_a_perfect_summary_scores_exactly_1_and_an_empty_one_0(seed: int) -> None:
-    rng, facts = facts_of(seed)
-    assert gold(DIALOGUE, facts.truth, perfect_summary(rng, DIALOGUE, facts)).value == 1.0
-    assert gold(DIALOGUE, facts.truth, "").value == gold(DIALOGUE, facts.truth, " \n").value == 0.0
+@given(SEEDS, NAMES)
+def test_a_perfect_summary_scores_exactly_1_and_an_empty_one_0(seed: int, name: str) -> None:
+    register = REGISTERS[name]
+    rng, facts = facts_of(seed, register)
+    assert gold(register, facts.truth, perfect_summary(rng, register, facts)).value == 1.0
+    assert gold(register, facts.truth, "").value == gold(register, facts.truth, " \n").value == 0.0
 
 
 @LAW
-@given(SEEDS, st.sampled_from(["drop", "wrong", "unsupported", "filler", "duplicates", "malformed"]))
-def test_every_corruption_lowers_gold_and_is_counted(seed: int, corruption: str) -> None:
-    rng, facts = facts_of(seed)
-    sentences = perfect_summary(rng, DIALOGUE, facts).split(". ")
+@given(
+    SEEDS,
+    NAMES,
+    st.sampled_from(["drop", "wrong", "distractor", "unsupported", "filler", "duplicates", "malformed"]),
+)
+def test_every_corruption_lowers_gold_and_is_counted(seed: int, name: str, corruption: str) -> None:
+    register = REGISTERS[name]
+    rng, facts = facts_of(seed, register)
+    sentences = perfect_summary(rng, register, facts).split(". ")
     sentences[-1] = sentences[-1].removesuffix(".")
-    kind = rng.choice([kind for kind in DIALOGUE.kinds if kind not in facts.truth])
-    stated = DIALOGUE.kinds[kind].statements[0].format(DIALOGUE.kinds[kind].values[0]).removesuffix(".")
+    kind = rng.choice([kind for kind in register.kinds if kind not in facts.truth])
+    stated = register.kinds[kind].statements[0].format(register.kinds[kind].values[0]).removesuffix(".")
     added = {
         "unsupported": stated,
-        "filler": DIALOGUE.fillers[0].removesuffix("."),
+        "filler": register.fillers[0].removesuffix("."),
         "duplicates": sentences[0],
         "malformed": "They will go go",
     }
@@ -94,13 +137,15 @@ def test_every_corruption_lowers_gold_and_is_counted(seed: int, corruption: str)
         sentences.pop()
     else:
         value = facts.truth["activity"]
-        other = next(other for other in DIALOGUE.kinds["activity"].values if other != value)
-        sentences[0] = sentences[0].replace(value, other)
-    utility = gold(DIALOGUE, facts.truth, ". ".join(sentences) + ".")
+        wrong = next(other for other in register.kinds["activity"].values if other != value)
+        if corruption == "distractor":
+            wrong = facts.distractors.get("activity", wrong)
+        sentences[0] = sentences[0].replace(value, wrong)
+    utility = gold(register, facts.truth, ". ".join(sentences) + ".")
     assert utility.value < 1
     counted = {name: count for name, count in utility.parts.items() if count and name != "correct"}
-    assert counted == ({} if corruption == "drop" else {corruption: 1})
-    missing = corruption in ("drop", "wrong")
+    assert counted == ({} if corruption == "drop" else {corruption.replace("distractor", "wrong"): 1})
+    missing = corruption in ("drop", "wrong", "distractor")
     assert utility.parts["correct"] == len(facts.truth) - missing
 
 
@@ -129,10 +174,10 @@ def test_any_text_has_a_utility(text: str) -> None:
 def test_the_dialogue_settles_exactly_the_facts(seed: int, length: int, count: int) -> None:
     rng = random.Random(seed)
     facts = draw_facts(rng, DIALOGUE, count, 0.5, 0.5)
-    prompt = write_dialogue(rng, DIALOGUE, facts, length)
-    settled = {kind: re.findall(pattern, prompt) for kind, pattern in SETTLED.items()}
-    assert {kind: found[-1] for kind, found in settled.items() if found} == facts.truth
-    assert {kind: found[0] for kind, found in settled.items() if len(set(found)) > 1} == facts.distractors
+    prompt = write_prompt(rng, DIALOGUE, facts, length)
+    read = {kind: re.findall(pattern, prompt) for kind, pattern in SETTLED.items()}
+    assert {kind: found[-1] for kind, found in read.items() if found} == facts.truth
+    assert {kind: found[0] for kind, found in read.items() if len(set(found)) > 1} == facts.distractors
     assert all(f" {value}" in prompt for value in facts.mentioned.values())
     assert not set(facts.mentioned) & set(facts.truth)
     assert all(re.fullmatch(r"[A-Z][a-z]+: \S.*\S", line) for line in prompt.split("\n"))
@@ -140,17 +185,41 @@ def test_the_dialogue_settles_exactly_the_facts(seed: int, length: int, count: i
 
 
 @LAW
-@given(SEEDS, RATES)
-def test_flaws_are_exactly_what_is_wrong(seed: int, rates: Rates) -> None:
-    rng, facts = facts_of(seed)
-    text, flaws = noisy_summary(rng, DIALOGUE, facts, rates)
-    parts = gold(DIALOGUE, facts.truth, text).parts
+@given(SEEDS, NAMES, st.integers(60, 220), st.integers(0, 5))
+def test_every_prompt_tells_a_reader_of_the_templates_the_truth(seed: int, name: str, length: int, count: int) -> None:
+    rng, register = random.Random(seed), REGISTERS[name]
+    facts = draw_facts(rng, register, count, 0.5, 0.5)
+    prompt = write_prompt(rng, register, facts, length)
+    read = settled(register, prompt)
+    assert {kind: values[-1] for kind, values in read.items()} == facts.truth
+    assert {kind: values[0] for kind, values in read.items() if len(values) > 1} == facts.distractors
+    assert all(prompt.count(f" {value}") >= 2 for value in facts.truth.values())  # said again once it is settled
+    assert all(f" {value}" in prompt for value in facts.mentioned.values())
+    assert "{" not in prompt
+
+
+@LAW
+@given(SEEDS, st.sampled_from(["post", "article"]), st.integers(60, 220))
+def test_prose_is_as_long_as_asked(seed: int, name: str, length: int) -> None:
+    rng = random.Random(seed)
+    text = write_prompt(rng, REGISTERS[name], draw_facts(rng, REGISTERS[name], 0, 0, 0), length)
+    heads = [len(head.split()) for head in REGISTERS[name].heads]
+    assert length + min(heads) - 10 <= len(text.split()) <= length + max(heads) + 10
+
+
+@LAW
+@given(SEEDS, NAMES, RATES)
+def test_flaws_are_exactly_what_is_wrong(seed: int, name: str, rates: Rates) -> None:
+    register = REGISTERS[name]
+    rng, facts = facts_of(seed, register)
+    text, flaws = noisy_summary(rng, register, facts, rates)
+    parts = gold(register, facts.truth, text).parts
     assert text
     assert len(flaws) == parts["wrong"] + parts["unsupported"] + parts["filler"]
     mended = text
     for start, end in sorted(flaws, reverse=True):
         flaw = text[start:end]
-        kind = next((kind for kind in facts.truth if flaw in DIALOGUE.kinds[kind].values), None)
+        kind = next((kind for kind in facts.truth if flaw in register.kinds[kind].values), None)
         if kind is None:
             assert flaw.endswith(".")
             assert start == 0 or text[start - 2 : start] == ". "
@@ -159,7 +228,7 @@ def test_flaws_are_exactly_what_is_wrong(seed: int, rates: Rates) -> None:
             assert not text[end].isalnum()
             assert text[start - 1] == " "
         mended = mended[:start] + (facts.truth[kind] if kind else "") + mended[end:]
-    parts = gold(DIALOGUE, facts.truth, mended).parts
+    parts = gold(register, facts.truth, mended).parts
     assert all(count == 0 for name, count in parts.items() if name != "correct")
 
 
@@ -192,13 +261,22 @@ def test_share_of_pairs_with_the_longer_chosen(world: DialogueWorld, record_prop
     assert 0.3 < share < 0.9
 
 
-def test_generation_is_pure_in_the_seed() -> None:
-    again, other = replace(SMALL), replace(SMALL, seed=1)
-    assert again == SMALL
-    assert again.examples("test") == SMALL.examples("test")
-    assert again.pairs("train") == SMALL.pairs("train")
-    assert again.origin.sha256 == SMALL.origin.sha256 != other.origin.sha256
-    assert not {row.prompt for row in other.examples("test")} & {row.prompt for row in SMALL.examples("test")}
+@pytest.mark.parametrize("name", WORLDS)
+def test_generation_is_pure_in_the_seed(name: str) -> None:
+    small = WORLDS[name]
+    again, other = replace(small), replace(small, seed=1)
+    assert again == small
+    assert again.examples("test") == small.examples("test")
+    assert again.pairs("train") == small.pairs("train")
+    assert again.origin.sha256 == small.origin.sha256 != other.origin.sha256
+    assert not {row.prompt for row in other.examples("test")} & {row.prompt for row in small.examples("test")}
+
+
+def test_the_dialogues_are_those_that_results_were_reported_of() -> None:
+    sizes = dict.fromkeys(SIZES, 30)
+    assert DialogueWorld(**sizes).origin.sha256.startswith("3607c24a350719b9")
+    longer = DialogueWorld(**sizes, seed=7, min_facts=4, max_facts=4, correction_rate=0.5, dialogue_words=150)
+    assert longer.origin.sha256.startswith("aa8faa656f5565d1")
 
 
 def test_sizes_do_not_change_what_stays(world: DialogueWorld) -> None:
@@ -213,7 +291,7 @@ def test_no_dialogue_occurs_twice(world: DialogueWorld) -> None:
     prompts = [row.prompt for row in rows]
     assert len(prompts) == len(set(prompts)) == 4524
     taken = {SMALL.examples("test")[0].prompt}
-    assert SMALL._dialogue("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
+    assert SMALL._prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
 
 
@@ -225,18 +303,18 @@ def test_rows_are_json_and_slices_tell_corrections(world: DialogueWorld) -> None
         assert world.utility(example, example.completion).value == 1.0
 
 
-def test_values_are_single_tokens_to_be(world: DialogueWorld) -> None:
+@pytest.mark.parametrize("name", ["dialogue", "post", "article"])
+def test_values_are_single_tokens_to_be(name: str) -> None:
     """One lower-case word of one kind, in no fixed text, always after a space."""
-    values = [value for kind in DIALOGUE.kinds.values() for value in kind.values]
+    register = REGISTERS[name]
+    values = [value for kind in register.kinds.values() for value in (*kind.values, *kind.reserved)]
     assert len(values) == len(set(values))
     assert all(re.fullmatch("[a-z]+", value) for value in values)
-    assert all(8 <= len(kind.values) <= 12 for kind in DIALOGUE.kinds.values())
-    fixed = chain(DIALOGUE.replies, DIALOGUE.fillers, *DIALOGUE.chat, *DIALOGUE.openings)
-    fixed = chain(fixed, *DIALOGUE.closings, *(k.proposals + k.corrections for k in DIALOGUE.kinds.values()))
-    fixed = chain(fixed, *(k.mentions + k.accepts + k.statements for k in DIALOGUE.kinds.values()))
-    assert not set(values) & set(words(" ".join(fixed).lower()))
+    assert all(8 <= len(kind.values) <= 12 for kind in register.kinds.values())
+    fixed = " ".join(fixed_texts(register)).lower()
+    assert [value for value in values if value in fixed] == []
     loose = re.compile(rf"(?<! )\b(?:{'|'.join(values)})\b")
-    texts = [row.prompt + " " + row.completion for row in world.examples("sft")]
+    texts = [row.prompt + " " + row.completion for row in replace(WORLDS[name], demonstrations=500).examples("sft")]
     assert not any(loose.search(text) for text in texts)
     assert len({word for text in texts for word in words(text)}) <= 350
 
@@ -269,3 +347,72 @@ def test_other_impossible_settings() -> None:
 def test_every_seed_makes_a_world(seed: int) -> None:
     tiny = DialogueWorld(seed=seed, demonstrations=5, train_pairs=5, test_pairs=5, train_prompts=5, test_prompts=5)
     assert all(tiny.utility(row, row.completion).value == 1 for row in tiny.examples("train"))
+
+
+@pytest.mark.parametrize("register", [POST, ARTICLE])
+def test_reserved_values_are_mentioned_and_never_stated(register: Register) -> None:
+    world = SummaryWorld(register=register, demonstrations=1000)
+    reserved = {value for kind in register.kinds.values() for value in kind.reserved}
+    assert len(reserved) == 3 * len(register.kinds)
+    pairs = [*world.pairs("train"), *world.pairs("test")]
+    stated = [row.completion for split in ("sft", "train", "test") for row in world.examples(split)]
+    stated += [text for pair in pairs for text in (pair.chosen, pair.rejected or "")]
+    assert not reserved & set(words(" ".join(stated)))
+    for split in ("sft", "train", "test"):
+        assert not any(reserved & {*row.facts["truth"].values()} for row in world.examples(split))
+        assert not any(reserved & {*row.facts["distractors"].values()} for row in world.examples(split))
+    mentions = words(" ".join(row.prompt for row in world.examples("sft")))
+    assert all(mentions.count(value) >= 5 for value in reserved)
+
+
+def test_a_statement_of_a_reserved_value_is_wrong_and_not_malformed() -> None:
+    assert gold(POST, {"activity": "hiking"}, "They will go rowing together.").parts["wrong"] == 1
+
+
+@pytest.mark.parametrize("register", [POST, ARTICLE])
+def test_unseen_worlds_know_the_reserved_values_only(register: Register) -> None:
+    world = replace(WORLDS["unseen post"], register=register)
+    usual = {value for kind in register.kinds.values() for value in kind.values}
+    for split in ("sft", "train", "test"):
+        for row in world.examples(split):
+            assert all(value in register.kinds[kind].reserved for kind, value in row.facts["truth"].items())
+            assert not usual & {*words(row.prompt), *words(row.completion)}
+            assert split == "sft" or world.utility(row, row.completion).value == 1
+    for pair in (*world.pairs("train"), *world.pairs("test")):
+        assert not usual & {*words(pair.prompt), *words(pair.chosen), *words(pair.rejected or "")}
+    assert "unseen objects" in world.origin.description
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_no_two_splits_share_a_prompt(name: str) -> None:
+    world = replace(WORLDS[name], **dict.fromkeys(SIZES, 150))
+    rows = chain(*(world.examples(split) for split in ("sft", "train", "test")), *map(world.pairs, ("train", "test")))
+    prompts = [row.prompt for row in rows]
+    assert len(prompts) == len(set(prompts)) == 750
+
+
+def test_posts_and_articles_tell_the_same_facts_in_other_sentences() -> None:
+    posts, articles = WORLDS["post"], WORLDS["article"]
+    for post, article in zip(posts.examples("test"), articles.examples("test"), strict=True):
+        assert post.facts == article.facts
+        assert posts.utility(post, article.completion).value == articles.utility(article, post.completion).value == 1
+    fillers = POST.fillers + tuple(way for kind in POST.kinds.values() for way in kind.statements)
+    assert {*fixed_texts(POST)} & {*fixed_texts(ARTICLE)} == {*fillers, *ARTICLE.names}
+
+
+def test_articles_use_the_words_of_posts() -> None:
+    """A tokenizer made of posts has no token for a word it never saw: such words must stay rare."""
+    known = {
+        word for row in SummaryWorld(demonstrations=1000).examples("sft") for word in re.findall(r"\S+", row.prompt)
+    }
+    counted = [word for row in WORLDS["article"].examples("sft") for word in re.findall(r"\S+", row.prompt)]
+    assert sum(word in known for word in counted) > 0.9 * len(counted)
+
+
+def test_what_prose_worlds_refuse() -> None:
+    with pytest.raises(BenchError, match="Did you mean 'unseen'"):
+        SummaryWorld(objects="unsean")
+    with pytest.raises(BenchError, match="words = 300"):
+        SummaryWorld(words=300)
+    with pytest.raises(NotImplementedError):
+        World()
