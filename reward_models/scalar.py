@@ -1,9 +1,14 @@
-"""The scalar reward model: Bradley-Terry on preference pairs, one score per response, on its last token."""
+"""The scalar reward model: Bradley-Terry on preference pairs, one score per response.
+
+It sits on the last token; spread evenly over the response's tokens it is the control that tells dense credit from
+correct credit: as many rewards as a token-level reward model gives, and no more information.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scalar:
-    """A sequence classifier with one label on the SFT policy, trained by TRL's RewardTrainer."""
+    """A sequence classifier with one label on the SFT policy, trained by TRL's RewardTrainer.
+
+    `spread` "last" puts the score on the last token, "uniform" an equal share on every token; both share one training.
+    """
 
     epochs: int = 2
     batch: int = 16
@@ -25,10 +33,13 @@ class Scalar:
     warmup: float = 0.05
     save_every: int = 200
     head_std: float = 0.02
+    spread: str = "last"
 
     recipe = "scalar"
 
     def __post_init__(self) -> None:
+        if self.spread not in ("last", "uniform"):
+            raise BenchError(f"spread={self.spread!r} is unknown.", "Choose one of: last, uniform.")
         if min(self.epochs, self.batch, self.save_every) < 1 or min(self.lr, self.head_std) <= 0:
             raise BenchError("epochs, batch, save_every, lr and head_std of the scalar reward model must be above 0.")
 
@@ -65,20 +76,28 @@ class Scalar:
         from rlhf_bench.harness import policies
 
         tokenizer = policies.load_tokenizer(folder)
-        return ScalarScorer(policies.load_classifier(folder, tokenizer, device))
+        return ScalarScorer(policies.load_classifier(folder, tokenizer, device), self.spread)
+
+
+uniform = partial(Scalar, spread="uniform")
 
 
 class ScalarScorer:
     """A one-label sequence classifier that shares the policy's tokenizer."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, spread: str = "last") -> None:
+        self.model, self.spread = model, spread
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T]: the classifier's score of prompt + response on the last response token, 0 elsewhere."""
-        import torch
+        """Rewards [B, T]: the classifier's score of prompt + response, on the last response token or spread evenly."""
+        from rlhf_bench.reward_models.extraction import on_last_token, spread_evenly
 
-        from rlhf_bench.reward_models.extraction import on_last_token
+        place = spread_evenly if self.spread == "uniform" else on_last_token
+        return place(self.scores(rollout), rollout.mask)
+
+    def scores(self, rollout: Rollout) -> Tensor:
+        """The classifier's scores [B] of prompt + response."""
+        import torch
 
         inputs = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
         mask = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
@@ -89,5 +108,5 @@ class ScalarScorer:
             ).last_hidden_state
             # the last real token by mask: the class's own pooling looks for pad ids, which a policy may sample
             last = torch.where(mask, torch.arange(mask.shape[1], device=mask.device)[None], 0).amax(1)
-            scores = self.model.score(hidden[torch.arange(len(hidden)), last]).squeeze(-1)
-        return on_last_token(scores, rollout.mask)
+            scores: Tensor = self.model.score(hidden[torch.arange(len(hidden)), last]).squeeze(-1)
+        return scores

@@ -17,8 +17,17 @@ from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.rollout import rows_of
 from rlhf_bench.harness.text import CORRECTION, encode
 from rlhf_bench.reward_models import seq2seq
-from rlhf_bench.reward_models.extraction import divergence, on_last_token, positive_part, token_signs
-from rlhf_bench.reward_models.seq2seq import Layout, Seq2SeqScorer
+from rlhf_bench.reward_models.corrector import Layout, check_context, mapping_rows
+from rlhf_bench.reward_models.extraction import (
+    divergence,
+    graded,
+    on_last_token,
+    positive_part,
+    shuffled,
+    spread_evenly,
+    token_signs,
+)
+from rlhf_bench.reward_models.seq2seq import Seq2Seq, Seq2SeqScorer
 
 # --- the rule on given matches
 
@@ -94,6 +103,79 @@ def test_a_response_without_tokens_gets_no_score() -> None:
     assert on_last_token(torch.tensor([5.0, 6.0]), mask).tolist() == [[0, 0], [6, 0]]
 
 
+@given(matched(), st.randoms(use_true_random=False))
+def test_an_evenly_spread_score_adds_up_and_is_the_same_on_every_token(
+    case: tuple[list[list[int]], Tensor, Tensor], rng: random.Random
+) -> None:
+    rows, _, mask = case
+    scores = [rng.uniform(-3, 3) for _ in rows]
+    rewards = spread_evenly(torch.tensor(scores, dtype=torch.float64), mask)
+    assert rewards.dtype == torch.float32
+    for got, row, score in zip(rewards.tolist(), rows, scores, strict=True):
+        assert got[: len(row)] == pytest.approx([score / len(row)] * len(row))
+        assert got[len(row) :] == [0.0] * (len(got) - len(row))
+
+
+def test_a_response_without_tokens_has_nothing_to_spread() -> None:
+    mask = torch.tensor([[False, False], [True, True]])
+    assert spread_evenly(torch.tensor([5.0, 6.0]), mask).tolist() == [[0, 0], [3, 3]]
+
+
+def margins_of(rows: list[list[int]], width: int, rng: random.Random) -> tuple[list[list[float]], Tensor]:
+    """A margin in nats for every token, 0 where it matches; the padding's is drawn too."""
+    drawn = [[0.0 if m else -rng.choice((0.01, 0.5, 2.0, 4.0, 9.0, float("inf"))) for m in row] for row in rows]
+    return drawn, torch.tensor([row + [-rng.random()] * (width - len(row)) for row in drawn])
+
+
+@given(matched(), st.randoms(use_true_random=False), st.sampled_from([-0.3, -1.0, -5.0]))
+def test_graded_divergences_cost_their_margin(
+    case: tuple[list[list[int]], Tensor, Tensor], rng: random.Random, floor: float
+) -> None:
+    rows, matches, mask = case
+    margins, table = margins_of(rows, mask.shape[1], rng)
+    rewards = graded(matches, table, mask, floor)
+    assert rewards.dtype == torch.float32
+    for got, row, margin in zip(rewards.tolist(), rows, margins, strict=True):
+        expected = [1.0 if t < first_divergence(row) else max(g, floor) / abs(floor) for t, g in enumerate(margin)]
+        assert got == pytest.approx(expected + [0.0] * (mask.shape[1] - len(row)), abs=1e-6)
+
+
+@given(matched(), st.randoms(use_true_random=False))
+def test_graded_with_the_floor_at_zero_is_the_sign_rule(
+    case: tuple[list[list[int]], Tensor, Tensor], rng: random.Random
+) -> None:
+    rows, matches, mask = case
+    _, table = margins_of(rows, mask.shape[1], rng)
+    assert torch.equal(graded(matches, table, mask, floor=-1e-3), token_signs(matches, mask))
+
+
+words = st.text("ab", max_size=3)
+
+
+@given(matched(), st.data())
+def test_shuffling_moves_rewards_within_a_response(case: tuple[list[list[int]], Tensor, Tensor], data: Any) -> None:
+    rows, _, mask = case
+    prompts, responses = ([data.draw(words) for _ in rows] for _ in range(2))
+    rewards = torch.arange(1.0, mask.numel() + 1).view(mask.shape) * mask
+    before = rewards.clone()
+    moved = shuffled(rewards, mask, prompts, responses)
+    assert torch.equal(rewards, before)
+    assert not moved[~mask].any()
+    for i, row in enumerate(rows):
+        assert sorted(moved[i].tolist()) == sorted(rewards[i].tolist())
+        alone = shuffled(
+            rewards[i : i + 1, : len(row)], mask[i : i + 1, : len(row)], prompts[i : i + 1], [responses[i]]
+        )
+        assert torch.equal(alone[0], moved[i, : len(row)])  # neither neighbours nor padding change it
+
+
+def test_every_order_occurs_among_the_shuffles_of_many_texts() -> None:
+    mask, rewards = torch.ones(300, 3, dtype=torch.bool), torch.tensor([[1.0, 2.0, 3.0]]).repeat(300, 1)
+    one_prompt = shuffled(rewards, mask, ["p"] * 300, [f"r {i}" for i in range(300)])
+    one_response = shuffled(rewards, mask, [f"p {i}" for i in range(300)], ["r"] * 300)
+    assert len(set(map(tuple, one_prompt.tolist()))) == len(set(map(tuple, one_response.tolist()))) == 6
+
+
 # --- the matches of a real model
 
 PROMPTS = ([40, 41, 42], [60] * 9, [90, 17, 33, 4, 201, 5], [70], [31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42])
@@ -114,19 +196,23 @@ def position(reuse: bool, prompt: int, body: int, marker: int, place: int) -> in
 
 
 def next_token(tiny: Tiny, reuse: bool, prompt: list[int], body: list[int], written: list[int]) -> int:
-    """The corrector's next token after `written`: one row, no padding, no cache, an explicit causal mask."""
+    return int(next_logits(tiny, reuse, prompt, body, written).argmax())
+
+
+def next_logits(tiny: Tiny, reuse: bool, prompt: list[int], body: list[int], written: list[int]) -> Tensor:
+    """The corrector's logits [V] after `written`: one row, no padding, no cache, an explicit causal mask."""
     marker = encode(tiny.tokenizer, [CORRECTION])[0]
     ids = [*prompt, *body, *marker, *written]
     positions = [position(reuse, len(prompt), len(body), len(marker), place) for place in range(len(ids))]
     causal = torch.full((len(ids), len(ids)), torch.finfo(torch.float32).min).triu(1)[None, None]
     with torch.no_grad():
-        logits = tiny.model(
+        logits: Tensor = tiny.model(
             input_ids=torch.tensor([ids]),
             position_ids=torch.tensor([positions]),
             attention_mask=causal,
             use_cache=False,
         ).logits
-    return int(logits[0, -1].argmax())
+    return logits[0, -1]
 
 
 def without_end(tiny: Tiny, response: list[int]) -> list[int]:
@@ -173,7 +259,11 @@ class Corrector:
         self.scorer = self.reading("token")
 
     def reading(self, reading: str, summary: str = "sum") -> Seq2SeqScorer:
-        return Seq2SeqScorer(self.tiny.model, self.tiny.tokenizer, self.layout, reading, summary)
+        settings = Seq2Seq(reading=reading, summary=summary, positions="reuse" if self.reuse else "plain")
+        return Seq2SeqScorer(self.tiny.model, self.tiny.tokenizer, settings)
+
+    def matches(self, rollout: Rollout) -> Tensor:
+        return self.scorer.compare(rollout).matches
 
 
 @pytest.fixture(scope="module", params=["plain", "reuse"])
@@ -186,7 +276,7 @@ def unpadded(table: Tensor, rollout: Rollout) -> list[list[Any]]:
 
 
 def test_matches_are_those_of_token_by_token_decoding(corrector: Corrector) -> None:
-    matches = corrector.scorer.matches(corrector.rollout)
+    matches = corrector.matches(corrector.rollout)
     assert not matches[~corrector.rollout.mask].any()
     expected = [
         teacher_forced(corrector.tiny, corrector.reuse, prompt, response)
@@ -199,7 +289,7 @@ def test_matches_are_those_of_token_by_token_decoding(corrector: Corrector) -> N
 
 
 def test_before_the_divergence_greedy_decoding_writes_the_same(corrector: Corrector) -> None:
-    stars = divergence(corrector.scorer.matches(corrector.rollout), corrector.rollout.mask).tolist()
+    stars = divergence(corrector.matches(corrector.rollout), corrector.rollout.mask).tolist()
     for prompt, response, star in zip(corrector.prompts, corrector.responses, stars, strict=True):
         written = greedy_correction(corrector.tiny, corrector.reuse, prompt, response)
         assert written[:star] == response[:star]
@@ -208,25 +298,25 @@ def test_before_the_divergence_greedy_decoding_writes_the_same(corrector: Correc
 
 def test_matches_do_not_depend_on_the_batch(corrector: Corrector) -> None:
     rollout = corrector.rollout
-    whole = unpadded(corrector.scorer.matches(rollout), rollout)
+    whole = unpadded(corrector.matches(rollout), rollout)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     for size in (1, 4):
         for index in order.split(size):
             part = rows_of(rollout, index)
-            assert unpadded(corrector.scorer.matches(part), part) == [whole[i] for i in index.tolist()]
+            assert unpadded(corrector.matches(part), part) == [whole[i] for i in index.tolist()]
 
 
 def test_matches_do_not_depend_on_padding(corrector: Corrector) -> None:
-    whole = unpadded(corrector.scorer.matches(corrector.rollout), corrector.rollout)
+    whole = unpadded(corrector.matches(corrector.rollout), corrector.rollout)
     wider = by_hand(corrector.tiny.tokenizer, corrector.prompts, corrector.responses, extra_left=5, extra_right=3)
-    assert unpadded(corrector.scorer.matches(wider), wider) == whole
-    assert unpadded(corrector.scorer.matches(other_padding(wider)), wider) == whole
+    assert unpadded(corrector.matches(wider), wider) == whole
+    assert unpadded(corrector.matches(other_padding(wider)), wider) == whole
 
 
 def test_readings(corrector: Corrector) -> None:
     rollout, mask = corrector.rollout, corrector.rollout.mask
     tokens = corrector.reading("token").rewards(rollout)
-    assert unpadded(tokens, rollout) == [rule(m) for m in unpadded(corrector.scorer.matches(rollout), rollout)]
+    assert unpadded(tokens, rollout) == [rule(m) for m in unpadded(corrector.matches(rollout), rollout)]
     assert torch.equal(corrector.reading("positive").rewards(rollout), tokens.clamp(min=0))
     lengths = mask.sum(1)
     last = torch.zeros_like(tokens)
@@ -247,9 +337,9 @@ def test_training_rows_are_laid_out_as_the_scorer_reads(tiny_gpt2: Tiny, layout:
 
     pair = Pair("1", "Where do they meet?", chosen="At the station.", rejected="At the bridge, Anna!")
     corrector = Corrector(tiny_gpt2, layout)
-    correction, identity = seq2seq.mapping_rows(corrector.layout, tiny_gpt2.tokenizer, pair)
+    correction, identity = mapping_rows(corrector.layout, tiny_gpt2.tokenizer, pair)
     rollout = text_rollout(tiny_gpt2.tokenizer, [pair.prompt], [pair.chosen], "cpu")
-    ids, mask, positions = corrector.scorer._inputs(rollout)
+    ids, mask, positions = corrector.scorer.corrector.inputs(rollout, with_responses=True)
     assert mask.all()
     assert (ids[0].tolist(), positions[0].tolist()) == (identity["input_ids"], identity["position_ids"])
     target = unpadded(rollout.response_ids, rollout)[0]
@@ -279,7 +369,7 @@ def test_what_was_saved_scores_as_what_was_trained(tiny: Tiny) -> None:
 
 
 def test_a_text_too_long_for_the_model_is_refused() -> None:
-    seq2seq.check_context(10, 10, "pairs")
-    seq2seq.check_context(10, None, "pairs")
+    check_context(10, 10, "pairs")
+    check_context(10, None, "pairs")
     with pytest.raises(BenchError, match=r"pairs needs 11 tokens.*context is 10"):
-        seq2seq.check_context(11, 10, "pairs")
+        check_context(11, 10, "pairs")
