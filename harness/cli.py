@@ -69,6 +69,10 @@ def settings_options(command: Any) -> Any:
 @click.option("--policy", default="tiny", show_default=True, help="'tiny', a model folder, or a hub id.")
 @click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
 @click.option("--data", default="", help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.")
+@click.option(
+    "--prompts", multiple=True, help="Another task whose held-out prompts are evaluated; repeat.  Default: --task."
+)
+@click.option("--train-prompts", default="", help="Another task whose prompts PPO optimises on.  Default: --task.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many examples of every split.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core with 'tiny'.")
@@ -119,10 +123,37 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
     sys.exit(commands.score(rm, prompt, response, runs, seed))
 
 
+@bench.command()
+@click.argument("name")
+@click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
+@click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@settings_options
+def experiment(**options: Any) -> None:
+    """Run an experiment of the papers and say what its claims' intervals show.  See: bench list experiments"""
+    from rlhf_bench.harness import experiment_commands
+
+    sys.exit(experiment_commands.experiment(**options))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Also write everything as Markdown to this file.")
+@click.option("--intro", type=click.Path(path_type=Path), help="A Markdown file that the written file begins with.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, level: float) -> None:
+    """The ledger of the papers' claims, each with a verdict from the experiments found in RUNS (default: runs)."""
+    from rlhf_bench.harness import experiment_commands
+
+    sys.exit(experiment_commands.claims(runs or (Path("runs"),), out, intro, level))
+
+
 @bench.command(name="list")
-@click.argument("what", type=click.Choice([*KINDS, "presets", "settings"]))
+@click.argument("what", type=click.Choice([*KINDS, "experiments", "presets", "settings"]))
 def list_(what: str) -> None:
-    """What is there: tasks, reward models, judges, presets, settings."""
+    """What is there: tasks, reward models, judges, experiments, presets, settings."""
     from rlhf_bench.harness import commands
 
     sys.exit(commands.listing(what))

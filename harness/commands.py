@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.arguments import KINDS, consoles, parse_assignments
@@ -15,6 +15,9 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
 from rlhf_bench.reports import build, terminal
 from rlhf_bench.reports.tables import Table
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.stage import Stage
 
 
 def command_line() -> str:
@@ -31,6 +34,8 @@ def run(
     policy: str,
     preset: str,
     data: str,
+    prompts: Sequence[str],
+    train_prompts: str,
     limit: int | None,
     out: Path,
     jobs: int | None,
@@ -54,14 +59,16 @@ def run(
         data,
         limit or 0,
         preset,
+        prompts,
+        train_prompts,
     )
     made = runs.make_plan(request)
     root = store.Store(out)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = threads or (1 if policy == "tiny" else cores)
     stdout, stderr = consoles(quiet)
     if dry_run:
-        return _show_plan(made, root, stdout)
+        return show_plan(made.order, root, stdout)
     if not all(stage.done(root) for stage in made.order):
         from rlhf_bench.harness.policies import pick_device
         from rlhf_bench.harness.progress import watching
@@ -82,11 +89,17 @@ def run(
     return 0
 
 
-def _show_plan(made: Any, root: store.Store, console: Any) -> int:
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def show_plan(order: Sequence[Stage], root: store.Store, console: Any) -> int:
+    """The stages of a plan, what is reused, and a time estimate."""
     from rlhf_bench.harness import run as runs
 
     rows, total, unknown = [], 0.0, False
-    for stage in made.order:
+    for stage in order:
         done = stage.done(root)
         seconds = None if done else runs.rough_seconds(stage, root)
         unknown |= not done and seconds is None
@@ -173,6 +186,12 @@ def listing(what: str) -> int:
         return 0
     from rlhf_bench.harness import settings
 
+    if what == "experiments":
+        from rlhf_bench.harness import experiments
+
+        rows = [(e.name, e.seeds, e.question) for e in experiments.load().values()]
+        terminal.show(stdout, Table("experiments", ("name", "seeds", "question"), rows))
+        return 0
     if what == "presets":
         rows = [
             (preset, f"{group}.{key}", str(value))

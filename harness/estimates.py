@@ -121,7 +121,7 @@ class Estimator:
 
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
         """KL to the SFT policy and the reward model's own (unscaled) reward at every checkpoint; repeated responses."""
-        tables = [store.read_rows(cell.folder("ppo") / "generations.jsonl") for cell in arm.cells]
+        tables = [store.read_rows(cell.folder("generations") / "generations.jsonl") for cell in arm.cells]
         sources = [_sources(cell) for cell in arm.cells]
         rows = [
             [{**row, "slices": [], "source": of[row["example_id"]], "values": row} for row in table]
@@ -193,7 +193,7 @@ def checkpoints(tables: Sequence[Rows]) -> list[tuple[str, int]]:
 
 def _sources(cell: CellFiles) -> dict[str, str]:
     """What each held-out prompt shares with others, by its id; generations do not repeat it."""
-    return {row["id"]: row.get("source", "") for row in store.read_rows(cell.folder("sft") / "examples.test.jsonl")}
+    return {row["id"]: row.get("source", "") for row in store.read_rows(cell.folder("prompts") / "examples.test.jsonl")}
 
 
 def aligned(part: Sequence[Rows]) -> list[Rows]:

@@ -20,11 +20,13 @@ from rlhf_bench.harness.stage import Stage
 H = "rlhf_bench.harness"
 CODE = {
     "sft": (f"{H}.training",),
+    "prompts": (),
     "pairs": (),
     "baseline": (f"{H}.evaluation",),
     "reward": (f"{H}.training",),
     "scale": (f"{H}.scoring", f"{H}.ppo_math"),
     "ppo": (f"{H}.ppo", f"{H}.ppo_math", f"{H}.actors", f"{H}.evaluation", f"{H}.scoring"),
+    "transfer": (f"{H}.evaluation", f"{H}.scoring"),
     "verdicts": (),
 }
 """Modules, beside the stage's own, whose code makes the result: when they change, the stage is made again."""
@@ -32,23 +34,59 @@ CODE = {
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """A task that was opened once to learn what the plan needs of it."""
+    """A task that was opened once to learn what the plan needs of it.
+
+    `examples` hashes its prompts and demonstrations alone: what does not look at pairs is shared between settings that
+    change only them.
+    """
 
     name: str
     settings: Mapping[str, Any]
     fingerprint: str
     origin: Origin
     max_response: int
+    examples: str
 
     @property
     def params(self) -> dict[str, Any]:
         """What enters keys: name, settings and the hash of its content."""
         return {"name": self.name, "settings": dict(self.settings), "sha256": self.origin.sha256}
 
+    @property
+    def content(self) -> dict[str, str]:
+        """What enters the keys of stages that see examples and no pairs."""
+        return {"name": self.name, "examples": self.examples}
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The task that the policy and the reward model come from, whose prompts PPO optimises on, and whose are held out.
+
+    All three are one unless something out of distribution was asked for.
+    """
+
+    home: TaskPlan
+    optimised: TaskPlan
+    evaluated: TaskPlan
+
+    @property
+    def label(self) -> str:
+        """The home task's name, and what differs."""
+        parts = [self.home.name]
+        if self.optimised is not self.home:
+            parts.append(f"optimised on {self.optimised.name}")
+        if self.evaluated is not self.home:
+            parts.append(f"on {self.evaluated.name}")
+        return " ".join(parts)
+
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell and its stages by role (sft, pairs, reward, baseline, scale, ppo)."""
+    """A cell and its stages by role.
+
+    sft, prompts (those evaluated), pairs, reward, baseline, scale, ppo, and generations: ppo itself, or the evaluation
+    of its policy on another task's prompts.  `home` is the task whose data trained everything, `task` the label.
+    """
 
     task: str
     reward_model: str
@@ -57,10 +95,12 @@ class Cell:
     stages: Mapping[str, Stage]
     differing: Mapping[str, Any]  # what was set away from the preset, for labels
     origin: Origin
+    evaluated: TaskPlan
+    home: str
 
     @property
     def key(self) -> str:
-        return self.stages["ppo"].key
+        return self.stages["generations"].key
 
     @property
     def name(self) -> str:
@@ -72,8 +112,10 @@ class Cell:
         ppo = self.stages["ppo"].params
         return {
             "task": self.task,
+            "home": self.home,
+            "evaluated": self.evaluated.params,
             "reward_model": self.reward_model,
-            "arm": self.stages["ppo"].seedless_key[: store.KEY_LENGTH],
+            "arm": self.stages["generations"].seedless_key[: store.KEY_LENGTH],
             "seed": self.seed,
             "policy": self.policy,
             "differing": dict(self.differing),
@@ -102,6 +144,7 @@ def open_task(name: str, given: Mapping[str, Any]) -> tuple[TaskPlan, Task]:
         raise BenchError(f"The task {name!r} lacks members of the Task seam.", f"See: bench check task {name}")
     try:
         origin = origin_of(task)
+        examples = store.content_key([[to_row(e) for e in task.examples(split)] for split in ("sft", "train", "test")])
         max_response = int(task.max_response_tokens)
     except BenchError:
         raise
@@ -109,7 +152,7 @@ def open_task(name: str, given: Mapping[str, Any]) -> tuple[TaskPlan, Task]:
         raise BenchError(f"The task {name!r} cannot be read: {plugins.one_line(error)}.") from error
     if max_response < 2:
         raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
-    return TaskPlan(name, settings, plugin.fingerprint(), origin, max_response), task
+    return TaskPlan(name, settings, plugin.fingerprint(), origin, max_response, examples), task
 
 
 def origin_of(task: Task) -> Origin:
@@ -121,7 +164,7 @@ def origin_of(task: Task) -> Origin:
     return Origin("real", "a task that does not say where its data come from", store.content_key(rows))
 
 
-def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any], settings: Settings) -> Cell:
+def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], settings: Settings) -> Cell:
     """The stages of one cell.  Imports the reward model's module (to know whether it must be trained), no torch."""
     plugin = plugins.find("reward-model", rm_name)
     rm_settings = factory_settings(rm_name, plugin.factory(), settings.plugins.get(rm_name, {}))
@@ -131,41 +174,94 @@ def plan_cell(task: TaskPlan, rm_name: str, seed: int, policy: Mapping[str, Any]
             f"The reward model {rm_name!r} has neither rewards(rollout) nor train/load.",
             f"See: bench check reward-model {rm_name}",
         )
-    stages = _shared_stages(task, seed, policy, settings)
+    stages = _shared_stages(tasks, seed, policy, settings)
+    train_prompts = stages.pop("train_prompts")
     rm = {"name": rm_name, "settings": rm_settings}
-    label = cell_label(task.name, rm_name, seed)
-    family = f"{task.name} {policy['name']}"
+    family = f"{tasks.home.name} {policy['name']}"
     model: dict[str, Stage] = {}
     if isinstance(arm, TrainableRewardModel):
-        model["reward"] = stages["reward"] = _training(task, arm, rm, stages, plugin.fingerprint(), family)
-    common: dict[str, Any] = {"rm": rm, "seed": seed, "max_response": task.max_response, "ppo": settings.group("ppo")}
-    payload = {"micro_batch": settings.ppo.micro_batch}
-    code = (plugin.fingerprint(),)
-    stages["scale"] = Stage(
+        model["reward"] = stages["reward"] = _training(tasks.home, arm, rm, stages, plugin.fingerprint(), family)
+    stages |= _optimisation(tasks, rm, stages, train_prompts, model, settings, plugin.fingerprint(), family)
+    stages["generations"] = stages["ppo"]
+    if tasks.evaluated is not tasks.optimised:
+        stages["generations"] = _transfer(tasks, rm, stages, model, settings, plugin.fingerprint(), family)
+    return Cell(
+        tasks.label, rm_name, seed, policy["name"], stages, {}, tasks.evaluated.origin, tasks.evaluated, tasks.home.name
+    )
+
+
+def _optimisation(
+    tasks: Tasks,
+    rm: Mapping[str, Any],
+    stages: Mapping[str, Stage],
+    prompts: Stage,
+    model: Mapping[str, Stage],
+    settings: Settings,
+    code: str,
+    family: str,
+) -> dict[str, Stage]:
+    """The reward model's scale, and PPO against it."""
+    seed = stages["sft"].params["seed"]
+    label = cell_label(tasks.home.name, rm["name"], seed)
+    common = {"rm": rm, "seed": seed, "max_response": tasks.home.max_response}
+    payload = {"micro_batch": settings.ppo.micro_batch, "task": tasks.optimised.params}
+    inputs = {"sft": stages["sft"], "prompts": prompts, **model}
+    scale = Stage(
         "scale",
         label,
         f"{H}.stage_scale:scale",
         {**common, "ppo": settings.group("ppo") | dict.fromkeys(_NOT_OF_SCALE, 1)},
-        {"sft": stages["sft"], "pairs": stages["pairs"], **model},
+        inputs | {"pairs": stages["pairs"]},
         payload,
         CODE["scale"],
-        code,
+        (code, tasks.optimised.fingerprint),
         cost=float(settings.ppo.scale_prompts * settings.ppo.scale_samples),
         family=family,
     )
-    stages["ppo"] = Stage(
+    ppo = Stage(
         "ppo",
         label,
         f"{H}.stage_ppo:ppo",
-        {**common, "eval": settings.group("eval")},
-        {"sft": stages["sft"], "scale": stages["scale"], **model},
+        {**common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
+        inputs | {"scale": scale},
         payload,
         CODE["ppo"],
-        code,
+        (code,),
         cost=float(settings.ppo.iterations * settings.ppo.rollouts * settings.ppo.epochs),
         family=family,
     )
-    return Cell(task.name, rm_name, seed, policy["name"], stages, {}, task.origin)
+    return {"scale": scale, "ppo": ppo}
+
+
+def _transfer(
+    tasks: Tasks,
+    rm: Mapping[str, Any],
+    stages: Mapping[str, Stage],
+    model: Mapping[str, Stage],
+    settings: Settings,
+    code: str,
+    family: str,
+) -> Stage:
+    """What the trained policy writes to another task's prompts."""
+    seed = stages["sft"].params["seed"]
+    return Stage(
+        "transfer",
+        cell_label(tasks.label, rm["name"], seed),
+        f"{H}.stage_ppo:transfer",
+        {
+            "rm": rm,
+            "seed": seed,
+            "max_response": tasks.home.max_response,
+            "ppo": settings.group("ppo"),
+            "eval": settings.group("eval"),
+        },
+        {"sft": stages["sft"], "prompts": stages["prompts"], "ppo": stages["ppo"], **model},
+        {"micro_batch": settings.ppo.micro_batch},
+        CODE["transfer"],
+        (code,),
+        cost=2.0 * (settings.eval.prompts or 1000),
+        family=family,
+    )
 
 
 def _training(
@@ -204,40 +300,38 @@ _NOT_OF_SCALE = (
 """PPO settings that the scale does not depend on: sweeps over them share it."""
 
 
-def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], settings: Settings) -> dict[str, Stage]:
-    label = f"{safe_label(task.name)}-{safe_label(policy['name'])}-s{seed}"
-    family = f"{task.name} {policy['name']}"
+def _shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: Settings) -> dict[str, Stage]:
+    """What all reward models of a seed share: sft, train_prompts, prompts, pairs, baseline."""
+    home = tasks.home
+    label = f"{safe_label(home.name)}-{safe_label(policy['name'])}-s{seed}"
+    family = f"{home.name} {policy['name']}"
     sft = Stage(
         "sft",
         label,
         f"{H}.stage_policy:sft",
         {
-            "task": task.params,
+            "task": home.content,
             "policy": {k: v for k, v in policy.items() if k != "name"},
             "sft": settings.group("sft"),
             "data": settings.group("data"),
             "seed": seed,
         },
         {},
-        {},
+        {"task": home.params},
         CODE["sft"],
         cost=float(settings.sft.steps * settings.sft.batch),
         family=family,
     )
-    sampling = {
-        "seed": seed,
-        "max_response": task.max_response,
-        "temperature": settings.ppo.temperature,
-        "eval": settings.group("eval"),
-    }
     pairs = Stage(
         "pairs",
         label,
         f"{H}.stage_pairs:pairs",
         {
-            "task": task.params,
+            "task": home.params,
             "data": settings.group("data"),
-            **{k: sampling[k] for k in ("seed", "temperature")},
+            "pairs": settings.group("pairs"),
+            "seed": seed,
+            "temperature": settings.ppo.temperature,
             "eval": {"batch": settings.eval.batch},
         },
         {"sft": sft},
@@ -245,17 +339,44 @@ def _shared_stages(task: TaskPlan, seed: int, policy: Mapping[str, Any], setting
         cost=1.0,
         family=family,
     )
+    train_prompts = _prompts(tasks.optimised, tasks, sft, settings)
+    prompts = _prompts(tasks.evaluated, tasks, sft, settings)
     baseline = Stage(
         "baseline",
-        label,
+        f"{safe_label(tasks.evaluated.name)}-{safe_label(policy['name'])}-s{seed}",
         f"{H}.stage_policy:baseline",
-        sampling,
-        {"sft": sft},
+        {
+            "seed": seed,
+            "max_response": home.max_response,
+            "temperature": settings.ppo.temperature,
+            "eval": settings.group("eval"),
+        },
+        {"sft": sft, "prompts": prompts},
         code=CODE["baseline"],
         cost=2.0 * (settings.eval.prompts or 1000),
         family=family,
     )
-    return {"sft": sft, "pairs": pairs, "baseline": baseline}
+    return {"sft": sft, "train_prompts": train_prompts, "prompts": prompts, "pairs": pairs, "baseline": baseline}
+
+
+def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> Stage:
+    """The prompts of a run, filtered once so that every arm sees the same ones."""
+    return Stage(
+        "prompts",
+        f"{safe_label(task.name)}-s{sft.params['seed']}",
+        f"{H}.stage_prompts:prompts",
+        {
+            "task": task.content,
+            "data": settings.group("data"),
+            "max_response": tasks.home.max_response,
+            "splits": ["train", "test"] if task is tasks.optimised else ["test"],
+            "seed": sft.params["seed"],
+        },
+        {"sft": sft},
+        {"task": task.params, "home": tasks.home.params},
+        CODE["prompts"],
+        cost=1.0,
+    )
 
 
 def judge_stage(
@@ -268,7 +389,7 @@ def judge_stage(
         f"{safe_label(judge)}-{label}",
         f"{H}.stage_judge:verdicts",
         {"task": task.params, "judge": {"name": judge, "settings": dict(judge_settings)}, "seed": seed},
-        {role: inputs[role] for role in ("sft", "baseline", "ppo")},
+        {role: inputs[role] for role in ("prompts", "baseline", "generations")},
         code=CODE["verdicts"],
         plugin_code=(plugin.fingerprint(), task.fingerprint),
     )

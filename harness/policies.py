@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
@@ -149,6 +150,13 @@ def context_length(model: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def context_of(folder: Path) -> int | None:
+    """`context_length` of a stored model, without loading its weights."""
+    from transformers import AutoConfig
+
+    return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder)))
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:

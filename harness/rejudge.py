@@ -45,10 +45,10 @@ def judge_cells(
 def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
     """The verdict stage of a stored cell; its inputs are known by the folders they left."""
     inputs = {}
-    for role in ("sft", "baseline", "ppo"):
+    for role in ("prompts", "baseline", "generations"):
         record = store.read_json(cell.folder(role) / store.MARKER)
         inputs[role] = Finished(record["kind"], record["label"], "", record["params"], finished_key=record["key"])
-    spec = store.read_json(cell.folder("sft") / store.MARKER)["params"]["task"]
+    spec = cell.record["evaluated"]
     task = _open(spec["name"], store.canonical(spec["settings"]))
     if task.origin.sha256 != spec["sha256"]:
         raise BenchError(

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+COMPACT = 0.8
+"""Ended rows are taken out of a batch when at most this share of it still writes: taking out copies the cache."""
+
+
 def make_generator(*parts: object) -> Any:
     """A CPU generator seeded by a hash of `parts`: each draw names what it is for, so nothing has to be restored."""
     import torch
@@ -77,10 +81,11 @@ def _generate(
 
     rows, device = len(ids), ids.device
     uniforms = None if generator is None else torch.rand(rows, max_new, generator=generator).to(device)
-    running = torch.ones(rows, dtype=torch.bool, device=device)
+    tokens = torch.full((rows, max_new), tokenizer.pad_token_id, dtype=torch.long, device=device)
+    drawn = torch.zeros(rows, max_new, device=device)
+    active = torch.arange(rows, device=device)  # rows of the batch that still write, of all rows
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    steps: list[Tensor] = []
-    drawn: list[Tensor] = []
+    running = torch.ones_like(active, dtype=torch.bool)
     cache = None
     with torch.no_grad():
         for step in range(max_new):
@@ -94,16 +99,20 @@ def _generate(
             )
             cache = output.past_key_values
             logits = output.logits[:, -1].float() / temperature
-            token = _pick(logits, None if uniforms is None else uniforms[:, step])
-            drawn.append(logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1))
-            token = torch.where(running, token, tokenizer.pad_token_id)
-            steps.append(token)
+            token = _pick(logits, None if uniforms is None else uniforms[active, step])
+            tokens[active[running], step] = token[running]
+            drawn[active, step] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
             running = running & (token != tokenizer.eos_token_id)
-            if not running.any():
+            left = int(running.sum())
+            if not left:
                 break
             ids, positions = token[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    return torch.stack(steps, 1), torch.stack(drawn, 1)
+            if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
+                keep = torch.nonzero(running).squeeze(1)
+                cache.batch_select_indices(keep)
+                ids, positions, mask, active, running = (x[keep] for x in (ids, positions, mask, active, running))
+    return tokens[:, : step + 1], drawn[:, : step + 1]
 
 
 def _pick(logits: Tensor, uniform: Tensor | None) -> Tensor:

@@ -13,13 +13,18 @@ from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.identity import policy_identity
 from rlhf_bench.harness.settings import Settings, factory_settings, make_settings
 from rlhf_bench.harness.stage import Stage
+from rlhf_bench.harness.stage_judge import load_judge
 
 DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.  `assignments` are the --set texts: group -> key -> value."""
+    """What was asked for.  `assignments` are the --set texts: group -> key -> value.
+
+    `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
+    training prompts PPO optimises on ("": the task's own).
+    """
 
     task: str
     reward_models: Sequence[str]
@@ -30,6 +35,13 @@ class Request:
     data: str = ""
     limit: int = 0
     preset: str = ""
+    prompts: Sequence[str] = ()
+    train_prompts: str = ""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Every task named, once, the home task first."""
+        return list(dict.fromkeys(filter(None, [self.task, self.train_prompts, *self.prompts])))
 
 
 @dataclass(frozen=True)
@@ -50,24 +62,33 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Check everything that can be checked before anything is computed.  Raises BenchError."""
-    names = dict.fromkeys([request.task, *request.reward_models, *request.judges])
+    names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
     for kind, wanted in (
-        ("task", [request.task]),
+        ("task", request.tasks),
         ("reward-model", request.reward_models),
         ("judge", request.judges),
     ):
         for name in wanted:
             plugins.find(kind, name)  # type: ignore[arg-type]
     settings = make_settings(_preset(request), _assigned(request), frozenset(names))
-    task, _ = plan.open_task(request.task, settings.plugins.get(request.task, {}))
+    opened = {}
+    for name in request.tasks:
+        opened[name], task = plan.open_task(name, settings.plugins.get(name, {}))
+        if name == request.task and not task.examples("sft"):
+            raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
     policy = policy_identity(request.policy, settings)
+    home, optimised = opened[request.task], opened[request.train_prompts or request.task]
+    for name in dict.fromkeys(request.judges):
+        load_judge(name, _judge_settings(name, settings))  # a wrong setting must not show only after hours of training
     cells, judged = [], {}
     for seed in request.seeds:
         for rm in dict.fromkeys(request.reward_models):
-            cell = plan.plan_cell(task, rm, seed, policy, settings)
-            cell = replace(cell, differing=_differing(request))
-            cells.append(cell)
-            judged[cell.name] = {name: _judge(task, name, settings, cell) for name in dict.fromkeys(request.judges)}
+            for evaluated in dict.fromkeys(request.prompts or [request.task]):
+                tasks = plan.Tasks(home, optimised, opened[evaluated])
+                cell = plan.plan_cell(tasks, rm, seed, policy, settings)
+                cell = replace(cell, differing=_differing(request, tasks))
+                cells.append(cell)
+                judged[cell.name] = {name: _judge(name, settings, cell) for name in dict.fromkeys(request.judges)}
     return Plan(tuple(cells), judged, settings)
 
 
@@ -85,16 +106,20 @@ def _assigned(request: Request) -> dict[str, dict[str, str]]:
     return groups
 
 
-def _differing(request: Request) -> dict[str, str]:
-    flat = {f"{group}.{key}": text for group, keys in sorted(_assigned(request).items()) for key, text in keys.items()}
-    return {k: v for k, v in flat.items() if not k.startswith("stats.")}
+def _differing(request: Request, tasks: plan.Tasks) -> dict[str, str]:
+    """Settings by hand, without those of other prompts than the cell's."""
+    others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name}
+    groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others | {"stats"}}
+    return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 
-def _judge(task: plan.TaskPlan, name: str, settings: Settings, cell: plan.Cell) -> Stage:
-    plugin = plugins.find("judge", name)
-    given = factory_settings(name, plugin.factory(), settings.plugins.get(name, {}))
+def _judge(name: str, settings: Settings, cell: plan.Cell) -> Stage:
     label = plan.cell_label(cell.task, cell.reward_model, cell.seed)
-    return plan.judge_stage(task, name, given, cell.stages, label, cell.seed)
+    return plan.judge_stage(cell.evaluated, name, _judge_settings(name, settings), cell.stages, label, cell.seed)
+
+
+def _judge_settings(name: str, settings: Settings) -> dict[str, Any]:
+    return factory_settings(name, plugins.find("judge", name).factory(), settings.plugins.get(name, {}))
 
 
 def run(made: Plan, root: store.Store, *, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:

@@ -37,6 +37,15 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class PairSettings:
+    """Which training pairs reward models see: `overlap` all, or the low, middle or high third of them by the lexical
+    overlap of chosen and rejected (shared words over all words).
+    """
+
+    overlap: str = "all"
+
+
+@dataclass(frozen=True)
 class SFTSettings:
     """Supervised fine-tuning of the policy on the demonstrations (TRL's SFTTrainer)."""
 
@@ -51,8 +60,9 @@ class SFTSettings:
 class PPOSettings:
     """One schedule for every arm.  `kl` is the coefficient of the per-token KL penalty inside the reward.
 
-    `checkpoints` held-out evaluations are spread evenly over the iterations, fixed beforehand.  `scale_prompts` x
-    `scale_samples` SFT samples set each arm's reward scale.  `micro_batch` rows go through a model at once.
+    `normalise` "sd" divides every arm's rewards by the standard deviation of the sequence sum over `scale_prompts` x
+    `scale_samples` SFT samples; "none" takes rewards as they come.  `checkpoints` held-out evaluations are spread
+    evenly over the iterations, fixed beforehand.  `micro_batch` rows go through a model at once.
     """
 
     iterations: int = 42
@@ -72,6 +82,7 @@ class PPOSettings:
     max_grad_norm: float = 1.0
     checkpoints: int = 3
     save_every: int = 7
+    normalise: str = "sd"
     scale_prompts: int = 64
     scale_samples: int = 4
 
@@ -99,6 +110,7 @@ class Settings:
 
     policy: PolicySettings = field(default_factory=PolicySettings)
     data: DataSettings = field(default_factory=DataSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
@@ -117,6 +129,7 @@ POSITIVE = {
     "ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples",
     "ppo.max_grad_norm", "eval.batch", "sft.save_every",
 }  # fmt: skip
+CHOICES = {"pairs.overlap": ("all", "low", "middle", "high"), "ppo.normalise": ("sd", "none")}
 FRACTIONS = {"sft.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
 
 
@@ -166,7 +179,9 @@ def _override(group: str, current: Any, texts: Mapping[str, str]) -> Any:
 
 
 def _check(name: str, value: Any) -> Any:
-    if isinstance(value, bool):
+    if name in CHOICES and value not in CHOICES[name]:
+        raise BenchError(f"{name} is {value!r}.", f"Choose one of: {', '.join(CHOICES[name])}.")
+    if isinstance(value, bool | str):
         return value
     if name in POSITIVE and value <= 0:
         raise BenchError(f"{name} is {value}.", "It must be above 0.")

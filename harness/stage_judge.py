@@ -11,7 +11,7 @@ from rlhf_bench.harness.evaluation import read_generations
 from rlhf_bench.harness.nouns import Case, Generation, Verdict
 from rlhf_bench.harness.seams import Judge, Task
 from rlhf_bench.harness.stage import Context
-from rlhf_bench.harness.stage_policy import load_task, read_examples
+from rlhf_bench.harness.stage_prompts import load_task, read_examples
 
 
 def verdicts(context: Context) -> Mapping[str, Any]:
@@ -39,11 +39,11 @@ def load_judge(name: str, settings: Mapping[str, Any]) -> Judge:
 
 def read_cases(context: Context) -> list[Case]:
     """Every stored generation beside the baseline's answer to the same prompt, decoded the same way."""
-    examples = {e.id: e for e in read_examples(context.inputs["sft"], "test")}
+    examples = {e.id: e for e in read_examples(context.inputs["prompts"], "test")}
     baseline: dict[tuple[str, str], Generation] = {
         (g.example_id, g.decoding): g for g in read_generations(context.inputs["baseline"] / "generations.jsonl")
     }
-    generations = read_generations(context.inputs["ppo"] / "generations.jsonl")
+    generations = read_generations(context.inputs["generations"] / "generations.jsonl")
     return [Case(examples[g.example_id], g, baseline[g.example_id, g.decoding]) for g in generations]
 
 

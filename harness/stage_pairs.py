@@ -12,7 +12,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair, Split, to_row
 from rlhf_bench.harness.rollout import make_generator, sample
 from rlhf_bench.harness.stage import Context
-from rlhf_bench.harness.stage_policy import load_task
+from rlhf_bench.harness.stage_prompts import load_task
 from rlhf_bench.harness.text import encode, encode_prompts
 
 
@@ -36,12 +36,14 @@ def pairs(context: Context) -> Mapping[str, Any]:
         fitting = _fit(tokenizer, found, p["data"]["max_prompt_tokens"], task.max_response_tokens)
         complete = _sample_rejected(context, fitting, split, task.max_response_tokens)
         kept = [pair for pair in complete if pair.chosen.strip() != (pair.rejected or "").strip()]
+        if split == "train":
+            kept = by_overlap(kept, p["pairs"]["overlap"])
         if not kept:
             raise BenchError(
                 f"No usable {split} pairs of {p['task']['name']!r} are left of {len(found)} "
                 f"({len(found) - len(fitting)} too long, {len(complete) - len(kept)} with equal responses)."
             )
-        store.write_rows(context.work / f"pairs.{split}.jsonl", map(to_row, kept))
+        store.write_rows(context.work / f"pairs.{split}.jsonl", map(pair_row, kept))
         longer = sum(len(pair.chosen) > len(pair.rejected or "") for pair in kept)
         figures |= {
             f"{split}_pairs": len(kept),
@@ -50,6 +52,27 @@ def pairs(context: Context) -> Mapping[str, Any]:
             f"{split}_chosen_longer": longer / len(kept),
         }
     return figures
+
+
+def overlap(pair: Pair) -> float:
+    """Lexical overlap of chosen and rejected: shared distinct words over all distinct words (Jaccard), in [0, 1]."""
+    chosen, rejected = (set(text.lower().split()) for text in (pair.chosen, pair.rejected or ""))
+    return len(chosen & rejected) / max(1, len(chosen | rejected))
+
+
+THIRDS = ("low", "middle", "high")
+
+
+def by_overlap(found: Sequence[Pair], which: str) -> list[Pair]:
+    """The third of the pairs with low, middle or high overlap, or all of them; in their order."""
+    return [pair for pair, third in zip(found, thirds(found), strict=True) if which in ("all", third)]
+
+
+def thirds(found: Sequence[Pair]) -> list[str]:
+    """In which third of the pairs each one's overlap lies; ties are broken by a hash of the id, so by nothing."""
+    ranked = sorted(range(len(found)), key=lambda i: (overlap(found[i]), store.content_key(found[i].id), i))
+    places = {at: THIRDS[rank * 3 // len(found)] for rank, at in enumerate(ranked)}
+    return [places[at] for at in range(len(found))]
 
 
 def _check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
@@ -92,6 +115,12 @@ def _sample_rejected(context: Context, found: Sequence[Pair], split: str, max_re
             complete[i] = replace(found[i], rejected=text)
         context.progress(min(start + len(rows), len(missing)), len(missing))
     return complete
+
+
+def pair_row(pair: Pair) -> dict[str, Any]:
+    """As stored.  No flaws at all is kept: it says the text is known to be clean, which None does not."""
+    flaws = {"chosen_flaws": pair.chosen_flaws, "rejected_flaws": pair.rejected_flaws}
+    return to_row(pair) | {name: spans for name, spans in flaws.items() if spans is not None}
 
 
 def read_pairs(folder: Path, split: str) -> list[Pair]:

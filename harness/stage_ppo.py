@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.actors import Actors, make_actors
 from rlhf_bench.harness.evaluation import decodings, policy_generations
-from rlhf_bench.harness.nouns import to_row
+from rlhf_bench.harness.nouns import Decoding, to_row
 from rlhf_bench.harness.ppo import PPORun, checkpoints, train
+from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import EvalSettings, PPOSettings
 from rlhf_bench.harness.stage import Context
-from rlhf_bench.harness.stage_policy import held_out, read_examples
+from rlhf_bench.harness.stage_prompts import held_out, read_examples
 from rlhf_bench.harness.stage_reward import load_reward_model
 
 
@@ -28,7 +30,7 @@ def ppo(context: Context) -> Mapping[str, Any]:
     run = PPORun(
         actors=actors,
         reward_model=load_reward_model(p, context.inputs.get("reward"), context.device),
-        examples=read_examples(context.inputs["sft"], "train"),
+        examples=read_examples(context.inputs["prompts"], "train"),
         settings=settings,
         scale=store.read_json(context.inputs["scale"] / "scale.json")["scale"],
         max_new=p["max_response"],
@@ -45,30 +47,62 @@ def ppo(context: Context) -> Mapping[str, Any]:
     return {"reward": rows[-1]["reward"], "kl": rows[-1]["kl"]}
 
 
-def _checkpoint(context: Context, iteration: int) -> Any:
+def _checkpoint(context: Context, iteration: int) -> Path:
     return context.scratch / f"generations.{iteration}.jsonl"
 
 
 def _evaluate(context: Context, run: PPORun, actors: Actors, iteration: int) -> None:
     """Sampled responses at every checkpoint, greedy ones and token rewards at the last."""
-    p = context.params
-    settings = EvalSettings(**p["eval"])
+    settings = EvalSettings(**context.params["eval"])
     last = iteration == run.settings.iterations
-    rows = []
-    for decoding in decodings(settings) if last else ["sample"]:
-        generations = policy_generations(
-            actors.policy,
-            actors.reference,
-            actors.tokenizer,
-            run.reward_model,
-            held_out(context.inputs["sft"], settings),
-            run.max_new,
+    written: list[Decoding] = decodings(settings) if last else ["sample"]
+    models = (actors.policy, actors.reference, actors.tokenizer, run.reward_model)
+    _write_generations(_checkpoint(context, iteration), context, models, iteration, written, detailed=last)
+
+
+def _write_generations(
+    path: Path,
+    context: Context,
+    models: tuple[Any, Any, Any, NamedRewardModel],
+    iteration: int,
+    written: Sequence[Decoding],
+    detailed: bool,
+) -> int:
+    """What the policy writes to the held-out prompts, decoded in every way of `written`; returns how many."""
+    p = context.params
+    policy, reference, tokenizer, reward_model = models
+    settings = EvalSettings(**p["eval"])
+    examples = held_out(context.inputs["prompts"], settings)
+    rows = [
+        to_row(generation)
+        for decoding in written
+        for generation in policy_generations(
+            policy,
+            reference,
+            tokenizer,
+            reward_model,
+            examples,
+            p["max_response"],
             settings,
-            run.settings.temperature,
-            run.seed,
+            p["ppo"]["temperature"],
+            p["seed"],
             iteration,
-            decoding,  # type: ignore[arg-type]
-            detailed=last,
+            decoding,
+            detailed=detailed,
         )
-        rows += [to_row(generation) for generation in generations]
-    store.write_rows(_checkpoint(context, iteration), rows)
+    ]
+    store.write_rows(path, rows)
+    return len(rows)
+
+
+def transfer(context: Context) -> Mapping[str, Any]:
+    """generations.jsonl: what the trained policy writes to prompts that it was not optimised on, sampled and greedy."""
+    p = context.params
+    policy, tokenizer = policies.load_policy(context.inputs["ppo"] / "policy", context.device)
+    reference, _ = policies.load_policy(context.inputs["sft"], context.device)
+    reward_model = load_reward_model(p, context.inputs.get("reward"), context.device)
+    written = decodings(EvalSettings(**p["eval"]))
+    models = (policy, reference, tokenizer, reward_model)
+    path = context.work / "generations.jsonl"
+    count = _write_generations(path, context, models, p["ppo"]["iterations"], written, detailed=True)
+    return {"generations": count}

@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from rlhf_bench.harness import policies, store
+from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.ppo_math import reward_scale
 from rlhf_bench.harness.rollout import make_generator, sample, text_rollout
 from rlhf_bench.harness.scoring import NamedRewardModel, diagnose
+from rlhf_bench.harness.seams import GoldTask, Task
 from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.harness.stage import Context
-from rlhf_bench.harness.stage_pairs import read_pairs
-from rlhf_bench.harness.stage_policy import read_examples
+from rlhf_bench.harness.stage_pairs import THIRDS, read_pairs, thirds
+from rlhf_bench.harness.stage_prompts import load_task, read_examples
 from rlhf_bench.harness.stage_reward import load_reward_model
 
 
 def scale(context: Context) -> Mapping[str, Any]:
     """scale.json: what divides the arm's rewards, pair accuracy, and what must be watched in every run (diagnostics).
 
-    The scale is the standard deviation of the sequence sum over samples of the SFT policy on training prompts; no mean
-    is taken off.
+    The scale is the standard deviation of the sequence sum over samples of the SFT policy on training prompts, or 1
+    where rewards are taken as they come; no mean is taken off.
     """
     p = context.params
     settings = PPOSettings(**p["ppo"])
     scorer = load_reward_model(p, context.inputs.get("reward"), context.device)
     model, tokenizer = policies.load_policy(context.inputs["sft"], context.device)
-    prompts = [e.prompt for e in read_examples(context.inputs["sft"], "train")[: settings.scale_prompts]]
-    sums, samples = [], []
+    examples = read_examples(context.inputs["prompts"], "train")[: settings.scale_prompts]
+    worth = gold_of(load_task(p))
+    sums, samples, gold = [], [], []
     for number in range(settings.scale_samples):
         generator = make_generator("scale", p["seed"], number)
+        prompts = [e.prompt for e in examples]
         rollout = sample(
             model, tokenizer, prompts, p["max_response"], generator=generator, temperature=settings.temperature
         )
         rewards = scorer.rewards(rollout)
         sums.append(rewards.sum(1))
         samples.append(diagnose(scorer, rollout, rewards))
+        gold += [worth(e, text) for e, text in zip(examples, rollout.responses, strict=True)] if worth else []
         context.progress(number + 1, settings.scale_samples)
     grid = torch.stack(sums, 1)  # [prompts, samples]
+    spread = reward_scale(grid.flatten())
+    figures = _means(samples) | _spread(grid, samples) | {"correlation_with_gold": _with_gold(sums, gold)}
     record = {
-        "scale": reward_scale(grid.flatten()),
-        "sft_samples": _means(samples) | _spread(grid, samples),
+        "scale": spread if settings.normalise == "sd" else 1.0,
+        "sft_samples": figures,
         **_on_pairs(scorer, tokenizer, context),
     }
     store.write_json(context.work / "scale.json", record)
     return {"scale": record["scale"], "pair_accuracy": record["pair_accuracy"]}
+
+
+def gold_of(task: Task) -> Callable[[Example, str], float] | None:
+    """The task's gold utility as a number, None where it has none."""
+    return (lambda example, response: task.utility(example, response).value) if isinstance(task, GoldTask) else None
+
+
+def _with_gold(sums: Sequence[torch.Tensor], gold: Sequence[float]) -> float | None:
+    """Correlation of the reward's sum with gold over the SFT samples, None where there is no gold or no variance."""
+    return correlation(torch.cat(list(sums)), torch.tensor(gold)) if gold else None
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float | None:
+    """Pearson's, None where one of the two does not vary."""
+    if float(a.std()) < 1e-8 or float(b.std()) < 1e-8:
+        return None
+    return float(torch.corrcoef(torch.stack([a.float(), b.float()]))[0, 1])
 
 
 def _means(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
@@ -57,16 +81,18 @@ def _spread(grid: torch.Tensor, samples: Sequence[Mapping[str, torch.Tensor]]) -
     """Within-prompt variance (what PPO can learn from, arXiv 2503.15477) and the correlation of the sum with length."""
     length = torch.cat([part["length"] for part in samples])
     total = torch.cat([part["sum"] for part in samples])
-    constant = float(length.std()) < 1e-8 or float(total.std()) < 1e-8
-    correlation = None if constant else float(torch.corrcoef(torch.stack([length, total]))[0, 1])
     within = float(grid.var(1).mean()) if grid.shape[1] > 1 else None
-    return {"within_prompt_variance": within, "variance": float(grid.var()), "correlation_with_length": correlation}
+    return {
+        "within_prompt_variance": within,
+        "variance": float(grid.var()),
+        "correlation_with_length": correlation(length, total),
+    }
 
 
 def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dict[str, Any]:
-    """Pair accuracy on the held-out pairs (a tie counts half) and the means over their two sides."""
+    """Pair accuracy on the held-out pairs (a tie counts half), by lexical overlap too, and the means of both sides."""
     found = read_pairs(context.inputs["pairs"], "test")
-    right = 0.0
+    right: list[float] = []
     chosen: list[Mapping[str, torch.Tensor]] = []
     rejected: list[Mapping[str, torch.Tensor]] = []
     for start in range(0, len(found), 64):
@@ -77,9 +103,11 @@ def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dic
             rewards = scorer.rewards(rollout)
             parts.append(diagnose(scorer, rollout, rewards))
             sides.append(rewards.sum(1))
-        right += float((sides[0] > sides[1]).sum()) + 0.5 * float((sides[0] == sides[1]).sum())
+        right += ((sides[0] > sides[1]).float() + 0.5 * (sides[0] == sides[1]).float()).tolist()
+    by_third = {name: [r for r, own in zip(right, thirds(found), strict=True) if own == name] for name in THIRDS}
     return {
-        "pair_accuracy": right / len(found),
+        "pair_accuracy": sum(right) / len(found),
+        "pair_accuracy_by_overlap": {name: sum(own) / len(own) for name, own in by_third.items() if own},
         "test_pairs": len(found),
         "chosen": _means(chosen),
         "rejected": _means(rejected),

@@ -92,9 +92,18 @@ def describe(arm: Arm, label: str) -> dict[str, Any]:
         "seeds": list(arm.seeds),
         "differing": record["differing"],
         "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
-        "counts": store.read_json(arm.cells[0].folder("pairs") / store.MARKER)["figures"],
-        "sft": store.read_json(arm.cells[0].folder("sft") / store.MARKER)["figures"],
+        "training": [_end_of_training(cell) for cell in arm.cells],
+        "counts": stage_record(arm.cells[0], "pairs")["figures"],
+        "sft": stage_record(arm.cells[0], "sft")["figures"],
+        "prompts": stage_record(arm.cells[0], "prompts")["figures"],
     }
+
+
+def _end_of_training(cell: CellFiles) -> dict[str, float]:
+    """Means over the last tenth of the iterations (at least one) of what PPO logs."""
+    steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+    tail = steps[-max(1, len(steps) // 10) :]
+    return {name: sum(row[name] for row in tail) / len(tail) for name in ("explained_variance", "clip_share", "kl")}
 
 
 def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
@@ -135,6 +144,9 @@ def warnings(arm: Arm, label: str) -> list[str]:
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
             found.append(f"{label}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
+    left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
+    if left:
+        found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")
     versions = {store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "ppo")}
     if len(versions) > 1:
         found.append(f"{label}: made with different versions of the software")
@@ -152,9 +164,9 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[d
     found: dict[str, dict[str, Any]] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]
-        examples = store.read_rows(cell.folder("sft") / "examples.test.jsonl")[:SAMPLES]
+        examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
         before = _responses(cell.folder("baseline"), last=False)
-        after = _responses(cell.folder("ppo"), last=True)
+        after = _responses(cell.folder("generations"), last=True)
         for example in examples:
             place = found.setdefault(
                 example["id"],

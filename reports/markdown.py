@@ -32,9 +32,10 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _counts(task: str, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What was kept of the task's data, and what was not."""
-    sft, pairs = next((arm["sft"], arm["counts"]) for arm in arms if arm["task"] == task)
-    kept = ", ".join(f"{sft[f'{s}_examples']} {name}" for s, name in SPLITS.items())
-    dropped = sum(sft[f"{s}_dropped"] for s in SPLITS)
+    arm = next(arm for arm in arms if arm["task"] == task)
+    sft, pairs, found = arm["sft"], arm["counts"], {**arm["sft"], **arm["prompts"]}
+    kept = ", ".join(f"{found[f'{s}_examples']} {name}" for s, name in SPLITS.items() if f"{s}_examples" in found)
+    dropped = sum(found.get(f"{s}_{why}", 0) for s in SPLITS for why in ("dropped", "without_room"))
     yield f"Kept: {kept}, {pairs['train_pairs']} training pairs, {pairs['test_pairs']} test pairs. "
     yield (
         f"Dropped: {dropped} prompts too long, {pairs['train_too_long'] + pairs['test_too_long']} pairs too long, "

@@ -24,6 +24,7 @@ HEADLINE = (
     ("win rate", "winrate", "win_rate"),
     ("length change", "length", "length_change"),
     ("empty", "empty", "empty_rate"),
+    ("refusals", "refusal", "refusal_rate"),
     ("KL", "run", "kl"),
 )
 """Column, judge, statistic."""
@@ -88,7 +89,7 @@ def headline_note(report: Report) -> str:
 
 def curves(report: Report) -> Table:
     """Every fixed checkpoint: what was bought at which KL."""
-    wanted = [c for c in HEADLINE if c[2] in ("kl", "gold", "win_rate", "length_change", "empty_rate")]
+    wanted = [c for c in HEADLINE if c[2] in ("kl", "gold", "win_rate", "length_change", "empty_rate", "refusal_rate")]
     wanted.append(("reward", "run", "reward"))
     rows = []
     for arm in report["arms"]:
@@ -116,7 +117,7 @@ def curves(report: Report) -> Table:
 
 def slices(report: Report) -> Table:
     """The last checkpoint by slice of the prompts."""
-    wanted = HEADLINE[1:5]
+    wanted = HEADLINE[1:6]
     rows = []
     for arm in report["arms"]:
         own = [e for e in report["estimates"] if e["arm"] == arm["arm"]]
@@ -149,30 +150,54 @@ def collapse(report: Report) -> Table:
     return Table("Utility distribution, after PPO against the SFT baseline", names_, rows, note)
 
 
-def before(report: Report) -> Table:
-    """What the reward models looked like before anything was optimised against them (first seed)."""
+def diagnostics(report: Report) -> Table:
+    """What the reward models looked like before anything was optimised against them; the critic at the end."""
     rows = []
     for arm in report["arms"]:
-        first: Row = arm["before"][0]
-        samples, rejected = first["sft_samples"], first["rejected"]
-        rows.append(
-            (
-                arm["task"],
-                arm["label"],
-                number(first["pair_accuracy"]),
-                number(first["scale"]),
-                number(samples["within_prompt_variance"]),
-                number(samples["correlation_with_length"]),
-                number(samples["negative_share"]),
-                number(rejected.get("copied")),
-                number(samples.get("agreement_until")),
-            )
+        samples = [one["sft_samples"] for one in arm["before"]]
+        figures = (
+            _mean([one["pair_accuracy"] for one in arm["before"]]),
+            _mean([one["scale"] for one in arm["before"]]),
+            _mean([one["within_prompt_variance"] for one in samples]),
+            _mean([one.get("correlation_with_length") for one in samples]),
+            _mean([one.get("correlation_with_gold") for one in samples]),
+            _mean([one["negative_share"] for one in samples]),
+            _mean([one["rejected"].get("copied") for one in arm["before"]]),
+            _mean([one.get("agreement_until") for one in samples]),
+            _mean([one["explained_variance"] for one in arm.get("training", ())]),
         )
+        rows.append((arm["task"], arm["label"], *map(number, figures)))
     columns = (
         "task", "reward model", "pair accuracy", "scale", "within-prompt variance", "correlation with length",
-        "share of tokens below 0", "copy rate on rejected", "t*/T",
+        "correlation with gold", "share of tokens below 0", "copy rate on rejected", "t*/T",
+        "critic's explained variance",
     )  # fmt: skip
-    return Table("Reward models before optimisation (first seed)", columns, rows)
+    note = (
+        "Means over seeds, on samples of the SFT policy before PPO (copy rate: on held-out rejected responses; "
+        "explained variance: the last tenth of PPO)."
+    )
+    return Table("Diagnostics of the reward models", columns, rows, note)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known, None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def overlap(report: Report) -> Table:
+    """Pair accuracy where chosen and rejected share few or many words."""
+    names = ("low", "middle", "high")
+    rows = [
+        (
+            arm["task"],
+            arm["label"],
+            *(number(_mean([one.get("pair_accuracy_by_overlap", {}).get(n) for one in arm["before"]])) for n in names),
+        )
+        for arm in report["arms"]
+    ]
+    columns = ("task", "reward model", *(f"{name} overlap" for name in names))
+    return Table("Pair accuracy by lexical overlap of chosen and rejected (thirds, means over seeds)", columns, rows)
 
 
 def all_tables(report: Report) -> Sequence[Table]:
@@ -183,6 +208,7 @@ def all_tables(report: Report) -> Sequence[Table]:
         curves(report),
         slices(report),
         collapse(report),
-        before(report),
+        diagnostics(report),
+        overlap(report),
     ]
-    return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[3:])]
+    return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[2:])]

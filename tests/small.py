@@ -29,9 +29,10 @@ SIZES = {
 }
 
 
-def settings(rms: tuple[str, ...] = ("seq2seq-token",), **more: Any) -> list[str]:
-    """--set arguments of the small run."""
-    pairs = {**SIZES, **{f"{rm}.epochs": 1 for rm in rms if rm.startswith(("scalar", "seq2seq"))}, **more}
+def settings(rms: tuple[str, ...] = ("seq2seq-token",), world: bool = True, **more: Any) -> list[str]:
+    """--set arguments of the small run, those of the dialogsum world included or not."""
+    sizes = {name: value for name, value in SIZES.items() if world or not name.startswith("dialogsum.")}
+    pairs = {**sizes, **{f"{rm}.epochs": 1 for rm in rms if rm.startswith(("scalar", "seq2seq"))}, **more}
     return [text for name, value in pairs.items() for text in ("--set", f"{name}={value}")]
 
 
@@ -39,6 +40,17 @@ def command(out: Path, *more: str, rms: tuple[str, ...] = ("seq2seq-token",), **
     """Arguments of `bench run` for the small world."""
     chosen = [text for rm in rms for text in ("--rm", rm)]
     return ["run", "--task", "dialogsum", *chosen, "--out", str(out), "--jobs", "1", *settings(rms, **sets), *more]
+
+
+def popen(*arguments: str) -> subprocess.Popen[str]:
+    """`bench`, started and left running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlhf_bench.harness", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
 
 
 def bench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

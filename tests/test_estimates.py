@@ -45,12 +45,12 @@ def make_cell(
     places = [(i, decoding, iteration) for decoding, iteration in CHECKPOINTS for i in prompts]
     if shuffle:
         random.Random(seed).shuffle(places)
-    folders = {role: root / role / f"x-{seed}" for role in ("sft", "ppo")}
+    folders = {role: root / role / f"x-{seed}" for role in ("prompts", "generations")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     examples = [{"id": f"t{i}", "prompt": f"p{i}", "source": sources(i)} for i in prompts]
-    store.write_rows(folders["sft"] / "examples.test.jsonl", examples)
-    store.write_rows(folders["ppo"] / "generations.jsonl", [_generation(seed, *place) for place in places])
+    store.write_rows(folders["prompts"] / "examples.test.jsonl", examples)
+    store.write_rows(folders["generations"] / "generations.jsonl", [_generation(seed, *place) for place in places])
     for name, (measures, values) in judges.items():
         folder = root / "verdicts" / f"{name}-{seed}"
         folder.mkdir(parents=True)

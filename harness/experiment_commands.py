@@ -1,0 +1,125 @@
+"""`bench experiment` and `bench claims`.  Exit codes as in commands.py: 0 fine, 3 something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import experiments, store
+from rlhf_bench.harness.arguments import consoles, parse_assignments, parse_seeds
+from rlhf_bench.harness.commands import command_line, show_plan, usable_cores
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.reports import build, ledger, terminal
+from rlhf_bench.reports import experiments as results
+
+
+def experiment(
+    *,
+    name: str,
+    seeds: Sequence[int] | None,
+    out: Path,
+    jobs: int | None,
+    device: str,
+    dry_run: bool,
+    assignments: tuple[str, ...],
+    quiet: bool,
+) -> int:
+    """bench experiment"""
+    asked = experiments.find(name)
+    chosen = seeds or parse_seeds(asked.seeds)
+    made = experiments.make(asked, chosen, parse_assignments(assignments))
+    root = store.Store(out)
+    stdout, _ = consoles(quiet)
+    if dry_run:
+        return show_plan(made.order, root, stdout)
+    path = experiments.record_path(out, name)
+    failed: BenchError | None = None
+    record = experiments.record(asked, made, chosen, command_line())
+    root.prepare()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or {**store.read_json(path), "command": ""} != {**record, "command": ""}:
+        store.write_json(path, record)
+    try:
+        _compute(made, root, jobs, device, quiet)
+    except BenchError as error:
+        failed = error
+    found = _show(store.read_json(path), out, stdout, failed)
+    if failed:
+        raise failed
+    return 3 if found["missing"] else 0
+
+
+def _compute(made: experiments.Made, root: store.Store, jobs: int | None, device: str, quiet: bool) -> None:
+    """Make what is missing; raises the first failure when everything that could be made is made."""
+    if all(stage.done(root) for stage in made.order):
+        return
+    from rlhf_bench.harness.policies import pick_device
+    from rlhf_bench.harness.progress import watching
+    from rlhf_bench.harness.run import raise_first
+
+    device = pick_device(device)
+    jobs = jobs or (usable_cores() if device == "cpu" else 1)
+    _, stderr = consoles(quiet)
+    with watching(stderr, quiet) as watch:
+        outcome = experiments.run(made, root, jobs=jobs, threads=1, device=device, watch=watch)
+    raise_first(outcome)
+
+
+def _show(record: dict[str, Any], out: Path, console: Any, failed: BenchError | None) -> dict[str, Any]:
+    """Write the experiment's result beside its record and show its contrasts and verdicts."""
+    try:
+        found = results.build_experiment(record, out, Estimator())
+    except BenchError as error:
+        raise failed or error from None
+    folder = out / "experiments" / record["name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    store.write_json(folder / "experiment.json", found)
+    (folder / "experiment.md").write_text(
+        ledger.experiment_markdown(found), encoding="utf-8", errors="backslashreplace"
+    )
+    if found["report"]:
+        build.write(found["report"], folder)
+        terminal.show_headline(console, found["report"])
+    for table in (ledger.contrasts_table(found), *ledger.analysis_tables(found), ledger.claims_table(found["claims"])):
+        if table.rows:
+            terminal.show(console, table)
+    console.print(f"{folder / 'experiment.md'}", markup=False, soft_wrap=True)
+    return found
+
+
+def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: float) -> int:
+    """bench claims"""
+    stdout, _ = consoles(False)
+    text = _read(intro) if intro else ""
+    built, missing = [], []
+    for record, root in results.find_records(runs):
+        try:
+            built.append(results.build_experiment(record, root, Estimator(level)))
+            missing += built[-1]["missing"]
+        except BenchError as error:
+            missing.append(str(error))
+    rows = results.ledger(built)
+    terminal.show(stdout, ledger.claims_table(rows))
+    for sentence in missing:
+        stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)
+    if out:
+        _write(out, ledger.results_markdown(built, rows, text))
+        stdout.print(str(out), markup=False, soft_wrap=True)
+    return 3 if missing or any(row["verdict"] == "not run" for row in rows) else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"Cannot read {path}: {error}.", "Give a text file.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise BenchError(f"Cannot write {path}: {error.strerror}.", "Give another --out.") from None

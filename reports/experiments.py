@@ -1,0 +1,162 @@
+"""What came of an experiment: its report, contrasts, analyses and the verdicts on its claims, as one dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import claims, contrasts, experiments, store
+from rlhf_bench.harness.contrasts import Where
+from rlhf_bench.harness.credit import credit_estimates
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.overhead import overhead_estimates
+from rlhf_bench.harness.statistics import Interval
+from rlhf_bench.reports import build
+
+SCHEMA = "rlhf-bench/experiment"
+SCHEMA_VERSION = 1
+
+
+def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator) -> dict[str, Any]:
+    """Everything that can be said of the experiment whose record (experiments/NAME.json) is given, from files alone.
+
+    Unfinished cells are named in `missing`.  Raises BenchError when nothing of it is finished.
+    """
+    cells, missing = _cells(record, root)
+    analyses, absent = _analyses(record, root, estimator)
+    missing += absent
+    everything = list({cell.path: cell for own in cells.values() for cell in own}.values())
+    if not everything and not analyses:
+        raise BenchError(f"Nothing of the experiment {record['name']!r} is finished.", "; ".join(missing))
+    report = build.build(everything, missing, estimator, record["command"]) if everything else None
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        **{key: record[key] for key in ("name", "question", "seeds", "command", "left_out")},
+        "missing": missing,
+        "runs": {name: [arm.key for arm in arms_of(own)] for name, own in cells.items()},
+        "report": report,
+        "contrasts": _contrasts(record["name"], cells, estimator),
+        "analyses": analyses,
+        "claims": [result.row() for result in _claims(record["name"], cells, report, analyses, estimator)],
+    }
+
+
+def _cells(record: Mapping[str, Any], root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
+    """Finished cells by run, and sentences about the others."""
+    found: dict[str, list[CellFiles]] = {}
+    missing: list[str] = []
+    for name, cells in record["runs"].items():
+        own, lacking = build.find_cells([root / "cells" / f"{cell}.json" for cell in cells])
+        found[name] = own
+        missing += [sentence for sentence in lacking if sentence not in missing]
+    return found, missing
+
+
+def _analyses(record: Mapping[str, Any], root: Path, estimator: Estimator) -> tuple[dict[str, Any], list[str]]:
+    """Credit by run and reward model, and the overhead's trend."""
+    found: dict[str, Any] = {}
+    missing: list[str] = []
+    for run, stages in record["analyses"].items():
+        for stage in stages:
+            kind, label, key = stage["place"]
+            folder = root / kind / f"{label}-{key}"
+            if not build.is_complete(folder):
+                missing.append(f"{kind} {label} of {run} is unfinished")
+                continue
+            own = found.setdefault(run, {"kind": kind, "tables": {}})
+            own["tables"].setdefault(stage["reward_model"], {})[stage["seed"]] = store.read_rows(
+                folder / f"{kind}.jsonl"
+            )
+    return {run: _analysed(run, own["kind"], own["tables"], estimator) for run, own in found.items()}, missing
+
+
+def _analysed(
+    run: str, kind: str, tables: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]], estimator: Estimator
+) -> dict[str, Any]:
+    """Statistics of an analysis by reward model; for overhead the measured rows too, which are few."""
+    rows = []
+    for rm, by_seed in tables.items():
+        if kind == "overhead":
+            found = overhead_estimates(next(iter(by_seed.values())), estimator.level)
+        else:
+            found = credit_estimates(by_seed, estimator.level, estimator.generator("credit", run, rm))
+        rows += [
+            {"reward_model": rm, "seeds": sorted(by_seed), "statistic": name, **asdict(interval)}
+            for name, interval in found.items()
+        ]
+    measured = [row for by_seed in tables.values() for row in by_seed[min(by_seed)]] if kind == "overhead" else []
+    return {"kind": kind, "rows": rows, "measured": measured}
+
+
+def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[dict[str, Any]]:
+    """Every contrast of the experiment in every run and task that has both of its reward models."""
+    rows = []
+    for run, own in cells.items():
+        arms = arms_of(own)
+        for contrast in experiments.find(name).contrasts:
+            for task in sorted({arm.task for arm in arms}):
+                pair = [_only(arms, task, rm) for rm in (contrast.a, contrast.b)]
+                if None in pair:
+                    continue
+                where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
+                try:
+                    found = contrasts.difference(pair[0], pair[1], where, estimator)  # type: ignore[arg-type]
+                except BenchError:
+                    continue  # this run has no such slice or judge
+                seeds = sorted(set(pair[0].seeds) & set(pair[1].seeds))  # type: ignore[union-attr]
+                rows.append({"run": run, "task": task, **asdict(contrast), "seeds": seeds, **asdict(found)})
+    return rows
+
+
+def _only(arms: Sequence[Arm], task: str, rm: str) -> Arm | None:
+    return next((arm for arm in arms if arm.task == task and arm.reward_model == rm), None)
+
+
+def _claims(
+    name: str,
+    cells: Mapping[str, Sequence[CellFiles]],
+    report: Mapping[str, Any] | None,
+    analyses: Mapping[str, Any],
+    estimator: Estimator,
+) -> list[claims.Result]:
+    estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
+    found = []
+    for claim in claims.of_experiment(name):
+        if claim.run in analyses:
+            found.append(_from_analysis(claim, analyses[claim.run], estimator))
+        else:
+            arms = arms_of(cells.get(claim.run, []))
+            found.append(claims.judge_claim(claim, arms, estimates, estimator))
+    return found
+
+
+def _from_analysis(claim: claims.Claim, analysis: Mapping[str, Any], estimator: Estimator) -> claims.Result:
+    for row in analysis["rows"]:
+        if (row.get("reward_model"), row.get("statistic")) == (claim.arm, claim.statistic):
+            interval = Interval(*(row[key] for key in ("value", "low", "high", "method", "note")))
+            return claims.ruled(claim, interval, tuple(row["seeds"]), estimator.level)
+    return claims.Result(claim, "not run", note=f"no {claim.statistic} of {claim.arm}")
+
+
+def find_records(folders: Sequence[Path]) -> list[tuple[dict[str, Any], Path]]:
+    """(record, results folder) of every experiment below the folders, in order of name."""
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise BenchError(f"{folder} is no folder.", "Give the --out folder of a bench experiment.")
+        found += [(store.read_json(path), folder) for path in sorted((folder / "experiments").glob("*.json"))]
+    return sorted(found, key=lambda item: item[0]["name"])
+
+
+def ledger(built: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every claim's row, in the order of the ledger; those without a finished experiment are `not run`."""
+    rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
+    return [
+        rows.get(claim.id) or claims.Result(claim, "not run", note=f"bench experiment {claim.experiment}").row()
+        for claim in claims.load()
+    ]

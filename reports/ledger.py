@@ -1,0 +1,115 @@
+"""Experiments and the ledger of claims as tables and Markdown: what docs/results.md is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rlhf_bench.reports import tables
+from rlhf_bench.reports.markdown import escape, fenced, table_lines
+from rlhf_bench.reports.tables import Table, interval, number
+
+Built = Mapping[str, Any]
+
+
+def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per claim: the verdict and the interval it came from."""
+    shown = [
+        (
+            row["id"],
+            row["verdict"],
+            interval(row),
+            str(len(row["seeds"])),
+            "" if row["detectable"] is None else number(row["detectable"]),
+            row["measured"],
+            row["rule"],
+        )
+        for row in rows
+    ]
+    columns = ("claim", "verdict", "interval", "seeds", "detectable", "measured", "rule")
+    return Table("Claims", columns, shown, "detectable: the effect that an inconclusive design would have found.")
+
+
+def texts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What the claims say, where, and what the paper reports."""
+    shown = [(row["id"], row["text"], row["reported"], row["source"], row["note"]) for row in rows]
+    return Table("What the claims say", ("claim", "text", "reported", "source", "note"), shown)
+
+
+def contrasts_table(built: Built) -> Table:
+    """Paired differences of reward models, by run."""
+    rows = [
+        (
+            row["run"],
+            row["task"],
+            f"{row['a']} - {row['b']}",
+            f"{row['judge']}.{row['statistic']}" + ("" if row["slice"] == "all" else f" ({row['slice']})"),
+            row["decoding"],
+            str(len(row["seeds"])),
+            interval(row),
+        )
+        for row in built["contrasts"]
+    ]
+    columns = ("run", "task", "difference", "of", "decoding", "seeds", "interval")
+    return Table("Contrasts", columns, rows, "Paired on prompts and training seeds.")
+
+
+def analysis_tables(built: Built) -> Iterator[Table]:
+    """Credit and overhead, one table a run."""
+    for run, analysis in built["analyses"].items():
+        rows = [
+            (row["reward_model"] or "all", row["statistic"], str(len(row["seeds"])), interval(row), row["note"])
+            for row in analysis["rows"]
+        ]
+        yield Table(f"{analysis['kind']}: {run}", ("reward model", "statistic", "seeds", "interval", "note"), rows)
+
+
+def experiment_tables(built: Built) -> list[Table]:
+    """Everything an experiment shows, in order; empty ones left out."""
+    found = [contrasts_table(built), *analysis_tables(built)]
+    if built["report"]:
+        found += tables.all_tables(built["report"])
+    return [table for table in found if table.rows]
+
+
+def experiment_markdown(built: Built, level: int = 1) -> str:
+    """One experiment as text, its heading `level` deep."""
+    return "\n".join(_experiment(built, "#" * level)).rstrip() + "\n"
+
+
+def _experiment(built: Built, mark: str) -> Iterator[str]:
+    yield from (f"{mark} {escape(built['name'])}", "", escape(built["question"]), "")
+    yield from fenced(built["command"])
+    yield from (f"Seeds: {', '.join(map(str, built['seeds']))}.", "")
+    for sentence in built["missing"]:
+        yield f"- missing: {escape(sentence)}"
+    for run, needed in built["left_out"].items():
+        yield f"- the run {escape(run)} was left out: it needs --set {escape(needed)}=..."
+    if built["missing"] or built["left_out"]:
+        yield ""
+    if built["claims"]:
+        yield from table_lines(claims_table(built["claims"]), f"{mark}#")
+    for table in experiment_tables(built):
+        yield from table_lines(table, f"{mark}#")
+    if built["report"]:
+        yield f"All stages together: {built['report']['manifest']['seconds_total'] / 60:.1f} minutes of one core."
+        yield ""
+
+
+def results_markdown(built: Sequence[Built], ledger: Sequence[Mapping[str, Any]], intro: str = "") -> str:
+    """The ledger and every experiment."""
+    lines = ["# Results", ""]
+    if intro:
+        lines += [intro.strip(), ""]
+    lines += ["## The claims, and what the intervals say", "", _count(ledger), ""]
+    lines += [*table_lines(claims_table(ledger), "###"), *table_lines(texts_table(ledger), "###")]
+    for experiment in built:
+        lines += _experiment(experiment, "##")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _count(ledger: Sequence[Mapping[str, Any]]) -> str:
+    verdicts = [row["verdict"] for row in ledger]
+    names = ("supported", "contradicted", "inconclusive", "not run")
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in names)
+    return f"Of {len(ledger)} claims: {counts}. Verdicts are not adjusted for the number of claims."

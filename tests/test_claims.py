@@ -1,0 +1,170 @@
+"""The ledger: verdicts follow from intervals, comparisons from stored rows, and every claim has its experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_bench.harness import claims, contrasts, experiments, plugins, store
+from rlhf_bench.harness.contrasts import Where
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.run import DEFAULT_JUDGES
+from rlhf_bench.harness.statistics import Interval
+
+CLAIM = claims.Claim("c", "text", "source", "", "headline", "a", "gold", "gold", "above", threshold=0.5)
+NUMBERS = st.floats(-10, 10, allow_nan=False)
+
+
+@given(NUMBERS, NUMBERS, st.sampled_from(["above", "below"]))
+def test_the_verdict_is_the_side_that_the_whole_interval_lies_on(x: float, y: float, side: str) -> None:
+    low, high = sorted((x, y))
+    ruling = claims.rule(replace(CLAIM, side=side), Interval((low + high) / 2, low, high, "m"))
+    where = "above" if low > 0.5 else "below" if high < 0.5 else "across"
+    assert ruling == {"across": "inconclusive", side: "supported"}.get(where, "contradicted")
+
+
+def test_an_interval_that_says_nothing_decides_nothing() -> None:
+    assert claims.rule(CLAIM, Interval(3.0, None, None, "m")) == "inconclusive"
+    result = claims.ruled(CLAIM, Interval(None, None, None, "m", "no decided case"), (1, 2), 0.95)
+    assert (result.ruling, result.note) == ("inconclusive", "no decided case")
+
+
+def test_one_seed_never_decides() -> None:
+    clear = Interval(0.9, 0.8, 1.0, "m")
+    assert claims.ruled(CLAIM, clear, (1,), 0.95).ruling == "inconclusive"
+    assert claims.ruled(CLAIM, clear, (1, 2), 0.95).ruling == "supported"
+
+
+def test_what_could_have_been_detected_grows_with_the_interval() -> None:
+    found = [claims.ruled(CLAIM, Interval(0.5, 0.5 - w, 0.5 + w, "m"), (1, 2, 3), 0.95).detectable for w in (0.1, 0.2)]
+    assert found[0] is not None
+    assert found[1] == pytest.approx(2 * found[0])
+    # the half width is 4.303 standard errors (t, 2 degrees of freedom, 95%); power .8 needs 1.061 more
+    assert found[0] == pytest.approx(0.1 * (4.303 + 1.061) / 4.303, rel=1e-3)
+
+
+def make_arm(root: Path, name: str, values: Callable[[int, int], float | None], seeds: tuple[int, ...]) -> Arm:
+    """An arm with verdicts of one judge, of 10 prompts at two checkpoints."""
+    cells = []
+    for seed in seeds:
+        folder = root / "verdicts" / f"{name}-{seed}"
+        folder.mkdir(parents=True)
+        store.write_json(folder / "measures.json", [{"name": "gold", "kind": "level", "description": "", "before": ""}])
+        rows: list[dict[str, Any]] = []
+        for iteration in (1, 2):
+            for i in range(10):
+                value = values(i, seed) if iteration == 2 else -99.0
+                place = {"example_id": f"t{i}", "iteration": iteration, "decoding": "sample"}
+                reason = {"reason": "?"} if value is None else {}
+                rows.append({**place, "slices": ["even"] if i % 2 == 0 else [], "values": {"gold": value}, **reason})
+        store.write_rows(folder / "verdicts.jsonl", rows)
+        record = {"task": "t", "reward_model": name, "arm": name, "seed": seed}
+        judges = {"gold": ["verdicts", name, str(seed)]}
+        cells.append(CellFiles({**record, "stages": {}, "judges": judges}, root))
+    (arm,) = arms_of(cells)
+    return arm
+
+
+def test_contrasts_follow_from_the_rows(tmp_path: Path) -> None:
+    a = make_arm(tmp_path, "a", lambda i, seed: i + seed, (1, 2, 3))
+    b = make_arm(tmp_path, "b", lambda i, _: 2.0 * i if i != 3 else None, (2, 3, 4))
+    found = contrasts.difference(a, b, Where("gold", "gold"), Estimator())
+    by_hand = np.array([[i + s - 2 * i for i in range(10) if i != 3] for s in (2, 3)])
+    assert found.value == pytest.approx(by_hand.mean())
+    even = contrasts.difference(a, b, Where("gold", "gold", "even"), Estimator())
+    assert even.value == pytest.approx(np.mean([[i + s - 2 * i for i in range(0, 10, 2)] for s in (2, 3)]))
+    wins = contrasts.head_to_head(a, b, Where("gold", "gold"), Estimator()).value
+    lost = contrasts.head_to_head(b, a, Where("gold", "gold"), Estimator()).value
+    assert wins is not None
+    assert lost is not None
+    assert wins + lost == pytest.approx(1)
+    assert wins == pytest.approx(((np.sign(by_hand) + 1) / 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (Where("nobody", "gold"), "nobody"),
+        (Where("gold", "silver"), "silver"),
+        (Where("gold", "gold", "odd"), "odd"),
+        (Where("gold", "gold", decoding="greedy"), "prompt"),
+    ],
+)
+def test_what_was_not_measured_is_named(tmp_path: Path, where: Where, said: str) -> None:
+    a, b = (make_arm(tmp_path, name, lambda i, _: float(i), (1, 2)) for name in "ab")
+    with pytest.raises(BenchError, match=said):
+        contrasts.difference(a, b, where, Estimator())
+
+
+def test_arms_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
+    a = make_arm(tmp_path, "a", lambda i, _: float(i), (1,))
+    b = make_arm(tmp_path, "b", lambda i, _: float(i), (2,))
+    with pytest.raises(BenchError, match="no training seed in common"):
+        contrasts.difference(a, b, Where("gold", "gold"), Estimator())
+
+
+def test_a_claim_is_judged_by_its_own_arms(tmp_path: Path) -> None:
+    a = make_arm(tmp_path, "a", lambda i, _: i + 5.0, (1, 2, 3))
+    b = make_arm(tmp_path, "b", lambda i, _: float(i), (1, 2, 3))
+    versus = replace(CLAIM, versus="b", comparison="head-to-head")
+    won = claims.judge_claim(versus, [a, b], [], Estimator())
+    assert (won.ruling, won.seeds) == ("supported", (1, 2, 3))
+    lost = claims.judge_claim(replace(versus, arm="b", versus="a"), [a, b], [], Estimator())
+    assert lost.ruling == "contradicted"
+    absent = claims.judge_claim(replace(versus, versus="c"), [a, b], [], Estimator())
+    assert (absent.ruling, absent.note) == ("not run", "no finished cell of c")
+    unmeasured = claims.judge_claim(CLAIM, [a, b], [], Estimator())
+    assert unmeasured.ruling == "not run"
+    assert "not measured" in unmeasured.note
+
+
+def test_a_claim_on_one_arm_takes_the_report_s_last_estimate(tmp_path: Path) -> None:
+    a = make_arm(tmp_path, "a", lambda i, _: float(i), (1, 2))
+    row = Estimate("t", "a", "a", "gold", "gold", "all", "sample", 1, 0.1, 0.0, 0.2, 0.95, 10, 0, (1, 2), "m")
+    last = replace(row, iteration=2, value=0.8, low=0.7, high=0.9)
+    assert claims.judge_claim(CLAIM, [a], [row, last], Estimator()).ruling == "supported"
+    assert claims.judge_claim(CLAIM, [a], [row], Estimator()).ruling == "contradicted"
+
+
+@pytest.mark.parametrize("claim", claims.load(), ids=lambda claim: claim.id)
+def test_every_claim_is_decided_by_its_experiment(claim: claims.Claim) -> None:
+    runs = {run.name: run for run in experiments.find(claim.experiment).runs}
+    run = runs[claim.run]
+    assert {claim.arm, claim.versus} - {""} <= set(run.rms)
+    assert (claim.comparison != "") == (claim.versus != "")
+    if run.kind == "train":
+        assert claim.judge in (run.judges or DEFAULT_JUDGES)
+    tasks = [f"{run.task} on {name}" if name != run.task else name for name in run.prompts] or [run.task]
+    assert claim.task in tasks if len(tasks) > 1 else claim.task in ("", *tasks)
+
+
+@pytest.mark.parametrize("experiment", experiments.load().values(), ids=lambda experiment: experiment.name)
+def test_every_experiment_names_what_there_is(experiment: experiments.Experiment) -> None:
+    assert len({run.name for run in experiment.runs}) == len(experiment.runs)
+    arms = set()
+    for run in experiment.runs:
+        for task in (run.task, *run.prompts):
+            plugins.find("task", task)
+        for name in run.rms:
+            plugins.find("reward-model", name)
+        for name in run.judges:
+            plugins.find("judge", name)
+        arms |= set(run.rms)
+    assert {c for contrast in experiment.contrasts for c in (contrast.a, contrast.b)} <= arms
+
+
+@pytest.mark.parametrize("name", ["suport", "", "headlin"])
+def test_unknown_names_are_answered_with_known_ones(name: str) -> None:
+    with pytest.raises(BenchError, match=r"headline|Known"):
+        experiments.find(name)
+    with pytest.raises(BenchError, match="Unknown claim"):
+        claims.find(name)
