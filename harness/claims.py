@@ -152,11 +152,12 @@ def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -
 def _detectable(low: float, high: float, level: float, seeds: int) -> float | None:
     """The distance from the threshold that would be found with power .8.
 
-    The interval's half width gives its standard error, by a t with seeds - 1 degrees of freedom.
+    The interval's half width gives its standard error, by a t with seeds - 1 degrees of freedom (normal where no
+    training is involved).
     """
     from scipy import special
 
-    df = float(seeds - 1)
+    df = float(seeds - 1) if seeds > 1 else 1e9  # none: nothing was trained
     se = (high - low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
     return smallest_detectable(level, se=se, df=df) if se > 0 else None
 

@@ -54,13 +54,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, the runs that answer it, and the differences to look at."""
+    """A question, the runs that answer it, the differences to look at, and the tables that show the rest."""
 
     name: str
     question: str
     seeds: str
     runs: tuple[ExperimentRun, ...]
     contrasts: tuple[Contrast, ...] = ()
+    shows: tuple[str, ...] = ("sampled", "greedy", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def load() -> Mapping[str, Experiment]:
 def _experiment(name: str, values: Mapping[str, Any]) -> Experiment:
     runs = tuple(_run(run) for run in values["runs"])
     contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
-    return Experiment(name, values["question"], values["seeds"], runs, contrasts)
+    shows = {"shows": tuple(values["shows"])} if "shows" in values else {}
+    return Experiment(name, values["question"], values["seeds"], runs, contrasts, **shows)
 
 
 def _run(values: Mapping[str, Any]) -> ExperimentRun:

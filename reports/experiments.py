@@ -85,8 +85,9 @@ def _analysed(
             found = overhead_estimates(next(iter(by_seed.values())), estimator.level)
         else:
             found = credit_estimates(by_seed, estimator.level, estimator.generator("credit", run, rm))
+        seeds = [] if kind == "overhead" else sorted(by_seed)  # a timing depends on no training
         rows += [
-            {"reward_model": rm, "seeds": sorted(by_seed), "statistic": name, **asdict(interval)}
+            {"reward_model": rm, "seeds": seeds, "statistic": name, **asdict(interval)}
             for name, interval in found.items()
         ]
     measured = [row for by_seed in tables.values() for row in by_seed[min(by_seed)]] if kind == "overhead" else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_bench.harness import experiments
 from rlhf_bench.reports import tables
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
 from rlhf_bench.reports.tables import Table, interval, number
@@ -65,10 +66,10 @@ def analysis_tables(built: Built) -> Iterator[Table]:
 
 
 def experiment_tables(built: Built) -> list[Table]:
-    """Everything an experiment shows, in order; empty ones left out."""
+    """What an experiment shows, in order; empty ones left out.  Its own report has all there is."""
     found = [contrasts_table(built), *analysis_tables(built)]
     if built["report"]:
-        found += tables.all_tables(built["report"])
+        found += tables.all_tables(built["report"], experiments.find(built["name"]).shows)
     return [table for table in found if table.rows]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Report = Mapping[str, Any]
@@ -200,15 +200,20 @@ def overlap(report: Report) -> Table:
     return Table("Pair accuracy by lexical overlap of chosen and rejected (thirds, means over seeds)", columns, rows)
 
 
-def all_tables(report: Report) -> Sequence[Table]:
-    """Everything a written report shows, in order; empty ones left out."""
-    tables = [
-        headline(report),
-        headline(report, "greedy"),
-        curves(report),
-        slices(report),
-        collapse(report),
-        diagnostics(report),
-        overlap(report),
-    ]
+TABLES: Mapping[str, Callable[[Report], Table]] = {
+    "sampled": headline,
+    "greedy": lambda report: headline(report, "greedy"),
+    "curves": curves,
+    "slices": slices,
+    "collapse": collapse,
+    "diagnostics": diagnostics,
+    "overlap": overlap,
+}
+"""What a written report can show, in order."""
+
+
+def all_tables(report: Report, names: Iterable[str] = TABLES) -> Sequence[Table]:
+    """The tables called `names`, in the order of TABLES; empty ones left out."""
+    wanted = set(names)
+    tables = [made(report) for name, made in TABLES.items() if name in wanted]
     return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[2:])]

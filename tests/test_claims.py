@@ -19,6 +19,7 @@ from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.run import DEFAULT_JUDGES
 from rlhf_bench.harness.statistics import Interval
+from rlhf_bench.reports.tables import TABLES
 
 CLAIM = claims.Claim("c", "text", "source", "", "headline", "a", "gold", "gold", "above", threshold=0.5)
 NUMBERS = st.floats(-10, 10, allow_nan=False)
@@ -159,6 +160,7 @@ def test_every_experiment_names_what_there_is(experiment: experiments.Experiment
         for name in run.judges:
             plugins.find("judge", name)
         arms |= set(run.rms)
+    assert set(experiment.shows) <= set(TABLES)
     assert {c for contrast in experiment.contrasts for c in (contrast.a, contrast.b)} <= arms
 
 
