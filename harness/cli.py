@@ -126,6 +126,8 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
+@click.option("--policy", default="tiny", show_default=True, help="'tiny', a model folder, or a hub id.")
+@click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")

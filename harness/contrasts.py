@@ -35,6 +35,12 @@ def difference(a: Arm, b: Arm, where: Where, estimator: Estimator) -> Interval:
     return comparisons.difference(first, second, kind, estimator.level, rng, clusters)
 
 
+def by_seed(a: Arm, b: Arm, where: Where) -> list[float | None]:
+    """The mean difference a - b under every common seed, in their order; None where nothing is decided."""
+    first, second, _, _ = paired(a, b, where)
+    return [float(np.nanmean(row)) if not np.isnan(row).all() else None for row in first - second]
+
+
 def head_to_head(a: Arm, b: Arm, where: Where, estimator: Estimator) -> Interval:
     """How often a's response has the higher value on the same prompt and seed, a tie counting half."""
     first, second, clusters, _ = paired(a, b, where)

@@ -19,6 +19,8 @@ def experiment(
     *,
     name: str,
     seeds: Sequence[int] | None,
+    policy: str,
+    preset: str,
     out: Path,
     jobs: int | None,
     device: str,
@@ -29,7 +31,7 @@ def experiment(
     """bench experiment"""
     asked = experiments.find(name)
     chosen = seeds or parse_seeds(asked.seeds)
-    made = experiments.make(asked, chosen, parse_assignments(assignments))
+    made = experiments.make(asked, chosen, parse_assignments(assignments), policy, preset)
     root = store.Store(out)
     stdout, _ = consoles(quiet)
     if dry_run:

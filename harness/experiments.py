@@ -106,7 +106,9 @@ def find(name: str) -> Experiment:
     return known[name]
 
 
-def make(experiment: Experiment, seeds: Sequence[int], given: Assignments) -> Made:
+def make(
+    experiment: Experiment, seeds: Sequence[int], given: Assignments, policy: str = "tiny", preset: str = ""
+) -> Made:
     """Plan every run.  `given` are settings by hand; a plugin's reach the runs that have it, the harness's all of them.
 
     A run that needs a setting which nobody gave is left out and named.  Raises BenchError for a group that fits no run.
@@ -122,7 +124,7 @@ def make(experiment: Experiment, seeds: Sequence[int], given: Assignments) -> Ma
         elif run.kind == "overhead":
             analyses[run.name] = {("", seed): overhead_stage(seed) for seed in seeds[:1]}
         else:
-            made = make_plan(_request(run, seeds, given))
+            made = make_plan(_request(run, seeds, given, policy, preset))
             if run.kind == "credit":
                 analyses[run.name] = {(cell.reward_model, cell.seed): credit_stage(cell) for cell in made.cells}
             else:
@@ -133,7 +135,7 @@ def make(experiment: Experiment, seeds: Sequence[int], given: Assignments) -> Ma
     return Made(plans, analyses, left_out)
 
 
-def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments) -> Request:
+def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
     judges = run.judges or DEFAULT_JUDGES
     sets: dict[str, dict[str, str]] = {}
     for name, value in run.set.items():
@@ -143,7 +145,7 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments) -> Re
     for group, keys in given.items():
         if group in GROUPS or fnmatch.filter(names, group):
             sets.setdefault(group, {}).update(keys)
-    return Request(run.task, run.rms, seeds, "tiny", judges, sets, prompts=run.prompts)
+    return Request(run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts)
 
 
 def _plugins(run: ExperimentRun) -> set[str]:

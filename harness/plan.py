@@ -96,7 +96,7 @@ class Cell:
     differing: Mapping[str, Any]  # what was set away from the preset, for labels
     origin: Origin
     evaluated: TaskPlan
-    home: str
+    home: TaskPlan
 
     @property
     def key(self) -> str:
@@ -112,7 +112,8 @@ class Cell:
         ppo = self.stages["ppo"].params
         return {
             "task": self.task,
-            "home": self.home,
+            "home": self.home.name,
+            "home_origin": asdict(self.home.origin),
             "evaluated": self.evaluated.params,
             "reward_model": self.reward_model,
             "arm": self.stages["generations"].seedless_key[: store.KEY_LENGTH],
@@ -186,7 +187,7 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], 
     if tasks.evaluated is not tasks.optimised:
         stages["generations"] = _transfer(tasks, rm, stages, model, settings, plugin.fingerprint(), family)
     return Cell(
-        tasks.label, rm_name, seed, policy["name"], stages, {}, tasks.evaluated.origin, tasks.evaluated, tasks.home.name
+        tasks.label, rm_name, seed, policy["name"], stages, {}, tasks.evaluated.origin, tasks.evaluated, tasks.home
     )
 
 

@@ -8,21 +8,34 @@ of one comparison share their resamples when each call gets a fresh generator of
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from rlhf_bench.harness.cells import Array, Clusters, Codes, as_line, constant, decided_values, tidy, upper_tail
+from rlhf_bench.harness.cells import (
+    Array,
+    Clusters,
+    Codes,
+    as_line,
+    batches,
+    bca_tails,
+    cluster_sums,
+    constant,
+    decided_values,
+    drawn_totals,
+    drawn_weights,
+    tidy,
+    upper_tail,
+)
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.variance import moments
 
 RESAMPLES = 9999
+WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
 TWO_SEEDS = "two seeds: where runs differ much the interval covers less than its level (docs/coverage.md)"
 
 quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
@@ -105,45 +118,61 @@ def paired(
     clusters: Clusters | None = None,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """BCa bootstrap of the mean of per-prompt numbers [n] (Efron 1987).
+    """BCa bootstrap of the mean of per-prompt numbers [n], expanded for small n (see `bca`).
 
     With clusters [n] whole clusters are resampled, and the statistic is the ratio of their sums to their sizes.
     """
     cells, codes, note = tidy(as_line(values), clusters)
     if plain := _degenerate(cells, codes, several=False):
         return plain
-    if codes is None:
-        return bca((cells[0],), np.mean, level, rng, resamples).noted(note)
-    sums, sizes = np.bincount(codes, cells[0]).astype(np.float64), np.bincount(codes).astype(np.float64)
-    return bca((sums, sizes), _ratio, level, rng, resamples).noted(note)
+    scale = float(np.abs(cells).max())  # so that totals do not overflow
+    columns = cluster_sums(np.stack([cells[0] / scale, np.ones(cells.shape[1])]), codes)
+    found = bca(columns.T, _ratio, level, rng, resamples, expanded=True)
+    return _scaled(found, scale).noted(note)
 
 
-def _ratio(sums: Array, sizes: Array, axis: int = -1) -> Array:
-    return np.asarray(sums.sum(axis) / sizes.sum(axis))
+def _ratio(totals: Array) -> Array:
+    return np.asarray(totals[..., 0] / totals[..., 1])
+
+
+def _scaled(found: Interval, scale: float) -> Interval:
+    if found.value is None or found.low is None or found.high is None:
+        return found
+    return made(found.value * scale, found.low * scale, found.high * scale, found.method, found.note)
 
 
 @quiet
 def bca(
-    data: tuple[Array, ...], statistic: Callable[..., Any], level: float, rng: np.random.Generator, resamples: int
+    columns: Array,
+    statistic: Callable[[Array], Array],
+    level: float,
+    rng: np.random.Generator,
+    resamples: int,
+    expanded: bool = False,
 ) -> Interval:
-    """BCa interval of a vectorised statistic of paired samples, each [n]; percentile, and said so, where BCa is nan."""
-    upper_tail(level)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # its nan is what the fallback below is for
-        found = stats.bootstrap(
-            data,
-            statistic,
-            n_resamples=resamples,
-            batch=100,
-            paired=True,
-            confidence_level=level,
-            method="BCa",
-            rng=rng,
-        )
-    value, (low, high) = float(statistic(*data)), found.confidence_interval
-    if math.isfinite(low) and math.isfinite(high):
-        return made(value, float(low), float(high), "BCa bootstrap")
-    return percentile(value, np.asarray(found.bootstrap_distribution), level, "BCa is undefined here")
+    """BCa interval (Efron 1987) of a statistic of column totals; percentile, and said so, where BCa is undefined.
+
+    columns [n, c]: what each independent unit (a prompt, or a cluster of them) adds to c totals; statistic: totals
+    [..., c] -> [...].  The numbers are those of `scipy.stats.bootstrap` with the same generator, without its loops.
+    `expanded`: quantiles of t with n - 1 degrees of freedom, times sqrt(n / (n - 1)), stand for normal ones (Hesterberg
+    2015), since a bootstrap of few units is too short.
+    """
+    n, totals = len(columns), columns.sum(axis=0)
+    value, draws = float(statistic(totals)), statistic(drawn_totals(columns, rng, resamples))
+    left_out = statistic(totals - columns)
+    tails = bca_tails(value, draws, left_out, _quantile(n if expanded else None, level))
+    if tails is None:
+        return percentile(value, draws, level, "BCa is undefined here")
+    low, high = np.quantile(draws, tails)
+    return made(value, float(low), float(high), "BCa bootstrap")
+
+
+def _quantile(n: int | None, level: float) -> float:
+    """The upper quantile of the normal distribution, or of t inflated for n units."""
+    upper = upper_tail(level)
+    if n is None:
+        return float(special.ndtri(upper))
+    return float(special.stdtrit(n - 1, upper)) * math.sqrt(n / (n - 1))
 
 
 def percentile(value: float, draws: Array, level: float, note: str = "") -> Interval:
@@ -171,47 +200,48 @@ def verdicts(values: npt.ArrayLike, level: float, rng: np.random.Generator, resa
 def two_way(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
     """t interval on the grand mean of cells [S, P], seeds and prompts both random.
 
-    V = (MS_seed + MS_prompt - MS_error) / (S P), never below MS_error / (S P); Satterthwaite's degrees of
-    freedom, never below those of the shorter axis.  Clusters and holes: see `moments`.
+    V = (MS_seed + MS_prompt - MS_error) / (S P) with the t quantile of `Moments.half_width`; never below the interval
+    that takes the seeds as given.  Clusters and holes: see `moments`.
     """
     cells, codes, note = tidy(cells, clusters)
     if plain := _degenerate(cells, codes):
         return plain.noted(note)
     m = moments(cells, codes)
-    half = float(special.stdtrit(m.df, upper_tail(level))) * math.sqrt(m.variance)
+    half = m.half_width(1 - upper_tail(level))
     return made(m.mean, m.mean - half, m.mean + half, "two-way t").noted(m.note, note)
 
 
 @quiet
-def pigeonhole(cells: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = 2000) -> Interval:
-    """Percentile bootstrap that resamples seeds and prompts of cells [S, P] independently (Owen 2007).
+def pigeonhole(
+    cells: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Percentile bootstrap that resamples seeds and prompts (or clusters) of cells [S, P] independently (Owen 2007).
 
     The companion of `two_way`: with few seeds its interval is too short, since S seeds have few resamples.
     """
-    cells, _, note = tidy(cells, None)
-    if plain := _degenerate(cells, None):
+    cells, codes, note = tidy(cells, clusters)
+    if plain := _degenerate(cells, codes):
         return plain.noted(note)
     decided = ~np.isnan(cells)
-    filled, mask, draws = np.where(decided, cells, 0.0), decided.astype(np.float64), []
-    for start in range(0, resamples, 100):  # [100, P] at a time bounds the memory
-        seeds, prompts = (_weights(rng, min(100, resamples - start), n) for n in cells.shape)
-        draws.append(((seeds @ filled) * prompts).sum(axis=1) / ((seeds @ mask) * prompts).sum(axis=1))
+    sums, counts = (cluster_sums(each, codes) for each in (np.where(decided, cells, 0.0), decided.astype(np.float64)))
+    draws = []
+    for count in batches(resamples, sums.shape[1]):
+        seeds, prompts = (drawn_weights(rng, count, n) for n in sums.shape)
+        draws.append(((seeds @ sums) * prompts).sum(axis=1) / ((seeds @ counts) * prompts).sum(axis=1))
     found = percentile(float(np.nanmean(cells)), np.concatenate(draws), level, note)
     return replace(found, method="pigeonhole bootstrap")
-
-
-def _weights(rng: np.random.Generator, count: int, n: int) -> Array:
-    """[count, n] how often each of n is drawn in n draws with replacement."""
-    drawn = rng.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
-    return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
 
 
 @quiet
 def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
     """Clopper and Pearson's interval for cells [S, P] in [0, 1] at the effective sample size (Korn and Graubard 1998).
 
-    n_eff = p(1 - p) / V times the squared ratio of t quantiles (all cases over V's degrees of freedom), at most the
-    number of cases.  Where all cases are equal V says nothing: n_eff = prompts (or clusters), as if seeds only repeated
+    n_eff = p(1 - p) (t / half)^2 with the t quantile for all cases and half the width of `two_way`, at most the number
+    of cases.  Where all cases are equal V says nothing: n_eff = prompts (or clusters), as if seeds only repeated
     each other.
     """
     cells, codes, note = tidy(cells, clusters, 0.0, 1.0)
@@ -222,8 +252,8 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
     if why := _too_small(cells, codes, several=False):
         return alone(float(np.nanmean(cells)), "none", why).noted(note)
     m, n = moments(cells, codes), int((~np.isnan(cells)).sum())
-    ratio = special.stdtrit(n - 1, upper_tail(level)) / special.stdtrit(m.df, upper_tail(level))
-    size = min(float(n), m.mean * (1 - m.mean) / m.variance * float(ratio) ** 2) if m.variance > 0 else float(n)
+    half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
+    size = min(float(n), m.mean * (1 - m.mean) * (t / half) ** 2) if half > 0 else float(n)
     low, high = _clopper_pearson(m.mean, size, level)
     return made(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
 
@@ -245,29 +275,22 @@ def interval(
 ) -> Interval:
     """The interval of a measure over cells [S, P]; every reported number goes through here.
 
-    One seed: win and rate Wilson, change and level BCa, all conditional on that training run.  Several: two-way t, for
-    rates Korn-Graubard.  `clusters` [P] names what prompts share ("" stands alone); with it, one seed's win and rate
-    are Korn-Graubard too, over clusters.
+    One seed: win and rate Wilson, change and level BCa, all conditional on that training run.  Several: win and rate
+    Korn-Graubard, change and level two-way t.  `clusters` [P] names what prompts share ("" stands alone); with it, one
+    seed's win and rate are Korn-Graubard too, over clusters.
     """
     bounded = kind in ("win", "rate")
     cells, codes, note = tidy(cells, clusters, *((0.0, 1.0) if bounded else ()))
     if not cells.size:
         return nothing("no decided case")
     if len(cells) > 1:
-        return _several(kind, cells, level, codes).noted(note)
+        found = rate_over_seeds(cells, level, codes) if bounded else two_way(cells, level, codes)
+        return found.noted(WIDE if len(cells) == 2 else "", note)
     if not bounded:
         result = paired(cells[0], level, rng, codes)
     else:
         result = wilson(cells[0], level) if codes is None else rate_over_seeds(cells, level, codes)
     return result.noted("conditional on this training run", note)
-
-
-def _several(kind: MeasureKind, cells: Array, level: float, codes: Codes | None) -> Interval:
-    # All wins or all ties have no variance to estimate: the rate's rule is honest there, a t interval is not.
-    if kind == "rate" or (kind == "win" and constant(cells)):
-        return rate_over_seeds(cells, level, codes)
-    result = two_way(cells, level, codes).noted(TWO_SEEDS if len(cells) == 2 else "")
-    return result.clipped(0.0, 1.0) if kind == "win" else result
 
 
 # ---- data without spread ----------------------------------------------------------------------------------------

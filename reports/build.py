@@ -75,9 +75,15 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
 
 
 def origins(cells: Sequence[CellFiles]) -> list[dict[str, Any]]:
-    """Where the data come from, once per task and source."""
-    found = {store.canonical([c.record["task"], c.record["origin"]]): c.record for c in cells}
-    return [{"task": r["task"], **r["origin"]} for _, r in sorted(found.items())]
+    """Where the data come from, once per task and source; for other prompts also where the policy's own come from."""
+    named = [(c.record["task"], c.record["origin"]) for c in cells]
+    named += [
+        (f"{c.record['home']} (training)", c.record["home_origin"])
+        for c in cells
+        if "home_origin" in c.record and c.record["home"] != c.record["task"]
+    ]
+    found = {store.canonical([task, origin]): {"task": task, **origin} for task, origin in named}
+    return [found[key] for key in sorted(found)]
 
 
 def describe(arm: Arm, label: str) -> dict[str, Any]:

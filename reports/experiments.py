@@ -101,17 +101,21 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
         arms = arms_of(own)
         for contrast in experiments.find(name).contrasts:
             for task in sorted({arm.task for arm in arms}):
-                pair = [_only(arms, task, rm) for rm in (contrast.a, contrast.b)]
-                if None in pair:
-                    continue
-                where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
-                try:
-                    found = contrasts.difference(pair[0], pair[1], where, estimator)  # type: ignore[arg-type]
-                except BenchError:
-                    continue  # this run has no such slice or judge
-                seeds = sorted(set(pair[0].seeds) & set(pair[1].seeds))  # type: ignore[union-attr]
-                rows.append({"run": run, "task": task, **asdict(contrast), "seeds": seeds, **asdict(found)})
+                a, b = (_only(arms, task, rm) for rm in (contrast.a, contrast.b))
+                found = _contrast(contrast, a, b, estimator) if a and b else None
+                rows += [{"run": run, "task": task, **asdict(contrast), **found}] if found else []
     return rows
+
+
+def _contrast(contrast: experiments.Contrast, a: Arm, b: Arm, estimator: Estimator) -> dict[str, Any] | None:
+    """The difference over all seeds and by seed; None where the runs have no such slice or judge."""
+    where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
+    try:
+        found = contrasts.difference(a, b, where, estimator)
+        each = contrasts.by_seed(a, b, where)
+    except BenchError:
+        return None
+    return {"seeds": sorted(set(a.seeds) & set(b.seeds)), "by_seed": each, **asdict(found)}
 
 
 def _only(arms: Sequence[Arm], task: str, rm: str) -> Arm | None:

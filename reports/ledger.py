@@ -46,13 +46,21 @@ def contrasts_table(built: Built) -> Table:
             f"{row['a']} - {row['b']}",
             f"{row['judge']}.{row['statistic']}" + ("" if row["slice"] == "all" else f" ({row['slice']})"),
             row["decoding"],
-            str(len(row["seeds"])),
             interval(row),
+            _says(row),
+            " ".join(map(number, row["by_seed"])),
         )
         for row in built["contrasts"]
     ]
-    columns = ("run", "task", "difference", "of", "decoding", "seeds", "interval")
+    columns = ("run", "task", "difference", "of", "decoding", "interval", "says", "by seed")
     return Table("Contrasts", columns, rows, "Paired on prompts and training seeds.")
+
+
+def _says(row: Mapping[str, Any]) -> str:
+    """Which of the two the whole interval favours; one seed says nothing."""
+    if row["low"] is None or len(row["seeds"]) < 2 or row["low"] <= 0 <= row["high"]:
+        return "undecided"
+    return f"{row['a'] if row['low'] > 0 else row['b']} higher"
 
 
 def analysis_tables(built: Built) -> Iterator[Table]:

@@ -32,7 +32,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _counts(task: str, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What was kept of the task's data, and what was not."""
-    arm = next(arm for arm in arms if arm["task"] == task)
+    arm = next((arm for arm in arms if arm["task"] == task), None)
+    if arm is None:  # the data that a policy was trained on, evaluated on other prompts alone
+        return
     sft, pairs, found = arm["sft"], arm["counts"], {**arm["sft"], **arm["prompts"]}
     kept = ", ".join(f"{found[f'{s}_examples']} {name}" for s, name in SPLITS.items() if f"{s}_examples" in found)
     dropped = sum(found.get(f"{s}_{why}", 0) for s in SPLITS for why in ("dropped", "without_room"))

@@ -83,6 +83,7 @@ def test_contrasts_follow_from_the_rows(tmp_path: Path) -> None:
     assert found.value == pytest.approx(by_hand.mean())
     even = contrasts.difference(a, b, Where("gold", "gold", "even"), Estimator())
     assert even.value == pytest.approx(np.mean([[i + s - 2 * i for i in range(0, 10, 2)] for s in (2, 3)]))
+    assert contrasts.by_seed(a, b, Where("gold", "gold")) == pytest.approx(by_hand.mean(1))
     wins = contrasts.head_to_head(a, b, Where("gold", "gold"), Estimator()).value
     lost = contrasts.head_to_head(b, a, Where("gold", "gold"), Estimator()).value
     assert wins is not None

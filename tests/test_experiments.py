@@ -126,6 +126,12 @@ def test_a_run_whose_data_nobody_gave_is_left_out_by_name() -> None:
     assert set(made.analyses) == {"corruption labels", "corruption labels, safety"}
 
 
+def test_prompts_whose_data_nobody_gave_are_left_out_too() -> None:
+    made = experiments.make(experiments.find("ood"), [0], {})
+    assert made.left_out == {"medical questions": "medical.data", "code prompts": "code.data"}
+    assert {cell.task for planned in made.plans.values() for cell in planned.cells} == {"tldr", "tldr on xsum"}
+
+
 def test_credit_needs_no_ppo() -> None:
     made = experiments.make(experiments.find("credit"), [0], {})
     assert {stage.kind for stage in made.order} == {"sft", "pairs", "reward", "credit"}
