@@ -71,20 +71,24 @@ def _compute(made: experiments.Made, root: store.Store, jobs: int | None, device
 
 def _show(record: dict[str, Any], out: Path, console: Any, failed: BenchError | None) -> dict[str, Any]:
     """Write the experiment's result beside its record and show its contrasts and verdicts."""
+    folder = results.folder_of(record, out)
     try:
         found = results.build_experiment(record, out, Estimator())
     except BenchError as error:
         raise failed or error from None
-    folder = out / "experiments" / record["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / "experiment.json", found)
+    store.write_json(folder / results.FILE, found)
     (folder / "experiment.md").write_text(
         ledger.experiment_markdown(found), encoding="utf-8", errors="backslashreplace"
     )
     if found["report"]:
         build.write(found["report"], folder)
         terminal.show_headline(console, found["report"])
-    for table in (ledger.contrasts_table(found), *ledger.analysis_tables(found), ledger.claims_table(found["claims"])):
+    for table in (
+        ledger.contrasts_table(found),
+        *ledger.analysis_tables(found),
+        ledger.verdicts_table(found["claims"]),
+    ):
         if table.rows:
             terminal.show(console, table)
     console.print(f"{folder / 'experiment.md'}", markup=False, soft_wrap=True)
@@ -103,7 +107,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         except BenchError as error:
             missing.append(str(error))
     rows = results.ledger(built)
-    terminal.show(stdout, ledger.claims_table(rows))
+    terminal.show(stdout, ledger.verdicts_table(rows))
     for sentence in missing:
         stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)
     if out:

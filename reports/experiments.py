@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import claims, contrasts, experiments, store
+from rlhf_bench.harness import claims, contrasts, experiments, plugins, store
 from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.credit import credit_estimates
 from rlhf_bench.harness.errors import BenchError
@@ -21,29 +21,59 @@ SCHEMA = "rlhf-bench/experiment"
 SCHEMA_VERSION = 1
 
 
+FILE = "experiment.json"
+MODULES = ("contrasts", "claims", "credit", "overhead", "experiments")
+
+
+def folder_of(record: Mapping[str, Any], root: Path) -> Path:
+    """Where an experiment's results are written."""
+    return root / "experiments" / str(record["name"])
+
+
 def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator) -> dict[str, Any]:
     """Everything that can be said of the experiment whose record (experiments/NAME.json) is given, from files alone.
 
-    Unfinished cells are named in `missing`.  Raises BenchError when nothing of it is finished.
+    Unfinished cells are named in `missing`.  What stands in the results folder already is taken when it is still what
+    would come out.  Raises BenchError when nothing of it is finished.
     """
     cells, missing = _cells(record, root)
-    analyses, absent = _analyses(record, root, estimator)
-    missing += absent
     everything = list({cell.path: cell for own in cells.values() for cell in own}.values())
+    analyses = _tables(record, root, missing)
     if not everything and not analyses:
-        raise BenchError(f"Nothing of the experiment {record['name']!r} is finished.", "; ".join(missing))
+        raise BenchError(f"{record['name']}: nothing is finished.", f"Run: bench experiment {record['name']}")
+    key = _key(record, everything, missing, estimator)
+    stored = _stored(folder_of(record, root) / FILE)
+    if stored and stored["key"] == key:
+        return stored
     report = build.build(everything, missing, estimator, record["command"]) if everything else None
+    analysed = {run: _analysed(run, *own, estimator) for run, own in analyses.items()}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
-        **{key: record[key] for key in ("name", "question", "seeds", "command", "left_out")},
+        "key": key,
+        **{name: record[name] for name in ("name", "question", "seeds", "command", "left_out")},
         "missing": missing,
         "runs": {name: [arm.key for arm in arms_of(own)] for name, own in cells.items()},
         "report": report,
         "contrasts": _contrasts(record["name"], cells, estimator),
-        "analyses": analyses,
-        "claims": [result.row() for result in _claims(record["name"], cells, report, analyses, estimator)],
+        "analyses": analysed,
+        "claims": [result.row() for result in _claims(record["name"], cells, report, analysed, estimator)],
     }
+
+
+def _key(record: Mapping[str, Any], cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
+    """Hash of all that the result is computed from."""
+    code = plugins.code_fingerprint(*(f"rlhf_bench.harness.{name}" for name in MODULES), __name__)
+    asked = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
+    return store.content_key([record, build.report_key(cells, missing, estimator), asked, code])
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = store.read_json(path)
+    except BenchError:
+        return None
+    return found if found.get("schema_version") == SCHEMA_VERSION and "key" in found else None
 
 
 def _cells(record: Mapping[str, Any], root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
@@ -53,14 +83,18 @@ def _cells(record: Mapping[str, Any], root: Path) -> tuple[dict[str, list[CellFi
     for name, cells in record["runs"].items():
         own, lacking = build.find_cells([root / "cells" / f"{cell}.json" for cell in cells])
         found[name] = own
-        missing += [sentence for sentence in lacking if sentence not in missing]
+        unfinished = len(cells) - len(own)
+        missing += [f"{name}: {unfinished} of {len(cells)} cells are unfinished"] if unfinished else []
+        missing += [s for s in lacking if "the judge" in s and s not in missing]
     return found, missing
 
 
-def _analyses(record: Mapping[str, Any], root: Path, estimator: Estimator) -> tuple[dict[str, Any], list[str]]:
-    """Credit by run and reward model, and the overhead's trend."""
-    found: dict[str, Any] = {}
-    missing: list[str] = []
+Tables = dict[str, dict[int, list[dict[str, Any]]]]  # by reward model and seed
+
+
+def _tables(record: Mapping[str, Any], root: Path, missing: list[str]) -> dict[str, tuple[str, Tables]]:
+    """(kind, rows) of the finished analyses by run; sentences about the others go to `missing`."""
+    found: dict[str, tuple[str, Tables]] = {}
     for run, stages in record["analyses"].items():
         for stage in stages:
             kind, label, key = stage["place"]
@@ -68,16 +102,12 @@ def _analyses(record: Mapping[str, Any], root: Path, estimator: Estimator) -> tu
             if not build.is_complete(folder):
                 missing.append(f"{kind} {label} of {run} is unfinished")
                 continue
-            own = found.setdefault(run, {"kind": kind, "tables": {}})
-            own["tables"].setdefault(stage["reward_model"], {})[stage["seed"]] = store.read_rows(
-                folder / f"{kind}.jsonl"
-            )
-    return {run: _analysed(run, own["kind"], own["tables"], estimator) for run, own in found.items()}, missing
+            rows = store.read_rows(folder / f"{kind}.jsonl")
+            found.setdefault(run, (kind, {}))[1].setdefault(stage["reward_model"], {})[stage["seed"]] = rows
+    return found
 
 
-def _analysed(
-    run: str, kind: str, tables: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]], estimator: Estimator
-) -> dict[str, Any]:
+def _analysed(run: str, kind: str, tables: Tables, estimator: Estimator) -> dict[str, Any]:
     """Statistics of an analysis by reward model; for overhead the measured rows too, which are few."""
     rows = []
     for rm, by_seed in tables.items():

@@ -31,6 +31,12 @@ def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Claims", columns, shown, "detectable: the effect that an inconclusive design would have found.")
 
 
+def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The short form, for a terminal: what is claimed, and the verdict."""
+    shown = [(row["verdict"], row["text"], interval(row), str(len(row["seeds"])), row["id"]) for row in rows]
+    return Table("Claims", ("verdict", "claim", "interval", "seeds", "id"), shown)
+
+
 def texts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What the claims say, where, and what the paper reports."""
     shown = [(row["id"], row["text"], row["reported"], row["source"], row["note"]) for row in rows]
