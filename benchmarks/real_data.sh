@@ -5,7 +5,7 @@
 set -euo pipefail
 data=$1 out=$2 seed=${3:-0}
 small=(--set policy.width=128 --set policy.vocabulary=3000 --set sft.steps=500 --set sft.lr=4e-3
-    --set 'scalar.epochs=1' --set 'seq2seq-*.epochs=1' --set ppo.iterations=12 --set eval.prompts=128 --seeds "$seed,$((seed + 1))"
+    --set 'scalar.epochs=1' --set 'seq2seq-*.epochs=1' --set ppo.iterations=12 --set eval.prompts=128 --seeds "$seed-$seed"
     --rm scalar --rm seq2seq-token --out "$out" --judge winrate --judge length --judge empty --set winrate.scorer=rouge-l)
 bench run --task saferlhf --data "$(ls "$data"/pku_saferlhf/*.json.gz)" --limit 800 --set data.max_prompt_tokens=64 \
     --set saferlhf.response_tokens=64 --judge refusal "${small[@]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import experiments, store
-from rlhf_bench.harness.arguments import consoles, parse_assignments, parse_seeds
+from rlhf_bench.harness.arguments import consoles, parse_assignments
 from rlhf_bench.harness.commands import command_line, show_plan, usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
@@ -30,15 +30,14 @@ def experiment(
 ) -> int:
     """bench experiment"""
     asked = experiments.find(name)
-    chosen = seeds or parse_seeds(asked.seeds)
-    made = experiments.make(asked, chosen, parse_assignments(assignments), policy, preset)
+    made = experiments.make(asked, seeds or (), parse_assignments(assignments), policy, preset)
     root = store.Store(out)
     stdout, _ = consoles(quiet)
     if dry_run:
         return show_plan(made.order, root, stdout)
     path = experiments.record_path(out, name)
     failed: BenchError | None = None
-    record = experiments.record(asked, made, chosen, command_line())
+    record = experiments.record(asked, made, command_line())
     root.prepare()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or {**store.read_json(path), "command": ""} != {**record, "command": ""}:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_bench.harness import plan, store
+from rlhf_bench.harness.arguments import parse_seeds
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.run import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
@@ -28,7 +29,11 @@ RunKind = Literal["train", "credit", "overhead"]
 
 @dataclass(frozen=True)
 class ExperimentRun:
-    """One `bench run` of an experiment.  `needs` names a setting that the caller must give (a data set's path)."""
+    """One `bench run` of an experiment.
+
+    `needs` names a setting that the caller must give (a data set's path); `seeds` are the run's own where they are not
+    the experiment's.
+    """
 
     name: str = "main"
     task: str = "dialogsum"
@@ -38,6 +43,7 @@ class ExperimentRun:
     set: Mapping[str, Any] = field(default_factory=dict)
     kind: RunKind = "train"
     needs: str = ""
+    seeds: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,11 @@ def find(name: str) -> Experiment:
 
 
 def make(
-    experiment: Experiment, seeds: Sequence[int], given: Assignments, policy: str = "tiny", preset: str = ""
+    experiment: Experiment, asked: Sequence[int], given: Assignments, policy: str = "tiny", preset: str = ""
 ) -> Made:
-    """Plan every run.  `given` are settings by hand; a plugin's reach the runs that have it, the harness's all of them.
+    """Plan every run, on the seeds `asked` for, or on its own where there are none.
+
+    `given` are settings by hand; a plugin's reach the runs that have it, the harness's all of them.
 
     A run that needs a setting which nobody gave is left out and named.  Raises BenchError for a group that fits no run.
     """
@@ -118,6 +126,7 @@ def make(
     analyses: dict[str, dict[tuple[str, int], Stage]] = {}
     left_out: dict[str, str] = {}
     for run in experiment.runs:
+        seeds = asked or parse_seeds(run.seeds or experiment.seeds)
         group, _, key = run.needs.partition(".")
         if run.needs and not given.get(group, {}).get(key):
             left_out[run.name] = run.needs
@@ -202,12 +211,14 @@ def run(made: Made, root: store.Store, *, jobs: int, threads: int, device: str, 
     return Outcome(outcome.made + alone.made, {**outcome.failed, **alone.failed}, outcome.skipped + alone.skipped)
 
 
-def record(experiment: Experiment, made: Made, seeds: Sequence[int], command: str) -> dict[str, Any]:
+def record(experiment: Experiment, made: Made, command: str) -> dict[str, Any]:
     """experiments/NAME.json: where everything lies that the experiment's results are computed from."""
+    seeds = {cell.seed for planned in made.plans.values() for cell in planned.cells}
+    seeds |= {seed for found in made.analyses.values() for _, seed in found}
     return {
         "name": experiment.name,
         "question": experiment.question,
-        "seeds": list(seeds),
+        "seeds": sorted(seeds),
         "command": command,
         "runs": {name: [cell.name for cell in planned.cells] for name, planned in made.plans.items()},
         "analyses": {

@@ -132,6 +132,16 @@ def test_prompts_whose_data_nobody_gave_are_left_out_too() -> None:
     assert {cell.task for planned in made.plans.values() for cell in planned.cells} == {"tldr", "tldr on xsum"}
 
 
+def test_a_run_may_have_seeds_of_its_own() -> None:
+    one, other = (experiments.ExperimentRun(n, "dialogsum", ("scalar",), seeds=s) for n, s in (("a", ""), ("b", "7-8")))
+    asked = experiments.Experiment("e", "?", "1-3", (one, other))
+    found = {name: {c.seed for c in made.cells} for name, made in experiments.make(asked, (), {}).plans.items()}
+    assert found == {"a": {1, 2, 3}, "b": {7, 8}}
+    asked_for = experiments.make(asked, (5,), {})
+    assert {c.seed for made in asked_for.plans.values() for c in made.cells} == {5}
+    assert experiments.record(asked, asked_for, "bench")["seeds"] == [5]
+
+
 def test_credit_needs_no_ppo() -> None:
     made = experiments.make(experiments.find("credit"), [0], {})
     assert {stage.kind for stage in made.order} == {"sft", "pairs", "reward", "credit"}
@@ -223,7 +233,7 @@ def test_an_experiment_that_is_not_finished_at_all(tmp_path: Path) -> None:
     made = experiments.make(asked, [0], {})
     path = experiments.record_path(tmp_path, asked.name)
     path.parent.mkdir(parents=True)
-    store.write_json(path, experiments.record(asked, made, [0], "bench"))
+    store.write_json(path, experiments.record(asked, made, "bench"))
     found = bench("claims", str(tmp_path))
     assert found.returncode == 3
     assert "missing" in found.stdout
