@@ -1,0 +1,203 @@
+"""How relevant one text is to another: the dot product of sentence embeddings, or TF-IDF as the offline stand-in.
+
+The white-box paper (arXiv 2402.03469) takes Contriever: masked mean pooling of the last layer, not normalised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plugins import one_line
+from rlhf_bench.reward_models.features import readable, words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = npt.NDArray[np.float64]
+
+TFIDF = "tfidf"
+REMEMBERED = 8_000
+"""Texts whose vectors are kept: prompts and references come again and again."""
+
+
+class Relevance(Protocol):
+    """Scores pairs of texts; a text without content is relevant to nothing and gets 0."""
+
+    def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:
+        """[n] the dot product of the embeddings of first[i] and second[i]."""
+
+
+class TfIdf:
+    """A lexical stand-in, not a sentence embedding: the cosine of TF-IDF vectors over lower-case words, in [0, 1].
+
+    Weight = count * (log((1 + n) / (1 + df)) + 1), vectors of length 1 (the smooth form of scikit-learn).  `df` counts
+    the fitted texts that hold a word; a word that none holds has df 0 and counts too, so that adding words nobody asked
+    about costs relevance.  Synonyms are strangers to it.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        distinct = list(dict.fromkeys(texts))
+        if not any(map(_terms, distinct)):
+            raise BenchError(
+                f"embedding=tfidf was fitted on {len(distinct)} prompts without a word.",
+                "Give it the task's prompts, or name an embedding model.",
+            )
+        counts = Counter(term for text in distinct for term in set(_terms(text)))
+        self._unseen = math.log(1 + len(distinct)) + 1
+        self._idf = {term: math.log((1 + len(distinct)) / (1 + df)) + 1 for term, df in counts.items()}
+        self._known: dict[str, Mapping[str, float]] = {}
+
+    def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:  # noqa: ARG002
+        pairs = zip(first, second, strict=True)
+        return np.array([_sparse_dot(self._vector(a), self._vector(b)) for a, b in pairs], dtype=np.float64)
+
+    def _vector(self, text: str) -> Mapping[str, float]:
+        if text not in self._known:
+            weights = {t: n * self._idf.get(t, self._unseen) for t, n in sorted(Counter(_terms(text)).items())}
+            norm = math.hypot(*weights.values())
+            _remember(self._known, {text: {term: weight / norm for term, weight in weights.items()}})
+        return self._known[text]
+
+
+def _terms(text: str) -> list[str]:
+    return [word.lower() for word in words(text) if any(map(str.isalnum, word))]
+
+
+def _sparse_dot(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    return min(1.0, math.fsum(weight * b[term] for term, weight in a.items() if term in b))
+
+
+def _remember(known: dict[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Add `fresh`, forgetting the oldest entries beyond REMEMBERED."""
+    known |= fresh
+    for text in list(islice(known, max(0, len(known) - max(REMEMBERED, len(fresh))))):
+        del known[text]
+
+
+class Encoder:
+    """Any encoder by folder or hub id through transformers: the mean of its last layer over the text's tokens.
+
+    Texts of more than `tokens` tokens keep their end, as in the paper's code.  One text goes through the model at a
+    time unless `batch` says otherwise: only then does a text's vector not depend on its neighbours to the last bit, so
+    that a resumed run gets the rewards of an undisturbed one.
+    """
+
+    def __init__(self, source: str, tokens: int = 512, batch: int = 1) -> None:
+        path = Path(source).expanduser()
+        self.source = str(path) if path.is_dir() else source
+        self.tokens, self.batch = tokens, batch
+        self._known: dict[str, Array] = {}
+        self._width: int | None = None
+
+    def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:
+        found = self.embed([*first, *second], device)
+        product: Array = (found[: len(first)] * found[len(first) :]).sum(axis=1)
+        return product
+
+    def embed(self, texts: Sequence[str], device: str = "cpu") -> Array:
+        """[n, width] in float64, a row of zeros for a text without content.
+
+        Raises BenchError for what is no embedding: not a number, or of another width than before.
+        """
+        wanted = list(dict.fromkeys(text for text in texts if text.strip()))
+        vectors = {text: self._known[text] for text in wanted if text in self._known}
+        missing = [text for text in wanted if text not in vectors]
+        for start in range(0, len(missing), self.batch):
+            part = missing[start : start + self.batch]
+            vectors |= dict(zip(part, self._checked(self._pooled(part, device)), strict=True))
+        _remember(self._known, {text: vectors[text] for text in missing})
+        width = self._width or 0
+        return np.array([vectors.get(text, np.zeros(width)) for text in texts]).reshape(len(texts), width)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = self._load(AutoTokenizer, "tokenizer")
+        if set(tokenizer("a", add_special_tokens=False)["input_ids"]) <= {tokenizer.unk_token_id}:  # made from nothing
+            raise BenchError(f"The tokenizer of {self.source} reads nothing.", "Put its files beside the model.")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked wherever it pads
+        tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+        return tokenizer
+
+    @cached_property
+    def model(self) -> Any:
+        """In float32 evaluation mode; raises BenchError where weights that the mean needs are missing."""
+        import torch
+        from transformers import AutoModel
+
+        from rlhf_bench.harness.policies import quiet_transformers
+
+        more = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+        with quiet_transformers():
+            model, report = self._load(AutoModel, "model", **more)
+        lacking = sorted(str(key) for key in report["missing_keys"] if "pooler" not in str(key))  # not used here
+        if lacking:
+            raise BenchError(f"The weights of {self.source} lack {lacking[0]}.", "Give an encoder that was trained.")
+        return model.eval()
+
+    def _load(self, auto: Any, what: str, **more: Any) -> Any:
+        from rlhf_bench.harness.policies import OFFLINE, check_folder
+
+        check_folder(self.source)
+        try:
+            return auto.from_pretrained(self.source, trust_remote_code=False, **more)
+        except Exception as error:
+            raise BenchError(
+                f"The embedding {what} of {self.source} cannot be loaded: {one_line(error)}.",
+                "Give a model folder with safetensors weights." if Path(self.source).is_dir() else OFFLINE,
+            ) from error
+
+    def _pooled(self, texts: Sequence[str], device: str) -> Array:
+        import torch
+
+        from rlhf_bench.harness.policies import context_length
+
+        longest = min(self.tokens, context_length(self.model) or self.tokens)
+        rows = self.tokenizer(
+            list(map(readable, texts)), truncation=True, max_length=longest, padding=True, return_tensors="pt"
+        )
+        inputs = {name: value.to(device) for name, value in rows.items()}
+        with torch.no_grad():
+            hidden = self.model.to(device)(**inputs).last_hidden_state
+        mask = inputs["attention_mask"]
+        if hidden.ndim != 3 or tuple(hidden.shape[:2]) != tuple(mask.shape):
+            raise BenchError(
+                f"The embedding model {self.source} returned shape {list(hidden.shape)} for {list(mask.shape)} tokens.",
+                "Give a model whose last_hidden_state is [batch, tokens, width].",
+            )
+        pooled: Array = mean_pooling(hidden, mask).double().cpu().numpy()
+        return pooled
+
+    def _checked(self, vectors: Array) -> Array:
+        if not np.isfinite(vectors).all():
+            raise BenchError(f"The embedding model {self.source} returned NaN or infinite numbers.", "Give another.")
+        if self._width not in (None, vectors.shape[1]):
+            raise BenchError(
+                f"The embedding model {self.source} returned vectors of width {vectors.shape[1]} after {self._width}.",
+                "Give a model with one width.",
+            )
+        self._width = vectors.shape[1]
+        return vectors
+
+
+def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
+    """[B, width] mean of hidden [B, T, width] over the tokens of mask [B, T]; zeros for a row without tokens."""
+    kept = mask.bool()[..., None]
+    return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def make_relevance(name: str, prompts: Sequence[str], tokens: int, batch: int) -> Relevance:
+    """The embedding called `name`: "tfidf", fitted on `prompts`, or an encoder's folder or hub id."""
+    return TfIdf(prompts) if name == TFIDF else Encoder(name, tokens, batch)
