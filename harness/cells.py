@@ -15,7 +15,7 @@ Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
 Clusters = Sequence[Hashable] | Codes
 
-AT_ONCE = 1_000_000  # numbers of a batch of resamples: bounds the memory, and small batches would cost time
+AT_ONCE = 100_000  # numbers of a batch of resamples: what a processor's cache holds
 
 
 def upper_tail(level: float) -> float:
@@ -114,11 +114,18 @@ def bca_tails(value: float, draws: Array, left_out: Array, z: float) -> tuple[fl
     rounding = 1e-12 * float(np.abs(draws - value).max())  # equal draws count half wherever their sums were rounded
     below, above = int((draws < value - rounding).sum()), int((draws > value + rounding).sum())
     influence = left_out.mean() - left_out
-    squares = float((influence**2).sum())
+    largest = float(np.abs(influence).max())
     bias = float(special.ndtri((draws.size + below - above) / 2 / draws.size))
-    if not (math.isfinite(bias) and squares > 0):
+    if not (math.isfinite(bias) and math.isfinite(largest) and largest > 0):
         return None
-    acceleration = float((influence**3).sum()) / (6 * squares**1.5)
-    low, high = (bias + side * z for side in (-1, 1))
-    shares = [float(special.ndtr(bias + at / (1 - acceleration * at))) for at in (low, high)]
-    return (shares[0], shares[1]) if all(map(math.isfinite, shares)) else None
+    influence = influence / largest  # so that cubes do not vanish
+    acceleration = float((influence**3).sum()) / (6 * float((influence**2).sum()) ** 1.5)
+    shares = [_corrected(bias + side * z, bias, acceleration) for side in (-1, 1)]
+    return shares[0], shares[1]
+
+
+def _corrected(at: float, bias: float, acceleration: float) -> float:
+    """The share of draws below the bound that a normal quantile `at` stands for; past its pole, all or none of them."""
+    if 1 - acceleration * at <= 0:
+        return float(at > 0)
+    return float(special.ndtr(bias + at / (1 - acceleration * at)))

@@ -100,14 +100,26 @@ def report(runs: tuple[Path, ...], out: Path, level: float, quiet: bool) -> None
 
 
 @bench.command()
-@click.argument("runs", type=click.Path(path_type=Path))
+@click.argument("runs", required=False, type=click.Path(path_type=Path))
 @click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
+@click.option("--model", help="Short for --set NAME.model=...: what winrate-llm asks, or what winrate-rm scores with.")
+@click.option("--base-url", help="Short for --set NAME.base_url=...: an OpenAI-compatible server.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of RUNS: agreement of pairwise judges with people's labels.  "
+    "Rows (.jsonl, .json, .csv, .parquet) of prompt, a, b (two responses) and label (a, b or tie).",
+)
 @settings_options
-def judge(runs: Path, judges: tuple[str, ...], assignments: tuple[str, ...], quiet: bool) -> None:
-    """Judge again what was generated in RUNS; nothing is retrained."""
-    from rlhf_bench.harness import commands
+def judge(**options: Any) -> None:
+    """Judge again what was generated in RUNS; nothing is retrained.
 
-    sys.exit(commands.judge(runs, judges, assignments, quiet))
+    Verdicts that are there stay; undecided ones are asked for again, and only those cost anything.
+    """
+    from rlhf_bench.harness import judge_commands
+
+    sys.exit(judge_commands.judge(**options))
 
 
 @bench.command()
@@ -150,6 +162,22 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, level: 
     from rlhf_bench.harness import experiment_commands
 
     sys.exit(experiment_commands.claims(runs or (Path("runs"),), out, intro, level))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--difference", type=float, required=True, help="What you want to find, in the measure's unit.")
+@click.option("--judge", default="utility", show_default=True, help="Whose measure.")
+@click.option("--measure", default="gold_change", show_default=True, help="Which measure.")
+@click.option("--task", default="", help="Only this task.")
+@click.option("--rm", "reward_model", default="", help="Only this reward model.")
+@click.option("--versus", default="", help="Plan for its difference to this reward model, on the same prompts.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+def power(**options: Any) -> None:
+    """How many seeds and prompts a difference needs, from the spread in finished cells (a pilot)."""
+    from rlhf_bench.harness import power_command
+
+    sys.exit(power_command.run(**options))
 
 
 @bench.command(name="list")

@@ -1,6 +1,7 @@
 """Has the distribution of an outcome collapsed?  Spread and shape before against after, and how repetitive texts are.
 
-Before and after are paired by prompt: resampling draws prompts, and the permutation null swaps the two within prompts.
+Before and after are paired by prompt: resampling draws prompts (or what they share), and the permutation null swaps
+the two within them.
 Each statistic is measured once per training run; `over_seeds` says what several runs tell together.
 """
 
@@ -8,13 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from rlhf_bench.harness.cells import Array, constant, upper_tail
+from rlhf_bench.harness.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import Interval, alone, bca, made, nothing, quiet
 
@@ -23,54 +23,79 @@ SHAPES = ("ks", "wasserstein", "energy")
 KEYS = ("variance ratio", "levene p", *(key for shape in SHAPES for key in (shape, f"{shape} p")))
 SHARES = ("top share", "distinct-1", "distinct-2", "ks")
 ONE_RUN = "conditional on this training run"
+CLUSTERED = "Levene's test takes prompts for independent, and these share sources: see the variance ratio"
+ENOUGH = 300  # independent prompts: with fewer, the variance ratio's interval covers .87 to .93 (docs/coverage.md)
+SHORT = f"fewer than {ENOUGH} independent prompts: the interval is a little short, the more so for long tails"
+ROUNDING = 1e-12  # of the mean square: a smaller variance is none
 CHUNK = 100  # swaps at a time: bounds the memory
 
 
 @quiet
 def collapse(
-    before: npt.ArrayLike, after: npt.ArrayLike, rng: np.random.Generator, level: float, resamples: int = RESAMPLES
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    rng: np.random.Generator,
+    level: float,
+    resamples: int = RESAMPLES,
+    clusters: Clusters | None = None,
 ) -> dict[str, Interval]:
     """Distribution statistics of one number per prompt, before [n] and after [n]; the keys are KEYS.
 
     The ratio of variances after / before (BCa), Levene's p around medians (Brown & Forsythe 1974; it ignores the
     pairing), and three distances, each with a permutation p: Kolmogorov-Smirnov, Wasserstein (the data's unit), energy
-    (Szekely & Rizzo 2013; the square root of the unit).  Undecided prompts are left out of both.
+    (Szekely & Rizzo 2013; the square root of the unit).  Undecided prompts are left out of both.  With clusters [n]
+    whole clusters are resampled and swapped; Levene's test knows none and is left out.
     """
-    pair = _paired(before, after)
-    n = pair.shape[1]
-    if n < 3:
-        return dict.fromkeys(KEYS, nothing(f"{n} prompts decided both before and after: needs 3"))
+    pair, codes = _paired(before, after, clusters)
+    n, units = pair.shape[1], pair.shape[1] if codes is None else int(codes.max()) + 1
+    if units < 3:
+        what = f"{n} prompts" if codes is None else f"{units} clusters of prompts"
+        return dict.fromkeys(KEYS, nothing(f"{what} decided both before and after: needs 3"))
     scale = float(np.abs(pair).max()) or 1.0  # so that squares neither overflow nor vanish
     first, second = pair / scale
     return {
-        "variance ratio": _variance_ratio(first, second, rng, level, resamples),
-        "levene p": _levene(first, second),
-        **_distances(first, second, scale, rng, resamples),
+        "variance ratio": variance_ratio(first, second, rng, level, resamples, codes),
+        "levene p": _levene(first, second) if codes is None else nothing(CLUSTERED),
+        **_distances(first, second, np.arange(n) if codes is None else codes, scale, rng, resamples),
     }
 
 
-def _paired(before: npt.ArrayLike, after: npt.ArrayLike) -> Array:
-    """[2, n] the prompts with two finite numbers."""
+def _paired(before: npt.ArrayLike, after: npt.ArrayLike, clusters: Clusters | None) -> tuple[Array, Codes | None]:
+    """[2, n] the prompts with two finite numbers, and their cluster codes."""
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape:
         raise BenchError(
             f"Shapes {first.shape} before and {second.shape} after.", "Give one number per prompt in both."
         )
-    pair: Array = np.stack([first, second])
-    return pair[:, np.isfinite(pair).all(axis=0)]
+    pair = np.stack([first, second])
+    kept, codes, _ = tidy(np.where(np.isfinite(pair).all(axis=0), pair, np.nan), clusters)
+    return kept.reshape(2, -1), codes
 
 
-def _variance_ratio(first: Array, second: Array, rng: np.random.Generator, level: float, resamples: int) -> Interval:
+def variance_ratio(
+    first: Array,
+    second: Array,
+    rng: np.random.Generator,
+    level: float,
+    resamples: int = RESAMPLES,
+    codes: Codes | None = None,
+) -> Interval:
+    """BCa interval of var(second) / var(first), paired by prompt [n]; whole clusters (codes [n]) are resampled."""
     if constant(first):
         return nothing("the values before do not vary")
     if constant(second):
         return alone(0.0, "none", "the values after do not vary at all: resampling cannot tell how certain that is")
-    return bca((first, second), _ratio_of_variances, level, rng, resamples)
+    one, two = first - first.mean(), second - second.mean()  # so that the squares of the means take nothing away
+    columns = cluster_sums(np.stack([np.ones_like(one), one, one * one, two, two * two]), codes)
+    found = bca(columns.T, _ratio_of_variances, level, rng, resamples)
+    return found.noted(SHORT if columns.shape[1] < ENOUGH else "")
 
 
-def _ratio_of_variances(first: Array, second: Array, axis: int = -1) -> Any:
-    below = first.var(axis=axis)
-    return second.var(axis=axis) / np.where(below > 0, below, np.nan)  # a resample without spread says nothing
+def _ratio_of_variances(totals: Array) -> Array:
+    """[..., 5] totals of 1, x, x^2, y, y^2 -> var(y) / var(x); nan where x does not vary: a resample of no use."""
+    count, x, xx, y, yy = np.moveaxis(totals, -1, 0)
+    before, after = (np.maximum(squares / count - (sums / count) ** 2, 0.0) for sums, squares in ((x, xx), (y, yy)))
+    return np.asarray(after / np.where(before > ROUNDING * xx / count, before, np.nan))
 
 
 def _levene(first: Array, second: Array) -> Interval:
@@ -80,21 +105,24 @@ def _levene(first: Array, second: Array) -> Interval:
 
 
 def _distances(
-    first: Array, second: Array, scale: float, rng: np.random.Generator, resamples: int
+    first: Array, second: Array, codes: Codes, scale: float, rng: np.random.Generator, resamples: int
 ) -> dict[str, Interval]:
-    """Distances between the two distribution functions and the share of within-prompt swaps that reach them."""
-    n = first.size
+    """Distances between the two distribution functions and the share of swaps within prompts that reach them.
+
+    Prompts of one cluster (equal codes [n]) are swapped together.
+    """
+    n, units = first.size, int(codes.max()) + 1
     pooled = np.concatenate([first, second])
     order = np.argsort(pooled, kind="stable")
-    gaps, side, prompt = np.diff(pooled[order]), np.where(order < n, 1.0, -1.0), order % n
+    gaps, side, unit = np.diff(pooled[order]), np.where(order < n, 1.0, -1.0), codes[order % n]
     observed = _shapes(side[None], gaps)[:, 0]
     reached = np.ones(len(SHAPES))  # the data as they are is one of the swaps
     for start in range(0, resamples, CHUNK):
-        flips = 2.0 * rng.integers(0, 2, size=(min(CHUNK, resamples - start), n)) - 1.0
-        reached += (_shapes(side * flips[:, prompt], gaps) >= observed[:, None] * (1 - 1e-9)).sum(axis=1)
+        flips = 2.0 * rng.integers(0, 2, size=(min(CHUNK, resamples - start), units)) - 1.0
+        reached += (_shapes(side * flips[:, unit], gaps) >= observed[:, None] * (1 - 1e-9)).sum(axis=1)
     found: dict[str, Interval] = {}
-    for name, value, unit, count in zip(SHAPES, observed, (1.0, scale, scale**0.5), reached, strict=True):
-        found[name] = alone(float(value * unit), name)
+    for name, value, factor, count in zip(SHAPES, observed, (1.0, scale, scale**0.5), reached, strict=True):
+        found[name] = alone(float(value * factor), name)
         found[f"{name} p"] = alone(float(count / (resamples + 1)), "permutation within prompts")
     return found
 

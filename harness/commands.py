@@ -1,4 +1,4 @@
-"""What the commands do.  Each returns its exit code: 0 fine, 3 a report that lacks something.  Errors are raised."""
+"""What the commands do.  Each returns its exit code: 0 fine, 3 something lacks or is undecided.  Errors are raised."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.arguments import KINDS, consoles, parse_assignments
+from rlhf_bench.harness.arguments import KINDS, consoles, parse_assignments, printable
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.stage_judge import complaints
 from rlhf_bench.reports import build, terminal
 from rlhf_bench.reports.tables import Table
 
@@ -84,9 +85,17 @@ def run(
     cells = runs.finished(made, root)
     if cells:
         settings = made.settings.stats
-        _report(cells, out / "report", Estimator(settings.level, settings.seed), stdout)
+        report_cells(cells, out / "report", Estimator(settings.level, settings.seed), stdout)
     runs.raise_first(outcome)
-    return 0
+    judged = [stage for by_judge in made.judged.values() for stage in by_judge.values()]
+    return 3 if complain(complaints(judged, root), f"To ask again: bench judge {out}, with the same settings.") else 0
+
+
+def complain(lines: Sequence[str], fix: str) -> bool:
+    """Say on stderr, whatever is quiet, why the exit code will be 3."""
+    for line in lines:
+        print(printable(f"{line}. {fix}"), file=sys.stderr)
+    return bool(lines)
 
 
 def usable_cores() -> int:
@@ -112,10 +121,15 @@ def show_plan(order: Sequence[Stage], root: store.Store, console: Any) -> int:
     return 0
 
 
-def _report(cells: Sequence[Path], out: Path, estimator: Estimator, console: Any) -> list[str]:
-    """Write the report unless the same one stands there, show it, and return what is missing."""
+def report_cells(
+    cells: Sequence[Path], out: Path, estimator: Estimator, console: Any, *, fresh: bool = False
+) -> list[str]:
+    """Write the report unless the same one stands there, show it, and return what is missing.
+
+    `fresh` writes it in any case: a key does not tell that undecided cases were asked again.
+    """
     found, missing = build.find_cells(cells)
-    stored = _stored(out / "report.json")
+    stored = None if fresh else _stored(out / "report.json")
     if stored is None or stored.get("key") != build.report_key(found, missing, estimator):
         stored = build.build(found, missing, estimator, command_line())
         build.write(stored, out)
@@ -142,19 +156,6 @@ def report(runs: Sequence[Path], out: Path, level: float, quiet: bool) -> int:
     build.write(made, out)
     terminal.show_headline(stdout, made)
     stdout.print(f"{out / 'report.md'}", markup=False, soft_wrap=True)
-    return 3 if missing else 0
-
-
-def judge(runs: Path, judges: Sequence[str], assignments: tuple[str, ...], quiet: bool) -> int:
-    """bench judge"""
-    from rlhf_bench.harness.rejudge import judge_cells
-
-    found, missing = build.find_cells([runs])
-    if not found:
-        raise BenchError("No cell is finished.", "; ".join(missing))
-    stdout, stderr = consoles(quiet)
-    judge_cells(found, store.Store(runs), judges, parse_assignments(assignments), stderr)
-    _report(sorted((runs / "cells").glob("*.json")), runs / "report", Estimator(), stdout)
     return 3 if missing else 0
 
 
@@ -213,16 +214,25 @@ def _doc(defaults: Any, group: str) -> str:
 
 
 def _plugin_settings(kind: str) -> list[tuple[str, str, str]]:
-    import inspect
-
     rows = []
     for plugin in plugins.available(kind).values():  # type: ignore[arg-type]
         try:
-            parameters = inspect.signature(plugin.factory()).parameters.values()
-        except (BenchError, TypeError, ValueError):
+            parameters = parameters_of(plugin)
+        except BenchError:
             continue  # a broken plugin harms nobody else
-        rows += [(f"{plugin.name}.{p.name}", str(p.default), kind) for p in parameters]
+        rows += [(f"{plugin.name}.{name}", default, kind) for name, default in parameters.items()]
     return rows
+
+
+def parameters_of(plugin: plugins.Plugin) -> dict[str, str]:
+    """A plugin's settings and their defaults; none for a factory without a signature."""
+    import inspect
+
+    try:
+        found = inspect.signature(plugin.factory()).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {p.name: "(needed)" if p.default is p.empty else str(p.default) for p in found}
 
 
 def check(kind: str, name: str, assignments: tuple[str, ...]) -> int:

@@ -16,6 +16,7 @@ from rlhf_bench.harness.nouns import Origin, to_row
 from rlhf_bench.harness.seams import HasOrigin, RewardModel, Task, TrainableRewardModel
 from rlhf_bench.harness.settings import Settings, factory_settings
 from rlhf_bench.harness.stage import Stage
+from rlhf_bench.harness.stage_judge import JudgeSpec
 
 H = "rlhf_bench.harness"
 CODE = {
@@ -377,22 +378,22 @@ def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> St
         {"task": task.params, "home": tasks.home.params},
         CODE["prompts"],
         cost=1.0,
+        family=sft.family,
     )
 
 
-def judge_stage(
-    task: TaskPlan, judge: str, judge_settings: Mapping[str, Any], inputs: Mapping[str, Stage], label: str, seed: int
-) -> Stage:
+def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: int) -> Stage:
     """The stage that lets a judge measure one cell's generations."""
-    plugin = plugins.find("judge", judge)
+    plugin = plugins.find("judge", judge.name)
     return Stage(
         "verdicts",
-        f"{safe_label(judge)}-{label}",
+        f"{safe_label(judge.name)}-{label}",
         f"{H}.stage_judge:verdicts",
-        {"task": task.params, "judge": {"name": judge, "settings": dict(judge_settings)}, "seed": seed},
+        {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": seed},
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
-        code=CODE["verdicts"],
-        plugin_code=(plugin.fingerprint(), task.fingerprint),
+        {"judge_settings": dict(judge.settings)},
+        CODE["verdicts"],
+        (plugin.fingerprint(), task.fingerprint),
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,28 @@ from typing import Any
 from rlhf_bench.harness import plan, plugins, store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import CellFiles
-from rlhf_bench.harness.execute import execute
+from rlhf_bench.harness.execute import Outcome, execute
 from rlhf_bench.harness.nouns import Span
 from rlhf_bench.harness.progress import watching
-from rlhf_bench.harness.run import raise_first
 from rlhf_bench.harness.settings import factory_settings
 from rlhf_bench.harness.stage import Stage
+from rlhf_bench.harness.stage_judge import (
+    JudgeSpec,
+    SaysDeterministic,
+    judge_spec,
+    load_judge,
+    stored_rows,
+    undecided,
+)
+
+
+@dataclass
+class Rejudged:
+    """The verdict stages that were asked for, what failed, and sentences about those that were kept as they were."""
+
+    stages: list[Stage] = field(default_factory=list)
+    outcome: Outcome = field(default_factory=Outcome)
+    kept: list[str] = field(default_factory=list)
 
 
 def judge_cells(
@@ -25,24 +44,94 @@ def judge_cells(
     judges: Sequence[str],
     assignments: Mapping[str, Mapping[str, str]],
     console: Any,
-) -> None:
-    """Verdicts of `judges` on every cell, recorded beside the earlier ones.  Nothing is trained."""
-    unknown = set(assignments) - set(judges)
-    if unknown:
-        name = sorted(unknown)[0]
-        raise BenchError(f"--set {name}... names no judge of this call.", did_you_mean(name, judges))
-    for name in judges:
-        given = factory_settings(name, plugins.find("judge", name).factory(), assignments.get(name, {}))
-        made = {cell.path: _stage(cell, name, given) for cell in cells if cell.path is not None}
+) -> Rejudged:
+    """Verdicts of `judges` (`assignments`: their settings) on every cell, recorded beside the earlier ones.
+
+    Verdicts that are there stay, unless they hold an undecided case and the judge may decide it now.  What fails is in
+    the outcome; what was made is recorded all the same.
+    """
+    done = Rejudged()
+    for spec in [judge_spec(name, assignments.get(name, {})) for name in dict.fromkeys(judges)]:
+        made = {cell.path: _stage(cell, spec) for cell in cells if cell.path is not None}
+        place = Retrying(root.root, _unfinished(spec, list(made.values()), root))
         with watching(console, quiet=False) as watch:
-            outcome = execute(plan.in_order(list(made.values())), root, jobs=1, threads=1, device="cpu", watch=watch)
-        raise_first(outcome)
-        for path, stage in made.items():
-            record = store.read_json(path)
-            store.write_json(path, {**record, "judges": {**record["judges"], name: stage.place}})
+            outcome = execute(plan.in_order(list(made.values())), place, jobs=1, threads=1, device="cpu", watch=watch)
+        done.stages += made.values()
+        done.outcome.failed |= outcome.failed
+        done.kept += place.kept
+        _record({path: stage for path, stage in made.items() if stage.done(root)}, spec.name)
+    return done
 
 
-def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
+def _unfinished(judge: JudgeSpec, stages: Sequence[Stage], root: store.Store) -> dict[str, int]:
+    """Finished stages that are worth another try: key -> number of undecided cases."""
+    made = load_judge(judge.name, judge.settings)
+    if isinstance(made, SaysDeterministic) and made.deterministic:
+        return {}
+    counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in stages if stage.done(root)}
+    return {key: count for key, count in counts.items() if count}
+
+
+def _record(made: Mapping[Path, Stage], judge: str) -> None:
+    for path, stage in made.items():
+        record = store.read_json(path)
+        changed = {**record, "judges": {**record["judges"], judge: stage.place}}
+        if changed != record:
+            store.write_json(path, changed)
+
+
+class Retrying(store.Store):
+    """The same results, of which some verdicts are made once more.
+
+    `unfinished` maps their keys to the number of undecided cases.  They are made aside; the new files then replace the
+    old ones one by one, each at once, so that whenever a kill comes the folder holds whole verdicts.  Verdicts that are
+    not better are dropped: a server that is down now must not cost what was decided before.
+    """
+
+    def __init__(self, root: Path, unfinished: Mapping[str, int]) -> None:
+        super().__init__(root)
+        self.unfinished, self.kept = dict(unfinished), list[str]()
+
+    def complete(self, kind: str, label: str, key: str) -> bool:
+        return key not in self.unfinished and super().complete(kind, label, key)
+
+    @contextmanager
+    def writing(self, kind: str, label: str, key: str) -> Iterator[tuple[Path, Path] | None]:
+        if key not in self.unfinished:
+            with super().writing(kind, label, key) as place:
+                yield place
+            return
+        from filelock import FileLock
+
+        partial = self.root / ".partial" / f"{kind}-{key[: store.KEY_LENGTH]}"
+        work, scratch = partial / "work", partial / "scratch"
+        with FileLock(partial.with_suffix(".lock")):
+            shutil.rmtree(partial, ignore_errors=True)
+            for folder in (work, scratch):
+                folder.mkdir(parents=True)
+            yield work, scratch
+            self._replace(work, self.folder(kind, label, key), self.unfinished.pop(key))
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _replace(self, work: Path, target: Path, before: int) -> None:
+        left = len(undecided(store.read_rows(work / "verdicts.jsonl")))
+        if left > before:
+            self.kept.append(f"{target.name}: {left} cases undecided now, {before} before; the earlier verdicts stay")
+            return
+        _add_earlier(work / "account.json", target / "account.json")
+        for file in sorted(work.iterdir(), key=lambda file: file.name == store.MARKER):
+            file.replace(target / file.name)
+
+
+def _add_earlier(new: Path, old: Path) -> None:
+    """Keep what the earlier tries took: an account tells all that its verdicts cost."""
+    if new.is_file() and old.is_file():
+        before = store.read_json(old)
+        earlier = [*before.pop("earlier", []), before]
+        store.write_json(new, {**store.read_json(new), "earlier": earlier})
+
+
+def _stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
     """The verdict stage of a stored cell; its inputs are known by the folders they left."""
     inputs = {}
     for role in ("prompts", "baseline", "generations"):
@@ -58,7 +147,7 @@ def _stage(cell: CellFiles, judge: str, given: Mapping[str, Any]) -> Stage:
         )
     seed = cell.record["seed"]
     label = plan.cell_label(cell.record["task"], cell.record["reward_model"], seed)
-    return plan.judge_stage(task, judge, given, inputs, label, seed)
+    return plan.judge_stage(task, judge, inputs, label, seed)
 
 
 @lru_cache

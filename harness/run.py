@@ -11,9 +11,9 @@ from rlhf_bench.harness import plan, plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.identity import policy_identity
-from rlhf_bench.harness.settings import Settings, factory_settings, make_settings
+from rlhf_bench.harness.settings import Settings, make_settings
 from rlhf_bench.harness.stage import Stage
-from rlhf_bench.harness.stage_judge import load_judge
+from rlhf_bench.harness.stage_judge import JudgeSpec, judge_spec
 
 DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 
@@ -78,8 +78,8 @@ def make_plan(request: Request) -> Plan:
             raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
     policy = policy_identity(request.policy, settings)
     home, optimised = opened[request.task], opened[request.train_prompts or request.task]
-    for name in dict.fromkeys(request.judges):
-        load_judge(name, _judge_settings(name, settings))  # a wrong setting must not show only after hours of training
+    # made here, because a wrong setting must not show only after hours of training
+    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
     cells, judged = [], {}
     for seed in request.seeds:
         for rm in dict.fromkeys(request.reward_models):
@@ -88,7 +88,7 @@ def make_plan(request: Request) -> Plan:
                 cell = plan.plan_cell(tasks, rm, seed, policy, settings)
                 cell = replace(cell, differing=_differing(request, tasks))
                 cells.append(cell)
-                judged[cell.name] = {name: _judge(name, settings, cell) for name in dict.fromkeys(request.judges)}
+                judged[cell.name] = {judge.name: _judge(judge, cell) for judge in judges}
     return Plan(tuple(cells), judged, settings)
 
 
@@ -113,13 +113,9 @@ def _differing(request: Request, tasks: plan.Tasks) -> dict[str, str]:
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 
-def _judge(name: str, settings: Settings, cell: plan.Cell) -> Stage:
+def _judge(judge: JudgeSpec, cell: plan.Cell) -> Stage:
     label = plan.cell_label(cell.task, cell.reward_model, cell.seed)
-    return plan.judge_stage(cell.evaluated, name, _judge_settings(name, settings), cell.stages, label, cell.seed)
-
-
-def _judge_settings(name: str, settings: Settings) -> dict[str, Any]:
-    return factory_settings(name, plugins.find("judge", name).factory(), settings.plugins.get(name, {}))
+    return plan.judge_stage(cell.evaluated, judge, cell.stages, label, cell.seed)
 
 
 def run(made: Plan, root: store.Store, *, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
@@ -178,5 +174,14 @@ def rough_seconds(stage: Stage, root: store.Store) -> float | None:
     return stage.cost * TYPICAL[stage.kind] if known else None
 
 
-TYPICAL = {"sft": 0.006, "pairs": 1.5, "reward": 20.0, "scale": 0.02, "baseline": 0.012, "ppo": 0.024}
+TYPICAL = {
+    "sft": 0.006,
+    "prompts": 0.5,
+    "transfer": 0.015,
+    "pairs": 1.5,
+    "reward": 20.0,
+    "scale": 0.02,
+    "baseline": 0.012,
+    "ppo": 0.024,
+}
 """Seconds per unit of cost, measured on one core with the default task and policy."""

@@ -35,6 +35,7 @@ from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.variance import moments
 
 RESAMPLES = 9999
+FEW = "fewer than 30 independent prompts: a skewed measure is covered less than the level says"
 WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
 TWO_SEEDS = "two seeds: where runs differ much the interval covers less than its level (docs/coverage.md)"
 
@@ -126,9 +127,17 @@ def paired(
     if plain := _degenerate(cells, codes, several=False):
         return plain
     scale = float(np.abs(cells).max())  # so that totals do not overflow
-    columns = cluster_sums(np.stack([cells[0] / scale, np.ones(cells.shape[1])]), codes)
-    found = bca(columns.T, _ratio, level, rng, resamples, expanded=True)
-    return _scaled(found, scale).noted(note)
+    if codes is None:
+        found = bca(cells.T / scale, _mean(cells.size), level, rng, resamples, expanded=True)
+    else:
+        columns = cluster_sums(np.stack([cells[0] / scale, np.ones(cells.size)]), codes)
+        found = bca(columns.T, _ratio, level, rng, resamples, expanded=True)
+    units = cells.size if codes is None else int(codes.max()) + 1
+    return _scaled(found, scale).noted(FEW if units < 30 else "", note)
+
+
+def _mean(n: int) -> Callable[[Array], Array]:
+    return lambda totals: np.asarray(totals[..., 0] / n)
 
 
 def _ratio(totals: Array) -> Array:
@@ -136,9 +145,8 @@ def _ratio(totals: Array) -> Array:
 
 
 def _scaled(found: Interval, scale: float) -> Interval:
-    if found.value is None or found.low is None or found.high is None:
-        return found
-    return made(found.value * scale, found.low * scale, found.high * scale, found.method, found.note)
+    value, low, high = (math.nan if x is None else x * scale for x in (found.value, found.low, found.high))
+    return made(value, low, high, found.method, found.note)
 
 
 @quiet

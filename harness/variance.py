@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,17 +32,34 @@ class Moments(NamedTuple):
         return max(self.seeds + self.prompts, self.given)
 
     def half_width(self, tail: float) -> float:
-        """Half of the interval that leaves `tail` on either side (Cochran 1964).
+        """Half of the interval that leaves `tail` on either side; see `half_widths`."""
+        parts = np.array(self.seeds), np.array(self.prompts), np.array(self.given)
+        return float(_cochran(parts, self.df_seeds, self.df_prompts, tail))
 
-        Its t quantile is the mean of those for seeds and for prompts, weighted by the two parts.  Satterthwaite's
-        degrees of freedom come out too high whenever few seeds happen to agree: it covers .87 with two seeds that
-        differ much and .92 with three, where this covers .94 and .95.  Never below the width with these seeds as given.
-        """
-        of_seeds, of_prompts = (-float(special.stdtrit(df, tail)) for df in (self.df_seeds, self.df_prompts))
-        total, least = self.seeds + self.prompts, of_prompts * math.sqrt(self.given)
-        if not total > 0:
-            return least
-        return max((self.seeds * of_seeds + self.prompts * of_prompts) / math.sqrt(total), least)
+
+def half_widths(squares: Array, seeds: int, prompts: int, tail: float) -> Array:
+    """[...] half widths of the interval that leaves `tail` on either side, from mean squares [3, ...] (`MeanSquares`).
+
+    The t quantile is the mean of those for seeds and for prompts, weighted by the two parts of the variance (Cochran
+    1964); the width is never below that of either part alone, nor of these seeds taken as given, so that more prompts
+    never widen it.  Satterthwaite's degrees of freedom come out too high whenever few seeds happen to agree: they cover
+    .87 with two seeds that differ much and .92 with three, where this covers .95 (docs/coverage.md).
+    """
+    return _cochran(_parts(squares, seeds * prompts), seeds - 1, prompts - 1, tail)
+
+
+def _parts(squares: Array, size: int) -> tuple[Array, Array, Array]:
+    """The squared standard error due to seeds, due to prompts beyond the error, and with these seeds as given."""
+    seed, prompt, error = squares
+    return seed / size, np.maximum(prompt - error, 0.0) / size, np.maximum(prompt, error) / size
+
+
+def _cochran(parts: tuple[Array, Array, Array], df_seeds: float, df_prompts: float, tail: float) -> Array:
+    seeds, prompts, given = parts
+    of_seeds, of_prompts = (-float(special.stdtrit(df, tail)) for df in (df_seeds, df_prompts))
+    total = seeds + prompts
+    weighted = (seeds * of_seeds + prompts * of_prompts) / np.sqrt(np.where(total > 0, total, 1.0))
+    return np.asarray(np.maximum(weighted, np.maximum(of_seeds * np.sqrt(seeds), of_prompts * np.sqrt(given))))
 
 
 def moments(cells: Array, codes: Codes | None) -> Moments:
@@ -51,20 +67,24 @@ def moments(cells: Array, codes: Codes | None) -> Moments:
 
     Holes: the prompts decided for every seed where 90% are.  Else, and for clusters, the ratio estimator is linearised:
     each cell becomes the sum of its cluster's deviations from the mean, undecided ones adding nothing.  (Pigeonhole as
-    the fallback covers about .67 with two seeds that differ much, .77 with three: docs/coverage.md.)
+    the fallback would cover about .7 with two seeds that differ much, .8 with three: docs/coverage.md.)
     """
+    layout, note = complete_layout(cells, codes)
+    return _anova(layout)._replace(note=note)
+
+
+def complete_layout(cells: Array, codes: Codes | None) -> tuple[Array, str]:
+    """Tidy cells [S, P] as a layout without holes or clusters [S, P'], and what was done (see `moments`)."""
     complete = ~np.isnan(cells).any(axis=0)
     kept = int(complete.sum())
     if codes is None and kept == complete.size:
-        return _anova(cells)
+        return cells, ""
     if codes is None and kept >= max(2, ENOUGH_COMPLETE * complete.size):
-        return _anova(cells[:, complete])._replace(
-            note=f"on the {kept} of {complete.size} prompts decided for every seed"
-        )
+        return cells[:, complete], f"on the {kept} of {complete.size} prompts decided for every seed"
     if codes is not None:
-        return _anova(_linearised(cells, codes))._replace(note=f"{codes.max() + 1} clusters of prompts")
+        return _linearised(cells, codes), f"{codes.max() + 1} clusters of prompts"
     note = f"only {kept} of {complete.size} prompts decided for every seed: mean of all decided cases, linearised"
-    return _anova(_linearised(cells, np.arange(cells.shape[1])))._replace(note=note)
+    return _linearised(cells, np.arange(cells.shape[1])), note
 
 
 def _linearised(cells: Array, codes: Codes) -> Array:
@@ -93,18 +113,11 @@ def mean_squares(cells: Array) -> MeanSquares:
     return MeanSquares(seed, prompt, rest / ((rows.size - 1) * (columns.size - 1)))
 
 
-def of_squares(mean: float, squares: MeanSquares, seeds: int, prompts: int) -> Moments:
-    """Moments of a complete layout from its mean squares."""
-    size = seeds * prompts
-    between = max(squares.prompt - squares.error, 0.0)
-    given = max(squares.prompt, squares.error)
-    return Moments(mean, squares.seed / size, between / size, given / size, seeds - 1, prompts - 1)
-
-
 def _anova(cells: Array) -> Moments:
     """One row gives the usual t on its columns."""
     mean, prompts = float(cells.mean()), cells.shape[1]
     if len(cells) > 1:
-        return of_squares(mean, mean_squares(cells), *cells.shape)
+        of_seeds, of_prompts, given = map(float, _parts(np.array(mean_squares(cells)), cells.size))
+        return Moments(mean, of_seeds, of_prompts, given, len(cells) - 1, prompts - 1)
     variance = float(((cells - mean) ** 2).sum()) / (prompts - 1) / prompts
     return Moments(mean, 0.0, variance, variance, prompts - 1, prompts - 1)

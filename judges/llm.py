@@ -91,6 +91,13 @@ class WinRateLLM:
             rubric_of(self.rubric, None)
 
     @property
+    def verdict_settings(self) -> Mapping[str, Any]:
+        """What an answer depends on, a rubric by its words; patience, prices and budgets change no verdict."""
+        named = ("model", "temperature", "max_tokens", "votes")
+        criteria = dict(rubric_of(self.rubric, None).criteria) if self.rubric else {}
+        return {**{n: getattr(self, n) for n in named}, "base_url": self.base_url.rstrip("/"), "rubric": criteria}
+
+    @property
     def measures(self) -> Sequence[Measure]:
         """Those of the rubric in force: a task's own is known once its cases are measured."""
         used = self._last.get("rubric") or rubric_of(self.rubric, None)
@@ -102,6 +109,12 @@ class WinRateLLM:
         questions = [question for case in cases for question in self._questions(case, rubric)]
         readings = dict(zip(questions, self.readings(questions), strict=True))
         return [self._verdict(case, rubric, readings) for case in cases]
+
+    def against_itself(self, measure: str, texts: Sequence[tuple[str, str]], task: Task | None) -> list[str | None]:
+        """The choice (A, B, tie, or None) between each (prompt, response) and itself, which `measure` need not ask."""
+        criterion = rubric_of(self.rubric, task).criteria[measure]
+        asked = [Question(prompt, text, text, criterion, order=0) for prompt, text in texts]
+        return [reading.choice for reading in self.readings(asked)]
 
     def readings(self, questions: Sequence[Question]) -> list[Reading]:
         """The judge's answer to each question, from the cache or the server, with what it took in `account`."""
@@ -183,12 +196,6 @@ def both_orders(one: Outcome | None, other: Outcome | None) -> float | None:
     if one is None or other is None:
         return None
     return VALUES[one] if one == other else VALUES["tie"]
-
-
-def invalid_share(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The share of stored verdict rows with an undecided measure; what `threshold` is held against."""
-    undecided = sum(None in row["values"].values() for row in rows)
-    return undecided / len(rows) if rows else 0.0
 
 
 def _tokens(readings: Sequence[Reading]) -> int | None:

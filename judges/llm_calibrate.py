@@ -1,32 +1,32 @@
-"""How far a judge can be trusted: agreement with people, consistency, what it prefers whatever the content.
+"""How far a pairwise judge can be trusted: agreement with people, consistency, what it prefers whatever the content.
 
 Human labels are rows of prompt, a, b and label (a, b or tie).  The judge sees each pair in both orders, and some texts
-against themselves, where any preference for a position is a defect.
+against themselves, where any preference for a position is a defect.  Any judge with a measure of kind "win" will do.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Case, Example, Generation, Verdict
-from rlhf_bench.harness.seams import Task
+from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Verdict
+from rlhf_bench.harness.seams import Judge, Task
+from rlhf_bench.harness.stage_judge import measure
 from rlhf_bench.harness.statistics import Interval, exact, nothing, percentile, wilson
-from rlhf_bench.judges.llm import WinRateLLM
-from rlhf_bench.judges.llm_prompt import Question
-from rlhf_bench.judges.llm_rubrics import rubric_of
+from rlhf_bench.reports.tables import Table, number
 
 Label = Literal["a", "b", "tie"]
 LABELS: tuple[Label, ...] = ("a", "b", "tie")
 COLUMNS = ("prompt", "a", "b", "label")
-LABEL_OF: Mapping[float, Label] = {1.0: "a", 0.5: "tie", 0.0: "b"}
+OUTCOMES: Mapping[Label, str] = {"a": "win", "tie": "tie", "b": "loss"}
+OTHER: Mapping[Label, Label] = {"a": "b", "tie": "tie", "b": "a"}
 
 
 class Labelled(NamedTuple):
@@ -80,31 +80,81 @@ def _labelled(where: str, values: Mapping[str, object]) -> Labelled:
     return Labelled(prompt, a, b, chosen)
 
 
+@runtime_checkable
+class SeesItself(Protocol):
+    """A judge that must be asked in its own way about a text against itself, because its `measure` need not ask."""
+
+    def against_itself(
+        self, measure: str, texts: Sequence[tuple[str, str]], task: Task | None
+    ) -> Sequence[str | None]: ...
+
+
+class NoTask:
+    """The task of labelled pairs: nobody knows."""
+
+    max_response_tokens = 2
+
+    def examples(self, split: Split) -> Sequence[Example]:  # noqa: ARG002
+        return []
+
+    def pairs(self, split: Split) -> Sequence[Pair]:  # noqa: ARG002
+        return []
+
+
 def calibrate(
-    judge: WinRateLLM,
+    judge: Judge,
     rows: Sequence[Labelled],
     task: Task | None,
     rng: np.random.Generator,
     level: float = 0.95,
     null: int = 50,
+    name: str = "judge",
 ) -> dict[str, Agreement]:
-    """The judge's agreement with the labels, by measure of its rubric; at most `null` texts go against themselves."""
+    """The judge's agreement with the labels, by measure; at most `null` texts go against themselves.
+
+    Raises BenchError for a judge without a measure of kind "win".
+    """
     if not rows:
         raise BenchError("There is no labelled pair.", f"Give rows of {', '.join(COLUMNS)}.")
-    found = list(judge.measure([_case(i, row) for i, row in enumerate(rows)], task))
+    task = task or NoTask()
+    found = measure(name, judge, [_case(i, row.prompt, row.a, row.b) for i, row in enumerate(rows)], task)
+    wins = [m.name for m in judge.measures if m.kind == "win"]
+    if not wins:
+        measured = ", ".join(m.name for m in judge.measures)
+        raise BenchError(f"The judge {name!r} compares no responses (it measures {measured}).", "Give a pairwise one.")
+    if not any("orders" in verdict.notes for verdict in found):
+        swapped = measure(name, judge, [_case(i, row.prompt, row.b, row.a) for i, row in enumerate(rows)], task)
+        found = [_with_orders(one, other, wins) for one, other in zip(found, swapped, strict=True)]
     texts = list(dict.fromkeys((row.prompt, row.a) for row in rows))[:null]
-    made = {}
-    for measure, criterion in rubric_of(judge.rubric, task).criteria.items():
-        asked = [Question(prompt, text, text, criterion, order=0) for prompt, text in texts]
-        choices = [reading.choice for reading in judge.readings(asked)]
-        made[measure] = agreement(rows, found, measure, choices, rng, level)
-    return made
+    itself = {win: _against_itself(name, judge, win, texts, task) for win in wins}
+    return {win: agreement(rows, found, win, itself[win], rng, level) for win in wins}
 
 
-def _case(number: int, row: Labelled) -> Case:
-    example = Example(str(number), row.prompt)
-    a = Generation(example.id, 1, "sample", row.prompt, row.a, 0, True)
-    return Case(example, a, Generation(example.id, 0, "sample", row.prompt, row.b, 0, True))
+def _case(number: int, prompt: str, after: str, before: str) -> Case:
+    example = Example(str(number), prompt)
+    one = Generation(example.id, 1, "sample", prompt, after, 0, True)
+    return Case(example, one, replace(one, iteration=0, response=before))
+
+
+def _with_orders(one: Verdict, swapped: Verdict, wins: Sequence[str]) -> Verdict:
+    """The verdict with what was said in both orders, of a judge that sees one: the second order is asked for here."""
+    orders = {}
+    for win in wins:
+        there, back = _label(one.values[win]), _label(swapped.values[win])
+        orders[win] = [OUTCOMES[there] if there else one.reason, OUTCOMES[OTHER[back]] if back else swapped.reason]
+    return replace(one, notes={**one.notes, "orders": orders})
+
+
+def _against_itself(
+    name: str, judge: Judge, win: str, texts: Sequence[tuple[str, str]], task: Task
+) -> Sequence[str | None]:
+    """A, B, tie or None for each text: the judge's choice between the text shown first and the same shown second."""
+    if isinstance(judge, SeesItself):
+        return judge.against_itself(win, texts, task)
+    cases = [_case(i, prompt, text, text) for i, (prompt, text) in enumerate(texts)]
+    choices: Mapping[Label, str] = {"a": "A", "b": "B", "tie": "tie"}
+    labels = [_label(verdict.values[win]) for verdict in measure(name, judge, cases, task)]
+    return [choices[label] if label else None for label in labels]
 
 
 def agreement(
@@ -144,7 +194,9 @@ def agreement(
 
 
 def _label(value: float | None) -> Label | None:
-    return None if value is None else LABEL_OF[value]
+    if value is None:
+        return None
+    return "tie" if value == 0.5 else "a" if value > 0.5 else "b"
 
 
 def _share(hits: Sequence[bool], level: float) -> Interval:
@@ -193,3 +245,44 @@ def kappa_interval(
     undefined = float(np.isnan(draws).mean())
     note = f"undefined in {undefined:.1%} of resamples" if undefined else ""
     return percentile(value, draws, level, note)
+
+
+STATISTICS: Sequence[tuple[str, str]] = (
+    ("kappa", "agreement with people beyond chance (Cohen; three categories; 1 is perfect, 0 is chance)"),
+    ("agreed", "the same label as people, of decided pairs"),
+    ("consistent", "the same verdict in both orders"),
+    ("first", "for the response shown first, of single verdicts that are no tie (.5: no preference)"),
+    ("longer", "for the longer response, of pairs that differ in length and are no tie"),
+    ("longer_human", "people for the longer response, likewise"),
+    ("null_tie", "a text against itself is a tie"),
+    ("null_first", "a text against itself: for the first, where it is no tie"),
+)
+"""What a calibration shows, in order: the fields of Agreement that are intervals."""
+
+
+def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
+    """A judge's agreement with people, every measure's statistics below each other."""
+    rows = []
+    for win, one in found.items():
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in one.reasons.items())
+        rows += [(win, "pairs", str(one.n), "", ""), (win, "undecided", str(one.n_invalid), "", reasons)]
+        rows += [(win, statistic, *_shown(getattr(one, statistic), text)) for statistic, text in STATISTICS]
+    return Table(f"{name} against people", ("measure", "statistic", "value", "95% interval", "meaning"), rows)
+
+
+def _shown(interval: Interval, text: str) -> tuple[str, str, str]:
+    if interval.value is None:
+        return "–", "", f"{text}: {interval.note or 'cannot be said'}"
+    bounds = "" if interval.low is None else f"{number(interval.low)} to {number(interval.high)}"
+    return number(interval.value), bounds, f"{text}; {interval.note}" if interval.note else text
+
+
+def unusable(name: str, found: Mapping[str, Agreement], threshold: float) -> str:
+    """What is to be said when more pairs than the threshold allows are undecided, else ""."""
+    above = [one for one in found.values() if one.n_invalid > threshold * one.n]
+    if not above:
+        return ""
+    worst = max(above, key=lambda one: one.n_invalid)
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(worst.reasons).most_common())
+    count = f"{worst.n_invalid} of {worst.n} pairs are undecided"
+    return f"{name}: {count}, more than its threshold of {threshold:.1%}: {reasons}"

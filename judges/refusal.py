@@ -7,7 +7,7 @@ English text, which reads no meaning: "I cannot wait to tell you" counts, "That 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -51,6 +51,11 @@ class Refusal:
 
     def __post_init__(self) -> None:
         _ = self._openings  # a file that cannot be used is refused before anything is trained
+
+    @property
+    def verdict_settings(self) -> Mapping[str, Sequence[str]]:
+        """The phrases of the file, wherever it lies."""
+        return {"phrases": self._openings if self.phrases else ()}
 
     @property
     def measures(self) -> Sequence[Measure]:

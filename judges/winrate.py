@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
-from rlhf_bench.harness.seams import GoldTask, Task
-from rlhf_bench.judges.scorers import NO_GOLD, load_scorer
+from rlhf_bench.harness.seams import Task
+from rlhf_bench.judges.scorers import Scored, before_and_after, load_scorer, repeatable, scorer_content
 
 
 @dataclass(frozen=True)
 class WinRate:
     """1 for the better response, .5 when they are equal within `tolerance`, 0 for the worse.
 
-    `scorer` names a scorer ("rouge-l" or module:attribute) to be used instead of the task's gold utility; without gold
-    and without a scorer every case is undecided.
+    `scorer` names a scorer ("rouge-l", rm:FOLDER_OR_HUB_ID or module:attribute) to be used instead of the task's gold
+    utility; without gold and without a scorer every case is undecided.
     """
 
     scorer: str = ""
     tolerance: float = 1e-9
+
+    def __post_init__(self) -> None:
+        if self.scorer:
+            load_scorer(self.scorer)  # one that cannot be used is refused before anything is trained
+
+    @property
+    def deterministic(self) -> bool:
+        return repeatable(self.scorer)
+
+    @property
+    def verdict_settings(self) -> Mapping[str, Any]:
+        return {**asdict(self), "content": scorer_content(self.scorer)}
 
     @property
     def measures(self) -> Sequence[Measure]:
@@ -27,23 +40,14 @@ class WinRate:
         return [Measure("win_rate", "win", f"better than the SFT baseline's response to the same prompt, by {by}")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
-        score = load_scorer(self.scorer) if self.scorer else None
-        for case in cases:
-            if score is not None:
-                after = score(case.example, case.generation.response)
-                before = score(case.example, case.baseline.response)
-            elif isinstance(task, GoldTask):
-                after = task.utility(case.example, case.generation.response).value
-                before = task.utility(case.example, case.baseline.response).value
-            else:
-                yield Verdict({"win_rate": None}, NO_GOLD)
-                continue
-            if after is None or before is None:
-                yield Verdict({"win_rate": None}, "the scorer could not decide")
-            else:
-                yield Verdict({"win_rate": self._win(after - before)}, notes={"score": after, "baseline": before})
+        found = before_and_after(cases, task, load_scorer(self.scorer) if self.scorer else None)
+        return [win(before, after, self.tolerance) for before, after in found]
 
-    def _win(self, margin: float) -> float:
-        if abs(margin) <= self.tolerance:
-            return 0.5
-        return 1.0 if margin > 0 else 0.0
+
+def win(before: Scored, after: Scored, tolerance: float) -> Verdict:
+    """The verdict on two scores; undecided when one of them is."""
+    if after.value is None or before.value is None:
+        return Verdict({"win_rate": None}, after.reason or before.reason)
+    margin = after.value - before.value
+    value = 0.5 if abs(margin) <= tolerance else float(margin > 0)
+    return Verdict({"win_rate": value}, notes={"score": after.value, "baseline": before.value})

@@ -42,6 +42,44 @@ def test_every_number_is_finite_or_none_with_a_reason(pair):
 
 
 @fast
+@given(pairs | wild, st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=12, max_size=12))
+def test_clusters_break_nothing(pair, names):
+    found = collapse(*pair, rng(), 0.95, 199, names[: pair.shape[1]])
+    for one in found.values():
+        assert all(x is None or math.isfinite(x) for x in (one.value, one.low, one.high))
+        assert one.value is not None or one.note
+
+
+def test_repeating_every_prompt_within_its_cluster_adds_no_certainty():
+    before, after = rng(8).normal(size=(2, 40))
+    once = collapse(before, after, rng(), 0.95, 999)
+    thrice = collapse(np.repeat(before, 3), np.repeat(after, 3), rng(), 0.95, 999, np.repeat(np.arange(40), 3))
+    for key in KEYS:
+        if key != "levene p":
+            assert thrice[key].value == pytest.approx(once[key].value)
+    for end in ("low", "high"):
+        assert getattr(thrice["variance ratio"], end) == pytest.approx(getattr(once["variance ratio"], end))
+    assert (thrice["levene p"].value, "independent" in thrice["levene p"].note) == (None, True)
+    alone_each = collapse(before, after, rng(), 0.95, 999, [f"source {i}" for i in range(40)])
+    assert alone_each == once
+
+
+def test_fewer_than_three_clusters_say_nothing():
+    found = collapse([1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 4.0, 4.0], rng(), 0.95, 99, ["a", "a", "b", "b"])
+    assert "2 clusters of prompts" in found["ks p"].note
+
+
+def test_the_variance_ratios_interval_is_scipys():
+    before, after = rng(9).normal(size=(2, 50)) * [[1.0], [0.6]]
+    known = stats.bootstrap(
+        (before, after), lambda x, y, axis: y.var(axis) / x.var(axis), n_resamples=999, batch=100, paired=True,
+        method="BCa", rng=rng(),
+    ).confidence_interval  # fmt: skip
+    found = collapse(before, after, rng(), 0.95, 999)["variance ratio"]
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
+
+
+@fast
 @given(pairs)
 def test_the_same_seed_gives_the_same_result(pair):
     assert collapsed(*pair) == collapsed(*pair)
@@ -114,6 +152,13 @@ def test_degenerate_input(before, after, value, reason):
     found = collapsed(before, after)["variance ratio"]
     assert (found.value, found.low) == (value, None)
     assert reason in found.note
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-55, 1e-80, 1e-160])
+def test_a_spread_that_all_but_vanishes_is_no_failure(scale):
+    before = rng(1).normal(size=20)
+    found = collapsed(before, scale * rng(2).normal(size=20))["variance ratio"]
+    assert 0 <= found.low <= found.value <= found.high < 1e-70
 
 
 def test_unequal_lengths_are_refused():

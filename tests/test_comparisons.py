@@ -12,6 +12,7 @@ from scipy import stats
 
 from rlhf_bench.harness import comparisons as c
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics import interval
 
 LEVELS = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
 VERDICTS = st.sampled_from([0.0, 0.5, 1.0])
@@ -41,8 +42,10 @@ def sound(found, low=-math.inf, high=math.inf):
 def test_no_matrix_breaks_a_comparison(Y, level, grouped):  # noqa: N803
     clusters = np.arange(Y.shape[1]) // 2 if grouped else None
     sound(c.difference(Y, Y[:, ::-1], "change", level, rng(), clusters))
-    p = c.permutation_p(Y[0], rng(), 99).value
-    assert p is None or 0 < p <= 1
+    for kind in ("change", "win"):
+        for p in (c.permutation_p(Y[0], rng(), 99, clusters), c.p_value(Y, Y[:, ::-1], kind, rng(), clusters)):
+            assert p.value is None or 0 <= p.value <= 1
+            assert p.value is not None or p.note
 
 
 def test_equal_wins_differ_by_at_most_the_exact_bound():
@@ -77,6 +80,49 @@ def test_permutation_p_is_the_share_of_sign_flips():
     known = np.mean(np.abs(signs @ diff) >= abs(diff.sum()) - 1e-12)
     assert c.permutation_p(diff, rng()).value == pytest.approx(known)
     assert c.permutation_p(np.zeros(20), rng()).value == 1
+
+
+def test_clusters_are_flipped_whole():
+    diff, clusters = np.array([0.3, 1.2, -0.4, 0.9, 2.0, 0.1]), ["a", "a", "b", "b", "", "c"]
+    sums = np.array([1.5, 0.5, 2.0, 0.1])
+    assert c.permutation_p(diff, rng(), clusters=clusters).value == c.permutation_p(sums, rng()).value == 0.125
+
+
+def test_sampled_sign_flips_agree_with_all_of_them():
+    diff = rng(3).normal(0.4, 1, 12)
+    every, some = c.permutation_p(diff, rng()), c.permutation_p(diff, rng(), resamples=4000)
+    assert (every.note, some.note) == ("all sign flips", "")
+    assert some.value == pytest.approx(every.value, abs=0.03)
+
+
+@fast
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(2, 4), st.integers(2, 9)), elements=st.floats(-5, 5)), st.booleans()
+)
+def test_p_over_seeds_is_the_level_at_which_the_interval_reaches_zero(Y, grouped):  # noqa: N803
+    clusters = np.arange(Y.shape[1]) // 2 if grouped and Y.shape[1] > 2 else None
+    p = c.two_way_p(Y, clusters).value
+    if p is not None and 1e-6 < p < 1 - 1e-6 and np.ptp(Y) > 1e-3:
+        found = interval("change", Y, 1 - p, rng(), clusters)
+        assert min(abs(found.low), abs(found.high)) == pytest.approx(0, abs=1e-6)
+
+
+def test_p_over_seeds_of_equal_differences():
+    assert c.two_way_p(np.zeros((3, 5))).value == 1
+    assert c.two_way_p(np.ones((3, 5))).value is None
+    wins = c.p_value(np.ones((3, 5)), np.zeros((3, 5)), "win", rng())
+    assert wins.value == pytest.approx(2 * 2.0**-5)
+    bound = c.difference(np.ones((3, 5)), np.zeros((3, 5)), "win", 1 - wins.value, rng())
+    assert bound.low == pytest.approx(0, abs=1e-9)
+
+
+def test_which_test_a_comparison_gets():
+    a, b = rng(1).integers(0, 2, size=(2, 1, 30)).astype(float)
+    assert c.p_value(a, b, "win", rng()).method == "exact McNemar"
+    assert c.p_value(a, b, "win", rng(), np.arange(30) // 2).method == "sign-flip permutation"
+    assert c.p_value(a, b, "change", rng()).method == "sign-flip permutation"
+    assert c.p_value(np.tile(a, (3, 1)), rng(2).random((3, 30)), "win", rng()).method == "two-way t"
+    assert c.p_value(np.full((1, 4), math.nan), np.zeros((1, 4)), "win", rng()).note == "no decided case"
 
 
 def test_mcnemar_is_a_binomial_test_on_what_differs():

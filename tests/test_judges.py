@@ -97,3 +97,47 @@ def test_utility_before_and_after() -> None:
     assert verdict.values == {"gold_change": 1.0, "gold": 2.0, "gold_baseline": 1.0}
     assert verdict.notes["parts"] == {"letters": 3.0}
     assert UtilityChange().measures[1].before == "gold_baseline"
+
+
+def test_a_score_that_is_no_number_is_undecided_never_a_loss() -> None:
+    for bad in (float("nan"), float("inf"), -float("inf")):
+
+        class Odd(Letters):
+            def utility(self, example: Example, response: str) -> Utility:  # noqa: ARG002
+                return Utility(bad if response == "odd" else 0.0)  # noqa: B023
+
+        for pair in (("odd", "b"), ("b", "odd"), ("odd", "odd")):
+            (verdict,) = WinRate().measure([case(*pair)], Odd())
+            assert verdict.values == {"win_rate": None}
+            assert verdict.reason == "the score is not finite"
+
+
+def test_a_scorer_of_utility_is_never_called_gold() -> None:
+    for task in (Letters(), Gold()):
+        judge = UtilityChange(scorer=f"{__name__}:vowels")
+        found = list(judge.measure([case("aab", "a"), case("", "a")], task))
+        assert found[0].values == {"score_change": 1.0, "score": 2.0, "score_baseline": 1.0}
+        assert found[1].values == {"score_change": None, "score": None, "score_baseline": 1.0}
+        assert found[1].reason == "the scorer could not decide"
+        assert [m.name for m in judge.measures] == list(found[0].values)
+
+
+def vowels(example: Example, response: str) -> float | None:  # noqa: ARG001
+    """A user's scorer: how many letters are an `a`; it does not decide on nothing."""
+    return float(response.count("a")) if response else None
+
+
+def test_a_wrong_scorer_is_refused_at_once() -> None:
+    for name, said in (("rogue-l", "rouge-l"), ("rm:no/such/folder", "no reward model"), ("nowhere:x", "The scorer"),
+                       (":x", "The scorer"), ("math:", "The scorer"), ("rm:", "no reward model")):  # fmt: skip
+        for judge in (WinRate, UtilityChange):
+            with pytest.raises(BenchError, match=said) as caught:
+                judge(scorer=name)
+            assert "\n" not in str(caught.value)
+
+
+def test_judges_whose_answer_cannot_change_say_so() -> None:
+    assert WinRate().deterministic
+    assert WinRate(scorer="rouge-l").deterministic
+    assert not WinRate(scorer="builtins:len").deterministic
+    assert UtilityChange().deterministic

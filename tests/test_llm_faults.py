@@ -27,7 +27,8 @@ from fault_server import (
 )
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.judges.llm import WinRateLLM, invalid_share
+from rlhf_bench.harness.stage_judge import undecided
+from rlhf_bench.judges.llm import WinRateLLM
 from rlhf_bench.judges.llm_client import retry_after
 
 
@@ -84,7 +85,7 @@ def test_a_fault_is_counted_never_scored_and_asked_again_next_time(
     assert [v.values["win_rate"] for v in found] == [1.0, None, 0.5, 1.0]
     assert found[1].reason == reason
     assert found[1].notes["orders"]["win_rate"] == [reason, "loss"]
-    assert invalid_share([{"values": v.values} for v in found]) == 0.25
+    assert len(undecided([{"values": v.values} for v in found])) == 1
     assert judge.account["unusable"] == {reason: 1}
     assert server.judged == 2 * len(CASES) - 1 + tries
     server.answer = sound

@@ -65,7 +65,7 @@ def test_no_matrix_breaks_an_interval(Y, level, grouped):  # noqa: N803
     clusters = np.arange(Y.shape[1]) // 2 if grouped else None
     for kind in ("change", "level"):
         sound(s.interval(kind, Y, level, rng(), clusters))
-    sound(s.pigeonhole(Y, level, rng(), 100))
+    sound(s.pigeonhole(Y, level, rng(), 100, clusters))
     sound(s.two_way(Y, level))
     sound(s.verdicts(Y[0], level, rng(), 100))
 
@@ -122,6 +122,14 @@ def test_a_higher_level_is_never_shorter(Y):  # noqa: N803
 
 
 @fast
+@given(hnp.arrays(np.float64, st.integers(2, 12), elements=st.floats(-1e3, 1e3)), st.sampled_from([0.9, 0.99, 0.9999]))
+def test_a_higher_level_is_never_shorter_of_a_bootstrap_either(y, level):
+    """Also past the pole of BCa's correction, where few skewed values and a high level meet."""
+    wide, short = s.paired(y, level, rng(), resamples=300), s.paired(y, 0.8, rng(), resamples=300)
+    assert wide.low is None or (wide.low <= short.low and wide.high >= short.high)
+
+
+@fast
 @given(bounded)
 def test_prompts_that_stand_alone_are_no_clusters(Y):  # noqa: N803
     apart = [f"source {i}" for i in range(Y.shape[1])]
@@ -155,8 +163,8 @@ def test_exact_is_binomtest_and_the_beta_form_agrees(counts, level):
     assert s._clopper_pearson(k / n, n, level) == pytest.approx((known.low, known.high), abs=1e-7)
 
 
-def brute_force(Y):  # noqa: N803
-    """Mean, V and its degrees of freedom of the two-way layout, cell by cell."""
+def brute_force(Y, tail):  # noqa: N803
+    """Mean and half width of the two-way interval, cell by cell."""
     S, P = len(Y), len(Y[0])  # noqa: N806
     grand = sum(Y[i][j] for i in range(S) for j in range(P)) / (S * P)
     row = [sum(Y[i][j] for j in range(P)) / P for i in range(S)]
@@ -165,18 +173,36 @@ def brute_force(Y):  # noqa: N803
     prompt = sum(S * (c - grand) ** 2 for c in column) / (P - 1)
     rest = sum((Y[i][j] - row[i] - column[j] + grand) ** 2 for i in range(S) for j in range(P))
     error = rest / ((S - 1) * (P - 1))
-    total = max(seed + prompt - error, error)
-    df = total**2 / (seed**2 / (S - 1) + prompt**2 / (P - 1) + error**2 / ((S - 1) * (P - 1)))
-    return grand, total / (S * P), max(df, min(S, P) - 1)
+    of_seeds, of_prompts = stats.t.isf(tail, S - 1), stats.t.isf(tail, P - 1)
+    prompts = max(prompt - error, 0)
+    quantile = (seed * of_seeds + prompts * of_prompts) / (seed + prompts)
+    parts = (of_seeds * math.sqrt(seed), of_prompts * math.sqrt(max(prompt, error)))
+    half = max(quantile * math.sqrt(seed + prompts), *parts)
+    return grand, half / math.sqrt(S * P)
 
 
 @pytest.mark.parametrize(("seeds", "prompts", "spread"), [(2, 7, 0), (3, 20, 0.5), (5, 4, 3), (10, 30, 0.1)])
 def test_two_way_agrees_with_brute_force(seeds, prompts, spread):
     r = rng(seeds)
     Y = r.normal(size=(seeds, prompts)) + spread * r.normal(size=(seeds, 1)) + r.normal(size=prompts)  # noqa: N806
-    mean, variance, df = brute_force(Y.tolist())
-    half = stats.t.ppf(0.95, df) * math.sqrt(variance)
+    mean, half = brute_force(Y.tolist(), 0.05)
     near(s.two_way(Y, 0.9), s.Interval(mean, mean - half, mean + half, ""))
+
+
+@fast
+@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 5), st.integers(2, 9)), elements=st.floats(-10, 10)))
+def test_several_seeds_never_get_a_shorter_interval_than_those_seeds_taken_as_given(Y):  # noqa: N803
+    """The t interval over prompts of the seeds' mean knows nothing of other seeds."""
+    found, means = s.two_way(Y, 0.95), Y.mean(axis=0)
+    if np.ptp(means) > 1e-6:
+        given_seeds = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+        assert found.high - found.low >= (given_seeds.high - given_seeds.low) * (1 - 1e-9)
+
+
+def test_seeds_that_agree_by_chance_leave_a_width():
+    """Both seeds have the same mean and the prompts theirs: all spread is between the cells."""
+    found = s.two_way([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]], 0.95)
+    assert found.high - found.low > 0.5
 
 
 def test_two_way_reduces_to_t_where_seeds_agree_on_nothing_but_the_mean():
@@ -188,8 +214,8 @@ def test_two_way_reduces_to_t_where_seeds_agree_on_nothing_but_the_mean():
 
 def test_rate_over_seeds_agrees_with_its_definition():
     Y = (rng(1).random((4, 60)) < 0.1).astype(float)  # noqa: N806
-    p, variance, df = brute_force(Y.tolist())
-    size = min(240, p * (1 - p) / variance * (stats.t.ppf(0.975, 239) / stats.t.ppf(0.975, df)) ** 2)
+    p, half = brute_force(Y.tolist(), 0.025)
+    size = min(240, p * (1 - p) * (stats.t.ppf(0.975, 239) / half) ** 2)
     low = stats.beta.ppf(0.025, size * p, size * (1 - p) + 1)
     high = stats.beta.ppf(0.975, size * p + 1, size * (1 - p))
     near(s.rate_over_seeds(Y, 0.95), s.Interval(p, low, high, ""))
@@ -225,6 +251,77 @@ def test_paired_and_verdicts_estimate_the_same_bootstrap():
     y = rng(6).choice([0.0, 0.5, 1.0], 300)
     one, other = s.paired(y, 0.95, rng()), s.verdicts(y, 0.95, rng())
     assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.01)
+
+
+def test_wins_over_seeds_are_rates():
+    Y = rng(5).choice([0.0, 0.5, 1.0], (3, 40))  # noqa: N806
+    assert s.interval("win", Y, 0.95, rng()) == s.interval("rate", Y, 0.95, rng()) == s.rate_over_seeds(Y, 0.95)
+
+
+# ---- the bootstrap --------------------------------------------------------------------------------------------------
+
+SAMPLES = {
+    "normal": rng(1).normal(size=30),
+    "skewed": rng(2).exponential(size=200),
+    "tied": rng(3).integers(-2, 3, size=64).astype(float),
+    "two values": (rng(4).random(40) < 0.2).astype(float),
+}
+
+
+def scipys(data, statistic, resamples, level=0.9, seed=0):
+    found = stats.bootstrap(
+        data, statistic, n_resamples=resamples, batch=100, paired=True, confidence_level=level, method="BCa",
+        rng=rng(seed),
+    )  # fmt: skip
+    return found.confidence_interval
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("resamples", [99, 1999])
+def test_bca_is_scipys_with_the_same_draws(name, resamples):
+    y = SAMPLES[name]
+    known = scipys((y,), np.mean, resamples)
+    found = s.bca(y[:, None], lambda totals: totals[..., 0] / y.size, 0.9, rng(), resamples)
+    near(found, s.Interval(y.mean(), known.low, known.high, ""), 1e-8)
+    assert found.method == "BCa bootstrap"
+
+
+def test_bca_of_a_ratio_of_sums_is_scipys():
+    sums, sizes = rng(5).normal(5, 1, size=(2, 50))
+    known = scipys((sums, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), 999)
+    found = s.bca(np.stack([sums, sizes], axis=1), lambda totals: totals[..., 0] / totals[..., 1], 0.9, rng(), 999)
+    near(found, s.Interval(sums.sum() / sizes.sum(), known.low, known.high, ""), 1e-8)
+
+
+def test_many_prompts_are_drawn_in_batches_and_the_batches_change_nothing(monkeypatch):
+    y = rng(6).normal(size=500)
+    whole = s.paired(y, 0.95, rng(), resamples=400)
+    monkeypatch.setattr("rlhf_bench.harness.cells.AT_ONCE", 1700)
+    near(s.paired(y, 0.95, rng(), resamples=400), whole)
+
+
+def test_expansion_is_for_few_prompts():
+    """Hesterberg's quantiles are wider for few values and next to the normal ones for many."""
+    for n, least, most in ((10, 1.15, 1.35), (1000, 1.0, 1.01)):
+        y = rng(7).normal(size=n)
+        columns = np.stack([y, np.ones(n)], axis=1)
+        plain, wide = (s.bca(columns, s._ratio, 0.95, rng(), 20000, expanded) for expanded in (False, True))
+        assert least <= (wide.high - wide.low) / (plain.high - plain.low) <= most
+
+
+def test_a_bootstrap_that_cannot_correct_itself_says_so():
+    """A statistic that some resamples leave undefined."""
+    y = np.array([1.0, 2.0, 3.0])
+    found = s.bca(y[:, None], lambda totals: np.where(totals[..., 0] > 8.5, np.nan, totals[..., 0]), 0.9, rng(), 199)
+    assert found.method == "percentile bootstrap"
+    assert "BCa is undefined" in found.note
+
+
+def test_pigeonhole_takes_clusters_whole():
+    """Every prompt thrice in its cluster is every prompt once."""
+    Y = rng(9).normal(size=(3, 12))  # noqa: N806
+    thrice = s.pigeonhole(np.repeat(Y, 3, axis=1), 0.9, rng(), 500, np.repeat(np.arange(12), 3))
+    near(thrice, s.pigeonhole(Y, 0.9, rng(), 500))
 
 
 def test_pigeonhole_agrees_with_a_loop():
