@@ -193,14 +193,17 @@ def _short(p: float) -> str:
 
 def _student(name: str, values: Array, level: float) -> Interval:
     """t interval over values [n], n at least 2, inside the statistic's range."""
-    method, ratio = "t over seeds", name.endswith("ratio")
-    if ratio and (values <= 0).any():  # the mean logarithm of values with a 0 among them
-        return alone(0.0, method, f"{int((values <= 0).sum())} values are 0: no interval on the logarithm")
+    method, note = "t over seeds", ""
+    zeros = int((values <= 0).sum())
+    ratio = name.endswith("ratio") and not zeros
+    if zeros and name.endswith("ratio"):  # a collapse to one value has no logarithm
+        note = f"{zeros} values are 0: the mean of the ratios themselves, not of their logarithms"
     scaled = np.log(values) if ratio else values
-    mean, note = float(scaled.mean()), ""
+    mean = float(scaled.mean())
     half = float(special.stdtrit(len(values) - 1, upper_tail(level)) * scaled.std(ddof=1)) / len(values) ** 0.5
     if constant(scaled):
-        mean, half, note = float(scaled[0]), 0.0, "all values are equal: nothing varied here"
+        equal = "all values are equal: nothing varied here"
+        mean, half, note = float(scaled[0]), 0.0, "; ".join(filter(None, (note, equal)))
     bounds = np.array([mean, mean - half, mean + half])
     value, low, high = (np.exp(bounds) if ratio else bounds).tolist()
     found = made(value, low, high, method, note)

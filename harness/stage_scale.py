@@ -67,8 +67,8 @@ def _with_gold(sums: Sequence[torch.Tensor], gold: Sequence[float]) -> float | N
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float | None:
-    """Pearson's, None where one of the two does not vary."""
-    if float(a.std()) < 1e-8 or float(b.std()) < 1e-8:
+    """Pearson's, None where one of the two does not vary or there is one point."""
+    if len(a) < 2 or float(a.std()) < 1e-8 or float(b.std()) < 1e-8:
         return None
     return float(torch.corrcoef(torch.stack([a.float(), b.float()]))[0, 1])
 
@@ -84,7 +84,7 @@ def _spread(grid: torch.Tensor, samples: Sequence[Mapping[str, torch.Tensor]]) -
     within = float(grid.var(1).mean()) if grid.shape[1] > 1 else None
     return {
         "within_prompt_variance": within,
-        "variance": float(grid.var()),
+        "variance": float(grid.var()) if grid.numel() > 1 else 0.0,
         "correlation_with_length": correlation(length, total),
     }
 

@@ -63,6 +63,8 @@ class RealSummaries:
     of a folder or a hub dataset, every row of a single file.
     """
 
+    rubric = "summary"  # of judges that read; no annotation, so that it is no field
+
     corpus: Corpus
     data: str
     response_tokens: int = 64
@@ -201,11 +203,12 @@ def by_role(name: str, splits: Mapping[str, list[Row]], files: Sequence[File]) -
 def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[Row]]:
     """80% train, 10% dev, 10% test by the hash of the text in `column`, so that copies of a text stay together."""
     fix = "Give more rows or a folder with a file per split; for held-out prompts alone, prompts_only takes every row."
+    texts = [text(row, column) for row in held]  # read first: what is wrong with a row says more than their number
     if len(held) < SMALLEST:
         raise BenchError(f"{path} is too small to split: {len(held)} rows, fewer than {SMALLEST}.", fix)
     rows: dict[File, list[Row]] = {file: [] for file in NAMES}
-    for row in held:
-        bucket = int(hashlib.sha256(key(text(row, column)).encode()).hexdigest()[:8], 16) % 10
+    for row, said in zip(held, texts, strict=True):
+        bucket = int(hashlib.sha256(key(said).encode()).hexdigest()[:8], 16) % 10
         rows["train" if bucket < 8 else "dev" if bucket < 9 else "test"].append(row)
     for file, found in rows.items():
         if not found:

@@ -63,6 +63,8 @@ class SafetyWorld:
     set are equal.
     """
 
+    rubric = "safety"  # of judges that read; no annotation, so that it is no field
+
     seed: int = 0
     demonstrations: int = 2000
     train_pairs: int = 2500

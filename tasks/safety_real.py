@@ -63,6 +63,8 @@ class RealSafeRLHF:
     hash; its rows have one `source`.  A demonstration is the chosen response.
     """
 
+    rubric = "safety"  # of judges that read; no annotation, so that it is no field
+
     data: str
     preference: str = "safer"
     response_tokens: int = 160

@@ -68,6 +68,8 @@ class RealTldr:
     `RealSummaries`.
     """
 
+    rubric = "summary"  # of judges that read; no annotation, so that it is no field
+
     data: str
     response_tokens: int = 64
     prompts_only: bool = False

@@ -46,6 +46,8 @@ class World:
     What the prompts look like is the business of the two worlds below.
     """
 
+    rubric = "summary"  # of judges that read; no annotation, so that it is no field
+
     seed: int = 0
     demonstrations: int = 2000
     train_pairs: int = 1500

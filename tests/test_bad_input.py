@@ -82,6 +82,7 @@ def test_a_wrong_name_or_value(refused: Call, arguments: list[str], said: str) -
 
 
 GOOD = {"fname": "a", "dialogue": "#Person1#: Hi.", "summary": "They greet.", "topic": "t"}
+MANY = [{**GOOD, "fname": f"m{i}", "dialogue": f"#Person1#: Hi {i}."} for i in range(60)]
 
 
 def as_lines(rows: list[object]) -> bytes:
@@ -92,7 +93,7 @@ def as_lines(rows: list[object]) -> bytes:
     ("content", "name", "said"),
     [
         (b"", "d.jsonl", "d.jsonl"),
-        (as_lines([{**GOOD, "summary": ""}]), "d.jsonl", "empty"),
+        (as_lines([*MANY, {**GOOD, "summary": ""}]), "d.jsonl", "empty"),
         (as_lines([{"fname": "a", "dialog": "x", "summary": "y"}]), "d.jsonl", "dialog"),
         (as_lines([GOOD]) + b"{nonsense\n", "d.jsonl", "2"),
         (as_lines([GOOD]).replace(b"greet", b"gr\xff\xfeet"), "d.jsonl", "UTF-8"),
