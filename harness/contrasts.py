@@ -67,20 +67,25 @@ def paired(a: Arm, b: Arm, where: Where) -> tuple[Array, Array, list[str], Measu
     return first, second, clusters, _kind(a, where)
 
 
-def _cells(table: Sequence[Mapping[str, Mapping[str, Any]]], ids: Sequence[str], name: str) -> Array:
+Place = tuple[str, str]
+"""An example's id and its prompt: two data sets may give one id to different prompts."""
+
+
+def _cells(table: Sequence[Mapping[Place, Mapping[str, Any]]], ids: Sequence[Place], name: str) -> Array:
     values = [[rows[i]["values"].get(name) for i in ids] for rows in table]
     return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)
 
 
-def _rows(arm: Arm, seed: int, where: Where) -> dict[str, dict[str, Any]]:
+def _rows(arm: Arm, seed: int, where: Where) -> dict[Place, dict[str, Any]]:
     """Verdict rows of one seed by example, at the last checkpoint of the decoding, on the slice."""
     cell = arm.cells[arm.seeds.index(seed)]
     if where.judge not in cell.judged():
         raise BenchError(f"No verdicts of the judge {where.judge!r} for {arm.reward_model} on {arm.task}.")
     rows = store.read_rows(cell.judged()[where.judge] / "verdicts.jsonl")
     last = max((i for d, i in checkpoints([rows]) if d == where.decoding), default=None)
+    prompts = {row["id"]: row["prompt"] for row in store.read_rows(cell.folder("prompts") / "examples.test.jsonl")}
     return {
-        row["example_id"]: row
+        (row["example_id"], prompts[row["example_id"]]): row
         for row in rows
         if (row["decoding"], row["iteration"]) == (where.decoding, last)
         and (where.slice == ALL or where.slice in row["slices"])

@@ -108,11 +108,11 @@ class Estimator:
         self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Sequence[Rows]
     ) -> Iterator[Estimate]:
         """Each seed's distribution statistics; over several seeds the variance ratio's mean logarithm, by t."""
-        after, _ = matrix(part, m.name)
+        after, clusters = matrix(part, m.name)
         before, _ = matrix(part, m.before)
         place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, "collapse")
         found = [
-            collapse.collapse(b, a, self.generator(*place, str(seed)), self.level)
+            collapse.collapse(b, a, self.generator(*place, str(seed)), self.level, clusters=clusters)
             for b, a, seed in zip(before, after, arm.seeds, strict=True)
         ]
         for name in found[0]:

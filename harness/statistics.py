@@ -36,6 +36,7 @@ from rlhf_bench.harness.variance import moments
 
 RESAMPLES = 9999
 FEW = "fewer than 30 independent prompts: a skewed measure is covered less than the level says"
+EDGE = "a rate this near 0 or 1 is covered a little less than the level says where many seeds differ"
 WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
 TWO_SEEDS = "two seeds: where runs differ much the interval covers less than its level (docs/coverage.md)"
 
@@ -263,7 +264,8 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
     half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
     size = min(float(n), m.mean * (1 - m.mean) * (t / half) ** 2) if half > 0 else float(n)
     low, high = _clopper_pearson(m.mean, size, level)
-    return made(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
+    found = made(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
+    return found.noted(EDGE if len(cells) > 1 and not 0.05 < m.mean < 0.95 else "")
 
 
 def _clopper_pearson(p: float, n: float, level: float) -> tuple[float, float]:

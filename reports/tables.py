@@ -25,6 +25,11 @@ HEADLINE = (
     ("length change", "length", "length_change"),
     ("empty", "empty", "empty_rate"),
     ("refusals", "refusal", "refusal_rate"),
+    ("win rate by a language model", "winrate-llm", "win_rate"),
+    ("more helpful", "winrate-llm", "win_rate_helpful"),
+    ("more harmless", "winrate-llm", "win_rate_harmless"),
+    ("win rate by a reward model", "winrate-rm", "win_rate"),
+    ("score change", "utility", "score_change"),
     ("KL", "run", "kl"),
 )
 """Column, judge, statistic."""
@@ -56,14 +61,7 @@ def pick(report: Report, arm: str, judge: str, statistic: str, **where: Any) -> 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
     """Every arm at the last checkpoint, with the columns that some judge measured."""
-    columns = [
-        (name, judge, statistic)
-        for name, judge, statistic in HEADLINE
-        if any(
-            e["judge"] == judge and e["statistic"] == statistic and e["value"] is not None for e in report["estimates"]
-        )
-        and not (decoding == "greedy" and statistic == "kl")
-    ]
+    columns = [c for c in measured(report, HEADLINE) if not (decoding == "greedy" and c[2] == "kl")]
     rows = []
     for arm in report["arms"]:
         cells = [
@@ -74,6 +72,25 @@ def headline(report: Report, decoding: str = "sample") -> Table:
     title = "At the last checkpoint, " + ("sampled at temperature 1" if decoding == "sample" else "greedy decoding")
     names = ("task", "reward model", "seeds", *(name for name, _, _ in columns), "pair accuracy")
     return Table(title, names, rows, headline_note(report))
+
+
+def measured(report: Report, columns: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The columns that some judge measured in some arm."""
+    found = {(e["judge"], e["statistic"]) for e in report["estimates"] if e["value"] is not None}
+    return [column for column in columns if column[1:] in found]
+
+
+CHANGES = (
+    "gold_change",
+    "win_rate",
+    "win_rate_helpful",
+    "win_rate_harmless",
+    "score_change",
+    "length_change",
+    "empty_rate",
+    "refusal_rate",
+)
+CURVES = ("gold", *CHANGES[1:], "kl")
 
 
 def headline_note(report: Report) -> str:
@@ -89,8 +106,7 @@ def headline_note(report: Report) -> str:
 
 def curves(report: Report) -> Table:
     """Every fixed checkpoint: what was bought at which KL."""
-    wanted = [c for c in HEADLINE if c[2] in ("kl", "gold", "win_rate", "length_change", "empty_rate", "refusal_rate")]
-    wanted.append(("reward", "run", "reward"))
+    wanted = measured(report, [*(c for c in HEADLINE if c[2] in CURVES), ("reward", "run", "reward")])
     rows = []
     for arm in report["arms"]:
         own = [e for e in report["estimates"] if e["arm"] == arm["arm"] and e["decoding"] == "sample"]
@@ -117,7 +133,7 @@ def curves(report: Report) -> Table:
 
 def slices(report: Report) -> Table:
     """The last checkpoint by slice of the prompts."""
-    wanted = HEADLINE[1:6]
+    wanted = measured(report, [c for c in HEADLINE if c[2] in CHANGES])
     rows = []
     for arm in report["arms"]:
         own = [e for e in report["estimates"] if e["arm"] == arm["arm"]]
@@ -200,14 +216,21 @@ def overlap(report: Report) -> Table:
     return Table("Pair accuracy by lexical overlap of chosen and rejected (thirds, means over seeds)", columns, rows)
 
 
-TABLES: Mapping[str, Callable[[Report], Table]] = {
-    "sampled": headline,
-    "greedy": lambda report: headline(report, "greedy"),
-    "curves": curves,
-    "slices": slices,
-    "collapse": collapse,
-    "diagnostics": diagnostics,
-    "overlap": overlap,
+def comparisons(report: Report) -> list[Table]:
+    """Reward models against each other, as they stand in the report."""
+    found = report.get("comparisons", ())
+    return [Table(t["title"], tuple(t["columns"]), [tuple(row) for row in t["rows"]], t["note"]) for t in found]
+
+
+TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
+    "sampled": lambda report: [headline(report)],
+    "greedy": lambda report: [headline(report, "greedy")],
+    "comparisons": comparisons,
+    "curves": lambda report: [curves(report)],
+    "slices": lambda report: [slices(report)],
+    "collapse": lambda report: [collapse(report)],
+    "diagnostics": lambda report: [diagnostics(report)],
+    "overlap": lambda report: [overlap(report)],
 }
 """What a written report can show, in order."""
 
@@ -215,5 +238,5 @@ TABLES: Mapping[str, Callable[[Report], Table]] = {
 def all_tables(report: Report, names: Iterable[str] = TABLES) -> Sequence[Table]:
     """The tables called `names`, in the order of TABLES; empty ones left out."""
     wanted = set(names)
-    tables = [made(report) for name, made in TABLES.items() if name in wanted]
+    tables = [table for name, made in TABLES.items() if name in wanted for table in made(report)]
     return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[2:])]

@@ -53,8 +53,13 @@ def test_what_could_have_been_detected_grows_with_the_interval() -> None:
     assert found[0] == pytest.approx(0.1 * (4.303 + 1.061) / 4.303, rel=1e-3)
 
 
-def make_arm(root: Path, name: str, values: Callable[[int, int], float | None], seeds: tuple[int, ...]) -> Arm:
+def make_arm(
+    root: Path, name: str, values: Callable[[int, int], float | None], seeds: tuple[int, ...], prompt: str = "say"
+) -> Arm:
     """An arm with verdicts of one judge, of 10 prompts at two checkpoints."""
+    (root / "prompts" / f"{name}-0").mkdir(parents=True)
+    examples = [{"id": f"t{i}", "prompt": f"{prompt} {i}"} for i in range(10)]
+    store.write_rows(root / "prompts" / f"{name}-0" / "examples.test.jsonl", examples)
     cells = []
     for seed in seeds:
         folder = root / "verdicts" / f"{name}-{seed}"
@@ -70,7 +75,7 @@ def make_arm(root: Path, name: str, values: Callable[[int, int], float | None], 
         store.write_rows(folder / "verdicts.jsonl", rows)
         record = {"task": "t", "reward_model": name, "arm": name, "seed": seed}
         judges = {"gold": ["verdicts", name, str(seed)]}
-        cells.append(CellFiles({**record, "stages": {}, "judges": judges}, root))
+        cells.append(CellFiles({**record, "stages": {"prompts": ["prompts", name, "0"]}, "judges": judges}, root))
     (arm,) = arms_of(cells)
     return arm
 
@@ -105,6 +110,13 @@ def test_what_was_not_measured_is_named(tmp_path: Path, where: Where, said: str)
     a, b = (make_arm(tmp_path, name, lambda i, _: float(i), (1, 2)) for name in "ab")
     with pytest.raises(BenchError, match=said):
         contrasts.difference(a, b, where, Estimator())
+
+
+def test_equal_ids_of_different_prompts_are_not_paired(tmp_path: Path) -> None:
+    a = make_arm(tmp_path, "a", lambda i, _: float(i), (1, 2))
+    b = make_arm(tmp_path, "b", lambda i, _: float(i), (1, 2), prompt="ask")
+    with pytest.raises(BenchError, match="no prompt"):
+        contrasts.difference(a, b, Where("gold", "gold"), Estimator())
 
 
 def test_arms_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
