@@ -196,7 +196,8 @@ def _no_bounds(cells: Array, codes: Codes | None, wins: Array) -> str:
         return "one prompt or one cluster of prompts"
     if not _connected(wins):
         return "some win all they play: finite only by one tie added to every pair, without bounds"
-    return "nothing but ties: no bounds" if (np.nanmin(cells, axis=0) == np.nanmax(cells, axis=0)).all() else ""
+    low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)  # nan where nobody is decided
+    return "nothing but ties: no bounds" if ((low == high) | np.isnan(low)).all() else ""
 
 
 def linearised(cells: Array, wins: Array, value: Array) -> Array:

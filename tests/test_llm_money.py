@@ -231,7 +231,7 @@ def test_a_run_that_was_killed_goes_on_without_paying_twice(server: FaultServer,
     import signal
 
     sound = prefer(goods)
-    server.answer = lambda asked: replace(sound(asked), delay=0.1 if asked.judging else 0)
+    server.answer = lambda asked: replace(sound(asked), delay=0.3 if asked.judging else 0)
     first = start(server, tmp_path / "c.sqlite", 2)
     while server.judged < 7 and first.poll() is None:
         time.sleep(0.01)
