@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.alarms import alarms
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.reports.comparison import comparison
+from rlhf_bench.reports.comparison import tables as comparison_tables
 
 SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
@@ -31,6 +34,9 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     cells, missing = [], []
     for record in records:
         cell = CellFiles(store.read_json(record), record.parent.parent, record)
+        if "generations" not in cell.record.get("stages", {}):
+            seen = f"{record} was written by another version of this program."
+            raise BenchError(seen, "Give the same bench run again; move the old record away.")
         stages = [role for role in cell.record["stages"] if not is_complete(cell.folder(role))]
         judges = [name for name, folder in cell.judged().items() if not is_complete(folder)]
         if stages:
@@ -51,6 +57,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     """The report of `cells`: estimates, arms, data, warnings, samples and manifest."""
     arms = arms_of(cells)
     labels = labels_of(arms)
+    compared = comparison(arms, labels, estimator)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -58,6 +65,8 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "data": origins(cells),
         "arms": [describe(arm, labels[arm.key]) for arm in arms],
         "estimates": [asdict(estimate) for arm in arms for estimate in estimator.arm(arm)],
+        "comparison": compared,
+        "comparisons": [table._asdict() for table in comparison_tables(compared)],
         "warnings": [*missing, *[w for arm in arms for w in warnings(arm, labels[arm.key])]],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
         "manifest": manifest(cells, command),
@@ -68,8 +77,10 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
     """Hash of all that a report is computed from; an equal one need not be made again."""
     from rlhf_bench.harness.plugins import code_fingerprint
 
-    modules = ("statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms")
-    code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), "rlhf_bench.reports.build")
+    modules = ["statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]
+    modules += ["ranking", "length_control", "power"]
+    own = ("rlhf_bench.reports.build", "rlhf_bench.reports.comparison")
+    code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), *own)
     rows = sorted(store.canonical(cell.record) for cell in cells)
     return store.content_key([rows, list(missing), asdict(estimator), code])
 
@@ -122,8 +133,9 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         if len(arms) == 1:
             shown = []  # nothing to be told from; the command stands in the manifest
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
+    shown_as = Counter((arm.task, labels[arm.key]) for arm in arms)
     for arm in arms:  # the last resort for arms that still look alike, e.g. other data of one task
-        if list(labels.values()).count(labels[arm.key]) > 1:
+        if shown_as[arm.task, labels[arm.key]] > 1:
             labels[arm.key] += f" #{arm.key[:6]}"
     return labels
 
@@ -150,6 +162,7 @@ def warnings(arm: Arm, label: str) -> list[str]:
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
             found.append(f"{label}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
+        found += [f"{label}, seed {cell.record['seed']}: {text}" for text in _undecided(cell)]
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
     if left:
         found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")
@@ -157,6 +170,17 @@ def warnings(arm: Arm, label: str) -> list[str]:
     if len(versions) > 1:
         found.append(f"{label}: made with different versions of the software")
     return found
+
+
+def _undecided(cell: CellFiles) -> Iterator[str]:
+    """Judges that left more cases undecided than they say is bearable."""
+    for name, folder in cell.judged().items():
+        figures = store.read_json(folder / store.MARKER)["figures"]
+        if figures["undecided"] > figures.get("threshold", 1) * figures["cases"]:
+            yield (
+                f"{name} left {figures['undecided']} of {figures['cases']} cases undecided, "
+                f"more than its threshold of {figures['threshold']:.1%}"
+            )
 
 
 def stage_record(cell: CellFiles, role: str) -> dict[str, Any]:
@@ -233,14 +257,15 @@ def git_commit() -> str:
     return done.stdout.strip()
 
 
-def write(report: dict[str, Any], out: Path) -> list[Path]:
-    """report.json and report.md in `out`; raises BenchError when it cannot be written."""
-    from rlhf_bench.reports.markdown import markdown
+def write(report: dict[str, Any], out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
+    """report.html, report.md, report.json and tables/*.csv in `out`; raises BenchError when it cannot be written.
+
+    `cells` are those the report was built from: the page shows their responses, and has none without them.
+    """
+    from rlhf_bench.reports.files import write_files
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        store.write_json(out / "report.json", report)
-        (out / "report.md").write_text(markdown(report), encoding="utf-8", errors="backslashreplace")
+        return write_files(report, out, cells)
     except OSError as error:
         raise BenchError(f"Cannot write to {out}: {error.strerror}.", "Give another --out.") from None
-    return [out / "report.md", out / "report.json"]

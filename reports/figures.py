@@ -1,0 +1,241 @@
+"""Figures as inline SVG, drawn from numbers alone.
+
+Colours, fonts and line widths are classes of page.css, so that one drawing serves light, dark and print.  Every figure
+says in words what it shows; the numbers themselves stand in a table beside it.  Intervals in a table's cell use
+percentages instead of a view box: they stretch with the cell, and points and lines keep their shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+SLOTS = 8
+"""Colours and markers there are; further series repeat them with dashed lines."""
+
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 16.0, 38.0
+
+MARKERS = (
+    "M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0",
+    "M-3.2,-3.2h6.4v6.4h-6.4z",
+    "M0,-4.2L4,3H-4z",
+    "M0,-4.6L4.2,0L0,4.6L-4.2,0z",
+    "M0,4.2L4,-3H-4z",
+    "M-1.4,-4h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6z",
+    "M0,-4.5L4.3,-1.4L2.6,3.6H-2.6L-4.3,-1.4z",
+    "M-4,-4H4L-4,4H4z",
+)
+
+
+class Axis(NamedTuple):
+    """A range with round numbers on it."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def share(self, value: float) -> float:
+        """Where `value` lies, 0 at the low end and 1 at the high one; beyond them it stays at the end."""
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+
+
+class Plot(NamedTuple):
+    """Two axes on a drawing of a size."""
+
+    across: Axis
+    up: Axis
+    width: float = 360.0
+    height: float = 220.0
+
+    def x(self, value: float) -> float:
+        return round(LEFT + self.across.share(value) * (self.width - LEFT - RIGHT), 2)
+
+    def y(self, value: float) -> float:
+        return round(self.height - BOTTOM - self.up.share(value) * (self.height - TOP - BOTTOM), 2)
+
+
+class Point(NamedTuple):
+    """A point with its interval in y, None where there is none."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Series(NamedTuple):
+    """A named line; `slot` chooses colour and marker."""
+
+    name: str
+    slot: int
+    points: Sequence[Point]
+
+
+def axis(values: Sequence[float], marks: int = 5) -> Axis:
+    """The range of `values`, widened to round numbers with about `marks` ticks."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
+        low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
+    step = _step((high - low) / marks)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = tuple(round(k * step, 12) for k in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks)
+
+
+def tight(values: Sequence[float], marks: int = 5) -> Axis:
+    """The range of `values` as it is, with about `marks` round numbers within."""
+    wide = axis(values, marks)
+    low, high = min(values, default=wide.low), max(values, default=wide.high)
+    ticks = tuple(tick for tick in wide.ticks if low <= tick <= high)
+    return Axis(low, high, ticks) if len(ticks) > 1 else wide
+
+
+def _step(rough: float) -> float:
+    """The nearest of 1, 2, 5 times a power of ten that is at least `rough`."""
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    return next(k * power for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
+
+
+def label(value: float) -> str:
+    """A tick's number, with a real minus sign."""
+    return f"{value:.4g}".replace("-", "−")
+
+
+def marker(slot: int) -> Markup:
+    """The marker of a series for a legend."""
+    shape = f'<path d="{MARKERS[slot % SLOTS]}"/>'
+    return Markup(f'<svg class="key s{slot % SLOTS}" viewBox="-6 -6 12 12" aria-hidden="true">{shape}</svg>')
+
+
+def interval_bar(value: float | None, low: float | None, high: float | None, scale: Axis, mark: float | None) -> Markup:
+    """One row of a forest plot: the interval, the estimate, and a line at the baseline's value `mark`."""
+    parts = [_rule(scale.share(mark))] if mark is not None else []
+    clear = mark is None or (low is not None and high is not None and (low > mark or high < mark))
+    if low is not None and high is not None:
+        ends = (_percent(scale.share(low)), _percent(scale.share(high)))
+        parts.append(f'<line class="whisker" x1="{ends[0]}" x2="{ends[1]}" y1="50%" y2="50%"/>')
+    if value is not None:
+        name = "dot" if clear else "dot open"
+        parts.append(f'<circle class="{name}" cx="{_percent(scale.share(value))}" cy="50%" r="4.5"/>')
+    return Markup(f'<svg class="bar" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def _rule(share: float) -> str:
+    return f'<line class="mark" x1="{_percent(share)}" x2="{_percent(share)}" y1="0" y2="100%"/>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def bar_axis(scale: Axis) -> Markup:
+    """The scale below a forest plot."""
+    parts = []
+    for tick in scale.ticks:
+        place = scale.share(tick)
+        anchor = "start" if place < 0.02 else "end" if place > 0.98 else "middle"
+        parts.append(f'<line class="tickmark" x1="{_percent(place)}" x2="{_percent(place)}" y1="0" y2="5"/>')
+        parts.append(f'<text class="tick" x="{_percent(place)}" y="18" text-anchor="{anchor}">{label(tick)}</text>')
+    return Markup(f'<svg class="bar scale" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def lines(
+    series: Sequence[Series], x: str, y: str, description: str, mark: float | None = None, reach: float | None = None
+) -> Markup:
+    """Lines with bands over their intervals; `mark` is a horizontal line at the baseline's value.
+
+    The x axis begins at 0; the y axis reaches at least from 0 to `reach`, so that nothing is not drawn as something.
+    """
+    plot = Plot(tight([0.0, *(p.x for one in series for p in one.points)]), _up(series, mark, reach))
+    parts = [*_frame(plot, x, y), *_mark(plot, mark)]
+    parts += [_band(one, plot) for one in series]
+    parts += [_line(one, plot) for one in series]
+    return _figure(parts, plot, description)
+
+
+def scatter(series: Sequence[Series], x: str, y: str, description: str, mark: float | None = None) -> Markup:
+    """Points with their intervals."""
+    plot = Plot(axis([p.x for one in series for p in one.points]), _up(series, mark))
+    parts = [*_frame(plot, x, y), *_mark(plot, mark)]
+    for one in series:
+        for p in one.points:
+            place = plot.x(p.x)
+            if p.low is not None and p.high is not None:
+                ends = f'y1="{plot.y(p.low)}" y2="{plot.y(p.high)}"'
+                parts.append(f'<line class="error s{one.slot % SLOTS}" x1="{place}" x2="{place}" {ends}/>')
+            parts.append(_marker(one, place, plot.y(p.y)))
+    return _figure(parts, plot, description)
+
+
+def histogram(
+    low: float, width: float, before: Sequence[int], after: Sequence[int], x: str, description: str
+) -> Markup:
+    """Two distributions over the same bins: before as an outline, after filled."""
+    up = axis([0.0, float(max([*before, *after, 1]))], 3)
+    plot = Plot(tight([low, low + width * len(before)], 4), up, 270.0, 190.0)
+    parts = list(_frame(plot, x, "responses"))
+    for k, count in enumerate(after):
+        left, right = plot.x(low + k * width), plot.x(low + (k + 1) * width)
+        box = f'x="{left}" y="{plot.y(count)}" width="{max(0.5, round(right - left - 0.6, 2))}"'
+        if count:
+            parts.append(f'<rect class="after" {box} height="{round(plot.y(0) - plot.y(count), 2)}"/>')
+    steps = [f"V{plot.y(count)}H{plot.x(low + (k + 1) * width)}" for k, count in enumerate(before)]
+    parts.append(f'<path class="before" d="M{plot.x(low)},{plot.y(0)}{"".join(steps)}V{plot.y(0)}"/>')
+    return _figure(parts, plot, description)
+
+
+def _up(series: Sequence[Series], mark: float | None, reach: float | None = None) -> Axis:
+    points = [point for one in series for point in one.points]
+    known = [v for p in points for v in (p.y, p.low, p.high, mark) if v is not None]
+    return axis([*known, *([0.0, reach] if reach is not None else [])])
+
+
+def _figure(parts: Sequence[str], plot: Plot, description: str) -> Markup:
+    box = f'viewBox="0 0 {plot.width:g} {plot.height:g}"'
+    return Markup(f'<svg class="chart" role="img" aria-label="{escape(description)}" {box}>{"".join(parts)}</svg>')
+
+
+def _frame(plot: Plot, x: str, y: str) -> Iterator[str]:
+    """Grid, ticks and the axes' names."""
+    right, bottom = plot.width - RIGHT, plot.height - BOTTOM
+    for tick in plot.up.ticks:
+        at = plot.y(tick)
+        yield f'<line class="grid" x1="{LEFT:g}" x2="{right:g}" y1="{at}" y2="{at}"/>'
+        yield f'<text class="tick" x="{LEFT - 6:g}" y="{at + 3.5:g}" text-anchor="end">{label(tick)}</text>'
+    for tick in plot.across.ticks:
+        at = plot.x(tick)
+        yield f'<line class="tickmark" x1="{at}" x2="{at}" y1="{bottom:g}" y2="{bottom + 4:g}"/>'
+        yield f'<text class="tick" x="{at}" y="{bottom + 16:g}" text-anchor="middle">{label(tick)}</text>'
+    yield f'<text class="name" x="{right:g}" y="{plot.height - 5:g}" text-anchor="end">{escape(x)}</text>'
+    yield f'<text class="name" x="{LEFT:g}" y="{TOP - 6:g}">{escape(y)}</text>'
+
+
+def _mark(plot: Plot, mark: float | None) -> list[str]:
+    if mark is None:
+        return []
+    return [f'<line class="mark" x1="{LEFT:g}" x2="{plot.width - RIGHT:g}" y1="{plot.y(mark)}" y2="{plot.y(mark)}"/>']
+
+
+def _band(one: Series, plot: Plot) -> str:
+    known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
+    if len(known) < 2:
+        return ""
+    top = [f"{plot.x(x)},{plot.y(high)}" for x, _, high in known]
+    bottom = [f"{plot.x(x)},{plot.y(low)}" for x, low, _ in reversed(known)]
+    return f'<polygon class="band s{one.slot % SLOTS}" points="{" ".join([*top, *bottom])}"/>'
+
+
+def _line(one: Series, plot: Plot) -> str:
+    places = [(plot.x(p.x), plot.y(p.y)) for p in one.points]
+    dashed = " dashed" if one.slot >= SLOTS else ""
+    path = " ".join(f"{x},{y}" for x, y in places)
+    drawn = f'<polyline class="line s{one.slot % SLOTS}{dashed}" points="{path}"/>'
+    return drawn + "".join(_marker(one, x, y) for x, y in places)
+
+
+def _marker(one: Series, x: float, y: float) -> str:
+    shape, title = MARKERS[one.slot % SLOTS], f"<title>{escape(one.name)}</title>"
+    return f'<path class="point s{one.slot % SLOTS}" transform="translate({x} {y})" d="{shape}">{title}</path>'

@@ -1,0 +1,256 @@
+// Looking inside: prompts to search and filter, and for one of them what every policy wrote, token by token.
+
+const PAGE = 40, SHOWN = 4, WIN = 0.75, LOSS = 0.25;
+
+const FILTERS = {
+  all: ["all prompts", () => true],
+  flips: ["wins under one, loses under another", (rows, task) => wins(rows, task).some((v) => v >= WIN) && wins(rows, task).some((v) => v <= LOSS)],
+  loses: ["loses under some", (rows, task) => wins(rows, task).some((v) => v <= LOSS)],
+  empty: ["an empty response", (rows) => rows.some((row) => !row.x.trim())],
+  cut: ["a response cut off", (rows) => rows.some((row) => row.c)],
+  undecided: ["an undecided verdict", (rows) => rows.some((row) => row.w)],
+};
+
+const ORDERS = {
+  stored: ["as stored", null],
+  loss: ["largest loss first", (values) => Math.min(...values)],
+  gain: ["largest gain first", (values) => -Math.max(...values)],
+  spread: ["largest disagreement first", (values) => Math.min(...values) - Math.max(...values)],
+};
+
+/** Verdicts of the first win measure that is there. */
+function wins(rows, task) {
+  const place = task.measures.findIndex((measure) => measure.kind === "win");
+  return place < 0 ? [] : valuesOf(rows, place);
+}
+
+function valuesOf(rows, place) {
+  return rows.map((row) => row.v?.[place]).filter((value) => value !== null && value !== undefined);
+}
+
+/** Characters that would move or hide others are shown by their code; joiners and marks that writing needs stay. */
+function visible(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060-\u206f\ufeff]/g,
+    (character) => "\\u" + character.codePointAt(0).toString(16).padStart(4, "0"));
+}
+
+/** Tokens as [start, end, reward], counted in code points as they are stored. */
+function tokensOf(row) {
+  return (row.t ?? []).map((reward, k) => [row.s ? row.s[k] : k ? row.e[k - 1] : 0, row.e[k], reward]);
+}
+
+function shade(reward, top) {
+  if (!reward || !top) return "tok";
+  return `tok ${reward > 0 ? "p" : "n"}${Math.min(4, Math.max(1, Math.ceil((4 * Math.abs(reward)) / top)))}`;
+}
+
+/** The response with every token on the colour of its reward; what belongs to no token stays plain. */
+function heated(row, top) {
+  const box = make("div", { class: "text", dir: "auto" });
+  if (!row.x.trim()) box.append(make("span", { class: "seeds", text: "(empty) " }));
+  const letters = Array.from(row.x);
+  let at = 0;
+  for (const [start, end, reward] of tokensOf(row)) {
+    if (start > at) box.append(visible(letters.slice(at, start).join("")));
+    const text = letters.slice(Math.max(at, start), end).join(""), ends = start === end && end === letters.length;
+    if (text || ends) box.append(make("span", { class: shade(reward, top) + (ends ? " end" : ""), title: `reward ${reward}`, text: ends ? "end" : visible(text) }));
+    at = Math.max(at, end);
+  }
+  box.append(visible(letters.slice(at).join("")));
+  return box;
+}
+
+function tokenTable(row) {
+  const letters = Array.from(row.x);
+  const rows = tokensOf(row).map(([start, end, reward]) => make("tr", {},
+    make("th", { scope: "row", text: start === end ? (end === letters.length ? "end of text" : "part of the next") : visible(letters.slice(start, end).join("")) }),
+    make("td", { class: "n", text: String(reward) })));
+  return folded("Token rewards", make("table", { "aria-label": "Token rewards" },
+    make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "token" }), make("th", { scope: "col", class: "n", text: "reward" }))),
+    make("tbody", {}, ...rows)));
+}
+
+function folded(title, ...children) {
+  return make("details", {}, make("summary", { text: title }), ...children);
+}
+
+/** A verdict in words where it has some, else its number. */
+function worded(value, measure) {
+  if (value === null || value === undefined) return DASH;
+  if (measure.kind === "win" && [0, 0.5, 1].includes(value)) return { 0: "loss", 0.5: "tie", 1: "win" }[value];
+  if (measure.kind === "rate" && [0, 1].includes(value)) return value ? "yes" : "no";
+  const text = Number.isInteger(value) ? String(value).replace("-", "−") : number(value);
+  return measure.kind === "change" && value > 0 ? "+" + text : text;
+}
+
+/** What every judge said of every cell, side by side. */
+function verdictTable(task, cells, place) {
+  const head = cells.map((cell) => make("th", { scope: "col", class: "n" }, visible(cell.label), " ", make("span", { class: "seeds", text: `seed ${cell.seed}` })));
+  const rows = task.measures.map((measure, k) => make("tr", {},
+    make("th", { scope: "row", title: measure.description, text: visible(`${measure.name.replaceAll("_", " ")} (${measure.judge})`) }),
+    ...cells.map((cell) => cell.rows[place]).map((row) => make("td", { class: "n", text: row && (row.v?.[k] ?? null) === null && row.w?.[measure.judge] ? "undecided" : worded(row?.v?.[k], measure) }))));
+  return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Verdicts" }, make("table", { class: "verdicts-of" },
+    make("caption", { text: "Verdicts of the judges" }), make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "measure" }), ...head)), make("tbody", {}, ...rows)));
+}
+
+/** Why a judge did not decide, and its raw notes, folded. */
+function remarks(row) {
+  const reasons = Object.entries(row.w ?? {}).map(([judge, reason]) => make("p", { class: "note", dir: "auto", text: visible(`${judge} undecided: ${reason}`) }));
+  const notes = Object.entries(row.o ?? {}).map(([judge, found]) => folded(visible(`Notes of ${judge}`), ...Object.entries(found).map(([name, value]) =>
+    make("div", {}, make("span", { class: "seeds", text: visible(name) }), make("pre", { dir: "auto", text: visible(typeof value === "string" ? value : JSON.stringify(value, null, 1)) })))));
+  return [...reasons, ...notes];
+}
+
+function card(title, seed, row, top, wide) {
+  const box = make("article", { class: wide ? "card wide" : "card" }, make("h4", {}, visible(title), " ", make("span", { class: "seeds", text: `seed ${seed}` })));
+  if (!row) { box.append(make("p", { class: "note", text: "no response to this prompt" })); return box; }
+  const facts = [`${row.n} tokens`, row.c ? "cut off" : "", row.k === undefined ? "" : `KL ${number(row.k)}`, row.r === undefined ? "" : `reward ${number(row.r)}`];
+  box.append(heated(row, top), make("p", { class: "note", text: facts.filter(Boolean).join(" · ") }));
+  if (row.t) box.append(tokenTable(row));
+  box.append(...remarks(row));
+  return box;
+}
+
+function legendOf(cells) {
+  if (!cells.some((cell) => cell.top)) return null;
+  const steps = ["n4", "n3", "n2", "n1", "", "p1", "p2", "p3", "p4"];
+  return make("p", { class: "heat" }, "Reward of a token: below zero (underlined) ", ...steps.map((step) => make("span", { class: `tok ${step}`, text: step ? " " : "0" })),
+    " above zero. The strongest shade is each cell's own: nine in ten of its rewards other than 0 are weaker.");
+}
+
+function inside(box, tasks) {
+  const pick = (name, label, options, value) => {
+    const select = make("select", { name }, ...options.map(([key, text]) => make("option", { value: key, text })));
+    select.value = options.some(([key]) => String(key) === String(value)) ? value : options[0][0];
+    return [select, make("label", {}, label + " ", select)];
+  };
+  const entries = (table) => Object.entries(table).map(([key, [text]]) => [key, text]);
+  const [taskBox, taskLabel] = pick("task", "Task", tasks.map((task, k) => [k, task.task]), state.get("task", "0"));
+  const [filterBox, filterLabel] = pick("filter", "Show", entries(FILTERS), state.get("filter", "all"));
+  const [orderBox, orderLabel] = pick("order", "Order", entries(ORDERS), state.get("order", "stored"));
+  const [byBox, byLabel] = pick("by", "By", [["", ""]], "");
+  const query = make("input", { type: "search", name: "q", size: 22 });
+  query.value = state.get("q");
+  const count = make("p", { class: "note", "aria-live": "polite" }), list = make("ol", { class: "picks", "aria-label": "Prompts" });
+  const more = make("button", { type: "button", class: "plain", text: "Show more prompts" });
+  const detail = make("div", { class: "detail", tabindex: "-1" }), cellsBox = make("fieldset", {});
+  const form = make("form", { class: "controls" }, tasks.length > 1 ? taskLabel : null, make("label", {}, "Search ", query), filterLabel, orderLabel, byLabel);
+  box.append(form, cellsBox, count, make("div", { class: "panes" }, make("div", {}, list, more), detail));
+  form.addEventListener("submit", (event) => event.preventDefault());
+
+  let task, shown, found = [], limit = PAGE;
+  const cells = () => shown.map((k) => task.cells[k]);
+  const rowsOf = (place) => cells().map((cell) => cell.rows[place]).filter(Boolean);
+
+  function firstCells() {
+    const kept = state.get("show").split(",").map(Number).filter((k) => state.get("show") && task.cells[k]);
+    if (kept.length) return kept;
+    const first = task.cells.map((cell, k) => [cell, k]).filter(([cell], at, all) => all.findIndex(([other]) => other.label === cell.label) === at);
+    return first.slice(0, SHOWN).map(([, k]) => k);
+  }
+
+  function openTask() {
+    task = tasks[Number(taskBox.value)];
+    shown = firstCells();
+    const boxes = task.cells.map((cell, k) => {
+      const check = make("input", { type: "checkbox", value: k });
+      check.checked = shown.includes(k);
+      check.addEventListener("change", () => {
+        shown = task.cells.map((_, j) => j).filter((j) => (j === k ? check.checked : shown.includes(j)));
+        state.set("show", shown.join(","));
+        refresh();
+      });
+      check.setAttribute("aria-label", `${cell.label}, seed ${cell.seed}`);
+      return [cell.label, make("label", {}, check, ` ${cell.seed}`)];
+    });
+    const labels = [...new Set(boxes.map(([label]) => label))];
+    const groups = labels.map((label) => make("span", { class: "choice" }, visible(label), ...boxes.filter(([own]) => own === label).map(([, box]) => box)));
+    cellsBox.replaceChildren(make("legend", { text: "Side by side, by seed" }), ...groups);
+    const measures = task.measures.map((measure, k) => [k, measure.name.replaceAll("_", " ") + ` (${measure.judge})`]);
+    const usual = [...task.measures.keys()].sort((a, b) => rank(task.measures[a]) - rank(task.measures[b]))[0] ?? "";
+    byBox.replaceChildren(...measures.map(([value, text]) => make("option", { value, text })));
+    byBox.value = task.measures[Number(state.get("by", usual))] ? state.get("by", usual) : usual;
+    refresh();
+  }
+
+  const rank = (measure) => (measure.name === "gold_change" ? 0 : measure.kind === "win" ? 1 : measure.kind === "change" ? 2 : 3);
+
+  function matches(place, words) {
+    const prompt = task.prompts[place], texts = [prompt.id, prompt.x, prompt.reference, ...prompt.slices, ...rowsOf(place).map((row) => row.x)];
+    return !words || texts.some((text) => text.toLowerCase().includes(words));
+  }
+
+  function refresh() {
+    const words = query.value.trim().toLowerCase(), by = Number(byBox.value), key = ORDERS[orderBox.value][1];
+    found = task.prompts.map((_, place) => place).filter((place) => FILTERS[filterBox.value][1](rowsOf(place), task) && matches(place, words));
+    if (key) {
+      const keyed = found.map((place) => [valuesOf(rowsOf(place), by), place]).map(([values, place]) => [values.length ? key(values) : Infinity, place]);
+      found = keyed.sort(([a, i], [b, j]) => (a === b ? i - j : a - b)).map(([, place]) => place);
+    }
+    limit = PAGE;
+    draw();
+    const wanted = found.find((place) => task.prompts[place].id === state.get("prompt")) ?? found[0];
+    open(wanted);
+  }
+
+  function draw() {
+    count.textContent = `${found.length} of ${task.prompts.length} prompts`;
+    list.replaceChildren(...found.slice(0, limit).map(entry));
+    more.hidden = found.length <= limit;
+  }
+
+  function entry(place) {
+    const prompt = task.prompts[place], by = Number(byBox.value), kind = task.measures[by]?.kind;
+    const chips = cells().map((cell) => {
+      const value = cell.rows[place]?.v?.[by] ?? null, middle = kind === "win" ? 0.5 : 0, turned = kind === "win" || kind === "change";
+      const tone = value === null || !turned || value === middle ? "" : value > middle ? " up" : " down";
+      return make("span", { class: "chip" + tone, title: `${cell.label}, seed ${cell.seed}`, text: worded(value, task.measures[by] ?? {}) });
+    });
+    const button = make("button", { type: "button", "data-place": place }, make("b", { text: visible(prompt.id) }),
+      make("span", { class: "start", dir: "auto", text: visible(prompt.x.slice(0, 160)) }), ...chips);
+    button.addEventListener("click", () => {
+      state.set("prompt", prompt.id);
+      open(place);
+      if (window.matchMedia("(max-width: 760px)").matches) detail.scrollIntoView();
+      detail.focus({ preventScroll: true });
+    });
+    return make("li", {}, button);
+  }
+
+  function open(place) {
+    list.querySelectorAll("button").forEach((button) => button.setAttribute("aria-current", String(button.dataset.place === String(place))));
+    if (place === undefined) { detail.replaceChildren(make("p", { class: "note", text: "No prompt fits." })); return; }
+    const prompt = task.prompts[place], bases = [...new Set(cells().map((cell) => cell.baseline))];
+    const before = bases.map((k) => card("SFT baseline", cells().find((cell) => cell.baseline === k).seed, task.baselines[k][place], 0, bases.length === 1));
+    detail.replaceChildren(
+      make("h3", { text: visible(prompt.id) }),
+      prompt.slices.length ? make("p", { class: "note", text: visible(prompt.slices.join(" · ")) }) : "",
+      make("div", { class: "prompt text", dir: "auto", text: visible(prompt.x) }),
+      prompt.reference ? folded("Reference", make("div", { class: "prompt text", dir: "auto", text: visible(prompt.reference) })) : "",
+      legendOf(cells()) ?? "",
+      make("div", { class: "cards" }, ...before, ...cells().map((cell) => card(cell.label, cell.seed, cell.rows[place], cell.top))),
+      verdictTable(task, cells(), place),
+    );
+  }
+
+  let waiting;
+  query.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { state.set("q", query.value); refresh(); }, 120);
+  });
+  for (const [select, normal] of [[filterBox, "all"], [orderBox, "stored"], [byBox, null]]) {
+    select.addEventListener("change", () => { state.set(select.name, select.value, normal); refresh(); });
+  }
+  taskBox.addEventListener("change", () => {
+    for (const name of ["show", "by", "prompt"]) state.set(name, "");
+    state.set("task", taskBox.value, "0");
+    openTask();
+  });
+  more.addEventListener("click", () => { limit += PAGE; const at = list.children.length; draw(); list.children[at]?.firstChild.focus(); });
+  openTask();
+  box.hidden = false;
+}
+
+if (DATA.inside.tasks.length) inside(document.getElementById("browser"), DATA.inside.tasks);
+document.documentElement.dataset.ready = "yes"; // for whoever waits for the page, and measures how long
+performance.mark("ready");

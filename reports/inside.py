@@ -1,0 +1,267 @@
+"""Per-prompt rows for looking inside: what every policy wrote, which token got which reward, what the judges said.
+
+Rows are compact, because thousands of them go into one page.  Of a response: `x` its text, `n` its tokens, `c` 1 if it
+was cut off, `k` its KL, `r` its reward, `e` the end of every token (`s` its start too, where tokens do not follow one
+another), `t` the reward of every token, `v` the judges' values in the order of `measures`, `w` their reasons and `o`
+their notes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.estimates import CellFiles, arms_of
+
+BUDGET = 4_000_000
+"""Bytes of the page; with its tables and figures it then stays below 5 MB."""
+BINS = 20
+Json = dict[str, Any]
+Rows = Mapping[str, Mapping[str, Any]]
+"""By example."""
+Key = tuple[str, str]
+"""A judge and one of its measures."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One cell at its last checkpoint, sampled.  `rank` is the place of its seed among the arm's."""
+
+    task: str
+    arm: str
+    seed: int
+    rank: int
+    prompts: Rows
+    responses: Rows
+    verdicts: Mapping[str, Rows]
+    """By example and judge."""
+    baseline: str
+    before: Rows
+    """The responses of the baseline, which cells share by its name."""
+    measures: Mapping[Key, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is shown: seeds of every arm, whether with the rewards of tokens, prompts of every task (0: all)."""
+
+    seeds: int
+    tokens: bool = True
+    prompts: int = 0
+
+
+def read(cells: Sequence[CellFiles]) -> list[Block]:
+    """What the cells left at their last checkpoint, in order of arm and seed."""
+    return [_read(cell, rank) for arm in arms_of(cells) for rank, cell in enumerate(arm.cells)]
+
+
+def _read(cell: CellFiles, rank: int) -> Block:
+    after = _sampled(store.read_rows(cell.folder("generations") / "generations.jsonl"))
+    examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
+    verdicts: dict[str, dict[str, Mapping[str, Any]]] = {}
+    measures: dict[Key, Mapping[str, Any]] = {}
+    for judge, folder in sorted(cell.judged().items()):
+        measures |= {(judge, m["name"]): m for m in store.read_json(folder / "measures.json")}
+        for example, row in _sampled(store.read_rows(folder / "verdicts.jsonl")).items():
+            verdicts.setdefault(example, {})[judge] = row
+    return Block(
+        task=cell.record["task"],
+        arm=cell.record["arm"],
+        seed=cell.record["seed"],
+        rank=rank,
+        prompts={e["id"]: e for e in examples if e["id"] in after},
+        responses=after,
+        verdicts=verdicts,
+        baseline=cell.folder("baseline").name,
+        before=_sampled(store.read_rows(cell.folder("baseline") / "generations.jsonl")),
+        measures=measures,
+    )
+
+
+def _sampled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The sampled rows of the last checkpoint, by example."""
+    found = [row for row in rows if row["decoding"] == "sample"]
+    last = max((row["iteration"] for row in found), default=0)
+    return {row["example_id"]: row for row in found if row["iteration"] == last}
+
+
+def inside(blocks: Sequence[Block], labels: Mapping[str, str], budget: int = BUDGET) -> Json:
+    """{"tasks": [...], "left_out": sentences}: as much as `budget` bytes hold; `labels` by arm.
+
+    Seeds are left out first, then the rewards of tokens, then prompts.
+    """
+    for extent in _extents(blocks, labels, budget):
+        found = {"tasks": _tasks(blocks, labels, extent), "left_out": _left_out(blocks, extent)}
+        if size(found) <= budget:
+            return found
+    return {"tasks": [], "left_out": ["The responses are too long for a page; they lie in generations.jsonl."]}
+
+
+def compact(value: object) -> str:
+    """JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def embedded(value: object) -> str:
+    """JSON that no text in it can end inside a page: the characters that HTML reads are JSON escapes."""
+    text = compact(value)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def size(value: object) -> int:
+    """Bytes of a value in a page."""
+    return len(embedded(value).encode("utf-8", "backslashreplace"))
+
+
+def _extents(blocks: Sequence[Block], labels: Mapping[str, str], budget: int) -> Iterator[Extent]:
+    """What to try, the most first.  Seeds are about equally large, which saves trying most of their numbers."""
+    seeds = max((block.rank for block in blocks), default=0) + 1
+    if seeds > 1:
+        first = size(_tasks(blocks, labels, Extent(1)))
+        yield from (Extent(count) for count in range(min(seeds, 2 + budget // first), 1, -1))
+    yield Extent(1)
+    yield Extent(1, tokens=False)
+    prompts = max((len(block.prompts) for block in blocks), default=0)
+    while prompts > 1:
+        prompts = (prompts + 1) // 2
+        yield Extent(1, tokens=False, prompts=prompts)
+
+
+def _left_out(blocks: Sequence[Block], extent: Extent) -> list[str]:
+    """What a reader would miss."""
+    hidden = sum(block.rank >= extent.seeds for block in blocks)
+    found = [f"{hidden} cells of further seeds are left out to keep the page small."] if hidden else []
+    if not extent.tokens:
+        found.append("The rewards of single tokens are left out to keep the page small.")
+    if extent.prompts and any(len(block.prompts) > extent.prompts for block in blocks):
+        found.append(f"Only the first {extent.prompts} prompts of a task are shown, to keep the page small.")
+    return found
+
+
+def _tasks(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> list[Json]:
+    shown = [block for block in blocks if block.rank < extent.seeds]
+    names = sorted({block.task for block in shown})
+    return [_task([block for block in shown if block.task == name], labels, extent) for name in names]
+
+
+def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> Json:
+    prompts = {i: example for block in reversed(blocks) for i, example in block.prompts.items()}
+    order = list(dict.fromkeys(i for block in blocks for i in block.prompts))[: extent.prompts or None]
+    measures = {key: measure for block in blocks for key, measure in block.measures.items()}
+    baselines = {block.baseline: block.before for block in blocks}
+    return {
+        "task": blocks[0].task,
+        "measures": [{"judge": j, "name": n, **_described(m)} for (j, n), m in sorted(measures.items())],
+        "prompts": [_prompt(prompts[i]) for i in order],
+        "baselines": [[_response(rows.get(i), {}, (), extent) for i in order] for rows in baselines.values()],
+        "cells": [_cell(block, labels, order, sorted(measures), list(baselines), extent) for block in blocks],
+    }
+
+
+def _described(measure: Mapping[str, Any]) -> Json:
+    return {"kind": measure["kind"], "description": measure.get("description", "")}
+
+
+def _prompt(example: Mapping[str, Any]) -> Json:
+    found = {"id": example["id"], "x": example["prompt"], "reference": example.get("completion", "")}
+    return {**found, "slices": example.get("slices", [])}
+
+
+def _cell(
+    block: Block,
+    labels: Mapping[str, str],
+    order: Sequence[str],
+    measures: Sequence[Key],
+    baselines: Sequence[str],
+    extent: Extent,
+) -> Json:
+    rows = [_response(block.responses.get(i), block.verdicts.get(i, {}), measures, extent) for i in order]
+    return {
+        "label": labels.get(block.arm, block.arm),
+        "seed": block.seed,
+        "baseline": baselines.index(block.baseline),
+        "top": top([reward for row in rows if row for reward in row.get("t", ())]),
+        "rows": rows,
+    }
+
+
+def top(rewards: Sequence[float]) -> float:
+    """The size that gets the strongest colour: nine in ten rewards other than 0 are at most as large; 0 for none."""
+    sizes = sorted(abs(reward) for reward in rewards if reward)
+    return sizes[min(len(sizes) - 1, len(sizes) * 9 // 10)] if sizes else 0.0
+
+
+def _response(
+    row: Mapping[str, Any] | None,
+    verdicts: Rows,
+    measures: Sequence[Key],
+    extent: Extent,
+) -> Json | None:
+    """A response with its verdicts, None where the cell has none for the prompt."""
+    if row is None:
+        return None
+    found: Json = {"x": row.get("response", ""), "n": row["tokens"], "c": None if row["finished"] else 1}
+    found |= {"k": _short(row.get("kl")), "r": _short(row.get("reward"))}
+    if extent.tokens and row.get("token_rewards"):
+        found |= {**_places(row["spans"]), "t": [_short(reward) for reward in row["token_rewards"]]}
+    found["v"] = [_short(verdicts.get(judge, {}).get("values", {}).get(name)) for judge, name in measures]
+    found["w"] = {judge: verdict["reason"] for judge, verdict in verdicts.items() if verdict.get("reason")}
+    found["o"] = {judge: verdict["notes"] for judge, verdict in verdicts.items() if verdict.get("notes")}
+    return {key: value for key, value in found.items() if value not in (None, [], {})}
+
+
+def _places(spans: Sequence[Sequence[int]]) -> Json:
+    """Ends of the tokens, and their starts only where they do not follow one another."""
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+    return {"e": ends} if starts == [0, *ends[:-1]] else {"s": starts, "e": ends}
+
+
+def _short(number: float | None) -> float | int | None:
+    """Four significant digits; whole numbers without a point."""
+    if number is None:
+        return None
+    short = float(f"{number:.4g}")
+    return int(short) if short == int(short) else short
+
+
+def distributions(blocks: Sequence[Block]) -> list[Json]:
+    """Histograms before and after, pooled over seeds, of every measure that has a `before`; bins shared on a task."""
+    pairs: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+    for block in blocks:
+        for (judge, name), measure in sorted(block.measures.items()):
+            if measure.get("before"):
+                found = _pairs(block, judge, measure["before"], name)
+                pairs.setdefault((block.task, block.arm, judge, name), []).extend(found)
+    ranges: dict[tuple[str, str, str], list[float]] = {}
+    for (task, _, judge, name), found in pairs.items():
+        values = [value for pair in found for value in pair]
+        ranges[task, judge, name] = [*ranges.get((task, judge, name), []), *values]
+    keys = ("task", "arm", "judge", "statistic")
+    return [
+        {**dict(zip(keys, place, strict=True)), **binned(found, ranges[place[0], place[2], place[3]])}
+        for place, found in pairs.items()
+        if found
+    ]
+
+
+def _pairs(block: Block, judge: str, before: str, after: str) -> list[tuple[float, float]]:
+    """(before, after) of every prompt decided in both."""
+    values = [row[judge]["values"] for row in block.verdicts.values() if judge in row]
+    found = [(v.get(before), v.get(after)) for v in values]
+    return [(float(b), float(a)) for b, a in found if b is not None and a is not None]
+
+
+def binned(pairs: Sequence[tuple[float, float]], values: Sequence[float]) -> Json:
+    """Counts of both members of the pairs in BINS equal bins over the range of `values`."""
+    low, high = min(values), max(values)
+    width = (high - low) / BINS or 1.0
+    counts = {"before": [0] * BINS, "after": [0] * BINS}
+    for pair in pairs:
+        for name, value in zip(counts, pair, strict=True):
+            counts[name][min(BINS - 1, int((value - low) / width))] += 1
+    return {"low": low, "width": width, **counts}

@@ -1,0 +1,88 @@
+"use strict";
+// Shared by the parts of the page: its data, elements made of text alone, the state kept in the address, sorting.
+// Text of models reaches the page through textContent only; nothing here reads or writes HTML.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const DASH = "–";
+
+/** An element; `options` are properties ("class", "text") and attributes, `children` elements or text. */
+function make(tag, options = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(options)) {
+    if (name === "text") made.textContent = value;
+    else if (name === "class") made.className = value;
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+/** As the tables write numbers: two decimals, three below 0.1; halves go to the even digit, as in report.md. */
+function number(value) {
+  if (value === null || value === undefined) return DASH;
+  const size = Math.abs(value), digits = size >= 0.1 || size === 0 ? 2 : 3;
+  const tie = size * (digits === 2 ? 8 : 16) % 2 === 1, unit = 10 ** digits;
+  let text = size.toFixed(digits);
+  if (tie) text = ((Math.floor(size * unit) % 2 === 0 ? Math.floor(size * unit) : Math.ceil(size * unit)) / unit).toFixed(digits);
+  return value < 0 && Number(text) !== 0 ? "−" + text : text;
+}
+
+function signed(value) {
+  const text = number(value);
+  return value > 0 && Number(text) !== 0 ? "+" + text : text;
+}
+
+/** The page's state lies in the address after #, so that what is seen can be linked; plain anchors are left alone. */
+const state = {
+  values: new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : ""),
+  get(name, other = "") { return this.values.get(name) ?? other; },
+  set(name, value, other = "") {
+    if (String(value) === String(other)) this.values.delete(name); else this.values.set(name, value);
+    try { history.replaceState(null, "", "#" + this.values.toString()); } catch { /* a viewer without history */ }
+  },
+};
+
+function sortKey(row, column) {
+  const cell = row.cells[column];
+  if (!cell) return [2, ""];
+  if (cell.dataset.v !== undefined) return [0, Number(cell.dataset.v)];
+  const text = cell.textContent.trim();
+  return text === DASH || text === "" ? [2, ""] : [1, text.toLowerCase()];
+}
+
+/** Sort a table's rows; what has no value stays last in both directions. */
+function sortTable(table, column, direction) {
+  const sign = direction === "descending" ? -1 : 1;
+  const keyed = [...table.tBodies[0].rows].map((row) => [sortKey(row, column), row]);
+  keyed.sort(([[a, x]], [[b, y]]) => a === 2 || b === 2 || a !== b ? a - b : sign * (x < y ? -1 : x > y ? 1 : 0));
+  table.tBodies[0].append(...keyed.map(([, row]) => row));
+  [...table.tHead.rows[0].cells].forEach((cell, k) => {
+    if (k === column) cell.setAttribute("aria-sort", direction); else cell.removeAttribute("aria-sort");
+  });
+}
+
+function nextDirection(cell) {
+  const now = cell.getAttribute("aria-sort");
+  if (now) return now === "descending" ? "ascending" : "descending";
+  return cell.classList.contains("n") ? "descending" : "ascending";
+}
+
+document.querySelectorAll("table.sortable").forEach((table, place) => {
+  [...table.tHead.rows[0].cells].forEach((cell, column) => {
+    const button = make("button", { type: "button", text: cell.textContent });
+    cell.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const direction = nextDirection(cell);
+      sortTable(table, column, direction);
+      state.set("sort", `${place}.${column}.${direction}`);
+    });
+  });
+});
+
+/** Put the sorting of the address back, after whatever filled the tables anew. */
+function restoreSorting() {
+  const [place, column, direction] = state.get("sort").split(".");
+  const table = document.querySelectorAll("table.sortable")[Number(place)];
+  if (!direction || !table || !table.tHead.rows[0].cells[Number(column)]) return;
+  if (direction === "ascending" || direction === "descending") sortTable(table, Number(column), direction);
+}
