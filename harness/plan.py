@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Origin, to_row
+from rlhf_bench.harness.nouns import Origin, Split, to_row
 from rlhf_bench.harness.seams import HasOrigin, RewardModel, Task, TrainableRewardModel
 from rlhf_bench.harness.settings import Settings, factory_settings
 from rlhf_bench.harness.stage import Stage
@@ -137,8 +137,13 @@ def cell_label(task: str, reward_model: str, seed: int) -> str:
     return f"{safe_label(task)}-{safe_label(reward_model)}-s{seed}"
 
 
-def open_task(name: str, given: Mapping[str, Any]) -> tuple[TaskPlan, Task]:
-    """Build the task with its settings and look at its data once.  Raises BenchError for anything wrong with either."""
+def open_task(
+    name: str, given: Mapping[str, Any], splits: Sequence[Split] = ("sft", "train", "test")
+) -> tuple[TaskPlan, Task]:
+    """Build the task with its settings and look at its data once.  Raises BenchError for anything wrong with either.
+
+    `splits` are those that will be used: a task may have prompts alone.
+    """
     plugin = plugins.find("task", name)
     settings = factory_settings(name, plugin.factory(), given)
     task = plugins.build("task", name, settings)
@@ -146,7 +151,7 @@ def open_task(name: str, given: Mapping[str, Any]) -> tuple[TaskPlan, Task]:
         raise BenchError(f"The task {name!r} lacks members of the Task seam.", f"See: bench check task {name}")
     try:
         origin = origin_of(task)
-        examples = store.content_key([[to_row(e) for e in task.examples(split)] for split in ("sft", "train", "test")])
+        examples = store.content_key([[to_row(e) for e in task.examples(split)] for split in splits])
         max_response = int(task.max_response_tokens)
     except BenchError:
         raise

@@ -11,6 +11,7 @@ from rlhf_bench.harness import plan, plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.identity import policy_identity
+from rlhf_bench.harness.nouns import Split
 from rlhf_bench.harness.settings import Settings, make_settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.stage_judge import JudgeSpec, judge_spec
@@ -71,11 +72,7 @@ def make_plan(request: Request) -> Plan:
         for name in wanted:
             plugins.find(kind, name)  # type: ignore[arg-type]
     settings = make_settings(_preset(request), _assigned(request), frozenset(names))
-    opened = {}
-    for name in request.tasks:
-        opened[name], task = plan.open_task(name, settings.plugins.get(name, {}))
-        if name == request.task and not task.examples("sft"):
-            raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
+    opened = {name: _open(name, request, settings) for name in request.tasks}
     policy = policy_identity(request.policy, settings)
     home, optimised = opened[request.task], opened[request.train_prompts or request.task]
     # made here, because a wrong setting must not show only after hours of training
@@ -90,6 +87,18 @@ def make_plan(request: Request) -> Plan:
                 cells.append(cell)
                 judged[cell.name] = {judge.name: _judge(judge, cell) for judge in judges}
     return Plan(tuple(cells), judged, settings)
+
+
+def _open(name: str, request: Request, settings: Settings) -> plan.TaskPlan:
+    """A task of the request, looked at as far as it is used: another one's demonstrations are nobody's business."""
+    used: dict[str, Sequence[Split]] = {
+        request.train_prompts: ("train", "test"),
+        request.task: ("sft", "train", "test"),
+    }
+    opened, task = plan.open_task(name, settings.plugins.get(name, {}), used.get(name, ("test",)))
+    if name == request.task and not task.examples("sft"):
+        raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
+    return opened
 
 
 def _preset(request: Request) -> str:

@@ -215,6 +215,20 @@ def test_held_out_prompts_that_were_trained_on_are_refused(away: Path, tmp_path:
     assert f"{len(lines)} held-out prompts" in found.stderr
 
 
+def test_data_too_small_for_a_task_of_their_own_give_prompts(away: Path, tmp_path: Path) -> None:
+    rows = [{"document": f"The club met on day {i}.", "summary": "A meeting."} for i in range(3)]
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = ["--set", f"xsum.data={tmp_path / 'few.jsonl'}", "--set", "xsum.prompts_only=true"]
+    arguments = posts(away, "--prompts", "xsum", *data)
+    kept = [i for i, text in enumerate(arguments) if not text.startswith("xsum.") or "data=" in text or "only" in text]
+    arguments = [arguments[i] for i in kept if not (arguments[i] == "--set" and i + 1 not in kept)]
+    found = bench(*arguments)
+    assert found.returncode == 0, found.stderr
+    assert "3 held-out prompts" in found.stdout
+    judged = bench("judge", str(away), "--judge", "empty")
+    assert judged.returncode in (0, 3), judged.stderr  # 3: other tests leave unfinished cells in this store
+
+
 def test_prompts_too_long_for_the_policy_are_counted(away: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "a short one"}, {"prompt": "word " * 5000}]
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
