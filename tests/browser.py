@@ -46,6 +46,7 @@ class Browser:
         self._session = ""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.send("Performance.enable", timeDomain="threadTicks")
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             self.send(f"{domain}.enable")
         self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
@@ -138,6 +139,11 @@ class Browser:
         """The page as it prints."""
         found = self.send("Page.printToPDF", printBackground=False, preferCSSPageSize=True)
         path.write_bytes(base64.b64decode(found["data"]))
+
+    def work(self) -> float:
+        """Seconds of CPU of the page's main thread since it was opened: other processes do not change them."""
+        found = {one["name"]: one["value"] for one in self.send("Performance.getMetrics")["metrics"]}
+        return float(found["TaskDuration"])
 
     def complaints(self) -> list[str]:
         """Errors, warnings, broken policies, dialogs and requests other than the page's own."""

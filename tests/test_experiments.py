@@ -159,7 +159,7 @@ def test_pairs_alone_do_not_change_the_policy() -> None:
     order = experiments.make(experiments.find("carelessness"), [0], {}).order
     kinds = [stage.kind for stage in order]
     assert (kinds.count("sft"), kinds.count("prompts"), kinds.count("baseline")) == (1, 1, 1)
-    assert (kinds.count("pairs"), kinds.count("reward"), kinds.count("ppo")) == (2, 2, 2)
+    assert (kinds.count("pairs"), kinds.count("reward"), kinds.count("ppo")) == (3, 3, 3)
 
 
 @pytest.fixture(scope="module")
