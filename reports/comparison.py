@@ -10,84 +10,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_bench.harness import comparisons, power, statistics, store
 from rlhf_bench.harness.cells import Array, tidy
-from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, checkpoints, reasons
+from rlhf_bench.harness.estimates import Arm, Estimator, reasons
 from rlhf_bench.harness.length_control import length_controlled
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.ranking import Ranking, rank
+from rlhf_bench.harness.sheets import Common, Rows, Sheets, common
 from rlhf_bench.reports.tables import HEADLINE, Table, interval, number
 
 Row = dict[str, Any]
-Key = tuple[str, str]
-"""An example's id and its prompt: two data sets may give one id to different prompts."""
-Rows = Mapping[Key, Mapping[str, Any]]
 COMPARED = {(judge, statistic) for _, judge, statistic in HEADLINE}
 GOLD = ("utility", "gold")
 LENGTH = ("length", "length_change")
-NO_SEED = "no training seed in common"
-NO_PROMPT = "no prompt in common"
 ONE_SEED = "one seed: these two training runs are compared, not the reward models"
-
-
-@dataclass
-class Sheets:
-    """Verdict rows of arms, read once: by judge and seed, then by example."""
-
-    decoding: str = "sample"
-    read: dict[tuple[str, str, str], dict[int, Rows]] = field(default_factory=dict)
-    prompts: dict[Path, dict[str, str]] = field(default_factory=dict)
-
-    def of(self, arm: Arm, judge: str) -> dict[int, Rows]:
-        """Rows at the last checkpoint of the decoding that all seeds have; {} where this judge did not see them all."""
-        place = (arm.task, arm.key, judge)
-        if place not in self.read:
-            known = all(judge in cell.judged() for cell in arm.cells)
-            self.read[place] = self._read(arm, judge) if known else {}
-        return self.read[place]
-
-    def _read(self, arm: Arm, judge: str) -> dict[int, Rows]:
-        tables = [store.read_rows(cell.judged()[judge] / "verdicts.jsonl") for cell in arm.cells]
-        last = max((i for decoding, i in checkpoints(tables) if decoding == self.decoding), default=None)
-        if last is None:
-            return {}
-        chosen = [[row for row in t if (row["decoding"], row["iteration"]) == (self.decoding, last)] for t in tables]
-        found: list[Rows] = []
-        for cell, rows in zip(arm.cells, chosen, strict=True):
-            prompts = self._prompts(cell)
-            found.append({(row["example_id"], prompts.get(row["example_id"], "")): row for row in rows})
-        return dict(zip(arm.seeds, found, strict=True))
-
-    def _prompts(self, cell: CellFiles) -> dict[str, str]:
-        path = cell.folder("prompts") / "examples.test.jsonl"
-        if path not in self.prompts:
-            self.prompts[path] = {row["id"]: row["prompt"] for row in store.read_rows(path)}
-        return self.prompts[path]
-
-    def unlike(self, arms: Sequence[Arm], judge: str) -> str:
-        """Why the arms' verdicts are not comparable, or ""."""
-        folders = [cell.judged()[judge] for arm in arms for cell in arm.cells]
-        made = {store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"]) for folder in folders}
-        return f"the judge {judge!r} measured them with different settings" if len(made) > 1 else ""
-
-
-@dataclass(frozen=True)
-class Common:
-    """Cells [S, P] of several arms (or measures) on the seeds and prompts they share; `why` where there are none."""
-
-    cells: tuple[Array, ...] = ()
-    clusters: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    why: str = ""
-
-    @property
-    def prompts(self) -> int:
-        return len(self.clusters)
 
 
 class Question(NamedTuple):
@@ -131,29 +71,6 @@ def measures(arms: Sequence[Arm]) -> list[Question]:
         for judge, folder in arm.cells[0].judged().items():
             found.update({(judge, m["name"]): m["kind"] for m in store.read_json(folder / "measures.json")})
     return [Question(*name, kind) for name, kind in sorted(found.items())]
-
-
-def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: str = "") -> Common:
-    """Cells of tables {seed: {example: row}}, each read for its name, on common seeds and examples in order of id.
-
-    `unlike`: a reason known beforehand why they are not to be compared.
-    """
-    if unlike:
-        return Common(why=unlike)
-    seeds = sorted(set.intersection(*(set(table) for table in tables)))
-    if not seeds:
-        return Common(why=NO_SEED)
-    ids = sorted(set.intersection(*(set(table[seed]) for table in tables for seed in seeds)))
-    if not ids:
-        return Common(seeds=tuple(seeds), why=NO_PROMPT)
-    cells = tuple(_cells([table[s] for s in seeds], ids, name) for table, name in zip(tables, names, strict=True))
-    clusters = tuple(tables[0][seeds[0]][i].get("source", "") for i in ids)
-    return Common(cells, clusters, tuple(seeds))
-
-
-def _cells(tables: Sequence[Rows], ids: Sequence[Key], name: str) -> Array:
-    values = [[rows[i]["values"].get(name) for i in ids] for rows in tables]
-    return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)
 
 
 # ---- pairs ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.overhead import overhead_estimates
+from rlhf_bench.harness.sheets import Sheets
 from rlhf_bench.harness.statistics import Interval
 from rlhf_bench.reports import build
 
@@ -22,7 +23,7 @@ SCHEMA_VERSION = 1
 
 
 FILE = "experiment.json"
-MODULES = ("contrasts", "claims", "credit", "overhead", "experiments")
+MODULES = ("contrasts", "sheets", "claims", "credit", "overhead", "experiments")
 
 
 def folder_of(record: Mapping[str, Any], root: Path) -> Path:
@@ -127,22 +128,25 @@ def _analysed(run: str, kind: str, tables: Tables, estimator: Estimator) -> dict
 def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[dict[str, Any]]:
     """Every contrast of the experiment in every run and task that has both of its reward models."""
     rows = []
+    sheets = Sheets()
     for run, own in cells.items():
         arms = arms_of(own)
         for contrast in experiments.find(name).contrasts:
             for task in sorted({arm.task for arm in arms}):
                 a, b = (_only(arms, task, rm) for rm in (contrast.a, contrast.b))
-                found = _contrast(contrast, a, b, estimator) if a and b else None
+                found = _contrast(contrast, a, b, estimator, sheets) if a and b else None
                 rows += [{"run": run, "task": task, **asdict(contrast), **found}] if found else []
     return rows
 
 
-def _contrast(contrast: experiments.Contrast, a: Arm, b: Arm, estimator: Estimator) -> dict[str, Any] | None:
+def _contrast(
+    contrast: experiments.Contrast, a: Arm, b: Arm, estimator: Estimator, sheets: Sheets
+) -> dict[str, Any] | None:
     """The difference over all seeds and by seed; None where the runs have no such slice or judge."""
     where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
     try:
-        found = contrasts.difference(a, b, where, estimator)
-        each = contrasts.by_seed(a, b, where)
+        found = contrasts.difference(a, b, where, estimator, sheets)
+        each = contrasts.by_seed(a, b, where, sheets)
     except BenchError:
         return None
     return {"seeds": sorted(set(a.seeds) & set(b.seeds)), "by_seed": each, **asdict(found)}

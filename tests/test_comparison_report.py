@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_bench.harness import comparisons, power, statistics, store
+from rlhf_bench.harness import comparisons, power, sheets, statistics, store
 from rlhf_bench.harness.estimates import CellFiles, Estimator, arms_of
 from rlhf_bench.harness.length_control import length_controlled
 from rlhf_bench.harness.ranking import rank
@@ -142,14 +142,14 @@ def test_only_common_seeds_and_prompts_are_compared(tmp_path: Path) -> None:
     assert {(row["seeds"], row["prompts"]) for row in found["pairs"]} == {(1, 20)}
     assert {(row["seeds"], row["prompts"]) for row in found["ranking"]} == {(1, 20)}
     apart = compared([make_cell(tmp_path / "x", 0, 0), make_cell(tmp_path / "x", 1, 1)])
-    assert {(row["value"], row["p"], row["note"]) for row in apart["pairs"]} == {(None, None, report.NO_SEED)}
-    assert {row["note"] for row in apart["ranking"]} == {report.NO_SEED}
+    assert {(row["value"], row["p"], row["note"]) for row in apart["pairs"]} == {(None, None, sheets.NO_SEED)}
+    assert {row["note"] for row in apart["ranking"]} == {sheets.NO_SEED}
 
 
 def test_other_prompts_of_the_same_ids_are_not_paired(tmp_path: Path) -> None:
     found = compared([make_cell(tmp_path, arm, 0, data=f"data{arm}") for arm in range(2)])
-    assert {(row["value"], row["note"]) for row in found["pairs"]} == {(None, report.NO_PROMPT)}
-    assert {row["note"] for row in found["ranking"]} == {report.NO_PROMPT}
+    assert {(row["value"], row["note"]) for row in found["pairs"]} == {(None, sheets.NO_PROMPT)}
+    assert {row["note"] for row in found["ranking"]} == {sheets.NO_PROMPT}
 
 
 def test_verdicts_of_a_judge_with_other_settings_are_not_compared(tmp_path: Path) -> None:
