@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import plan, plugins, store
+from rlhf_bench.harness import plan, plugins, store, task_plan
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import CellFiles
 from rlhf_bench.harness.execute import Outcome, execute
@@ -151,9 +151,9 @@ def _stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
 
 
 @lru_cache
-def _open(name: str, settings: str) -> plan.TaskPlan:
+def _open(name: str, settings: str) -> task_plan.TaskPlan:
     """The task of stored cells, opened once for all of them."""
-    return plan.open_task(name, json.loads(settings), ("test",))[0]
+    return task_plan.open_task(name, json.loads(settings), ("test",))[0]
 
 
 class Finished(Stage):

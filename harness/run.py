@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import plan, plugins, store
+from rlhf_bench.harness import plan, plugins, store, task_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.identity import policy_identity
@@ -81,7 +81,7 @@ def make_plan(request: Request) -> Plan:
     for seed in request.seeds:
         for rm in dict.fromkeys(request.reward_models):
             for evaluated in dict.fromkeys(request.prompts or [request.task]):
-                tasks = plan.Tasks(home, optimised, opened[evaluated])
+                tasks = task_plan.Tasks(home, optimised, opened[evaluated])
                 cell = plan.plan_cell(tasks, rm, seed, policy, settings)
                 cell = replace(cell, differing=_differing(request, tasks))
                 cells.append(cell)
@@ -89,13 +89,13 @@ def make_plan(request: Request) -> Plan:
     return Plan(tuple(cells), judged, settings)
 
 
-def _open(name: str, request: Request, settings: Settings) -> plan.TaskPlan:
+def _open(name: str, request: Request, settings: Settings) -> task_plan.TaskPlan:
     """A task of the request, looked at as far as it is used: another one's demonstrations are nobody's business."""
     used: dict[str, Sequence[Split]] = {
         request.train_prompts: ("train", "test"),
         request.task: ("sft", "train", "test"),
     }
-    opened, task = plan.open_task(name, settings.plugins.get(name, {}), used.get(name, ("test",)))
+    opened, task = task_plan.open_task(name, settings.plugins.get(name, {}), used.get(name, ("test",)))
     if name == request.task and not task.examples("sft"):
         raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
     return opened
@@ -115,7 +115,7 @@ def _assigned(request: Request) -> dict[str, dict[str, str]]:
     return groups
 
 
-def _differing(request: Request, tasks: plan.Tasks) -> dict[str, str]:
+def _differing(request: Request, tasks: task_plan.Tasks) -> dict[str, str]:
     """Settings by hand, without those of other prompts than the cell's."""
     others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name}
     groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others | {"stats"}}

@@ -12,7 +12,7 @@ import pytest
 from small import bench, settings
 from tiny import Tiny
 
-from rlhf_bench.harness import plan, store
+from rlhf_bench.harness import store, task_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Split
 from rlhf_bench.harness.stage import Context
@@ -51,7 +51,7 @@ class Faulty:
 
 def context(tiny: Tiny, tmp_path: Path, fault: str) -> Context:
     """What the stages of the faulty task get, on a policy that is there already."""
-    task, _ = plan.open_task("test_bad_data:Faulty", {"fault": fault})
+    task, _ = task_plan.open_task("test_bad_data:Faulty", {"fault": fault})
     (tmp_path / "work").mkdir()
     params: dict[str, Any] = {
         "task": task.params,

@@ -14,7 +14,7 @@ from fault_server import CANARY, Asked, FaultServer, Reply, goods, healthy, pref
 from rich.console import Console
 from small import bench, command
 
-from rlhf_bench.harness import cli, plan, store
+from rlhf_bench.harness import cli, store, task_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import CellFiles
 from rlhf_bench.harness.nouns import Measure, Verdict
@@ -77,7 +77,7 @@ def make_results(folder: Path) -> Results:
     store.write_rows(found.folder("prompts") / "examples.test.jsonl", prompts)
     store.write_rows(found.folder("baseline") / "generations.jsonl", before)
     store.write_rows(found.folder("generations") / "generations.jsonl", after)
-    task = plan.open_task(TASK, {})[0]
+    task = task_plan.open_task(TASK, {})[0]
     record = {"task": TASK, "reward_model": "rm", "seed": 0, "evaluated": task.params, "stages": stages, "judges": {}}
     path = folder / "cells" / "x.json"
     path.parent.mkdir()
