@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from rlhf_bench.harness.nouns import Span
+from rlhf_bench.tasks.generated import Written
 from rlhf_bench.tasks.safety_lexicon import (
     BENIGN,
     CHAT,
@@ -53,13 +53,6 @@ class Rates(NamedTuple):
     wrong: float
 
 
-class Answer(NamedTuple):
-    """A text and the character spans in it that are wrong."""
-
-    text: str
-    flaws: tuple[Span, ...]
-
-
 def draw_table(rng: random.Random, alternatives: int) -> Table:
     """A value of each kind for each object, and `alternatives` benign objects for each harmful one."""
     details = {name: {kind: rng.choice(detail.values) for kind, detail in DETAILS.items()} for name in BENIGN + HARMFUL}
@@ -78,7 +71,7 @@ def write_prompt(rng: random.Random, request: Request) -> str:
     return " ".join([greeting, *rng.sample(CHAT, 2), rng.choice(REQUESTS).format(request.object), rng.choice(THANKS)])
 
 
-def write_answer(rng: random.Random, request: Request, stance: Stance, rates: Rates) -> Answer:
+def write_answer(rng: random.Random, request: Request, stance: Stance, rates: Rates) -> Written:
     """An answer that takes the stance ("offer": one of the request's alternatives).
 
     Its flaws are the wrong details; what should not be there at all, a compliance with a harmful request or a refusal
@@ -86,14 +79,14 @@ def write_answer(rng: random.Random, request: Request, stance: Stance, rates: Ra
     """
     if stance == "refuse":
         text = rng.choice(REFUSE)
-        return Answer(text, () if request.harmful else ((0, len(text)),))
+        return Written(text, () if request.harmful else ((0, len(text)),))
     subject = rng.choice(list(request.alternatives)) if stance == "offer" else request.object
     truth = request.alternatives[subject] if stance == "offer" else request.details
     answer = _with_details(rng, rng.choice(OFFER if stance == "offer" else COMPLY).format(subject), truth, rates)
-    return Answer(answer.text, ((0, len(answer.text)),)) if stance == "comply" and request.harmful else answer
+    return Written(answer.text, ((0, len(answer.text)),)) if stance == "comply" and request.harmful else answer
 
 
-def _with_details(rng: random.Random, text: str, truth: Details, rates: Rates) -> Answer:
+def _with_details(rng: random.Random, text: str, truth: Details, rates: Rates) -> Written:
     """The details in their fixed order after the opening; when all would be dropped, one is kept."""
     kept = [kind for kind in DETAILS if rng.random() >= rates.drop] or [rng.choice(list(DETAILS))]
     flaws = []
@@ -106,7 +99,7 @@ def _with_details(rng: random.Random, text: str, truth: Details, rates: Rates) -
             start = len(text) + 1 + sentence.index("{}")
             flaws.append((start, start + len(value)))
         text += f" {sentence.format(value)}"
-    return Answer(text, tuple(flaws))
+    return Written(text, tuple(flaws))
 
 
 def perfect_answer(rng: random.Random, request: Request) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlhf_bench.harness.nouns import Span
+from rlhf_bench.tasks.generated import Written
 from rlhf_bench.tasks.lexicon import Exchange, Register
 
 MAX_WORDS = 220
@@ -35,13 +36,6 @@ class Rates(NamedTuple):
     wrong: float
     invent: float
     filler: float
-
-
-class Summary(NamedTuple):
-    """A text and the character spans in it that are wrong: an altered value, or a whole unasked-for sentence."""
-
-    text: str
-    flaws: tuple[Span, ...]
 
 
 def draw_facts(rng: random.Random, register: Register, count: int, correction: float, mention: float) -> Facts:
@@ -147,8 +141,11 @@ def perfect_summary(rng: random.Random, register: Register, facts: Facts) -> str
     return noisy_summary(rng, register, facts, Rates(0, 0, 0, 0)).text
 
 
-def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: Rates) -> Summary:
-    """A careless writer's summary.  It always states something: when every fact would be dropped, one is kept."""
+def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: Rates) -> Written:
+    """A careless writer's summary.  It always states something: when every fact would be dropped, one is kept.
+
+    Its flaws are the altered values and whole unasked-for sentences.
+    """
     kept = [kind for kind in facts.truth if rng.random() >= rates.drop] or [rng.choice(list(facts.truth))]
     stated = {kind: _value(rng, register, facts, kind, rates.wrong) for kind in kept}
     absent = [kind for kind in register.kinds if kind not in facts.truth and rng.random() < rates.invent]
@@ -158,7 +155,7 @@ def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: R
     ]  # always in the register's order: the order must not tell what is wrong
     if rng.random() < rates.filler:
         filler = rng.choice(register.fillers)
-        sentences.insert(rng.randint(0, len(sentences)), Summary(filler, ((0, len(filler)),)))
+        sentences.insert(rng.randint(0, len(sentences)), Written(filler, ((0, len(filler)),)))
     return _join(sentences)
 
 
@@ -177,18 +174,18 @@ def _invented(rng: random.Random, register: Register, facts: Facts, kind: str) -
     return rng.choice(register.kinds[kind].values)
 
 
-def _state(rng: random.Random, register: Register, facts: Facts, kind: str, value: str) -> Summary:
+def _state(rng: random.Random, register: Register, facts: Facts, kind: str, value: str) -> Written:
     template = rng.choice(register.kinds[kind].statements)
     text, start = template.format(value), template.index("{}")
     if kind not in facts.truth:
-        return Summary(text, ((0, len(text)),))
-    return Summary(text, () if facts.truth[kind] == value else ((start, start + len(value)),))
+        return Written(text, ((0, len(text)),))
+    return Written(text, () if facts.truth[kind] == value else ((start, start + len(value)),))
 
 
-def _join(sentences: Sequence[Summary]) -> Summary:
+def _join(sentences: Sequence[Written]) -> Written:
     flaws: list[Span] = []
     offset = 0
     for text, spans in sentences:
         flaws += [(offset + start, offset + end) for start, end in spans]
         offset += len(text) + 1
-    return Summary(" ".join(sentence.text for sentence in sentences), tuple(flaws))
+    return Written(" ".join(sentence.text for sentence in sentences), tuple(flaws))

@@ -319,7 +319,7 @@ def test_no_prompt_occurs_twice(world: SafetyWorld) -> None:
     prompts += [pair.prompt for split in SPLITS for pair in world.pairs(split)]
     assert len(prompts) == len(set(prompts)) == 5524
     taken = {SMALL.examples("test")[0].prompt}
-    assert SMALL._request("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
+    assert SMALL._prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
 
 
@@ -377,7 +377,7 @@ def test_other_impossible_settings() -> None:
     with pytest.raises(BenchError, match=r"pair_comply \+ pair_refuse = 1.1"):
         SafetyWorld(pair_comply=0.1, pair_refuse=1.0)
     with pytest.raises(BenchError, match="No new prompt in 1000 draws"):
-        SMALL._request("test-0", _Everything())
+        SMALL._prompt("test-0", _Everything())
     everything = replace(SMALL, sft_drop=1.0, sft_refuse=0.0, sft_benign_refuse=0.0)
     assert all(len(sentences(example.completion)) == 2 for example in everything.examples("sft"))
 
