@@ -1,8 +1,10 @@
-"""For all tests: one thread, no network, and the tiny models of tiny.py on disk."""
+"""For all tests: one thread, no network, tiny.py's models on disk, and the judges' server of fault_server.py."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: sums in one order, and the machine is shared
@@ -37,3 +39,19 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
     """Both architectures in turn."""
     made: Tiny = request.getfixturevalue(f"tiny_{request.param}")
     return made
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A `FaultServer` without faults so far."""
+    from fault_server import healthy  # here: other tests need none of what it imports
+
+    yield from healthy(monkeypatch)
+
+
+@pytest.fixture
+def make(server: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Makes language-model judges that ask the server."""
+    from fault_server import maker
+
+    return maker(server, tmp_path)

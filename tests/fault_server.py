@@ -198,7 +198,7 @@ class Safety(Plain):
 
 
 def healthy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """A running server without faults, in an environment without a key: the body of the fixtures `server`."""
+    """A running server without faults, in an environment without a key: the body of the fixture `server`."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLHF_BENCH_CACHE", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with serving(prefer(goods)) as running:
@@ -206,7 +206,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
 
 
 def maker(server: FaultServer, folder: Path) -> Callable[..., WinRateLLM]:
-    """Makes judges that ask the server, with a cache in the folder: the body of the fixtures `make`."""
+    """Makes judges that ask the server, with a cache in the folder: the body of the fixture `make`."""
 
     def judge(**settings: Any) -> WinRateLLM:
         given = {"backoff": 0.01, "timeout": 5.0, "max_retries": 2, "cache": str(folder / "judge.sqlite")}

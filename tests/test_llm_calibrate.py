@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fault_server import Asked, FaultServer, Reply, completion, healthy, maker, verdict
+from fault_server import Asked, FaultServer, Reply, completion, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Verdict
-from rlhf_bench.judges.llm import WinRateLLM
 from rlhf_bench.judges.llm_calibrate import (
     LABELS,
     Labelled,
@@ -25,16 +24,6 @@ from rlhf_bench.judges.llm_calibrate import (
     read_labelled,
     table,
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    yield from healthy(monkeypatch)
-
-
-@pytest.fixture
-def make(server: FaultServer, tmp_path: Path) -> Callable[..., WinRateLLM]:
-    return maker(server, tmp_path)
 
 
 def rng() -> np.random.Generator:

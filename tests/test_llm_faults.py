@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +17,6 @@ from fault_server import (
     case,
     completion,
     goods,
-    healthy,
-    maker,
     prefer,
     run,
     verdict,
@@ -28,19 +24,7 @@ from fault_server import (
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.stage_judge import undecided
-from rlhf_bench.judges.llm import WinRateLLM
 from rlhf_bench.judges.llm_client import retry_after
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    yield from healthy(monkeypatch)
-
-
-@pytest.fixture
-def make(server: FaultServer, tmp_path: Path) -> Callable[..., WinRateLLM]:
-    return maker(server, tmp_path)
-
 
 # -- faults -----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from fault_server import (
     Safety,
     case,
     completion,
-    healthy,
-    maker,
     run,
     verdict,
 )
@@ -26,20 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.judges.llm import WinRateLLM, both_orders, order_outcome
+from rlhf_bench.judges.llm import both_orders, order_outcome
 from rlhf_bench.judges.llm_parse import Reading
 from rlhf_bench.judges.llm_rubrics import BUILT_IN
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    yield from healthy(monkeypatch)
-
-
-@pytest.fixture
-def make(server: FaultServer, tmp_path: Path) -> Callable[..., WinRateLLM]:
-    return maker(server, tmp_path)
-
 
 # -- verdicts ---------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,12 @@ from fault_server import (
     case,
     completion,
     goods,
-    healthy,
-    maker,
     prefer,
     run,
     verdict,
 )
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.judges.llm import WinRateLLM
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    yield from healthy(monkeypatch)
-
-
-@pytest.fixture
-def make(server: FaultServer, tmp_path: Path) -> Callable[..., WinRateLLM]:
-    return maker(server, tmp_path)
 
 
 def test_what_was_answered_needs_no_server(make: Any, server: FaultServer) -> None:

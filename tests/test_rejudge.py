@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
-from fault_server import CANARY, Asked, FaultServer, Reply, goods, healthy, prefer
+from fault_server import CANARY, Asked, FaultServer, Reply, goods, prefer
 from rich.console import Console
 from small import bench, command
 
@@ -24,11 +24,6 @@ from rlhf_bench.harness.stage_judge import complaints, judge_spec, too_many
 TASK = "fault_server:Plain"
 QUIET = Console(quiet=True)
 RESPONSES = (("good", "bad"), ("bad", "good"), ("fine", "okay"), ("good good", "good"))
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    yield from healthy(monkeypatch)
 
 
 class Results(NamedTuple):
