@@ -7,25 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.policies import TINY, check_folder
 from rlhf_bench.harness.settings import Settings
 
+SIZES = ("layers", "width", "heads", "vocabulary")
+"""Settings that make the tiny policy and mean nothing to another."""
 WHOLE = 64 * 2**20
 
 
 def policy_identity(source: str, settings: Settings) -> dict[str, Any]:
-    """{"name", "source", "settings" | "sha256"} of a policy: `tiny`, a folder, or a hub id.
+    """{"name", "source", "settings", "sha256"} of a policy: `tiny`, a folder, or a hub id, which may be pinned
+    (ID@REVISION; unpinned, the commit it was then is recorded by the SFT stage).
 
     Raises BenchError for a folder that is no model and for a path that is not there.
     """
     if source == TINY:
         return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
+    handling = {k: v for k, v in settings.group("policy").items() if k not in SIZES}
     path = Path(source).expanduser()
     if path.is_dir():
         _check(path)
-        return {"name": path.resolve().name, "source": str(path.resolve()), "sha256": folder_hash(path)}
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return {"name": source.replace("/", "--"), "source": source, "sha256": ""}
+        sha = folder_hash(path)
+        return {"name": path.resolve().name, "source": str(path.resolve()), "sha256": sha, "settings": handling}
+    if is_hub_id(source):
+        name, revision = split_revision(source)
+        label = name.replace("/", "--") + (f"@{revision[:12]}" if revision else "")
+        return {"name": label, "source": source, "sha256": "", "settings": handling}
     raise BenchError(f"There is no policy {source!r}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
 
 

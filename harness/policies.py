@@ -11,13 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rlhf_bench.harness.chat import choose_form, ends_of
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.hub import OFFLINE as OFFLINE
+from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.text import CORRECTION, policy_prompt
 
 TINY = "tiny"
 PAD, END = "<|pad|>", "<|end|>"
-OFFLINE = "Go online (and unset HF_HUB_OFFLINE), or give a local folder."
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -81,65 +83,131 @@ def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int
     return model
 
 
-def load_tokenizer(source: str | Path) -> Any:
-    """A model's tokenizer, left-padding, with a pad token that differs from end-of-sequence.
+def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> Any:
+    """A model's tokenizer, left-padding, with a pad token that differs from every token that ends a response.
 
+    `template` (auto, plain, chat) chooses the form of prompts (chat.py); "" leaves the one the tokenizer keeps.
     Raises BenchError when the folder or repository has none or it defines no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
     check_folder(source)
+    name, revision = split_revision(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
-        raise BenchError(
-            f"No tokenizer can be loaded from {source}: {one_line(error)}.",
-            "Put the tokenizer's files beside the model." if Path(source).is_dir() else OFFLINE,
-        ) from error
+        if Path(name).is_dir():
+            raise BenchError(
+                f"No tokenizer can be loaded from {source}: {one_line(error)}.",
+                "Put the tokenizer's files beside the model.",
+            ) from error
+        raise why_not(error, source, "tokenizer") from error
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        spare = tokenizer.unk_token_id
-        if spare is None or spare == tokenizer.eos_token_id:
-            tokenizer.add_special_tokens({"pad_token": PAD})
-        else:
-            tokenizer.pad_token_id = spare
+    if template:
+        choose_form(tokenizer, template, system, generation_ends(source))
+    _make_pad(tokenizer)
     tokenizer.padding_side = "left"
     return tokenizer
 
 
+def _make_pad(tokenizer: Any) -> None:
+    """A pad token that ends nothing: with pad = end-of-sequence a padded text could not be told from an ended one."""
+    ends = ends_of(tokenizer)
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+        return
+    spare = tokenizer.unk_token_id
+    if spare is None or spare in ends:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    else:
+        tokenizer.pad_token_id = spare
+
+
+def generation_ends(source: str | Path) -> list[int]:
+    """The end tokens that a model's generation_config.json lists; none where it has no such file."""
+    from transformers import GenerationConfig
+
+    name, revision = split_revision(source)
+    try:
+        listed = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+    except OSError:  # as transformers itself does: models without that file are common
+        return []
+    return [listed] if isinstance(listed, int) else list(listed or [])
+
+
 def load_causal(source: str | Path, tokenizer: Any, device: str) -> Any:
-    """A causal language model in float32 evaluation mode, its embeddings grown where the tokenizer got a pad token."""
+    """A causal language model in float32 evaluation mode, its embeddings grown where the tokenizer got a pad token.
+
+    Raises BenchError where the tokenizer has more tokens than the model has embeddings.
+    """
     from transformers import AutoModelForCausalLM
 
     model = _load(AutoModelForCausalLM, source)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    _fit_embeddings(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = ends_of(tokenizer)
     return model.to(device).eval()
+
+
+def _fit_embeddings(model: Any, tokenizer: Any, source: str | Path) -> None:
+    size = model.get_input_embeddings().num_embeddings
+    needed = max(tokenizer.get_vocab().values()) + 1
+    grown = needed == size + 1 and tokenizer.pad_token == PAD and tokenizer.pad_token_id == size
+    if needed > size and not grown:
+        raise BenchError(
+            f"The tokenizer of {source} has ids up to {needed - 1}; the model has {size} embeddings.",
+            "They do not belong together: give the model its own tokenizer.",
+        )
+    if grown:
+        model.resize_token_embeddings(needed, mean_resizing=False)
 
 
 def _load(auto: Any, source: str | Path, **more: Any) -> Any:
     import torch
 
     check_folder(source)
+    name, revision = split_revision(source)
     try:
-        return auto.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **more)
+        model = auto.from_pretrained(
+            name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **more
+        )
     except Exception as error:
-        raise BenchError(
-            f"No model can be loaded from {source}: {one_line(error)}.",
-            "Give a model folder with safetensors weights." if Path(source).is_dir() else OFFLINE,
-        ) from error
+        if Path(name).is_dir():
+            fix = "Give a model folder with safetensors weights."
+            raise BenchError(f"No model can be loaded from {source}: {one_line(error)}.", fix) from error
+        raise why_not(error, source, "model with safetensors weights") from error
+    _check_weights(model, source)
+    return model
+
+
+def _check_weights(model: Any, source: str | Path) -> None:
+    """Raises BenchError for quantised weights, which cannot be trained here, and for weights that are not finite."""
+    import torch
+
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise BenchError(f"The weights of {source} are quantised.", "Give the model they were made from.")
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise BenchError(f"The weights of {source} are NaN or infinite: {name}.", "The file is damaged.")
 
 
 def check_folder(source: str | Path) -> None:
     """Raises BenchError for a folder that is no model, and for a path that is neither a folder nor a hub id."""
     path = Path(source)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise BenchError(
-            f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained."
-        )
-    if not path.exists() and str(source).count("/") != 1:
+    if path.is_dir():
+        names = {p.name for p in path.iterdir()}
+        if "config.json" not in names:
+            raise BenchError(
+                f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained."
+            )
+        pickled = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl")) and n != "training_args.bin")
+        if pickled and not any(n.endswith(".safetensors") for n in names):
+            raise BenchError(
+                f"{source} has pickled weights only ({pickled[0]}), which can run any code when they are read.",
+                "Convert them where you trust them: load the model there and save_pretrained() it.",
+            )
+    elif path.exists() or not is_hub_id(source):
         raise BenchError(f"There is no folder {source}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
 
 

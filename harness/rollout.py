@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlhf_bench.harness.chat import ends_of
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.text import decode, encode_prompts
 
@@ -58,11 +59,11 @@ def make_rollout(
 ) -> Rollout:
     """The Rollout of sampled tokens [B, T] and their log-probabilities `drawn`.
 
-    A response ends with its first end-of-sequence token, or with T.
+    A response ends with its first end-of-sequence (or end-of-turn) token, or with T.
     """
     import torch
 
-    ends = response == tokenizer.eos_token_id
+    ends = _ends_at(response, tokenizer)
     kept = (ends.long().cumsum(1) - ends.long()) == 0
     width = max(1, int(kept.sum(1).max()))
     response, kept, finished = response[:, :width], kept[:, :width], ends.any(1)
@@ -71,6 +72,15 @@ def make_rollout(
     if drawn is not None:
         drawn = torch.where(kept, drawn[:, :width], 0.0)
     return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, drawn)
+
+
+def _ends_at(tokens: Tensor, tokenizer: Any) -> Tensor:
+    """Where a token ends a response: end-of-sequence, and others that a chat model may write instead."""
+    first, *others = ends_of(tokenizer)
+    found = tokens == first
+    for end in others:
+        found |= tokens == end
+    return found
 
 
 def _generate(
@@ -102,7 +112,7 @@ def _generate(
             token = _pick(logits, None if uniforms is None else uniforms[active, step])
             tokens[active[running], step] = token[running]
             drawn[active, step] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
-            running = running & (token != tokenizer.eos_token_id)
+            running = running & ~_ends_at(token, tokenizer)
             left = int(running.sum())
             if not left:
                 break

@@ -20,12 +20,25 @@ from rlhf_bench.harness.errors import BenchError, did_you_mean
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """The `tiny` policy, trained from nothing; ignored for pretrained ones."""
+    """How the policy is made and held.  The sizes are of `tiny`, which is trained from nothing; others ignore them.
+
+    `template` auto (the tokenizer's chat template where it has one), plain or chat, `system` in front of it.  `lora` is
+    the rank of adapters that are trained instead of all weights (0: all weights), scaled by `lora_alpha` / `lora`, on
+    `lora_targets` (auto: every linear layer; or names, comma-separated).  `dtype` of the computation: float32,
+    bfloat16, or auto, which takes bfloat16 on a GPU that has it; see precision.py for what stays float32.
+    """
 
     layers: int = 2
     width: int = 64
     heads: int = 4
     vocabulary: int = 4096
+    template: str = "auto"
+    system: str = ""
+    lora: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: str = "auto"
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +142,12 @@ POSITIVE = {
     "ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples",
     "ppo.max_grad_norm", "eval.batch", "sft.save_every",
 }  # fmt: skip
-CHOICES = {"pairs.overlap": ("all", "low", "middle", "high"), "ppo.normalise": ("sd", "none")}
+CHOICES = {
+    "pairs.overlap": ("all", "low", "middle", "high"),
+    "ppo.normalise": ("sd", "none"),
+    "policy.template": ("auto", "plain", "chat"),
+    "policy.dtype": ("auto", "float32", "bfloat16"),
+}
 FRACTIONS = {"sft.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
 
 

@@ -29,7 +29,7 @@ class Context:
 StageFunction = Callable[[Context], Mapping[str, Any]]
 """Returns figures for stage.json (losses, counts)."""
 
-SHARED_CODE = ("rlhf_bench.harness.text", "rlhf_bench.harness.policies", "rlhf_bench.harness.rollout")
+SHARED_CODE = tuple(f"rlhf_bench.harness.{name}" for name in ("chat", "tokens", "text", "policies", "rollout"))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_bench.harness import policies, store, training
+from rlhf_bench.harness.chat import choose_form
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import baseline_generations
 from rlhf_bench.harness.nouns import Example, to_row
@@ -57,10 +58,13 @@ def _start(
 ) -> tuple[Any, Any]:
     """The model and tokenizer that SFT starts from."""
     if p["policy"]["source"] != policies.TINY:
-        tokenizer = policies.load_tokenizer(p["policy"]["source"])
+        form = p["policy"]["settings"]
+        tokenizer = policies.load_tokenizer(p["policy"]["source"], form["template"], form["system"])
         return policies.load_causal(p["policy"]["source"], tokenizer, device), tokenizer
     demos, size = splits["sft"], p["policy"]["settings"]
     tokenizer = policies.tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], size["vocabulary"])
+    if size["system"] or size["template"] == "chat":
+        choose_form(tokenizer, size["template"], size["system"])
     kept, _ = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     longest = max(len(row) for split in kept.values() for row in encode_prompts(tokenizer, [e.prompt for e in split]))
     context_length = longest + 2 * max_response + 32  # room for a response and its correction, made to measure

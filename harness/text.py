@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_bench.harness.chat import chat_ids, ends_of, form_of
 from rlhf_bench.harness.nouns import Span
+from rlhf_bench.harness.tokens import encode
+
+__all__ = ["decode", "encode", "encode_prompts", "policy_prompt", "starts_with_bos", "token_spans"]
 
 QUESTION, ANSWER, CORRECTION = "QUESTION: ", "\nANSWER:\n", "\nCORRECTION:\n"
 """A question / answer / correction form, as in the correction models of the seq2seq paper's lab (method.md A)."""
@@ -13,23 +17,19 @@ QUESTION, ANSWER, CORRECTION = "QUESTION: ", "\nANSWER:\n", "\nCORRECTION:\n"
 REPLACEMENT = "�"
 
 
-def policy_prompt(prompt: str) -> str:
-    """What the policy reads before it answers."""
-    return f"{QUESTION}{prompt}{ANSWER}"
-
-
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; special-token strings inside a text are read as plain text."""
-    if not texts:
-        return []
-    ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-    return [list(row) for row in ids["input_ids"]]
+def policy_prompt(prompt: str, system: str = "") -> str:
+    """What the policy reads before it answers, in the plain form."""
+    return f"{system}\n\n{QUESTION}{prompt}{ANSWER}" if system else f"{QUESTION}{prompt}{ANSWER}"
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Prompts in the policy's template, after its beginning-of-sequence token where it has one of its own."""
+    """Prompts in the form that the policy's tokenizer keeps (chat.py): its chat template, which brings its own special
+    tokens, or the plain form after a beginning-of-sequence token where the tokenizer itself puts one."""
+    form = form_of(tokenizer)
+    if form.template == "chat":
+        return chat_ids(tokenizer, prompts, form)
     start = [tokenizer.bos_token_id] if starts_with_bos(tokenizer) else []
-    return [start + row for row in encode(tokenizer, [policy_prompt(p) for p in prompts])]
+    return [start + row for row in encode(tokenizer, [policy_prompt(p, form.system) for p in prompts])]
 
 
 def starts_with_bos(tokenizer: Any) -> bool:
@@ -39,10 +39,11 @@ def starts_with_bos(tokenizer: Any) -> bool:
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of response tokens; the first end-of-sequence token and all after it are left out."""
+    """The text of response tokens; the first token that ends a response and all after it are left out."""
     row = list(ids)
-    if tokenizer.eos_token_id in row:
-        row = row[: row.index(tokenizer.eos_token_id)]
+    for end in ends_of(tokenizer):
+        if end in row:
+            row = row[: row.index(end)]
     return str(tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
