@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.arguments import KINDS, consoles, parse_assignments, printable
+from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
 from rlhf_bench.harness.stage_judge import complaints
@@ -96,11 +96,6 @@ def complain(lines: Sequence[str], fix: str) -> bool:
     for line in lines:
         print(printable(f"{line}. {fix}"), file=sys.stderr)
     return bool(lines)
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def show_plan(order: Sequence[Stage], root: store.Store, console: Any) -> int:

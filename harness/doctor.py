@@ -15,6 +15,11 @@ NEEDED = ("torch", "transformers", "trl", "datasets", "tokenizers", "safetensors
 OPTIONAL = ("openai", "rouge-score")
 
 
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def facts() -> list[tuple[str, str]]:
     """(what, found) rows: versions, devices, cores, memory, disk, plugins that cannot be imported."""
     rows = [("python", platform.python_version()), ("machine", f"{platform.system()} {platform.machine()}")]
@@ -39,8 +44,7 @@ def _version(name: str) -> str:
 def _hardware() -> list[tuple[str, str]]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = [("cores", str(cores)), ("torch threads", str(torch.get_num_threads()))]
+    rows = [("cores", str(usable_cores())), ("torch threads", str(torch.get_num_threads()))]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         rows.append(("memory", f"{memory / 2**30:.1f} GiB"))

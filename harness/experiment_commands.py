@@ -8,7 +8,8 @@ from typing import Any
 
 from rlhf_bench.harness import experiments, store
 from rlhf_bench.harness.arguments import consoles, parse_assignments
-from rlhf_bench.harness.commands import command_line, show_plan, usable_cores
+from rlhf_bench.harness.commands import command_line, show_plan
+from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
 from rlhf_bench.reports import build, ledger, terminal
