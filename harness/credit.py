@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse, special, stats
+from scipy import sparse, stats
 
 from rlhf_bench.harness.cells import Array, Codes, upper_tail
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import (
-    TWO_SEEDS,
+    WIDE,
     Interval,
     alone,
     interval,
@@ -28,6 +28,7 @@ from rlhf_bench.harness.statistics import (
     quiet,
     rate_over_seeds,
 )
+from rlhf_bench.harness.variance import Moments
 
 RESAMPLES = 2000
 RATES = ("precision", "recall", "flagged share", "flawed share")
@@ -62,7 +63,7 @@ def credit_estimates(
     point-biserial, spearman: correlation of the reward with being flawed, hence negative where the reward is right.
 
     Rates go through `statistics.interval`.  The others: percentile bootstrap over clusters for one seed; for several,
-    t with the variance between seeds added to that between clusters, Satterthwaite's degrees of freedom.
+    t with the variance between seeds added to that between clusters, by the rule of `statistics.two_way`.
     """
     upper_tail(level)
     tokens = _columns([tables_by_seed[seed] for seed in sorted(tables_by_seed)])
@@ -246,21 +247,19 @@ def _interval(values: Array, draws: Array | None, clusters: int, level: float) -
     if len(values) == 1:
         found = percentile(float(values[0]), draws[0], level, "conditional on this training run")
         return replace(found, method="percentile bootstrap over pairs").noted(lost, note)
-    return _t_interval(values, draws, clusters, level).noted(lost, TWO_SEEDS if len(values) == 2 else "")
+    return _t_interval(values, draws, clusters, level).noted(lost, WIDE if len(values) == 2 else "")
 
 
 def _t_interval(values: Array, draws: Array, clusters: int, level: float) -> Interval:
-    """t with variance s^2 / S + b - e / S: s^2 between seeds, b of the seeds' mean over resamples, e what both count.
-
-    The bootstrap analogue of `two_way`: e is the seeds' own part of the bootstrap variance; never below b.
+    """The bootstrap analogue of `two_way`: variance s^2 / S + b - e / S, s^2 between seeds, b of the seeds' mean over
+    resamples, e / S what both count (the seeds' own part of b), with the t quantile of `Moments.half_width`.
     """
     seeds, mean = len(values), float(values.mean())
     between = float(values.var(ddof=1)) / seeds
     pairs = float(draws.mean(axis=0).var())
     shared = float((draws - draws.mean(axis=0)).var(axis=1).mean()) / (seeds - 1)
-    variance = max(between + pairs - shared, pairs)
-    if variance == 0:
+    parts = Moments(mean, between, max(pairs - shared, 0.0), max(pairs, shared), seeds - 1, clusters - 1)
+    if parts.variance == 0:
         return made(mean, mean, mean, "t over seeds and pairs", "nothing varied between seeds or resamples")
-    df = variance**2 / (between**2 / (seeds - 1) + pairs**2 / (clusters - 1))
-    half = float(special.stdtrit(max(df, min(seeds, clusters) - 1), upper_tail(level))) * math.sqrt(variance)
+    half = parts.half_width(1 - upper_tail(level))
     return made(mean, mean - half, mean + half, "t over seeds and pairs")

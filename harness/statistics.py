@@ -38,7 +38,6 @@ RESAMPLES = 9999
 FEW = "fewer than 30 independent prompts: a skewed measure is covered less than the level says"
 EDGE = "a rate this near 0 or 1 is covered a little less than the level says where many seeds differ"
 WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
-TWO_SEEDS = "two seeds: where runs differ much the interval covers less than its level (docs/coverage.md)"
 
 quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
 # Overflow is let through as inf on purpose: `made` turns it into None with a reason.
