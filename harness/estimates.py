@@ -101,7 +101,7 @@ class Estimator:
         cells, clusters = matrix(part, m.name)
         place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
         interval = statistics.interval(m.kind, cells, self.level, self.generator(*place), clusters)
-        interval = interval.noted(undecided(part, m, cells), left_out(part))
+        interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
         return self._estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
 
     def _collapse(
@@ -173,6 +173,12 @@ class Estimator:
             method=interval.method,
             note=interval.note,
         )
+
+
+def within(found: statistics.Interval, limit: float | None) -> statistics.Interval:
+    """The interval of a measure with a limit: a t interval knows of none and may pass it."""
+    cut = found if limit is None else found.clipped(-limit, limit)
+    return cut if cut == found else cut.noted(f"cut off at {limit:g}, the largest there can be")
 
 
 def same_judge(judge: str, folders: Sequence[Path]) -> None:

@@ -165,13 +165,15 @@ class Measure:
     win: 1 win, .5 tie, 0 loss against the baseline, per prompt.   rate: 0 or 1, per response.
     change: a difference to the baseline on the same prompt.       level: any number, of the response alone.
     A level measure that names another one in `before` also gets the distribution statistics of collapse, after against
-    before.
+    before.  `limit` is the largest size of a change, where it has one (1 of a difference of two rates): no bound of its
+    interval lies beyond.
     """
 
     name: str
     kind: MeasureKind
     description: str = ""
     before: str = ""
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

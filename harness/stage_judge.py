@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import read_generations
-from rlhf_bench.harness.nouns import Case, Generation, Verdict
+from rlhf_bench.harness.nouns import Case, Generation, Measure, Verdict
 from rlhf_bench.harness.seams import Judge, Task
 from rlhf_bench.harness.settings import factory_settings
 from rlhf_bench.harness.stage import Context, Stage
@@ -83,10 +83,7 @@ def verdicts(context: Context) -> Mapping[str, Any]:
     found = measure(name, judge, cases, load_task(context.params))
     rows = [verdict_row(case, verdict) for case, verdict in zip(cases, found, strict=True)]
     store.write_rows(context.work / "verdicts.jsonl", rows)
-    measures = [
-        {"name": m.name, "kind": m.kind, "description": m.description, "before": m.before} for m in judge.measures
-    ]
-    store.write_json(context.work / "measures.json", measures)
+    store.write_json(context.work / "measures.json", [asdict(m) for m in judge.measures])
     if isinstance(judge, HasAccount) and (account := dict(judge.account)):
         store.write_json(context.work / "account.json", account)
     threshold = {"threshold": judge.threshold} if isinstance(judge, HasThreshold) else {}
@@ -159,25 +156,27 @@ def measure(name: str, judge: Judge, cases: Sequence[Case], task: Task) -> list[
         raise BenchError(f"The judge {name!r} failed: {plugins.one_line(error)}.") from error
     if len(found) != len(cases):
         raise BenchError(f"The judge {name!r} gave {len(found)} verdicts for {len(cases)} cases.", "Give one per case.")
-    kinds = {m.name: m.kind for m in judge.measures}
+    measures = {m.name: m for m in judge.measures}
     for case, verdict in zip(cases, found, strict=True):
-        problem = _problem(verdict, kinds)
+        problem = _problem(verdict, measures)
         if problem:
             raise BenchError(f"The judge {name!r} on case {case.id}: {problem}.")
     return found
 
 
-def _problem(verdict: Verdict, kinds: Mapping[str, str]) -> str:
-    if set(verdict.values) != set(kinds):
-        return f"measures {sorted(verdict.values)} instead of {sorted(kinds)}"
+def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
+    if set(verdict.values) != set(measures):
+        return f"measures {sorted(verdict.values)} instead of {sorted(measures)}"
     for name, value in verdict.values.items():
         if value is None:
             if not verdict.reason:
                 return f"{name} is undecided without a reason"
         elif not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
             return f"{name} is {value!r}"
-        elif kinds[name] in ("win", "rate") and not 0 <= value <= 1:
+        elif measures[name].kind in ("win", "rate") and not 0 <= value <= 1:
             return f"{name} is {value}, outside [0, 1]"
+        elif (limit := measures[name].limit) is not None and abs(value) > limit:
+            return f"{name} is {value}, beyond its limit {limit:g}"
     return ""
 
 

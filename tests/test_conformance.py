@@ -209,6 +209,7 @@ def every(**values: Any) -> Callable[[Sequence[Case], Task], Any]:
     ("factory", "said"),
     [
         (judge(every(win_rate=2.0)), "win_rate is 2.0, outside [0, 1]"),
+        (judge(every(more=-1.5), Measure("more", "change", limit=1.0)), "more is -1.5, beyond its limit 1"),
         (judge(every(win_rate=math.nan)), "win_rate is nan"),
         (judge(every(win_rate="A")), "win_rate is 'A'"),
         (judge(every(win_rate=None)), "win_rate is undecided without a reason"),

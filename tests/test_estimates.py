@@ -117,6 +117,23 @@ def test_numbers_follow_from_the_rows(tmp_path: Path) -> None:
     assert all(e.n == (PROMPTS if e.slice == "all" else PROMPTS / 2) for e in found)
 
 
+def test_no_bound_lies_beyond_the_limit_of_a_change(tmp_path: Path) -> None:
+    def nearly_all(i: int, _: int) -> dict[str, float]:
+        return {"more": float(i < 12), "length": float(i < 12)}
+
+    judges: dict[str, Judge] = {"refusal": ([("more", "change", ""), ("length", "change", "")], nearly_all)}
+    cells = [make_cell(tmp_path / str(seed), seed, judges) for seed in range(2)]
+    for cell in cells:
+        path = cell.judged()["refusal"] / "measures.json"
+        store.write_json(path, [{**m, "limit": 1.0 if m["name"] == "more" else None} for m in store.read_json(path)])
+    limited, free = (one(estimates(*cells), name) for name in ("more", "length"))
+    assert free.high is not None
+    assert free.high > 1
+    assert (limited.value, limited.low, limited.high) == (free.value, free.low, 1.0)
+    assert "cut off at 1, the largest there can be" in limited.note
+    assert "cut off" not in free.note
+
+
 def test_slices_only_at_the_end(tmp_path: Path) -> None:
     found = estimates(make_cell(tmp_path))
     for name, start in (("even", 0), ("odd", 1)):
