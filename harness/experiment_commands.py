@@ -8,10 +8,11 @@ from typing import Any
 
 from rlhf_bench.harness import experiments, store
 from rlhf_bench.harness.arguments import consoles, parse_assignments
-from rlhf_bench.harness.commands import command_line, show_plan
+from rlhf_bench.harness.commands import command_line, complain, show_plan
 from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.stage_judge import complaints
 from rlhf_bench.reports import build, ledger, terminal
 from rlhf_bench.reports import experiments as results
 
@@ -50,7 +51,9 @@ def experiment(
     found = _show(store.read_json(path), out, stdout, failed)
     if failed:
         raise failed
-    return 3 if found["missing"] else 0
+    judged = [stage for stage in made.order if stage.kind == "verdicts"]
+    undecided = complain(complaints(judged, root), f"To ask again: bench judge {out}, with the same settings.")
+    return 3 if undecided or found["missing"] else 0
 
 
 def _compute(made: experiments.Made, root: store.Store, jobs: int | None, device: str, quiet: bool) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -11,8 +15,11 @@ from typing import Any
 import pytest
 from small import bench, popen, settings
 
-from rlhf_bench.harness import experiments, store
+from rlhf_bench.harness import cli, experiments, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Case, Measure, Verdict
+from rlhf_bench.harness.run import DEFAULT_JUDGES
+from rlhf_bench.harness.seams import Task
 
 SMALL = settings(("seq2seq-token-positive",))
 WORLD = {
@@ -62,6 +69,35 @@ def test_the_same_again_computes_nothing_and_says_the_same(done: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert (done / "experiments" / "positive-only" / "experiment.json").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in done.glob("*/*/stage.json")} == stages
+
+
+class Shy:
+    """A judge that never decides, and says that this is too much."""
+
+    measures = (Measure("luck", "win"),)
+    threshold = 0.5
+    deterministic = True
+
+    def measure(self, cases: Sequence[Case], task: Task) -> list[Verdict]:  # noqa: ARG002
+        return [Verdict({"luck": None}, "too shy") for _ in cases]
+
+
+def test_too_many_undecided_cases_end_an_experiment_with_3(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(done, out)
+    known = experiments.find("positive-only")
+    runs = tuple(replace(run, judges=(*(run.judges or DEFAULT_JUDGES), "test_experiments:Shy")) for run in known.runs)
+    monkeypatch.setattr(experiments, "load", lambda: {known.name: replace(known, runs=runs)})
+    stages = set(out.glob("*/*/stage.json"))
+    monkeypatch.setattr(sys, "argv", ["bench", *experiment(out, "--quiet")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert "too shy (" in capsys.readouterr().err
+    made = set(out.glob("*/*/stage.json")) - stages
+    assert {path.parent.parent.name for path in made} == {"verdicts"}
 
 
 def test_the_ledger_names_what_was_not_run(done: Path, tmp_path: Path) -> None:
