@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def experiment_markdown(built: Built, level: int = 1) -> str:
 
 def _experiment(built: Built, mark: str) -> Iterator[str]:
     yield from (f"{mark} {escape(built['name'])}", "", escape(built["question"]), "")
-    yield from fenced(built["command"])
+    yield from fenced(without_folder(built["command"]))
     yield from (f"Seeds: {', '.join(map(str, built['seeds']))}.", "")
     for sentence in built["missing"]:
         yield f"- missing: {escape(sentence)}"
@@ -109,6 +110,21 @@ def _experiment(built: Built, mark: str) -> Iterator[str]:
     if built["report"]:
         yield f"All stages together: {built['report']['manifest']['seconds_total'] / 60:.1f} minutes of one core."
         yield ""
+
+
+def without_folder(command: str) -> str:
+    """The command as anybody may give it: where one machine keeps its results is no part of what was done."""
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # nobody's command line
+        return command
+    kept = []
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def results_markdown(built: Sequence[Built], ledger: Sequence[Mapping[str, Any]], intro: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.run import DEFAULT_JUDGES
 from rlhf_bench.harness.statistics import Interval
+from rlhf_bench.reports.ledger import without_folder
 from rlhf_bench.reports.tables import TABLES
 
 CLAIM = claims.Claim("c", "text", "source", "", "headline", "a", "gold", "gold", "above", threshold=0.5)
@@ -183,3 +185,20 @@ def test_unknown_names_are_answered_with_known_ones(name: str) -> None:
         experiments.find(name)
     with pytest.raises(BenchError, match="Unknown claim"):
         claims.find(name)
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0"))), st.text(min_size=1), st.lists(st.text()), st.booleans()
+)
+def test_a_results_page_shows_a_command_without_its_folder(
+    before: list[str], folder: str, after: list[str], joined: bool
+) -> None:
+    first, last = ([word for word in words if not word.startswith("--out")] for words in (before, after))
+    named = [f"--out={folder}"] if joined else ["--out", folder]
+    command = shlex.join(["bench", *first, *named, *last])
+    assert without_folder(command) == shlex.join(["bench", *first, *last])
+
+
+def test_a_command_that_is_none_is_shown_as_it_is() -> None:
+    assert without_folder("it's --out x") == "it's --out x"
+    assert without_folder("bench run --out") == "bench run"
