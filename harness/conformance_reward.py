@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.findings import BrokenError, Probe, demand
-from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.seams import RewardModel, TrainableRewardModel
+from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.seams import ReadsExamples, RewardModel, TrainableRewardModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+REFERENCE = "They meet at nine."
 RESPONSES = (
-    "They meet at nine.",
+    REFERENCE,
     "",
     "naïve 🤖 שלום \ufffd",
     "Cut off in the middle of a sentence that is the longest",
@@ -28,6 +29,12 @@ def reward_probes(name: str, model: Any) -> Iterator[tuple[str, Probe]]:
         yield "rewards", lambda: "not trained here"
         return
     rollout = _rollout()
+    if isinstance(model, ReadsExamples):
+        shown: list[RewardModel] = []
+        yield "with_examples gives a scorer", lambda: _show(model, rollout, shown)
+        if not shown:
+            return
+        model = shown[0]
     yield "rewards are [B, T], finite, and 0 outside the mask", lambda: _describe(_ask(name, model, rollout), rollout)
     yield "the same rewards for the same rollout", lambda: _repeated(name, model, rollout)
     yield "the same rewards in any batch", lambda: _batches(name, model, rollout)
@@ -40,6 +47,18 @@ def _recipe(model: TrainableRewardModel) -> str:
         return f"{model.recipe} {store.canonical(dict(model.training_settings))}"
     except (TypeError, ValueError) as error:
         raise BrokenError(f"training_settings are not JSON: {plugins.one_line(error)}") from error
+
+
+def _show(model: ReadsExamples, rollout: Rollout, shown: list[RewardModel]) -> str:
+    """The scorer that knows the rollout's prompts, put into `shown`: half of them open-ended, all with a reference."""
+    examples = [
+        Example(f"prompt-{i}", prompt, REFERENCE, slices=("closed" if i % 2 else "open",))
+        for i, prompt in enumerate(rollout.prompts)
+    ]
+    made = model.with_examples({"train": examples, "test": examples[:1]})
+    demand(isinstance(made, RewardModel), f"a {type(made).__name__} without rewards(rollout)")
+    shown.append(made)
+    return type(made).__name__
 
 
 def _rollout() -> Rollout:

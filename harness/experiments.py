@@ -172,12 +172,13 @@ def credit_stage(cell: plan.Cell) -> Stage:
     """The stage that scores the held-out pairs token by token, whose flaws are known."""
     sft, pairs = cell.stages["sft"], cell.stages["pairs"]
     scale = cell.stages["scale"]
+    shown = {"prompts": scale.inputs["prompts"]} if cell.reads_examples else {}
     return Stage(
         "credit",
         plan.cell_label(cell.task, cell.reward_model, cell.seed),
         "rlhf_bench.harness.stage_credit:credit",
         {"rm": scale.params["rm"], "seed": cell.seed},
-        {"sft": sft, "pairs": pairs, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
+        {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
         {"micro_batch": scale.payload["micro_batch"]},
         ("rlhf_bench.harness.scoring",),
         scale.plugin_code[:1],

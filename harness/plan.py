@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.seams import RewardModel, TrainableRewardModel
+from rlhf_bench.harness.seams import ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
 from rlhf_bench.harness.settings import Settings, factory_settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.stage_judge import JudgeSpec
@@ -25,9 +25,9 @@ CODE = {
     "pairs": (),
     "baseline": (f"{H}.evaluation",),
     "reward": (f"{H}.training",),
-    "scale": (f"{H}.scoring", f"{H}.ppo_math"),
-    "ppo": (f"{H}.ppo", f"{H}.ppo_math", f"{H}.actors", f"{H}.evaluation", f"{H}.scoring"),
-    "transfer": (f"{H}.evaluation", f"{H}.scoring"),
+    "scale": (f"{H}.scoring", f"{H}.ppo_math", f"{H}.stage_reward"),
+    "ppo": (f"{H}.ppo", f"{H}.ppo_math", f"{H}.actors", f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
+    "transfer": (f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
     "verdicts": (),
 }
 """Modules, beside the stage's own, whose code makes the result: when they change, the stage is made again."""
@@ -49,6 +49,7 @@ class Cell:
     differing: Mapping[str, Any]  # what was set away from the preset, for labels
     evaluated: TaskPlan
     home: TaskPlan
+    reads_examples: bool = False  # the reward model does
 
     @property
     def key(self) -> str:
@@ -100,7 +101,7 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], 
         )
     stages = _shared_stages(tasks, seed, policy, settings)
     train_prompts = stages.pop("train_prompts")
-    rm = {"name": rm_name, "settings": rm_settings}
+    rm = {"name": rm_name, "settings": rm_settings, **_content(rm_name, arm)}
     family = f"{tasks.home.name} {policy['name']}"
     model: dict[str, Stage] = {}
     if isinstance(arm, TrainableRewardModel):
@@ -108,8 +109,24 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], 
     stages |= _optimisation(tasks, rm, stages, train_prompts, model, settings, plugin.fingerprint(), family)
     stages["generations"] = stages["ppo"]
     if tasks.evaluated is not tasks.optimised:
-        stages["generations"] = _transfer(tasks, rm, stages, model, settings, plugin.fingerprint(), family)
-    return Cell(tasks.label, rm_name, seed, policy["name"], stages, {}, tasks.evaluated, tasks.home)
+        shown = {"train_prompts": train_prompts} if isinstance(arm, ReadsExamples) else {}
+        stages["generations"] = _transfer(tasks, rm, stages, model | shown, settings, plugin.fingerprint(), family)
+    reads = isinstance(arm, ReadsExamples)
+    return Cell(tasks.label, rm_name, seed, policy["name"], stages, {}, tasks.evaluated, tasks.home, reads)
+
+
+def _content(name: str, arm: Any) -> dict[str, Any]:
+    """What the files that a reward model's settings name hold, where it says so."""
+    if not isinstance(arm, ReadsFiles):
+        return {}
+    try:
+        found = dict(arm.content)
+        store.canonical(found)
+    except BenchError:
+        raise
+    except Exception as error:
+        raise BenchError(f"The reward model {name!r} cannot say what it reads: {plugins.one_line(error)}.") from error
+    return {"content": found} if found else {}
 
 
 def _optimisation(

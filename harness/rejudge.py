@@ -175,18 +175,20 @@ def score_text(
     from rlhf_bench.harness.execute import quiet_libraries, set_threads
     from rlhf_bench.harness.policies import load_tokenizer
     from rlhf_bench.harness.rollout import text_rollout
-    from rlhf_bench.harness.stage_reward import load_reward_model
+    from rlhf_bench.harness.stage_reward import examples_of, load_reward_model
     from rlhf_bench.reports.build import find_cells
 
     found, _ = find_cells([runs])
     cell = _choose(found, rm, seed)
     set_threads(1)
     quiet_libraries()
-    params = store.read_json(cell.folder("scale") / store.MARKER)["params"]
+    made = store.read_json(cell.folder("scale") / store.MARKER)
+    params = made["params"]
     if cell.record["reward_model"] != rm:
         params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
     folder = cell.folder("reward") if "reward" in cell.record["stages"] and cell.record["reward_model"] == rm else None
-    scorer = load_reward_model(params, folder, "cpu")
+    prompts = cell.root / "prompts" / made["inputs"]["prompts"]
+    scorer = load_reward_model(params, folder, "cpu", lambda: examples_of({"prompts": prompts}))
     rollout = text_rollout(load_tokenizer(cell.folder("sft")), [prompt], [response], "cpu")
     return rollout.spans[0], scorer.rewards(rollout)[0].tolist()
 

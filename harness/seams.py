@@ -63,6 +63,36 @@ class RewardModel(Protocol):
         """Rewards [B, T] float32, zero outside `rollout.mask`.  A sequence-level score sits on the last token."""
 
 
+@runtime_checkable
+class ReadsExamples(Protocol):
+    """A reward model, one that needs no training, that reads more of an example than its prompt: reference answers,
+    the prompt's type."""
+
+    def with_examples(self, examples: Mapping[str, Sequence[Example]]) -> RewardModel:
+        """The scorer that knows the examples by split: "train", which PPO optimises on, and those it will be asked of.
+
+        The same "train" in every stage: a reward model may count words in it.  Raises BenchError for examples without
+        what it needs.
+        """
+
+
+@runtime_checkable
+class MayDecline(Protocol):
+    """A scorer that cannot score every prompt; a pair that it declines is left out of pair accuracy and counted."""
+
+    def why_not(self, prompt: str) -> str:
+        """Why responses to this prompt cannot be scored; "" where they can."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A reward model whose settings name a folder or file: its content must name results, not its path."""
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """JSON that stands for what the settings point at: hashes of files; enters keys beside the settings."""
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """What a reward model gets to train with.

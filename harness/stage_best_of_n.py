@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,25 +16,13 @@ from rlhf_bench.harness.evaluation import rollouts, to_generations
 from rlhf_bench.harness.nouns import Example, Generation, to_row
 from rlhf_bench.harness.rollout import make_generator
 from rlhf_bench.harness.scoring import NamedRewardModel, diagnose
-from rlhf_bench.harness.seams import RewardModel
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stage import Context
-from rlhf_bench.harness.stage_prompts import held_out, load_task, read_examples
-from rlhf_bench.harness.stage_reward import load_reward_model
+from rlhf_bench.harness.stage_prompts import held_out, load_task
+from rlhf_bench.harness.stage_reward import scorer_of
 from rlhf_bench.harness.stage_scale import gold_of
 
 Row = dict[str, Any]
-
-
-@runtime_checkable
-class ReadsExamples(Protocol):
-    """A reward model that reads more of an example than its prompt: reference answers, the prompt's type."""
-
-    def with_examples(self, examples: Mapping[str, Sequence[Example]]) -> RewardModel:
-        """The scorer that knows the examples by split: "train", which PPO optimises on, and those it will be asked of.
-
-        The same "train" in every stage: a reward model may count words in it.
-        """
 
 
 def best_of_n(context: Context) -> Mapping[str, Any]:
@@ -71,7 +58,7 @@ def _draws(context: Context, examples: Sequence[Example], settings: EvalSettings
     missing = [number for number in range(pool) if not _draw_file(context, number).exists()]
     if missing:
         policy = policies.load_policy(context.inputs["sft"], context.device)
-        scorer = scorer_with_examples(context, examples)
+        scorer = scorer_of(context)
         for number in missing:
             rows = _draw(context, policy, scorer, examples, settings, number)
             store.write_rows(_draw_file(context, number), rows)
@@ -81,16 +68,6 @@ def _draws(context: Context, examples: Sequence[Example], settings: EvalSettings
 
 def _draw_file(context: Context, number: int) -> Path:
     return context.scratch / f"draw.{number}.jsonl"
-
-
-def scorer_with_examples(context: Context, examples: Sequence[Example]) -> NamedRewardModel:
-    """The stage's reward model, shown the training prompts and those held out if it reads examples."""
-    scorer = load_reward_model(context.params, context.inputs.get("reward"), context.device)
-    if not isinstance(scorer.model, ReadsExamples):
-        return scorer
-    folder = context.inputs.get("train_prompts", context.inputs["prompts"])
-    known = {"train": read_examples(folder, "train"), "test": examples}
-    return replace(scorer, model=scorer.model.with_examples(known))
 
 
 def _draw(

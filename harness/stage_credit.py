@@ -11,7 +11,8 @@ from rlhf_bench.harness.rollout import text_rollout
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.stage import Context
 from rlhf_bench.harness.stage_pairs import read_pairs
-from rlhf_bench.harness.stage_reward import load_reward_model
+from rlhf_bench.harness.stage_reward import scorer_of
+from rlhf_bench.harness.stage_scale import scorable
 from rlhf_bench.harness.text import decode
 
 BATCH = 64
@@ -34,9 +35,9 @@ def credit(context: Context) -> Mapping[str, Any]:
     tokens without characters are left out; `end` is the reward on the former.  A response that stands in several pairs
     is scored once.  One whose tokens do not decode to its text has no usable spans: left out and counted.
     """
-    scorer = load_reward_model(context.params, context.inputs.get("reward"), context.device)
+    scorer = scorer_of(context)
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
-    found = read_pairs(context.inputs["pairs"], "test")
+    found, declined = scorable(scorer, read_pairs(context.inputs["pairs"], "test"))
     sides = sum(flaws is not None for pair in found for flaws in (pair.chosen_flaws, pair.rejected_flaws))
     marked = marked_responses(found)
     rows: list[dict[str, Any]] = []
@@ -50,6 +51,7 @@ def credit(context: Context) -> Mapping[str, Any]:
         "flawed_tokens": sum(sum(row["flawed"]) for row in rows),
         "repeated": sides - len(marked),
         "misaligned": len(marked) - len(rows),
+        **({"declined": declined} if declined else {}),
     }
 
 

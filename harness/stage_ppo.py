@@ -15,7 +15,7 @@ from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import EvalSettings, PPOSettings
 from rlhf_bench.harness.stage import Context
 from rlhf_bench.harness.stage_prompts import held_out, read_examples
-from rlhf_bench.harness.stage_reward import load_reward_model
+from rlhf_bench.harness.stage_reward import scorer_of
 
 
 def ppo(context: Context) -> Mapping[str, Any]:
@@ -29,7 +29,7 @@ def ppo(context: Context) -> Mapping[str, Any]:
     actors = make_actors(context.inputs["sft"], context.device, settings.lr, settings.critic_lr)
     run = PPORun(
         actors=actors,
-        reward_model=load_reward_model(p, context.inputs.get("reward"), context.device),
+        reward_model=scorer_of(context),
         examples=read_examples(context.inputs["prompts"], "train"),
         settings=settings,
         scale=store.read_json(context.inputs["scale"] / "scale.json")["scale"],
@@ -100,9 +100,8 @@ def transfer(context: Context) -> Mapping[str, Any]:
     p = context.params
     policy, tokenizer = policies.load_policy(context.inputs["ppo"] / "policy", context.device)
     reference, _ = policies.load_policy(context.inputs["sft"], context.device)
-    reward_model = load_reward_model(p, context.inputs.get("reward"), context.device)
     written = decodings(EvalSettings(**p["eval"]))
-    models = (policy, reference, tokenizer, reward_model)
+    models = (policy, reference, tokenizer, scorer_of(context))
     path = context.work / "generations.jsonl"
     count = _write_generations(path, context, models, p["ppo"]["iterations"], written, detailed=True)
     return {"generations": count}

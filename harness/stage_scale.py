@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from rlhf_bench.harness import policies, store
-from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.nouns import Example, Pair
 from rlhf_bench.harness.ppo_math import reward_scale
 from rlhf_bench.harness.rollout import make_generator, sample, text_rollout
 from rlhf_bench.harness.scoring import NamedRewardModel, diagnose
-from rlhf_bench.harness.seams import GoldTask, Task
+from rlhf_bench.harness.seams import GoldTask, MayDecline, Task
 from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.harness.stage import Context
 from rlhf_bench.harness.stage_pairs import THIRDS, read_pairs, thirds
 from rlhf_bench.harness.stage_prompts import load_task, read_examples
-from rlhf_bench.harness.stage_reward import load_reward_model
+from rlhf_bench.harness.stage_reward import scorer_of
 
 
 def scale(context: Context) -> Mapping[str, Any]:
@@ -28,7 +29,7 @@ def scale(context: Context) -> Mapping[str, Any]:
     """
     p = context.params
     settings = PPOSettings(**p["ppo"])
-    scorer = load_reward_model(p, context.inputs.get("reward"), context.device)
+    scorer = scorer_of(context)
     model, tokenizer = policies.load_policy(context.inputs["sft"], context.device)
     examples = read_examples(context.inputs["prompts"], "train")[: settings.scale_prompts]
     worth = gold_of(load_task(p))
@@ -90,8 +91,12 @@ def _spread(grid: torch.Tensor, samples: Sequence[Mapping[str, torch.Tensor]]) -
 
 
 def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dict[str, Any]:
-    """Pair accuracy on the held-out pairs (a tie counts half), by lexical overlap too, and the means of both sides."""
-    found = read_pairs(context.inputs["pairs"], "test")
+    """Pair accuracy on the held-out pairs (a tie counts half), by lexical overlap too, and the means of both sides.
+
+    None where the reward model can score no pair; those it declines are counted, by reason.
+    """
+    stored = read_pairs(context.inputs["pairs"], "test")
+    found, declined = scorable(scorer, stored)
     right: list[float] = []
     chosen: list[Mapping[str, torch.Tensor]] = []
     rejected: list[Mapping[str, torch.Tensor]] = []
@@ -104,11 +109,23 @@ def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dic
             parts.append(diagnose(scorer, rollout, rewards))
             sides.append(rewards.sum(1))
         right += ((sides[0] > sides[1]).float() + 0.5 * (sides[0] == sides[1]).float()).tolist()
-    by_third = {name: [r for r, own in zip(right, thirds(found), strict=True) if own == name] for name in THIRDS}
+    own = {pair.id: third for pair, third in zip(stored, thirds(stored), strict=True)}
+    by_third = {name: [r for r, q in zip(right, found, strict=True) if own[q.id] == name] for name in THIRDS}
     return {
-        "pair_accuracy": sum(right) / len(found),
-        "pair_accuracy_by_overlap": {name: sum(own) / len(own) for name, own in by_third.items() if own},
+        "pair_accuracy": sum(right) / len(right) if right else None,
+        "pair_accuracy_by_overlap": {name: sum(part) / len(part) for name, part in by_third.items() if part},
         "test_pairs": len(found),
-        "chosen": _means(chosen),
-        "rejected": _means(rejected),
+        "chosen": _means(chosen) if chosen else {},
+        "rejected": _means(rejected) if rejected else {},
+        **({"declined_pairs": declined} if declined else {}),
     }
+
+
+def scorable(scorer: NamedRewardModel, found: Sequence[Pair]) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs that a reward model can score, and why not the others (reason -> how many)."""
+    model = scorer.model
+    if not isinstance(model, MayDecline):
+        return list(found), {}
+    reasons = [model.why_not(pair.prompt) for pair in found]
+    kept = [pair for pair, reason in zip(found, reasons, strict=True) if not reason]
+    return kept, dict(Counter(filter(None, reasons)))

@@ -68,7 +68,7 @@ def headline(report: Report, decoding: str = "sample") -> Table:
             interval(pick(report, arm["arm"], judge, statistic, decoding=decoding)) for _, judge, statistic in columns
         ]
         accuracy = [before["pair_accuracy"] for before in arm["before"]]
-        rows.append((arm["task"], arm["label"], str(len(arm["seeds"])), *cells, number(sum(accuracy) / len(accuracy))))
+        rows.append((arm["task"], arm["label"], str(len(arm["seeds"])), *cells, number(_mean(accuracy))))
     title = "At the last checkpoint, " + ("sampled at temperature 1" if decoding == "sample" else "greedy decoding")
     names = ("task", "reward model", "seeds", *(name for name, _, _ in columns), "pair accuracy")
     return Table(title, names, rows, headline_note(report))

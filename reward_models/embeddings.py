@@ -94,7 +94,7 @@ class Encoder:
 
     def __init__(self, source: str, tokens: int = 512, batch: int = 1) -> None:
         path = Path(source).expanduser()
-        self.source = str(path) if path.is_dir() else source
+        self.source, self.revision = (str(path), "") if path.is_dir() else split_revision(source)
         self.tokens, self.batch = tokens, batch
         self._known: dict[str, Array] = {}
         self._width: int | None = None
@@ -147,12 +147,16 @@ class Encoder:
             raise BenchError(f"The weights of {self.source} lack {lacking[0]}.", "Give an encoder that was trained.")
         return model.eval()
 
+    @property
+    def _pinned(self) -> dict[str, str]:
+        return {"revision": self.revision} if self.revision else {}
+
     def _load(self, auto: Any, what: str, **more: Any) -> Any:
         from rlhf_bench.harness.policies import OFFLINE, check_folder
 
         check_folder(self.source)
         try:
-            return auto.from_pretrained(self.source, trust_remote_code=False, **more)
+            return auto.from_pretrained(self.source, trust_remote_code=False, **more, **self._pinned)
         except Exception as error:
             raise BenchError(
                 f"The embedding {what} of {self.source} cannot be loaded: {one_line(error)}.",
@@ -198,6 +202,20 @@ def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 
 
+def split_revision(source: str) -> tuple[str, str]:
+    """A hub id and the revision after its @, "" where there is none."""
+    name, _, revision = source.partition("@")
+    return name, revision
+
+
+def folder_content(source: str) -> dict[str, str]:
+    """The hash of an embedding model's folder; {} for tfidf and hub ids, which their name (and revision) stands for."""
+    from rlhf_bench.harness.identity import folder_hash
+
+    path = Path(source).expanduser()
+    return {"embedding": folder_hash(path)} if source != TFIDF and path.is_dir() else {}
+
+
 def make_relevance(name: str, prompts: Sequence[str], tokens: int, batch: int) -> Relevance:
-    """The embedding called `name`: "tfidf", fitted on `prompts`, or an encoder's folder or hub id."""
+    """The embedding called `name`: "tfidf" (fitted on `prompts`), an encoder's folder, a hub id or ID@REVISION."""
     return TfIdf(prompts) if name == TFIDF else Encoder(name, tokens, batch)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.reward_models.embeddings import TFIDF, Relevance, make_relevance
+from rlhf_bench.reward_models.embeddings import TFIDF, Relevance, folder_content, make_relevance
 from rlhf_bench.reward_models.features import (
     PromptType,
     declared_type,
@@ -87,6 +87,11 @@ class Whitebox:
         for key in ("length_unit", "ngram", "relevance_range", "max_len", "embedding_tokens", "embedding_batch"):
             if not 0 < getattr(self, key) < inf:
                 raise BenchError(f"{key}={getattr(self, key)} of a white-box reward must be above 0.")
+
+    @property
+    def content(self) -> dict[str, str]:
+        """What the embedding is when it is a folder: the hash of its files."""
+        return folder_content(self.embedding)
 
     @property
     def parts(self) -> list[str]:

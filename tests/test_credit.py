@@ -281,7 +281,7 @@ def by_position(rollout: Rollout) -> Any:
 
 def run_stage(tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, pairs: list[Pair]) -> tuple[Any, Any]:
     scorer = NamedRewardModel("by-position", SimpleNamespace(rewards=by_position), batch=2)  # type: ignore[arg-type]
-    monkeypatch.setattr(stage_credit, "load_reward_model", lambda *_: scorer)
+    monkeypatch.setattr(stage_credit, "scorer_of", lambda _: scorer)
     monkeypatch.setattr(stage_credit, "read_pairs", lambda *_: pairs)
     context = Context({}, {"sft": tiny.folder, "pairs": tmp_path}, tmp_path, tmp_path, "cpu")
     figures = credit(context)

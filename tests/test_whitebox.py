@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import by_hand
 
+from rlhf_bench.harness import plugins
 from rlhf_bench.harness.conformance import check
 from rlhf_bench.harness.conformance_reward import _rollout, reward_probes
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.findings import attempt
+from rlhf_bench.harness.nouns import Example, Pair, Rollout
 from rlhf_bench.harness.scoring import Diagnosing, NamedRewardModel, diagnose
 from rlhf_bench.harness.seams import RewardModel, TrainableRewardModel
+from rlhf_bench.harness.stage_scale import scorable
 from rlhf_bench.reward_models import whitebox
 from rlhf_bench.reward_models.features import (
     declared_type,
@@ -248,18 +252,65 @@ def test_diagnostics_say_what_was_paid_for() -> None:
     assert list(whitebox.length().diagnostics(made)) == ["li", "rp"]
 
 
+NAMES = ["whitebox", *(f"whitebox-{name}" for name in ("li", "rp", "qr", "rar", "li-rp", "li-qr-rp"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_registered_ones_keep_the_rules_once_they_know_the_examples(name: str) -> None:
+    found = check("reward-model", name, {})
+    assert [f for f in found if not f.ok] == []
+    assert "with_examples gives a scorer" in [f.checked for f in found]
+    assert len(found) == 6
+    made = plugins.build("reward-model", name, {})
+    assert made.formula == name.removeprefix("whitebox-").replace("-", "*")
+
+
 @pytest.mark.parametrize("name", ["length", "repetition", "length_repetition"])
 def test_features_of_the_response_alone_need_no_examples(name: str) -> None:
-    found = check("reward-model", f"rlhf_bench.reward_models.whitebox:{name}", {})
-    assert [f for f in found if not f.ok] == []
-    assert len(found) == 5
+    made = plugins.build("reward-model", f"rlhf_bench.reward_models.whitebox:{name}", {})
+    assert torch.isfinite(made.rewards(_rollout())).all()
 
 
-@pytest.mark.parametrize("formula", ["whitebox", "qr", "rar", "li*qr*rp"])
-def test_the_others_keep_the_rules_once_they_know_the_examples(formula: str) -> None:
-    examples = [Example(str(i), p, "They meet at nine.") for i, p in enumerate(_rollout().prompts)]
-    scorer = Whitebox(formula=formula).with_examples({"train": examples})
-    assert len([probe() for _, probe in reward_probes("x", scorer)]) == 3
+class Shy:
+    """Reads examples, and fails on them or gives nothing that scores."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def with_examples(self, examples: Any) -> Any:
+        return self.answer(examples)
+
+    def rewards(self, rollout: Rollout) -> Any:
+        return torch.zeros(rollout.mask.shape)
+
+
+@pytest.mark.parametrize(("answer", "said"), [(lambda e: e["nothing"], "KeyError"), (lambda _: 1, "an? int without")])
+def test_a_reward_model_that_fails_on_examples_is_found_out(answer: Any, said: str) -> None:
+    probes = list(reward_probes("shy", Shy(answer)))
+    assert len(probes) == 1  # nothing else can be asked
+    finding = attempt(*probes[0])
+    assert not finding.ok
+    assert re.search(said, finding.detail)
+
+
+def test_an_embedding_folder_is_known_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.json").write_text("{}")
+    first = Whitebox(embedding=str(tmp_path / "one")).content
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert Whitebox(embedding=str(tmp_path / "two")).content == first != {}
+    (tmp_path / "two" / "config.json").write_text("{ }")
+    assert Whitebox(embedding=str(tmp_path / "two")).content != first
+    assert Whitebox().content == Whitebox(embedding="org/encoder@v1").content == {}  # their names say what they are
+
+
+def test_pairs_that_cannot_be_scored_are_counted() -> None:
+    scorer = NamedRewardModel("whitebox", Whitebox().with_examples(SHOWN))
+    pairs = [Pair(str(i), prompt, "a", "b") for i, prompt in enumerate(["Write to me.", "Who came?", CLOSED.prompt])]
+    kept, declined = scorable(scorer, pairs)
+    assert [pair.id for pair in kept] == ["0", "2"]
+    assert declined == {"RAR has no reference answer": 1}
+    assert scorable(NamedRewardModel("any", Shy(None)), pairs) == (pairs, {})
 
 
 # ---- prompt types ---------------------------------------------------------------------------------------------------
