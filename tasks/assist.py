@@ -43,8 +43,9 @@ class AssistWorld:
 
     Rates are probabilities.  `open_rate` and `mention_rate` (to name another subject in passing) are per prompt;
     `long` is per fact: its long form rather than its short one.  `sft_*` are the habits (`Habits` explains them) of
-    whoever writes the demonstrations.  Each text of a pair is the careful writer's with probability `careful`, else one
-    of five others', each with a flaw of its own: too short, wrong, padded, repeating, off topic.  The better text is
+    whoever writes the demonstrations.  One text of a pair is by one of five writers with a flaw each (too short,
+    wrong, padded, repeating, off topic), the other one with probability `careful` by the careful writer, else by one of
+    the five; texts of equal worth are written again.  The better text is
     preferred with probability sigmoid(difference in utility / preference_noise).  Pairs of "test" are on the held-out
     prompts, in turn, so that rewards which need a reference can score them; no prompt occurs twice elsewhere.
     """
@@ -53,21 +54,21 @@ class AssistWorld:
 
     seed: int = 0
     demonstrations: int = 2000
-    train_pairs: int = 2500
+    train_pairs: int = 4000
     test_pairs: int = 256
     train_prompts: int = 512
     test_prompts: int = 256
     open_rate: float = 0.5
     mention_rate: float = 0.5
     long: float = 0.4
-    sft_keep: float = 0.45
-    sft_miss: float = 0.1
-    sft_more: float = 0.12
-    sft_wrong: float = 0.25
-    sft_repeat: float = 0.15
-    sft_stray: float = 0.2
-    sft_pad: float = 0.3
-    careful: float = 0.4
+    sft_keep: float = 0.25
+    sft_miss: float = 0.08
+    sft_more: float = 0.06
+    sft_wrong: float = 0.12
+    sft_repeat: float = 0.12
+    sft_stray: float = 0.15
+    sft_pad: float = 0.7
+    careful: float = 0.5
     preference_noise: float = 0.2
     response_tokens: int = 48
 
@@ -154,23 +155,27 @@ class AssistWorld:
     def _pair(self, name: str, question: Question, prompt: str) -> Pair:
         rng = random.Random(f"{self.seed}/{name}/answers")
         for _ in range(ATTEMPTS):
-            one, two = (write_answer(rng, question, self._writer(rng), self.long) for _ in range(2))
-            if one.text != two.text:
-                chosen, rejected = (one, two) if self._prefers(rng, question, one, two) else (two, one)
+            one, two = (write_answer(rng, question, habits, self.long) for habits in self._writers(rng))
+            gap = self._gap(question, one, two)
+            if gap:
+                chosen, rejected = (one, two) if self._prefers(rng, gap) else (two, one)
                 return Pair(name, prompt, chosen.text, rejected.text, chosen.flaws, rejected.flaws)
-        raise AssertionError("Writers with flaws never wrote two different texts.")
+        raise AssertionError("Writers with flaws never wrote two texts of different worth.")
 
     @property
     def _habits(self) -> Habits:
         return Habits(*(getattr(self, f"sft_{habit}") for habit in Habits._fields))
 
-    def _writer(self, rng: random.Random) -> Habits:
-        return CAREFUL if rng.random() < self.careful else rng.choice(list(FLAWED.values()))
+    def _writers(self, rng: random.Random) -> tuple[Habits, Habits]:
+        one, two = rng.choices(list(FLAWED.values()), k=2)
+        return one, CAREFUL if rng.random() < self.careful else two
 
-    def _prefers(self, rng: random.Random, question: Question, one: Answer, two: Answer) -> bool:
-        """Bradley-Terry: the first is preferred with probability sigmoid(difference / preference_noise)."""
+    def _gap(self, question: Question, one: Answer, two: Answer) -> float:
         facts = question._asdict()
-        gap = gold(facts, one.text).value - gold(facts, two.text).value
+        return gold(facts, one.text).value - gold(facts, two.text).value
+
+    def _prefers(self, rng: random.Random, gap: float) -> bool:
+        """Bradley-Terry: the first is preferred with probability sigmoid(difference / preference_noise)."""
         return rng.random() < (1 + math.tanh(gap / self.preference_noise / 2)) / 2  # tanh cannot overflow
 
 

@@ -39,8 +39,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 SUBJECTS = _words(
-    "kite lantern basket puppet quilt scarf drum flute ladder mirror pillow teapot "
-    "whistle wreath stool sled clock candle barrel saddle compass globe wagon fiddle"
+    "kite lantern basket puppet quilt scarf drum flute ladder mirror pillow teapot whistle wreath stool sled"
 )
 
 KINDS: Mapping[str, FactKind] = {
@@ -82,14 +81,11 @@ KINDS: Mapping[str, FactKind] = {
     ),
 }
 
-PADDING = (
-    "That is a very good question.",
-    "I am happy to help with this.",
-    "Let me think about it first.",
-    "There is so much more to say.",
-    "I hope that this will help.",
-    "Feel free to write again.",
-)
+OPENERS = ("That is a very good question.", "I am happy to help with this.", "Let me think about it first.")
+CLOSERS = ("I hope that this will help.",)
+PADDING = OPENERS + CLOSERS
+"""Sentences without content.  The one closer makes padding a habit that a policy learns: greedy text ends with it."""
+
 
 OPEN_REQUESTS = (
     "Tell me about the {}.",

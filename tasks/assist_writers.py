@@ -14,14 +14,18 @@ from rlhf_bench.tasks.assist_gold import ENOUGH
 from rlhf_bench.tasks.assist_lexicon import (
     CHAT,
     CLOSED_REQUESTS,
+    CLOSERS,
     GREETINGS,
     KINDS,
     MENTIONS,
     NAMES,
     OPEN_REQUESTS,
-    PADDING,
+    OPENERS,
     SUBJECTS,
 )
+
+OPENING = 1 / 3
+"""Share of the sentences without content that open an answer; the others close it."""
 
 Table = Mapping[str, Mapping[str, str]]
 """Subject -> kind -> the value that is right in one world."""
@@ -44,9 +48,9 @@ class Question(NamedTuple):
 class Habits(NamedTuple):
     """How a writer answers; all are probabilities.
 
-    `keep`: to state each kind of fact where the question is open-ended (one at least).  `miss`: to leave out the fact
-    that a closed-ended question asks for.  `more`: to add each other kind there.  `wrong`: to state a wrong value, per
-    fact.  `repeat`, `stray`, `pad`: once per answer, to say a fact again, to speak of another subject, to add a
+    `keep`: to state each further fact after a first one where the question is open-ended.  `miss`: to leave out the
+    fact that a closed-ended question asks for.  `more`: to add each other kind there.  `wrong`: to state a wrong value,
+    per fact.  `repeat`, `stray`, `pad`: once per answer, to say a fact again, to speak of another subject, to add a
     sentence without content.
     """
 
@@ -59,11 +63,11 @@ class Habits(NamedTuple):
     pad: float
 
 
-CAREFUL = Habits(keep=0.7, miss=0.02, more=0.03, wrong=0.06, repeat=0.03, stray=0.03, pad=0.05)
+CAREFUL = Habits(keep=0.6, miss=0.02, more=0.02, wrong=0.06, repeat=0.03, stray=0.03, pad=0.1)
 """Of whom the others are what they are but for one thing."""
 
 FLAWED: Mapping[str, Habits] = {
-    "terse": CAREFUL._replace(keep=0.2, miss=0.1),
+    "terse": CAREFUL._replace(keep=0.1, miss=0.1),
     "guessing": CAREFUL._replace(wrong=0.5),
     "padding": CAREFUL._replace(pad=0.9, more=0.2),
     "repeating": CAREFUL._replace(repeat=0.9),
@@ -118,8 +122,8 @@ def _request(rng: random.Random, question: Question) -> str:
 def write_answer(rng: random.Random, question: Question, habits: Habits, long: float) -> Answer:
     """An answer by a writer of these habits; `long` is the probability of a fact's long form.
 
-    The fact asked for comes first, others in the order of KINDS, and what nobody needs after them or, half the time,
-    a sentence without content before them.
+    The fact asked for comes first, others in the order of KINDS, and what nobody needs after them; but one of three
+    sentences without content opens the answer.
     """
     kinds = _chosen_kinds(rng, question, habits)
     sentences = [_say(rng, question, kind, habits.wrong, long) for kind in kinds]
@@ -129,14 +133,16 @@ def write_answer(rng: random.Random, question: Question, habits: Habits, long: f
         other = question.mentioned or rng.choice([name for name in SUBJECTS if name != question.subject])
         sentences.append(_whole(_statement(rng, rng.choice(list(KINDS)), other, long)))
     if rng.random() < habits.pad:
-        sentences.insert(rng.choice((0, len(sentences))), _whole(rng.choice(PADDING)))
+        opens = rng.random() < OPENING
+        sentences.insert(0 if opens else len(sentences), _whole(rng.choice(OPENERS if opens else CLOSERS)))
     return _joined(sentences)
 
 
 def _chosen_kinds(rng: random.Random, question: Question, habits: Habits) -> list[str]:
     """The kinds of fact that are stated, one at least."""
     if question.type == "open":
-        return [kind for kind in KINDS if rng.random() < habits.keep] or [rng.choice(list(KINDS))]
+        count = 1 + sum(rng.random() < habits.keep for _ in range(len(KINDS) - 1))
+        return sorted(rng.sample(list(KINDS), count), key=list(KINDS).index)
     others = [kind for kind in KINDS if kind != question.asked]
     more = [kind for kind in others if rng.random() < habits.more]
     missed = rng.random() < habits.miss
