@@ -1,4 +1,4 @@
-"""The PPO loop: it finds known optima, resumes exactly, and repeats its golden trajectory.
+"""The PPO loop: its golden trajectory, what is equal for all arms, what stops it, its schedules.
 
 `python tests/test_ppo.py --write` writes golden/ppo.json anew; only for an intended change of the arithmetic.
 """
@@ -17,69 +17,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import by_hand, make_tokenizer, save
-from torch import Tensor
+from ppo_runs import EXAMPLES, SMALL, THIRDS, assert_equal, make_policy, make_run, tensors
+from tiny import by_hand
 
-from rlhf_bench.harness import ppo, store
-from rlhf_bench.harness.actors import Actors, Critic, load_state, make_actors, save_state
+from rlhf_bench.harness import ppo
+from rlhf_bench.harness.actors import Critic, make_actors
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.policies import tiny_model
-from rlhf_bench.harness.ppo import PPORun, checkpoints, collect, prompts_of, train, update
-from rlhf_bench.harness.rollout import encode_prompts
-from rlhf_bench.harness.scoring import NamedRewardModel
-from rlhf_bench.harness.seams import RewardModel
+from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.ppo import checkpoints, collect, prompts_of, train, update
 from rlhf_bench.harness.settings import PPOSettings
-from rlhf_bench.reward_models.extraction import on_last_token
 
 GOLDEN = Path(__file__).parent / "golden" / "ppo.json"
-SMALL = PPOSettings(
-    iterations=4, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=2,
-    save_every=2, temperature=0.9,
-)  # fmt: skip
-EXAMPLES = [Example(str(i), f"Where {'on earth ' * (i % 3)}is {i}?") for i in range(5)]
-
-
-class Table:
-    """The reward of a token is looked up in a table [V]."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    def rewards(self, rollout: Rollout) -> Tensor:
-        return self.table[rollout.response_ids] * rollout.mask
-
-
-THIRDS = torch.arange(258).remainder(3).float()
-
-
-def make_policy(folder: Path) -> Path:
-    """A fresh GPT-2 over bytes: its first distribution is nearly uniform."""
-    tokenizer = make_tokenizer(258)
-    return save(tiny_model(tokenizer, context=64, layers=1, width=16, heads=2, seed=0), tokenizer, folder).folder
-
-
-def nothing(*_: object) -> None:
-    """No evaluation, no progress."""
-
-
-def make_run(
-    policy: Path, scratch: Path, settings: PPOSettings = SMALL, table: Tensor = THIRDS, **others: Any
-) -> PPORun:
-    scratch.mkdir(exist_ok=True)
-    run = PPORun(
-        actors=make_actors(policy, "cpu", settings.lr, settings.critic_lr),
-        reward_model=NamedRewardModel("table", Table(table), batch=3),
-        examples=EXAMPLES,
-        settings=settings,
-        scale=2.0,
-        max_new=6,
-        seed=7,
-        scratch=scratch,
-        evaluate=nothing,
-        progress=nothing,
-    )
-    return replace(run, **others)
 
 
 @pytest.fixture(scope="module")
@@ -99,163 +47,6 @@ def test_the_golden_trajectory(policy: Path, tmp_path: Path) -> None:
     assert [sorted(row) for row in rows] == [sorted(row) for row in golden]
     for row, expected in zip(rows, golden, strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-# --- saving and resuming
-
-
-def tensors(actors: Actors) -> dict[str, Tensor]:
-    """All weights and Adam's moments and step counts."""
-    state = {}
-    for part, module, optimizer in (
-        ("policy", actors.policy, actors.policy_optimizer),
-        ("critic", actors.critic, actors.critic_optimizer),
-    ):
-        for name, parameter in module.named_parameters():
-            state[f"{part} {name}"] = parameter.detach().clone()
-            for moment, value in optimizer.state[parameter].items():
-                state[f"{part} {name} {moment}"] = value.clone()
-    return state
-
-
-def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        assert torch.equal(value, two[name]), name
-
-
-def test_a_saved_state_is_restored_exactly(policy: Path, tmp_path: Path) -> None:
-    trained = make_run(policy, tmp_path)
-    train(trained)
-    before = tensors(trained.actors)
-    save_state(trained.actors, 3, tmp_path / "again.safetensors")
-    fresh = make_actors(policy, "cpu", SMALL.lr, SMALL.critic_lr)
-    assert load_state(fresh, tmp_path / "again.safetensors") == 3
-    assert_equal(tensors(fresh), before)
-    assert_equal(tensors(trained.actors), before)
-    assert {name.rpartition(" ")[2] for name in before} >= {"exp_avg", "exp_avg_sq", "step"}
-    assert fresh.policy.get_input_embeddings().weight is fresh.policy.get_output_embeddings().weight, "still tied"
-
-
-class CutError(Exception):
-    """An interruption."""
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    policy: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    run = make_run(policy, tmp_path_factory.mktemp("undisturbed"))
-    return train(run), tensors(run.actors)
-
-
-@pytest.mark.parametrize("moment", [1, 2, 3, 4])
-@pytest.mark.parametrize("during", ["progress", "evaluate"])
-def test_an_interrupted_run_ends_as_the_undisturbed_one(
-    policy: Path, tmp_path: Path, undisturbed: tuple[Any, Any], moment: int, during: str
-) -> None:
-    """Bitwise, wherever the cut falls: after a saved iteration, between two, in an evaluation."""
-
-    def cut(iteration: int, _: int = 0) -> None:
-        if iteration == moment:
-            raise CutError
-
-    evaluated: list[int] = []
-    if during == "progress" or moment in checkpoints(SMALL):
-        with pytest.raises(CutError):
-            train(make_run(policy, tmp_path, **{during: cut}))
-    resumed = make_run(policy, tmp_path, evaluate=evaluated.append)
-    rows = train(resumed)
-    assert rows == undisturbed[0]
-    assert_equal(tensors(resumed.actors), undisturbed[1])
-    saved = moment - moment % 2 if during == "progress" else moment - moment % 2 - 2 if moment % 2 == 0 else 0
-    assert evaluated == [i for i in checkpoints(SMALL) if i > saved]
-
-
-def test_rows_written_before_a_lost_state_are_made_again(
-    policy: Path, tmp_path: Path, undisturbed: tuple[Any, Any]
-) -> None:
-    def cut(iteration: int, _: int) -> None:
-        if iteration == 2:
-            raise CutError
-
-    with pytest.raises(CutError):
-        train(make_run(policy, tmp_path, progress=cut))
-    rows = store.read_rows(tmp_path / "steps.jsonl")
-    store.write_rows(tmp_path / "steps.jsonl", [*rows, {"iteration": 3, "reward": 99.0}])
-    assert train(make_run(policy, tmp_path)) == undisturbed[0]
-
-
-def test_a_finished_run_is_not_trained_again(policy: Path, tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
-    train(make_run(policy, tmp_path))
-    again = make_run(policy, tmp_path, reward_model=NamedRewardModel("none", Table(torch.tensor([]))))
-    assert train(again) == undisturbed[0]
-    assert_equal(tensors(again.actors), undisturbed[1])
-
-
-# --- known optima
-
-
-def distribution(model: Any, tokenizer: Any) -> Tensor:
-    """log pi(. | the only prompt) [V]."""
-    with torch.no_grad():
-        return model(input_ids=torch.tensor(encode_prompts(tokenizer, ["?"]))).logits[0, -1].double().log_softmax(-1)
-
-
-def trained_on(policy: Path, scratch: Path, model: RewardModel, max_new: int, **settings: Any) -> PPORun:
-    given = PPOSettings(minibatches=4, micro_batch=1024, critic_lr=1e-2, value_clip=10.0, checkpoints=1, **settings)
-    scorer = NamedRewardModel("toy", model)
-    run = make_run(
-        policy, scratch, given, reward_model=scorer, examples=[Example("0", "?")], scale=1.0, max_new=max_new
-    )
-    train(run)
-    return run
-
-
-@pytest.mark.training
-@pytest.mark.parametrize(("max_new", "whiten"), [(1, False), (4, True)])
-def test_without_kl_it_learns_the_rewarded_token(policy: Path, tmp_path: Path, max_new: int, whiten: bool) -> None:
-    table = torch.zeros(258)
-    table[70] = 1.0
-    run = trained_on(
-        policy, tmp_path, Table(table), max_new, iterations=25, rollouts=128, lr=1e-2, kl=0.0, whiten=whiten
-    )
-    actors = run.actors
-    assert distribution(actors.reference, actors.tokenizer)[70].exp() < 0.01
-    assert distribution(actors.policy, actors.tokenizer)[70].exp() > 0.9
-    assert float(collect(run, 99).rewards.mean()) > 0.9
-
-
-class FirstToken:
-    """1 on the last token of a response whose first token is a multiple of 3."""
-
-    def rewards(self, rollout: Rollout) -> Tensor:
-        return on_last_token((rollout.response_ids[:, 0] % 3 == 0).float(), rollout.mask)
-
-
-@pytest.mark.training
-def test_a_late_reward_reaches_the_token_that_earned_it(policy: Path, tmp_path: Path) -> None:
-    run = trained_on(policy, tmp_path, FirstToken(), 3, iterations=20, rollouts=128, lr=1e-2, kl=0.0)
-    learnt = distribution(run.actors.policy, run.actors.tokenizer).exp()
-    assert float(learnt[THIRDS == 0].sum()) > 0.9
-
-
-@pytest.mark.training
-def test_with_kl_it_finds_the_tilted_reference(policy: Path, tmp_path: Path) -> None:
-    """One token to choose: the optimum of E[r] - beta KL(pi || ref) is pi = ref exp(r / beta) / Z."""
-    beta = 0.8
-    run = trained_on(policy, tmp_path, Table(THIRDS), 1, iterations=25, rollouts=512, lr=2e-2, kl=beta, whiten=False)
-    learnt, reference = (distribution(m, run.actors.tokenizer) for m in (run.actors.policy, run.actors.reference))
-    optimum = (reference + THIRDS / beta).log_softmax(-1)
-
-    def shares(logs: Tensor) -> list[float]:
-        return [float(logs.exp()[kind == THIRDS].sum()) for kind in range(3)]
-
-    def divergence(one: Tensor, two: Tensor) -> float:
-        return float((one.exp() * (one - two)).sum())
-
-    assert shares(learnt) == pytest.approx(shares(optimum), abs=0.03)
-    assert divergence(learnt, optimum) < 0.1 * divergence(reference, optimum)
 
 
 # --- equal for all arms
