@@ -7,27 +7,37 @@ policy and no reward model comes from them.  Nothing is fetched that was not ask
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.reward_models.features import TYPE_SLICES, rule_accuracy, type_by_rule
 from rlhf_bench.tasks.real import check_data
 from rlhf_bench.tasks.sources import Row, content_sha256, hub_rows, read_rows, text
 
 MEDICAL, CODE = "lavita/MedQuAD", "openai/openai_humaneval"
 LICENSES = {MEDICAL: "CC BY 4.0 (MedQuAD's own; the hub copy states none)", CODE: "MIT"}
 RESPONSE_TOKENS = 128
+RULE = "rule"
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Texts of one column.  `data` is a file or a hub dataset; `split` names the latter's split where it has several.
 
+    `references` names a column of reference answers ("" for none).  `types` says whether prompts are open-ended or
+    closed-ended: a column that holds the words of features.TYPE_SLICES, or "rule" for the rule of words
+    (features.type_by_rule), whose slices are called by-rule-open and by-rule-closed: a guess is not a statement, and
+    reward models that read types go on treating it as one of their own.
+
     `train_share` of the prompts, by hash of the text, may be optimised on; the others are held out.  Equal texts count
-    once.  Prompts come in the order of their hash, so that the first n are a sample and no chapter of the file.
+    once, by their first row.  Prompts come in the order of their hash, so that the first n are a sample and no chapter
+    of the file.
     """
 
     data: str
@@ -35,6 +45,8 @@ class Prompts:
     split: str = ""
     train_share: float = 0.0
     response_tokens: int = RESPONSE_TOKENS
+    references: str = ""
+    types: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.train_share < 1:
@@ -52,7 +64,7 @@ class Prompts:
         """What was read; the hash is of the rows as they were."""
         held = len(self._examples)
         left_out = f"{len(self._rows) - held} repeated ones left out"
-        description = f"Prompts from {self.data}, column {self.column!r}: {held}, {left_out}."
+        description = f"Prompts from {self.data}, column {self.column!r}: {held}, {left_out}.{self._said_of_types()}"
         return Origin("real", description, content_sha256([("", self._rows)]), LICENSES.get(self.data, "unknown"))
 
     def examples(self, split: Split) -> Sequence[Example]:
@@ -79,8 +91,36 @@ class Prompts:
         for number, row in enumerate(self._rows):
             prompt = text(row, self.column)
             place = int(hashlib.sha256(prompt.encode()).hexdigest()[:13], 16) / 2**52
-            found.setdefault(prompt, (place, Example(f"prompt-{number}", prompt)))
+            reference = text(row, self.references) if self.references else ""
+            example = Example(f"prompt-{number}", prompt, reference, slices=self._slices(row))
+            _, first = found.setdefault(prompt, (place, example))
+            if first.slices != example.slices:
+                seen = f"{row.where}: {self.types!r} states another type than an earlier row with this prompt."
+                raise BenchError(seen, "State one type for each prompt.")
         return sorted(found.values(), key=lambda one: one[0])
+
+    def _slices(self, row: Row) -> tuple[str, ...]:
+        """The prompt's type: what the column says, or the rule's guess by a name that says it is one."""
+        if not self.types:
+            return ()
+        if self.types == RULE:
+            return (f"by-rule-{type_by_rule(text(row, self.column))}",)
+        stated = text(row, self.types).strip().lower()
+        if stated not in TYPE_SLICES:
+            seen = f"{row.where}: {self.types!r} holds {stated[:40]!r}, which is no type of prompt."
+            raise BenchError(seen, f"Give one of {', '.join(TYPE_SLICES)}.")
+        return (TYPE_SLICES[stated],)
+
+    def _said_of_types(self) -> str:
+        """How many prompts of each type there are, and how often the rule agrees where the data state types."""
+        if not self.types:
+            return ""
+        examples = [example for _, example in self._examples]
+        counts = Counter(name for example in examples for name in example.slices)
+        said = f" Types by {'a rule of words' if self.types == RULE else f'column {self.types!r}'}: "
+        said += ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        accuracy = rule_accuracy(examples).accuracy
+        return f"{said}." if accuracy is None else f"{said}; a rule of words gives the same for {accuracy:.0%}."
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -105,13 +145,14 @@ class Prompts:
         return splits[name]
 
 
-def _open(name: str, hub: str, data: str, column: str, split: str, train_share: float, tokens: int) -> Prompts:
+def _open(name: str, hub: str, settings: Mapping[str, Any]) -> Prompts:
+    data = settings["data"]
     if not data or (data == "hub" and not hub):
         seen = f"data={data!r}: the task {name!r} has no prompts of its own."
-        fix = f"Name a file or hub dataset with --set {name}.data=NAME (column {column!r})"
+        fix = f"Name a file or hub dataset with --set {name}.data=NAME (column {settings['column']!r})"
         raise BenchError(seen, f"{fix}, or 'hub' for {hub}." if hub else f"{fix}.")
     check_data(data)
-    return Prompts(hub if data == "hub" else data, column, split, train_share, tokens)
+    return Prompts(**{**settings, "data": hub if data == "hub" else data})
 
 
 def prompts(
@@ -121,9 +162,12 @@ def prompts(
     split: str = "",
     train_share: float = 0.0,
     response_tokens: int = RESPONSE_TOKENS,
+    references: str = "",
+    types: str = "",
 ) -> Prompts:
     """Prompts of any file or hub dataset.  See `Prompts`."""
-    return _open("prompts", "", data, column, split, train_share, response_tokens)
+    settings = dict(locals())
+    return _open("prompts", "", settings)
 
 
 def medical(
@@ -133,9 +177,12 @@ def medical(
     split: str = "",
     train_share: float = 0.0,
     response_tokens: int = RESPONSE_TOKENS,
+    references: str = "",
+    types: str = "",
 ) -> Prompts:
     """Medical questions: a file, a hub dataset, or "hub" for MedQuAD (47,441 questions, with repetitions)."""
-    return _open("medical", MEDICAL, data, column, split, train_share, response_tokens)
+    settings = dict(locals())
+    return _open("medical", MEDICAL, settings)
 
 
 def code(
@@ -145,6 +192,9 @@ def code(
     split: str = "",
     train_share: float = 0.0,
     response_tokens: int = RESPONSE_TOKENS,
+    references: str = "",
+    types: str = "",
 ) -> Prompts:
     """Programs to complete: a file, a hub dataset, or "hub" for HumanEval (164 prompts)."""
-    return _open("code", CODE, data, column, split, train_share, response_tokens)
+    settings = dict(locals())
+    return _open("code", CODE, settings)

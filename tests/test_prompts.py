@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 import sys
@@ -14,8 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
+from rlhf_bench.reward_models.features import declared_type
+from rlhf_bench.reward_models.whitebox import Whitebox
 from rlhf_bench.tasks.prompts import CODE, MEDICAL, Prompts, code, medical, prompts
+
+ALPACA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "alpaca_eval" / "full_annotations"
 
 
 def write(path: Path, texts: list[Any], column: str = "prompt") -> Path:
@@ -156,3 +162,88 @@ def test_bad_places(tmp_path: Path) -> None:
 def test_the_three_take_the_same_settings() -> None:
     names = [list(inspect.signature(factory).parameters) for factory in (prompts, medical, code)]
     assert names[0] == names[1] == names[2]
+
+
+def typed(path: Path, rows: list[tuple[str, str, str]]) -> str:
+    """A file of (prompt, answer, type)."""
+    content = [{"prompt": prompt, "answer": answer, "type": kind} for prompt, answer, kind in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return str(path)
+
+
+def by_prompt(task: Prompts) -> dict[str, Example]:
+    return {example.prompt: example for example in task.examples("test")}
+
+
+def test_types_of_a_column_and_references(tmp_path: Path) -> None:
+    rows = [("Name a song.", "Yesterday.", "Open-ended"), ("Who?", "Me.", "closed"), ("Write a poem.", "O!", "closed")]
+    task = prompts(data=typed(tmp_path / "a.jsonl", rows), types="type", references="answer")
+    found = by_prompt(task)
+    assert {prompt: declared_type(e) for prompt, e in found.items()} == {
+        "Name a song.": "open",
+        "Who?": "closed",
+        "Write a poem.": "closed",
+    }
+    assert {prompt: e.completion for prompt, e in found.items()} == {prompt: answer for prompt, answer, _ in rows}
+    assert (
+        "Types by column 'type': 2 closed, 1 open; a rule of words gives the same for 67%." in task.origin.description
+    )
+    scorer = Whitebox(types="slice").with_examples({"train": task.examples("test")})
+    assert scorer.features(["Who?"], ["Me."])["rar_closed"].tolist() == pytest.approx([1.0])
+
+
+def test_types_by_the_rule_are_called_guesses(tmp_path: Path) -> None:
+    rows = [("Write a poem.", "O!", ""), ("Who?", "Me.", "")]
+    task = prompts(data=typed(tmp_path / "a.jsonl", rows), types="rule", references="answer")
+    assert {prompt: e.slices for prompt, e in by_prompt(task).items()} == {
+        "Write a poem.": ("by-rule-open",),
+        "Who?": ("by-rule-closed",),
+    }
+    assert task.origin.description.endswith("Types by a rule of words: 1 by-rule-closed, 1 by-rule-open.")
+    scorer = Whitebox().with_examples({"train": task.examples("test")})
+    found = scorer.features(["Write a poem.", "Who?"], ["a", "b"])
+    assert (found["closed"].tolist(), found["type_by_rule"].tolist()) == ([0, 1], [1, 1])
+
+
+def test_no_types_unless_asked_for(tmp_path: Path) -> None:
+    task = prompts(data=typed(tmp_path / "a.jsonl", [("Who?", "Me.", "closed")]))
+    (example,) = task.examples("test")
+    assert (example.slices, example.completion) == ((), "")
+    assert task.origin.description.endswith("left out.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "seen"),
+    [
+        ([("Who?", "Me.", "half-open")], {"types": "type"}, "line 1: 'type' holds 'half-open', which is no type of"),
+        ([("Who?", "Me.", " ")], {"types": "type"}, "line 1: 'type' is empty"),
+        ([("Who?", "Me.", "open")], {"types": "kind"}, "line 1: no column 'kind'"),
+        ([("Who?", " ", "open")], {"references": "answer"}, "line 1: 'answer' is empty"),
+        ([("Who?", "Me.", "open")], {"references": "anwser"}, "line 1: no column 'anwser'. Did you mean 'answer'"),
+        ([("Who?", "a", "open"), ("Who?", "b", "closed")], {"types": "type"}, "line 2: 'type' states another type"),
+    ],
+)
+def test_bad_types_and_references(
+    tmp_path: Path, rows: list[tuple[str, str, str]], settings: dict[str, str], seen: str
+) -> None:
+    task = prompts(data=typed(tmp_path / "a.jsonl", rows), **settings)  # type: ignore[arg-type]
+    with pytest.raises(BenchError) as caught:
+        task.examples("test")
+    assert seen in str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.skipif(not ALPACA.is_dir(), reason="alpaca_eval is not beside the repository")
+def test_real_prompts_of_both_types() -> None:
+    (path,) = ALPACA.glob("gpt-3.5-turbo-1106__*")
+    with gzip.open(path) as file:
+        rows = json.load(file)
+    task = prompts(data=str(path), column="instruction", references="output_1", types="rule", train_share=0.5)
+    found = [*task.examples("train"), *task.examples("test")]
+    assert {e.prompt for e in found} == {row["instruction"] for row in rows}
+    assert all(e.completion for e in found)
+    shares = [sum(e.slices == (f"by-rule-{kind}",) for e in found) / len(found) for kind in ("open", "closed")]
+    assert sum(shares) == 1
+    assert min(shares) > 0.1
+    scorer = Whitebox().with_examples({"train": task.examples("train"), "test": task.examples("test")})
+    assert not any(scorer.why_not(e.prompt) for e in found)
