@@ -178,6 +178,17 @@ def case(number: int, after: str, before: str) -> Case:
     return Case(example, one, replace(one, iteration=0, response=before))
 
 
+def failing(reply: Reply) -> Callable[[Asked], Reply]:
+    """A judge that fails at one of the questions about the second case."""
+    sound = prefer(goods)
+
+    def answer(asked: Asked) -> Reply:
+        hit = asked.material.get("prompt") == "Question 1?" and not goods(asked.material["answer-A"])
+        return reply if hit else sound(asked)
+
+    return answer
+
+
 CANARY = "sk-canary-7f3a91"
 
 
