@@ -5,36 +5,15 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from intervals import LEVELS, bounded, fast, rng, sound, wild
 from scipy import stats
 
 from rlhf_bench.harness import comparisons as c
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import interval
-
-LEVELS = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
-VERDICTS = st.sampled_from([0.0, 0.5, 1.0])
-shapes = st.tuples(st.integers(1, 4), st.integers(1, 9))
-wild = hnp.arrays(np.float64, shapes, elements=st.floats(allow_infinity=False))
-bounded = hnp.arrays(np.float64, shapes, elements=st.floats(0, 1) | VERDICTS | st.just(math.nan))
-fast = settings(max_examples=50, deadline=None)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def sound(found, low=-math.inf, high=math.inf):
-    """No nan, no inf, the value inside its bounds, a reason where there is none."""
-    for number in (found.value, found.low, found.high):
-        assert number is None or (math.isfinite(number) and low <= number <= high)
-    assert (found.low is None) == (found.high is None)
-    if found.low is None:
-        assert found.note
-    else:
-        assert found.low <= found.value <= found.high
 
 
 @fast
