@@ -24,6 +24,9 @@ from rlhf_bench.tasks.assist_lexicon import (
     SUBJECTS,
 )
 
+MOST = 3
+"""Needless sentences of one kind in one answer, at most."""
+
 OPENING = 1 / 3
 """Share of the sentences without content that open an answer; the others close it."""
 
@@ -50,8 +53,8 @@ class Habits(NamedTuple):
 
     `keep`: to state each further fact after a first one where the question is open-ended.  `miss`: to leave out the
     fact that a closed-ended question asks for.  `more`: to add each other kind there.  `wrong`: to state a wrong value,
-    per fact.  `repeat`, `stray`, `pad`: once per answer, to say a fact again, to speak of another subject, to add a
-    sentence without content.
+    per fact.  `repeat`, `stray`: to say a fact again, to speak of another subject, and after each time once more, up
+    to MOST times.  `pad`: once per answer, to add a sentence without content.
     """
 
     keep: float
@@ -70,8 +73,8 @@ FLAWED: Mapping[str, Habits] = {
     "terse": CAREFUL._replace(keep=0.1, miss=0.1),
     "guessing": CAREFUL._replace(wrong=0.5),
     "padding": CAREFUL._replace(pad=0.9, more=0.2),
-    "repeating": CAREFUL._replace(repeat=0.9),
-    "straying": CAREFUL._replace(stray=0.9, miss=0.2, more=0.1),
+    "repeating": CAREFUL._replace(repeat=0.8),
+    "straying": CAREFUL._replace(stray=0.8, miss=0.2, more=0.1),
 }
 
 PERFECT = Habits(0, 0, 0, 0, 0, 0, 0)
@@ -127,15 +130,20 @@ def write_answer(rng: random.Random, question: Question, habits: Habits, long: f
     """
     kinds = _chosen_kinds(rng, question, habits)
     sentences = [_say(rng, question, kind, habits.wrong, long) for kind in kinds]
-    if rng.random() < habits.repeat:
+    for _ in range(_times(rng, habits.repeat)):
         sentences.append(_whole(rng.choice(sentences).text))
-    if rng.random() < habits.stray:
+    for _ in range(_times(rng, habits.stray)):
         other = question.mentioned or rng.choice([name for name in SUBJECTS if name != question.subject])
         sentences.append(_whole(_statement(rng, rng.choice(list(KINDS)), other, long)))
     if rng.random() < habits.pad:
         opens = rng.random() < OPENING
         sentences.insert(0 if opens else len(sentences), _whole(rng.choice(OPENERS if opens else CLOSERS)))
     return _joined(sentences)
+
+
+def _times(rng: random.Random, rate: float) -> int:
+    """How often in a row something of probability `rate` happens, MOST times at most."""
+    return next((count for count in range(MOST) if rng.random() >= rate), MOST)
 
 
 def _chosen_kinds(rng: random.Random, question: Question, habits: Habits) -> list[str]:
