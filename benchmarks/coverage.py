@@ -19,6 +19,7 @@ from scipy import special
 from rlhf_bench.harness import collapse, comparisons
 from rlhf_bench.harness import statistics as s
 from rlhf_bench.harness.cells import Array
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.length_control import length_controlled
 from rlhf_bench.harness.ranking import rank, strengths
 
@@ -31,7 +32,7 @@ RATES = (0.5, 0.8, 0.95, 0.99)
 SEEDS = (2, 3, 5, 10)
 Rng = np.random.Generator
 Draw = Callable[[Rng], Array]
-Measure = Callable[[Array, Rng], s.Interval]
+Measure = Callable[[Array, Rng], Interval]
 
 
 class Setting(NamedTuple):

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.cells import Array, Clusters
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Interval, interval
+from rlhf_bench.harness.intervals import Interval
+from rlhf_bench.harness.statistics import interval
 
 DEFAULT_NS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -18,8 +18,8 @@ from rlhf_bench.harness.comparisons import smallest_detectable
 from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import Arm, Estimator
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate
-from rlhf_bench.harness.statistics import Interval
 
 Ruling = Literal["supported", "contradicted", "inconclusive", "not run"]
 

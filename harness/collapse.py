@@ -16,7 +16,8 @@ from scipy import special, stats
 
 from rlhf_bench.harness.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Interval, alone, bca, made, nothing, quiet
+from rlhf_bench.harness.intervals import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics import bca
 
 RESAMPLES = 1999
 SHAPES = ("ks", "wasserstein", "energy")

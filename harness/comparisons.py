@@ -28,17 +28,9 @@ from rlhf_bench.harness.cells import (
     upper_tail,
 )
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.intervals import Interval, alone, nothing, quiet
 from rlhf_bench.harness.nouns import MeasureKind
-from rlhf_bench.harness.statistics import (
-    RESAMPLES,
-    Interval,
-    alone,
-    interval,
-    nothing,
-    percentile,
-    quiet,
-    same_everywhere,
-)
+from rlhf_bench.harness.statistics import RESAMPLES, interval, percentile, same_everywhere
 from rlhf_bench.harness.variance import Moments, moments
 
 FEW_POINTS = 7

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from rlhf_bench.harness import comparisons, statistics, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import ALL, Arm, Estimator
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.sheets import NO_PROMPT, Common, Rows, Sheets, common
-from rlhf_bench.harness.statistics import Interval
 
 Array = npt.NDArray[np.float64]
 

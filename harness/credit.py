@@ -17,17 +17,8 @@ from scipy import sparse, stats
 
 from rlhf_bench.harness.cells import Array, Codes, upper_tail
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import (
-    WIDE,
-    Interval,
-    alone,
-    interval,
-    made,
-    nothing,
-    percentile,
-    quiet,
-    rate_over_seeds,
-)
+from rlhf_bench.harness.intervals import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics import WIDE, interval, percentile, rate_over_seeds
 from rlhf_bench.harness.variance import Moments
 
 RESAMPLES = 2000

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness import collapse, statistics, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate, Measure
 
 ALL = "all"
@@ -150,7 +151,7 @@ class Estimator:
         slice_name: str,
         decoding: str,
         iteration: int,
-        interval: statistics.Interval,
+        interval: Interval,
         cells: Array,
     ) -> Estimate:
         decided = ~np.isnan(cells)
@@ -175,7 +176,7 @@ class Estimator:
         )
 
 
-def within(found: statistics.Interval, limit: float | None) -> statistics.Interval:
+def within(found: Interval, limit: float | None) -> Interval:
     """The interval of a measure with a limit: a t interval knows of none and may pass it."""
     cut = found if limit is None else found.clipped(-limit, limit)
     return cut if cut == found else cut.noted(f"cut off at {limit:g}, the largest there can be")

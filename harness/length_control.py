@@ -25,7 +25,8 @@ from rlhf_bench.harness.cells import (
     tidy,
 )
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Interval, alone, interval, nothing, percentile, quiet, two_way
+from rlhf_bench.harness.intervals import Interval, alone, nothing, quiet
+from rlhf_bench.harness.statistics import interval, percentile, two_way
 
 RESAMPLES = 1999
 STEPS = 60

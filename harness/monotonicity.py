@@ -18,7 +18,8 @@ from scipy import special, stats
 from rlhf_bench.harness.cells import Array, Clusters, as_matrix, constant, drawn_weights, tidy, upper_tail
 from rlhf_bench.harness.comparisons import spearman
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Interval, alone, interval, made, nothing, percentile, quiet
+from rlhf_bench.harness.intervals import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics import interval, percentile
 
 ONE_RUN = "conditional on this training run"
 FLAT = 1e-10  # relative: two curves this close to proportional cannot be told apart

@@ -17,7 +17,7 @@ from scipy import special
 
 from rlhf_bench.harness.cells import Array, upper_tail
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.intervals import Interval, alone, made, nothing, quiet
 
 KINDS = ("scalar", "seq2seq", "generation")
 """A scalar pass, a seq2seq-token pass, and, for reference, writing the response with a key-value cache."""

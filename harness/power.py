@@ -19,7 +19,7 @@ from scipy.stats import qmc
 
 from rlhf_bench.harness.cells import Array, Clusters, constant, tidy
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import quiet
+from rlhf_bench.harness.intervals import quiet
 from rlhf_bench.harness.variance import complete_layout, half_widths, mean_squares
 
 DRAWS = 12  # 2^12 points

@@ -17,7 +17,8 @@ from scipy import special
 
 from rlhf_bench.harness.cells import Array, Clusters, Codes, batches, cluster_sums, drawn_weights, tidy
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import Interval, alone, nothing, percentile, quiet, two_way
+from rlhf_bench.harness.intervals import Interval, alone, nothing, quiet
+from rlhf_bench.harness.statistics import percentile, two_way
 
 RESAMPLES = 1999
 STEPS = 100

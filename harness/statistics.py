@@ -1,15 +1,15 @@
 """The intervals of every reported number: numpy and scipy only, generators always explicit.  Tests: comparisons.py.
 
 Cells [S seeds, P prompts] hold one number per training seed and held-out prompt; NaN (or None) is undecided and
-is left out, never scored.  No nan or inf leaves this file: what cannot be said is None, and the note says why.  Columns
-of one comparison share their resamples when each call gets a fresh generator of the same seed.
+is left out, never scored.  What cannot be said is None, and the note says why.  Columns of one comparison share their
+resamples when each call gets a fresh generator of the same seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from rlhf_bench.harness.cells import (
     upper_tail,
 )
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.intervals import Interval, alone, made, nothing, quiet
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.variance import moments
 
@@ -38,50 +39,6 @@ RESAMPLES = 9999
 FEW = "fewer than 30 independent prompts: a skewed measure is covered less than the level says"
 EDGE = "a rate this near 0 or 1 is covered a little less than the level says where many seeds differ"
 WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
-
-quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
-# Overflow is let through as inf on purpose: `made` turns it into None with a reason.
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its confidence bounds, in the unit of the data.  A p-value or distance has no bounds."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-    note: str = ""
-
-    def noted(self, *notes: str) -> Interval:
-        return replace(self, note="; ".join(filter(None, (self.note, *notes))))
-
-    def clipped(self, low: float, high: float) -> Interval:
-        if self.low is None or self.high is None:
-            return self
-        return replace(self, low=max(self.low, low), high=min(self.high, high))
-
-
-def nothing(reason: str, method: str = "none") -> Interval:
-    """Nothing can be said, and why."""
-    return Interval(None, None, None, method, reason)
-
-
-def made(value: float, low: float, high: float, method: str, note: str = "") -> Interval:
-    """Value with bounds.  Bounds that miss the value (a bootstrap of a few skewed values) are widened to hold it."""
-    if not math.isfinite(value):
-        return nothing("the value is not a finite number", method)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Interval(float(value), None, None, method).noted(note, "the bounds are not finite numbers")
-    return Interval(float(value), float(min(low, value)), float(max(high, value)), method, note)
-
-
-def alone(value: float, method: str, note: str = "") -> Interval:
-    """A number without bounds: a p-value, a distance, or an estimate whose spread is unknown."""
-    if not math.isfinite(value):
-        return nothing("the value is not a finite number", method)
-    return Interval(float(value), None, None, method, note)
-
 
 # ---- one sample of prompts ------------------------------------------------------------------------------------------
 

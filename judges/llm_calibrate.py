@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.intervals import Interval, nothing
 from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Verdict
 from rlhf_bench.harness.seams import Judge, Task
 from rlhf_bench.harness.stage_judge import measure
-from rlhf_bench.harness.statistics import Interval, exact, nothing, percentile, wilson
+from rlhf_bench.harness.statistics import exact, percentile, wilson
 from rlhf_bench.reports.tables import Table, number
 
 Label = Literal["a", "b", "tie"]

@@ -77,7 +77,7 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
     """Hash of all that a report is computed from; an equal one need not be made again."""
     from rlhf_bench.harness.plugins import code_fingerprint
 
-    modules = ["statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]
+    modules = ["intervals", "statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]
     modules += ["ranking", "length_control", "power", "sheets"]
     own = ("rlhf_bench.reports.build", "rlhf_bench.reports.comparison")
     code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), *own)

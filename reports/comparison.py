@@ -17,6 +17,7 @@ import numpy as np
 from rlhf_bench.harness import comparisons, power, statistics, store
 from rlhf_bench.harness.cells import Array, tidy
 from rlhf_bench.harness.estimates import Arm, Estimator, reasons
+from rlhf_bench.harness.intervals import Interval, nothing
 from rlhf_bench.harness.length_control import length_controlled
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.ranking import Ranking, rank
@@ -93,7 +94,7 @@ def pairs(arms: Sequence[Arm], what: Question, context: Context) -> list[Row]:
 def _pair(a: Arm, b: Arm, what: Question, context: Context) -> Row:
     tables = [context.sheets.of(arm, what.judge) for arm in (a, b)]
     both = common(tables, [what.statistic] * 2, context.sheets.unlike((a, b), what.judge))
-    found = p = statistics.nothing(both.why)
+    found = p = nothing(both.why)
     seeds = prompts = 0
     least = None
     if not both.why:
@@ -127,7 +128,7 @@ def _undecided(both: Common, tables: Sequence[Mapping[int, Rows]], statistic: st
     return f"{holes} cases undecided for one of the two: {reasons(rows, statistic)}" if holes else ""
 
 
-def _interval(found: statistics.Interval, context: Context) -> Row:
+def _interval(found: Interval, context: Context) -> Row:
     values = {"value": found.value, "low": found.low, "high": found.high, "level": context.estimator.level}
     return {**values, "method": found.method, "note": found.note}
 
@@ -142,7 +143,7 @@ def ranking(arms: Sequence[Arm], what: Question, context: Context) -> list[Row]:
         return []
     unlike = context.sheets.unlike(judged, what.judge)
     shared = common([context.sheets.of(arm, what.judge) for arm in judged], [what.statistic] * len(judged), unlike)
-    found = Ranking((statistics.nothing(shared.why),) * len(judged), (None,) * len(judged))
+    found = Ranking((nothing(shared.why),) * len(judged), (None,) * len(judged))
     if not shared.why:
         rng = context.estimator.generator("ranking", *(arm.key for arm in judged), *what[:2])
         found = rank(shared.cells, context.estimator.level, rng, shared.clusters)
@@ -160,7 +161,7 @@ def at_equal_length(arms: Sequence[Arm], what: Question, context: Context) -> It
         if not all(tables):
             continue
         both = common(tables, [what.statistic, LENGTH[1]])
-        controlled = raw = statistics.nothing(both.why)
+        controlled = raw = nothing(both.why)
         if not both.why:
             verdicts, lengths = both.cells
             rng, level = context.estimator.generator("length", arm.key, *what[:2]), context.estimator.level

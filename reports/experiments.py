@@ -12,10 +12,10 @@ from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.credit import credit_estimates
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.overhead import overhead_estimates
 from rlhf_bench.harness.sheets import Sheets
-from rlhf_bench.harness.statistics import Interval
 from rlhf_bench.reports import build
 
 SCHEMA = "rlhf-bench/experiment"

@@ -8,6 +8,7 @@ from intervals import near, rng
 from scipy import stats
 
 from rlhf_bench.harness import statistics as s
+from rlhf_bench.harness.intervals import Interval
 
 SAMPLES = {
     "normal": rng(1).normal(size=30),
@@ -31,7 +32,7 @@ def test_bca_is_scipys_with_the_same_draws(name, resamples):
     y = SAMPLES[name]
     known = scipys((y,), np.mean, resamples)
     found = s.bca(y[:, None], lambda totals: totals[..., 0] / y.size, 0.9, rng(), resamples)
-    near(found, s.Interval(y.mean(), known.low, known.high, ""), 1e-8)
+    near(found, Interval(y.mean(), known.low, known.high, ""), 1e-8)
     assert found.method == "BCa bootstrap"
 
 
@@ -39,7 +40,7 @@ def test_bca_of_a_ratio_of_sums_is_scipys():
     sums, sizes = rng(5).normal(5, 1, size=(2, 50))
     known = scipys((sums, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), 999)
     found = s.bca(np.stack([sums, sizes], axis=1), lambda totals: totals[..., 0] / totals[..., 1], 0.9, rng(), 999)
-    near(found, s.Interval(sums.sum() / sizes.sum(), known.low, known.high, ""), 1e-8)
+    near(found, Interval(sums.sum() / sizes.sum(), known.low, known.high, ""), 1e-8)
 
 
 def test_many_prompts_are_drawn_in_batches_and_the_batches_change_nothing(monkeypatch):

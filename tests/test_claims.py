@@ -17,9 +17,9 @@ from rlhf_bench.harness import claims, contrasts, experiments, plugins, store
 from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.run import DEFAULT_JUDGES
-from rlhf_bench.harness.statistics import Interval
 from rlhf_bench.reports.ledger import without_folder
 from rlhf_bench.reports.tables import TABLES
 

@@ -15,6 +15,7 @@ import pytest
 from rlhf_bench.harness import collapse, statistics, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import CellFiles, Estimator, arms_of
+from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate, MeasureKind
 
 Values = dict[str, float | None]
@@ -94,7 +95,7 @@ def one(found: Sequence[Estimate], statistic: str, **wanted: Any) -> Estimate:
     return chosen[0]
 
 
-def bounds(found: Estimate | statistics.Interval) -> tuple[float | None, ...]:
+def bounds(found: Estimate | Interval) -> tuple[float | None, ...]:
     return found.value, found.low, found.high
 
 

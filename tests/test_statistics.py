@@ -11,6 +11,7 @@ from intervals import LEVELS, VERDICTS, bounded, fast, near, rng, shapes, sound,
 
 from rlhf_bench.harness import statistics as s
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.intervals import Interval
 
 KINDS = ("win", "rate", "change", "level")
 
@@ -48,9 +49,9 @@ def test_the_opponents_win_rate_is_the_mirror_image(Y, level):  # noqa: N803
     for clusters in (None, np.arange(Y.shape[1]) // 2):
         ours, theirs = (s.interval("win", wins, level, rng(), clusters) for wins in (Y, 1 - Y))
         if ours.value is not None:
-            mirrored = s.Interval(1 - theirs.value, theirs.high, theirs.low, theirs.method)
+            mirrored = Interval(1 - theirs.value, theirs.high, theirs.low, theirs.method)
             flip = lambda x: None if x is None else 1 - x  # noqa: E731
-            near(ours, s.Interval(mirrored.value, flip(mirrored.low), flip(mirrored.high), mirrored.method), 1e-7)
+            near(ours, Interval(mirrored.value, flip(mirrored.low), flip(mirrored.high), mirrored.method), 1e-7)
 
 
 @fast
@@ -62,7 +63,7 @@ def test_shift_and_scale_carry_over(whole, shift, scale):
     for measure in (s.two_way, lambda y, p: s.pigeonhole(y, p, rng(), 200), lambda y, p: s.paired(y[0], p, rng())):
         plain, moved = measure(Y, 0.95), measure(scale * Y + shift, 0.95)
         carry = lambda x: None if x is None else scale * x + shift  # noqa: E731
-        near(moved, s.Interval(carry(plain.value), carry(plain.low), carry(plain.high), plain.method), 1e-7)
+        near(moved, Interval(carry(plain.value), carry(plain.low), carry(plain.high), plain.method), 1e-7)
 
 
 @fast

@@ -11,6 +11,7 @@ from intervals import LEVELS, fast, near, rng
 from scipy import stats
 
 from rlhf_bench.harness import statistics as s
+from rlhf_bench.harness.intervals import Interval
 
 
 def test_known_wilson_values():
@@ -18,7 +19,7 @@ def test_known_wilson_values():
     assert s.wilson([0.0] * 200, 0.95).high == pytest.approx(0.0188, abs=5e-5)
     for k, n in ((0, 1), (3, 10), (64, 100), (200, 200)):
         known = stats.binomtest(k, n).proportion_ci(method="wilson")
-        near(s.wilson([1.0] * k + [0.0] * (n - k), 0.95), s.Interval(k / n, known.low, known.high, ""))
+        near(s.wilson([1.0] * k + [0.0] * (n - k), 0.95), Interval(k / n, known.low, known.high, ""))
     near(s.wilson([0.5] * 8, 0.9), s.wilson([1.0, 0.0] * 4, 0.9))
 
 
@@ -27,7 +28,7 @@ def test_known_wilson_values():
 def test_exact_is_binomtest_and_the_beta_form_agrees(counts, level):
     k, n = counts
     known = stats.binomtest(k, n).proportion_ci(confidence_level=level)
-    near(s.exact(k, n, level), s.Interval(k / n, known.low, known.high, ""))
+    near(s.exact(k, n, level), Interval(k / n, known.low, known.high, ""))
     assert s._clopper_pearson(k / n, n, level) == pytest.approx((known.low, known.high), abs=1e-7)
 
 
@@ -54,7 +55,7 @@ def test_two_way_agrees_with_brute_force(seeds, prompts, spread):
     r = rng(seeds)
     Y = r.normal(size=(seeds, prompts)) + spread * r.normal(size=(seeds, 1)) + r.normal(size=prompts)  # noqa: N806
     mean, half = brute_force(Y.tolist(), 0.05)
-    near(s.two_way(Y, 0.9), s.Interval(mean, mean - half, mean + half, ""))
+    near(s.two_way(Y, 0.9), Interval(mean, mean - half, mean + half, ""))
 
 
 @fast
@@ -77,7 +78,7 @@ def test_two_way_reduces_to_t_where_seeds_agree_on_nothing_but_the_mean():
     """Every seed one number for all prompts: the t interval over seeds."""
     per_seed = np.array([1.0, 2.0, 4.0, 5.0])
     known = stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
-    near(s.two_way(np.repeat(per_seed[:, None], 500, axis=1), 0.95), s.Interval(3.0, known.low, known.high, ""))
+    near(s.two_way(np.repeat(per_seed[:, None], 500, axis=1), 0.95), Interval(3.0, known.low, known.high, ""))
 
 
 def test_rate_over_seeds_agrees_with_its_definition():
@@ -86,7 +87,7 @@ def test_rate_over_seeds_agrees_with_its_definition():
     size = min(240, p * (1 - p) * (stats.t.ppf(0.975, 239) / half) ** 2)
     low = stats.beta.ppf(0.025, size * p, size * (1 - p) + 1)
     high = stats.beta.ppf(0.975, size * p + 1, size * (1 - p))
-    near(s.rate_over_seeds(Y, 0.95), s.Interval(p, low, high, ""))
+    near(s.rate_over_seeds(Y, 0.95), Interval(p, low, high, ""))
 
 
 def test_a_rate_of_zero_over_seeds_is_that_of_its_prompts():
