@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_bench.harness.last_layer import only_last
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.policies import load_causal, load_policy
 from rlhf_bench.harness.rollout import full_inputs
@@ -31,8 +32,9 @@ class Critic(nn.Module):
     def forward(self, rollout: Rollout) -> Tensor:
         """V(x, y_<t) [B, T], 0 outside the mask."""
         ids, mask, positions = full_inputs(rollout)
-        hidden = self.trunk(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
         width = rollout.response_ids.shape[1]
+        with only_last(self.trunk, width + 1):
+            hidden = self.trunk(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
         values = self.head(hidden.last_hidden_state[:, -width - 1 : -1].float()).squeeze(-1)
         return torch.where(rollout.mask, values, 0.0)
 
@@ -50,7 +52,10 @@ class Actors:
 
 
 def make_actors(sft: Path, device: str, lr: float, critic_lr: float) -> Actors:
-    """Policy, reference and critic from one SFT folder; Adam without weight decay, constant learning rates."""
+    """Policy, reference and critic from one SFT folder; Adam without weight decay, constant learning rates.
+
+    Fused on a CPU, where the plain one takes four times as long (on a GPU torch's default is as fast).
+    """
     policy, tokenizer = load_policy(sft, device)
     reference = load_causal(sft, tokenizer, device).requires_grad_(False)
     trunk = load_causal(sft, tokenizer, device).base_model
@@ -60,8 +65,8 @@ def make_actors(sft: Path, device: str, lr: float, critic_lr: float) -> Actors:
         reference,
         critic,
         tokenizer,
-        torch.optim.Adam(policy.parameters(), lr),
-        torch.optim.Adam(critic.parameters(), critic_lr),
+        torch.optim.Adam(policy.parameters(), lr, fused=device == "cpu"),
+        torch.optim.Adam(critic.parameters(), critic_lr, fused=device == "cpu"),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_bench.harness.allocator import keep_freed_memory
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.stage import Stage, run_stage
@@ -42,13 +43,17 @@ def execute(stages: Sequence[Stage], root: Store, *, jobs: int, threads: int, de
 
 
 def set_threads(threads: int) -> None:
-    """The number of threads of this process.  Idle ones sleep: spinning ones slow a busy machine down many times."""
+    """The number of threads of this process, and what its memory is for: it keeps what it frees.
+
+    Idle threads sleep: spinning ones slow a busy machine down many times.
+    """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def _one_by_one(missing: Sequence[Stage], root: Store, device: str, watch: Watch) -> Outcome:

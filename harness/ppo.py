@@ -143,7 +143,7 @@ def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float
     """One optimiser step of policy and critic on the rows `index`, in micro-batches whose gradients add up exactly."""
     s, actors = run.settings, run.actors
     tokens = int(experience.rollout.mask[index].sum())
-    sums = torch.zeros(3)
+    sums = torch.zeros(3, device=index.device)
     for part in batches_by_length(experience.rollout, index, s.micro_batch):
         rollout = rows_of(experience.rollout, part)
         width = rollout.mask.shape[1]
@@ -156,7 +156,7 @@ def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float
         (policy / tokens).backward()  # type: ignore[no-untyped-call]
         value = ppo_math.value_loss(actors.critic(rollout), values, returns, rollout.mask, s.value_clip)
         (value / tokens).backward()  # type: ignore[no-untyped-call]
-        sums += torch.tensor([float(policy.detach()), float(value.detach()), float(clipped)])
+        sums += torch.stack([policy.detach(), value.detach(), clipped.float()])  # read once, after the step
     norms = [
         float(_descend(module, optimizer, s.max_grad_norm))
         for module, optimizer in (

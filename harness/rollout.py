@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.chat import ends_of
+from rlhf_bench.harness.kv_cache import is_plain, make_cache
+from rlhf_bench.harness.last_layer import only_last
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.text import decode, encode_prompts
 
@@ -89,52 +91,80 @@ def _generate(
     """Tokens and their log-probabilities at the temperature, [B, steps]."""
     import torch
 
-    rows, device = len(ids), ids.device
+    rows, width, device = len(ids), ids.shape[1], ids.device
     uniforms = None if generator is None else torch.rand(rows, max_new, generator=generator).to(device)
     tokens = torch.full((rows, max_new), tokenizer.pad_token_id, dtype=torch.long, device=device)
     drawn = torch.zeros(rows, max_new, device=device)
     active = torch.arange(rows, device=device)  # rows of the batch that still write, of all rows
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     running = torch.ones_like(active, dtype=torch.bool)
-    cache = None
+    cache = make_cache(model, width + max_new)
+    seen = torch.cat([mask, mask.new_ones(rows, max_new)], 1)  # what each row may attend to, once it is there
+    plain, padded = is_plain(cache), not bool(mask.all())
     with torch.no_grad():
         for step in range(max_new):
-            output = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            logits = output.logits[:, -1].float() / temperature
-            token = _pick(logits, None if uniforms is None else uniforms[active, step])
+            logits = _next_logits(model, ids, _visible(seen, width + step, step, plain, padded), positions, cache)
+            logits = logits.float() / temperature
+            token, chosen = _pick(logits, None if uniforms is None else uniforms[active, step])
             tokens[active[running], step] = token[running]
-            drawn[active, step] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+            drawn[active, step] = chosen
             running = running & ~_ends_at(token, tokenizer)
             left = int(running.sum())
             if not left:
                 break
             ids, positions = token[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
                 keep = torch.nonzero(running).squeeze(1)
                 cache.batch_select_indices(keep)
-                ids, positions, mask, active, running = (x[keep] for x in (ids, positions, mask, active, running))
+                ids, positions, seen, active, running = (x[keep] for x in (ids, positions, seen, active, running))
     return tokens[:, : step + 1], drawn[:, : step + 1]
 
 
-def _pick(logits: Tensor, uniform: Tensor | None) -> Tensor:
-    """Next tokens [B]: the inverse of the cumulative distribution at `uniform`, or the argmax."""
-    if uniform is None:
-        return logits.argmax(-1)
-    cumulative = logits.softmax(-1).cumsum(-1)
-    # scaling by the total keeps rounding from choosing past the last token; `right` never takes one of probability 0
-    threshold = uniform[:, None] * cumulative[:, -1:]
+def _visible(seen: Tensor, columns: int, step: int, plain: bool, padded: bool) -> Tensor | None:
+    """The attention mask of a step, over `columns` tokens.
+
+    After the prompts one token attends to a row's columns: ready-made [B, 1, 1, columns], which spares the model from
+    building it again, or nothing where nothing is hidden.  The prompts themselves, and models whose layers differ in
+    what they see, get the columns [B, columns].
+    """
+    if not step or not plain:
+        return seen[:, :columns]
+    return seen[:, None, None, :columns].bool() if padded else None
+
+
+def _next_logits(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
+    """Logits [B, V] of the token after `ids`; the cache then holds `ids`."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def _pick(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Next tokens [B] and their log-probabilities [B]: the inverse of the cumulative distribution at `uniform`, or the
+    argmax.
+
+    One pass of exponentials gives both: the last entry of their cumulative sum is the normaliser.
+    """
     import torch
 
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    highest = logits.amax(-1, keepdim=True)
+    cumulative = (logits - highest).exp_().cumsum(-1)
+    total = cumulative[:, -1:]
+    if uniform is None:
+        token = logits.argmax(-1)
+    else:
+        # scaling by the total keeps rounding from choosing past the last token; `right` never takes one of chance 0
+        token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True).squeeze(1)
+        token = token.clamp(max=logits.shape[-1] - 1)
+    chosen = logits.gather(-1, token[:, None]) - highest - total.log()
+    return token, chosen.squeeze(-1)
 
 
 def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,9 +182,10 @@ def logprobs(model: Any, rollout: Rollout, temperature: float = 1.0) -> Tensor:
 
     ids, mask, positions = full_inputs(rollout)
     width = rollout.response_ids.shape[1]
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
-    ).logits
+    with only_last(model, width + 1):
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
+        ).logits
     logits = logits[:, :-1].float() / temperature
     chosen = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1) - logits.logsumexp(-1)
     return torch.where(rollout.mask, chosen, 0.0)

@@ -124,9 +124,11 @@ class Corrector:
         """Token t is compared with what the corrector would write after y_<t: one pass, nothing is generated."""
         import torch
 
+        from rlhf_bench.harness.last_layer import only_last
+
         inputs, mask, positions = self.inputs(rollout, with_responses=True)
         width = rollout.response_ids.shape[1]
-        with torch.no_grad():
+        with torch.no_grad(), only_last(self.model, width + 1):
             logits = self.model(
                 input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
             ).logits[:, :-1]

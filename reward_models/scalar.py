@@ -99,10 +99,12 @@ class ScalarScorer:
         """The classifier's scores [B] of prompt + response."""
         import torch
 
+        from rlhf_bench.harness.last_layer import only_last
+
         inputs = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
         mask = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        with torch.no_grad():
+        with torch.no_grad(), only_last(self.model, rollout.mask.shape[1] + 1):
             hidden = self.model.base_model(
                 input_ids=inputs, attention_mask=mask.long(), position_ids=positions, use_cache=False
             ).last_hidden_state

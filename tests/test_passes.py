@@ -1,0 +1,134 @@
+"""Faster passes equal the plain ones: the cache with room, one ready-made mask, and a last layer that skips prompts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from tiny import Tiny, by_hand, make_tokenizer
+from torch import Tensor
+from transformers import DynamicCache
+
+from rlhf_bench.harness import last_layer, rollout
+from rlhf_bench.harness.kv_cache import is_plain, make_cache
+from rlhf_bench.harness.last_layer import only_last
+from rlhf_bench.harness.rollout import full_inputs, logprobs, make_generator, sample
+
+PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
+
+
+def pieces() -> list[Tensor]:
+    """Keys of three rows, two heads: a prompt of four tokens, then single tokens."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(3, 2, width, 5, generator=generator) for width in (4, 1, 1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("room", [0, 5, 9])
+def test_the_cache_with_room_holds_what_transformers_own_holds(tiny: Tiny, room: int) -> None:
+    """Also where more is written than there was room for, and after rows have left."""
+    plain, growing = DynamicCache(), make_cache(tiny.model, room)
+    keep = torch.tensor([0, 2])
+    for number, keys in enumerate(pieces()):
+        if number == 3:
+            plain.batch_select_indices(keep)
+            growing.layers[0].batch_select_indices(keep)
+        given = keys if number < 3 else keys[keep]
+        expected = plain.update(given, -given, 0)
+        found = growing.layers[0].update(given, -given)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert growing.layers[0].get_seq_length() == plain.get_seq_length()
+
+
+def test_layers_that_see_a_window_keep_their_own_cache() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    tokenizer = make_tokenizer(280)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=1, sliding_window=4, pad_token_id=0, bos_token_id=None, **sizes
+    )
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config).eval()
+    assert not is_plain(make_cache(model, 20))
+    drawn = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("window"))
+    assert drawn.logprobs is not None
+    torch.testing.assert_close(drawn.logprobs, logprobs(model, drawn).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1] * 3], ids=["padded", "equal lengths"])
+def test_sampling_is_as_with_transformers_own_cache_and_masks(
+    tiny: Tiny, prompts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(greedy: bool) -> Any:
+        generator = None if greedy else make_generator("plain")
+        return sample(tiny.model, tiny.tokenizer, prompts, 16, generator=generator, temperature=2.0)
+
+    fast = [draw(greedy) for greedy in (True, False)]
+    monkeypatch.setattr(rollout, "make_cache", lambda model, _: DynamicCache(config=model.config))
+    for one, two in zip(fast, [draw(greedy) for greedy in (True, False)], strict=True):
+        assert torch.equal(one.response_ids, two.response_ids)
+        torch.testing.assert_close(one.logprobs, two.logprobs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_last_layer_that_skips_the_prompts_gives_the_same_logprobs_and_gradients(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = by_hand(tiny.tokenizer, [[40, 41, 42, 43], [50], [60, 61]], [[70, 71, 1], [73], [74, 75]], extra_left=1)
+
+    def both() -> tuple[Tensor, list[Tensor]]:
+        table = logprobs(tiny.model, made)
+        parameters = [p for p in tiny.model.parameters() if p.requires_grad]
+        return table.detach(), list(torch.autograd.grad(table.sum(), parameters))
+
+    shortened = both()
+    monkeypatch.setattr(last_layer, "_last_mlp", lambda _: None)
+    plain = both()
+    torch.testing.assert_close(shortened[0], plain[0], rtol=1e-4, atol=1e-4)
+    for one, two in zip(shortened[1], plain[1], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> None:
+    ids, mask, positions = full_inputs(by_hand(tiny.tokenizer, [[40, 41, 42, 43]], [[70, 71, 72]]))
+    mlp = last_layer._last_mlp(tiny.model)
+    seen: list[int] = []
+    handle = next(iter(mlp.children())).register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    try:
+        with torch.no_grad():
+            for width in (3, 99):
+                with only_last(tiny.model, width):
+                    tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions)
+            tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions)
+    finally:
+        handle.remove()
+    assert seen == [3, 7, 7]
+    assert "forward" not in vars(mlp)
+
+
+def test_a_model_that_checkpoints_gradients_is_left_as_it_is(tiny: Tiny) -> None:
+    tiny.model.activation_checkpointing_enable()
+    try:
+        assert last_layer._last_mlp(tiny.model) is None
+    finally:
+        tiny.model.activation_checkpointing_disable()
+    assert last_layer._last_mlp(tiny.model) is not None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own: large blocks that are freed are soon there again without a page fault for each page."""
+    code = """
+import resource, torch
+from rlhf_bench.harness.allocator import keep_freed_memory
+told = keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(60):
+    torch.ones(2**22)
+print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told, faults = done.stdout.split()
+    assert told == "False" or int(faults) < 60 * 4096 / 2  # pages of 4 KiB
