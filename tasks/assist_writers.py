@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from rlhf_bench.harness.nouns import Span
@@ -26,6 +27,9 @@ from rlhf_bench.tasks.assist_lexicon import (
 
 MOST = 3
 """Needless sentences of one kind in one answer, at most."""
+
+LONGEST = 47
+"""Words and stops of the longest answer: with its end it fits the default limit, so that none is cut off."""
 
 OPENING = 1 / 3
 """Share of the sentences without content that open an answer; the others close it."""
@@ -126,7 +130,7 @@ def write_answer(rng: random.Random, question: Question, habits: Habits, long: f
     """An answer by a writer of these habits; `long` is the probability of a fact's long form.
 
     The fact asked for comes first, others in the order of KINDS, and what nobody needs after them; but one of three
-    sentences without content opens the answer.
+    sentences without content opens the answer.  The last ones are left out where the answer would pass LONGEST.
     """
     kinds = _chosen_kinds(rng, question, habits)
     sentences = [_say(rng, question, kind, habits.wrong, long) for kind in kinds]
@@ -138,7 +142,7 @@ def write_answer(rng: random.Random, question: Question, habits: Habits, long: f
     if rng.random() < habits.pad:
         opens = rng.random() < OPENING
         sentences.insert(0 if opens else len(sentences), _whole(rng.choice(OPENERS if opens else CLOSERS)))
-    return _joined(sentences)
+    return _joined(_fitting(sentences))
 
 
 def _times(rng: random.Random, rate: float) -> int:
@@ -177,6 +181,12 @@ def _statement(rng: random.Random, kind: str, subject: str, long: float) -> str:
 
 def _whole(text: str) -> Sentence:
     return Sentence(text, ((0, len(text)),))
+
+
+def _fitting(sentences: list[Sentence]) -> list[Sentence]:
+    """The first sentences that LONGEST has room for, one at least."""
+    sizes = accumulate(len(sentence.text.split()) + 1 for sentence in sentences)  # a stop each
+    return [sentence for sentence, size in zip(sentences, sizes, strict=True) if size <= LONGEST]
 
 
 def _joined(sentences: list[Sentence]) -> Answer:

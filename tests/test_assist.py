@@ -28,6 +28,7 @@ from rlhf_bench.tasks.assist_lexicon import KINDS, PADDING, SUBJECTS, meanings
 from rlhf_bench.tasks.assist_writers import (
     CAREFUL,
     FLAWED,
+    LONGEST,
     PERFECT,
     Habits,
     Question,
@@ -357,9 +358,15 @@ def test_subjects_and_values_are_single_tokens_to_be(world: AssistWorld) -> None
 def test_lengths(world: AssistWorld) -> None:
     rng, question = asked(0)
     assert max(len(re.findall(r"\w+|[^\w\s]", write_prompt(rng, question))) for _ in range(500)) < 40
-    longest = [max(say(kind, long=long) for long in (False, True)) for kind in KINDS]
+    longest = [max((say(kind, long=long) for long in (False, True)), key=len) for kind in KINDS]
     most = sum(sorted(len(re.findall(r"\w+|[^\w\s]", text)) for text in longest)[-ENOUGH:])
-    assert most + 1 < world.max_response_tokens <= 48
+    assert most <= LONGEST
+    assert LONGEST + 1 <= world.max_response_tokens <= 48
+    texts = [e.completion for e in world.examples("sft")]
+    texts += [text for pair in world.pairs("train") for text in (pair.chosen, pair.rejected or "")]
+    lengths = [len(re.findall(r"\w+|[^\w\s]", text)) for text in texts]
+    assert max(lengths) <= LONGEST
+    assert min(lengths) > 0
 
 
 @pytest.mark.parametrize(
