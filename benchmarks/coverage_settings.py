@@ -1,0 +1,252 @@
+"""What benchmarks/coverage.py simulates: data whose true value is known, and the interval that should hold it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from rlhf_bench.harness import collapse, comparisons
+from rlhf_bench.harness import statistics as s
+from rlhf_bench.harness.cells import Array
+from rlhf_bench.harness.intervals import Interval
+from rlhf_bench.harness.length_control import length_controlled
+from rlhf_bench.harness.ranking import rank, strengths
+
+LEVEL = 0.95
+SIZES = (10, 30, 100, 500)
+RATES = (0.5, 0.8, 0.95, 0.99)
+SEEDS = (2, 3, 5, 10)
+Rng = np.random.Generator
+Draw = Callable[[Rng], Array]
+Measure = Callable[[Array, Rng], Interval]
+
+
+class Setting(NamedTuple):
+    """`draw` makes data whose true value is `truth`; `measure` makes the interval."""
+
+    section: str
+    name: str
+    draw: Draw
+    measure: Measure
+    truth: float
+    repetitions: int
+
+
+def outcomes(n: int, rate: float, ties: float) -> Draw:
+    """Verdicts 1, .5, 0 with the given mean."""
+    chances = [rate - ties / 2, ties, 1 - rate - ties / 2]
+    return lambda rng: rng.choice([1.0, 0.5, 0.0], size=n, p=chances)
+
+
+def crossed(
+    seeds: int, prompts: int, seed_sd: float, prompt_sd: float, holes: float = 0.0, clusters: int | None = None
+) -> Draw:
+    """Seeds-by-prompts random effects around 0, residual standard deviation 1; clusters share their prompt effect."""
+    of = np.arange(prompts) if clusters is None else np.arange(prompts) % clusters
+
+    def draw(rng: Rng) -> Array:
+        cells = seed_sd * rng.normal(size=(seeds, 1)) + prompt_sd * rng.normal(size=prompts)[of]
+        cells = cells + rng.normal(size=(seeds, prompts))
+        return np.where(rng.random(cells.shape) < holes, np.nan, cells)
+
+    return draw
+
+
+def rates(seeds: int, prompts: int, rate: float, seed_share: float, prompt_share: float, clusters: int = 0) -> Draw:
+    """0 or 1 with a rate that is Beta over seeds and mixed over prompts: both have mean `rate`.
+
+    The share is the correlation of two cases that both follow the same seed (or the same prompt or cluster).
+    """
+    of = np.arange(prompts) % (clusters or prompts)
+
+    def beta(rng: Rng, share: float, size: tuple[int, int]) -> Array:
+        if share == 0:
+            return np.full(size, rate)
+        total = 1 / share - 1
+        return rng.beta(rate * total, (1 - rate) * total, size=size)
+
+    def draw(rng: Rng) -> Array:
+        by_seed = rng.random((seeds, prompts)) < beta(rng, seed_share, (seeds, 1))
+        by_prompt = rng.random((seeds, prompts)) < beta(rng, prompt_share, (1, prompts))[:, of]
+        either = rng.random((seeds, prompts)) < 0.5  # half of the cases follow the seed, half the prompt
+        return np.where(either, by_seed, by_prompt).astype(np.float64)
+
+    return draw
+
+
+def one_seed_verdicts(repetitions: int) -> Iterator[Setting]:
+    measures: dict[str, Measure] = {
+        "Win and rate, one seed: Wilson": lambda y, _: s.wilson(y, LEVEL),
+        "Rate: exact (Clopper-Pearson)": lambda y, _: s.exact(int(y.sum()), y.size, LEVEL),
+        "Verdicts: percentile bootstrap (no reported number uses it)": lambda y, r: s.verdicts(y, LEVEL, r, 1999),
+    }
+    for section, measure in measures.items():
+        for ties, n, rate in itertools.product((0.0, 0.04), SIZES, RATES):
+            if rate + ties / 2 <= 1 and not (ties and "Wilson" not in section):
+                name = f"n {n}, rate {rate:g}" + (f", {ties:.0%} ties" if ties else "")
+                yield Setting(section, name, outcomes(n, rate, ties), measure, rate, repetitions)
+    for n, rate in itertools.product((40, 100, 500), RATES):
+        names = np.arange(n) % (n // 4)
+        yield Setting(
+            "Win and rate, one seed, sources of 4 prompts: Korn-Graubard",
+            f"n {n}, rate {rate:g}",
+            rates(1, n, rate, 0.0, 0.5, n // 4),
+            lambda y, r, names=names: s.interval("win", y, LEVEL, r, names),  # type: ignore[misc]
+            rate,
+            repetitions,
+        )
+
+
+def one_seed_numbers(repetitions: int) -> Iterator[Setting]:
+    shapes: dict[str, tuple[Callable[[Rng, int], Array], float]] = {
+        "normal": (lambda rng, n: rng.normal(size=n), 0.0),
+        "exponential": (lambda rng, n: rng.exponential(size=n), 1.0),
+        "whole numbers -2 .. 2": (lambda rng, n: rng.integers(-2, 3, size=n).astype(np.float64), 0.0),
+    }
+    for n, (shape, (sample, truth)) in itertools.product(SIZES, shapes.items()):
+        yield Setting(
+            "Change and level, one seed: BCa",
+            f"n {n}, {shape}",
+            lambda rng, n=n, sample=sample: sample(rng, n),  # type: ignore[misc]
+            lambda y, r: s.paired(y, LEVEL, r, resamples=1999),
+            truth,
+            repetitions,
+        )
+    for n in (40, 100, 500):
+        yield Setting(
+            "Change and level, one seed, sources of 4 prompts: BCa",
+            f"n {n}, correlation .5 within a source",
+            crossed(1, n, 0.0, 1.0, clusters=n // 4),
+            lambda y, r, n=n: s.interval("change", y, LEVEL, r, np.arange(n) % (n // 4)),  # type: ignore[misc]
+            0.0,
+            repetitions,
+        )
+
+
+def several_seeds(repetitions: int) -> Iterator[Setting]:
+    spreads = list(itertools.product((0.0, 0.15, 0.5), (0.3, 1.0)))
+    for seeds, n, (seed_sd, prompt_sd) in itertools.product(SEEDS, SIZES, spreads):
+        name = f"{seeds} seeds, {n} prompts, sd seed {seed_sd:g} prompt {prompt_sd:g}"
+        draw = crossed(seeds, n, seed_sd, prompt_sd)
+        section = "Change and level, several seeds: two-way t"
+        yield Setting(section, name, draw, lambda y, _: s.two_way(y, LEVEL), 0.0, repetitions)
+    for seeds, (seed_sd, prompt_sd) in itertools.product(SEEDS, spreads):
+        name = f"{seeds} seeds, 100 prompts, sd seed {seed_sd:g} prompt {prompt_sd:g}"
+        holed = crossed(seeds, 100, seed_sd, prompt_sd, 0.2)
+        grouped = crossed(seeds, 100, seed_sd, prompt_sd, clusters=25)
+        names = np.arange(100) % 25
+        section = "Two-way t, "
+        yield Setting(section + "20% undecided", name, holed, lambda y, _: s.two_way(y, LEVEL), 0.0, repetitions)
+        yield Setting(
+            section + "sources of 4 prompts",
+            name,
+            grouped,
+            lambda y, _, names=names: s.two_way(y, LEVEL, names),  # type: ignore[misc]
+            0.0,
+            repetitions,
+        )
+        if seed_sd != 0.15:
+            measure: Measure = lambda y, r: s.pigeonhole(y, LEVEL, r, 500)  # noqa: E731
+            section = "Pigeonhole bootstrap (the companion)"
+            yield Setting(section, name, crossed(seeds, 100, seed_sd, prompt_sd), measure, 0.0, repetitions // 5)
+
+
+def rates_over_seeds(repetitions: int) -> Iterator[Setting]:
+    for seeds, n, rate, seed_share in itertools.product(SEEDS, SIZES[1:], RATES, (0.0, 0.05)):
+        name = f"{seeds} seeds, {n} prompts, rate {rate:g}, seed share {seed_share:g}"
+        draw = rates(seeds, n, rate, seed_share, 0.3)
+        section = "Win and rate, several seeds: Korn-Graubard"
+        yield Setting(section, name, draw, lambda y, r: s.interval("win", y, LEVEL, r), rate, repetitions)
+    for seeds, rate, seed_share in itertools.product(SEEDS, RATES, (0.0, 0.05)):
+        name = f"{seeds} seeds, 100 prompts, rate {rate:g}, seed share {seed_share:g}"
+        yield Setting(
+            "Korn-Graubard, sources of 4 prompts",
+            name,
+            rates(seeds, 100, rate, seed_share, 0.3, 25),
+            lambda y, r: s.interval("win", y, LEVEL, r, np.arange(100) % 25),
+            rate,
+            repetitions,
+        )
+    for seeds, n, rate in itertools.product((1, 2, 3, 5), (30, 100, 500), (0.5, 0.95)):
+        both = rates(seeds, n, rate, 0.05 if seeds > 1 else 0.0, 0.3)
+        yield Setting(
+            "Difference of two arms' win rates",
+            f"{seeds} seeds, {n} prompts, rate {rate:g}",
+            lambda rng, both=both: np.stack([both(rng), both(rng)]),  # type: ignore[misc]
+            lambda y, r: comparisons.difference(y[0], y[1], "win", LEVEL, r),
+            0.0,
+            repetitions // 2,
+        )
+
+
+def other_statistics(repetitions: int) -> Iterator[Setting]:
+    for n, shape in itertools.product((30, 100, 500), ("normal", "exponential")):
+        yield Setting(
+            "Ratio of variances after / before: BCa",
+            f"n {n}, {shape}, truth .25",
+            lambda rng, n=n, shape=shape: (
+                np.stack(  # type: ignore[misc]
+                    [getattr(rng, shape if shape == "exponential" else "standard_normal")(size=n) for _ in range(2)]
+                )
+                * [[1.0], [0.5]]
+            ),
+            lambda y, r: collapse.variance_ratio(y[0], y[1], r, LEVEL, 999),
+            0.25,
+            repetitions // 2,
+        )
+    for seeds, n, log_odds in itertools.product((1, 3, 5), (100, 500), (0.0, 1.5)):
+        yield Setting(
+            f"Length-controlled win rate, {'one seed' if seeds == 1 else 'several seeds'}",
+            f"{seeds} seeds, {n} prompts, sd of seeds' log odds {0.3 if seeds > 1 else 0:g}, log odds {log_odds:g}",
+            by_length(seeds, n, log_odds, 0.3 if seeds > 1 else 0.0),
+            lambda y, r: length_controlled(y[0], y[1], LEVEL, r, resamples=499),
+            float(special.expit(log_odds)),
+            repetitions // 5 if seeds == 1 else repetitions,
+        )
+    for seeds, n in itertools.product((1, 3, 5), (30, 100, 500)):
+        seed_sd = 0.3 if seeds > 1 else 0.0
+        means = np.array([0.0, 0.2, 0.5, 1.0])
+        truth = strengths(special.ndtr((means[:, None] - means) / math.sqrt(2 * (1 + seed_sd**2))) * (1 - np.eye(4)))
+        yield Setting(
+            "Bradley-Terry strength of the best of four",
+            f"{seeds} seeds, {n} prompts, sd of seeds {seed_sd:g}",
+            lambda rng, shape=(4, seeds, n), sd=seed_sd, means=means: (  # type: ignore[misc]
+                rng.normal(size=shape) + means[:, None, None] + sd * rng.normal(size=(*shape[:2], 1))
+            ),
+            lambda y, r: rank(list(y), LEVEL, r, resamples=499).strengths[3],
+            float(truth[3]),
+            repetitions // 2,
+        )
+    for n, rho in itertools.product((10, 30, 100), (0.0, 0.6)):
+        yield Setting(
+            "Spearman of proxy and gold: percentile bootstrap",
+            f"{n} points, truth {6 / math.pi * math.asin(rho / 2):.2f}",
+            lambda rng, n=n, rho=rho: np.linalg.cholesky([[1, rho], [rho, 1]]) @ rng.normal(size=(2, n)),  # type: ignore[misc]
+            lambda y, r: comparisons.spearman(y[0], y[1], LEVEL, r, 999),
+            6 / math.pi * math.asin(rho / 2),
+            repetitions // 2,
+        )
+
+
+def by_length(seeds: int, prompts: int, log_odds: float, seed_sd: float) -> Draw:
+    """[2, S, P] verdicts and length differences; the win rate at equal length is expit(log_odds) or near it."""
+
+    def draw(rng: Rng) -> Array:
+        lengths = rng.normal(0.5, 1.0, size=(seeds, prompts))
+        odds = log_odds + seed_sd * rng.normal(size=(seeds, 1)) + 1.5 * np.tanh(lengths)
+        return np.stack([(rng.random((seeds, prompts)) < special.expit(odds)).astype(np.float64), lengths])
+
+    return draw
+
+
+def settings(repetitions: int) -> Iterator[Setting]:
+    for part in (one_seed_verdicts, one_seed_numbers, several_seeds, rates_over_seeds, other_statistics):
+        # by section, in the order of their first settings
+        found = list(part(repetitions))
+        for section in dict.fromkeys(setting.section for setting in found):
+            yield from (setting for setting in found if setting.section == section)
