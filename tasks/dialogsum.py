@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, refuse_knobs
+from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, parted, refuse_knobs
 from rlhf_bench.tasks.world import DialogueWorld
 
 DIALOGSUM = Corpus(
@@ -54,8 +52,7 @@ def dialogsum(
     `response_tokens` 0 means 48 in the world and 64 with real data; every other setting is the world's alone
     (`DialogueWorld` explains them) and is refused together with `data`.
     """
-    knobs: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("data", "response_tokens")}
-    tokens: dict[str, Any] = {"response_tokens": response_tokens} if response_tokens else {}
+    knobs, tokens = parted(locals(), "data")
     if not data:
         return DialogueWorld(**knobs, **tokens)
     refuse_knobs(data, knobs, DialogueWorld)

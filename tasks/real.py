@@ -255,6 +255,16 @@ def key(body: str) -> str:
     return re.sub(r"[\W_]+", "", body.lower()) or body
 
 
+def parted(given: Mapping[str, Any], *others: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A factory's parameters as (the controlled world's settings, the longest response unless it is left to default).
+
+    `others` are those that neither takes.
+    """
+    knobs = {name: value for name, value in given.items() if name not in ("response_tokens", *others)}
+    tokens = given["response_tokens"]
+    return knobs, {"response_tokens": tokens} if tokens else {}
+
+
 def refuse_knobs(data: str, knobs: Mapping[str, Any], defaults: type) -> None:
     """Raises BenchError where settings of the controlled world (attributes of `defaults`) came with real data."""
     given = [name for name, value in knobs.items() if value != getattr(defaults, name)]

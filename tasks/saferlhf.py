@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any
-
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.tasks.real import check_data, parted, refuse_knobs
 from rlhf_bench.tasks.safety import SafetyWorld
 from rlhf_bench.tasks.safety_real import RealSafeRLHF
-from rlhf_bench.tasks.sources import SUFFIXES
 
 
 def saferlhf(
@@ -45,25 +41,12 @@ def saferlhf(
     the default, 40 in the world and 160 with real data.  Every other setting is the world's alone (`SafetyWorld`
     explains them) and is refused together with `data`.
     """
-    others = ("data", "preference", "response_tokens")
-    knobs: dict[str, Any] = {name: value for name, value in locals().items() if name not in (*others, "others")}
-    tokens = {"response_tokens": response_tokens} if response_tokens else {}
+    knobs, tokens = parted(locals(), "data", "preference")
     if data:
-        given = [name for name, value in knobs.items() if value != getattr(SafetyWorld, name)]
-        if given:
-            seen = f"{', '.join(given)} set together with data={data!r}."
-            raise BenchError(seen, "These apply to the controlled world only: leave them out, or leave out data.")
-        _check(data)
+        refuse_knobs(data, knobs, SafetyWorld)
+        check_data(data)
         return RealSafeRLHF(data, preference, **tokens)
     if preference != RealSafeRLHF.preference:
         seen = f"preference = {preference!r} in the controlled world."
         raise BenchError(seen, "Its pairs are preferred by utility: leave preference out, or give data.")
     return SafetyWorld(**knobs, **tokens)
-
-
-def _check(data: str) -> None:
-    """Refuse at once what is neither a path that exists nor a possible name on the hub."""
-    possible = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", data) and not data.endswith(SUFFIXES)
-    if data != "hub" and not possible and not Path(data).expanduser().exists():
-        fix = "Name a folder or file that exists, 'hub', or a hub dataset as 'owner/name'."
-        raise BenchError(f"data={data!r}: there is no such file or folder, and it is no hub name.", fix)

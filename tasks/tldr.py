@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rlhf_bench.tasks.lexicon_prose import POST
-from rlhf_bench.tasks.real import check_data, refuse_knobs, refuse_prompts_only
+from rlhf_bench.tasks.real import check_data, parted, refuse_knobs, refuse_prompts_only
 from rlhf_bench.tasks.tldr_real import RealTldr
 from rlhf_bench.tasks.world import SummaryWorld
 
@@ -49,10 +47,7 @@ def tldr(
     the world and 64 with real data; every other setting is the world's alone (`World` and `SummaryWorld` explain them)
     and is refused together with `data`.
     """
-    knobs: dict[str, Any] = dict(locals())
-    for name in ("data", "prompts_only", "response_tokens"):
-        del knobs[name]
-    tokens: dict[str, Any] = {"response_tokens": response_tokens} if response_tokens else {}
+    knobs, tokens = parted(locals(), "data", "prompts_only")
     if not data:
         refuse_prompts_only(prompts_only)
         return SummaryWorld(register=POST, **knobs, **tokens)

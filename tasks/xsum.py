@@ -6,10 +6,8 @@ trained on posts can be asked about articles (`bench run --task tldr --prompts x
 
 from __future__ import annotations
 
-from typing import Any
-
 from rlhf_bench.tasks.lexicon_prose import ARTICLE
-from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, refuse_knobs, refuse_prompts_only
+from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, parted, refuse_knobs, refuse_prompts_only
 from rlhf_bench.tasks.world import SummaryWorld
 
 XSUM = Corpus(
@@ -63,10 +61,7 @@ def xsum(
     world and 64 with real data; every other setting is the world's alone (`World` and `SummaryWorld` explain them) and
     is refused together with `data`.
     """
-    knobs: dict[str, Any] = dict(locals())
-    for name in ("data", "prompts_only", "response_tokens"):
-        del knobs[name]
-    tokens: dict[str, Any] = {"response_tokens": response_tokens} if response_tokens else {}
+    knobs, tokens = parted(locals(), "data", "prompts_only")
     if not data:
         refuse_prompts_only(prompts_only)
         return SummaryWorld(register=ARTICLE, **knobs, **tokens)

@@ -27,6 +27,18 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
+def refused(path: Path, content: bytes, seen: str) -> None:
+    """Reading is refused in one short line that names the place."""
+    path.write_bytes(content)
+    with pytest.raises(BenchError) as caught:
+        read_rows(path)
+    assert str(path) in caught.value.seen
+    assert seen in caught.value.seen
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
+    assert len(caught.value.seen) < len(str(path)) + 250
+
+
 def test_plain_and_gzip_read_the_same(file: Path) -> None:
     packed = file.with_name("rows.jsonl.gz")
     file.write_bytes(GOOD)
@@ -56,14 +68,7 @@ def test_plain_and_gzip_read_the_same(file: Path) -> None:
     ],
 )
 def test_bad_content(file: Path, content: bytes, seen: str) -> None:
-    file.write_bytes(content)
-    with pytest.raises(BenchError) as caught:
-        read_rows(file)
-    assert str(file) in caught.value.seen
-    assert seen in caught.value.seen
-    assert caught.value.fix
-    assert "\n" not in str(caught.value)
-    assert len(caught.value.seen) < len(str(file)) + 250
+    refused(file, content, seen)
 
 
 @pytest.mark.parametrize(
@@ -178,15 +183,7 @@ def test_a_long_field(tmp_path: Path) -> None:
     ],
 )
 def test_bad_content_of_other_formats(tmp_path: Path, name: str, content: bytes, seen: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(BenchError) as caught:
-        read_rows(path)
-    assert str(path) in caught.value.seen
-    assert seen in caught.value.seen
-    assert caught.value.fix
-    assert "\n" not in str(caught.value)
-    assert len(caught.value.seen) < len(str(path)) + 250
+    refused(tmp_path / name, content, seen)
 
 
 def test_bad_tables(tmp_path: Path) -> None:
