@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout, Span
+from rlhf_bench.harness.tokens import plain_parts, special_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,9 +76,27 @@ def encode_with_spans(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[i
     if not getattr(tokenizer, "is_fast", False):
         seen = f"The tokenizer {type(tokenizer).__name__} does not say which characters its tokens stand for."
         raise BenchError(seen, "Give a tokenizer with a tokenizer.json.")
+    rows, special = _with_spans(tokenizer, texts), special_tokens(tokenizer)
+    return [
+        row if special.keys().isdisjoint(row[0]) else _cut(tokenizer, text, special)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def _with_spans(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
     made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     spans = [[(int(start), int(end)) for start, end in row] for row in made["offset_mapping"]]
     return [(list(ids), row) for ids, row in zip(made["input_ids"], spans, strict=True)]
+
+
+def _cut(tokenizer: Any, text: str, special: dict[int, str]) -> tuple[list[int], list[Span]]:
+    """As tokens.encode reads a text in which a unigram model finds its special tokens."""
+    found: list[tuple[int, Span]] = []
+    parts, start = plain_parts(text, special), 0
+    for part, (ids, spans) in zip(parts, _with_spans(tokenizer, parts), strict=True):
+        found += [(i, (start + a, start + b)) for i, (a, b) in zip(ids, spans, strict=True) if i not in special]
+        start += len(part)
+    return [i for i, _ in found], [span for _, span in found]
 
 
 def same_tokenizer(a: Any, b: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,10 @@ def _check(path: Path) -> None:
         raise BenchError(f"{path} has no tokenizer.", "Put the tokenizer's files beside the model.")
 
 
-def folder_hash(path: Path) -> str:
+def folder_hash(path: Path, without: Sequence[str] = ()) -> str:
     """sha256 over a model folder's files; of a file above 64 MiB its size and both ends stand for the rest."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
+    for file in sorted(p for p in path.iterdir() if p.is_file() and p.name not in without):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         with file.open("rb") as stream:

@@ -112,7 +112,7 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], 
         shown = {"train_prompts": train_prompts} if isinstance(arm, ReadsExamples) else {}
         stages["generations"] = _transfer(tasks, rm, stages, model | shown, settings, plugin.fingerprint(), family)
     reads = isinstance(arm, ReadsExamples)
-    return Cell(tasks.label, rm_name, seed, policy["name"], stages, {}, tasks.evaluated, tasks.home, reads)
+    return Cell(tasks.label, plugin.label, seed, policy["name"], stages, {}, tasks.evaluated, tasks.home, reads)
 
 
 def _content(name: str, arm: Any) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _optimisation(
 ) -> dict[str, Stage]:
     """The reward model's scale, and PPO against it."""
     seed = stages["sft"].params["seed"]
-    label = cell_label(tasks.home.name, rm["name"], seed)
+    label = cell_label(tasks.home.name, plugins.find("reward-model", rm["name"]).label, seed)
     common = {"rm": rm, "seed": seed, "max_response": tasks.home.max_response}
     payload = {"micro_batch": settings.ppo.micro_batch, "task": tasks.optimised.params}
     inputs = {"sft": stages["sft"], "prompts": prompts, **model}
@@ -185,7 +185,7 @@ def _transfer(
     seed = stages["sft"].params["seed"]
     return Stage(
         "transfer",
-        cell_label(tasks.label, rm["name"], seed),
+        cell_label(tasks.label, plugins.find("reward-model", rm["name"]).label, seed),
         f"{H}.stage_ppo:transfer",
         {
             "rm": rm,

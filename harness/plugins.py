@@ -1,5 +1,7 @@
 """Finding tasks, reward models and judges by name: entry points, or `module:attribute` without packaging.
 
+A name may carry what its factory calls `source`: `hf:FOLDER_OR_HUB_ID` is the plugin `hf` with that source.
+
 Only the plugin asked for is imported; a broken one harms nobody else; a name taken twice is an error that names both.
 """
 
@@ -9,9 +11,11 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -24,23 +28,43 @@ GROUPS: dict[str, str] = {
     "reward-model": "rlhf_bench.reward_models",
     "judge": "rlhf_bench.judges",
 }
+OURS = ("rlhf_bench.tasks", "rlhf_bench.reward_models", "rlhf_bench.judges")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that was found but not imported yet.  `reference` is module:attribute."""
+    """A plugin that was found, not imported yet.  `reference` is module:attribute, `source` what its name carries."""
 
     kind: Kind
     name: str
     reference: str
     distribution: str = ""
+    source: str = ""
 
     @property
     def module(self) -> str:
         return self.reference.partition(":")[0]
 
+    @property
+    def label(self) -> str:
+        """The name for reports and file names: of a path that it carries the last part and a hash."""
+        if not self.source or (self.source.count("/") == 1 and not Path(self.source).expanduser().exists()):
+            return self.name  # a hub id is short, and says who made it
+        path = Path(self.source).expanduser()
+        where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:4]
+        return f"{self.name.partition(':')[0]}:{path.name[:40]}~{where}" if path.exists() else self.name
+
     def factory(self) -> Callable[..., Any]:
-        """Import it.  Raises BenchError in one line whatever the plugin's module raises."""
+        """Import it: a callable whose parameters are the plugin's settings.  Raises BenchError like `target`."""
+        target = self.target()
+        if self.kind == "reward-model" and scores_texts(target):
+            from rlhf_bench.reward_models.function import Function
+
+            return partial(Function, source=self.reference)
+        return partial(target, source=self.source) if self.source else target
+
+    def target(self) -> Callable[..., Any]:
+        """What stands at the reference, imported.  Raises BenchError in one line, whatever its module raises."""
         module_name, _, attribute = self.reference.partition(":")
         try:
             target: Any = importlib.import_module(module_name)
@@ -95,6 +119,12 @@ def find(kind: Kind, name: str) -> Plugin:
         raise BenchError(f"{len(named)} plugins are called {name!r}: {owners}.", "Uninstall or rename one.")
     if named:
         return named[0]
+    first, colon, source = name.partition(":")
+    owner = next((plugin for plugin in registered(kind) if plugin.name == first), None) if colon else None
+    if owner is not None and "source" in parameters(owner.factory()):
+        if not source.strip():
+            raise BenchError(f"{name!r} carries nothing after the colon.", f"Write {first}:SOURCE.")
+        return replace(owner, name=name, source=source)
     if ":" in name:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # `module:attribute` beside the user, as `python -m` would find it
@@ -113,6 +143,19 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:
         raise BenchError(f"The {kind} {name!r} cannot be made: {one_line(error)}.") from error
 
 
+def scores_texts(target: Callable[..., Any]) -> bool:
+    """Whether it is a function `(prompts, responses) -> rewards`, with or without `spans`, instead of a factory."""
+    names = [n for n, p in parameters(target).items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return not inspect.isclass(target) and names in (["prompts", "responses"], ["prompts", "responses", "spans"])
+
+
+def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {}  # a builtin without signature
+
+
 def code_fingerprint(*modules: str) -> str:
     """sha256 over the syntax trees of modules (not imported), insensitive to comments, docstrings and layout."""
     digest = hashlib.sha256()
@@ -125,8 +168,9 @@ def code_fingerprint(*modules: str) -> str:
 
 
 def _siblings(module: str) -> list[str]:
-    """The module and those of its own package that it imports, directly or not."""
+    """The module and those that it imports of its own package or of our other plugin folders, directly or not."""
     package = module.rpartition(".")[0]
+    packages = {package, *(OURS if package in OURS else ())}
     found, todo = [], [module]
     while todo:
         name = todo.pop()
@@ -142,7 +186,7 @@ def _siblings(module: str) -> list[str]:
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             todo += [
-                n for n in names if n.rpartition(".")[0] == package and n not in found and n not in todo and _source(n)
+                n for n in names if n.rpartition(".")[0] in packages and n not in found and n not in todo and _source(n)
             ]
     return sorted(found)
 

@@ -184,17 +184,24 @@ def score_text(
     quiet_libraries()
     made = store.read_json(cell.folder("scale") / store.MARKER)
     params = made["params"]
-    if cell.record["reward_model"] != rm:
+    own = _is(cell, rm)
+    if not own:
         params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
-    folder = cell.folder("reward") if "reward" in cell.record["stages"] and cell.record["reward_model"] == rm else None
+    folder = cell.folder("reward") if "reward" in cell.record["stages"] and own else None
     prompts = cell.root / "prompts" / made["inputs"]["prompts"]
     scorer = load_reward_model(params, folder, "cpu", lambda: examples_of({"prompts": prompts}))
     rollout = text_rollout(load_tokenizer(cell.folder("sft")), [prompt], [response], "cpu")
     return rollout.spans[0], scorer.rewards(rollout)[0].tolist()
 
 
+def _is(cell: CellFiles, rm: str) -> bool:
+    """Whether the cell's reward model is called so, in full (`hf:a/long/path`) or as reports call it."""
+    name = cell.record["reward_model"]
+    return bool(name == rm or (":" in rm and name == plugins.find("reward-model", rm).label))
+
+
 def _choose(cells: Sequence[CellFiles], rm: str, seed: int | None) -> CellFiles:
-    own = [c for c in cells if c.record["reward_model"] == rm and seed in (None, c.record["seed"])]
+    own = [c for c in cells if _is(c, rm) and seed in (None, c.record["seed"])]
     if own:
         return min(own, key=lambda c: c.record["seed"])
     from rlhf_bench.harness.seams import RewardModel

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.reward_record import write_record
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import ReadsExamples, RewardModel, TrainableRewardModel, TrainingJob
 from rlhf_bench.harness.stage import Context
@@ -17,7 +18,7 @@ from rlhf_bench.harness.stage_prompts import read_examples
 
 
 def reward(context: Context) -> Mapping[str, Any]:
-    """A trained reward model, by its own `train`."""
+    """A trained reward model, by its own `train`, and which arm it is."""
     p = context.params
     arm = plugins.build("reward-model", p["rm"]["name"], p["rm"]["settings"])
     job = TrainingJob(
@@ -30,7 +31,9 @@ def reward(context: Context) -> Mapping[str, Any]:
         context.device,
         context.progress,
     )
-    return {"recipe": arm.recipe, **arm.train(job)}
+    figures = arm.train(job)
+    write_record(context.work, p["rm"]["name"], p["rm"]["settings"])
+    return {"recipe": arm.recipe, **figures}
 
 
 Examples = Mapping[str, Sequence[Example]]

@@ -33,8 +33,12 @@ def _cut(tokenizer: Any, text: str, special: dict[int, str]) -> list[int]:
 
     Unigram models (sentencepiece's, T5's) have their special tokens among the pieces of plain text.
     """
+    rows = tokenizer(plain_parts(text, special), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [i for row in rows for i in row if i not in special]
+
+
+def plain_parts(text: str, special: dict[int, str]) -> list[str]:
+    """The text in parts, none empty, cut after the first letter of every special token's string."""
     pattern = "|".join(re.escape(token[0]) + f"(?={re.escape(token[1:])})" for token in special.values() if token)
     pieces = re.split(f"({pattern})", text)
-    parts = [a + b for a, b in zip(pieces[::2], [*pieces[1::2], ""], strict=True)]
-    rows = tokenizer([p for p in parts if p], add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [i for row in rows for i in row if i not in special]
+    return [part for a, b in zip(pieces[::2], [*pieces[1::2], ""], strict=True) if (part := a + b)]

@@ -1,4 +1,5 @@
-"""A scalar reward model as a scorer: any sequence classifier with one label, in a folder or on the hub.
+"""A reward model of other people's as a scorer: a classifier with one label, of sequences or of tokens, in a folder or
+on the hub (ID@REVISION).
 
 It reads text with its own tokenizer, in its own chat template where it has one.  Nothing is cut off and nothing is
 guessed: what it cannot read is undecided, with the reason.
@@ -15,45 +16,62 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
 from rlhf_bench.harness.identity import folder_hash
-from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.nouns import Example, Span
 from rlhf_bench.harness.plugins import one_line
-from rlhf_bench.harness.text import encode, encode_prompts
-from rlhf_bench.judges.llm_prompt import well_formed
+from rlhf_bench.judges.reward_reader import FORMS, Reader, Row, default_form
 from rlhf_bench.judges.scorers import Answer, Scored
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMS = ("chat", "question", "pair")
-"""How prompt and response are put together: the tokenizer's chat template; the form in which `bench run` trains its
-reward models (harness.text), ended by end-of-sequence unless the response was cut off; or two texts joined by the
-tokenizer, as encoders are trained."""
+__all__ = ["FORMS", "RewardModelScorer", "TokenScores", "check_source", "content_of", "read_config"]
 
 ONE_LABEL = "A scalar reward model has num_labels=1."
+LEVELS = {"sequence": "SequenceClassification", "token": "TokenClassification"}
+"""What a classifier scores, and what its class is called."""
 
-Row = Mapping[str, list[int]]
-"""Token ids, and token types where the tokenizer has them."""
+TokenScores = list[tuple[float, Span]]
+"""A score for every token of a response, with the characters it stands for."""
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, levels: Sequence[str] = ("sequence",)) -> None:
     """Raises BenchError for what is no one-label reward model, as far as its files tell without loading it."""
     path = Path(source).expanduser()
     if not (source.strip() and path.exists()):
-        if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        if is_hub_id(source):
             return
         raise BenchError(f"There is no reward model {source!r}.", "Give a folder or a hub id.")
     if not path.is_dir() or not (path / "config.json").is_file():
         raise BenchError(f"{source} is no model folder.", "Give a folder made by save_pretrained.")
     if not list(path.glob("*.safetensors")):
-        raise BenchError(f"{source} has no safetensors weights.", "Save the model again with safetensors.")
+        pickled = (
+            ", only pickle files, which can run code" if list(path.glob("*.bin")) + list(path.glob("*.pt")) else ""
+        )
+        raise BenchError(f"{source} has no safetensors weights{pickled}.", "Save the model again with safetensors.")
+    check_config(source, read_config(path / "config.json", source), levels)
+
+
+def read_config(file: Path, source: str) -> Mapping[str, Any]:
+    """A model's config.json."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{source}: config.json cannot be read: {one_line(error)}.") from None
+    if not isinstance(config, dict):
+        raise BenchError(f"{source}: config.json cannot be read: it is no object.")
+    return config
+
+
+def check_config(source: str, config: Mapping[str, Any], levels: Sequence[str] = ("sequence",)) -> None:
+    """Raises BenchError unless the configuration is of a classifier of `levels` with one label."""
+    try:
         made = [str(name) for name in config.get("architectures") or []]
         labels = len(config.get("id2label") or "ab")  # two are what transformers assumes
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except TypeError as error:
         raise BenchError(f"{source}: config.json cannot be read: {one_line(error)}.") from None
-    if made and not any("SequenceClassification" in name for name in made):
+    if made and not any(LEVELS[level] in name for level in levels for name in made):
         raise BenchError(f"{source} is a {made[0]}, no reward model.", "Give a sequence classifier with one label.")
     if labels != 1:
         raise BenchError(f"{source} has {labels} labels.", ONE_LABEL)
@@ -69,14 +87,14 @@ class RewardModelScorer:
     """Scores by the model at `source`, loaded when it is first asked.
 
     `form` is one of FORMS; "" takes "question" for a reward model that a run trained, else "chat" where the tokenizer
-    has a template, else "pair" for an encoder and "question" for a decoder.
+    has a template, else "pair" for an encoder and "question" for a decoder.  `level` is what the model scores.
     """
 
-    def __init__(self, source: str, form: str = "", batch: int = 16, device: str = "") -> None:
-        check_source(source)
+    def __init__(self, source: str, form: str = "", batch: int = 16, device: str = "", level: str = "sequence") -> None:
+        check_source(source, (level,))
         path = Path(source).expanduser()
         self.source = str(path) if path.is_dir() else source
-        self.batch, self.device, self._form = batch, device, form
+        self.batch, self.device, self._form, self.level = batch, device, form, level
 
     def __call__(self, example: Example, response: str) -> float | None:
         return self.scores([Answer(example, response)])[0].value
@@ -94,28 +112,32 @@ class RewardModelScorer:
     def model(self) -> Any:
         """In float32 evaluation mode; raises BenchError unless it has one label and all its weights."""
         import torch
-        from transformers import AutoConfig, AutoModelForSequenceClassification
+        import transformers
         from transformers.utils import logging
 
-        labels = self._load(AutoConfig, "configuration").num_labels
+        labels = self._load(transformers.AutoConfig, "configuration").num_labels
         if labels != 1:
             raise BenchError(f"{self.source} has {labels} labels.", ONE_LABEL)
         device = policies.pick_device(self.device)
         logging.disable_progress_bar()
+        auto = getattr(transformers, f"AutoModelFor{LEVELS[self.level]}")
         more = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         with policies.quiet_transformers():
-            model, report = self._load(AutoModelForSequenceClassification, "model", **more)
+            model, report = self._load(auto, "model", **more)
         if report["missing_keys"]:
             lacking = sorted(map(str, report["missing_keys"]))[0]
             raise BenchError(f"The weights of {self.source} lack {lacking}.", "Give a reward model that was trained.")
         return model.to(device).eval()
 
     def _load(self, auto: Any, what: str, **more: Any) -> Any:
+        name, revision = split_revision(self.source)
         try:
-            return auto.from_pretrained(self.source, trust_remote_code=False, **more)
+            return auto.from_pretrained(name, revision=revision, trust_remote_code=False, **more)
         except Exception as error:
-            fix = "Give a complete model folder." if Path(self.source).is_dir() else policies.OFFLINE
-            raise BenchError(f"No {what} can be loaded from {self.source}: {one_line(error)}.", fix) from error
+            if not Path(name).is_dir():
+                raise why_not(error, self.source, what) from error
+            seen = f"No {what} can be loaded from {self.source}: {one_line(error)}."
+            raise BenchError(seen, "Give a complete model folder.") from error
 
     @cached_property
     def form(self) -> str:
@@ -126,7 +148,12 @@ class RewardModelScorer:
             return self._form
         if (Path(self.source) / store.MARKER).is_file():
             return "question"
-        return "chat" if self.tokenizer.chat_template else "question" if self._decoder else "pair"
+        return default_form(self.tokenizer, self._decoder)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What turns an answer into the model's tokens."""
+        return Reader(self.tokenizer, self.form, self.source)
 
     @property
     def account(self) -> Mapping[str, Any]:
@@ -152,45 +179,30 @@ class RewardModelScorer:
             found |= {key: _finite(value) for key, value in zip(part, values, strict=True)}
         return [found[_key(answer)] for answer in answers]
 
+    def token_scores(self, answers: Sequence[Answer]) -> list[TokenScores | str]:
+        """The scores of every response's tokens by a token classifier, or why it cannot be read."""
+        found: list[TokenScores | str] = []
+        for start in range(0, len(answers), self.batch):
+            part = answers[start : start + self.batch]
+            rows = [self._row(answer) for answer in part]
+            values = iter(self._forward_tokens([row for row in rows if not isinstance(row, str)]))
+            for answer, row in zip(part, rows, strict=True):
+                scores = [] if isinstance(row, str) else next(values)
+                spans = [] if isinstance(row, str) else self.reader.spans(answer)
+                found.append(row if isinstance(row, str) else [(scores[at], span) for at, span in spans])
+        return found
+
     def _row(self, answer: Answer) -> Row | str:
         """Tokens of one answer, or why it cannot be read."""
-        row = {"chat": self._chat, "question": self._question, "pair": self._pair}[self.form](answer)
-        if isinstance(row, str):
-            return row
-        limit = policies.context_length(self.model) or math.inf
-        limit = min(limit, self.tokenizer.model_max_length)
-        if len(row["input_ids"]) > limit:
+        row = self.reader.row(answer)
+        limit = min(policies.context_length(self.model) or math.inf, self.tokenizer.model_max_length)
+        if not isinstance(row, str) and len(row["input_ids"]) > limit:
             return f"longer than the reward model's {limit} tokens"
-        return row if row["input_ids"] else "no tokens"
-
-    def _chat(self, answer: Answer) -> Row | str:
-        prompt, response = _texts(answer)
-        if any(token in text for token in self._special for text in (prompt, response)):
-            return "a special token of the reward model stands in the text"
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        except Exception as error:  # a template is a program
-            seen = f"The chat template of {self.source} fails: {one_line(error)}."
-            raise BenchError(seen, "Choose form question or pair.") from error
-        return {"input_ids": list(self.tokenizer(text, add_special_tokens=False)["input_ids"])}
-
-    @cached_property
-    def _special(self) -> frozenset[str]:
-        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return frozenset(filter(None, {*added, *self.tokenizer.all_special_tokens}))
-
-    def _question(self, answer: Answer) -> Row:
-        end = self.tokenizer.eos_token_id
-        if end is None:
-            raise BenchError(f"The tokenizer of {self.source} has no end-of-sequence token.", "Choose form pair.")
-        text, reply = _texts(answer)
-        (prompt,), (response,) = encode_prompts(self.tokenizer, [text]), encode(self.tokenizer, [reply])
-        return {"input_ids": [*prompt, *response, *([end] if answer.finished else [])]}
-
-    def _pair(self, answer: Answer) -> Row:
-        found = self.tokenizer(*_texts(answer), split_special_tokens=True)
-        return {name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
+        known = self.model.get_input_embeddings().num_embeddings
+        if not isinstance(row, str) and max(row["input_ids"]) >= known:  # only now: some tokenizers have spare tokens
+            seen = f"The tokenizer of {self.source} writes token {max(row['input_ids'])}, its model knows {known}."
+            raise BenchError(seen, "They do not belong together: give the model its own tokenizer.")
+        return row
 
     def _forward(self, rows: Sequence[Row]) -> list[float]:
         import torch
@@ -208,10 +220,15 @@ class RewardModelScorer:
         except torch.OutOfMemoryError as error:
             raise BenchError(f"{self.source}: out of memory.", "Lower the batch, or choose device cpu.") from error
 
+    def _forward_tokens(self, rows: Sequence[Row]) -> list[list[float]]:
+        import torch
 
-def _texts(answer: Answer) -> tuple[str, str]:
-    """Prompt and response without lone surrogates, which no tokenizer reads."""
-    return well_formed(answer.example.prompt), well_formed(answer.response)
+        if not rows:
+            return []
+        ids, mask, more = _padded(rows, self.tokenizer.pad_token_id or 0, self.model.device)
+        with torch.no_grad():
+            logits: Tensor = self.model(input_ids=ids, attention_mask=mask, **more).logits
+        return [[float(x) for x in row] for row in logits.squeeze(-1).float().tolist()]
 
 
 def _key(answer: Answer) -> tuple[str, str, bool]:

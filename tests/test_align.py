@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers_here import KINDS, make
 from tiny import by_hand
+from tokenizers_here import KINDS, make
 
 from rlhf_bench.harness.align import align, align_rows, encode_with_spans, same_tokenizer
 from rlhf_bench.harness.errors import BenchError

@@ -271,3 +271,13 @@ def test_fingerprints_of_several_modules_differ() -> None:
     names = ("rlhf_bench.harness.errors", "rlhf_bench.harness.nouns")
     prints = {code_fingerprint(*n) for n in [names, names[:1], names[1:], ("not_there_at_all",)]}
     assert len(prints) == 4
+
+
+def test_a_name_may_carry_what_its_factory_calls_source(install: Install) -> None:
+    code = "def reads(*, source, more=1): return source, more\ndef deaf(*, more=1): return more\n"
+    install("carrying", {"reads": "carry:reads", "carry": "carry:deaf"}, {"carry.py": code})
+    assert build("judge", "reads:a:b/c@d", {}) == ("a:b/c@d", 1)
+    assert build("judge", "reads:a", {"more": 2}) == ("a", 2)
+    assert build("judge", "carry:deaf", {}) == 1  # its factory takes none: module:attribute, as ever
+    assert "carries nothing" in refusal(lambda: find("judge", "reads: "))
+    assert "reads:" in find("judge", "reads:a").label

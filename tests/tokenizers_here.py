@@ -13,7 +13,7 @@ FORM = "QUESTION: \nANSWER:\nCORRECTION:"
 
 @lru_cache
 def make(kind: str) -> Any:
-    """byte-bpe: any text round-trips.  unigram: as sentencepiece makes them, with byte fallback and NFKC (text changes).
+    """byte-bpe: any text round-trips.  unigram: as sentencepiece makes them, with byte fallback and NFKC.
     wordpiece: as BERT's, lower-case, unknown words lost.  Each has an end of its own, and a pad that differs.
     """
     return {"byte-bpe": make_tokenizer, "unigram": _unigram, "wordpiece": _wordpiece}[kind]()

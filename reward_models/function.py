@@ -1,0 +1,82 @@
+"""A Python function as a reward model: `--rm module:function`, nothing to inherit, nothing to register."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.plugins import Plugin, one_line, parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIX = "Return one number per response, or with a parameter `spans` one list per response of a number per span."
+
+
+@dataclass(frozen=True)
+class Function:
+    """`source` is module:function, and the function one of
+
+        (prompts, responses) -> [reward of each response]
+        (prompts, responses, spans) -> [[reward of each token] of each response]
+
+    `spans` holds for every response the characters [start, end) of its tokens; the last may be end-of-sequence, which
+    has none.  Rewards of responses sit on the last token.
+    """
+
+    source: str
+
+    @cached_property
+    def _function(self) -> Any:
+        return Plugin("reward-model", self.source, self.source).target()
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards [B, T].  Raises BenchError where the function raises, or returns the wrong number or no numbers."""
+        import torch
+
+        from rlhf_bench.reward_models.extraction import on_last_token
+
+        device = rollout.mask.device
+        if "spans" not in parameters(self._function):
+            made = self._checked(self._call(rollout.prompts, rollout.responses), len(rollout.prompts), "responses")
+            return on_last_token(torch.tensor(made, dtype=torch.float32, device=device), rollout.mask)
+        rows = self._call(rollout.prompts, rollout.responses, rollout.spans)
+        self._same_length(rows, len(rollout.prompts), "responses")
+        found = torch.zeros(rollout.mask.shape, dtype=torch.float32)
+        for at, (row, spans) in enumerate(zip(rows, rollout.spans, strict=True)):
+            found[at, : len(spans)] = torch.tensor(self._checked(row, len(spans), "tokens"), dtype=torch.float32)
+        return found.to(device)
+
+    def _call(self, *arguments: Sequence[Any]) -> Any:
+        try:
+            return self._function(*map(list, arguments))
+        except BenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise BenchError(f"{self.source} failed: {one_line(error)}.", "Mend the function.") from error
+
+    def _checked(self, values: Any, count: int, what: str) -> list[float]:
+        self._same_length(values, count, what)
+        try:
+            found = [float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise BenchError(f"{self.source} returned no numbers: {one_line(error)}.", FIX) from error
+        bad = [value for value in found if not math.isfinite(value)]
+        if bad:
+            raise BenchError(
+                f"{self.source} returned {bad[0]} for {len(bad)} of {count} {what}.", "Return finite rewards."
+            )
+        return found
+
+    def _same_length(self, values: Any, count: int, what: str) -> None:
+        try:
+            length = len(values)
+        except TypeError:
+            raise BenchError(f"{self.source} returned {type(values).__name__}, no list.", FIX) from None
+        if length != count or isinstance(values, str):
+            raise BenchError(f"{self.source} returned {length} values for {count} {what}.", FIX)
