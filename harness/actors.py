@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rlhf_bench.harness.holding import Holding, compute_as, read_holding
 from rlhf_bench.harness.last_layer import only_last
+from rlhf_bench.harness.lora import add_adapter, merge, require_peft, save_adapter, trainable, twin
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.policies import load_causal, load_policy
+from rlhf_bench.harness.policies import load_causal, load_frozen, load_policy, load_tokenizer, save_model
 from rlhf_bench.harness.rollout import full_inputs
 
 
 class Critic(nn.Module):
-    """A value per response position: the SFT policy's trunk, copied, under a head that starts at zero.
+    """A value per response position: the SFT policy's trunk under a head that starts at zero.
 
-    Every arm starts from the same critic.
+    The trunk is a copy, or under adapters the shared base with an adapter of the critic's own.  Every arm starts from
+    the same critic.
     """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
@@ -49,25 +52,60 @@ class Actors:
     tokenizer: Any
     policy_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
+    holding: Holding = field(default_factory=Holding)
 
 
-def make_actors(sft: Path, device: str, lr: float, critic_lr: float) -> Actors:
-    """Policy, reference and critic from one SFT folder; Adam without weight decay, constant learning rates.
+def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int = 0) -> Actors:
+    """Policy, reference and critic from one SFT folder, held as it says; Adam without weight decay, constant rates.
 
     Fused on a CPU, where the plain one takes four times as long (on a GPU torch's default is as fast).
     """
+    holding = read_holding(sft)
+    made = _adapted(sft, device, holding, seed) if holding.lora else _whole(sft, device, holding)
+    policy, reference, critic, tokenizer = made
+    return Actors(
+        compute_as(policy, holding),
+        compute_as(reference, holding),
+        critic.to(device),
+        tokenizer,
+        torch.optim.Adam(trainable(policy), lr, fused=device == "cpu"),
+        torch.optim.Adam(trainable(critic), critic_lr, fused=device == "cpu"),
+        holding,
+    )
+
+
+def _whole(sft: Path, device: str, holding: Holding) -> tuple[Any, Any, Critic, Any]:
+    """All weights are trained: three models, the reference a frozen copy."""
     policy, tokenizer = load_policy(sft, device)
     reference = load_causal(sft, tokenizer, device).requires_grad_(False)
-    trunk = load_causal(sft, tokenizer, device).base_model
-    critic = Critic(trunk, policy.config.hidden_size).to(device)
-    return Actors(
-        policy,
-        reference,
-        critic,
-        tokenizer,
-        torch.optim.Adam(policy.parameters(), lr, fused=device == "cpu"),
-        torch.optim.Adam(critic.parameters(), critic_lr, fused=device == "cpu"),
-    )
+    trunk = compute_as(load_causal(sft, tokenizer, device).base_model, holding)
+    return policy, reference, Critic(trunk, policy.config.hidden_size), tokenizer
+
+
+def _adapted(sft: Path, device: str, holding: Holding, seed: int) -> tuple[Any, Any, Critic, Any]:
+    """Adapters are trained: three views of one frozen base."""
+    require_peft()
+    tokenizer = load_tokenizer(sft)
+    reference = load_frozen(sft, tokenizer, device, holding)
+    policy = add_adapter(twin(reference), holding, seed)
+    trunk = compute_as(add_adapter(twin(reference).base_model, holding, seed), holding)
+    return policy, reference, Critic(trunk, reference.config.hidden_size), tokenizer
+
+
+def save_policy(actors: Actors, sft: Path, work: Path) -> None:
+    """policy/, which from_pretrained opens; under adapters also adapter/, policy/ being the base with it merged."""
+    if not actors.holding.lora:
+        save_model(actors.policy, actors.tokenizer, work / "policy")
+        return
+    save_adapter(actors.policy, actors.holding, work / "adapter")
+    fresh = load_frozen(sft, actors.tokenizer, "cpu", actors.holding)
+    merged = add_adapter(fresh, actors.holding, seed=0)
+    own = dict(actors.policy.named_parameters())
+    with torch.no_grad():
+        for name, parameter in merged.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(own[name])
+    save_model(merge(merged), actors.tokenizer, work / "policy")
 
 
 def save_state(actors: Actors, iteration: int, path: Path) -> None:
@@ -102,6 +140,8 @@ def load_state(actors: Actors, path: Path) -> int:
 def _pack(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in module.named_parameters():  # tied weights appear once
+        if not parameter.requires_grad:
+            continue  # a base under adapters is in the SFT folder
         tensors[f"{prefix}/{name}"] = parameter.detach().contiguous()
         for moment, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{prefix}@{moment}/{name}"] = value.contiguous()
@@ -112,6 +152,8 @@ def _unpack(
     prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], device: torch.device
 ) -> None:
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         with torch.no_grad():
             parameter.copy_(tensors[f"{prefix}/{name}"])
         moments = {

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_bench.harness.chat import choose_form, ends_of
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.holding import Holding, compute_as, read_holding
 from rlhf_bench.harness.hub import OFFLINE as OFFLINE
 from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
 from rlhf_bench.harness.plugins import one_line
@@ -135,19 +136,42 @@ def generation_ends(source: str | Path) -> list[int]:
     return [listed] if isinstance(listed, int) else list(listed or [])
 
 
-def load_causal(source: str | Path, tokenizer: Any, device: str) -> Any:
-    """A causal language model in float32 evaluation mode, its embeddings grown where the tokenizer got a pad token.
+def load_causal(source: str | Path, tokenizer: Any, device: str, dtype: str = "float32") -> Any:
+    """A causal language model in evaluation mode, weights in `dtype`; embeddings grow where the tokenizer got a pad.
 
     Raises BenchError where the tokenizer has more tokens than the model has embeddings.
     """
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, source)
+    model = _load(AutoModelForCausalLM, source, dtype)
     _fit_embeddings(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = ends_of(tokenizer)
     return model.to(device).eval()
+
+
+def load_frozen(source: str | Path, tokenizer: Any, device: str, holding: Holding) -> Any:
+    """A model whose own weights are not trained; under bfloat16 the matrices of its layers are kept in it, and nothing
+    else: norms and biases are small, embeddings and head stay float32."""
+    from torch import nn
+
+    model = load_causal(source, tokenizer, "cpu", holding.dtype).requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) or module is model.get_output_embeddings():
+            module.float()
+    for parameter in model.parameters():
+        if parameter.ndim < 2:
+            parameter.data = parameter.data.float()
+    return model.to(device)
+
+
+def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a stored policy, held and computing as its SFT folder (default: `folder`) says."""
+    holding, tokenizer = read_holding(sft or folder), load_tokenizer(folder)
+    if holding.lora:
+        return compute_as(load_frozen(folder, tokenizer, device, holding), holding), tokenizer
+    return compute_as(load_causal(folder, tokenizer, device), holding), tokenizer
 
 
 def _fit_embeddings(model: Any, tokenizer: Any, source: str | Path) -> None:
@@ -163,14 +187,14 @@ def _fit_embeddings(model: Any, tokenizer: Any, source: str | Path) -> None:
         model.resize_token_embeddings(needed, mean_resizing=False)
 
 
-def _load(auto: Any, source: str | Path, **more: Any) -> Any:
+def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) -> Any:
     import torch
 
     check_folder(source)
     name, revision = split_revision(source)
     try:
         model = auto.from_pretrained(
-            name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **more
+            name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=getattr(torch, dtype), **more
         )
     except Exception as error:
         if Path(name).is_dir():
@@ -228,7 +252,11 @@ def context_of(folder: Path) -> int | None:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Standard layout: config, safetensors, tokenizer."""
+    """Standard layout: config, safetensors, tokenizer; a model kept in several precisions is stored in its lowest."""
+    import torch
+
+    if any(p.dtype == torch.bfloat16 for p in model.parameters()):
+        model.to(torch.bfloat16)  # embeddings and head were widened when they were loaded: nothing is lost
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

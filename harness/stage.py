@@ -29,7 +29,9 @@ class Context:
 StageFunction = Callable[[Context], Mapping[str, Any]]
 """Returns figures for stage.json (losses, counts)."""
 
-SHARED_CODE = tuple(f"rlhf_bench.harness.{name}" for name in ("chat", "tokens", "text", "policies", "rollout"))
+SHARED_CODE = tuple(
+    f"rlhf_bench.harness.{name}" for name in ("chat", "tokens", "text", "holding", "lora", "policies", "rollout")
+)
 
 
 @dataclass(frozen=True)

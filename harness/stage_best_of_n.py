@@ -57,7 +57,7 @@ def _draws(context: Context, examples: Sequence[Example], settings: EvalSettings
     """One sample per prompt and draw, from the scratch folder where an interrupted run left it."""
     missing = [number for number in range(pool) if not _draw_file(context, number).exists()]
     if missing:
-        policy = policies.load_policy(context.inputs["sft"], context.device)
+        policy = policies.load_sampler(context.inputs["sft"], context.device)
         scorer = scorer_of(context)
         for number in missing:
             rows = _draw(context, policy, scorer, examples, settings, number)

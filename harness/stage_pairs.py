@@ -105,7 +105,7 @@ def _sample_rejected(context: Context, found: Sequence[Pair], split: str, max_re
     if not missing:
         return complete
     p = context.params
-    model, tokenizer = policies.load_policy(context.inputs["sft"], context.device)
+    model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
     for number, start in enumerate(range(0, len(missing), p["eval"]["batch"])):
         rows = missing[start : start + p["eval"]["batch"]]
         generator = make_generator("rejected", split, p["seed"], number)

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_bench.harness import policies, store, training
-from rlhf_bench.harness.chat import choose_form
+from rlhf_bench.harness.chat import choose_form, form_of
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import baseline_generations
+from rlhf_bench.harness.holding import Holding, choose_holding, keep_holding
+from rlhf_bench.harness.lora import for_trainer, merge, require_peft
 from rlhf_bench.harness.nouns import Example, to_row
 from rlhf_bench.harness.settings import EvalSettings, SFTSettings
 from rlhf_bench.harness.stage import Context
@@ -23,13 +25,18 @@ def sft(context: Context) -> Mapping[str, Any]:
     splits = limited(task, ("sft", "train", "test"), p["data"]["limit"])
     check_examples(p["task"]["name"], splits)
     settings = SFTSettings(**p["sft"])
-    model, tokenizer = _start(p, splits, task.max_response_tokens, context.device)
+    holding = choose_holding(p["policy"]["settings"], context.device)
+    model, tokenizer = _start(p, splits, task.max_response_tokens, context.device, holding)
+    commit = getattr(model.config, "_commit_hash", None)
     kept, dropped = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     _check_context(model, tokenizer, kept, task.max_response_tokens)
     completions = _clipped(tokenizer, kept["sft"], task.max_response_tokens)
     rows = _demonstrations(tokenizer, kept["sft"], completions)
+    if holding.lora:
+        require_peft()
+    trained = for_trainer(model, holding, p["seed"]) if holding.lora else model
     figures = training.train_lm(
-        model,
+        trained,
         tokenizer,
         rows,
         context.progress,
@@ -41,8 +48,11 @@ def sft(context: Context) -> Mapping[str, Any]:
         save_every=settings.save_every,
         seed=p["seed"],
         device=context.device,
+        bf16=holding.half,
+        gradient_checkpointing=holding.gradient_checkpointing,
     )
-    policies.save_model(model, tokenizer, context.work)
+    policies.save_model(merge(model) if holding.lora else model, tokenizer, context.work)
+    keep_holding(holding, context.work)
     clipped = sum(row["clipped"] for row in completions)
     return {
         **figures,
@@ -50,16 +60,21 @@ def sft(context: Context) -> Mapping[str, Any]:
         "sft_dropped": dropped["sft_dropped"],
         "clipped_demonstrations": clipped,
         "parameters": _size(model),
+        "dtype": holding.dtype,
+        "template": form_of(tokenizer).template,
+        **({"commit": commit} if commit else {}),
     }
 
 
 def _start(
-    p: Mapping[str, Any], splits: Mapping[str, Sequence[Example]], max_response: int, device: str
+    p: Mapping[str, Any], splits: Mapping[str, Sequence[Example]], max_response: int, device: str, holding: Holding
 ) -> tuple[Any, Any]:
     """The model and tokenizer that SFT starts from."""
     if p["policy"]["source"] != policies.TINY:
         form = p["policy"]["settings"]
         tokenizer = policies.load_tokenizer(p["policy"]["source"], form["template"], form["system"])
+        if holding.lora:
+            return policies.load_frozen(p["policy"]["source"], tokenizer, device, holding), tokenizer
         return policies.load_causal(p["policy"]["source"], tokenizer, device), tokenizer
     demos, size = splits["sft"], p["policy"]["settings"]
     tokenizer = policies.tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], size["vocabulary"])
@@ -111,7 +126,7 @@ def baseline(context: Context) -> Mapping[str, Any]:
     """generations.jsonl of the SFT policy on the held-out prompts, sampled and greedy."""
     p = context.params
     settings = EvalSettings(**p["eval"])
-    model, tokenizer = policies.load_policy(context.inputs["sft"], context.device)
+    model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
     examples = held_out(context.inputs["prompts"], settings)
     generations = baseline_generations(
         model, tokenizer, examples, p["max_response"], settings, p["temperature"], p["seed"], context.progress

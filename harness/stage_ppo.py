@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import policies, store
-from rlhf_bench.harness.actors import Actors, make_actors
+from rlhf_bench.harness.actors import Actors, make_actors, save_policy
 from rlhf_bench.harness.evaluation import decodings, policy_generations
 from rlhf_bench.harness.nouns import Decoding, to_row
 from rlhf_bench.harness.ppo import PPORun, checkpoints, train
@@ -26,7 +26,7 @@ def ppo(context: Context) -> Mapping[str, Any]:
     """
     p = context.params
     settings = PPOSettings(**p["ppo"])
-    actors = make_actors(context.inputs["sft"], context.device, settings.lr, settings.critic_lr)
+    actors = make_actors(context.inputs["sft"], context.device, settings.lr, settings.critic_lr, p["seed"])
     run = PPORun(
         actors=actors,
         reward_model=scorer_of(context),
@@ -43,7 +43,7 @@ def ppo(context: Context) -> Mapping[str, Any]:
     store.write_rows(context.work / "steps.jsonl", rows)
     stored = [store.read_rows(_checkpoint(context, i)) for i in checkpoints(settings)]
     store.write_rows(context.work / "generations.jsonl", [row for part in stored for row in part])
-    policies.save_model(actors.policy, actors.tokenizer, context.work / "policy")
+    save_policy(actors, context.inputs["sft"], context.work)
     return {"reward": rows[-1]["reward"], "kl": rows[-1]["kl"]}
 
 
@@ -98,8 +98,8 @@ def _write_generations(
 def transfer(context: Context) -> Mapping[str, Any]:
     """generations.jsonl: what the trained policy writes to prompts that it was not optimised on, sampled and greedy."""
     p = context.params
-    policy, tokenizer = policies.load_policy(context.inputs["ppo"] / "policy", context.device)
-    reference, _ = policies.load_policy(context.inputs["sft"], context.device)
+    policy, tokenizer = policies.load_sampler(context.inputs["ppo"] / "policy", context.device)
+    reference, _ = policies.load_sampler(context.inputs["sft"], context.device)
     written = decodings(EvalSettings(**p["eval"]))
     models = (policy, reference, tokenizer, scorer_of(context))
     path = context.work / "generations.jsonl"

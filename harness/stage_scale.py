@@ -30,7 +30,7 @@ def scale(context: Context) -> Mapping[str, Any]:
     p = context.params
     settings = PPOSettings(**p["ppo"])
     scorer = scorer_of(context)
-    model, tokenizer = policies.load_policy(context.inputs["sft"], context.device)
+    model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
     examples = read_examples(context.inputs["prompts"], "train")[: settings.scale_prompts]
     worth = gold_of(load_task(p))
     sums, samples, gold = [], [], []

@@ -127,6 +127,8 @@ def _arguments(
     save_every: int,
     seed: int,
     device: str,
+    bf16: bool = False,
+    gradient_checkpointing: bool = False,
     **extra: Any,
 ) -> Any:
     return config(
@@ -137,8 +139,8 @@ def _arguments(
         lr_scheduler_type="linear",
         warmup_steps=int(warmup * steps),
         weight_decay=0.0,
-        bf16=False,
-        **{name: False for name in CHECKPOINTING if name in config.__dataclass_fields__},
+        bf16=bf16,
+        **{name: gradient_checkpointing for name in CHECKPOINTING if name in config.__dataclass_fields__},
         seed=seed,
         data_seed=seed,
         use_cpu=device == "cpu",
