@@ -98,8 +98,9 @@ def _write_generations(
 def transfer(context: Context) -> Mapping[str, Any]:
     """generations.jsonl: what the trained policy writes to prompts that it was not optimised on, sampled and greedy."""
     p = context.params
-    policy, tokenizer = policies.load_sampler(context.inputs["ppo"] / "policy", context.device)
-    reference, _ = policies.load_sampler(context.inputs["sft"], context.device)
+    sft = context.inputs["sft"]
+    policy, tokenizer = policies.load_sampler(context.inputs["ppo"] / "policy", context.device, sft)
+    reference, _ = policies.load_sampler(sft, context.device)
     written = decodings(EvalSettings(**p["eval"]))
     models = (policy, reference, tokenizer, scorer_of(context))
     path = context.work / "generations.jsonl"

@@ -9,21 +9,34 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES
-from test_ppo import EXAMPLES, SMALL, Table, assert_equal, tensors
 
 pytest.importorskip("peft", reason="the optional package peft is not installed")
 
 from rlhf_bench.harness.actors import Actors, make_actors, save_policy
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.holding import Holding, keep_holding
-from rlhf_bench.harness.lora import add_adapter
+from rlhf_bench.harness.lora import add_adapter, trainable
+from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.policies import load_causal, load_tokenizer, save_model
 from rlhf_bench.harness.ppo import PPORun, train
 from rlhf_bench.harness.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.settings import PPOSettings
 
 LORA = Holding(lora=4)
+EXAMPLES = [Example(str(i), f"Where {'on earth ' * (i % 3)}is {i}?") for i in range(5)]
+SMALL = PPOSettings(
+    iterations=3, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=1,
+    save_every=1, temperature=0.9,
+)  # fmt: skip
 THIRDS = torch.arange(1000).remainder(3).float()
+
+
+class Thirds:
+    """Rewards by token id alone."""
+
+    def rewards(self, rollout: Rollout) -> torch.Tensor:
+        return THIRDS[rollout.response_ids] * rollout.mask
 
 
 @pytest.fixture(scope="module", params=["gpt2", "qwen2", "gemma"])
@@ -39,12 +52,11 @@ def sft(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def run_of(sft: Path, scratch: Path, iterations: int = 3) -> PPORun:
     scratch.mkdir(exist_ok=True)
-    settings = replace(SMALL, iterations=iterations, checkpoints=1, save_every=1)
+    settings = replace(SMALL, iterations=iterations)
     actors = make_actors(sft, "cpu", settings.lr, settings.critic_lr, seed=3)
-    table = NamedRewardModel("table", Table(THIRDS), batch=3)
     return PPORun(
         actors=actors,
-        reward_model=table,
+        reward_model=NamedRewardModel("thirds", Thirds(), batch=3),
         examples=EXAMPLES,
         settings=settings,
         scale=2.0,
@@ -133,12 +145,17 @@ def test_a_killed_run_goes_on_exactly(sft: Path, tmp_path: Path) -> None:
         train(replace(run_of(sft, tmp_path / "killed"), progress=stop))
     again = run_of(sft, tmp_path / "killed")
     assert train(again) == rows
-    assert_equal(tensors_trained(again.actors), tensors_trained(whole.actors))
+    one, two = trained_tensors(again.actors), trained_tensors(whole.actors)
+    assert len(one) == len(two) > 0
+    assert all(map(torch.equal, one, two))
 
 
-def tensors_trained(actors: Actors) -> dict[str, torch.Tensor]:
-    found = tensors(actors)
-    assert any("exp_avg" in name for name in found)
+def trained_tensors(actors: Actors) -> list[torch.Tensor]:
+    """Adapters, value head, and Adam's moments and step counts of both."""
+    found = []
+    for model, optimizer in ((actors.policy, actors.policy_optimizer), (actors.critic, actors.critic_optimizer)):
+        for parameter in trainable(model):
+            found += [parameter.detach(), *(optimizer.state[parameter][m] for m in ("exp_avg", "exp_avg_sq", "step"))]
     return found
 
 
