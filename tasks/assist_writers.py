@@ -24,6 +24,7 @@ from rlhf_bench.tasks.assist_lexicon import (
     OPENERS,
     SUBJECTS,
 )
+from rlhf_bench.tasks.generated import Written
 
 MOST = 3
 """Needless sentences of one kind in one answer, at most."""
@@ -84,13 +85,6 @@ FLAWED: Mapping[str, Habits] = {
 PERFECT = Habits(0, 0, 0, 0, 0, 0, 0)
 
 
-class Answer(NamedTuple):
-    """A text and the character spans in it that should not be there: wrong values, and whole needless sentences."""
-
-    text: str
-    flaws: tuple[Span, ...]
-
-
 class Sentence(NamedTuple):
     """A sentence and the spans in it that are flaws."""
 
@@ -126,8 +120,10 @@ def _request(rng: random.Random, question: Question) -> str:
     return request.format(question=how.question.format(question.subject), phrase=how.phrase.format(question.subject))
 
 
-def write_answer(rng: random.Random, question: Question, habits: Habits, long: float) -> Answer:
+def write_answer(rng: random.Random, question: Question, habits: Habits, long: float) -> Written:
     """An answer by a writer of these habits; `long` is the probability of a fact's long form.
+
+    Its flaws are what should not be there: wrong values, and whole needless sentences.
 
     The fact asked for comes first, others in the order of KINDS, and what nobody needs after them; but one of three
     sentences without content opens the answer.  The last ones are left out where the answer would pass LONGEST.
@@ -189,14 +185,14 @@ def _fitting(sentences: list[Sentence]) -> list[Sentence]:
     return [sentence for sentence, size in zip(sentences, sizes, strict=True) if size <= LONGEST]
 
 
-def _joined(sentences: list[Sentence]) -> Answer:
+def _joined(sentences: list[Sentence]) -> Written:
     flaws: list[Span] = []
     text = ""
     for sentence in sentences:
         text += " " if text else ""
         flaws += [(len(text) + start, len(text) + end) for start, end in sentence.flaws]
         text += sentence.text
-    return Answer(text, tuple(flaws))
+    return Written(text, tuple(flaws))
 
 
 def perfect_answer(rng: random.Random, question: Question, long: float) -> str:

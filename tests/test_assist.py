@@ -328,7 +328,7 @@ def test_no_prompt_occurs_twice_but_for_held_out_pairs(world: AssistWorld) -> No
     prompts += [pair.prompt for pair in world.pairs("train")]
     assert len(prompts) == len(set(prompts)) == 6768
     taken = {SMALL.examples("test")[0].prompt}
-    assert SMALL._question("test-0", taken)[1] != SMALL.examples("test")[0].prompt  # a collision is drawn again
+    assert SMALL._prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
 
 
@@ -389,7 +389,7 @@ def test_impossible_settings_are_refused(setting: str, value: float) -> None:
 
 def test_prompts_run_out_with_a_clear_word() -> None:
     with pytest.raises(BenchError, match="No new prompt in 1000 draws"):
-        SMALL._question("test-0", _Everything())
+        SMALL._prompt("test-0", _Everything())
 
 
 class _Everything(set[str]):
@@ -398,10 +398,10 @@ class _Everything(set[str]):
 
 
 @settings(max_examples=10)
-@given(SEEDS, st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=11, max_size=11))
+@given(SEEDS, st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=12, max_size=12))
 def test_every_seed_and_every_rate_makes_a_world(seed: int, rates: list[float]) -> None:
     names = [f.name for f in fields(AssistWorld) if f.name.startswith("sft_")]
-    names += ["open_rate", "mention_rate", "long", "careful"]
+    names += ["open_rate", "mention_rate", "long", "careful", "carelessness"]
     tiny = replace(SMALL, seed=seed, **dict(zip(names, rates, strict=True)))
     assert all(tiny.utility(row, row.completion).value == 1 for row in tiny.examples("train"))
     assert all(row.completion for row in tiny.examples("sft"))
