@@ -281,7 +281,7 @@ def refuse_prompts_only(prompts_only: bool) -> None:
 
 def check_data(data: str) -> None:
     """Refuse at once what is neither a path that exists nor a possible name on the hub."""
-    possible = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", data) and not data.endswith(SUFFIXES)
+    possible = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", data) and not data.endswith(SUFFIXES)
     if data != "hub" and not possible and not Path(data).expanduser().exists():
         fix = "Name a folder or file that exists, 'hub', or a hub dataset as 'owner/name'."
         raise BenchError(f"data={data!r}: there is no such file or folder, and it is no hub name.", fix)

@@ -195,11 +195,15 @@ def _invalid(path: Path, error: jsonlines.InvalidLineError) -> BenchError:
 
 
 def hub_rows(name: str) -> dict[str, list[Row]]:
-    """Rows by split of a dataset on the Hugging Face hub.  Needs the network, or the dataset in the local cache."""
+    """Rows by split of a dataset on the Hugging Face hub, pinned as ID@REVISION.
+
+    Needs the network, or the dataset in the local cache; runs no code of the repository.
+    """
     from datasets import load_dataset
 
+    identity, _, revision = name.partition("@")
     try:
-        data = load_dataset(name)
+        data = load_dataset(identity, **({"revision": revision} if revision else {}))
         splits = {str(split): [dict(values) for values in rows] for split, rows in data.items()}
     except (
         Exception
