@@ -64,6 +64,14 @@ def settings_options(command: Any) -> Any:
 @bench.command()
 @click.option("--task", required=True, help="Name of a task, or module:attribute.")
 @click.option("--rm", "reward_models", required=True, multiple=True, help="A reward model; repeat for several.")
+@click.option(
+    "--optimizer",
+    "optimizers",
+    multiple=True,
+    default=("ppo",),
+    help="ppo (the default) or best-of-n, which trains nothing: a preview of a reward model; repeat for both.",
+)
+@click.option("--n", default="", metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
 @click.option("--policy", default="tiny", show_default=True, help="'tiny', a model folder, or a hub id.")

@@ -30,6 +30,8 @@ def run(
     *,
     task: str,
     reward_models: Sequence[str],
+    optimizers: Sequence[str],
+    n: str,
     judges: Sequence[str],
     seeds: Sequence[int],
     policy: str,
@@ -62,6 +64,8 @@ def run(
         preset,
         prompts,
         train_prompts,
+        optimizers,
+        n,
     )
     made = runs.make_plan(request)
     root = store.Store(out)

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_bench.harness import plan, store
+from rlhf_bench.harness import plan, plan_shared, store
 from rlhf_bench.harness.arguments import parse_seeds
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.execute import Outcome, Watch, execute
@@ -175,7 +175,7 @@ def credit_stage(cell: plan.Cell) -> Stage:
     shown = {"prompts": scale.inputs["prompts"]} if cell.reads_examples else {}
     return Stage(
         "credit",
-        plan.cell_label(cell.task, cell.reward_model, cell.seed),
+        plan_shared.cell_label(cell.task, cell.reward_model, cell.seed),
         "rlhf_bench.harness.stage_credit:credit",
         {"rm": scale.params["rm"], "seed": cell.seed},
         {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},

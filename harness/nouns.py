@@ -112,6 +112,7 @@ class Generation:
 
     `tokens` counts response tokens without end-of-sequence.  `kl` is the sum over response tokens of
     log pi(y_t) - log pi_sft(y_t) in nats (0 for the baseline, None under greedy decoding, where it estimates nothing).
+    Best-of-n has n for `iteration` and the analytic bound for `kl`.
     `reward` is the reward model's sequence sum, unscaled.  `spans` and `token_rewards` (character span and unscaled
     reward per token) are kept at the first and last checkpoint for looking inside.
     """

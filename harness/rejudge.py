@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import plan, plugins, store, task_plan
+from rlhf_bench.harness import plan, plan_shared, plugins, store, task_plan
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import CellFiles
 from rlhf_bench.harness.execute import Outcome, execute
@@ -146,7 +146,7 @@ def _stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
             "Judge with the data and version the run was made with.",
         )
     seed = cell.record["seed"]
-    label = plan.cell_label(cell.record["task"], cell.record["reward_model"], seed)
+    label = plan_shared.cell_label(cell.record["task"], cell.record["reward_model"], seed)
     return plan.judge_stage(task, judge, inputs, label, seed)
 
 

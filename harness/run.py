@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import plan, plugins, store, task_plan
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.identity import policy_identity
 from rlhf_bench.harness.nouns import Split
+from rlhf_bench.harness.plan_shared import cell_label
+from rlhf_bench.harness.plan_stages import OPTIMIZERS
 from rlhf_bench.harness.settings import Settings, make_settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.stage_judge import JudgeSpec, judge_spec
@@ -24,7 +27,7 @@ class Request:
     """What was asked for.  `assignments` are the --set texts: group -> key -> value.
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
-    training prompts PPO optimises on ("": the task's own).
+    training prompts PPO optimises on ("": the task's own).  `n`: what best-of-n takes ("": as set).
     """
 
     task: str
@@ -38,6 +41,8 @@ class Request:
     preset: str = ""
     prompts: Sequence[str] = ()
     train_prompts: str = ""
+    optimizers: Sequence[str] = ("ppo",)
+    n: str = ""
 
     @property
     def tasks(self) -> list[str]:
@@ -63,6 +68,11 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Check everything that can be checked before anything is computed.  Raises BenchError."""
+    for name in request.optimizers:
+        if name not in OPTIMIZERS:
+            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
+    if request.n and "best-of-n" not in request.optimizers:
+        raise BenchError(f"--n {request.n} without best-of-n.", "Add --optimizer best-of-n.")
     names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
     for kind, wanted in (
         ("task", request.tasks),
@@ -79,13 +89,16 @@ def make_plan(request: Request) -> Plan:
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
     cells, judged = [], {}
     for seed in request.seeds:
-        for rm in dict.fromkeys(request.reward_models):
-            for evaluated in dict.fromkeys(request.prompts or [request.task]):
-                tasks = task_plan.Tasks(home, optimised, opened[evaluated])
-                cell = plan.plan_cell(tasks, rm, seed, policy, settings)
-                cell = replace(cell, differing=_differing(request, tasks))
-                cells.append(cell)
-                judged[cell.name] = {judge.name: _judge(judge, cell) for judge in judges}
+        for rm, evaluated, optimizer in product(
+            dict.fromkeys(request.reward_models),
+            dict.fromkeys(request.prompts or [request.task]),
+            dict.fromkeys(request.optimizers),
+        ):
+            tasks = task_plan.Tasks(home, optimised, opened[evaluated])
+            cell = plan.plan_cell(tasks, rm, seed, policy, settings, optimizer)
+            cell = replace(cell, differing=_differing(request, tasks))
+            cells.append(cell)
+            judged[cell.name] = {judge.name: _judge(judge, cell) for judge in judges}
     return Plan(tuple(cells), judged, settings)
 
 
@@ -106,12 +119,14 @@ def _preset(request: Request) -> str:
 
 
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
-    """--set with --data and --limit, which are short for settings, folded in."""
+    """--set with --data, --limit and --n, which are short for settings, folded in."""
     groups = {name: dict(values) for name, values in request.assignments.items()}
     if request.data:
         groups.setdefault(request.task, {})["data"] = request.data
     if request.limit:
         groups.setdefault("data", {})["limit"] = str(request.limit)
+    if request.n:
+        groups.setdefault("best_of_n", {})["n"] = request.n
     return groups
 
 
@@ -123,7 +138,7 @@ def _differing(request: Request, tasks: task_plan.Tasks) -> dict[str, str]:
 
 
 def _judge(judge: JudgeSpec, cell: plan.Cell) -> Stage:
-    label = plan.cell_label(cell.task, cell.reward_model, cell.seed)
+    label = cell_label(cell.task, cell.reward_model, cell.seed)
     return plan.judge_stage(cell.evaluated, judge, cell.stages, label, cell.seed)
 
 
@@ -192,5 +207,8 @@ TYPICAL = {
     "scale": 0.02,
     "baseline": 0.012,
     "ppo": 0.024,
+    "pool": 0.003,
+    "best_of_n": 0.001,
+    "proxy": 0.002,
 }
 """Seconds per unit of cost, measured on one core with the default task and policy."""

@@ -101,6 +101,18 @@ class PPOSettings:
 
 
 @dataclass(frozen=True)
+class BestOfNSettings:
+    """Best-of-n: every `n` is taken from one pool of `pool` samples per held-out prompt (0: the largest n).
+
+    Unless `independent`, the first sample is the baseline's own.
+    """
+
+    n: str = "1,2,4,8,16,32,64"
+    pool: int = 0
+    independent: bool = False
+
+
+@dataclass(frozen=True)
 class EvalSettings:
     """Held-out evaluation: `prompts` of the test split (0: all), `batch` rows at once, greedy decoding at the ends."""
 
@@ -126,6 +138,7 @@ class Settings:
     pairs: PairSettings = field(default_factory=PairSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
+    best_of_n: BestOfNSettings = field(default_factory=BestOfNSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     stats: StatsSettings = field(default_factory=StatsSettings)
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,8 +1,7 @@
-"""The stage that optimises against a reward model by best-of-n: samples of the SFT policy, scored, the best kept."""
+"""The stage that optimises against a reward model by best-of-n: the pool's samples, scored, the best kept."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,35 +11,32 @@ import numpy as np
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.best_of_n import check_ns, kl_bound, picks
 from rlhf_bench.harness.cells import Array
-from rlhf_bench.harness.evaluation import rollouts, to_generations
 from rlhf_bench.harness.nouns import Example, Generation, to_row
-from rlhf_bench.harness.rollout import make_generator
 from rlhf_bench.harness.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stage import Context
-from rlhf_bench.harness.stage_prompts import held_out, load_task
+from rlhf_bench.harness.stage_pool import draw_file, stored_rollout
+from rlhf_bench.harness.stage_prompts import held_out
 from rlhf_bench.harness.stage_reward import scorer_of
-from rlhf_bench.harness.stage_scale import gold_of
 
 Row = dict[str, Any]
 
 
 def best_of_n(context: Context) -> Mapping[str, Any]:
     """generations.jsonl: the best of n samples at every n (as `iteration`, the analytic KL bound as `kl`);
-    pool.jsonl: per prompt all samples with their rewards, gold utilities where the task knows them, and diagnostics.
+    pool.jsonl: per prompt the rewards of all samples, gold utilities where the task knows them, and diagnostics.
 
     `params["best_of_n"]` holds `n` (a list), `pool` (samples per prompt) and `independent`.  Best-of-n takes the first
-    n samples of the pool.  Unless `independent`, the first sample is the baseline's own, from the same random numbers:
-    at n = 1 every judge finds the baseline against itself, and changes are paired most closely.  A win rate against
-    that baseline is then higher than against an independent one (with a perfect reward model and n = 2: .75, not .67);
-    `best_of_n.win_rate` of the pool is free of this.  Resumable after each sample.
+    n samples of the pool.  Unless `independent`, the first sample is the baseline's own: at n = 1 every judge finds the
+    baseline against itself, and changes are paired most closely.  A win rate against that baseline is then higher than
+    against an independent one (with a perfect reward model and n = 2: .75, not .67); `best_of_n.win_rate` of the pool
+    is free of this.  Resumable after each draw.
     """
     p = context.params
-    settings = EvalSettings(**p["eval"])
-    pool = int(p["best_of_n"]["pool"])
-    ns = check_ns(p["best_of_n"]["n"], pool)
-    examples = held_out(context.inputs["prompts"], settings)
-    draws = _draws(context, examples, settings, pool)
+    size = int(p["best_of_n"]["pool"])
+    ns = check_ns(p["best_of_n"]["n"], size)
+    examples = held_out(context.inputs["prompts"], EvalSettings(**p["eval"]))
+    draws = _scored(context, examples, size)
     rewards = [[draw[row]["reward"] for draw in draws] for row in range(len(examples))]
     generations = [
         _generation(example, draws[index][row], n)
@@ -50,60 +46,48 @@ def best_of_n(context: Context) -> Mapping[str, Any]:
     store.write_rows(context.work / "pool.jsonl", [_pool_row(e, [d[i] for d in draws]) for i, e in enumerate(examples)])
     store.write_rows(context.work / "generations.jsonl", map(to_row, generations))
     last = [g.reward for g in generations if g.iteration == ns[-1] and g.reward is not None]
-    return {"samples": pool * len(examples), "reward": sum(last) / len(last), "kl_bound": kl_bound(ns[-1])}
+    return {"samples": size * len(examples), "reward": sum(last) / len(last), "kl_bound": kl_bound(ns[-1])}
 
 
-def _draws(context: Context, examples: Sequence[Example], settings: EvalSettings, pool: int) -> list[list[Row]]:
-    """One sample per prompt and draw, from the scratch folder where an interrupted run left it."""
-    missing = [number for number in range(pool) if not _draw_file(context, number).exists()]
+def _scored(context: Context, examples: Sequence[Example], size: int) -> list[list[Row]]:
+    """The pool's rows with reward and figures, draw by draw; what an interrupted run scored is in `scratch`."""
+    missing = [number for number in range(size) if not draw_file(context.scratch, number).exists()]
     if missing:
-        policy = policies.load_sampler(context.inputs["sft"], context.device)
-        scorer = scorer_of(context)
+        tokenizer, scorer = policies.load_tokenizer(context.inputs["sft"]), scorer_of(context)
         for number in missing:
-            rows = _draw(context, policy, scorer, examples, settings, number)
-            store.write_rows(_draw_file(context, number), rows)
-            context.progress(number + 1, pool)
-    return [store.read_rows(_draw_file(context, number)) for number in range(pool)]
+            rows = _score(context, tokenizer, scorer, examples, number)
+            store.write_rows(draw_file(context.scratch, number), rows)
+            context.progress(number + 1, size)
+    return [
+        [{**row, **scored} for row, scored in zip(_drawn(context, number), _again(context, number), strict=True)]
+        for number in range(size)
+    ]
 
 
-def _draw_file(context: Context, number: int) -> Path:
-    return context.scratch / f"draw.{number}.jsonl"
+def _drawn(context: Context, number: int) -> list[Row]:
+    """Without the token ids, which only scoring needs."""
+    rows = store.read_rows(draw_file(context.inputs["pool"], number))
+    return [{name: value for name, value in row.items() if name != "ids"} for row in rows]
 
 
-def _draw(
-    context: Context,
-    policy: tuple[Any, Any],
-    scorer: NamedRewardModel,
-    examples: Sequence[Example],
-    settings: EvalSettings,
-    number: int,
+def _again(context: Context, number: int) -> list[Row]:
+    return store.read_rows(draw_file(context.scratch, number))
+
+
+def _score(
+    context: Context, tokenizer: Any, scorer: NamedRewardModel, examples: Sequence[Example], number: int
 ) -> list[Row]:
-    """The draw's sample of every prompt: text, tokens, finished, reward, figures, gold where there is one."""
-    p = context.params
-    shared = number == 0 and not p["best_of_n"]["independent"]
-
-    def seed_of(batch: int) -> Any:
-        if shared:
-            return make_generator("baseline", p["seed"], batch)
-        return make_generator("best-of-n", p["seed"], number, batch)
-
-    found = rollouts(*policy, examples, p["max_response"], settings, "sample", p["temperature"], seed_of)
-    worth = gold_of(load_task(p))
-    rows = []
-    for batch, rollout in found:
+    """Reward and figures of one draw's sample of every prompt."""
+    drawn = store.read_rows(draw_file(context.inputs["pool"], number))
+    size, rows = context.params["eval"]["batch"], list[Row]()
+    for start in range(0, len(examples), size):
+        prompts = [example.prompt for example in examples[start : start + size]]
+        rollout = stored_rollout(tokenizer, prompts, drawn[start : start + size], context.device)
         rewards = scorer.rewards(rollout)
         figures = {name: values.tolist() for name, values in diagnose(scorer, rollout, rewards).items()}
-        sums = rewards.sum(1).tolist()
-        for at, (example, one) in enumerate(zip(batch, to_generations(batch, rollout, 0, "sample"), strict=True)):
-            row = {"response": one.response, "tokens": one.tokens, "finished": one.finished, "reward": sums[at]}
-            row["figures"] = {name: values[at] for name, values in figures.items()}
-            rows.append(row | ({"gold": _decided(worth(example, one.response))} if worth else {}))
+        for at, total in enumerate(rewards.sum(1).tolist()):
+            rows.append({"reward": total, "figures": {name: values[at] for name, values in figures.items()}})
     return rows
-
-
-def _decided(value: float) -> float | None:
-    """None for a gold utility that is no finite number."""
-    return value if math.isfinite(value) else None
 
 
 def _generation(example: Example, row: Row, n: int) -> Generation:
@@ -112,19 +96,22 @@ def _generation(example: Example, row: Row, n: int) -> Generation:
 
 
 def _pool_row(example: Example, samples: Sequence[Row]) -> Row:
-    """All samples of one prompt, by column."""
-    names = [name for name in samples[0] if name != "figures"]
-    columns = {f"{name}s" if name == "reward" else name: [row[name] for row in samples] for name in names}
+    """All samples of one prompt, by column; their texts stay in the pool's own folder."""
+    columns = {"tokens": "tokens", "finished": "finished", "rewards": "reward"}
+    columns |= {"gold": "gold"} if "gold" in samples[0] else {}
+    found = {name: [row[key] for row in samples] for name, key in columns.items()}
     figures = {name: [row["figures"][name] for row in samples] for name in samples[0]["figures"]}
-    return {"example_id": example.id, **columns, "figures": figures}
+    return {"example_id": example.id, **found, "figures": figures}
 
 
 class Pool(NamedTuple):
-    """A stored pool: example ids [P], rewards [P, N], gold [P, N] (NaN undecided) or None where the task has none."""
+    """A stored pool: example ids [P], rewards [P, N], gold [P, N] (NaN undecided) or None where the task has none;
+    figures [P, N] by name."""
 
     examples: tuple[str, ...]
     rewards: Array
     gold: Array | None
+    figures: Mapping[str, Array]
 
 
 def read_pool(folder: Path) -> Pool:
@@ -132,4 +119,6 @@ def read_pool(folder: Path) -> Pool:
     rows = store.read_rows(folder / "pool.jsonl")
     rewards = np.array([row["rewards"] for row in rows], dtype=np.float64)
     gold = np.array([row["gold"] for row in rows], dtype=np.float64) if "gold" in rows[0] else None
-    return Pool(tuple(row["example_id"] for row in rows), rewards, gold)
+    names = rows[0]["figures"]
+    figures = {name: np.array([row["figures"][name] for row in rows], dtype=np.float64) for name in names}
+    return Pool(tuple(row["example_id"] for row in rows), rewards, gold, figures)

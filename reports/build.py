@@ -106,10 +106,11 @@ def describe(arm: Arm, label: str) -> dict[str, Any]:
         "arm": arm.key,
         "label": label,
         "policy": record["policy"],
+        "optimizer": record.get("optimizer", "ppo"),
         "seeds": list(arm.seeds),
         "differing": record["differing"],
         "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
-        "training": [_end_of_training(cell) for cell in arm.cells],
+        "training": [_end_of_training(cell) for cell in arm.cells if "ppo" in cell.record["stages"]],
         "counts": stage_record(arm.cells[0], "pairs")["figures"],
         "sft": stage_record(arm.cells[0], "sft")["figures"],
         "prompts": stage_record(arm.cells[0], "prompts")["figures"],
@@ -132,6 +133,8 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
         if len(arms) == 1:
             shown = []  # nothing to be told from; the command stands in the manifest
+        optimizer = arm.cells[0].record.get("optimizer", "ppo")
+        shown = [optimizer, *shown] if optimizer != "ppo" else shown
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
     shown_as = Counter((arm.task, labels[arm.key]) for arm in arms)
     for arm in arms:  # the last resort for arms that still look alike, e.g. other data of one task
@@ -157,8 +160,9 @@ def warnings(arm: Arm, label: str) -> list[str]:
     if len(arm.seeds) == 1:
         found.append(f"{label}: one training seed; intervals are conditional on this training run")
     for cell in arm.cells:
-        steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
-        found += [f"{label}, seed {cell.record['seed']}: {text}" for text in alarms(steps)]
+        if "ppo" in cell.record["stages"]:
+            steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+            found += [f"{label}, seed {cell.record['seed']}: {text}" for text in alarms(steps)]
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
             found.append(f"{label}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
@@ -166,7 +170,9 @@ def warnings(arm: Arm, label: str) -> list[str]:
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
     if left:
         found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")
-    versions = {store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "ppo")}
+    versions = {
+        store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "generations")
+    }
     if len(versions) > 1:
         found.append(f"{label}: made with different versions of the software")
     return found

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import Tiny
 
-from rlhf_bench.harness import best_of_n, stage_best_of_n, stage_policy, store
+from rlhf_bench.harness import best_of_n, stage_best_of_n, stage_policy, stage_pool, store
 from rlhf_bench.harness.best_of_n import check_ns, curve, expected, kl_bound, parse_ns, picks, weights, win_rate
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import read_generations
@@ -254,7 +254,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def context(tmp_path: Path, tiny: Tiny, prompts: Path, rm: str = "controls:LengthOnly", **more: Any) -> Context:
-    best = {"n": [1, 2, 4], "pool": 4, "independent": False}
+    best = {"n": more.pop("n", [1, 2, 4]), "pool": 4}
     params: dict[str, Any] = {
         "rm": {"name": f"rlhf_bench.reward_models.{rm}", "settings": more.pop("settings", {})},
         "task": {"name": f"test_best_of_n:{more.pop('task', 'Letters')}", "settings": {}},
@@ -262,18 +262,34 @@ def context(tmp_path: Path, tiny: Tiny, prompts: Path, rm: str = "controls:Lengt
         "max_response": 12,
         "temperature": 1.0,
         "eval": {"prompts": 0, "batch": 3, "greedy": False},
-        "best_of_n": {**best, **more},
+        "best_of_n": best,
+        "pool": {"samples": 4, "independent": more.pop("independent", False)},
     }
+    assert not more
     work, scratch = tmp_path / "work", tmp_path / "scratch"
     for folder in (work, scratch):
         folder.mkdir(parents=True, exist_ok=True)
     return Context(params, {"sft": tiny.folder, "prompts": prompts}, work, scratch, "cpu")
 
 
+def drawn(made: Context) -> Context:
+    """The context of best-of-n over a pool that was drawn for it, in a folder of its own."""
+    folders = [made.work.parent / "pool" / name for name in ("work", "scratch")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    stage_pool.pool(replace(made, work=folders[0], scratch=folders[1]))
+    return replace(made, inputs={**made.inputs, "pool": folders[0]})
+
+
 def run(tmp_path: Path, tiny: Tiny, prompts: Path, **more: Any) -> tuple[list[Generation], list[dict[str, Any]]]:
-    made = context(tmp_path, tiny, prompts, **more)
+    """What was generated, and the pool with the samples' texts."""
+    made = drawn(context(tmp_path, tiny, prompts, **more))
     stage_best_of_n.best_of_n(made)
-    return read_generations(made.work / "generations.jsonl"), store.read_rows(made.work / "pool.jsonl")
+    pool = store.read_rows(made.work / "pool.jsonl")
+    draws = [store.read_rows(stage_pool.draw_file(made.inputs["pool"], number)) for number in range(4)]
+    for at, row in enumerate(pool):
+        row["response"] = [draw[at]["response"] for draw in draws]
+    return read_generations(made.work / "generations.jsonl"), pool
 
 
 def test_best_of_one_is_the_baseline_to_every_judge(tmp_path: Path, tiny: Tiny, prompts: Path) -> None:
@@ -317,17 +333,39 @@ def test_the_pool_holds_what_was_picked(tmp_path: Path, tiny_gpt2: Tiny, prompts
         assert one.decoding == "sample"
 
 
-def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, tiny_gpt2: Tiny, prompts: Path) -> None:
-    whole = context(tmp_path / "whole", tiny_gpt2, prompts)
-    stage_best_of_n.best_of_n(whole)
-    cut = context(tmp_path / "cut", tiny_gpt2, prompts)
+@pytest.mark.parametrize("stage", ["pool", "best_of_n"])
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, tiny_gpt2: Tiny, prompts: Path, stage: str) -> None:
+    def made(name: str) -> Context:
+        one = context(tmp_path / name, tiny_gpt2, prompts)
+        return one if stage == "pool" else drawn(one)
+
+    function = stage_pool.pool if stage == "pool" else stage_best_of_n.best_of_n
+    whole, cut = made("whole"), made("cut")
+    function(whole)
     for number in (0, 2):
-        shutil.copy(whole.scratch / f"draw.{number}.jsonl", cut.scratch)
-    drawn: list[tuple[int, int]] = []
-    stage_best_of_n.best_of_n(replace(cut, progress=lambda done, total: drawn.append((done, total))))
-    assert drawn == [(2, 4), (4, 4)]  # the second and the fourth
-    for name in ("pool.jsonl", "generations.jsonl"):
-        assert (cut.work / name).read_bytes() == (whole.work / name).read_bytes()
+        shutil.copy(stage_pool.draw_file(whole.scratch, number), cut.scratch)
+    told: list[tuple[int, int]] = []
+    function(replace(cut, progress=lambda done, total: told.append((done, total))))
+    assert told == [(2, 4), (4, 4)]  # the second and the fourth
+    found = {path.name: path.read_bytes() for path in cut.work.iterdir()}
+    assert found == {path.name: path.read_bytes() for path in whole.work.iterdir()}
+    assert set(found) == (
+        {f"draw.{i}.jsonl" for i in range(4)} if stage == "pool" else {"pool.jsonl", "generations.jsonl"}
+    )
+
+
+def test_stored_samples_are_scored_as_they_were_drawn(tmp_path: Path, tiny: Tiny, prompts: Path) -> None:
+    from rlhf_bench.harness.rollout import make_generator, sample
+
+    made = drawn(context(tmp_path, tiny, prompts))
+    rows = store.read_rows(stage_pool.draw_file(made.inputs["pool"], 1))[:3]
+    texts = [example.prompt for example in EXAMPLES[:3]]
+    generator = make_generator("best-of-n", 3, 1, 0)
+    fresh = sample(tiny.model, tiny.tokenizer, texts, 12, generator=generator)
+    again = stage_pool.stored_rollout(tiny.tokenizer, texts, rows, "cpu")
+    assert again.responses == fresh.responses
+    for name in ("prompt_ids", "prompt_mask", "response_ids", "mask", "finished"):
+        assert getattr(again, name).tolist() == getattr(fresh, name).tolist()
 
 
 def test_without_gold_none_is_made_up(tmp_path: Path, tiny_gpt2: Tiny, prompts: Path) -> None:
