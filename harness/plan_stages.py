@@ -43,10 +43,8 @@ class RewardArm:
     def params(self) -> dict[str, Any]:
         """What enters keys: name, settings, and the content of the files that these name, where it says so."""
         found = {"name": self.name, "settings": dict(self.settings)}
-        if not isinstance(self.made, ReadsFiles):
-            return found
         try:
-            content = dict(self.made.content())
+            content = dict(self.made.content) if isinstance(self.made, ReadsFiles) else {}
             store.canonical(content)
         except BenchError:
             raise

@@ -88,6 +88,7 @@ class MayDecline(Protocol):
 class ReadsFiles(Protocol):
     """A reward model whose settings name a folder or file: its content must name results, not its path."""
 
+    @property
     def content(self) -> Mapping[str, Any]:
         """JSON that stands for what the settings point at: hashes of files; enters keys beside the settings."""
 

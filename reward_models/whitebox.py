@@ -88,6 +88,7 @@ class Whitebox:
             if not 0 < getattr(self, key) < inf:
                 raise BenchError(f"{key}={getattr(self, key)} of a white-box reward must be above 0.")
 
+    @property
     def content(self) -> dict[str, str]:
         """What the embedding is when it is a folder: the hash of its files."""
         return folder_content(self.embedding)

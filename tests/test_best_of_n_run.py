@@ -150,6 +150,6 @@ def test_a_reward_model_that_cannot_say_what_it_reads(monkeypatch: pytest.Monkey
     def broken(self: Whitebox) -> dict[str, str]:  # noqa: ARG001
         raise OSError("no such disk")
 
-    monkeypatch.setattr(Whitebox, "content", broken)
+    monkeypatch.setattr(Whitebox, "content", property(broken))
     with pytest.raises(BenchError, match="cannot say what it reads: OSError: no such disk"):
         planned("whitebox")

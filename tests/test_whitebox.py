@@ -296,12 +296,12 @@ def test_a_reward_model_that_fails_on_examples_is_found_out(answer: Any, said: s
 def test_an_embedding_folder_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "config.json").write_text("{}")
-    first = Whitebox(embedding=str(tmp_path / "one")).content()
+    first = Whitebox(embedding=str(tmp_path / "one")).content
     (tmp_path / "one").rename(tmp_path / "two")
-    assert Whitebox(embedding=str(tmp_path / "two")).content() == first != {}
+    assert Whitebox(embedding=str(tmp_path / "two")).content == first != {}
     (tmp_path / "two" / "config.json").write_text("{ }")
-    assert Whitebox(embedding=str(tmp_path / "two")).content() != first
-    assert Whitebox().content() == Whitebox(embedding="org/encoder@v1").content() == {}  # their names say what they are
+    assert Whitebox(embedding=str(tmp_path / "two")).content != first
+    assert Whitebox().content == Whitebox(embedding="org/encoder@v1").content == {}  # their names say what they are
 
 
 def test_pairs_that_cannot_be_scored_are_counted() -> None:
