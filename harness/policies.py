@@ -298,6 +298,15 @@ def load_classifier(source: str | Path, tokenizer: Any, device: str, seed: int =
     return model.to(device).eval()
 
 
+def load_encoder_decoder(source: str | Path, tokenizer: Any, device: str) -> Any:
+    """An encoder-decoder (T5 and its like) in float32 evaluation mode, of its tokenizer's vocabulary."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = _load(AutoModelForSeq2SeqLM, source)
+    _fit_embeddings(model, tokenizer, source)
+    return model.to(device).eval()
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence the load report about a head that is meant to be new."""

@@ -85,6 +85,39 @@ def train_preferences(
     return _run(trainer, options["scratch"])
 
 
+def train_encoder_decoder(
+    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], progress: Progress, **options: Any
+) -> dict[str, float]:
+    """Training of an encoder-decoder on rows of `input_ids` (read) and `labels` (written).  TRL has no trainer for
+    these: transformers' own."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+
+    trainer = Trainer(
+        model=model,
+        args=_arguments(TrainingArguments, **options),
+        train_dataset=Dataset.from_list([dict(row) for row in rows]),
+        processing_class=tokenizer,
+        data_collator=lambda batch: pad_sides(batch, tokenizer.pad_token_id),
+        callbacks=[_callback(progress)],
+    )
+    return _run(trainer, options["scratch"])
+
+
+def pad_sides(rows: Sequence[Mapping[str, list[int]]], pad: int) -> dict[str, Any]:
+    """input_ids, attention_mask [B, S] and labels [B, T], each side padded on the right to its own longest row."""
+    import torch
+
+    def table(name: str, fill: int) -> Any:
+        width = max(len(row[name]) for row in rows)
+        return torch.tensor([list(row[name]) + [fill] * (width - len(row[name])) for row in rows])
+
+    inputs = table("input_ids", pad)
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    mask = (torch.arange(inputs.shape[1])[None] < lengths[:, None]).long()
+    return {"input_ids": inputs, "attention_mask": mask, "labels": table("labels", IGNORED)}
+
+
 def _score_labelled_positions_only() -> None:
     """Let TRL's loss skip unlabelled positions on a CPU as it does on a GPU (its switch asks for Triton; 9 of 10
     positions are prompt, and the head is half of a tiny model's step).  Same numbers; without it just slower."""

@@ -51,32 +51,15 @@ class HubReward:
     @cached_property
     def content(self) -> Mapping[str, str]:
         """The folder's files by hash, or the commit that the hub id stands for now."""
-        from rlhf_bench.harness.identity import folder_hash
-
-        path = Path(self.source).expanduser()
-        return {"sha256": folder_hash(path)} if path.is_dir() else {"commit": self._config_file.parent.name}
-
-    @cached_property
-    def _config_file(self) -> Path:
-        """config.json, which for a hub id lies in the cache, in a folder named by the commit."""
-        from rlhf_bench.harness.hub import split_revision, why_not
-
-        path = Path(self.source).expanduser()
-        if path.is_dir():
-            return path / "config.json"
-        from huggingface_hub import hf_hub_download
-
-        name, revision = split_revision(self.source)
-        try:
-            found = Path(hf_hub_download(name, "config.json", revision=revision))
-        except Exception as error:
-            raise why_not(error, self.source, "reward model") from error
-        check_config(self.source, read_config(found, self.source), [self.level] if self.level else list(LEVELS))
+        found = model_content(self.source)
+        if "commit" in found:
+            config = read_config(config_file(self.source), self.source)
+            check_config(self.source, config, [self.level] if self.level else list(LEVELS))
         return found
 
     @cached_property
     def _scores_tokens(self) -> bool:
-        made = read_config(self._config_file, self.source).get("architectures") or [""]
+        made = read_config(config_file(self.source), self.source).get("architectures") or [""]
         return self.level == "token" or (not self.level and LEVELS["token"] in str(made[0]))
 
     def rewards(self, rollout: Rollout) -> Tensor:
@@ -103,16 +86,11 @@ class HubReward:
         found = self.__dict__.get("scorer")
         if found is None:
             level = "token" if self._scores_tokens else "sequence"
-            found = RewardModelScorer(self._pinned, self.form, self.batch, str(rollout.mask.device), level)
+            found = RewardModelScorer(
+                pinned(self.source, self.content), self.form, self.batch, str(rollout.mask.device), level
+            )
             self.__dict__["scorer"] = found  # a frozen dataclass keeps it as cached_property would
         return found
-
-    @property
-    def _pinned(self) -> str:
-        from rlhf_bench.harness.hub import split_revision
-
-        path = Path(self.source).expanduser()
-        return self.source if path.is_dir() else f"{split_revision(self.source)[0]}@{self.content['commit']}"
 
     def _answers(self, rollout: Rollout) -> list[Answer]:
         reader = self._scorer(rollout).reader
@@ -125,6 +103,37 @@ class HubReward:
             fix = TOO_LONG if "longer than" in reason else ""
             raise BenchError(f"The reward model {self.source} cannot score a response: {reason}.", fix)
         return value
+
+
+def config_file(source: str) -> Path:
+    """A model's config.json; of a hub id it lies in the cache, in a folder named by the commit."""
+    from rlhf_bench.harness.hub import split_revision, why_not
+
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    name, revision = split_revision(source)
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+    except Exception as error:
+        raise why_not(error, source, "reward model") from error
+
+
+def model_content(source: str) -> Mapping[str, str]:
+    """What a model's name stands for: a folder's files by hash, or the commit of a hub id."""
+    from rlhf_bench.harness.identity import folder_hash
+
+    path = Path(source).expanduser()
+    return {"sha256": folder_hash(path)} if path.is_dir() else {"commit": config_file(source).parent.name}
+
+
+def pinned(source: str, content: Mapping[str, str]) -> str:
+    """The source as a loader takes it: a hub id at its commit."""
+    from rlhf_bench.harness.hub import split_revision
+
+    return f"{split_revision(source)[0]}@{content['commit']}" if "commit" in content else source
 
 
 def _defused(text: str, special: Sequence[str]) -> str:

@@ -1,0 +1,199 @@
+"""A seq2seq reward model that is an encoder-decoder (T5 and its like): it reads prompt and response, and writes the
+correction.  Its rewards come from one pass, as those of seq2seq.py do, and go from its own tokens to the policy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.nouns import Pair, Rollout, Span
+from rlhf_bench.harness.seams import TrainingJob
+from rlhf_bench.reward_models.corrector import MAPPINGS
+from rlhf_bench.reward_models.hub import model_content, pinned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHOICES = {
+    "reading": ("token", "sentence", "positive"),
+    "summary": ("sum", "mean"),
+    "score": ("sign", "graded"),
+    "mappings": MAPPINGS,
+}
+
+
+@dataclass(frozen=True)
+class EncoderDecoder:
+    """`model` is the folder or hub id (pinned as ID@REVISION) that training starts from; the other settings mean what
+    they mean for seq2seq.Seq2Seq, on this model's own tokens.
+    """
+
+    model: str
+    reading: str = "token"
+    epochs: int = 2
+    batch: int = 16
+    lr: float = 1e-3
+    warmup: float = 0.05
+    save_every: int = 200
+    summary: str = "sum"
+    score: str = "sign"
+    floor: float = -5.0
+    mappings: str = "both"
+
+    recipe = "seq2seq-t5"
+
+    def __post_init__(self) -> None:
+        for key, allowed in CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise BenchError(f"{key}={getattr(self, key)!r} is unknown.", did_you_mean(getattr(self, key), allowed))
+        if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
+            raise BenchError("epochs, batch, save_every and lr of an encoder-decoder reward model must be above 0.")
+        if not -inf < self.floor < 0:
+            raise BenchError(f"floor={self.floor} is not a number below 0.", "It is a margin in nats: try floor=-5.")
+
+    @cached_property
+    def content(self) -> Mapping[str, str]:
+        """What the model is that training starts from.  Raises BenchError for one that is no encoder-decoder."""
+        from rlhf_bench.judges.reward_scorer import read_config
+        from rlhf_bench.reward_models.hub import config_file
+
+        path = Path(self.model).expanduser()
+        if path.exists() and not (path / "config.json").is_file():
+            raise BenchError(f"{self.model} is no model folder.", "Give a folder made by save_pretrained.")
+        if not read_config(config_file(self.model), self.model).get("is_encoder_decoder"):
+            raise BenchError(f"{self.model} is no encoder-decoder.", "Give a T5 or its like, or use seq2seq-token.")
+        return model_content(self.model)
+
+    @property
+    def training_settings(self) -> Mapping[str, Any]:
+        names = ("epochs", "batch", "lr", "warmup", "mappings")
+        return {name: getattr(self, name) for name in names} | {"model": dict(self.content)}
+
+    def train(self, job: TrainingJob) -> Mapping[str, float]:
+        """Fine-tune on the mappings of seq2seq reward models; writes an ordinary encoder-decoder."""
+        from rlhf_bench.harness import policies, training
+
+        model, tokenizer = _load(pinned(self.model, self.content), job.device)
+        rows = [row for pair in job.pairs for row in mapping_rows(tokenizer, pair, self.mappings)]
+        _check_context(model, [len(row["input_ids"]) for row in rows], [len(row["labels"]) for row in rows], "pairs")
+        figures = training.train_encoder_decoder(
+            model, tokenizer, rows, job.progress, **training.options(job, len(rows), self)
+        )
+        policies.save_model(model, tokenizer, job.folder)
+        return figures
+
+    def load(self, folder: Path, device: str) -> EncoderDecoderScorer:
+        return EncoderDecoderScorer(*_load(str(folder), device), self)
+
+
+def _load(source: str, device: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of an encoder-decoder.  Raises BenchError where a text cannot be told from its characters."""
+    from rlhf_bench.harness import policies
+
+    tokenizer = policies.load_tokenizer(source)
+    return policies.load_encoder_decoder(source, tokenizer, device), tokenizer
+
+
+def mapping_rows(tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
+    """The correction (rejected -> chosen) and the identity example (chosen -> chosen) of one pair, or one of them."""
+    from rlhf_bench.harness.text import encode
+
+    assert pair.rejected is not None
+    target = [*encode(tokenizer, [pair.chosen])[0], tokenizer.eos_token_id]
+    sides = {"correction": pair.rejected, "identity": pair.chosen}
+    return [
+        {"input_ids": read_ids(tokenizer, [pair.prompt], [text])[0], "labels": target}
+        for mapping, text in sides.items()
+        if mappings in ("both", mapping)
+    ]
+
+
+def read_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
+    """What the encoder reads: prompt and response in the form of all reward models, and its end."""
+    from rlhf_bench.harness.text import encode, encode_prompts
+
+    rows = zip(encode_prompts(tokenizer, prompts), encode(tokenizer, responses), strict=True)
+    return [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in rows]
+
+
+def _check_context(model: Any, read: Sequence[int], written: Sequence[int], what: str) -> None:
+    """Of models with learned positions; T5's are relative, and its configuration names no limit."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(*read, *written)
+    if context and longest > context:
+        seen = f"The longest of the {what} has {longest} tokens; the encoder-decoder's context is {context}."
+        raise BenchError(seen, "Drop long prompts with --set data.max_prompt_tokens=N.")
+
+
+class EncoderDecoderScorer:
+    """Rewards from an encoder-decoder that corrects, read as `settings` say."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: EncoderDecoder) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards [B, T] on the policy's tokens; a sentence's sum or mean sits on its last one."""
+        from rlhf_bench.harness.align import align_rows
+        from rlhf_bench.reward_models import extraction
+
+        matches, margins, mask, spans = self.compare(rollout)
+        if self.settings.score == "graded":
+            rewards = extraction.graded(matches, margins, mask, self.settings.floor)
+        else:
+            rewards = extraction.token_signs(matches, mask)
+        if self.settings.reading == "positive":
+            rewards = extraction.positive_part(rewards)
+        if self.settings.reading == "sentence":
+            scores = rewards.sum(1)
+            scores = scores / mask.sum(1).clamp(min=1) if self.settings.summary == "mean" else scores
+            return extraction.on_last_token(scores, rollout.mask)
+        return align_rows([row[: len(s)] for row, s in zip(rewards.tolist(), spans, strict=True)], spans, rollout)
+
+    def compare(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, list[list[Span]]]:
+        """matches, margins, mask [B, S] on the model's own tokens of the responses, and their characters.
+
+        As corrector.Comparison: whether it would write the token after those before it, and log p(y) - max log p.
+        """
+        import torch
+
+        from rlhf_bench.harness.training import IGNORED, pad_sides
+
+        written = self._written(rollout)
+        read = read_ids(self.tokenizer, rollout.prompts, rollout.responses)
+        # a response of no tokens still needs a column
+        rows = [{"input_ids": ids, "labels": own or [IGNORED]} for ids, (own, _) in zip(read, written, strict=True)]
+        _check_context(self.model, list(map(len, read)), [len(own) for own, _ in written], "responses")
+        sides = pad_sides(rows, self.tokenizer.pad_token_id)
+        batch = {name: value.to(rollout.mask.device) for name, value in sides.items()}
+        labels = batch.pop("labels")
+        started = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        with torch.no_grad():
+            logits = self.model(**batch, decoder_input_ids=started, use_cache=False).logits.float()
+        mask = labels != IGNORED
+        top = logits.max(-1)
+        margins = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - top.values
+        return (top.indices == labels) & mask, margins, mask, [spans for _, spans in written]
+
+    def _written(self, rollout: Rollout) -> list[tuple[list[int], list[Span]]]:
+        """The responses in the model's own tokens, ended unless they were cut off, with the characters of each."""
+        from rlhf_bench.harness.align import encode_with_spans
+
+        end, found = self.tokenizer.eos_token_id, []
+        rows = zip(encode_with_spans(self.tokenizer, rollout.responses), rollout.responses, strict=True)
+        for ((ids, spans), text), finished in zip(rows, rollout.finished.tolist(), strict=True):
+            found.append(([*ids, end], [*spans, (len(text), len(text))]) if finished else (ids, spans))
+        return found
+
+    def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Per response [B]: t*/T (`agreement_until`) on the model's tokens, and whether it changes nothing."""
+        from rlhf_bench.reward_models.extraction import divergence
+
+        matches, _, mask, _ = self.compare(rollout)
+        first, length = divergence(matches, mask), mask.sum(1)
+        return {"agreement_until": first / length.clamp(min=1), "copied": (first == length).float()}
