@@ -74,7 +74,7 @@ def settings_options(command: Any) -> Any:
 @click.option("--n", default="", metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
-@click.option("--policy", default="tiny", show_default=True, help="'tiny', a model folder, or a hub id.")
+@click.option("--policy", default="", help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.")
 @click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
 @click.option("--data", default="", help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.")
 @click.option(
@@ -146,7 +146,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
-@click.option("--policy", default="tiny", show_default=True, help="'tiny', a model folder, or a hub id.")
+@click.option("--policy", default="", help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.")
 @click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")

@@ -51,7 +51,9 @@ def run(
     """bench run"""
     from rlhf_bench.harness import run as runs
     from rlhf_bench.harness.execute import Outcome
+    from rlhf_bench.harness.settings import which_policy
 
+    policy = which_policy(policy, preset)
     request = runs.Request(
         task,
         reward_models,
@@ -73,7 +75,8 @@ def run(
     threads = threads or (1 if policy == "tiny" else cores)
     stdout, stderr = consoles(quiet)
     if dry_run:
-        return show_plan(made.order, root, stdout)
+        show_plan(made.order, root, stdout)
+        return show_memory(policy, made.settings, made.cells[0].home.max_response, device, stdout)
     if not all(stage.done(root) for stage in made.order):
         from rlhf_bench.harness.policies import pick_device
         from rlhf_bench.harness.progress import watching
@@ -100,6 +103,17 @@ def complain(lines: Sequence[str], fix: str) -> bool:
     for line in lines:
         print(printable(f"{line}. {fix}"), file=sys.stderr)
     return bool(lines)
+
+
+def show_memory(policy: str, settings: Any, response: int, device: str, console: Any) -> int:
+    """What PPO with a real policy needs, and whether it fits; the tiny one needs nothing worth a table."""
+    if policy != "tiny":
+        from rlhf_bench.harness.memory_report import plan_rows
+        from rlhf_bench.harness.policies import pick_device
+
+        rows = plan_rows(policy, settings, response, pick_device(device))
+        terminal.show(console, Table("Memory and time of PPO", ("role", "what", "size"), rows))
+    return 0
 
 
 def show_plan(order: Sequence[Stage], root: store.Store, console: Any) -> int:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.memory_report import preset_rows
+from rlhf_bench.harness.policies import pick_device
 
 NEEDED = ("torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich", "click")
-OPTIONAL = ("openai", "rouge-score")
+OPTIONAL = ("openai", "peft", "rouge-score")
 
 
 def usable_cores() -> int:
@@ -25,6 +27,7 @@ def facts() -> list[tuple[str, str]]:
     rows = [("python", platform.python_version()), ("machine", f"{platform.system()} {platform.machine()}")]
     rows += [(name, _version(name)) for name in ("rlhf-bench", *NEEDED, *OPTIONAL)]
     rows += _hardware()
+    rows += preset_rows(pick_device())
     for kind in ("task", "reward-model", "judge"):
         for plugin in plugins.available(kind).values():
             try:

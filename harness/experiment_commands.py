@@ -12,6 +12,7 @@ from rlhf_bench.harness.commands import command_line, complain, show_plan
 from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.settings import which_policy
 from rlhf_bench.harness.stage_judge import complaints
 from rlhf_bench.reports import build, ledger, terminal
 from rlhf_bench.reports import experiments as results
@@ -31,7 +32,7 @@ def experiment(
     quiet: bool,
 ) -> int:
     """bench experiment"""
-    asked = experiments.find(name)
+    asked, policy = experiments.find(name), which_policy(policy, preset)
     made = experiments.make(asked, seeds or (), parse_assignments(assignments), policy, preset)
     root = store.Store(out)
     stdout, _ = consoles(quiet)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _wrap_trunk(trunk: Any, holding: Holding) -> None:
         if holding.gradient_checkpointing:
             for layer in layers:  # only while gradients are wanted: sampling needs the cache that checkpointing forbids
                 layer.training = torch.is_grad_enabled()
-        with torch.autocast(kind, torch.bfloat16, enabled=holding.half):
+        with torch.autocast(kind, torch.bfloat16) if holding.half else nullcontext():
             return inner(*args, **kwargs)
 
     trunk.forward = forward

@@ -115,7 +115,7 @@ def _open(name: str, request: Request, settings: Settings) -> task_plan.TaskPlan
 
 
 def _preset(request: Request) -> str:
-    return request.preset or ("tiny" if request.policy == "tiny" else "pretrained")
+    return request.preset or ("tiny" if request.policy == "tiny" else "small")
 
 
 def _assigned(request: Request) -> dict[str, dict[str, str]]:

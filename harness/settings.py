@@ -164,6 +164,22 @@ CHOICES = {
 FRACTIONS = {"sft.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
 
 
+def which_policy(policy: str, preset: str) -> str:
+    """The policy asked for, else the preset's own, else `tiny`.
+
+    Raises BenchError for an unknown preset, and for one that names no policy where none was given.
+    """
+    if policy or not preset:
+        return policy or "tiny"
+    known = load_presets()
+    if preset not in known:
+        raise BenchError(f"Unknown preset {preset!r}.", did_you_mean(preset, known))
+    named = known[preset].get("preset", {}).get("policy", "")
+    if not named:
+        raise BenchError(f"The preset {preset!r} names no policy.", "Add --policy FOLDER_OR_HUB_ID.")
+    return str(named)
+
+
 def load_presets() -> dict[str, dict[str, dict[str, Any]]]:
     """Presets by name: group -> key -> value.  They override the defaults above, `--set` overrides them."""
     text = files("rlhf_bench.harness").joinpath("presets.toml").read_text(encoding="utf-8")

@@ -36,7 +36,10 @@ def refusal(call: Any) -> str:
 @pytest.mark.parametrize("preset", load_presets())
 def test_every_key_of_a_preset_exists_and_has_its_type(preset: str) -> None:
     factories = {n: p for kind in ("task", "reward-model", "judge") for n, p in available(kind).items()}
+    assert load_presets()[preset]["preset"]["about"]
     for group, values in load_presets()[preset].items():
+        if group == "preset":
+            continue
         named = fnmatch.filter(factories, group)
         assert named or group in settings.GROUPS, group
         defaults = [factory_settings(name, factories[name].factory(), {}) for name in named]
@@ -49,8 +52,8 @@ def test_every_key_of_a_preset_exists_and_has_its_type(preset: str) -> None:
 
 
 def test_presets_are_taken_over() -> None:
-    made = make_settings("pretrained", {}, PLUGINS)
-    preset = load_presets()["pretrained"]
+    made = make_settings("small", {}, PLUGINS)
+    preset = load_presets()["small"]
     for group, values in preset.items():
         if group in settings.GROUPS:
             assert made.group(group) == {**Settings().group(group), **values}
@@ -60,11 +63,11 @@ def test_presets_are_taken_over() -> None:
 
 
 def test_assignments_win_over_the_preset() -> None:
-    made = make_settings("pretrained", {"ppo": {"lr": "2e-4", "kl": "0"}, "scalar": {"lr": "0.5"}}, PLUGINS)
+    made = make_settings("small", {"ppo": {"lr": "2e-4", "kl": "0"}, "scalar": {"lr": "0.5"}}, PLUGINS)
     assert (made.ppo.lr, made.ppo.kl) == (2e-4, 0.0)
-    assert made.ppo.iterations == load_presets()["pretrained"]["ppo"]["iterations"]
+    assert made.ppo.iterations == load_presets()["small"]["ppo"]["iterations"]
     assert made.plugins["scalar"]["lr"] == "0.5", "parsed later, against the factory"
-    assert made.plugins["scalar"]["batch"] == load_presets()["pretrained"]["scalar*"]["batch"]
+    assert made.plugins["scalar"]["batch"] == load_presets()["small"]["scalar*"]["batch"]
 
 
 def test_a_pattern_sets_every_plugin_it_fits_and_must_fit_one() -> None:
@@ -86,7 +89,7 @@ def test_the_defaults_pass_the_checks() -> None:
 
 
 def test_unknown_names_get_a_hint() -> None:
-    assert "Did you mean 'pretrained'?" in refusal(lambda: make_settings("pretraind", {}, PLUGINS))
+    assert "Did you mean 'small'?" in refusal(lambda: make_settings("smal", {}, PLUGINS))
     assert "Did you mean 'ppo'?" in refusal(lambda: make(pp0={"lr": "1"}))
     assert "Did you mean 'scalar'?" in refusal(lambda: make(scaler={"lr": "1"}))
     message = refusal(lambda: make(ppo={"iteration": "1"}))
@@ -145,7 +148,7 @@ def test_nothing_is_negative() -> None:
 
 
 def test_plugins_of_other_runs_are_left_alone() -> None:
-    assert not make_settings("pretrained", {}, frozenset()).plugins
+    assert not make_settings("small", {}, frozenset()).plugins
     assert "Unknown settings group 'scalar'" in refusal(lambda: make_settings("tiny", {"scalar": {}}, frozenset()))
 
 
