@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_bench.harness.holding import Holding, compute_as, read_holding
-from rlhf_bench.harness.last_layer import only_last
 from rlhf_bench.harness.lora import add_adapter, merge, require_peft, save_adapter, trainable, twin
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.passes import hidden_states, pack, spread
 from rlhf_bench.harness.policies import load_causal, load_frozen, load_policy, load_tokenizer, save_model
-from rlhf_bench.harness.rollout import full_inputs
 
 
 class Critic(nn.Module):
@@ -34,12 +33,8 @@ class Critic(nn.Module):
 
     def forward(self, rollout: Rollout) -> Tensor:
         """V(x, y_<t) [B, T], 0 outside the mask."""
-        ids, mask, positions = full_inputs(rollout)
-        width = rollout.response_ids.shape[1]
-        with only_last(self.trunk, width + 1):
-            hidden = self.trunk(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        values = self.head(hidden.last_hidden_state[:, -width - 1 : -1].float()).squeeze(-1)
-        return torch.where(rollout.mask, values, 0.0)
+        hidden = hidden_states(self.trunk, pack(rollout))
+        return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""Passes whose prompts nobody asks about: the last layer's feed-forward part is computed for the responses alone.
+"""Passes of which only some positions are read: the last layer's feed-forward part is computed for those alone.
 
-What a decoder's last layer makes of the prompt's positions is read by nothing but the output at those positions, and
-PPO, its critic and reward models read the responses' only.  In a model of L layers this is up to 2/3L of a pass.
+What a decoder's last layer makes of a prompt's positions is read by nothing but the output there, and PPO, its critic
+and reward models read the responses' only.  In a model of L layers this is up to 2/3L of a pass.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def only_last(model: Any, width: int) -> Iterator[None]:
-    """Inside, hidden states and logits of `model` are right in the last `width` columns, undefined before them.
+def only_at(model: Any, places: Tensor) -> Iterator[None]:
+    """Inside, hidden states and logits of `model` for ids [B, C] are right at `places` (bool [B, C]), undefined
+    elsewhere.
 
-    Exact there, and gradients too, for any decoder whose layers have an `mlp` that takes positions one by one; others,
-    and models that checkpoint gradients (they compute a layer again when this has ended), do all of the work.
+    Exact there, gradients too, for any decoder whose layers have an `mlp` that takes positions one by one; others, and
+    models that checkpoint gradients (they compute a layer again when this has ended), do all of the work.
     """
     mlp = _last_mlp(model)
     if mlp is None:
         yield
         return
     plain, own = mlp.forward, vars(mlp).get("forward")
-    mlp.forward = lambda hidden, *more, **named: _shortened(plain, width, hidden, *more, **named)
+    mlp.forward = lambda hidden, *more, **named: _at(plain, places, hidden, *more, **named)
     try:
         yield
     finally:
@@ -36,14 +37,14 @@ def only_last(model: Any, width: int) -> Iterator[None]:
             mlp.forward = own
 
 
-def _shortened(plain: Any, width: int, hidden: Tensor, *more: Any, **named: Any) -> Any:
-    """`plain` of hidden [B, C, D] in its last `width` columns, 0 before them."""
-    from torch.nn.functional import pad
+def _at(plain: Any, places: Tensor, hidden: Tensor, *more: Any, **named: Any) -> Any:
+    """`plain` of hidden [B, C, D] at the places, 0 elsewhere."""
+    import torch
 
-    skipped = hidden.shape[1] - width
-    if skipped <= 0 or more or named:
+    if more or named or hidden.shape[:-1] != places.shape:
         return plain(hidden, *more, **named)
-    return pad(plain(hidden[:, skipped:].contiguous()), (0, 0, skipped, 0))
+    found = plain(hidden[places][None])[0]
+    return torch.zeros_like(hidden, dtype=found.dtype).index_put((places,), found)
 
 
 def _last_mlp(model: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.chat import ends_of
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
-from rlhf_bench.harness.last_layer import only_last
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.text import decode, encode_prompts
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _generate(
     running = torch.ones_like(active, dtype=torch.bool)
     cache = make_cache(model, width + max_new)
     seen = torch.cat([mask, mask.new_ones(rows, max_new)], 1)  # what each row may attend to, once it is there
-    plain, padded = is_plain(cache), not bool(mask.all())
+    plain, padded = is_plain(cache) and _takes_masks(model), not bool(mask.all())
     with torch.no_grad():
         for step in range(max_new):
             logits = _next_logits(model, ids, _visible(seen, width + step, step, plain, padded), positions, cache)
@@ -130,6 +130,11 @@ def _visible(seen: Tensor, columns: int, step: int, plain: bool, padded: bool) -
     if not step or not plain:
         return seen[:, :columns]
     return seen[:, None, None, :columns].bool() if padded else None
+
+
+def _takes_masks(model: Any) -> bool:
+    """Whether the model's attention takes a ready-made boolean mask."""
+    return getattr(model.config, "_attn_implementation", "") == "sdpa"
 
 
 def _next_logits(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
@@ -178,17 +183,8 @@ def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
 
 def logprobs(model: Any, rollout: Rollout, temperature: float = 1.0) -> Tensor:
     """log pi(y_t | x, y_<t) [B, T] in float32 at the sampling temperature, 0 outside the mask.  Differentiable."""
-    import torch
-
-    ids, mask, positions = full_inputs(rollout)
-    width = rollout.response_ids.shape[1]
-    with only_last(model, width + 1):
-        logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
-        ).logits
-    logits = logits[:, :-1].float() / temperature
-    chosen = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1) - logits.logsumexp(-1)
-    return torch.where(rollout.mask, chosen, 0.0)
+    logits, _ = logits_and_hidden(model, pack(rollout))
+    return token_logprobs(logits, rollout, temperature)
 
 
 def rows_of(rollout: Rollout, index: Tensor) -> Rollout:

@@ -124,11 +124,12 @@ class Corrector:
         """Token t is compared with what the corrector would write after y_<t: one pass, nothing is generated."""
         import torch
 
-        from rlhf_bench.harness.last_layer import only_last
+        from rlhf_bench.harness.last_layer import only_at
 
         inputs, mask, positions = self.inputs(rollout, with_responses=True)
         width = rollout.response_ids.shape[1]
-        with torch.no_grad(), only_last(self.model, width + 1):
+        read = torch.arange(inputs.shape[1], device=inputs.device) >= inputs.shape[1] - width - 1
+        with torch.no_grad(), only_at(self.model, read.expand_as(inputs)):
             logits = self.model(
                 input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
             ).logits[:, :-1]

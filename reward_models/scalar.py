@@ -99,16 +99,13 @@ class ScalarScorer:
         """The classifier's scores [B] of prompt + response."""
         import torch
 
-        from rlhf_bench.harness.last_layer import only_last
+        from rlhf_bench.harness.last_layer import only_at
+        from rlhf_bench.harness.passes import pack
 
-        inputs = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
-        mask = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        with torch.no_grad(), only_last(self.model, rollout.mask.shape[1] + 1):
-            hidden = self.model.base_model(
-                input_ids=inputs, attention_mask=mask.long(), position_ids=positions, use_cache=False
-            ).last_hidden_state
-            # the last real token by mask: the class's own pooling looks for pad ids, which a policy may sample
-            last = torch.where(mask, torch.arange(mask.shape[1], device=mask.device)[None], 0).amax(1)
-            scores: Tensor = self.model.score(hidden[torch.arange(len(hidden)), last]).squeeze(-1)
+        packed = pack(rollout)
+        # the last real token by its place: the class's own pooling looks for pad ids, which a policy may sample
+        last = torch.arange(packed.ids.shape[1], device=packed.ids.device) == packed.lengths[:, None] - 1
+        with torch.no_grad(), only_at(self.model, last):
+            hidden = self.model.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
+            scores: Tensor = self.model.score(hidden[last]).squeeze(-1)
         return scores

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from rlhf_bench.harness import last_layer, rollout
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
-from rlhf_bench.harness.last_layer import only_last
+from rlhf_bench.harness.last_layer import only_at
 from rlhf_bench.harness.rollout import full_inputs, logprobs, make_generator, sample
 
 PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
@@ -73,19 +73,25 @@ def test_sampling_is_as_with_transformers_own_cache_and_masks(
         torch.testing.assert_close(one.logprobs, two.logprobs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_last_layer_that_skips_the_prompts_gives_the_same_logprobs_and_gradients(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+def test_passes_that_skip_what_nobody_reads_give_the_same_logprobs_and_gradients(
+    tiny: Tiny,
 ) -> None:
     made = by_hand(tiny.tokenizer, [[40, 41, 42, 43], [50], [60, 61]], [[70, 71, 1], [73], [74, 75]], extra_left=1)
 
-    def both() -> tuple[Tensor, list[Tensor]]:
-        table = logprobs(tiny.model, made)
+    def both(table: Tensor) -> tuple[Tensor, list[Tensor]]:
         parameters = [p for p in tiny.model.parameters() if p.requires_grad]
         return table.detach(), list(torch.autograd.grad(table.sum(), parameters))
 
-    shortened = both()
-    monkeypatch.setattr(last_layer, "_last_mlp", lambda _: None)
-    plain = both()
+    def plainly() -> Tensor:
+        """Left-padded prompts, right-padded responses, all logits, everywhere."""
+        ids, mask, positions = full_inputs(made)
+        logits = tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+        width = made.mask.shape[1]
+        table = logits[:, -width - 1 : -1].log_softmax(-1).gather(-1, made.response_ids[..., None]).squeeze(-1)
+        return torch.where(made.mask, table, 0.0)
+
+    shortened = both(logprobs(tiny.model, made))
+    plain = both(plainly())
     torch.testing.assert_close(shortened[0], plain[0], rtol=1e-4, atol=1e-4)
     for one, two in zip(shortened[1], plain[1], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
@@ -98,8 +104,8 @@ def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> No
     handle = next(iter(mlp.children())).register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
     try:
         with torch.no_grad():
-            for width in (3, 99):
-                with only_last(tiny.model, width):
+            for places in (torch.arange(7)[None] >= 4, torch.ones(1, 7, dtype=torch.bool)):
+                with only_at(tiny.model, places):
                     tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions)
             tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions)
     finally:

@@ -1,0 +1,81 @@
+"""A model's pass over prompts and responses, with as little computed as the question needs.
+
+Rows are left-aligned with their padding at the end, where causal attention never looks: no attention mask, and rows of
+equal total length fit together whatever their prompts are.  Logits exist at the response tokens alone, as one row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlhf_bench.harness.last_layer import only_at
+from rlhf_bench.harness.nouns import Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Packed(NamedTuple):
+    """ids [B, C] of prompts followed by responses, then padding; `before` bool [B, C], True at the positions that
+    predict a response token (one before each); `lengths` [B] of the rows."""
+
+    ids: Tensor
+    before: Tensor
+    lengths: Tensor
+
+
+def pack(rollout: Rollout) -> Packed:
+    """The rows of a rollout without gaps.  N response tokens have their N places in `before`, in the order of
+    `rollout.mask`."""
+    import torch
+
+    whole = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
+    kept = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
+    prompts, lengths = rollout.prompt_mask.sum(1), kept.sum(1)
+    columns = torch.arange(int(lengths.max()), device=whole.device)
+    ids = torch.full((len(whole), len(columns)), rollout.tokenizer.pad_token_id, device=whole.device)
+    ids[columns < lengths[:, None]] = whole[kept]
+    before = (columns >= prompts[:, None] - 1) & (columns < lengths[:, None] - 1)
+    return Packed(ids, before, lengths)
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values [N] of the True entries of mask [B, T], in order, as float32 [B, T], 0 elsewhere.  Differentiable."""
+    import torch
+
+    return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).index_put((mask,), values.float())
+
+
+def hidden_states(trunk: Any, packed: Packed) -> Tensor:
+    """Last hidden states [N, D] from which the response tokens follow, of a model without a head."""
+    with only_at(trunk, packed.before):
+        hidden: Tensor = trunk(input_ids=packed.ids, use_cache=False).last_hidden_state
+    return hidden[packed.before]
+
+
+def logits_and_hidden(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] of a causal language model where the response tokens follow, and the hidden states [N, D] of them.
+
+    The head is handed those positions alone, inside the model's own pass: whatever the model does with its logits
+    afterwards (caps, scales) is done.
+    """
+    seen: list[Tensor] = []
+
+    def select(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(given[0][packed.before])
+        return (seen[0][None], *given[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        with only_at(model, packed.before):
+            logits: Tensor = model(input_ids=packed.ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return logits[0], seen[0]
+
+
+def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tensor:
+    """log pi [B, T] in float32 of the response tokens from their logits [N, V], 0 outside the mask."""
+    logits = logits.float() / temperature if temperature != 1.0 else logits.float()
+    chosen = rollout.response_ids[rollout.mask]
+    return spread(logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1), rollout.mask)
