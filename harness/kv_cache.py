@@ -30,8 +30,12 @@ def is_plain(cache: Any) -> bool:
 def _growing(base: type) -> Any:
     """The layer's class, made where transformers is loaded already: nothing that imports this file pays for it."""
 
-    class GrowingLayer(base):  # type: ignore[misc, valid-type]
+    class GrowingLayer(base):  # type: ignore[misc]
         """`keys` and `values` are views of the filled part of buffers [B, heads, room, width]."""
+
+        _held: list[Tensor]
+        keys: Tensor
+        values: Tensor
 
         def __init__(self, room: int) -> None:
             super().__init__()
@@ -43,9 +47,9 @@ def _growing(base: type) -> Any:
                 self._allocate(key_states, value_states)
             start = self.get_seq_length()
             end = start + key_states.shape[-2]
-            if end > self._buffers[0].shape[-2]:
+            if end > self._held[0].shape[-2]:
                 self._enlarge(start, end)
-            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            for buffer, states in zip(self._held, (key_states, value_states), strict=True):
                 buffer[:, :, start:end] = states
             self._show(end)
             return self.keys, self.values
@@ -53,22 +57,22 @@ def _growing(base: type) -> Any:
         def batch_select_indices(self, indices: Tensor) -> None:
             """Keep some rows, in the memory they have."""
             length = self.get_seq_length()
-            for buffer in self._buffers:
+            for buffer in self._held:
                 buffer[: len(indices), :, :length] = buffer[:, :, :length][indices]
-            self._buffers = [buffer[: len(indices)] for buffer in self._buffers]
+            self._held = [buffer[: len(indices)] for buffer in self._held]
             self._show(length)
 
         def _allocate(self, *states: Tensor) -> None:
-            self._buffers = [x.new_empty(*x.shape[:-2], max(self.room, x.shape[-2]), x.shape[-1]) for x in states]
+            self._held = [x.new_empty(*x.shape[:-2], max(self.room, x.shape[-2]), x.shape[-1]) for x in states]
             self._show(0)
 
         def _enlarge(self, filled: int, needed: int) -> None:
-            before, self.room = self._buffers, 2 * needed
+            before, self.room = self._held, 2 * needed
             self._allocate(*(buffer[:, :, :needed] for buffer in before))
-            for old, new in zip(before, self._buffers, strict=True):
+            for old, new in zip(before, self._held, strict=True):
                 new[:, :, :filled] = old[:, :, :filled]
 
         def _show(self, length: int) -> None:
-            self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+            self.keys, self.values = (buffer[:, :, :length] for buffer in self._held)
 
     return GrowingLayer
