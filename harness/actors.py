@@ -27,14 +27,36 @@ class Critic(nn.Module):
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = _zero_head(width)
 
     def forward(self, rollout: Rollout) -> Tensor:
         """V(x, y_<t) [B, T], 0 outside the mask."""
         hidden = hidden_states(self.trunk, pack(rollout))
         return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
+
+
+class TrunkCritic(nn.Module):
+    """A value per response position: a head, zero at first, on the policy's own trunk, which is not part of it."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self._policy = (policy,)  # in a tuple: its weights are the policy's to train and to save
+        self.head = _zero_head(policy.config.hidden_size)
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """As Critic's."""
+        return self.values(hidden_states(self._policy[0].base_model, pack(rollout)), rollout)
+
+    def values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
+        """The values [B, T] from hidden states [N, D] that a pass of the policy has left."""
+        return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
+
+
+def _zero_head(width: int) -> nn.Linear:
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 @dataclass
@@ -43,21 +65,24 @@ class Actors:
 
     policy: Any
     reference: Any
-    critic: Critic
+    critic: Critic | TrunkCritic
     tokenizer: Any
     policy_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
     holding: Holding = field(default_factory=Holding)
 
 
-def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int = 0) -> Actors:
+def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int = 0, shared: bool = False) -> Actors:
     """Policy, reference and critic from one SFT folder, held as it says; Adam without weight decay, constant rates.
+
+    `shared`: the critic is a head on the policy's trunk.
 
     Fused on a CPU, where the plain one takes four times as long (on a GPU torch's default is as fast).
     """
     holding = read_holding(sft)
-    made = _adapted(sft, device, holding, seed) if holding.lora else _whole(sft, device, holding)
-    policy, reference, critic, tokenizer = made
+    make = _adapted if holding.lora else _whole
+    policy, reference, trunk, tokenizer = make(sft, device, holding, seed, not shared)
+    critic = Critic(trunk, policy.config.hidden_size) if trunk is not None else TrunkCritic(policy)
     return Actors(
         compute_as(policy, holding),
         compute_as(reference, holding),
@@ -69,22 +94,23 @@ def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int =
     )
 
 
-def _whole(sft: Path, device: str, holding: Holding) -> tuple[Any, Any, Critic, Any]:
-    """All weights are trained: three models, the reference a frozen copy."""
+def _whole(sft: Path, device: str, holding: Holding, _: int, apart: bool) -> tuple[Any, Any, Any, Any]:
+    """Policy, reference, the critic's trunk (None unless `apart`) and tokenizer where all weights are trained: the
+    reference is a frozen copy."""
     policy, tokenizer = load_policy(sft, device)
     reference = load_causal(sft, tokenizer, device).requires_grad_(False)
-    trunk = compute_as(load_causal(sft, tokenizer, device).base_model, holding)
-    return policy, reference, Critic(trunk, policy.config.hidden_size), tokenizer
+    trunk = compute_as(load_causal(sft, tokenizer, device).base_model, holding) if apart else None
+    return policy, reference, trunk, tokenizer
 
 
-def _adapted(sft: Path, device: str, holding: Holding, seed: int) -> tuple[Any, Any, Critic, Any]:
-    """Adapters are trained: three views of one frozen base."""
+def _adapted(sft: Path, device: str, holding: Holding, seed: int, apart: bool) -> tuple[Any, Any, Any, Any]:
+    """As `_whole` where adapters are trained: views of one frozen base."""
     require_peft()
     tokenizer = load_tokenizer(sft)
     reference = load_frozen(sft, tokenizer, device, holding)
     policy = add_adapter(twin(reference), holding, seed)
-    trunk = compute_as(add_adapter(twin(reference).base_model, holding, seed), holding)
-    return policy, reference, Critic(trunk, reference.config.hidden_size), tokenizer
+    trunk = compute_as(add_adapter(twin(reference).base_model, holding, seed), holding) if apart else None
+    return policy, reference, trunk, tokenizer
 
 
 def save_policy(actors: Actors, sft: Path, work: Path) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout
-from rlhf_bench.harness.rollout import logprobs, make_generator, sample
+from rlhf_bench.harness.rollout import logprobs, make_generator, map_batches, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import Progress, no_progress
 from rlhf_bench.harness.settings import EvalSettings
+
+AT_ONCE = 32
+"""Rows of which logits are computed at once; `eval.batch` is for generation, which keeps those of one token alone."""
 
 
 def rollouts(
@@ -115,7 +118,9 @@ def policy_generations(
         rewards = reward_model.rewards(rollout)
         assert rollout.logprobs is not None
         with torch.no_grad():
-            drift = rollout.logprobs - logprobs(reference, rollout, temperature)
+            drift = rollout.logprobs - map_batches(
+                lambda part: logprobs(reference, part, temperature), rollout, AT_ONCE
+            )
         sums, kls = rewards.sum(1).tolist(), drift.sum(1).tolist()
         for row, generation in enumerate(to_generations(batch, rollout, iteration, decoding)):
             length = int(rollout.mask[row].sum())

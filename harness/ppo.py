@@ -6,7 +6,7 @@ Which kind of reward a model gives is nobody's business here: rewards are per to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from rlhf_bench.harness import ppo_math, store
-from rlhf_bench.harness.actors import Actors, load_state, save_state
+from rlhf_bench.harness.actors import Actors, TrunkCritic, load_state, save_state
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.rollout import batches_by_length, logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
@@ -36,6 +38,7 @@ class PPORun:
     scratch: Path
     evaluate: Callable[[int], None]
     progress: Callable[[int, int], None]
+    fit: Fit = field(default_factory=Fit)
 
 
 class Experience(NamedTuple):
@@ -64,6 +67,8 @@ def train(run: PPORun) -> list[dict[str, float]]:
         experience = collect(run, iteration)
         losses = update(run, experience, iteration)
         rows.append({"iteration": iteration + 1, **describe(run, experience), **losses})
+        if run.fit.rows:
+            rows[-1]["micro_batch"] = run.fit.rows
         _check_finite(run, rows[-1])
         if iteration + 1 in stops:
             _check_policy(run, experience, rows[-1])
@@ -114,8 +119,9 @@ def collect(run: PPORun, iteration: int) -> Experience:
     rewards = run.reward_model.rewards(rollout)
     assert rollout.logprobs is not None
     old = rollout.logprobs  # of the policy as it sampled: another pass would only add rounding
-    reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, s.micro_batch)
-    values = map_batches(actors.critic, rollout, s.micro_batch)
+    sizes = (s.micro_batch, s.micro_tokens, run.fit)
+    reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, *sizes)
+    values = map_batches(actors.critic, rollout, *sizes)
     shaped = ppo_math.kl_reward(rewards / run.scale, old, reference, rollout.mask, s.kl)
     advantages = ppo_math.gae(shaped, values, rollout.mask, s.gamma, s.lam)
     returns = (advantages + values) * rollout.mask
@@ -140,23 +146,9 @@ def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, flo
 
 
 def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float]:
-    """One optimiser step of policy and critic on the rows `index`, in micro-batches whose gradients add up exactly."""
+    """One optimiser step of policy and critic on the rows `index`."""
     s, actors = run.settings, run.actors
-    tokens = int(experience.rollout.mask[index].sum())
-    sums = torch.zeros(3, device=index.device)
-    for part in batches_by_length(experience.rollout, index, s.micro_batch):
-        rollout = rows_of(experience.rollout, part)
-        width = rollout.mask.shape[1]
-        old, values, advantages, returns = (
-            tensor[part][:, :width]
-            for tensor in (experience.logprobs, experience.values, experience.advantages, experience.returns)
-        )
-        new = logprobs(actors.policy, rollout, s.temperature)
-        policy, clipped = ppo_math.policy_loss(new, old, advantages, rollout.mask, s.clip)
-        (policy / tokens).backward()  # type: ignore[no-untyped-call]
-        value = ppo_math.value_loss(actors.critic(rollout), values, returns, rollout.mask, s.value_clip)
-        (value / tokens).backward()  # type: ignore[no-untyped-call]
-        sums += torch.stack([policy.detach(), value.detach(), clipped.float()])  # read once, after the step
+    sums = run.fit.attempt(lambda rows: _accumulate(run, experience, index, rows), s.micro_batch)
     norms = [
         float(_descend(module, optimizer, s.max_grad_norm))
         for module, optimizer in (
@@ -165,7 +157,43 @@ def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float
         )
     ]
     names = ("policy_loss", "value_loss", "clip_share", "policy_norm", "value_norm")
-    return dict(zip(names, [*(sums / tokens).tolist(), *norms], strict=True))
+    return dict(zip(names, [*sums.tolist(), *norms], strict=True))
+
+
+def _accumulate(run: PPORun, experience: Experience, index: Tensor, rows: int) -> Tensor:
+    """Gradients of the rows `index`, in micro-batches of at most `rows`, adding up exactly; means over their tokens of
+    policy loss, value loss and clipped tokens [3]."""
+    s, actors = run.settings, run.actors
+    for optimizer in (actors.policy_optimizer, actors.critic_optimizer):
+        optimizer.zero_grad()  # an attempt that ran out of memory has left some
+    tokens = experience.rollout.mask[index].sum()
+    sums = torch.zeros(3, device=index.device)
+    for part in batches_by_length(experience.rollout, index, rows, s.micro_tokens):
+        sums += _backward(run, experience, part, tokens)
+    return sums / tokens
+
+
+def _backward(run: PPORun, experience: Experience, part: Tensor, tokens: Tensor) -> Tensor:
+    """Adds the gradients of one micro-batch, divided by `tokens`; returns the undivided sums [3]."""
+    s, actors = run.settings, run.actors
+    rollout = rows_of(experience.rollout, part)
+    width = rollout.mask.shape[1]
+    old, values, advantages, returns = (
+        tensor[part][:, :width]
+        for tensor in (experience.logprobs, experience.values, experience.advantages, experience.returns)
+    )
+    logits, hidden = logits_and_hidden(actors.policy, pack(rollout))
+    new = token_logprobs(logits, rollout, s.temperature)
+    policy, clipped = ppo_math.policy_loss(new, old, advantages, rollout.mask, s.clip)
+    if isinstance(actors.critic, TrunkCritic):
+        value = ppo_math.value_loss(actors.critic.values(hidden, rollout), values, returns, rollout.mask, s.value_clip)
+        ((policy + s.value_weight * value) / tokens).backward()  # type: ignore[no-untyped-call]
+    else:
+        (policy / tokens).backward()  # type: ignore[no-untyped-call]
+        del logits, hidden, new  # the critic's pass needs their room
+        value = ppo_math.value_loss(actors.critic(rollout), values, returns, rollout.mask, s.value_clip)
+        (value / tokens).backward()  # type: ignore[no-untyped-call]
+    return torch.stack([policy.detach(), value.detach(), clipped.float()])
 
 
 def _descend(module: Any, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:

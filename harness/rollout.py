@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.chat import ends_of
+from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
@@ -206,21 +207,36 @@ def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
     )
 
 
-def batches_by_length(rollout: Rollout, index: Tensor, size: int) -> list[Tensor]:
-    """`index` in parts of at most `size` rows of similar length, so that little is computed on padding."""
+def batches_by_length(rollout: Rollout, index: Tensor, size: int, tokens: int = 0) -> list[Tensor]:
+    """`index` in parts of at most `size` rows of similar length, so that little is computed on padding.
+
+    `tokens` bounds rows times the longest of a part, except for a part of one row; 0: no bound.
+    """
     import torch
 
     lengths = rollout.prompt_mask[index].sum(1) + rollout.mask[index].sum(1)
-    return list(torch.split(index[torch.argsort(lengths, stable=True)], size))
+    order = torch.argsort(lengths, stable=True)
+    counts: list[int] = []
+    for length in lengths[order].tolist():  # ascending: a row that joins a part is its longest
+        joins = counts and counts[-1] < size and (not tokens or (counts[-1] + 1) * length <= tokens)
+        counts[-1:] = [counts[-1] + 1] if joins else [*counts[-1:], 1]
+    return list(torch.split(index[order], counts))
 
 
-def map_batches(function: Callable[[Rollout], Tensor], rollout: Rollout, size: int) -> Tensor:
-    """`function` [b, t] over parts of at most `size` rows, put together as [B, T] in the rollout's order."""
+def map_batches(
+    function: Callable[[Rollout], Tensor], rollout: Rollout, size: int, tokens: int = 0, fit: Fit | None = None
+) -> Tensor:
+    """`function` [b, t] over parts of at most `size` rows and `tokens` tokens, put together as [B, T] in the rollout's
+    order; `fit` knows, or learns, whether so many rows fit the memory."""
+    return (fit or Fit()).attempt(lambda rows: _map_parts(function, rollout, rows, tokens), size)
+
+
+def _map_parts(function: Callable[[Rollout], Tensor], rollout: Rollout, size: int, tokens: int) -> Tensor:
     import torch
 
     everything = torch.arange(len(rollout.prompts), device=rollout.mask.device)
     whole = torch.zeros(rollout.mask.shape, dtype=torch.float32, device=rollout.mask.device)
-    for index in batches_by_length(rollout, everything, size):
+    for index in batches_by_length(rollout, everything, size, tokens):
         part = function(rows_of(rollout, index))
         whole[index, : part.shape[1]] = part
     return whole

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.rollout import map_batches
@@ -31,10 +32,13 @@ class NamedRewardModel:
     name: str
     model: RewardModel
     batch: int = 64
+    fit: Fit = field(default_factory=Fit, compare=False, repr=False)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] float32, checked: see `check_rewards`."""
-        return map_batches(lambda part: check_rewards(self.name, self._ask(part), part), rollout, self.batch)
+        return map_batches(
+            lambda part: check_rewards(self.name, self._ask(part), part), rollout, self.batch, fit=self.fit
+        )
 
     def _ask(self, rollout: Rollout) -> Any:
         import torch
@@ -42,7 +46,7 @@ class NamedRewardModel:
         try:
             with torch.no_grad():
                 return self.model.rewards(rollout)
-        except BenchError:
+        except (BenchError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:
             raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error

@@ -75,7 +75,9 @@ class PPOSettings:
 
     `normalise` "sd" divides every arm's rewards by the standard deviation of the sequence sum over `scale_prompts` x
     `scale_samples` SFT samples; "none" takes rewards as they come.  `checkpoints` held-out evaluations are spread
-    evenly over the iterations, fixed beforehand.  `micro_batch` rows go through a model at once.
+    evenly over the iterations, fixed beforehand.  `micro_batch` rows go through a model at once, fewer where they are
+    longer than `micro_tokens` together (0: no limit).  `critic` own has a trunk of its own; trunk is a head on the
+    policy's, its loss weighted by `value_weight` against the policy's: less work, another algorithm.
     """
 
     iterations: int = 42
@@ -83,10 +85,13 @@ class PPOSettings:
     epochs: int = 1
     minibatches: int = 2
     micro_batch: int = 16
+    micro_tokens: int = 0
     lr: float = 5e-4
     critic_lr: float = 1e-3
     clip: float = 0.2
     value_clip: float = 0.2
+    critic: str = "own"
+    value_weight: float = 0.1
     gamma: float = 1.0
     lam: float = 0.95
     kl: float = 0.05
@@ -158,6 +163,7 @@ POSITIVE = {
 CHOICES = {
     "pairs.overlap": ("all", "low", "middle", "high"),
     "ppo.normalise": ("sd", "none"),
+    "ppo.critic": ("own", "trunk"),
     "policy.template": ("auto", "plain", "chat"),
     "policy.dtype": ("auto", "float32", "bfloat16"),
 }

@@ -26,7 +26,8 @@ def ppo(context: Context) -> Mapping[str, Any]:
     """
     p = context.params
     settings = PPOSettings(**p["ppo"])
-    actors = make_actors(context.inputs["sft"], context.device, settings.lr, settings.critic_lr, p["seed"])
+    shared = settings.critic == "trunk"
+    actors = make_actors(context.inputs["sft"], context.device, settings.lr, settings.critic_lr, p["seed"], shared)
     run = PPORun(
         actors=actors,
         reward_model=scorer_of(context),

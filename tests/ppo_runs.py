@@ -52,7 +52,7 @@ def make_run(
 ) -> PPORun:
     scratch.mkdir(exist_ok=True)
     run = PPORun(
-        actors=make_actors(policy, "cpu", settings.lr, settings.critic_lr),
+        actors=make_actors(policy, "cpu", settings.lr, settings.critic_lr, shared=settings.critic == "trunk"),
         reward_model=NamedRewardModel("table", Table(table), batch=3),
         examples=EXAMPLES,
         settings=settings,

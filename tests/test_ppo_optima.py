@@ -69,6 +69,15 @@ def test_a_late_reward_reaches_the_token_that_earned_it(policy: Path, tmp_path: 
 
 
 @pytest.mark.training
+def test_with_a_critic_on_the_policys_trunk_it_learns_the_rewarded_token(policy: Path, tmp_path: Path) -> None:
+    table = torch.zeros(258)
+    table[70] = 1.0
+    run = trained_on(policy, tmp_path, Table(table), 2, iterations=25, rollouts=128, lr=1e-2, kl=0.0, critic="trunk")
+    assert distribution(run.actors.policy, run.actors.tokenizer)[70].exp() > 0.9
+    assert [name for name, _ in run.actors.critic.named_parameters()] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.training
 def test_with_kl_it_finds_the_tilted_reference(policy: Path, tmp_path: Path) -> None:
     """One token to choose: the optimum of E[r] - beta KL(pi || ref) is pi = ref exp(r / beta) / Z."""
     beta = 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,19 @@ def test_a_finished_run_is_not_trained_again(policy: Path, tmp_path: Path, undis
     again = make_run(policy, tmp_path, reward_model=NamedRewardModel("none", Table(torch.tensor([]))))
     assert train(again) == undisturbed[0]
     assert_equal(tensors(again.actors), undisturbed[1])
+
+
+def test_a_shared_critic_is_resumed_exactly(policy: Path, tmp_path: Path) -> None:
+    settings = replace(SMALL, critic="trunk")
+
+    def cut(iteration: int, _: int) -> None:
+        if iteration == 3:
+            raise CutError
+
+    calm = make_run(policy, tmp_path / "calm", settings)
+    rows = train(calm)
+    with pytest.raises(CutError):
+        train(make_run(policy, tmp_path / "cut", settings, progress=cut))
+    resumed = make_run(policy, tmp_path / "cut", settings)
+    assert train(resumed) == rows
+    assert_equal(tensors(resumed.actors), tensors(calm.actors))

@@ -242,6 +242,16 @@ def test_some_rows_have_the_logprobs_they_have_among_all(tiny: Tiny, rollout: Ro
         torch.testing.assert_close(logprobs(tiny.model, part).detach(), table[index, :width], rtol=1e-4, atol=1e-4)
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.integers(1, 10), st.integers(1, 40))
+def test_a_budget_of_tokens_bounds_every_part(tokenizer: Any, lengths: list[int], size: int, tokens: int) -> None:
+    rollout = by_hand(tokenizer, [[40] * n for n in lengths], [[50]] * len(lengths))
+    parts = batches_by_length(rollout, torch.arange(len(lengths)), size, tokens)
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
+    for part in parts:
+        longest = max(lengths[i] + 1 for i in part.tolist())
+        assert len(part) == 1 or (len(part) <= size and len(part) * longest <= tokens)
+
+
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.integers(1, 10))
 def test_batches_hold_every_row_once_and_come_back_in_order(tokenizer: Any, lengths: list[int], size: int) -> None:
     rollout = by_hand(tokenizer, [[40] * n for n in lengths], [[50 + n] * (7 - n) for n in lengths])
