@@ -72,7 +72,9 @@ class Estimator:
 
     def arm(self, arm: Arm) -> list[Estimate]:
         """Everything that can be said of one arm."""
-        found = list(self._run_statistics(arm))
+        from rlhf_bench.harness.proxy_estimates import proxy_estimates  # it is made of Estimates
+
+        found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
         for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
             folders = [cell.judged()[judge] for cell in arm.cells]
             same_judge(judge, folders)
@@ -103,7 +105,7 @@ class Estimator:
         place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
         interval = statistics.interval(m.kind, cells, self.level, self.generator(*place), clusters)
         interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
-        return self._estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
+        return self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
 
     def _collapse(
         self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Sequence[Rows]
@@ -118,7 +120,7 @@ class Estimator:
         ]
         for name in found[0]:
             interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
-            yield self._estimate(arm, judge, f"{m.name} {name}", slice_name, "sample", iteration, interval, after)
+            yield self.estimate(arm, judge, f"{m.name} {name}", slice_name, "sample", iteration, interval, after)
 
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
         """KL to the SFT policy and the reward model's own (unscaled) reward at every checkpoint; repeated responses."""
@@ -136,14 +138,14 @@ class Estimator:
             for name in found[0]:
                 interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
                 cells = np.zeros((len(texts), len(texts[0])))
-                yield self._estimate(arm, "run", name, ALL, decoding, iteration, interval, cells)
+                yield self.estimate(arm, "run", name, ALL, decoding, iteration, interval, cells)
 
     def generator(self, *place: str) -> np.random.Generator:
         """A generator of its own for every number, so that what else is reported never moves it."""
         digest = hashlib.sha256("\x1f".join((str(self.seed), *place)).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
-    def _estimate(
+    def estimate(
         self,
         arm: Arm,
         judge: str,

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.best_of_n import check_ns, kl_bound, picks
-from rlhf_bench.harness.cells import Array
 from rlhf_bench.harness.nouns import Example, Generation, to_row
 from rlhf_bench.harness.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.settings import EvalSettings
@@ -102,23 +98,3 @@ def _pool_row(example: Example, samples: Sequence[Row]) -> Row:
     found = {name: [row[key] for row in samples] for name, key in columns.items()}
     figures = {name: [row["figures"][name] for row in samples] for name in samples[0]["figures"]}
     return {"example_id": example.id, **found, "figures": figures}
-
-
-class Pool(NamedTuple):
-    """A stored pool: example ids [P], rewards [P, N], gold [P, N] (NaN undecided) or None where the task has none;
-    figures [P, N] by name."""
-
-    examples: tuple[str, ...]
-    rewards: Array
-    gold: Array | None
-    figures: Mapping[str, Array]
-
-
-def read_pool(folder: Path) -> Pool:
-    """The pool that the stage above stored."""
-    rows = store.read_rows(folder / "pool.jsonl")
-    rewards = np.array([row["rewards"] for row in rows], dtype=np.float64)
-    gold = np.array([row["gold"] for row in rows], dtype=np.float64) if "gold" in rows[0] else None
-    names = rows[0]["figures"]
-    figures = {name: np.array([row["figures"][name] for row in rows], dtype=np.float64) for name in names}
-    return Pool(tuple(row["example_id"] for row in rows), rewards, gold, figures)

@@ -222,6 +222,14 @@ def comparisons(report: Report) -> list[Table]:
     return [Table(t["title"], tuple(t["columns"]), [tuple(row) for row in t["rows"]], t["note"]) for t in found]
 
 
+def _proxy(report: Report, name: str) -> Sequence[Table]:
+    """A table of gold against the proxy, which are made where their figures are."""
+    from rlhf_bench.reports import proxy
+
+    found: Table = getattr(proxy, name)(report)
+    return [found]
+
+
 TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "sampled": lambda report: [headline(report)],
     "greedy": lambda report: [headline(report, "greedy")],
@@ -231,6 +239,9 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "collapse": lambda report: [collapse(report)],
     "diagnostics": lambda report: [diagnostics(report)],
     "overlap": lambda report: [overlap(report)],
+    "monotonicity": lambda report: _proxy(report, "monotonicity"),
+    "points": lambda report: _proxy(report, "points"),
+    "features": lambda report: _proxy(report, "features"),
 }
 """What a written report can show, in order."""
 

@@ -10,6 +10,7 @@ from rlhf_bench.reports import answer, charts, figures
 from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.charts import pair_accuracy
 from rlhf_bench.reports.ledger import claims_table
+from rlhf_bench.reports.proxy import proxy_charts
 from rlhf_bench.reports.tables import Report, Row, Table, all_tables, interval, number
 
 Json = dict[str, Any]
@@ -33,7 +34,10 @@ def view(report: Report) -> Json:
         "tasks": [task_view(report, task, slots) for task in names],
         "comparisons": [shown(_table(one)) for one in report.get("comparisons", ())],
         "tables": [
-            shown(table) for table in all_tables(report, ("curves", "slices", "collapse", "diagnostics", "overlap"))
+            shown(table)
+            for table in all_tables(
+                report, ("curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features")
+            )
         ],
         "undecided": undecided(report),
         "cost": cost(report["manifest"]),
@@ -50,7 +54,7 @@ def task_view(report: Report, task: str, slots: Mapping[str, int]) -> Json:
         "forests": [forest(report, task, column) for column in answer.answering(report)[:2]],
         "compare": compare(report, task),
         "legend": [{"label": arm["label"], "key": figures.marker(slots[arm["label"]])} for arm in arms],
-        "charts": charts.charts(report, task, slots),
+        "charts": [*charts.charts(report, task, slots), *filter(None, proxy_charts(report, task, slots))],
         "histograms": charts.histograms(report, task),
     }
 

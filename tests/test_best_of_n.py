@@ -21,6 +21,7 @@ from rlhf_bench.harness.best_of_n import check_ns, curve, expected, kl_bound, pa
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import read_generations
 from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Utility, to_row
+from rlhf_bench.harness.pools import read_pool
 from rlhf_bench.harness.stage import Context
 from rlhf_bench.judges.length import Length
 from rlhf_bench.judges.utility import UtilityChange
@@ -371,7 +372,7 @@ def test_stored_samples_are_scored_as_they_were_drawn(tmp_path: Path, tiny: Tiny
 def test_without_gold_none_is_made_up(tmp_path: Path, tiny_gpt2: Tiny, prompts: Path) -> None:
     _, pool = run(tmp_path, tiny_gpt2, prompts, task="NoGold")
     assert all("gold" not in row and len(row["rewards"]) == 4 for row in pool)
-    assert stage_best_of_n.read_pool(tmp_path / "work").gold is None
+    assert read_pool(tmp_path / "work").gold is None
 
 
 class Lost(Letters):
@@ -383,7 +384,7 @@ class Lost(Letters):
 
 def test_a_stored_pool_gives_the_estimates(tmp_path: Path, tiny_gpt2: Tiny, prompts: Path) -> None:
     _, rows = run(tmp_path, tiny_gpt2, prompts, task="Lost")
-    pool = stage_best_of_n.read_pool(tmp_path / "work")
+    pool = read_pool(tmp_path / "work")
     assert pool.examples == tuple(e.id for e in EXAMPLES)
     assert pool.gold is not None
     found = expected(pool.rewards, pool.gold, 2)
