@@ -1,0 +1,267 @@
+"""What real policies cost on one GPU, measured in one call: `benchmarks/gpu.sh [--out FILE.json]`; `--toy` on a CPU.
+
+Random weights of real shapes: time and memory do not depend on what a model has learned, except through the lengths of
+responses, which are therefore all equal here (the end token of random weights hardly comes).  Written as JSON: rollout
+tokens per second against transformers' generate; a PPO iteration by phase with its share of the speed of a matrix
+product and its peak memory, for adapters and all weights; the cost of seq2seq scoring over a scalar pass; the time of a
+paper-2b iteration; the plan of a 7B cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_bench.harness import memory, ppo
+from rlhf_bench.harness.actors import make_actors
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.holding import Holding, choose_holding, keep_holding
+from rlhf_bench.harness.memory_report import plan_rows
+from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.policies import (
+    load_classifier,
+    load_policy,
+    load_sampler,
+    load_tokenizer,
+    pick_device,
+    save_model,
+    train_tokenizer,
+)
+from rlhf_bench.harness.rollout import make_generator, pad_prompts, sample
+from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.settings import PPOSettings, Settings, make_settings
+from rlhf_bench.harness.stage import environment
+from rlhf_bench.harness.text import encode_prompts
+
+QWEN2_1_5B = {
+    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,
+    "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+TOY = {
+    "model_type": "qwen2", "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: rows, tokens, repeats, and the shapes."""
+
+    rows: int
+    prompt: int
+    response: int
+    repeats: int
+    micro_batch: int
+    policy: dict[str, Any]
+    paper: dict[str, Any]
+
+
+FULL = Size(64, 512, 128, 3, 8, QWEN2_1_5B, memory.GEMMA_2B)
+SMALL = Size(4, 24, 6, 1, 2, TOY, TOY)
+
+
+class LengthOnly:
+    """A reward without a model."""
+
+    def rewards(self, rollout: Rollout) -> torch.Tensor:
+        return rollout.mask.float()
+
+
+def make_folder(shape: dict[str, Any], size: Size, holding: Holding, folder: Path) -> Path:
+    """An SFT folder of random weights in this shape; its tokenizer knows 300 of the vocabulary's tokens."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = train_tokenizer(["a b c d e f g"] * 4, 300)
+    more = {"max_position_embeddings": 4 * (size.prompt + size.response), "eos_token_id": tokenizer.eos_token_id}
+    shape = {**shape, **more, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)  # a random 2B model in half the disk and time
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape.pop("model_type"), **shape))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    save_model(model, tokenizer, folder)
+    keep_holding(holding, folder)
+    return folder
+
+
+def prompts_of(size: Size, folder: Path) -> list[str]:
+    """Texts of about `size.prompt` tokens in the policy's form."""
+    tokenizer = load_tokenizer(folder)
+    empty = len(encode_prompts(tokenizer, [""])[0])
+    return [chr(97 + i % 7) * max(1, size.prompt - empty) for i in range(size.rows)]
+
+
+def seconds(device: str, function: Callable[[], object], repeats: int) -> float:
+    """The median time of a call, after one that is not counted."""
+    function()
+    times = []
+    for _ in range(repeats):
+        _wait(device)
+        start = time.perf_counter()
+        function()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def peak_gib(device: str) -> float | None:
+    """The peak since the last call, None where the device does not count."""
+    if not device.startswith("cuda"):
+        return None
+    found = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return round(found, 3)
+
+
+def free(device: str) -> None:
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def rollouts(folder: Path, size: Size, device: str) -> dict[str, Any]:
+    """Tokens per second of our sampler and of transformers' generate, same model, prompts and lengths."""
+    model, tokenizer = load_sampler(folder, device)
+    texts = prompts_of(size, folder)
+    ids, mask = pad_prompts(encode_prompts(tokenizer, texts), tokenizer.pad_token_id, device)
+
+    def ours() -> Rollout:
+        return sample(model, tokenizer, texts, size.response, generator=make_generator("gpu"))
+
+    def theirs() -> object:
+        with torch.no_grad():
+            return model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=size.response, min_new_tokens=size.response,
+                do_sample=True, top_k=0, top_p=1.0,
+            )  # fmt: skip
+
+    written = int(ours().mask.sum())
+    one, two = seconds(device, ours, size.repeats), seconds(device, theirs, size.repeats)
+    rates = written / one, size.rows * size.response / two
+    return {"ours_tokens_per_s": rates[0], "generate_tokens_per_s": rates[1], "ratio": rates[0] / rates[1],
+            "peak_gib": peak_gib(device)}  # fmt: skip
+
+
+def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, Any]:
+    """One PPO iteration by phase: seconds, peak memory, and the share of a matrix product's speed in the update."""
+    from rlhf_bench.harness.holding import read_holding
+
+    holding = read_holding(folder)
+    settings = replace(PPOSettings(), rollouts=size.rows, micro_batch=size.micro_batch, minibatches=2, lr=1e-6)
+    actors = make_actors(folder, device, settings.lr, settings.critic_lr)
+    found: dict[str, Any] = {"weights_gib": peak_gib(device)}
+    examples = [Example(str(i), text) for i, text in enumerate(prompts_of(size, folder))]
+    scorer = NamedRewardModel("length", LengthOnly())
+    run = ppo.PPORun(
+        actors=actors, reward_model=scorer, examples=examples, settings=settings, scale=1.0, max_new=size.response,
+        seed=0, scratch=folder, evaluate=lambda _: None, progress=lambda *_: None,
+    )  # fmt: skip
+    experience = ppo.collect(run, 0)
+    found["collect_s"] = seconds(device, lambda: ppo.collect(run, 0), size.repeats)
+    found["collect_peak_gib"] = peak_gib(device)
+    found["update_s"] = seconds(device, lambda: ppo.update(run, experience, 0), size.repeats)
+    found["update_peak_gib"] = peak_gib(device)
+    total = sum(p.numel() for p in actors.reference.parameters())
+    tokens = int(experience.rollout.prompt_mask.sum() + experience.rollout.mask.sum())
+    backward = (2 if holding.lora else 4) + (2 if holding.gradient_checkpointing else 0)
+    flops = 2.0 * (2 + backward) * total * tokens  # policy and critic; recomputation counts as work that is done
+    found |= {"parameters": total, "tokens": tokens, "update_share_of_matmul": flops / found["update_s"] / speed}
+    return found
+
+
+def scoring(folder: Path, size: Size, device: str) -> dict[str, Any]:
+    """Seconds of a seq2seq-token scoring and of a scalar pass over the same rollout, both in float32."""
+    from rlhf_bench.reward_models.scalar import ScalarScorer
+    from rlhf_bench.reward_models.seq2seq import Seq2SeqScorer, token
+
+    model, tokenizer = load_policy(folder, device)
+    texts = prompts_of(size, folder)
+    rollout = sample(model, tokenizer, texts, size.response, generator=make_generator("gpu"))
+
+    def timed(scorer: Any) -> float:
+        named = NamedRewardModel("timed", scorer, batch=size.micro_batch)
+        return seconds(device, lambda: named.rewards(rollout), size.repeats)
+
+    one = timed(Seq2SeqScorer(model, tokenizer, token()))
+    two = timed(ScalarScorer(load_classifier(folder, tokenizer, device, head_std=0.02)))
+    return {"seq2seq_s": one, "scalar_s": two, "ratio": one / two}
+
+
+def paper_cell(folder: Path, size: Size, device: str, speed: float) -> dict[str, Any]:
+    """A paper-2b iteration, and the hours of its 200."""
+    found = iteration(folder, size, device, speed)
+    count = make_settings("paper-2b", {}, frozenset()).ppo.iterations
+    hours = count * (found["collect_s"] + found["update_s"]) / 3600
+    return {**found, "iterations": count, "hours_without_reward_model": hours}
+
+
+def needs_of_7b(device: str) -> list[list[str]]:
+    """The memory plan of preset paper-7b on this device."""
+    settings: Settings = make_settings("paper-7b", {}, frozenset())
+    policy = next(name for name, shape in memory.KNOWN.items() if shape is memory.LLAMA_2_7B)
+    return [list(row) for row in plan_rows(policy, settings, memory.RESPONSE, device)]
+
+
+def measure(size: Size, device: str, scratch: Path) -> dict[str, Any]:
+    """Everything, each part on its own; a part that fails says why and costs no other."""
+    half = choose_holding({"dtype": "auto"}, device).dtype
+    speed = memory.measured_speed(device, half == "bfloat16")
+    found: dict[str, Any] = {"device": _name(device), "dtype": half, "matmul_flops": speed, "size": asdict(size)}
+    adapters, whole = Holding(lora=8, dtype=half), Holding(dtype=half)
+    policy = {name: make_folder(size.policy, size, held, scratch / name) for name, held in
+              (("lora", adapters), ("full", whole))}  # fmt: skip
+    parts: dict[str, Callable[[], Any]] = {
+        "rollouts_lora": lambda: rollouts(policy["lora"], size, device),
+        "rollouts_full": lambda: rollouts(policy["full"], size, device),
+        "ppo_lora": lambda: iteration(policy["lora"], size, device, speed),
+        "ppo_full": lambda: iteration(policy["full"], size, device, speed),
+        "scoring": lambda: scoring(policy["lora"], size, device),
+        "paper_2b": lambda: paper_cell(make_folder(size.paper, size, adapters, scratch / "2b"), size, device, speed),
+        "needs_of_7b": lambda: needs_of_7b(device),
+    }
+    for name, part in parts.items():
+        free(device)
+        print(name, file=sys.stderr, flush=True)
+        try:
+            found[name] = part()
+        except (BenchError, torch.OutOfMemoryError) as error:
+            found[name] = {"failed": str(error).split("\n")[0]}
+    return found | environment()
+
+
+def _name(device: str) -> str:
+    return torch.cuda.get_device_name() if device.startswith("cuda") else device
+
+
+def main() -> None:
+    """Measure and write."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--out", type=Path, default=Path("benchmarks/gpu.json"))
+    arguments.add_argument("--toy", action="store_true", help="A minute on a CPU: that it works, not how fast.")
+    arguments.add_argument("--device", default="")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = measure(SMALL if given.toy else FULL, pick_device(given.device), Path(scratch))
+    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()
