@@ -69,7 +69,7 @@ def settings_options(command: Any) -> Any:
     "optimizers",
     multiple=True,
     default=("ppo",),
-    help="ppo (the default) or best-of-n, which trains nothing: a preview of a reward model; repeat for both.",
+    help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen; repeat.",
 )
 @click.option("--n", default="", metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")

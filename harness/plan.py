@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rlhf_bench.harness import plan_stages, plugins, store
+from rlhf_bench.harness import plan_direct, plan_stages, plugins, store
 from rlhf_bench.harness.plan_shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.settings import Settings
@@ -75,7 +75,7 @@ def plan_cell(
     if isinstance(arm.made, TrainableRewardModel):
         ground = replace(ground, stages={**ground.stages, "reward": plan_stages.training(ground)})
     ground = replace(ground, stages={**ground.stages, "scale": plan_stages.scale(ground)})
-    stages = {**ground.stages, **plan_stages.OPTIMIZERS[optimizer](ground)}
+    stages = {**ground.stages, **plan_direct.OPTIMIZERS[optimizer](ground)}
     del stages["train_prompts"]  # an input of others; the cell's own prompts are those held out
     return Cell(
         tasks.label,

@@ -150,10 +150,10 @@ def ppo(ground: Ground) -> dict[str, Stage]:
     )
     away = ground.tasks.evaluated is not ground.tasks.optimised
     generations = _transfer(ground, trained) if away else trained
-    return {"ppo": trained, "generations": generations, "proxy": _proxy(ground, generations)}
+    return {"ppo": trained, "generations": generations, "proxy": proxy(ground, generations)}
 
 
-def _held_out(ground: Ground) -> dict[str, Stage]:
+def held_out_inputs(ground: Ground) -> dict[str, Stage]:
     """Inputs of what looks at the held-out prompts."""
     inputs = {"sft": ground.stages["sft"], "prompts": ground.stages["prompts"]}
     return {**inputs, **ground.model, **ground.shown}
@@ -167,7 +167,7 @@ def _transfer(ground: Ground, trained: Stage) -> Stage:
         ground.label(ground.tasks.label),
         f"{H}.stage_ppo:transfer",
         {**ground.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
-        {**_held_out(ground), "ppo": trained},
+        {**held_out_inputs(ground), "ppo": trained},
         {"micro_batch": settings.ppo.micro_batch},
         CODE["transfer"],
         (ground.arm.code,),
@@ -176,7 +176,7 @@ def _transfer(ground: Ground, trained: Stage) -> Stage:
     )
 
 
-def _proxy(ground: Ground, generations: Stage) -> Stage:
+def proxy(ground: Ground, generations: Stage) -> Stage:
     """What the reward model gives the baseline, and what its rewards are made of before and after."""
     settings = ground.settings
     return Stage(
@@ -184,7 +184,7 @@ def _proxy(ground: Ground, generations: Stage) -> Stage:
         ground.label(ground.tasks.label),
         f"{H}.stage_proxy:proxy",
         {**ground.common, "eval": {"batch": settings.eval.batch}},
-        {**_held_out(ground), "baseline": ground.stages["baseline"], "generations": generations},
+        {**held_out_inputs(ground), "baseline": ground.stages["baseline"], "generations": generations},
         {"micro_batch": settings.ppo.micro_batch},
         CODE["proxy"],
         (ground.arm.code,),
@@ -222,7 +222,7 @@ def best_of_n(ground: Ground) -> dict[str, Stage]:
         ground.label(ground.tasks.label),
         f"{H}.stage_best_of_n:best_of_n",
         {**ground.common, **common, "best_of_n": {"n": list(ns), "pool": size}},
-        {**_held_out(ground), "pool": pool},
+        {**held_out_inputs(ground), "pool": pool},
         {"micro_batch": settings.ppo.micro_batch},
         CODE["best_of_n"],
         (ground.arm.code,),

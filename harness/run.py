@@ -13,8 +13,8 @@ from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.execute import Outcome, Watch, execute
 from rlhf_bench.harness.identity import policy_identity
 from rlhf_bench.harness.nouns import Split
+from rlhf_bench.harness.plan_direct import OPTIMIZERS
 from rlhf_bench.harness.plan_shared import cell_label
-from rlhf_bench.harness.plan_stages import OPTIMIZERS
 from rlhf_bench.harness.settings import Settings, make_settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.stage_judge import JudgeSpec, judge_spec

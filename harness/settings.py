@@ -106,6 +106,29 @@ class PPOSettings:
 
 
 @dataclass(frozen=True)
+class DPOSettings:
+    """Direct preference optimisation (arXiv 2305.18290, TRL's DPOTrainer) of the SFT policy on the training pairs."""
+
+    beta: float = 0.1
+    epochs: int = 2
+    batch: int = 16
+    lr: float = 5e-4
+    warmup: float = 0.05
+    save_every: int = 100
+
+
+@dataclass(frozen=True)
+class SFTChosenSettings:
+    """Further supervised fine-tuning of the SFT policy on the training pairs' chosen responses."""
+
+    epochs: int = 2
+    batch: int = 16
+    lr: float = 2e-3
+    warmup: float = 0.05
+    save_every: int = 100
+
+
+@dataclass(frozen=True)
 class BestOfNSettings:
     """Best-of-n: every `n` is taken from one pool of `pool` samples per held-out prompt (0: the largest n).
 
@@ -144,6 +167,8 @@ class Settings:
     sft: SFTSettings = field(default_factory=SFTSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
     best_of_n: BestOfNSettings = field(default_factory=BestOfNSettings)
+    dpo: DPOSettings = field(default_factory=DPOSettings)
+    sft_chosen: SFTChosenSettings = field(default_factory=SFTChosenSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     stats: StatsSettings = field(default_factory=StatsSettings)
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -158,7 +183,8 @@ POSITIVE = {
     "policy.layers", "policy.width", "policy.heads", "policy.vocabulary", "sft.steps", "sft.batch", "sft.lr",
     "ppo.iterations", "ppo.rollouts", "ppo.epochs", "ppo.minibatches", "ppo.micro_batch", "ppo.lr", "ppo.critic_lr",
     "ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples",
-    "ppo.max_grad_norm", "eval.batch", "sft.save_every",
+    "dpo.beta", "dpo.epochs", "dpo.batch", "dpo.lr", "dpo.save_every", "sft_chosen.epochs", "sft_chosen.batch",
+    "sft_chosen.lr", "sft_chosen.save_every", "ppo.max_grad_norm", "eval.batch", "sft.save_every",
 }  # fmt: skip
 CHOICES = {
     "pairs.overlap": ("all", "low", "middle", "high"),
@@ -167,7 +193,7 @@ CHOICES = {
     "policy.template": ("auto", "plain", "chat"),
     "policy.dtype": ("auto", "float32", "bfloat16"),
 }
-FRACTIONS = {"sft.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
+FRACTIONS = {"sft.warmup", "dpo.warmup", "sft_chosen.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
 
 
 def which_policy(policy: str, preset: str) -> str:

@@ -58,10 +58,10 @@ def _evaluate(context: Context, run: PPORun, actors: Actors, iteration: int) -> 
     last = iteration == run.settings.iterations
     written: list[Decoding] = decodings(settings) if last else ["sample"]
     models = (actors.policy, actors.reference, actors.tokenizer, run.reward_model)
-    _write_generations(_checkpoint(context, iteration), context, models, iteration, written, detailed=last)
+    write_generations(_checkpoint(context, iteration), context, models, iteration, written, detailed=last)
 
 
-def _write_generations(
+def write_generations(
     path: Path,
     context: Context,
     models: tuple[Any, Any, Any, NamedRewardModel],
@@ -105,5 +105,5 @@ def transfer(context: Context) -> Mapping[str, Any]:
     written = decodings(EvalSettings(**p["eval"]))
     models = (policy, reference, tokenizer, scorer_of(context))
     path = context.work / "generations.jsonl"
-    count = _write_generations(path, context, models, p["ppo"]["iterations"], written, detailed=True)
+    count = write_generations(path, context, models, p["ppo"]["iterations"], written, detailed=True)
     return {"generations": count}

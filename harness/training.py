@@ -6,6 +6,7 @@ What TRL's defaults would do otherwise is set explicitly: bf16, gradient checkpo
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,6 +84,39 @@ def train_preferences(
         callbacks=[_callback(progress)],
     )
     return _run(trainer, options["scratch"])
+
+
+def train_dpo(
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, list[int]]],
+    progress: Progress,
+    *,
+    beta: float,
+    **options: Any,
+) -> dict[str, float]:
+    """DPO on rows of `prompt_ids`, `chosen_ids` and `rejected_ids`, end-of-sequence included.
+
+    `reference` None: `model` wears a fresh adapter, and TRL compares with a copy of it.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    # the trainer tokenises texts itself, without our form of a prompt: it gets a text to chew on, and then our ids
+    text = Dataset.from_list([{"prompt": "a", "chosen": "a", "rejected": "a"}])
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=_arguments(DPOConfig, **options, beta=beta, max_length=None),
+        train_dataset=text,
+        processing_class=tokenizer,
+        callbacks=[_callback(progress)],
+    )
+    trainer.train_dataset = Dataset.from_list([dict(row) for row in rows])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL 1.16 asks transformers 5.23 for a renamed property
+        return _run(trainer, options["scratch"])
 
 
 def train_encoder_decoder(

@@ -38,7 +38,7 @@ class EncoderDecoder:
     reading: str = "token"
     epochs: int = 2
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 3e-4
     warmup: float = 0.05
     save_every: int = 200
     summary: str = "sum"
@@ -46,7 +46,7 @@ class EncoderDecoder:
     floor: float = -5.0
     mappings: str = "both"
 
-    recipe = "seq2seq-t5"
+    recipe = "t5-seq2seq"
 
     def __post_init__(self) -> None:
         for key, allowed in CHOICES.items():

@@ -26,13 +26,13 @@ def parted(row: Row) -> tuple[str, str, str]:
     """(prompt, chosen, rejected) of a row.  Raises BenchError, with its place, for a row that is none of the kinds."""
     chosen, rejected = _value(row, "chosen"), _value(row, "rejected")
     prompt = _value(row, "prompt") if "prompt" in row.values else None
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise BenchError(f"{row.where}: one response is text, the other a list of messages.", "Give both alike.")
     if isinstance(chosen, str) and isinstance(rejected, str):
         asked = _asked(row, prompt)
         found = _plain(row, chosen, rejected) if asked is None else (asked, chosen, rejected)
+    elif isinstance(chosen, list) and isinstance(rejected, list):
+        found = _conversation(row, prompt, chosen, rejected)
     else:
-        found = _conversation(row, prompt, list(chosen), list(rejected))
+        raise BenchError(f"{row.where}: one response is text, the other a list of messages.", "Give both alike.")
     if not found[0].strip() or not found[1].strip():
         empty = "chosen response" if found[0].strip() else "prompt"
         raise BenchError(f"{row.where}: the {empty} is empty.", "Fill it in or drop the row.")

@@ -114,7 +114,7 @@ def test_training_is_saved_and_lowers_the_loss(source: Path, tiny_gpt2: Tiny, tm
         folder = tmp_path / str(epochs)
         job = TrainingJob(pairs, tiny_gpt2.folder, folder, tmp_path / f"scratch{epochs}", 0, 40, "cpu")
         arm = plugins.build(
-            "reward-model", "seq2seq-t5", {"model": str(source), "epochs": epochs, "batch": 4, "lr": 0.01}
+            "reward-model", "t5-seq2seq", {"model": str(source), "epochs": epochs, "batch": 4, "lr": 0.01}
         )
         losses[epochs] = arm.train(job)["loss"]
         assert (folder / "model.safetensors").is_file()
