@@ -54,15 +54,21 @@ def add_adapter(model: Any, holding: Holding, seed: int) -> Any:
     return made
 
 
-def for_trainer(model: Any, holding: Holding, seed: int) -> Any:
-    """peft's own wrapper around `add_adapter`'s layers: trainers then store checkpoints of the adapter alone."""
+def for_trainer(model: Any, holding: Holding, seed: int, head: str = "") -> Any:
+    """peft's own wrapper around `add_adapter`'s layers: trainers then store checkpoints of the adapter alone.
+
+    `head` names a classifier's new head, which is trained whole.
+    """
     import torch
     from peft import get_peft_model
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a renamed property
         torch.manual_seed(seed)
-        return get_peft_model(model, adapter_config(model, holding))
+        config = adapter_config(model, holding)
+        if head:
+            config.task_type, config.modules_to_save = "SEQ_CLS", [head]
+        return get_peft_model(model, config)
 
 
 def adapter_config(model: Any, holding: Holding) -> Any:
@@ -105,12 +111,15 @@ def merge(model: Any) -> Any:
     """The adapters added into their layers (W + alpha/r B A, in float32), which are put back in their place."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
     for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        parent, _, last = name.rpartition(".")
+        if isinstance(module, ModulesToSaveWrapper):
+            setattr(model.get_submodule(parent), last, module.modules_to_save[NAME])
+        elif isinstance(module, BaseTunerLayer):
             layer: Any = module.get_base_layer()
             with torch.no_grad():
                 layer.weight.copy_(layer.weight.float() + module.get_delta_weight(NAME).float())
-            parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer)
     return model

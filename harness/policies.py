@@ -152,18 +152,27 @@ def load_causal(source: str | Path, tokenizer: Any, device: str, dtype: str = "f
 
 
 def load_frozen(source: str | Path, tokenizer: Any, device: str, holding: Holding) -> Any:
-    """A model whose own weights are not trained; under bfloat16 the matrices of its layers are kept in it, and nothing
-    else: norms and biases are small, embeddings and head stay float32."""
+    """A model whose own weights are not trained; under bfloat16 `narrowed`."""
+    model = load_causal(source, tokenizer, "cpu", holding.dtype).requires_grad_(False)
+    return narrowed(model, holding, keep=model.get_output_embeddings()).to(device)
+
+
+def narrowed(model: Any, holding: Holding, keep: Any) -> Any:
+    """Under bfloat16 the matrices of a model's layers in it, and nothing else: norms and biases are small, embeddings
+    and the head `keep` stay float32."""
+    import torch
     from torch import nn
 
-    model = load_causal(source, tokenizer, "cpu", holding.dtype).requires_grad_(False)
+    if not holding.half:
+        return model
+    model.to(torch.bfloat16)
     for module in model.modules():
-        if isinstance(module, nn.Embedding) or module is model.get_output_embeddings():
+        if isinstance(module, nn.Embedding) or module is keep:
             module.float()
     for parameter in model.parameters():
         if parameter.ndim < 2:
             parameter.data = parameter.data.float()
-    return model.to(device)
+    return model
 
 
 def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[Any, Any]:

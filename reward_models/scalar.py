@@ -51,9 +51,10 @@ class Scalar:
         """Writes an ordinary AutoModelForSequenceClassification with one label."""
         from rlhf_bench.harness import policies, training
         from rlhf_bench.harness.text import encode, encode_prompts
+        from rlhf_bench.harness.trainee import classifier_trainee
 
-        tokenizer = policies.load_tokenizer(job.policy)
-        model = policies.load_classifier(job.policy, tokenizer, job.device, seed=job.seed, head_std=self.head_std)
+        trainee = classifier_trainee(job.policy, job.device, job.seed, self.head_std)
+        tokenizer = trainee.tokenizer
         end = tokenizer.eos_token_id
         prompts = encode_prompts(tokenizer, [pair.prompt for pair in job.pairs])
         chosen = encode(tokenizer, [pair.chosen for pair in job.pairs])
@@ -63,13 +64,14 @@ class Scalar:
             for p, c, r in zip(prompts, chosen, rejected, strict=True)
         ]
         figures = training.train_preferences(
-            model,
+            trainee.trained,
             tokenizer,
             rows,
             job.progress,
             **training.options(job, len(rows), self),
+            **trainee.options,
         )
-        policies.save_model(model, tokenizer, job.folder)
+        policies.save_model(trainee.finished(), tokenizer, job.folder)
         return figures
 
     def load(self, folder: Path, device: str) -> ScalarScorer:

@@ -102,19 +102,24 @@ class Seq2Seq:
     def train(self, job: TrainingJob) -> Mapping[str, float]:
         """Fine-tune the SFT policy on the mappings, one to one; writes an ordinary causal language model."""
         from rlhf_bench.harness import policies, training
+        from rlhf_bench.harness.trainee import causal_trainee
 
-        model, tokenizer = policies.load_policy(job.policy, job.device)
+        trainee = causal_trainee(job.policy, job.device, job.seed)
+        tokenizer = trainee.tokenizer
         layout = Layout.of(tokenizer, self.positions)
         rows = [row for pair in job.pairs for row in mapping_rows(layout, tokenizer, pair, self.mappings)]
-        check_context(max(max(row["position_ids"]) for row in rows) + 1, policies.context_length(model), "pairs")
+        check_context(
+            max(max(row["position_ids"]) for row in rows) + 1, policies.context_length(trainee.model), "pairs"
+        )
         figures = training.train_lm(
-            model,
+            trainee.trained,
             tokenizer,
             rows,
             job.progress,
             **training.options(job, len(rows), self),
+            **trainee.options,
         )
-        policies.save_model(model, tokenizer, job.folder)
+        policies.save_model(trainee.finished(), tokenizer, job.folder)
         return figures
 
     def load(self, folder: Path, device: str) -> Seq2SeqScorer:
