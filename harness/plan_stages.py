@@ -18,7 +18,7 @@ from rlhf_bench.harness.task_plan import Tasks
 
 Stages = Mapping[str, Stage]
 CODE = {
-    "reward": (f"{H}.training",),
+    "reward": (f"{H}.training", f"{H}.trainee"),
     "scale": (f"{H}.scoring", f"{H}.ppo_math", f"{H}.stage_reward"),
     "ppo": (f"{H}.ppo", f"{H}.ppo_math", f"{H}.actors", f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
     "transfer": (f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
