@@ -19,7 +19,7 @@ import numpy as np
 from rlhf_bench.harness import comparisons
 from rlhf_bench.harness.contrasts import Where, paired
 from rlhf_bench.harness.estimates import Arm, Estimator, arms_of
-from rlhf_bench.reports.build import find_cells
+from rlhf_bench.reports.found import find_cells
 
 MEASURES = (Where("utility", "gold_change"), Where("winrate", "win_rate"), Where("length", "length_change"))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rlhf_bench.harness.errors import BenchError
@@ -24,6 +27,18 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, keeping line breaks."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return "bench " + shlex.join(sys.argv[1:])
+
+
+def complain(lines: Sequence[str], fix: str) -> bool:
+    """Say on stderr, whatever is quiet, why the exit code will be 3."""
+    for line in lines:
+        print(printable(f"{line}. {fix}").strip(), file=sys.stderr)
+    return bool(lines)
 
 
 def consoles(quiet: bool) -> tuple[Console, Console]:

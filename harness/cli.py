@@ -97,14 +97,15 @@ def run(**options: Any) -> None:
 
 @bench.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for report.md and report.json.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, .md, .json and tables/*.csv.")
+@click.option("--terminal", "in_terminal", is_flag=True, help="Show all tables here; plain when piped.")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
-def report(runs: tuple[Path, ...], out: Path, level: float, quiet: bool) -> None:
+def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
     """Compare every cell found in RUNS.  Reads files only."""
-    from rlhf_bench.harness import commands
+    from rlhf_bench.harness import report_commands
 
-    sys.exit(commands.report(runs, out, level, quiet))
+    sys.exit(report_commands.report(runs, out, level, quiet, in_terminal))
 
 
 @bench.command()

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.arguments import KINDS, consoles, parse_assignments, printable
+from rlhf_bench.harness.arguments import KINDS, complain, consoles, parse_assignments
 from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.report_commands import report_cells
 from rlhf_bench.harness.stage_judge import complaints
-from rlhf_bench.reports import build, terminal
+from rlhf_bench.reports import terminal
 from rlhf_bench.reports.tables import Table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.stage import Stage
-
-
-def command_line() -> str:
-    """The command as it was typed."""
-    return "bench " + shlex.join(sys.argv[1:])
 
 
 def run(
@@ -98,11 +92,6 @@ def run(
     return 3 if complain(complaints(judged, root), f"To ask again: bench judge {out}, with the same settings.") else 0
 
 
-def complain(lines: Sequence[str], fix: str) -> bool:
-    """Say on stderr, whatever is quiet, why the exit code will be 3."""
-    for line in lines:
-        print(printable(f"{line}. {fix}"), file=sys.stderr)
-    return bool(lines)
 
 
 def show_memory(policy: str, settings: Any, response: int, device: str, console: Any) -> int:
@@ -132,44 +121,6 @@ def show_plan(order: Sequence[Stage], root: store.Store, console: Any) -> int:
     rest = " and what cannot be estimated yet" if unknown else ""
     console.print(f"{todo} of {len(rows)} stages to make, about {total / 60:.1f} minutes of one core{rest}.")
     return 0
-
-
-def report_cells(
-    cells: Sequence[Path], out: Path, estimator: Estimator, console: Any, *, fresh: bool = False
-) -> list[str]:
-    """Write the report unless the same one stands there, show it, and return what is missing.
-
-    `fresh` writes it in any case: a key does not tell that undecided cases were asked again.
-    """
-    found, missing = build.find_cells(cells)
-    stored = None if fresh else _stored(out / "report.json")
-    if stored is None or stored.get("key") != build.report_key(found, missing, estimator):
-        stored = build.build(found, missing, estimator, command_line())
-        build.write(stored, out)
-    terminal.show_headline(console, stored)
-    console.print(f"{out / 'report.md'}", markup=False, soft_wrap=True)
-    return missing
-
-
-def _stored(path: Path) -> dict[str, Any] | None:
-    try:
-        report: dict[str, Any] = store.read_json(path)
-    except BenchError:
-        return None
-    return report if report.get("schema_version") == build.SCHEMA_VERSION else None
-
-
-def report(runs: Sequence[Path], out: Path, level: float, quiet: bool) -> int:
-    """bench report"""
-    stdout, _ = consoles(quiet)
-    found, missing = build.find_cells(runs)
-    if not found:
-        raise BenchError("No cell is finished.", "; ".join(missing))
-    made = build.build(found, missing, Estimator(level), command_line())
-    build.write(made, out)
-    terminal.show_headline(stdout, made)
-    stdout.print(f"{out / 'report.md'}", markup=False, soft_wrap=True)
-    return 3 if missing else 0
 
 
 def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> int:

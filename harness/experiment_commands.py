@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import experiments, store
-from rlhf_bench.harness.arguments import consoles, parse_assignments
-from rlhf_bench.harness.commands import command_line, complain, show_plan
+from rlhf_bench.harness.arguments import command_line, complain, consoles, parse_assignments
+from rlhf_bench.harness.commands import show_plan
 from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.report_commands import name_page
 from rlhf_bench.harness.settings import which_policy
 from rlhf_bench.harness.stage_judge import complaints
 from rlhf_bench.reports import build, ledger, terminal
@@ -86,8 +87,9 @@ def _show(record: dict[str, Any], out: Path, console: Any, failed: BenchError | 
         ledger.experiment_markdown(found), encoding="utf-8", errors="backslashreplace"
     )
     if found["report"]:
-        build.write(found["report"], folder)
-        terminal.show_headline(console, found["report"])
+        shown = results.page_report(found)
+        build.write(shown, folder, results.cells_of(record, out))
+        terminal.show_headline(console, shown)
     for table in (
         ledger.contrasts_table(found),
         *ledger.analysis_tables(found),
@@ -95,6 +97,8 @@ def _show(record: dict[str, Any], out: Path, console: Any, failed: BenchError | 
     ):
         if table.rows:
             terminal.show(console, table)
+    if found["report"]:
+        name_page(console, folder)
     console.print(f"{folder / 'experiment.md'}", markup=False, soft_wrap=True)
     return found
 
@@ -110,7 +114,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
             missing += built[-1]["missing"]
         except BenchError as error:
             missing.append(str(error))
-    rows = results.ledger(built)
+    rows = results.whole_ledger(built)
     terminal.show(stdout, ledger.verdicts_table(rows))
     for sentence in missing:
         stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.arguments import consoles, parse_assignments
-from rlhf_bench.harness.commands import complain, parameters_of, report_cells
+from rlhf_bench.harness.arguments import complain, consoles, parse_assignments
+from rlhf_bench.harness.commands import parameters_of
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.report_commands import report_cells
 from rlhf_bench.harness.stage_judge import HasThreshold, complaints, load_judge
-from rlhf_bench.reports import build, terminal
+from rlhf_bench.reports import terminal
+from rlhf_bench.reports.found import find_cells
 
 
 def judge(
@@ -35,7 +37,7 @@ def judge(
     from rlhf_bench.harness.rejudge import judge_cells
     from rlhf_bench.harness.run import raise_first
 
-    found, missing = build.find_cells([runs])
+    found, missing = find_cells([runs])
     if not found:
         raise BenchError("No cell is finished.", "; ".join(missing))
     stdout, stderr = consoles(quiet)

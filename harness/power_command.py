@@ -14,7 +14,8 @@ from rlhf_bench.harness.arguments import consoles
 from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import Arm, arms_of
-from rlhf_bench.reports import build, terminal
+from rlhf_bench.reports import terminal
+from rlhf_bench.reports.found import find_cells
 from rlhf_bench.reports.tables import Table, number
 
 SHORT = (1, 3, 5, 10)
@@ -42,7 +43,7 @@ def run(
 ) -> int:
     """bench power"""
     stdout, _ = consoles(False)
-    found, missing = build.find_cells(runs)
+    found, missing = find_cells(runs)
     if not found:
         raise BenchError("No cell is finished.", "; ".join(missing))
     arms = [arm for arm in arms_of(found) if task in ("", arm.task)]

@@ -176,7 +176,7 @@ def score_text(
     from rlhf_bench.harness.policies import load_tokenizer
     from rlhf_bench.harness.rollout import text_rollout
     from rlhf_bench.harness.stage_reward import examples_of, load_reward_model
-    from rlhf_bench.reports.build import find_cells
+    from rlhf_bench.reports.found import find_cells
 
     found, _ = find_cells([runs])
     cell = _choose(found, rm, seed)

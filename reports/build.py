@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,7 @@ from rlhf_bench.reports.comparison import tables as comparison_tables
 SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
 SAMPLES = 5
-
-
-def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
-    """(finished cells, sentences about unfinished ones) below the given results folders or cell records.
-
-    Raises BenchError when a path is no results folder or nothing at all is found.
-    """
-    records: dict[Path, None] = {}
-    for path in paths:
-        found = [path] if path.suffix == ".json" else sorted((path / "cells").glob("*.json"))
-        if not path.exists() or not found:
-            raise BenchError(f"{path} holds no cells.", "Give the --out folder of a bench run.")
-        records.update(dict.fromkeys(p.resolve() for p in found))
-    cells, missing = [], []
-    for record in records:
-        cell = CellFiles(store.read_json(record), record.parent.parent, record)
-        if "generations" not in cell.record.get("stages", {}):
-            seen = f"{record} was written by another version of this program."
-            raise BenchError(seen, "Give the same bench run again; move the old record away.")
-        stages = [role for role in cell.record["stages"] if not is_complete(cell.folder(role))]
-        judges = [name for name, folder in cell.judged().items() if not is_complete(folder)]
-        if stages:
-            missing.append(f"{record.stem} is unfinished: {', '.join(stages)} missing")
-            continue
-        missing += [f"{record.stem}: the judge {name!r} has not finished" for name in judges]
-        done = {name: place for name, place in cell.record["judges"].items() if name not in judges}
-        cells.append(CellFiles({**cell.record, "judges": done}, cell.root, record))
-    return cells, missing
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a stage's folder holds a finished result."""
-    return (folder / store.MARKER).is_file()
+SHOWN_WITH = (".html", ".css", ".js")
 
 
 def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> dict[str, Any]:
@@ -74,7 +43,23 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
 
 
 def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of all that a report is computed from; an equal one need not be made again."""
+    """Hash of all that a report's files are made of; an equal one need not be written again."""
+    return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint()])
+
+
+def page_fingerprint() -> str:
+    """Hash of the code, template, script and style that numbers are shown with."""
+    from rlhf_bench.harness.plugins import code_fingerprint
+
+    here = files("rlhf_bench.reports")
+    names = sorted(file.name for file in here.iterdir() if file.is_file())
+    code = code_fingerprint(*(f"rlhf_bench.reports.{name[:-3]}" for name in names if name.endswith(".py")))
+    parts = [here.joinpath(name).read_text(encoding="utf-8") for name in names if name.endswith(SHOWN_WITH)]
+    return store.content_key([code, parts])
+
+
+def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
+    """Hash of all that a report's numbers are computed from."""
     from rlhf_bench.harness.plugins import code_fingerprint
 
     modules = ["intervals", "statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]

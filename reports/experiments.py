@@ -16,7 +16,8 @@ from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.overhead import overhead_estimates
 from rlhf_bench.harness.sheets import Sheets
-from rlhf_bench.reports import build
+from rlhf_bench.reports import build, ledger
+from rlhf_bench.reports.found import find_cells, is_complete
 
 SCHEMA = "rlhf-bench/experiment"
 SCHEMA_VERSION = 1
@@ -38,7 +39,7 @@ def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator
     would come out.  Raises BenchError when nothing of it is finished.
     """
     cells, missing = _cells(record, root)
-    everything = list({cell.path: cell for own in cells.values() for cell in own}.values())
+    everything = _once(cells)
     analyses = _tables(record, root, missing)
     if not everything and not analyses:
         raise BenchError(f"{record['name']}: nothing is finished.", f"Run: bench experiment {record['name']}")
@@ -66,7 +67,7 @@ def _key(record: Mapping[str, Any], cells: Sequence[CellFiles], missing: Sequenc
     """Hash of all that the result is computed from."""
     code = plugins.code_fingerprint(*(f"rlhf_bench.harness.{name}" for name in MODULES), __name__)
     asked = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
-    return store.content_key([record, build.report_key(cells, missing, estimator), asked, code])
+    return store.content_key([record, build.numbers_key(cells, missing, estimator), asked, code])
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
@@ -77,12 +78,36 @@ def _stored(path: Path) -> dict[str, Any] | None:
     return found if found.get("schema_version") == SCHEMA_VERSION and "key" in found else None
 
 
+def cells_of(record: Mapping[str, Any], root: Path) -> list[CellFiles]:
+    """All finished cells of an experiment, each once."""
+    return _once(_cells(record, root)[0])
+
+
+def _once(cells: Mapping[str, Sequence[CellFiles]]) -> list[CellFiles]:
+    return list({cell.path: cell for own in cells.values() for cell in own}.values())
+
+
+def page_report(built: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment's report with its question, claims, contrasts and analyses, as its page shows them."""
+    more = [table for table in (ledger.contrasts_table(built), *ledger.analysis_tables(built)) if table.rows]
+    left_out = [f"the run {run} was left out: it needs --set {needed}=..." for run, needed in built["left_out"].items()]
+    report = built["report"]
+    return {
+        **report,
+        "experiment": built["name"],
+        "question": built["question"],
+        "claims": built["claims"],
+        "comparisons": [*(table._asdict() for table in more), *report["comparisons"]],
+        "warnings": [*left_out, *report["warnings"]],
+    }
+
+
 def _cells(record: Mapping[str, Any], root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
     """Finished cells by run, and sentences about the others."""
     found: dict[str, list[CellFiles]] = {}
     missing: list[str] = []
     for name, cells in record["runs"].items():
-        own, lacking = build.find_cells([root / "cells" / f"{cell}.json" for cell in cells])
+        own, lacking = find_cells([root / "cells" / f"{cell}.json" for cell in cells])
         found[name] = own
         unfinished = len(cells) - len(own)
         missing += [f"{name}: {unfinished} of {len(cells)} cells are unfinished"] if unfinished else []
@@ -100,7 +125,7 @@ def _tables(record: Mapping[str, Any], root: Path, missing: list[str]) -> dict[s
         for stage in stages:
             kind, label, key = stage["place"]
             folder = root / kind / f"{label}-{key}"
-            if not build.is_complete(folder):
+            if not is_complete(folder):
                 missing.append(f"{kind} {label} of {run} is unfinished")
                 continue
             rows = store.read_rows(folder / f"{kind}.jsonl")
@@ -192,7 +217,7 @@ def find_records(folders: Sequence[Path]) -> list[tuple[dict[str, Any], Path]]:
     return sorted(found, key=lambda item: item[0]["name"])
 
 
-def ledger(built: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def whole_ledger(built: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every claim's row, in the order of the ledger; those without a finished experiment are `not run`."""
     rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
     return [

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.arguments import printable, printable_lines
 from rlhf_bench.harness.nouns import Span
-from rlhf_bench.reports.tables import Table, headline
+from rlhf_bench.reports.answer import question, sentence, tasks
+from rlhf_bench.reports.ledger import verdicts_table
+from rlhf_bench.reports.tables import TABLES, Table, all_tables, headline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +31,23 @@ def show_headline(console: Console, report: Mapping[str, Any]) -> None:
     table = headline(report)
     show(console, table)
     console.print(table.note, markup=False, soft_wrap=not console.is_terminal)
+
+
+def show_report(console: Console, report: Mapping[str, Any]) -> None:
+    """All that fits a terminal: question, answers, warnings, verdicts and every table."""
+    wide = not console.is_terminal
+    for said in (question(report), *(sentence(report, task) for task in tasks(report))):
+        console.print(printable(said), markup=False, soft_wrap=wide, style="bold")
+    show_headline(console, report)
+    if report.get("claims"):
+        show(console, verdicts_table(report["claims"]))
+    for table in all_tables(report, [name for name in TABLES if name != "sampled"]):
+        if wide:
+            plain(console, "")
+            plain(console, printable(table.title))
+        show(console, table)
+        if table.note:
+            console.print(table.note, markup=False, soft_wrap=wide, style="dim")
 
 
 def show(console: Console, table: Table) -> None:

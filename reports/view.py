@@ -24,6 +24,7 @@ def view(report: Report) -> Json:
     slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
     names = answer.tasks(report)
     return {
+        "experiment": str(report.get("experiment", "")),
         "question": answer.question(report),
         "answers": [answer.sentence(report, task) for task in names],
         "data": report["data"],

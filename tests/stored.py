@@ -11,6 +11,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.estimates import Arm, Estimator
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.reports import build
+from rlhf_bench.reports.found import find_cells
 
 ITERATIONS = (10, 20)
 SLICES = ("plain", "corrected")
@@ -53,7 +54,7 @@ def make(root: Path, stored: Stored) -> list[Path]:
 
 def report_of(root: Path, estimator: Estimator | None = None) -> tuple[dict[str, Any], list[Any]]:
     """(report, cells) of a store, what depends on this checkout left out."""
-    cells, missing = build.find_cells([root])
+    cells, missing = find_cells([root])
     made = build.build(cells, missing, estimator or Means(), "bench report runs --out report")
     return {**made, "key": "", "manifest": {**made["manifest"], "git_commit": ""}}, cells
 
