@@ -92,8 +92,6 @@ def run(
     return 3 if complain(complaints(judged, root), f"To ask again: bench judge {out}, with the same settings.") else 0
 
 
-
-
 def show_memory(policy: str, settings: Any, response: int, device: str, console: Any) -> int:
     """What PPO with a real policy needs, and whether it fits; the tiny one needs nothing worth a table."""
     if policy != "tiny":

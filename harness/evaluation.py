@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout
-from rlhf_bench.harness.rollout import logprobs, make_generator, map_batches, sample
+from rlhf_bench.harness.rollout import logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import Progress, no_progress
 from rlhf_bench.harness.settings import EvalSettings
@@ -114,8 +114,10 @@ def policy_generations(
         temperature,
         lambda number: make_generator("evaluation", seed, iteration, number),
     )
-    for batch, rollout in batches:
+    for number, (batch, rollout) in enumerate(batches):
         rewards = reward_model.rewards(rollout)
+        wanted = settings.corrections - number * settings.batch if detailed and decoding == "sample" else 0
+        written = _corrections(reward_model, rollout, wanted)
         assert rollout.logprobs is not None
         with torch.no_grad():
             drift = rollout.logprobs - map_batches(
@@ -131,9 +133,22 @@ def policy_generations(
                     reward=sums[row],
                     spans=rollout.spans[row] if detailed else None,
                     token_rewards=tuple(round(x, 5) for x in rewards[row, :length].tolist()) if detailed else None,
+                    correction=written[row],
                 )
             )
     return generations
+
+
+def _corrections(reward_model: NamedRewardModel, rollout: Rollout, wanted: int) -> list[str | None]:
+    """The reward model's corrections of the first `wanted` responses, None for the others."""
+    import torch
+
+    count = min(max(0, wanted), len(rollout.prompts))
+    if not count:
+        return [None] * len(rollout.prompts)
+    parts = torch.arange(count, device=rollout.mask.device).split(reward_model.batch)
+    found = [text for part in parts for text in reward_model.corrections(rows_of(rollout, part))]
+    return [*found, *[None] * (len(rollout.prompts) - count)]
 
 
 def read_generations(path: Path) -> list[Generation]:

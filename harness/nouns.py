@@ -114,7 +114,8 @@ class Generation:
     log pi(y_t) - log pi_sft(y_t) in nats (0 for the baseline, None under greedy decoding, where it estimates nothing).
     Best-of-n has n for `iteration` and the analytic bound for `kl`.
     `reward` is the reward model's sequence sum, unscaled.  `spans` and `token_rewards` (character span and unscaled
-    reward per token) are kept at the first and last checkpoint for looking inside.
+    reward per token) are kept at the first and last checkpoint for looking inside.  `correction` is what the reward
+    model would have written instead, where it can tell: of the first sampled responses at the last checkpoint.
     """
 
     example_id: str
@@ -128,6 +129,7 @@ class Generation:
     reward: float | None = None
     spans: tuple[Span, ...] | None = None
     token_rewards: tuple[float, ...] | None = None
+    correction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

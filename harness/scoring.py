@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.rollout import map_batches
-from rlhf_bench.harness.seams import RewardModel
+from rlhf_bench.harness.seams import HasCorrections, RewardModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +40,24 @@ class NamedRewardModel:
             lambda part: check_rewards(self.name, self._ask(part), part), rollout, self.batch, fit=self.fit
         )
 
+    def corrections(self, rollout: Rollout) -> list[str | None]:
+        """What the model would have written instead of each of the B responses; None where it cannot tell."""
+        if not isinstance(self.model, HasCorrections):
+            return [None] * len(rollout.prompts)
+        found = list(self._call(self.model.corrections, rollout))
+        if len(found) != len(rollout.prompts) or not all(isinstance(text, str) for text in found):
+            raise BenchError(f"The reward model {self.name!r} gave no text for every response.", "See HasCorrections.")
+        return found
+
     def _ask(self, rollout: Rollout) -> Any:
+        return self._call(self.model.rewards, rollout)
+
+    def _call(self, verb: Callable[[Rollout], Any], rollout: Rollout) -> Any:
         import torch
 
         try:
             with torch.no_grad():
-                return self.model.rewards(rollout)
+                return verb(rollout)
         except (BenchError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:

@@ -85,6 +85,14 @@ class MayDecline(Protocol):
 
 
 @runtime_checkable
+class HasCorrections(Protocol):
+    """A reward model that can write what it would rather have read."""
+
+    def corrections(self, rollout: Rollout) -> Sequence[str]:
+        """B texts, one a response; equal to the response where nothing would be changed."""
+
+
+@runtime_checkable
 class ReadsFiles(Protocol):
     """A reward model whose settings name a folder or file: its content must name results, not its path."""
 

@@ -142,11 +142,16 @@ class BestOfNSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Held-out evaluation: `prompts` of the test split (0: all), `batch` rows at once, greedy decoding at the ends."""
+    """Held-out evaluation: `prompts` of the test split (0: all), `batch` rows at once, greedy decoding at the ends.
+
+    `corrections`: of so many sampled responses at the last checkpoint the reward model's correction is kept, where it
+    can write one; each costs a generation of the response's length.
+    """
 
     prompts: int = 256
     batch: int = 128
     greedy: bool = True
+    corrections: int = 32
 
 
 @dataclass(frozen=True)

@@ -46,24 +46,9 @@ def arms_on(report: Report, task: str) -> list[Mapping[str, Any]]:
     return [arm for arm in report["arms"] if arm["task"] == task]
 
 
-def indexed(report: Report) -> Report:
-    """The report with its estimates by arm as well: whoever asks for one arm's need not look at everybody's."""
-    found: dict[str, list[Row]] = {}
-    for row in report["estimates"]:
-        found.setdefault(row["arm"], []).append(row)
-    return {**report, "by_arm": found}
-
-
-def own(report: Report, arm: str) -> list[Row]:
-    """The estimates of one arm."""
-    if "by_arm" in report:
-        return list(report["by_arm"].get(arm, ()))
-    return [row for row in report["estimates"] if row["arm"] == arm]
-
-
 def final(report: Report, arm: str, judge: str, statistic: str) -> Row | None:
     """The arm's estimate at its last checkpoint, sampled, over all prompts."""
-    return pick({"estimates": own(report, arm)}, arm, judge, statistic)
+    return pick(report, arm, judge, statistic)
 
 
 def columns(report: Report) -> list[Column]:

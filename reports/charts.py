@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rlhf_bench.reports import answer, figures
 from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.figures import Point, Series
-from rlhf_bench.reports.tables import Report, Row, interval, number
+from rlhf_bench.reports.tables import Report, Row, interval, number, own
 
 Json = dict[str, Any]
 Slots = Mapping[str, int]
@@ -46,7 +46,7 @@ def pair_accuracy(arm: Row) -> float | None:
 def curve(report: Report, arm: str, judge: str, statistic: str) -> dict[int, Row]:
     """The arm's estimates by iteration, those that say something."""
     wanted = {"judge": judge, "statistic": statistic, "slice": "all", "decoding": "sample"}
-    found = [e for e in answer.own(report, arm) if all(e[k] == v for k, v in wanted.items())]
+    found = [e for e in own(report, arm) if all(e[k] == v for k, v in wanted.items())]
     return {e["iteration"]: e for e in sorted(found, key=lambda e: e["iteration"]) if e["value"] is not None}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.reports.answer import columns
-from rlhf_bench.reports.tables import Report, Row, pick
+from rlhf_bench.reports.tables import Report, Row, indexed, pick
 
 EEE_VERSION = "0.2.1"
 LOWER_IS_BETTER = {"win_rate": False, "empty_rate": True, "truncated_rate": True}
@@ -25,6 +25,7 @@ def every_eval_ever(report: Report, timestamp: str, organization: str) -> list[J
 
     Raises BenchError when no arm has a number that the form can hold.
     """
+    report = indexed(report)
     found = [record for arm in report["arms"] if (record := _record(report, arm, timestamp, organization))]
     if not found:
         raise BenchError(

@@ -126,10 +126,11 @@ def _file(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
     except BenchError as error:
         yield error.seen
         return
+    absent = [repr(key) for key in keys if isinstance(found, dict) and key not in found]
     if not isinstance(found, kind):
         yield f"{path} is damaged: a {type(found).__name__}"
-    elif any(key not in found for key in keys):
-        yield f"{path} lacks {', '.join(repr(key) for key in keys if key not in found)}"
+    elif absent:
+        yield f"{path} lacks {', '.join(absent)}"
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[str]:

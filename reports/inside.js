@@ -106,9 +106,38 @@ function card(title, seed, row, top, wide) {
   if (!row) { box.append(make("p", { class: "note", text: "no response to this prompt" })); return box; }
   const facts = [`${row.n} tokens`, row.c ? "cut off" : "", row.k === undefined ? "" : `KL ${number(row.k)}`, row.r === undefined ? "" : `reward ${number(row.r)}`];
   box.append(heated(row, top), make("p", { class: "note", text: facts.filter(Boolean).join(" · ") }));
+  if (row.q !== undefined) box.append(corrected(row));
+  if (row.g !== undefined) box.append(folded("Greedy response", make("div", { class: "text", dir: "auto", text: visible(row.g) || "(empty)" })));
   if (row.t) box.append(tokenTable(row));
   box.append(...remarks(row));
   return box;
+}
+
+/** Words of `from` and `to` as [text, -1 (only in from), 0 (in both) or 1 (only in to)], by a longest common sequence. */
+function differences(from, to) {
+  const [a, b] = [from, to].map((text) => text.match(/\s*\S+|\s+$/g) ?? []);
+  if (a.length * b.length > 1e6) return [[from, -1], [to, 1]];
+  const best = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--) {
+    best[i][j] = a[i].trim() === b[j].trim() ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
+  }
+  const found = [];
+  const add = (text, side) => { const last = found.at(-1); if (last && last[1] === side) last[0] += text; else found.push([text, side]); };
+  let i = 0, j = 0;
+  while (i < a.length || j < b.length) {
+    if (i < a.length && j < b.length && a[i].trim() === b[j].trim()) { add(b[j++], 0); i++; }
+    else if (j === b.length || (i < a.length && best[i + 1][j] >= best[i][j + 1])) add(a[i++], -1);
+    else add(b[j++], 1);
+  }
+  return found;
+}
+
+/** What the reward model would have written instead, against the response: struck out and underlined, also in words. */
+function corrected(row) {
+  if (row.q.trim() === row.x.trim()) return make("p", { class: "note", text: "The reward model would change nothing." });
+  const parts = differences(row.x, row.q).map(([text, side]) => side === 0 ? visible(text) : make(side < 0 ? "del" : "ins", { text: visible(text) }));
+  return folded("Correction by the reward model", make("p", { class: "seeds" }, make("del", { text: "left out" }), " ", make("ins", { text: "written instead" })),
+    make("div", { class: "text", dir: "auto" }, ...parts));
 }
 
 function legendOf(cells) {

@@ -2,15 +2,15 @@
 
 Rows are compact, because thousands of them go into one page.  Of a response: `x` its text, `n` its tokens, `c` 1 if it
 was cut off, `k` its KL, `r` its reward, `e` the end of every token (`s` its start too, where tokens do not follow one
-another), `t` the reward of every token, `v` the judges' values in the order of `measures`, `w` their reasons and `o`
-their notes.
+another), `t` the reward of every token, `q` the reward model's correction, `g` what the policy writes greedily, `v` the
+judges' values in the order of `measures`, `w` their reasons and `o` their notes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_bench.harness import store
@@ -42,6 +42,8 @@ class Block:
     before: Rows
     """The responses of the baseline, which cells share by its name."""
     measures: Mapping[Key, Mapping[str, Any]]
+    greedy: Mapping[str, str] = field(default_factory=dict)
+    greedy_before: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ def read(cells: Sequence[CellFiles]) -> list[Block]:
 
 
 def _read(cell: CellFiles, rank: int) -> Block:
-    after = _sampled(store.read_rows(cell.folder("generations") / "generations.jsonl"))
+    written = store.read_rows(cell.folder("generations") / "generations.jsonl")
+    written_before = store.read_rows(cell.folder("baseline") / "generations.jsonl")
+    after = _last(written, "sample")
     examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
     verdicts: dict[str, dict[str, Mapping[str, Any]]] = {}
     measures: dict[Key, Mapping[str, Any]] = {}
     for judge, folder in sorted(cell.judged().items()):
         measures |= {(judge, m["name"]): m for m in store.read_json(folder / "measures.json")}
-        for example, row in _sampled(store.read_rows(folder / "verdicts.jsonl")).items():
+        for example, row in _last(store.read_rows(folder / "verdicts.jsonl"), "sample").items():
             verdicts.setdefault(example, {})[judge] = row
     return Block(
         task=cell.record["task"],
@@ -76,16 +80,22 @@ def _read(cell: CellFiles, rank: int) -> Block:
         responses=after,
         verdicts=verdicts,
         baseline=cell.folder("baseline").name,
-        before=_sampled(store.read_rows(cell.folder("baseline") / "generations.jsonl")),
+        before=_last(written_before, "sample"),
         measures=measures,
+        greedy=_texts(_last(written, "greedy")),
+        greedy_before=_texts(_last(written_before, "greedy")),
     )
 
 
-def _sampled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The sampled rows of the last checkpoint, by example."""
-    found = [row for row in rows if row["decoding"] == "sample"]
+def _last(rows: Sequence[Mapping[str, Any]], decoding: str) -> dict[str, Mapping[str, Any]]:
+    """The rows of the last checkpoint that were decoded so, by example."""
+    found = [row for row in rows if row["decoding"] == decoding]
     last = max((row["iteration"] for row in found), default=0)
     return {row["example_id"]: row for row in found if row["iteration"] == last}
+
+
+def _texts(rows: Rows) -> dict[str, str]:
+    return {example: row.get("response", "") for example, row in rows.items()}
 
 
 def inside(blocks: Sequence[Block], labels: Mapping[str, str], budget: int = BUDGET) -> Json:
@@ -153,12 +163,15 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
     prompts = {i: example for block in reversed(blocks) for i, example in block.prompts.items()}
     order = list(dict.fromkeys(i for block in blocks for i in block.prompts))[: extent.prompts or None]
     measures = {key: measure for block in blocks for key, measure in block.measures.items()}
-    baselines = {block.baseline: block.before for block in blocks}
+    baselines = {block.baseline: (block.before, block.greedy_before) for block in blocks}
     return {
         "task": blocks[0].task,
         "measures": [{"judge": j, "name": n, **_described(m)} for (j, n), m in sorted(measures.items())],
         "prompts": [_prompt(prompts[i]) for i in order],
-        "baselines": [[_response(rows.get(i), {}, (), extent) for i in order] for rows in baselines.values()],
+        "baselines": [
+            [_response(rows.get(i), {}, (), extent, greedy.get(i)) for i in order]
+            for rows, greedy in baselines.values()
+        ],
         "cells": [_cell(block, labels, order, sorted(measures), list(baselines), extent) for block in blocks],
     }
 
@@ -180,7 +193,10 @@ def _cell(
     baselines: Sequence[str],
     extent: Extent,
 ) -> Json:
-    rows = [_response(block.responses.get(i), block.verdicts.get(i, {}), measures, extent) for i in order]
+    rows = [
+        _response(block.responses.get(i), block.verdicts.get(i, {}), measures, extent, block.greedy.get(i))
+        for i in order
+    ]
     return {
         "label": labels.get(block.arm, block.arm),
         "seed": block.seed,
@@ -201,6 +217,7 @@ def _response(
     verdicts: Rows,
     measures: Sequence[Key],
     extent: Extent,
+    greedy: str | None = None,
 ) -> Json | None:
     """A response with its verdicts, None where the cell has none for the prompt."""
     if row is None:
@@ -209,6 +226,7 @@ def _response(
     found |= {"k": _short(row.get("kl")), "r": _short(row.get("reward"))}
     if extent.tokens and row.get("token_rewards"):
         found |= {**_places(row["spans"]), "t": [_short(reward) for reward in row["token_rewards"]]}
+    found |= {"q": row.get("correction"), "g": greedy if extent.tokens else None}
     found["v"] = [_short(verdicts.get(judge, {}).get("values", {}).get(name)) for judge, name in measures]
     found["w"] = {judge: verdict["reason"] for judge, verdict in verdicts.items() if verdict.get("reason")}
     found["o"] = {judge: verdict["notes"] for judge, verdict in verdicts.items() if verdict.get("notes")}

@@ -60,10 +60,18 @@ def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
     """A titled Markdown table."""
     yield from (f"{heading} {table.title}", "")
     yield "| " + " | ".join(map(escape, table.columns)) + " |"
-    yield "|" + "|".join(["---", "---", *["--:"] * (len(table.columns) - 2)]) + "|"
+    yield "|" + "|".join("--:" if numeric(table, place) else "---" for place in range(len(table.columns))) + "|"
     for row in table.rows:
         yield "| " + " | ".join(map(escape, row)) + " |"
     yield from ("", table.note, "") if table.note else ("",)
+
+
+NUMERIC = re.compile(r"<?[-–+\d.,%\s\[\]e]*")
+
+
+def numeric(table: Table, place: int) -> bool:
+    """Whether a column holds numbers, which are aligned to the right; one that only says nothing does too."""
+    return place > 0 and all(NUMERIC.fullmatch(row[place]) for row in table.rows)
 
 
 def _undecided(report: Mapping[str, Any]) -> Iterator[str]:

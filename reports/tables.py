@@ -52,15 +52,31 @@ def interval(row: Row | None) -> str:
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
+def indexed(report: Report) -> Report:
+    """The report with its estimates by arm as well: whoever asks for one arm's need not look at everybody's."""
+    if "by_arm" in report:
+        return report
+    found: dict[str, list[Row]] = {}
+    for row in report["estimates"]:
+        found.setdefault(row["arm"], []).append(row)
+    return {**report, "by_arm": found}
+
+
+def own(report: Report, arm: str) -> Sequence[Row]:
+    """The estimates of one arm."""
+    return indexed(report)["by_arm"].get(arm, ())  # type: ignore[no-any-return]
+
+
 def pick(report: Report, arm: str, judge: str, statistic: str, **where: Any) -> Row | None:
     """The last checkpoint's estimate that fits."""
-    wanted = {"arm": arm, "judge": judge, "statistic": statistic, "slice": "all", "decoding": "sample", **where}
-    found = [e for e in report["estimates"] if all(e[k] == v for k, v in wanted.items())]
+    wanted = {"judge": judge, "statistic": statistic, "slice": "all", "decoding": "sample", **where}
+    found = [e for e in own(report, arm) if all(e[k] == v for k, v in wanted.items())]
     return max(found, key=lambda e: e["iteration"], default=None)
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
     """Every arm at the last checkpoint, with the columns that some judge measured."""
+    report = indexed(report)
     columns = [c for c in measured(report, HEADLINE) if not (decoding == "greedy" and c[2] == "kl")]
     rows = []
     for arm in report["arms"]:
@@ -109,21 +125,10 @@ def curves(report: Report) -> Table:
     wanted = measured(report, [*(c for c in HEADLINE if c[2] in CURVES), ("reward", "run", "reward")])
     rows = []
     for arm in report["arms"]:
-        own = [e for e in report["estimates"] if e["arm"] == arm["arm"] and e["decoding"] == "sample"]
-        for iteration in sorted({e["iteration"] for e in own}):
-            cells = [
-                interval(
-                    next(
-                        (
-                            e
-                            for e in own
-                            if (e["iteration"], e["judge"], e["statistic"], e["slice"]) == (iteration, j, s, "all")
-                        ),
-                        None,
-                    )
-                )
-                for _, j, s in wanted
-            ]
+        sampled = [e for e in own(report, arm["arm"]) if e["decoding"] == "sample" and e["slice"] == "all"]
+        found = {(e["iteration"], e["judge"], e["statistic"]): e for e in sampled}
+        for iteration in sorted({e["iteration"] for e in sampled}):
+            cells = [interval(found.get((iteration, j, s))) for _, j, s in wanted]
             rows.append((arm["task"], arm["label"], str(iteration), *cells))
     return Table(
         "Along training", ("task", "reward model", "iteration", *(name for name, _, _ in wanted)), rows,
@@ -136,8 +141,7 @@ def slices(report: Report) -> Table:
     wanted = measured(report, [c for c in HEADLINE if c[2] in CHANGES])
     rows = []
     for arm in report["arms"]:
-        own = [e for e in report["estimates"] if e["arm"] == arm["arm"]]
-        for name in sorted({e["slice"] for e in own} - {"all"}):
+        for name in sorted({e["slice"] for e in own(report, arm["arm"])} - {"all"}):
             found = [pick(report, arm["arm"], j, s, slice=name) for _, j, s in wanted]
             count = next((str(e["n"]) for e in found if e), "0")
             rows.append((arm["task"], arm["label"], name, count, *map(interval, found)))
@@ -152,9 +156,7 @@ def collapse(report: Report) -> Table:
     """The distribution of gold utility after against before."""
     rows = []
     for arm in report["arms"]:
-        names = sorted(
-            {e["slice"] for e in report["estimates"] if e["arm"] == arm["arm"]}, key=lambda s: (s != "all", s)
-        )
+        names = sorted({e["slice"] for e in own(report, arm["arm"])}, key=lambda s: (s != "all", s))
         for name in names:
             found = [pick(report, arm["arm"], "utility", s, slice=name) for s in COLLAPSE]
             if any(e and (e["value"] is not None or e["note"]) for e in found):
@@ -248,6 +250,6 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
 
 def all_tables(report: Report, names: Iterable[str] = TABLES) -> Sequence[Table]:
     """The tables called `names`, in the order of TABLES; empty ones left out."""
-    wanted = set(names)
+    wanted, report = set(names), indexed(report)
     tables = [table for name, made in TABLES.items() if name in wanted for table in made(report)]
     return [t for t in tables if any(cell != "–" for row in t.rows for cell in row[2:])]

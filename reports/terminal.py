@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,11 @@ from rlhf_bench.harness.arguments import printable, printable_lines
 from rlhf_bench.harness.nouns import Span
 from rlhf_bench.reports.answer import question, sentence, tasks
 from rlhf_bench.reports.ledger import verdicts_table
+from rlhf_bench.reports.markdown import numeric
 from rlhf_bench.reports.tables import TABLES, Table, all_tables, headline
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-NUMERIC = re.compile(r"[-–+\d.,%\s\[\]e]*")
-"""Cells of a column of numbers, which is aligned to the right."""
 
 
 def show_headline(console: Console, report: Mapping[str, Any]) -> None:
@@ -62,9 +58,7 @@ def show(console: Console, table: Table) -> None:
 
     drawn = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left")
     for position, name in enumerate(table.columns):
-        cells = [row[position] for row in table.rows]
-        numeric = position > 1 and all(NUMERIC.fullmatch(cell) for cell in cells)
-        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if numeric(table, position) else "left", overflow="fold")
     for row in table.rows:
         numbers = [printable(cell).replace(" [", "\n[") for cell in row[2:]]  # intervals below their values
         drawn.add_row(*map(escape, [*map(printable, row[:2]), *numbers]))

@@ -11,7 +11,7 @@ from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.charts import pair_accuracy
 from rlhf_bench.reports.ledger import claims_table
 from rlhf_bench.reports.proxy import proxy_charts
-from rlhf_bench.reports.tables import Report, Row, Table, all_tables, interval, number
+from rlhf_bench.reports.tables import Report, Row, Table, all_tables, indexed, interval, number, own
 
 Json = dict[str, Any]
 NUMBER = re.compile(r"(<?-?[\d.]+(?:e-?\d+)?%?)(?: (\[.*\]))?$")
@@ -20,7 +20,7 @@ MINUTE, HOUR = 60, 3600
 
 def view(report: Report) -> Json:
     """All that the template needs but for the rows inside and the security headers."""
-    report = answer.indexed(report)
+    report = indexed(report)
     slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
     names = answer.tasks(report)
     return {
@@ -98,12 +98,12 @@ def compare(report: Report, task: str) -> Json:
             "seeds": len(arm["seeds"]),
             "cells": [
                 {**_exact(interval(row), row["value"] if row else None), "undecided": row["n_invalid"] if row else 0}
-                for row in own
+                for row in found_cells
             ],
             "accuracy": _exact(number(pair_accuracy(arm)), pair_accuracy(arm)),
         }
         for arm in arms
-        for own in [[answer.final(report, arm["arm"], c.judge, c.statistic) for c in found]]
+        for found_cells in [[answer.final(report, arm["arm"], c.judge, c.statistic) for c in found]]
     ]
     return {
         "columns": [column.name for column in found],
@@ -129,9 +129,9 @@ def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -
     """[arm, column, decoding, slice, value, low, high, undecided] of the last checkpoint; arm and column by place."""
     places = {(c.judge, c.statistic): k for k, c in enumerate(columns)}
     for k, arm in enumerate(arms):
-        own = [e for e in answer.own(report, arm["arm"]) if (e["judge"], e["statistic"]) in places]
-        last = max((e["iteration"] for e in own), default=0)
-        for e in (e for e in own if e["iteration"] == last):
+        found = [e for e in own(report, arm["arm"]) if (e["judge"], e["statistic"]) in places]
+        last = max((e["iteration"] for e in found), default=0)
+        for e in (e for e in found if e["iteration"] == last):
             place = places[e["judge"], e["statistic"]]
             yield [k, place, e["decoding"], e["slice"], e["value"], e["low"], e["high"], e["n_invalid"]]
 

@@ -167,6 +167,16 @@ class Corrector:
             running = running & (top.indices != self.tokenizer.eos_token_id) & (step + 1 < limits)
         return Comparison((written[:, :wide] == rollout.response_ids) & rollout.mask, margins, written)
 
+    def corrections(self, rollout: Rollout, extra: int) -> list[str]:
+        """The greedy correction of every response as text, at most `extra` tokens longer than it."""
+        from rlhf_bench.harness.text import decode
+
+        found = self.free_running(rollout, extra).written
+        assert found is not None
+        end = self.tokenizer.eos_token_id
+        rows = [[token for token in row if token not in (NOTHING, end)] for row in found.tolist()]
+        return [decode(self.tokenizer, row) for row in rows]
+
     def _next(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Logits [B, V] of the token after `ids`, and the cache that now holds them."""
         import torch

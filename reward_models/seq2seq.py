@@ -188,6 +188,10 @@ class Seq2SeqScorer:
         self._remember(rollout, comparison)
         return comparison
 
+    def corrections(self, rollout: Rollout) -> list[str]:
+        """What the corrector writes greedily in place of each response."""
+        return self.corrector.corrections(rollout, self.settings.extra_tokens)
+
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
         """Per response [B]: t*/T (`agreement_until`), and whether the corrector changes nothing (`copied`).
 

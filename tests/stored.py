@@ -18,6 +18,7 @@ SLICES = ("plain", "corrected")
 VERSIONS = {"python": "3.11", "torch": "2.13.0"}
 WORDS = ("They", " meet", " at", " the", " station", " on", " Sunday", ".", " Ben", " brings", " a", " lamp", ".")
 NAMES = ("scalar", "seq2seq-token", "seq2seq-sentence", "length-only", "copier")
+GREEDY = "They meet ."
 STAGES = ("sft", "prompts", "pairs", "baseline", "scale", "ppo")
 
 Words = Callable[[str, int, int], Sequence[str]]
@@ -42,6 +43,8 @@ class Stored:
     prompt: Callable[[int], str] = lambda k: f"Anna: Shall we meet? ({k})\nBen: Yes, at the station."
     repeat: int = 1
     undecided: bool = True
+    greedy: bool = False
+    correction: str = "They meet at the market on Sunday ."
     judge_note: str = "as stored"
     versions: Sequence[str] = ("2.13.0",)
     """Of torch, by seed in turn."""
@@ -181,7 +184,11 @@ def _generations(stored: Stored, rm: str, seed: int, iterations: Sequence[int]) 
             }  # fmt: skip
             if iteration == ITERATIONS[-1]:
                 row |= _tokens(words)
+                row |= {"correction": stored.correction} if k == 0 and rm else {}
             rows.append(row)
+            if iteration == ITERATIONS[-1] and stored.greedy:
+                plain = ("example_id", "iteration", "prompt", "tokens", "finished", "reward")
+                rows.append({**{name: row[name] for name in plain}, "decoding": "greedy", "response": GREEDY})
     return rows
 
 

@@ -52,7 +52,7 @@ def poisoned(root: Path) -> Path:
 
     stored = Stored(
         ("scalar", "copier"), (1,), len(PAYLOADS), words=words, prompt=lambda k: f"Anna: {PAYLOADS[k]}",
-        judge_note=everything,
+        judge_note=everything, correction=everything, greedy=True,
     )  # fmt: skip
     make(root, stored)
     for file in (root / "verdicts").rglob("verdicts.jsonl"):

@@ -221,6 +221,21 @@ def test_tokens_are_cut_where_they_are_stored(tab: Browser, path: Path) -> None:
     assert shown == [[*EMOJI, "end"]] * 4
 
 
+def test_a_correction_is_shown_as_a_diff_and_greedy_text_beside_it(tab: Browser, tmp_path: Path) -> None:
+    def words(rm: str, *_: int) -> tuple[str, ...]:
+        return ("They", " meet", " Ben") if rm == "scalar" else ("Same", " .")
+
+    tab.open(write(tmp_path, Stored(NAMES[:1], (1,), 2, words=words, greedy=True, correction="They greet Ben today")))
+    card = ".card:not(.wide)"
+    assert texts(tab, f"{card} .text del")[-1:] == ["meet"]
+    assert texts(tab, f"{card} .text ins") == ["greet", "today"]
+    both = tab.run(f"[...document.querySelector('{card} .text ins').parentNode.childNodes].map((n) => n.textContent)")
+    assert "".join(text for text in both if text.strip() not in ("greet", "today")) == "They meet Ben"
+    assert "Greedy response" in texts(tab, f"{card} summary")
+    tab.run("document.querySelectorAll('.picks button')[1].click()")
+    assert texts(tab, f"{card} .text ins") == []  # of the second prompt no correction was kept
+
+
 def test_cells_can_be_chosen_and_the_task_changed(tab: Browser, path: Path) -> None:
     tab.open(path)
     assert len(texts(tab, ".card")) == 5  # the baseline and the first seed of four reward models

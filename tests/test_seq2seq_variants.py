@@ -21,6 +21,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.rollout import rows_of
 from rlhf_bench.harness.seams import TrainingJob
+from rlhf_bench.harness.text import decode
 from rlhf_bench.reward_models import seq2seq
 from rlhf_bench.reward_models.alignment import edit_signs, kept_places
 from rlhf_bench.reward_models.corrector import NOTHING, Comparison, Layout, mapping_rows
@@ -106,6 +107,12 @@ def test_a_free_correction_is_that_of_slow_decoding(slow: Slow) -> None:
     for matches, w, r in zip(unpadded(found.matches, slow.rollout), slow.written, slow.responses, strict=True):
         assert matches == [t < len(w) and w[t] == token for t, token in enumerate(r)]
     assert not found.matches[~slow.rollout.mask].any()
+
+
+def test_corrections_are_the_greedy_texts_without_their_end(slow: Slow) -> None:
+    tokenizer = slow.tiny.tokenizer
+    wanted = [decode(tokenizer, [v for v in row if v != tokenizer.eos_token_id]) for row in slow.written]
+    assert slow.scorer().corrector.corrections(slow.rollout, EXTRA) == wanted
 
 
 def margin(logits: Tensor, token: int) -> float:
