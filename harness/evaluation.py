@@ -146,7 +146,8 @@ def _corrections(reward_model: NamedRewardModel, rollout: Rollout, wanted: int) 
     count = min(max(0, wanted), len(rollout.prompts))
     if not count:
         return [None] * len(rollout.prompts)
-    parts = torch.arange(count, device=rollout.mask.device).split(reward_model.batch)
+    ids, batch = torch.arange(count, device=rollout.mask.device), reward_model.batch
+    parts = [ids[start : start + batch] for start in range(0, count, batch)]
     found = [text for part in parts for text in reward_model.corrections(rows_of(rollout, part))]
     return [*found, *[None] * (len(rollout.prompts) - count)]
 
