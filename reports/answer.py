@@ -12,6 +12,8 @@ from rlhf_bench.reports.tables import HEADLINE, Report, Row, interval, pick
 
 QUESTION = "What does PPO make of the policy under each reward model?"
 
+VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
+
 Side = Literal["better", "worse", "undecided", "unknown"]
 
 
@@ -117,6 +119,13 @@ def sentence(report: Report, task: str) -> str:
     return f"On {task}, {text}{lead}{largest} {interval(known[0].estimate)} ({_size(known)})."
 
 
+def of_claims(rows: Sequence[Row]) -> str:
+    """How many of an experiment's claims its intervals support, "" for none."""
+    counts = {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"Of {len(rows)} claims about it: {said}." if rows else ""
+
+
 def _of_one(outcome: Outcome) -> str:
     word = {"better": "better than", "worse": "worse than"}.get(outcome.side, "not clearly better or worse than")
     return f"PPO against {outcome.arm['label']} leaves the policy {word} the SFT baseline"
@@ -126,6 +135,10 @@ def _of_several(results: Sequence[Outcome]) -> str:
     counts = {name: [o.arm["label"] for o in results if o.side == name] for name in ("better", "worse")}
     rest = len(results) - sum(map(len, counts.values()))
     better, worse = (_some(found, len(results)) for found in counts.values())
+    if rest == len(results):
+        return (
+            f"PPO leaves the policy not clearly better or worse than the SFT baseline under any of {rest} reward models"
+        )
     ruled = f"PPO leaves the policy better than the SFT baseline under {better}, worse under {worse}"
     return f"{ruled}, and {rest} {'is' if rest == 1 else 'are'} undecided" if rest else ruled
 

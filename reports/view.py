@@ -26,7 +26,10 @@ def view(report: Report) -> Json:
     return {
         "experiment": str(report.get("experiment", "")),
         "question": answer.question(report),
-        "answers": [answer.sentence(report, task) for task in names],
+        "answers": [
+            *filter(None, [answer.of_claims(report.get("claims", ()))]),
+            *(answer.sentence(report, task) for task in names),
+        ],
         "data": report["data"],
         "warnings": report["warnings"],
         "claims": claims(report),
@@ -152,10 +155,7 @@ def claims(report: Report) -> Json | None:
     rows = report.get("claims", ())
     if not rows:
         return None
-    counts = {
-        name: sum(row["verdict"] == name for row in rows)
-        for name in ("supported", "contradicted", "inconclusive", "not run")
-    }
+    counts = {name: sum(row["verdict"] == name for row in rows) for name in answer.VERDICTS}
     texts = {row["id"]: row["text"] for row in rows}
     table = shown(claims_table(rows))
     return {"counts": {name: count for name, count in counts.items() if count}, "table": table, "texts": texts}
