@@ -1,7 +1,8 @@
 """Experiments as data (experiments.toml): which cells a question needs, and what is compared among them.
 
 An experiment is a list of runs; every run is what one `bench run` would do, so cells are shared with everything else in
-the same results folder.  Runs of kind `credit` stop before PPO, and `overhead` trains nothing.
+the same results folder.  Runs of kind `credit` stop before PPO, `overhead` trains nothing, and `agreement` ranks the
+reward models of two other runs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rlhf_bench.harness.settings import GROUPS
 from rlhf_bench.harness.stage import Stage
 
 Assignments = Mapping[str, Mapping[str, str]]
-RunKind = Literal["train", "credit", "overhead"]
+RunKind = Literal["train", "credit", "overhead", "agreement"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ExperimentRun:
     """One `bench run` of an experiment.
 
     `needs` names a setting that the caller must give (a data set's path); `seeds` are the run's own where they are not
-    the experiment's.
+    the experiment's.  Kind `agreement`: `of` names the runs of PPO and of best-of-n, `n` what is taken of the latter.
     """
 
     name: str = "main"
@@ -44,6 +45,9 @@ class ExperimentRun:
     kind: RunKind = "train"
     needs: str = ""
     seeds: str = ""
+    optimizers: tuple[str, ...] = ("ppo",)
+    of: tuple[str, str] | tuple[()] = ()
+    n: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ def make(
     for run in experiment.runs:
         seeds = asked or parse_seeds(run.seeds or experiment.seeds)
         group, _, key = run.needs.partition(".")
+        if run.kind == "agreement":
+            continue  # made of the other runs' cells
         if run.needs and not given.get(group, {}).get(key):
             left_out[run.name] = run.needs
         elif run.kind == "overhead":
@@ -154,7 +160,9 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
     for group, keys in given.items():
         if group in GROUPS or fnmatch.filter(names, group):
             sets.setdefault(group, {}).update(keys)
-    return Request(run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts)
+    return Request(
+        run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts, optimizers=run.optimizers
+    )
 
 
 def _plugins(run: ExperimentRun) -> set[str]:

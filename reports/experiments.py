@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import claims, contrasts, experiments, plugins, store
+from rlhf_bench.harness import agreement, claims, contrasts, experiments, plugins, store
 from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.credit import credit_estimates
 from rlhf_bench.harness.errors import BenchError
@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 
 FILE = "experiment.json"
-MODULES = ("contrasts", "sheets", "claims", "credit", "overhead", "experiments")
+MODULES = ("contrasts", "sheets", "claims", "credit", "overhead", "experiments", "agreement", "best_of_n", "pools")
 
 
 def folder_of(record: Mapping[str, Any], root: Path) -> Path:
@@ -49,6 +49,7 @@ def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator
         return stored
     report = build.build(everything, missing, estimator, record["command"]) if everything else None
     analysed = {run: _analysed(run, *own, estimator) for run, own in analyses.items()}
+    analysed |= _agreements(record["name"], cells, estimator)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -148,6 +149,17 @@ def _analysed(run: str, kind: str, tables: Tables, estimator: Estimator) -> dict
         ]
     measured = [row for by_seed in tables.values() for row in by_seed[min(by_seed)]] if kind == "overhead" else []
     return {"kind": kind, "rows": rows, "measured": measured}
+
+
+def _agreements(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> dict[str, Any]:
+    """Rank agreement, by run of that kind; none where too little of what it ranks is finished."""
+    found = {}
+    for run in experiments.find(name).runs:
+        if run.kind == "agreement":
+            trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
+            ranked = agreement.standings(trained, previewed, run.n)
+            found |= {run.name: agreement.agreement(ranked, estimator)} if ranked else {}
+    return found
 
 
 def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -71,13 +72,25 @@ def _says(row: Mapping[str, Any]) -> str:
 
 
 def analysis_tables(built: Built) -> Iterator[Table]:
-    """Credit and overhead, one table a run."""
+    """Credit, overhead and agreement, one table a run; for agreement what was ranked, too."""
     for run, analysis in built["analyses"].items():
         rows = [
             (row["reward_model"] or "all", row["statistic"], str(len(row["seeds"])), interval(row), row["note"])
             for row in analysis["rows"]
         ]
         yield Table(f"{analysis['kind']}: {run}", ("reward model", "statistic", "seeds", "interval", "note"), rows)
+        if analysis["kind"] == "agreement":
+            yield standings_table(analysis["measured"])
+
+
+def standings_table(measured: Sequence[Mapping[str, Any]]) -> Table:
+    """What was ranked: every reward model under every measure, those first that PPO gained most with."""
+    names = [name for name in measured[0] if name != "reward_model"]
+    last = names[-1]
+    order = sorted(measured, key=lambda row: math.inf if row[last] is None else -row[last])
+    rows = [(row["reward_model"], *(number(row[name]) for name in names)) for row in order]
+    note = "Pair accuracy on held-out pairs, and gains in gold over the SFT policy; means over seeds."
+    return Table("What was ranked", ("reward model", *names), rows, note)
 
 
 def experiment_tables(built: Built) -> list[Table]:

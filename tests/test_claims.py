@@ -158,7 +158,7 @@ def test_every_claim_is_decided_by_its_experiment(claim: claims.Claim) -> None:
     assert {claim.arm, claim.versus} - {""} <= set(run.rms)
     assert (claim.comparison != "") == (claim.versus != "")
     if run.kind == "train":
-        assert claim.judge in (run.judges or DEFAULT_JUDGES)
+        assert claim.judge in (*(run.judges or DEFAULT_JUDGES), "proxy")  # which is no judge: every run has its curves
     tasks = [f"{run.task} on {name}" if name != run.task else name for name in run.prompts] or [run.task]
     assert claim.task in tasks if len(tasks) > 1 else claim.task in ("", *tasks)
 
@@ -175,6 +175,8 @@ def test_every_experiment_names_what_there_is(experiment: experiments.Experiment
         for name in run.judges:
             plugins.find("judge", name)
         arms |= set(run.rms)
+        assert set(run.of) <= {other.name for other in experiment.runs if other.kind == "train"}
+        assert (run.kind == "agreement") == bool(run.of) == bool(run.n)
     assert set(experiment.shows) <= set(TABLES)
     assert {c for contrast in experiment.contrasts for c in (contrast.a, contrast.b)} <= arms
 
