@@ -204,14 +204,15 @@ def _claims(
     found = []
     for claim in claims.of_experiment(name):
         if claim.run in analyses:
-            found.append(_from_analysis(claim, analyses[claim.run], estimator))
+            found.append(of_analysis(claim, analyses[claim.run], estimator))
         else:
             arms = arms_of(cells.get(claim.run, []))
             found.append(claims.judge_claim(claim, arms, estimates, estimator))
     return found
 
 
-def _from_analysis(claim: claims.Claim, analysis: Mapping[str, Any], estimator: Estimator) -> claims.Result:
+def of_analysis(claim: claims.Claim, analysis: Mapping[str, Any], estimator: Estimator) -> claims.Result:
+    """The verdict on a claim about a run that is no training."""
     for row in analysis["rows"]:
         if (row.get("reward_model"), row.get("statistic")) == (claim.arm, claim.statistic):
             interval = Interval(*(row[key] for key in ("value", "low", "high", "method", "note")))
