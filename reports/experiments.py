@@ -153,7 +153,7 @@ def _analysed(run: str, kind: str, tables: Tables, estimator: Estimator) -> dict
 
 def _agreements(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> dict[str, Any]:
     """Rank agreement, by run of that kind; none where too little of what it ranks is finished."""
-    found = {}
+    found: dict[str, Any] = {}
     for run in experiments.find(name).runs:
         if run.kind == "agreement":
             trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
