@@ -109,6 +109,22 @@ def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: f
 
 
 @bench.command()
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["every-eval-ever", "model-index"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for one JSON file an arm.")
+@click.option("--organization", default="", help="Who evaluated; Every Eval Ever asks for it.")
+def export(report: Path, form: str, out: Path, organization: str) -> None:
+    """A written REPORT (folder or report.json) in a form that others read.
+
+    every-eval-ever: the final numbers that have a range and a better side.  model-index: the evaluation results of a
+    Hugging Face model card.
+    """
+    from rlhf_bench.harness import export_command
+
+    sys.exit(export_command.run(report, form, out, organization))
+
+
+@bench.command()
 @click.argument("runs", required=False, type=click.Path(path_type=Path))
 @click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
 @click.option("--model", help="Short for --set NAME.model=...: what winrate-llm asks, or what winrate-rm scores with.")

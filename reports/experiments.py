@@ -95,6 +95,7 @@ def page_report(built: Mapping[str, Any]) -> dict[str, Any]:
     report = built["report"]
     return {
         **report,
+        "manifest": {**report["manifest"], "command": ledger.without_folder(report["manifest"]["command"])},
         "experiment": built["name"],
         "question": built["question"],
         "claims": built["claims"],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from jsonschema import Draft7Validator
+from small import bench
 from stored import NAMES, Stored, make, report_of
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.reports import exports
+from rlhf_bench.reports import build, exports
 
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
 
@@ -94,3 +96,30 @@ def test_the_hub_library_reads_the_model_index(report: dict[str, Any]) -> None:
     known = {f"{e['statistic']} ({e['judge']})": e["value"] for e in stored}
     assert found
     assert found.items() <= known.items()
+
+
+@pytest.mark.parametrize("form", ["every-eval-ever", "model-index"])
+def test_the_command_writes_a_file_an_arm(report: dict[str, Any], tmp_path: Path, form: str) -> None:
+    build.write(report, tmp_path / "report")
+    wanted = ("export", str(tmp_path / "report"), "--format", form, "--out", str(tmp_path / "out"))
+    ended = bench(*wanted, "--organization", "a group")
+    assert ended.returncode == 0, ended.stderr
+    files = sorted((tmp_path / "out").iterdir())
+    assert [str(path) for path in files] == sorted(ended.stdout.split())
+    found = [json.loads(path.read_text()) for path in files]
+    assert len(found) == len(report["arms"])
+    if form == "every-eval-ever":
+        for record in found:
+            Draft7Validator(RECORD).validate(record)
+        return
+    for one in found:
+        assert model_index_to_eval_results(one["model-index"])[1]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"schema": "rlhf-bench/report", "schema_version": 99}', None])
+def test_what_is_no_report_is_one_line(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "report.json").write_text(text)
+    ended = bench("export", str(tmp_path), "--format", "model-index", "--out", str(tmp_path / "out"))
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+    assert not (tmp_path / "out").exists()

@@ -150,3 +150,12 @@ def test_an_old_report_is_replaced_by_one_that_says_what_went_missing(runs: Path
     assert bench("report", str(runs), "--out", str(tmp_path / "out")).returncode == 3
     arms = store.read_json(tmp_path / "out" / "report.json")["arms"]
     assert [arm["reward_model"] for arm in arms] == ["copier"]
+
+
+def test_a_report_in_the_terminal_is_plain_when_piped(runs: Path) -> None:
+    ended = bench("report", str(runs), "--terminal", FORCE_COLOR="", NO_COLOR="1")
+    assert ended.returncode == 0, ended.stderr
+    assert "\x1b" not in ended.stdout
+    assert "reward model\tseeds" in ended.stdout
+    assert "Along training" in ended.stdout
+    assert bench("report", str(runs)).returncode == 2  # neither a folder nor the terminal
