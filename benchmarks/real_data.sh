@@ -11,3 +11,8 @@ bench run --task saferlhf --data "$(ls "$data"/pku_saferlhf/*.json.gz)" --set da
     --set saferlhf.response_tokens=64 --judge refusal "${small[@]}"
 bench run --task tldr --data "$data/tldr/oai1b.csv_judged.csv" --set data.max_prompt_tokens=640 --set tldr.response_tokens=64 \
     --prompts tldr --prompts xsum --set xsum.data="$data/xsum_hf_sample/sample.jsonl" --set xsum.prompts_only=true "${small[@]}"
+# White-box rewards need no training: relevance to people's summaries, by PPO and as a best-of-n preview.
+bench run --task dialogsum --data "$data/dialogsum" --rm whitebox --rm whitebox-li-qr-rp --optimizer best-of-n --optimizer ppo \
+    --n 1,2,4,8 --set policy.vocabulary=2000 --set sft.steps=150 --set sft.lr=4e-3 --set ppo.iterations=6 --set ppo.rollouts=32 \
+    --set data.max_prompt_tokens=192 --set eval.prompts=64 --seeds "$seed-$seed" --limit 400 --jobs 1 --out "$out" \
+    --judge winrate --judge utility --judge length --judge empty --set winrate.scorer=rouge-l --set utility.scorer=rouge-l
