@@ -21,7 +21,8 @@ NEEDED: Mapping[str, type] = {
 }  # fmt: skip
 """What a record of a cell must hold."""
 ORIGIN = ("kind", "description", "sha256", "license")
-ROLES = ("sft", "prompts", "pairs", "baseline", "scale", "ppo", "generations")
+ROLES = ("sft", "prompts", "pairs", "baseline", "scale", "generations")
+"""What every cell has; the rest depends on its optimiser."""
 STAGE = ("kind", "label", "key", "seconds", "cpu_seconds", "device", "versions", "machine", "figures")
 """What a report reads of every stage.json."""
 ROWS = {
@@ -106,7 +107,8 @@ def _broken(cell: CellFiles) -> Iterator[str]:
     for role in cell.record["stages"]:
         yield from _file(cell.folder(role) / store.MARKER, STAGE)
     for role, (name, columns) in ROWS.items():
-        yield from _rows(cell.folder(role) / name, columns)
+        if role in cell.record["stages"]:
+            yield from _rows(cell.folder(role) / name, columns)
     yield from _file(cell.folder("scale") / "scale.json", ("scale", "pair_accuracy", "sft_samples", "rejected"))
 
 
