@@ -8,9 +8,11 @@ completes) gives its reward to the token that holds the next character, at the e
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout, Span
@@ -109,9 +111,13 @@ def same_tokenizer(a: Any, b: Any) -> bool:
     return all(getattr(a, n) == getattr(b, n) for n in ends) and _pipeline(a) == _pipeline(b)
 
 
+_pipelines: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+"""Of tokenizers that were asked before: a large vocabulary takes a second to write out, and every batch asks."""
+
+
 def _pipeline(tokenizer: Any) -> dict[str, Any]:
     """What turns text into ids; padding and truncation are set by whoever used it last."""
-    import json
-
-    made: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {name: value for name, value in made.items() if name not in ("padding", "truncation")}
+    if tokenizer not in _pipelines:
+        made: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        _pipelines[tokenizer] = {name: made[name] for name in made.keys() - {"padding", "truncation"}}
+    return _pipelines[tokenizer]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from rlhf_bench.harness import plan_stages
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan_shared import H, safe_label
 from rlhf_bench.harness.plan_stages import Ground
 from rlhf_bench.harness.stage import Stage
@@ -23,6 +24,9 @@ CODE = {
 
 def direct(ground: Ground, method: str) -> dict[str, Stage]:
     """Training on the pairs, what its policy writes, and the proxy reward of the baseline."""
+    if ground.tasks.optimised is not ground.tasks.home:
+        seen = f"--optimizer {method} learns from the pairs of {ground.tasks.home.name!r}, not from prompts."
+        raise BenchError(seen, "Leave --train-prompts out.")
     settings, seed = ground.settings, ground.stages["sft"].params["seed"]
     chosen = settings.group(method.replace("-", "_"))
     trained = Stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ def pairs(context: Context) -> Mapping[str, Any]:
     p = context.params
     task = load_task(p)
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
+    context_tokens = policies.context_of(context.inputs["sft"])
+    room = context_tokens - task.max_response_tokens if context_tokens else math.inf
+    longest = min(p["data"]["max_prompt_tokens"] or math.inf, room)
     held_out = {example.prompt for example in task.examples("test")}
     figures: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
@@ -33,7 +37,7 @@ def pairs(context: Context) -> Mapping[str, Any]:
         leaked = sum(pair.prompt in held_out for pair in found) if split == "train" else 0
         if leaked:
             raise BenchError(f"{leaked} training pairs of {p['task']['name']!r} are about held-out test prompts.")
-        fitting = _fit(tokenizer, found, p["data"]["max_prompt_tokens"], task.max_response_tokens)
+        fitting = _fit(tokenizer, found, longest, task.max_response_tokens)
         complete = _sample_rejected(context, fitting, split, task.max_response_tokens)
         kept = [pair for pair in complete if pair.chosen.strip() != (pair.rejected or "").strip()]
         if split == "train":
@@ -87,15 +91,15 @@ def _check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
         )
 
 
-def _fit(tokenizer: Any, found: Sequence[Pair], longest: int, max_response: int) -> list[Pair]:
-    """Pairs whose prompt and responses have no more tokens than the run allows."""
+def _fit(tokenizer: Any, found: Sequence[Pair], longest: float, max_response: int) -> list[Pair]:
+    """Pairs whose prompt and responses have no more tokens than the run and the policy's context allow."""
     prompts = encode_prompts(tokenizer, [pair.prompt for pair in found])
     chosen = encode(tokenizer, [pair.chosen for pair in found])
     rejected = encode(tokenizer, [pair.rejected or "" for pair in found])
     return [
         pair
         for pair, p, c, r in zip(found, prompts, chosen, rejected, strict=True)
-        if (not longest or len(p) <= longest) and max(len(c), len(r)) < max_response
+        if len(p) <= longest and max(len(c), len(r)) < max_response
     ]
 
 

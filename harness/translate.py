@@ -19,11 +19,17 @@ def translated(model: RewardModel, tokenizer: Any, rollout: Rollout) -> Tensor:
 
     Texts are read anew unless both tokenizers are the same; a response that was cut off gets no end-of-sequence.
     """
-    if same_tokenizer(tokenizer, rollout.tokenizer):
+    if reads_text(model) or same_tokenizer(tokenizer, rollout.tokenizer):
         return model.rewards(rollout)
     read = in_tokens_of(tokenizer, rollout)
     rewards, lengths = model.rewards(read).tolist(), read.mask.sum(1).tolist()
     return align_rows([row[:n] for row, n in zip(rewards, lengths, strict=True)], _spans(tokenizer, read), rollout)
+
+
+def reads_text(model: RewardModel) -> bool:
+    """Whether a reward model says (`reads_text`) that it reads a rollout's texts, and puts its rewards on the rollout's
+    tokens itself."""
+    return bool(getattr(model, "reads_text", False))
 
 
 def in_tokens_of(tokenizer: Any, rollout: Rollout) -> Rollout:

@@ -68,8 +68,8 @@ def check_config(source: str, config: Mapping[str, Any], levels: Sequence[str] =
     """Raises BenchError unless the configuration is of a classifier of `levels` with one label."""
     try:
         made = [str(name) for name in config.get("architectures") or []]
-        labels = len(config.get("id2label") or "ab")  # two are what transformers assumes
-    except TypeError as error:
+        labels = len(config.get("id2label") or ()) or int(config.get("num_labels", 2))  # transformers assumes two
+    except (TypeError, ValueError) as error:
         raise BenchError(f"{source}: config.json cannot be read: {one_line(error)}.") from None
     if made and not any(LEVELS[level] in name for level in levels for name in made):
         raise BenchError(f"{source} is a {made[0]}, no reward model.", "Give a sequence classifier with one label.")

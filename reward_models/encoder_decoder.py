@@ -134,6 +134,8 @@ def _check_context(model: Any, read: Sequence[int], written: Sequence[int], what
 class EncoderDecoderScorer:
     """Rewards from an encoder-decoder that corrects, read as `settings` say."""
 
+    reads_text = True
+
     def __init__(self, model: Any, tokenizer: Any, settings: EncoderDecoder) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +107,16 @@ class HubReward:
 
 def config_file(source: str) -> Path:
     """A model's config.json; of a hub id it lies in the cache, in a folder named by the commit."""
-    from rlhf_bench.harness.hub import split_revision, why_not
-
     path = Path(source).expanduser()
-    if path.is_dir():
-        return path / "config.json"
+    return path / "config.json" if path.is_dir() else _downloaded(source)
+
+
+@lru_cache
+def _downloaded(source: str) -> Path:
+    """Asked once: all cells of a run get one commit."""
     from huggingface_hub import hf_hub_download
+
+    from rlhf_bench.harness.hub import split_revision, why_not
 
     name, revision = split_revision(source)
     try:

@@ -58,9 +58,11 @@ class Saved:
             if getattr(made, "recipe", None) != first.recipe:
                 raise BenchError(f"{self.source} was trained as {name!r}, which {self.arm!r} cannot read.",
                                  "Choose an arm of the same recipe, or none.")  # fmt: skip
-        if not isinstance(made, TrainableRewardModel):
+        # no isinstance: it would ask for the training settings, and so for a base model that need not be here
+        if not callable(getattr(made, "load", None)):
             raise BenchError(f"{self.source} names {name!r}, which cannot load it.", "Give a reward stage's folder.")
-        return made
+        trained: TrainableRewardModel = made
+        return trained
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] on the policy's tokens, whatever the reward model's are."""
@@ -72,10 +74,12 @@ class Saved:
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
         """What the reward model itself says of the responses, in its own tokens."""
         from rlhf_bench.harness.scoring import Diagnosing
-        from rlhf_bench.harness.translate import in_tokens_of
+        from rlhf_bench.harness.translate import in_tokens_of, reads_text
 
         model, tokenizer = self._loaded(str(rollout.mask.device))
-        return dict(model.diagnostics(in_tokens_of(tokenizer, rollout))) if isinstance(model, Diagnosing) else {}
+        if not isinstance(model, Diagnosing):
+            return {}
+        return dict(model.diagnostics(rollout if reads_text(model) else in_tokens_of(tokenizer, rollout)))
 
     def _loaded(self, device: str) -> tuple[RewardModel, Any]:
         found: tuple[RewardModel, Any] | None = self.__dict__.get("loaded")

@@ -151,7 +151,7 @@ def preferences(
     *, data: str = "", split: str = "train", test_split: str = "", response_tokens: int = RESPONSE_TOKENS
 ) -> Preferences:
     """Any preference data.  See `Preferences`."""
-    if not data:
+    if data in ("", "hub"):
         fix = f"Add --data FILE_OR_HUB_ID (a {', '.join(SUFFIXES)} file with chosen, rejected and a prompt)."
         raise BenchError("The task 'preferences' has no data of its own.", fix)
     check_data(data)

@@ -110,6 +110,12 @@ def test_arms_of_a_seed_share_one_training() -> None:
     assert len({cell.key for cell in cells}) == len(cells) == 4
 
 
+def test_it_learns_from_pairs_and_not_from_other_prompts() -> None:
+    request = Request("dialogsum", ("scalar",), (0,), "tiny", (), {}, train_prompts="xsum", optimizers=("dpo",))
+    with pytest.raises(BenchError, match="Leave --train-prompts out"):
+        make_plan(request)
+
+
 def test_its_settings_are_checked() -> None:
     for assignments, said in (({"dpo": {"beta": "0"}}, "dpo.beta is 0"), ({"dpo": {"betta": "1"}}, "betta")):
         request = Request("dialogsum", ("scalar",), (0,), "tiny", (), assignments, optimizers=("dpo",))

@@ -172,6 +172,7 @@ def test_data_that_cannot_be_used(tmp_path: Path) -> None:
 
     few = write(tmp_path / "few.jsonl", rows(2))
     refused("has no data of its own", data="")
+    refused("has no data of its own", data="hub")
     refused("no such file", data=str(tmp_path / "no.jsonl"))
     refused("leaves no row for", data=str(few))
     refused("A file has no splits", data=str(few), split="dev")

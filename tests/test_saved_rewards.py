@@ -118,3 +118,22 @@ def test_what_is_no_trained_reward_model(folders: dict[str, Path], tmp_path: Pat
     refused(copy, "which cannot load it")
     (copy / RECORD).unlink()
     refused(copy, "--rm hf:FOLDER")
+
+
+def test_an_encoder_decoder_needs_no_base_model_any_more_and_reads_the_text(tokenizer: Any, tmp_path: Path) -> None:
+    import transformers as t
+
+    spm = make("unigram")
+    torch.manual_seed(0)
+    config: Any = t.T5Config(
+        vocab_size=len(spm), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=spm.pad_token_id,
+        eos_token_id=spm.eos_token_id, decoder_start_token_id=spm.pad_token_id,
+    )  # fmt: skip
+    t.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    spm.save_pretrained(tmp_path)
+    write_record(tmp_path, "t5-seq2seq", {"model": str(tmp_path / "base, long gone")})
+    rollout = text_rollout(tokenizer, PROMPTS, RESPONSES, "cpu")
+    found = Saved(str(tmp_path))
+    arm: Any = plugins.build("reward-model", "t5-seq2seq", {"model": "gone"})
+    assert torch.equal(found.rewards(rollout), arm.load(tmp_path, "cpu").rewards(rollout))
+    assert set(found.diagnostics(rollout)) == {"agreement_until", "copied"}
