@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check format docs clean
+.PHONY: setup demo test test-slow check format bench clean
 
 setup: $(VENV)/.ready
 
@@ -26,6 +26,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make bench TRL=/path/to/python with trl==1.12.0, BEFORE=commit: minutes on two quiet cores; docs/performance.md
+bench: setup
+	$(BIN)/python benchmarks/performance.py $(if $(TRL),--trl $(TRL)) $(if $(BEFORE),--before $(BEFORE))
 
 format: setup
 	$(BIN)/ruff check --fix .

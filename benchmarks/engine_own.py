@@ -1,0 +1,106 @@
+"""One engine of the PPO comparison: the harness's own runner, one step for each line it reads.
+
+`benchmarks/performance.py` starts it, also with an earlier state of the sources, so it asks for little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+from peer_model import Sizes, prompts, save, take_turns
+
+from rlhf_bench.harness import execute, ppo
+from rlhf_bench.harness.actors import make_actors
+from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.policies import load_classifier, load_tokenizer
+from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.settings import PPOSettings
+from rlhf_bench.reward_models.scalar import ScalarScorer
+
+PHASES = {"sample": "sample", "map_batches": "reference and values", "update": "update"}
+OTHER = "rewards and rest"
+
+
+def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> ppo.PPORun:
+    """A run against a scalar reward model of the policy's size, everything of random weights."""
+    save(sizes, folder)
+    (folder / "policy" / "holding.json").write_text(json.dumps({"dtype": dtype}), encoding="utf-8")
+    more = {"critic": critic} if critic != "own" else {}
+    settings = PPOSettings(
+        iterations=10**6, rollouts=sizes.batch, minibatches=sizes.minibatches, lr=1e-6, critic_lr=1e-6, **more
+    )
+    tokenizer = load_tokenizer(folder / "reward")
+    texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, 8 * sizes.batch)]
+    shared = {"shared": True} if critic == "trunk" else {}
+    return ppo.PPORun(
+        actors=make_actors(folder / "policy", "cpu", settings.lr, settings.critic_lr, **shared),
+        reward_model=NamedRewardModel("scalar", ScalarScorer(load_classifier(folder / "reward", tokenizer, "cpu"))),
+        examples=[Example(str(i), text) for i, text in enumerate(texts)],
+        settings=settings,
+        scale=1.0,
+        max_new=sizes.response,
+        seed=0,
+        scratch=folder,
+        evaluate=lambda _: None,
+        progress=lambda *_: None,
+    )
+
+
+class Engine:
+    """Steps of a run, with their seconds by phase."""
+
+    def __init__(self, run: ppo.PPORun) -> None:
+        self.run, self.iteration = run, 0
+        self.seconds: dict[str, float] = {}
+        for function, phase in PHASES.items():
+            setattr(ppo, function, self._timed(phase, getattr(ppo, function)))
+
+    def _timed(self, phase: str, function: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            begun = time.perf_counter()
+            found = function(*given, **named)
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
+            return found
+
+        return timed
+
+    def step(self) -> dict[str, Any]:
+        self.seconds.clear()
+        begun, processor = time.perf_counter(), time.process_time()
+        experience = ppo.collect(self.run, self.iteration)
+        ppo.update(self.run, experience, self.iteration)
+        self.iteration += 1
+        wall, processor = time.perf_counter() - begun, time.process_time() - processor
+        phases = {**self.seconds, OTHER: wall - sum(self.seconds.values())}
+        tokens = int(experience.rollout.mask.sum())
+        return {"wall": wall, "cpu": processor, "tokens": tokens, "phases": phases}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in asdict(Sizes()).items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--critic", default="own")
+    parser.add_argument("--dtype", default="float32")
+    given = vars(parser.parse_args())
+    threads, critic, dtype = given.pop("threads"), given.pop("critic"), given.pop("dtype")
+    execute.set_threads(threads)
+    execute.quiet_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        take_turns(Engine(make_run(Sizes(**given), Path(folder), critic, dtype)).step)
+
+
+if __name__ == "__main__":
+    main()

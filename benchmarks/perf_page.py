@@ -1,0 +1,197 @@
+"""docs/performance.md from benchmarks/results.json.  Whether a target is met is read off the figures, never written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from peer_model import Sizes
+from perf_flop import step_flop
+
+Results = Mapping[str, Any]
+
+STEP = Sizes()
+INTRO = """# Performance
+
+Written by `make bench` (`benchmarks/performance.py`): every figure is of one run on one machine, engines took
+turns step by step, ratios are medians over pairs. Do not edit; run it again.
+"""
+PPO = """
+## PPO against TRL 1.12
+
+GPT-2 of {layers} layers x {width}, vocabulary {vocabulary}, prompts of {prompt} tokens, {batch} responses,
+{minibatches} optimiser steps, one epoch, a scalar reward model and a critic of the policy's size, random
+weights. Equal: 32 tokens each. Varying: prompts of 16 to 64 tokens, responses of at most 128 that end by chance
+(mean about 47). Strongest: TRL without its two garbage collections a step and with the fused activation that
+ours has. `own, bfloat16` computes layers in it; a critic on the policy's trunk is another algorithm
+(`ppo.critic=trunk`); the fastest has both.
+"""
+WHY = """
+Where the advantage comes from: rows are read without gaps (no mask, no padding inside), logits and the last
+layer's feed-forward part exist at response positions alone, the key-value cache has room from the start, rows
+that ended leave the batch, draws need one pass of exponentials, Adam is fused, nothing is collected or
+synchronised between steps, and the C library keeps freed memory. Each equals the plain way
+(tests/test_passes.py, test_rollout.py, test_ppo_memory.py).
+"""
+FLOOR = """
+## Share of the floor
+
+The floor is the time of a phase's necessary operations (counted in `benchmarks/perf_flop.py`: 2 per weight and
+token, attention up to the diagonal, backward twice forward) at the speed of this machine's float32 matrix
+products in the same shapes, measured in the same run: {one:.0f} and {two:.0f} GFLOP/s on one and two threads.
+"""
+BETWEEN = """
+What stands between: sampling multiplies {batch} rows at a time by weights that have to be read for every token,
+and its calls into torch are small; activation, norms, softmax and attention are memory's speed, not the
+multiplier's; an update in place of products has activations of several megabytes, which leave the cache between
+forward and backward. Tried: micro-batches of 2 to 32 rows (no difference above the noise); oneDNN for the products
+by themselves (a tenth faster on large ones, not on small), not built in. Not tried: compiling the model, because
+lengths change at every step.
+"""
+NOT_DONE = """
+## Not measured, not done
+
+No GPU was at hand: nothing here says how fast anything is on one (`benchmarks/gpu.sh` measures there). No vLLM
+engine, no CUDA graphs. Scores of a response that was scored before are computed again: a resumed run must
+repeat an undisturbed one to the bit.
+"""
+
+
+def page(results: Results) -> str:
+    parts = [INTRO, _machine(results), _ppo(results), _floor(results), _generation(results), _scoring(results)]
+    return "".join([*parts, _growth(results), _cells(results), NOT_DONE])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "\n".join("| " + " | ".join(_cell(x) for x in line) + " |" for line in lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def target(name: str, value: float | None, bound: float, at_most: bool = False) -> tuple[object, ...]:
+    if value is None:
+        return (name, "not run", f"{'at most' if at_most else 'at least'} {bound:.3g}", "not run")
+    met = value <= bound if at_most else value >= bound
+    return (name, value, f"{'at most' if at_most else 'at least'} {bound:.3g}", "reached" if met else "**not reached**")
+
+
+TARGETS = ("figure", "measured", "target", "")
+
+
+def _machine(results: Results) -> str:
+    m = results["machine"]
+    quick = " This was a quick run: one round, for trying the script." if results["quick"] else ""
+    return (
+        f"\n{m['processor']}, {m['cores']} cores, torch {m['torch']}, transformers {m['transformers']}, Python "
+        f"{m['python']}; load of the machine when it began: {m['load_before']:.1f} (0 is idle; above 1 its figures are "
+        f"disturbed). It took {results['minutes']:.0f} minutes.{quick}\n"
+    )
+
+
+def _ppo(results: Results) -> str:
+    races = results["ppo"]
+    rivals = [name for name in ("TRL", "TRL, strongest", "before") if name in races["equal, 1"]]
+    rows = [
+        (name, where, figures["samples_per_second"], *(figures.get(f"times {rival}") for rival in rivals))
+        for where, race in races.items()
+        for name, figures in race.items()
+    ]
+    text = PPO.format(**vars(STEP)) + table(
+        ("engine", "lengths, threads", "samples/s", *(f"x {r}" for r in rivals)), rows
+    )
+    goals = []
+    for threads in (1, 2):
+        for kind, bound in (("equal", 1.2), ("varying", 2.0)):
+            speed = races[f"{kind}, {threads}"]["own"].get("times TRL, strongest")
+            goals.append(target(f"own over TRL's strongest, {kind} lengths, {threads} threads", speed, bound))
+        fastest = races[f"equal, {threads}"]["own, fastest"].get("times TRL, strongest")
+        goals.append(target(f"fastest over TRL's strongest, equal lengths, {threads} threads", fastest, 2.0))
+    missing = "" if "TRL" in rivals else "\nTRL was not run: no `--trl PYTHON` was given.\n"
+    before = f"\n`before` is commit {results['before']}.\n" if results["before"] else ""
+    return text + table(TARGETS, goals) + missing + before + WHY
+
+
+def floor_shares(results: Results, threads: int) -> dict[str, tuple[float, float]]:
+    """Seconds and share of the floor of every phase, and of the whole step, at equal lengths."""
+    phases = results["ppo"][f"equal, {threads}"]["own"]["phases"]
+    speed, flop = results["gemm"][str(threads)], step_flop(STEP)
+    shares = {name: (phases[name], count / speed / phases[name]) for name, count in flop.items()}
+    whole = sum(phases.values())
+    return {**shares, "whole step": (whole, sum(flop.values()) / speed / whole)}
+
+
+def _floor(results: Results) -> str:
+    one, two = floor_shares(results, 1), floor_shares(results, 2)
+    rows = [(name, *one[name], *two[name]) for name in one]
+    gemm = results["gemm"]
+    text = FLOOR.format(one=gemm["1"] / 1e9, two=gemm["2"] / 1e9)
+    text += table(("phase", "s, 1 thread", "share", "s, 2 threads", "share"), rows)
+    goals = [target(f"share of the floor, {n} threads", s["whole step"][1], 0.75) for n, s in ((1, one), (2, two))]
+    return text + table(TARGETS, goals) + BETWEEN.format(**vars(STEP))
+
+
+def _generation(results: Results) -> str:
+    found = results["generation"]
+    rows = [(where, f["own"], f["generate"], f["ratio"]) for where, f in found.items()]
+    goals = [
+        target(f"over generate, {where} threads", f["ratio"], 1.5 if where.startswith("equal") else 2.5)
+        for where, f in found.items()
+    ]
+    head = ("lengths, threads", "own, tokens/s", "HF generate, tokens/s", "ratio")
+    return (
+        "\n## Generation\n\nUseful tokens: up to the end of each response.\n"
+        + table(head, rows)
+        + table(TARGETS, goals)
+    )
+
+
+def _scoring(results: Results) -> str:
+    found = results["scoring"]
+    head = ("batch", "scalar, s", "seq2seq-token, s", "generate, s", "x scalar", "x scalar in operations", "generate x")
+    keys = ("scalar", "seq2seq", "generate", "over scalar", "flop over scalar", "generate over seq2seq")
+    rows = [(batch, *(f[key] for key in keys)) for batch, f in found.items()]
+    goals = []
+    for batch, bound in (("1", 8.0), ("32", 1.8)):
+        f = found[batch]
+        name = f"seq2seq over scalar, by the ratio of operations, batch {batch}"
+        goals.append(target(name, f["over scalar"] / f["flop over scalar"], 1.15, at_most=True))
+        goals.append(target(f"generate over seq2seq, batch {batch}", f["generate over seq2seq"], bound))
+    intro = "\n## Scoring\n\nPrompts of 64 and responses of 64 tokens; `generate` writes as many with Hugging Face's.\n"
+    return intro + table(head, rows) + table(TARGETS, goals)
+
+
+def _growth(results: Results) -> str:
+    text = "\n## Growth\n\nOne PPO step of a GPT-2 of 2 x 128 (vocabulary 2000, prompt 32, response 32, batch 16), one "
+    text += "factor varied at a time. Exponents of a power law over the range shown; peak memory is the most that an "
+    text += "update held beyond weights and data.\n"
+    for factor, found in results["growth"].items():
+        rows = [(r[factor], r["parameters"] / 1e6, r["seconds"], r["peak_bytes"] / 2**20) for r in found["rows"]]
+        text += table((factor, "M parameters", "s a step", "peak MiB"), rows)
+        text += f"\nExponent in {factor}: time {found['seconds']:.2f}, peak memory {found['peak_bytes']:.2f}.\n"
+    return text
+
+
+def _cells(results: Results) -> str:
+    cell, jobs = results["default_cell"], results["jobs"]
+    stages = sorted(cell["stages"].items(), key=lambda item: -item[1])
+    rows = [(name, seconds, f"{100 * seconds / cell['whole']:.0f}%") for name, seconds in stages]
+    inside = sorted(cell["ppo"].items(), key=lambda item: -item[1])
+    rest = cell["whole"] - sum(cell["stages"].values())
+    text = (
+        f"\n## The default cell\n\n`bench run --task dialogsum --rm seq2seq-token --jobs 1`: {cell['whole']:.0f} s.\n"
+    )
+    text += table(
+        ("stage", "s", "share"), [*rows, ("start, planning, report", rest, f"{100 * rest / cell['whole']:.0f}%")]
+    )
+    text += table(("within PPO", "s"), inside)
+    text += "\nRewards under `PPO: rewards` include those that the scale stage and evaluations ask for.\n"
+    text += "\n## Side by side\n\nFour small cells of different seeds, one thread each.\n"
+    text += table(("jobs", "cells a minute"), jobs.items())
+    text += f"\nTwo jobs do {jobs['2'] / jobs['1']:.2f} times the work of one. `bench --help` takes "
+    return text + f"{results['help_seconds']:.2f} s.\n"

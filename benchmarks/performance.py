@@ -1,0 +1,214 @@
+"""All measurements of speed: writes benchmarks/results.json and docs/performance.md.
+
+    python benchmarks/performance.py [--trl PYTHON] [--before REV] [--quick]
+
+Ratios are of engines that take turns in one run, medians over pairs of steps.  `--trl` is the Python of an environment
+with trl==1.12.0 (without it that part says that it was not run); `--before` an earlier commit to race against.
+`--page` only writes the page anew from the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from peer_model import Sizes
+from perf_page import page
+from race import own, race, ratio, trl
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+EQUAL, VARYING = Sizes(), Sizes(response=128, mean=51)
+RESULTS = HERE / "results.json"
+
+
+def ppo_races(python: str | None, before: Path | None, rounds: int) -> dict[str, Any]:
+    """Every engine at equal and varying lengths on one and two threads."""
+    found = {}
+    for threads in (1, 2):
+        for kind, sizes in (("equal", EQUAL), ("varying", VARYING)):
+            flags = sizes.flags()
+            engines = {
+                "own": own(*flags),
+                "own, bfloat16": own(*flags, "--dtype=bfloat16"),
+                "own, critic on the trunk": own(*flags, "--critic=trunk"),
+                "own, fastest": own(*flags, "--critic=trunk", "--dtype=bfloat16"),
+            }
+            if python:
+                engines["TRL"] = trl(python, *flags)
+                engines["TRL, strongest"] = trl(python, *flags, "--strong")
+            if before:
+                engines["before"] = own(*flags)
+            print(f"racing: {kind} lengths, {threads} threads", flush=True)
+            rows = race(engines, threads, rounds, {"before": before} if before else {})
+            found[f"{kind}, {threads}"] = summary(rows, sizes)
+    return found
+
+
+def summary(rows: dict[str, list[dict[str, Any]]], sizes: Sizes) -> dict[str, Any]:
+    """Samples a second, seconds by phase, and the ratio of our speed to every other's."""
+    figures: dict[str, Any] = {}
+    for name, steps in rows.items():
+        figures[name] = {"samples_per_second": sizes.batch / median(step["wall"] for step in steps)}
+        if "phases" in steps[0]:
+            phases = steps[0]["phases"]
+            figures[name]["phases"] = {phase: median(step["phases"][phase] for step in steps) for phase in phases}
+            figures[name]["times_own"] = ratio(rows["own"], steps)
+        for rival in ("TRL", "TRL, strongest", "before"):
+            if rival in rows and rival != name:
+                figures[name][f"times {rival}"] = ratio(rows[rival], steps)
+    return figures
+
+
+def in_process(threads: int, code: str, timeout: int = 600) -> Any:
+    """The JSON that a statement prints last, in a fresh process with its own number of threads."""
+    set_up = f"import sys, json; sys.path.insert(0, {str(HERE)!r})\n"
+    set_up += f"from rlhf_bench.harness import execute; execute.set_threads({threads}); execute.quiet_libraries()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", set_up + code], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def generation(rounds: int) -> dict[str, Any]:
+    print("generation", flush=True)
+    found = {}
+    for threads in (1, 2):
+        for kind, sizes in (("equal", EQUAL), ("varying", VARYING)):
+            code = f"from perf_generate import *; print(json.dumps(compare({sizes!r}, {rounds})))"
+            found[f"{kind}, {threads}"] = in_process(threads, code)
+    return found
+
+
+def scoring(rounds: int) -> dict[str, Any]:
+    print("scoring", flush=True)
+    sizes = Sizes(response=64)
+    code = "from perf_scoring import *; print(json.dumps(compare({!r}, {}, {})))"
+    return {str(rows): in_process(1, code.format(sizes, rows, rounds)) for rows in (1, 32)}
+
+
+def growth(rounds: int) -> Any:
+    print("growth", flush=True)
+    return in_process(1, f"from perf_growth import *; print(json.dumps(grow({rounds})))")
+
+
+def floors() -> dict[str, float]:
+    return {
+        str(threads): in_process(
+            threads, f"from perf_flop import *; print(json.dumps(gemm_speed({EQUAL!r}, {threads})))"
+        )
+        for threads in (1, 2)
+    }
+
+
+def default_cell(quick: bool) -> Any:
+    print("the default cell", flush=True)
+    sets = ["--set=ppo.iterations=3", "--set=sft.steps=20", "--set=ppo.checkpoints=1"] if quick else []
+    code = "import sys; sys.argv[1:] = {!r}\nfrom default_cell import main; main()"
+    return in_process(1, code.format(sets), timeout=900)
+
+
+def jobs(quick: bool) -> dict[str, float]:
+    """Cells a minute of four equal cells by number of jobs, without what they share (none)."""
+    print("jobs", flush=True)
+    sizes = {"sft.steps": 100, "ppo.iterations": 8, "ppo.checkpoints": 1, "eval.prompts": 64, "ppo.scale_prompts": 32}
+    sets = [text for name, value in sizes.items() for text in ("--set", f"{name}={value}")]
+    seeds = 2 if quick else 4
+    found = {}
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as out:
+            command = ["run", "--task", "dialogsum", "--rm", "length-only", "--seeds", str(seeds), "--out", out]
+            begun = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "rlhf_bench.harness", *command, "--jobs", str(count), *sets],
+                capture_output=True,
+                check=True,
+            )
+            found[str(count)] = 60 * seeds / (time.perf_counter() - begun)
+    return found
+
+
+def start_up() -> float:
+    """Median seconds of `bench --help`."""
+    seconds = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rlhf_bench.harness", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - begun)
+    return median(seconds)
+
+
+@contextmanager
+def sources_of(revision: str) -> Iterator[Path | None]:
+    """An earlier state of this repository, unpacked."""
+    if not revision:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as name:
+        packed = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", name], input=packed, check=True)
+        yield Path(name)
+
+
+def machine() -> dict[str, Any]:
+    import torch
+    import transformers
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "processor": ", ".join(sorted(names)) or platform.processor(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl", help="the Python of an environment with trl==1.12.0")
+    parser.add_argument("--before", default="", help="a commit to race against")
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that everything runs")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    given = parser.parse_args()
+    if not given.page:
+        rounds = 1 if given.quick else 4
+        begun = time.perf_counter()
+        with sources_of(given.before) as before:
+            results = {
+                "machine": machine(),
+                "quick": given.quick,
+                "gemm": floors(),
+                "ppo": ppo_races(given.trl, before, rounds),
+                "before": given.before,
+                "generation": generation(2 * rounds),
+                "scoring": scoring(2 * rounds + 1),
+                "growth": growth(rounds),
+                "jobs": jobs(given.quick),
+                "default_cell": default_cell(given.quick),
+                "help_seconds": start_up(),
+            }
+        results["minutes"] = (time.perf_counter() - begun) / 60
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = page(json.loads(RESULTS.read_text(encoding="utf-8")))
+    (ROOT / "docs" / "performance.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

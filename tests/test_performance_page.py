@@ -1,0 +1,83 @@
+"""The page of performance says what the figures say: targets met or not, and what was not run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from peer_model import Sizes
+from perf_flop import needed_flop, step_flop
+from perf_page import floor_shares, page, target
+
+from rlhf_bench.harness.overhead import forward_flop
+
+PHASES = {"sample": 1.0, "reference and values": 1.0, "update": 2.0, "rewards and rest": 0.5}
+
+
+def results(trl: bool) -> dict[str, Any]:
+    own = {"samples_per_second": 10.0, "phases": PHASES}
+    race: dict[str, Any] = {"own": dict(own), "own, fastest": dict(own)}
+    if trl:
+        race["TRL, strongest"] = race["TRL"] = {"samples_per_second": 5.0}
+        race["own"]["times TRL, strongest"], race["own, fastest"]["times TRL, strongest"] = 1.5, 1.9
+    speeds = {"own": 2.0, "generate": 1.0, "ratio": 2.0}
+    scored = {"scalar": 1.0, "seq2seq": 2.0, "generate": 20.0}
+    scored |= {"over scalar": 2.0, "flop over scalar": 1.0, "generate over seq2seq": 10.0}
+    grown = {"rows": [{"batch": 8, "parameters": 1e6, "seconds": 1.0, "peak_bytes": 2.0**20}]}
+    grown |= {"seconds": 0.9, "peak_bytes": 0.5}  # type: ignore[dict-item]
+    places = [f"{kind}, {threads}" for kind in ("equal", "varying") for threads in (1, 2)]
+    return {
+        "machine": dict.fromkeys(("processor", "cores", "load_before", "torch", "transformers", "python"), 1.0),
+        "quick": False,
+        "gemm": {"1": 1e11, "2": 2e11},
+        "ppo": dict.fromkeys(places, race),
+        "before": "",
+        "generation": dict.fromkeys(places, speeds),
+        "scoring": {"1": scored, "32": scored},
+        "growth": {"batch": grown},
+        "jobs": {"1": 2.0, "2": 3.0},
+        "default_cell": {"whole": 100.0, "stages": {"ppo": 60.0, "sft": 30.0}, "ppo": {"PPO: update": 40.0}},
+        "help_seconds": 0.2,
+        "minutes": 10.0,
+    }
+
+
+def test_targets_are_read_off_the_figures() -> None:
+    text = page(results(trl=True))
+    assert "| own over TRL's strongest, equal lengths, 1 threads | 1.5 | at least 1.2 | reached |" in text
+    assert "| own over TRL's strongest, varying lengths, 2 threads | 1.5 | at least 2 | **not reached** |" in text
+    assert "| seq2seq over scalar, by the ratio of operations, batch 1 | 2 | at most 1.15 | **not reached** |" in text
+    assert "Two jobs do 1.50 times the work of one." in text
+
+
+def test_a_peer_that_was_not_there_is_said_to_be_missing() -> None:
+    text = page(results(trl=False))
+    assert "TRL was not run" in text
+    assert text.count("| not run | at least") == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "said"), [(2.0, False, "reached"), (1.9, False, "**not reached**"), (1.9, True, "reached")]
+)
+def test_a_bound_itself_is_enough(value: float, at_most: bool, said: str) -> None:
+    assert target("x", value, 2.0, at_most)[-1] == said
+
+
+def test_the_floor_is_operations_over_speed() -> None:
+    shares = floor_shares(results(trl=False), 1)
+    flop = step_flop(Sizes())
+    assert shares["update"] == pytest.approx((2.0, flop["update"] / 1e11 / 2.0))
+    assert shares["whole step"] == pytest.approx((4.5, sum(flop.values()) / 1e11 / 4.5))
+
+
+def test_reading_every_position_needs_the_whole_pass() -> None:
+    sizes = Sizes()
+    assert needed_flop(sizes, 96, 96, 96) == forward_flop(sizes.width, sizes.layers, 96, 96, sizes.vocabulary)
+    one_layer = Sizes(layers=1)
+    left = needed_flop(one_layer, 96, 0, 0)  # 12 width^2 weights, of which the feed-forward part has 8
+    attention = 2 * one_layer.width * 96 * 97
+    assert left - attention == 2 * 4 * one_layer.width**2 * 96
