@@ -79,6 +79,7 @@ def compute_as(model: Any, holding: Holding) -> Any:
         _wrap_trunk(trunk, holding)
     head = model.get_output_embeddings() if trunk is not model else None
     if holding.half:
+        model.computes_half = True  # sampling then casts weights once for all its steps
         _prefer_tensor_cores()
         if head is not None:
             _wrap_head(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.chat import ends_of
@@ -102,7 +103,7 @@ def _generate(
     cache = make_cache(model, width + max_new)
     seen = torch.cat([mask, mask.new_ones(rows, max_new)], 1)  # what each row may attend to, once it is there
     plain, padded = is_plain(cache) and _takes_masks(model), not bool(mask.all())
-    with torch.no_grad():
+    with torch.no_grad(), _casts_kept(model, device.type):
         for step in range(max_new):
             logits = _next_logits(model, ids, _visible(seen, width + step, step, plain, padded), positions, cache)
             logits = logits.float() / temperature
@@ -119,6 +120,15 @@ def _generate(
                 cache.batch_select_indices(keep)
                 ids, positions, seen, active, running = (x[keep] for x in (ids, positions, seen, active, running))
     return tokens[:, : step + 1], drawn[:, : step + 1]
+
+
+def _casts_kept(model: Any, device: str) -> AbstractContextManager[Any]:
+    """Where a model computes in bfloat16 from float32 weights, they are cast once for all steps: the outermost autocast
+    keeps its casts until it ends."""
+    import torch
+
+    half = getattr(model, "computes_half", False)
+    return torch.autocast(device, torch.bfloat16) if half else nullcontext()
 
 
 def _visible(seen: Tensor, columns: int, step: int, plain: bool, padded: bool) -> Tensor | None:
