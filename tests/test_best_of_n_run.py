@@ -44,7 +44,7 @@ def test_both_optimisers_stand_side_by_side(done: Path) -> None:
         "length-only (best-of-n)": "best-of-n",
     }
     judges = {(e["arm"], e["judge"]) for e in report["estimates"]}
-    assert len(judges) == 4 * 5  # the same judges, and what a run says of itself
+    assert len(judges) == 4 * 6  # the same judges, and what run and proxy say of themselves
     assert len(list((done / "pool").iterdir())) == 1  # one pool for all reward models
 
 
