@@ -15,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -95,8 +95,14 @@ def one_line(error: BaseException) -> str:
 
 def registered(kind: Kind) -> list[Plugin]:
     """All registered plugins of a kind, none imported, ordered by name; a name may be taken twice."""
+    return list(_registered(kind, tuple(sys.path)))
+
+
+@cache
+def _registered(kind: Kind, _path: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """Read once for each path that distributions are looked for on: a plan asks hundreds of times."""
     points = sorted(entry_points(group=GROUPS[kind]), key=lambda p: (p.name, p.value))
-    return list({(p.name, p.value): _from_entry_point(kind, p) for p in points}.values())
+    return tuple({(p.name, p.value): _from_entry_point(kind, p) for p in points}.values())
 
 
 def available(kind: Kind) -> dict[str, Plugin]:
@@ -163,7 +169,7 @@ def code_fingerprint(*modules: str) -> str:
         path = _source(name)
         digest.update(name.encode())
         if path is not None:
-            digest.update(_essence(path).encode())
+            digest.update(_essence(path, _stamp(path)))
     return digest.hexdigest()
 
 
@@ -178,17 +184,30 @@ def _siblings(module: str) -> list[str]:
         found.append(name)
         if path is None or not package:
             continue
-        for node in ast.walk(_parse(path)):
-            names: list[str] = []
-            if isinstance(node, ast.ImportFrom):
-                stem = f"{package}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
-                names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            todo += [
-                n for n in names if n.rpartition(".")[0] in packages and n not in found and n not in todo and _source(n)
-            ]
+        names = _imported(path, _stamp(path), package)
+        todo += [
+            n for n in names if n.rpartition(".")[0] in packages and n not in found and n not in todo and _source(n)
+        ]
     return sorted(found)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells that a file has changed since it was read: a plan of many stages reads each file once."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@cache
+def _imported(path: Path, _stamp: tuple[int, int], package: str) -> tuple[str, ...]:
+    """Modules that a file of `package` imports, and what may be modules among the names it imports from them."""
+    names: list[str] = []
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.ImportFrom):
+            stem = f"{package}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
+            names += [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return tuple(names)
 
 
 def _parse(path: Path) -> ast.AST:
@@ -208,11 +227,13 @@ def _source(module: str) -> Path | None:
     return Path(spec.origin)
 
 
-def _essence(path: Path) -> str:
+@cache
+def _essence(path: Path, _stamp: tuple[int, int]) -> bytes:
+    """The code of a file without comments, docstrings and layout."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return path.read_text(errors="replace")
+        return path.read_bytes()
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if (
@@ -223,4 +244,4 @@ def _essence(path: Path) -> str:
             and isinstance(body[0].value.value, str)
         ):
             del body[0]  # a docstring
-    return ast.dump(tree)
+    return ast.dump(tree).encode()
