@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import peak_memory, store
 from rlhf_bench.harness.plugins import code_fingerprint
 from rlhf_bench.harness.seams import Progress, no_progress
 
@@ -96,6 +96,7 @@ def run_stage(stage: Stage, root: store.Store, device: str, progress: Progress =
             return False
         function: StageFunction = getattr(importlib.import_module(module), name)
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
+        marked = peak_memory.start()
         wall, cpu = time.perf_counter(), time.process_time()
         figures = function(Context({**stage.params, **stage.payload}, inputs, *place, device, progress))
         record = {
@@ -107,6 +108,7 @@ def run_stage(stage: Stage, root: store.Store, device: str, progress: Progress =
             "device": device,
             "seconds": round(time.perf_counter() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
+            "peak_memory_mb": peak_memory.megabytes() if marked else None,
             "cost": stage.cost,
             "family": stage.family,
             "figures": dict(figures),

@@ -223,7 +223,7 @@ def manifest(cells: Sequence[CellFiles], command: str) -> dict[str, Any]:
             name = f"{record['kind']} {record['label']}-{record['key'][: store.KEY_LENGTH]}"
             stages[name] = {
                 k: record[k] for k in ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")
-            }
+            } | {k: record[k] for k in ("peak_memory_mb",) if record.get(k) is not None}
     return {
         "command": command,
         "git_commit": git_commit(),

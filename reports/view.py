@@ -185,6 +185,7 @@ def cost(manifest: Mapping[str, Any]) -> Json:
             "seconds": _sum(stages, "seconds"),
             "shown": duration(_sum(stages, "seconds")),
             "cpu": duration(_sum(stages, "cpu_seconds")),
+            "memory": memory(stages),
             "share": f"{_sum(stages, 'seconds') / total:.0%}",
             "bar": figures.interval_bar(None, 0.0, _sum(stages, "seconds") / total, figures.Axis(0.0, 1.0, ()), None),
         }
@@ -203,6 +204,12 @@ def cost(manifest: Mapping[str, Any]) -> Json:
 
 def _sum(stages: Iterable[Mapping[str, Any]], name: str) -> float:
     return float(sum(stage[name] or 0.0 for stage in stages))
+
+
+def memory(stages: Iterable[Mapping[str, Any]]) -> str:
+    """The largest peak of a stage's process, a dash where none was recorded."""
+    known = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb") is not None]
+    return f"{max(known):.0f} MB" if known else "–"
 
 
 def duration(seconds: float) -> str:

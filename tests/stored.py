@@ -156,7 +156,7 @@ def _stage(root: Path, stored: Stored, place: list[str], seed: int) -> None:
     store.write_json(
         folder / store.MARKER,
         {"kind": kind, "label": label, "key": key, "params": {"judge": {"name": label.partition("-")[0]}}, "inputs": {},
-         "device": "cpu", "seconds": 1.5, "cpu_seconds": 1.25, "figures": figures,
+         "device": "cpu", "seconds": 1.5, "cpu_seconds": 1.25, "peak_memory_mb": 512.5, "figures": figures,
          "versions": {**VERSIONS, "torch": torch}, "machine": "Linux x86_64"},
     )  # fmt: skip
 
