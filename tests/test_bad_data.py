@@ -42,6 +42,8 @@ class Faulty:
         found = [Pair(f"{split}-{i}", f"{about} {i}", f"good {i}", f"bad {i}") for i in range(3)]
         if self.fault == "all equal":
             return [Pair(p.id, p.prompt, p.chosen, f" {p.chosen} ") for p in found]
+        if self.fault == "one long":
+            return [*found, Pair("long", "word " * 300, "good", "bad")]
         if self.fault == "one equal":
             return [*found[:2], Pair("equal", f"{about} 9", "same", "same")]
         if self.fault == "one class":  # the worse response is always the empty one: still a preference
@@ -100,6 +102,11 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted(tiny_gpt2: Tiny, tmp_p
     figures = pairs(made)
     assert (figures["train_pairs"], figures["train_equal"]) == (2, 1)
     assert [row["id"] for row in store.read_rows(made.work / "pairs.train.jsonl")] == ["train-0", "train-1"]
+
+
+def test_pairs_without_room_in_the_context_are_dropped_and_counted(tiny_gpt2: Tiny, tmp_path: Path) -> None:
+    figures = pairs(context(tiny_gpt2, tmp_path, "one long"))
+    assert (figures["train_pairs"], figures["train_too_long"], figures["test_too_long"]) == (3, 1, 1)
 
 
 def test_what_is_whole_passes(tiny_gpt2: Tiny, tmp_path: Path) -> None:
