@@ -98,7 +98,11 @@ def show_memory(policy: str, settings: Any, response: int, device: str, console:
         from rlhf_bench.harness.memory_report import plan_rows
         from rlhf_bench.harness.policies import pick_device
 
-        rows = plan_rows(policy, settings, response, pick_device(device))
+        try:
+            rows = plan_rows(policy, settings, response, pick_device(device))
+        except BenchError as error:
+            console.print(f"Memory and time: unknown. {printable(str(error))}", markup=False, soft_wrap=True)
+            return 0
         terminal.show(console, Table("Memory and time of PPO", ("role", "what", "size"), rows))
     return 0
 

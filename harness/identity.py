@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision
+from rlhf_bench.harness.lora import require_peft
 from rlhf_bench.harness.policies import TINY, check_folder
 from rlhf_bench.harness.settings import Settings
 
@@ -23,6 +24,8 @@ def policy_identity(source: str, settings: Settings) -> dict[str, Any]:
 
     Raises BenchError for a folder that is no model and for a path that is not there.
     """
+    if settings.policy.lora:
+        require_peft()
     if source == TINY:
         return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
     handling = {k: v for k, v in settings.group("policy").items() if k not in SIZES}

@@ -7,6 +7,7 @@ critic with an adapter of its own and a value head, and the reference with none,
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,8 @@ NAME = "default"
 
 def require_peft() -> None:
     """Raises BenchError where the optional package is missing."""
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise BenchError("policy.lora needs the package peft.", "pip install 'rlhf-bench[lora]'") from None
+    if find_spec("peft") is None:
+        raise BenchError("policy.lora needs the package peft.", "pip install 'rlhf-bench[lora]'")
 
 
 def twin(model: Any) -> Any:

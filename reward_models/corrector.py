@@ -103,10 +103,13 @@ class Comparison(NamedTuple):
 
 
 def rows_of_rollout(rollout: Rollout, end: int) -> list[Row]:
-    """The unpadded rows of a rollout; `end` is the end-of-sequence id."""
+    """The unpadded rows of a rollout; `end` is the end-of-sequence id, beside others the policy's tokenizer keeps."""
+    from rlhf_bench.harness.chat import ends_of
+
+    ends = {end, *ends_of(rollout.tokenizer)}
     prompts = _unpadded(rollout.prompt_ids, rollout.prompt_mask)
     responses = _unpadded(rollout.response_ids, rollout.mask)
-    bodies = [row[:-1] if row and row[-1] == end else row for row in responses]
+    bodies = [row[:-1] if row and row[-1] in ends else row for row in responses]
     return [Row(*row) for row in zip(prompts, bodies, responses, strict=True)]
 
 
