@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.arguments import KINDS, complain, consoles, parse_assignments
+from rlhf_bench.harness.arguments import KINDS, complain, consoles, parse_assignments, printable
 from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
