@@ -125,7 +125,7 @@ def default_cell(quick: bool) -> Any:
 def jobs(quick: bool) -> dict[str, float]:
     """Cells a minute of four equal cells by number of jobs, without what they share (none)."""
     print("jobs", flush=True)
-    sizes = {"sft.steps": 100, "ppo.iterations": 8, "ppo.checkpoints": 1, "eval.prompts": 64, "ppo.scale_prompts": 32}
+    sizes = {"sft.steps": 60, "ppo.iterations": 4, "ppo.checkpoints": 1, "eval.prompts": 32, "ppo.scale_prompts": 32}
     sets = [text for name, value in sizes.items() for text in ("--set", f"{name}={value}")]
     seeds = 2 if quick else 4
     found = {}
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
     given = parser.parse_args()
     if not given.page:
-        rounds = 1 if given.quick else 4
+        rounds = 1 if given.quick else 3
         begun = time.perf_counter()
         with sources_of(given.before) as before:
             results = {

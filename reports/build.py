@@ -145,6 +145,8 @@ def warnings(arm: Arm, label: str) -> list[str]:
     found = []
     if len(arm.seeds) == 1:
         found.append(f"{label}: one training seed; intervals are conditional on this training run")
+    if arm.cells[0].record["differing"].get("ppo.critic") == "trunk":
+        found.append(f"{label}: the critic shares the policy's trunk: another algorithm than with a trunk of its own")
     for cell in arm.cells:
         if "ppo" in cell.record["stages"]:
             steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")

@@ -214,3 +214,13 @@ def test_an_empty_folder_is_one_line(whole: Path, tmp_path: Path, left: str) -> 
     assert code in (2, 3)
     assert len(shown.strip().splitlines()) == 1 or code == 3, shown
     assert not text or "unfinished" in text
+
+
+def test_a_critic_on_the_policys_trunk_is_said(tmp_path: Path) -> None:
+    """It is another algorithm: figures with and without must not be read as one."""
+    for path in make(tmp_path, Stored(prompts=4)):
+        record = store.read_json(path)
+        store.write_json(path, {**record, "differing": {"ppo.critic": "trunk"}})
+    report, _ = report_of(tmp_path)
+    said = [text for text in report["warnings"] if "policy's trunk" in text]
+    assert len(said) == len(report["arms"])
