@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,7 @@ from rlhf_bench.harness.intervals import Interval, alone, made, nothing, quiet
 from rlhf_bench.harness.statistics import interval, percentile
 
 ONE_RUN = "conditional on this training run"
-FLAT = 1e-10  # relative: two curves this close to proportional cannot be told apart
-Form = Literal["rl", "best-of-n"]
+RESAMPLES = 2000
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------
@@ -42,7 +40,7 @@ def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.r
     """Of proxy and gold [S, n] over n points: means at fixed checkpoints, or changes of the same prompts.
 
     Each seed: `comparisons.spearman` (bootstrap; exact permutation for few points).  Over seeds: Student's t on their
-    correlations.  A seed without a value is left out and counted.
+    correlations, which is nothing where all seeds agree.  A seed without a value is left out and counted.
     """
     first, second = _same(as_matrix(proxy), as_matrix(gold))
     by_seed = tuple(spearman(x, y, level, rng) for x, y in zip(first, second, strict=True))
@@ -68,6 +66,35 @@ def _student(values: Array, level: float) -> Interval:
 
 
 @quiet
+def of_means(
+    proxy: npt.ArrayLike,
+    gold: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Over seeds, as `agreement`, of the means over prompts of proxy and gold [S, C, P] at C fixed checkpoints.
+
+    Where all of several seeds have the same correlation (ranks of few points have few values; often it is 1) Student's
+    t has no spread to go by: then prompts and seeds are resampled together, and the checkpoints ranked again each time.
+    """
+    first, second = _same(cube_of(proxy), cube_of(gold))
+    if np.isnan(first).all(axis=2).any() or np.isnan(second).all(axis=2).any():
+        return nothing("a checkpoint has no decided prompt")
+    found = agreement(np.nanmean(first, axis=2), np.nanmean(second, axis=2), level, rng).over_seeds
+    if found.value is None or found.low is not None or len(first) == 1:
+        return found
+    units = units_of(first.shape[2], clusters)
+    drawn = drawn_weights(rng, RESAMPLES, int(units.max()) + 1)[:, units]
+    resampled = (_weighted_means(cube, drawn) for cube in (first, second))
+    correlations = _rank_correlations(*resampled)
+    seeds = seed_weights(rng, RESAMPLES, len(first))
+    draws = (correlations * seeds).sum(axis=1) / seeds.sum(axis=1)
+    note = "all seeds agree, so prompts and seeds were resampled"
+    return percentile(found.value, draws, level, note).clipped(-1.0, 1.0)
+
+
+@quiet
 def within_prompts(
     proxy: npt.ArrayLike,
     gold: npt.ArrayLike,
@@ -87,6 +114,13 @@ def within_prompts(
     note = f"{unranked} of {cells.size} prompts left out: nothing to rank" if unranked else ""
     found = interval("level", cells, level, rng, clusters).clipped(-1.0, 1.0)
     return replace(found, method=f"mean spearman within prompts, {found.method}").noted(note)
+
+
+def _weighted_means(cube: Array, weights: Array) -> Array:
+    """[R, S, C] means over decided prompts of [S, C, P] under weights [R, P]."""
+    decided = ~np.isnan(cube)
+    sums = np.where(decided, cube, 0.0) @ weights.T / (decided @ weights.T)
+    return np.moveaxis(sums, -1, 0)
 
 
 def _rank_correlations(x: Array, y: Array) -> Array:
@@ -115,7 +149,7 @@ def drop_from(
     clusters: Clusters | None = None,
 ) -> Interval:
     """gold at checkpoint `fixed` (an index chosen beforehand) minus gold at the last one, from gold [S, C, P]."""
-    cube = _cube(gold)
+    cube = cube_of(gold)
     if not 0 <= fixed < cube.shape[1]:
         raise BenchError(
             f"Checkpoint {fixed} of {cube.shape[1]}.", f"Give an index from 0 to {cube.shape[1] - 1}, chosen before."
@@ -140,7 +174,7 @@ def peak(
     On one set of prompts "peak minus last" is never negative and finds a fall in half of the runs where nothing
     happens (statistics.md).  Prompts of one cluster stay together.  `make_rng` gives a fresh generator at each call.
     """
-    cube, units = _cube(gold), _units(np.asarray(gold).shape[-1], clusters)
+    cube, units = cube_of(gold), units_of(np.asarray(gold).shape[-1], clusters)
     count = int(units.max()) + 1 if units.size else 0
     if count < 4:
         reason = f"{count} prompts (or clusters) cannot be halved: needs 4"
@@ -165,139 +199,20 @@ def _highest(run: Array) -> int | None:
     return int((np.where(decided, run, 0.0).sum(axis=1) / decided.sum(axis=1)).argmax())
 
 
-def _units(prompts: int, clusters: Clusters | None) -> npt.NDArray[np.intp]:
+def units_of(prompts: int, clusters: Clusters | None) -> npt.NDArray[np.intp]:
     """[P] codes of what prompts share, each its own where nothing is shared."""
     _, codes, _ = tidy(np.zeros((1, prompts)), clusters)
     return np.arange(prompts) if codes is None else codes
 
 
-def _cube(values: npt.ArrayLike) -> Array:
+def cube_of(values: npt.ArrayLike) -> Array:
+    """Gold [seeds, checkpoints, prompts]."""
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 3 or not found.size:
         raise BenchError(f"Gold of shape {found.shape}.", "Give [seeds, checkpoints, prompts], not empty.")
     return found
 
 
-# ---- Gao's curves ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """gold = d (a - b log d) ("rl") or d (a - b d) ("best-of-n"), d = sqrt(KL) in sqrt(nats), gold against d = 0.
-
-    `top_distance` and `top_gold` are the curve's maximum; `residual` the root mean square of what it leaves.
-    """
-
-    form: Form
-    a: Interval
-    b: Interval
-    top_distance: Interval
-    top_gold: Interval
-    residual: float | None
-    points: int
-
-
-@quiet
-def fit(
-    form: Form,
-    kl: npt.ArrayLike,
-    gold: npt.ArrayLike,
-    level: float,
-    rng: np.random.Generator,
-    clusters: Clusters | None = None,
-    resamples: int = 2000,
-) -> Curve:
-    """Least squares over the points of all seeds and checkpoints, with bootstrap intervals over seeds and prompts.
-
-    gold [S, C, P]: change against the SFT policy, prompt by prompt; kl: in nats, of any shape that broadcasts to it
-    (per prompt, or analytic [C, 1]).  Both are averaged over prompts, then fitted; a mean KL below 0 (sampling noise)
-    is taken for 0.  One seed: prompts alone are resampled.
-    """
-    if form not in ("rl", "best-of-n"):
-        raise BenchError(f"The form {form!r} of a curve is unknown.", "Choose one of: rl, best-of-n.")
-    worth, distance = _by_unit(kl, gold, clusters)
-    seeds, _, units = worth[0].shape
-    value = _solve(form, worth, distance, np.ones((1, units)), np.ones((1, seeds)))
-    x, y = _means(worth, distance, np.ones((1, units)))
-    used = int((np.isfinite(x) & np.isfinite(y) & (x > 0)).sum())
-    if not np.isfinite(value).all():
-        none = nothing(f"{used} points at a distance above 0 do not determine two coefficients", "least squares")
-        return Curve(form, none, none, none, none, None, used)
-    drawn = drawn_weights(rng, resamples, units), _seed_weights(rng, resamples, seeds)
-    draws = _solve(form, worth, distance, *drawn)
-    a, b = (_bounded(value[0, i], draws[:, i], level, seeds, "solution") for i in (0, 1))
-    best, bests = _top(form, value), _top(form, draws)
-    at, height = (_bounded(best[0, i], bests[:, i], level, seeds, "maximum") for i in (0, 1))
-    left = y - np.tensordot(value[0], _basis(form, x), axes=1)
-    return Curve(form, a, b, at, height, float(np.sqrt(np.nanmean(left**2))), used)
-
-
-Totals = tuple[Array, Array]
-"""Sums and counts [S, C, U] of what each unit (a prompt, or a cluster of them) adds."""
-
-
-def _by_unit(kl: npt.ArrayLike, gold: npt.ArrayLike, clusters: Clusters | None) -> tuple[Totals, Totals]:
-    cube = _cube(gold)
-    try:
-        spread = np.broadcast_to(np.asarray(kl, dtype=np.float64), cube.shape)
-    except ValueError:
-        raise BenchError(f"KL of shape {np.shape(kl)} for gold of {cube.shape}.", "Give one that broadcasts.") from None
-    units = _units(cube.shape[2], clusters)
-    member = np.eye(int(units.max()) + 1)[units]
-    return _totals(cube, member), _totals(spread, member)
-
-
-def _totals(cube: Array, member: Array) -> Totals:
-    decided = np.isfinite(cube)
-    return np.where(decided, cube, 0.0) @ member, decided.astype(np.float64) @ member
-
-
-def _means(worth: Totals, distance: Totals, units: Array) -> tuple[Array, Array]:
-    """d and gold [R, S, C] under the weights of units [R, U]."""
-    kl, gold = (np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(n @ units.T, -1, 0) for sums, n in (distance, worth))
-    return np.sqrt(np.maximum(kl, 0.0)), gold
-
-
-def _basis(form: Form, d: Array) -> Array:
-    """[2, ...] what a and b multiply; d log d is 0 at 0."""
-    bend = d * np.log(np.where(d > 0, d, 1.0)) if form == "rl" else d * d
-    return np.stack([d, -bend])
-
-
-def _solve(form: Form, worth: Totals, distance: Totals, units: Array, seeds: Array) -> Array:
-    """[R, 2] a and b by weighted least squares; NaN where the points do not determine them."""
-    d, gold = _means(worth, distance, units)
-    weight = seeds[:, :, None] * (np.isfinite(d) & np.isfinite(gold))
-    x, y = _basis(form, np.where(np.isfinite(d), d, 0.0)), np.where(np.isfinite(gold), gold, 0.0)
-    (aa, ab, bb), (ay, by) = (
-        [(weight * one * other).sum(axis=(1, 2)) for one, other in pairs]
-        for pairs in ([(x[0], x[0]), (x[0], x[1]), (x[1], x[1])], [(x[0], y), (x[1], y)])
-    )
-    found = aa * bb - ab * ab
-    found = np.where(found > FLAT * aa * bb, found, np.nan)
-    return np.stack([(ay * bb - by * ab) / found, (aa * by - ab * ay) / found], axis=1)
-
-
-def _top(form: Form, coefficients: Array) -> Array:
-    """[R, 2] where the curve is highest and how high; NaN where it has no maximum at a distance above 0."""
-    a, b = coefficients.T
-    b = np.where(b > 0, b, np.nan)
-    if form == "rl":
-        at = np.exp(a / b - 1)
-        return np.stack([at, b * at], axis=1)
-    a = np.where(a > 0, a, np.nan)
-    return np.stack([a / (2 * b), a * a / (4 * b)], axis=1)
-
-
-def _seed_weights(rng: np.random.Generator, resamples: int, seeds: int) -> Array:
+def seed_weights(rng: np.random.Generator, resamples: int, seeds: int) -> Array:
+    """[R, S] how often each seed is drawn; a single one always."""
     return np.ones((resamples, 1)) if seeds == 1 else drawn_weights(rng, resamples, seeds)
-
-
-def _bounded(value: float, draws: Array, level: float, seeds: int, what: str) -> Interval:
-    if not math.isfinite(value):
-        return nothing(f"the fitted curve has no {what} at a distance above 0", "least squares")
-    note = ONE_RUN if seeds == 1 else f"{seeds} seeds resampled: with few the interval is too short"
-    lost = float(np.mean(~np.isfinite(draws)))
-    gone = f"no {what} in {lost:.1%} of resamples" if lost else ""
-    found = percentile(float(value), draws, level)
-    return replace(found, method="least squares, percentile bootstrap").noted(note, gone)

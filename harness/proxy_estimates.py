@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_bench.harness import monotonicity, statistics
+from rlhf_bench.harness import gao, monotonicity, statistics
 from rlhf_bench.harness.cells import Array
 from rlhf_bench.harness.estimates import ALL, Arm, Estimator
 from rlhf_bench.harness.intervals import Interval
@@ -54,12 +54,7 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     def rng() -> np.random.Generator:
         return estimator.generator(*_place(arm), "monotonicity")
 
-    means = [
-        np.nanmean(cube, axis=2) if not np.isnan(cube).all(axis=2).any() else None for cube in (curves.proxy, gold)
-    ]
-    found: dict[str, Interval] = {}
-    if means[0] is not None and means[1] is not None:
-        found["spearman"] = monotonicity.agreement(means[0], means[1], level, rng()).over_seeds
+    found: dict[str, Interval] = {"spearman": monotonicity.of_means(curves.proxy, gold, level, rng(), clusters)}
     if curves.samples is not None:
         found["spearman within prompts"] = monotonicity.within_prompts(*curves.samples, level, rng(), clusters)
     top = monotonicity.peak(gold, level, rng, clusters)
@@ -67,10 +62,10 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     middle = (len(curves.points) - 1) // 2
     fall = monotonicity.drop_from(gold, middle, level, rng(), clusters)
     found["fall from the middle"] = fall.noted(f"from {curves.points[middle]}, fixed beforehand")
-    form: monotonicity.Form = "best-of-n" if curves.form == "best-of-n" else "rl"
+    form: gao.Form = "best-of-n" if curves.form == "best-of-n" else "rl"
     gain = gold - gold[:, :1]  # against the first point: the SFT policy, or one sample of it
-    gao = monotonicity.fit(form, curves.kl, gain, level, rng(), clusters, RESAMPLES)
-    found |= {"gao a": gao.a, "gao b": gao.b, "gao peak": gao.top_gold, "gao peak at": gao.top_distance}
+    curve = gao.fit(form, curves.kl, gain, level, rng(), clusters, RESAMPLES)
+    found |= {"gao a": curve.a, "gao b": curve.b, "gao peak": curve.top_gold, "gao peak at": curve.top_distance}
     for name, interval in found.items():
         yield _estimate(arm, curves, estimator, name, interval, last)
 

@@ -13,7 +13,8 @@ from scipy import optimize, stats
 
 from rlhf_bench.harness.comparisons import spearman
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.monotonicity import Curve, agreement, drop_from, fit, peak, within_prompts
+from rlhf_bench.harness.gao import Curve, fit
+from rlhf_bench.harness.monotonicity import agreement, drop_from, of_means, peak, within_prompts
 from rlhf_bench.harness.statistics import interval
 
 LEVEL = 0.9
@@ -66,6 +67,38 @@ def test_seeds_without_a_value_are_counted() -> None:
     alike = agreement(x[[0, 0]], y[[0, 0]], LEVEL, rng()).over_seeds
     assert (alike.value, alike.low) == (pytest.approx(1), None)
     assert "spread is unknown" in alike.note
+
+
+def rising(noise: float, seeds: int = 3, prompts: int = 40) -> Any:
+    """Proxy and gold [seeds, 6, prompts] that rise together from point to point, but for noise prompt by prompt."""
+    steps = np.arange(6.0)[None, :, None]
+    return steps + noise * rng().normal(size=(2, seeds, 6, prompts))
+
+
+def test_seeds_that_differ_have_students_t_of_their_means() -> None:
+    proxy, gold = rising(noise=8.0)
+    means = proxy.mean(axis=2), gold.mean(axis=2)
+    assert of_means(proxy, gold, LEVEL, rng()) == agreement(*means, LEVEL, rng()).over_seeds
+    gold[1, 2] = np.nan
+    assert of_means(proxy, gold, LEVEL, rng()).value is None
+
+
+def test_seeds_that_agree_have_an_interval_from_their_prompts() -> None:
+    sharp, loose = (of_means(*rising(noise), LEVEL, rng()) for noise in (0.1, 2.0))
+    assert (sharp.value, sharp.low, sharp.high) == pytest.approx((1, 1, 1))
+    assert loose.value == pytest.approx(1)
+    assert loose.low is not None
+    assert 0 < loose.low < 1
+    assert "all seeds agree, so prompts and seeds were resampled" in loose.note
+    proxy, gold = rising(2.0)
+    turned = of_means(proxy, -gold, LEVEL, rng())
+    assert turned.value == pytest.approx(-1)
+    assert turned.high == pytest.approx(-loose.low)
+    pairs = [str(at // 2) for at in range(40)]  # the same prompts twice are no more prompts
+    twice = of_means(*(np.repeat(cube[:, :, ::2], 2, axis=2) for cube in (proxy, gold)), LEVEL, rng(), pairs)
+    once = of_means(proxy[:, :, ::2], gold[:, :, ::2], LEVEL, rng())
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+    assert of_means(proxy[:1], gold[:1], LEVEL, rng()).low is None
 
 
 monotone = st.sampled_from([lambda v: v**3, lambda v: 5 * v - 2, np.arctan])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_bench.harness import best_of_n, monotonicity, store
+from rlhf_bench.harness import best_of_n, gao, store
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator
 from rlhf_bench.harness.proxy_curves import curves_of
 from rlhf_bench.harness.proxy_estimates import proxy_estimates
@@ -112,8 +112,8 @@ def test_estimates_are_those_of_their_functions(tmp_path: Path) -> None:
     assert found["spearman", "all", last].value == pytest.approx(0.5)  # gold .1 .5 .3 against a rising proxy
     assert found["spearman within prompts", "all", last].value == pytest.approx(0.5)
     rng = np.random.default_rng(0)
-    gao = monotonicity.fit("rl", curves.kl, curves.gold - curves.gold[:, :1], 0.95, rng)
-    assert found["gao a", "all", last].value == pytest.approx(gao.a.value)
+    fitted = gao.fit("rl", curves.kl, curves.gold - curves.gold[:, :1], 0.95, rng)
+    assert found["gao a", "all", last].value == pytest.approx(fitted.a.value)
     for slice_name in ("all", "open", "closed"):
         assert found["li change", slice_name, last].value == pytest.approx(1.0)
     assert {e.judge for e in found.values()} == {"proxy"}
