@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_bench.harness import last_layer, rollout
+from rlhf_bench.harness.holding import Holding, compute_as
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.last_layer import only_at
+from rlhf_bench.harness.policies import load_causal
 from rlhf_bench.harness.rollout import full_inputs, logprobs, make_generator, sample
 
 PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
@@ -138,3 +141,16 @@ print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     told, faults = done.stdout.split()
     assert told == "False" or int(faults) < 60 * 4096 / 2  # pages of 4 KiB
+
+
+def test_weights_cast_once_sample_what_casts_at_each_step_do(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 from float32 weights: to the bit, since the casts are the same."""
+    model = compute_as(load_causal(tiny.folder, tiny.tokenizer, "cpu"), Holding(dtype="bfloat16"))
+    assert model.computes_half
+    fast = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
+    monkeypatch.setattr(rollout, "_casts_kept", lambda *_: nullcontext())
+    slow = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
+    assert torch.equal(fast.response_ids, slow.response_ids)
+    assert fast.logprobs is not None
+    assert slow.logprobs is not None
+    assert torch.equal(fast.logprobs, slow.logprobs)
