@@ -27,6 +27,10 @@ class Scripted:
         self.marker = list(Layout.of(tokenizer, "plain").marker)
         self.config = SimpleNamespace()
 
+    def modules(self) -> tuple[()]:
+        """It has no layers."""
+        return ()
+
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, **options: Any) -> Any:
         self.calls += 1
         seen = input_ids if past_key_values is None else torch.cat([past_key_values, input_ids], 1)
