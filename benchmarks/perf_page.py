@@ -44,12 +44,11 @@ token, attention up to the diagonal, backward twice forward) at the speed of thi
 products in the same shapes, measured in the same run: {one:.0f} and {two:.0f} GFLOP/s on one and two threads.
 """
 BETWEEN = """
-What stands between: sampling multiplies {batch} rows at a time by weights that have to be read for every token,
-and its calls into torch are small; activation, norms, softmax and attention are memory's speed, not the
-multiplier's; an update in place of products has activations of several megabytes, which leave the cache between
-forward and backward. Tried: micro-batches of 2 to 32 rows (no difference above the noise); oneDNN for the products
-by themselves (a tenth faster on large ones, not on small), not built in. Not tried: compiling the model, because
-lengths change at every step.
+What stands between: sampling multiplies {batch} rows at a time by weights that have to be read for every token, and
+its calls into torch are small; activation, norms, softmax and attention run at memory's speed, not the multiplier's;
+the activations of an update take several megabytes, which leave the cache between forward and backward. Tried:
+micro-batches of 2 to 32 rows (no difference above the noise); oneDNN for the products by themselves (a tenth faster
+on large ones, not on small), not built in. Not tried: compiling the model, because lengths change at every step.
 """
 NOT_DONE = """
 ## Not measured, not done
@@ -71,7 +70,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "" if value is None else str(value)
 
 
 def target(name: str, value: float | None, bound: float, at_most: bool = False) -> tuple[object, ...]:
