@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.hub import split_revision
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.reward_models.features import readable, words
 
@@ -94,7 +95,7 @@ class Encoder:
 
     def __init__(self, source: str, tokens: int = 512, batch: int = 1) -> None:
         path = Path(source).expanduser()
-        self.source, self.revision = (str(path), "") if path.is_dir() else split_revision(source)
+        self.source, self.revision = (str(path), None) if path.is_dir() else split_revision(source)
         self.tokens, self.batch = tokens, batch
         self._known: dict[str, Array] = {}
         self._width: int | None = None
@@ -200,12 +201,6 @@ def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
     """[B, width] mean of hidden [B, T, width] over the tokens of mask [B, T]; zeros for a row without tokens."""
     kept = mask.bool()[..., None]
     return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
-
-
-def split_revision(source: str) -> tuple[str, str]:
-    """A hub id and the revision after its @, "" where there is none."""
-    name, _, revision = source.partition("@")
-    return name, revision
 
 
 def folder_content(source: str) -> dict[str, str]:
