@@ -50,10 +50,10 @@ def sft(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return folder / "sft"
 
 
-def run_of(sft: Path, scratch: Path, iterations: int = 3) -> PPORun:
+def run_of(sft: Path, scratch: Path, iterations: int = 3, critic: str = "own") -> PPORun:
     scratch.mkdir(exist_ok=True)
-    settings = replace(SMALL, iterations=iterations)
-    actors = make_actors(sft, "cpu", settings.lr, settings.critic_lr, seed=3)
+    settings = replace(SMALL, iterations=iterations, critic=critic)
+    actors = make_actors(sft, "cpu", settings.lr, settings.critic_lr, seed=3, shared=critic == "trunk")
     return PPORun(
         actors=actors,
         reward_model=NamedRewardModel("thirds", Thirds(), batch=3),
@@ -130,8 +130,9 @@ def test_the_stored_adapter_is_one_that_peft_opens(sft: Path, tmp_path: Path) ->
     assert torch.equal(outputs(opened, run.actors.tokenizer), outputs(run.actors.policy, run.actors.tokenizer))
 
 
-def test_a_killed_run_goes_on_exactly(sft: Path, tmp_path: Path) -> None:
-    whole = run_of(sft, tmp_path / "whole")
+@pytest.mark.parametrize("critic", ["own", "trunk"])
+def test_a_killed_run_goes_on_exactly(sft: Path, tmp_path: Path, critic: str) -> None:
+    whole = run_of(sft, tmp_path / "whole", critic=critic)
     rows = train(whole)
 
     class KilledError(Exception):
@@ -142,8 +143,8 @@ def test_a_killed_run_goes_on_exactly(sft: Path, tmp_path: Path) -> None:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(replace(run_of(sft, tmp_path / "killed"), progress=stop))
-    again = run_of(sft, tmp_path / "killed")
+        train(replace(run_of(sft, tmp_path / "killed", critic=critic), progress=stop))
+    again = run_of(sft, tmp_path / "killed", critic=critic)
     assert train(again) == rows
     one, two = trained_tensors(again.actors), trained_tensors(whole.actors)
     assert len(one) == len(two) > 0
