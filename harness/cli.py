@@ -181,12 +181,13 @@ def experiment(**options: Any) -> None:
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Also write everything as Markdown to this file.")
 @click.option("--intro", type=click.Path(path_type=Path), help="A Markdown file that the written file begins with.")
+@click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
-def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, level: float) -> None:
+def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: tuple[str, ...], level: float) -> None:
     """The ledger of the papers' claims, each with a verdict from the experiments found in RUNS (default: runs)."""
     from rlhf_bench.harness import experiment_commands
 
-    sys.exit(experiment_commands.claims(runs or (Path("runs"),), out, intro, level))
+    sys.exit(experiment_commands.claims(runs or (Path("runs"),), out, intro, level, only))
 
 
 @bench.command()

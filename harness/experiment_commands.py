@@ -103,18 +103,22 @@ def _show(record: dict[str, Any], out: Path, console: Any, failed: BenchError | 
     return found
 
 
-def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: float) -> int:
+def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: float, only: Sequence[str] = ()) -> int:
     """bench claims"""
+    for name in only:
+        experiments.find(name)
     stdout, _ = consoles(False)
     text = _read(intro) if intro else ""
     built, missing = [], []
     for record, root in results.find_records(runs):
+        if only and record["name"] not in only:
+            continue
         try:
             built.append(results.build_experiment(record, root, Estimator(level)))
             missing += built[-1]["missing"]
         except BenchError as error:
             missing.append(str(error))
-    rows = results.whole_ledger(built)
+    rows = results.whole_ledger(built, only)
     terminal.show(stdout, ledger.verdicts_table(rows))
     for sentence in missing:
         stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)

@@ -231,10 +231,12 @@ def find_records(folders: Sequence[Path]) -> list[tuple[dict[str, Any], Path]]:
     return sorted(found, key=lambda item: item[0]["name"])
 
 
-def whole_ledger(built: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every claim's row, in the order of the ledger; those without a finished experiment are `not run`."""
+def whole_ledger(built: Sequence[Mapping[str, Any]], only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Every claim's row (of the experiments in `only`, where some are named), in the order of the ledger; those without
+    a finished experiment are `not run`."""
     rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
     return [
         rows.get(claim.id) or claims.Result(claim, "not run", note=f"bench experiment {claim.experiment}").row()
         for claim in claims.load()
+        if not only or claim.experiment in only
     ]

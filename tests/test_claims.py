@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_bench.harness import claims, contrasts, experiments, plugins, store
+from rlhf_bench.harness import claims, contrasts, experiment_commands, experiments, plugins, store
 from rlhf_bench.harness.contrasts import Where
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
 from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.run import DEFAULT_JUDGES
+from rlhf_bench.reports.experiments import whole_ledger
 from rlhf_bench.reports.ledger import without_folder
 from rlhf_bench.reports.tables import TABLES
 
@@ -204,3 +205,12 @@ def test_a_results_page_shows_a_command_without_its_folder(
 def test_a_command_that_is_none_is_shown_as_it_is() -> None:
     assert without_folder("it's --out x") == "it's --out x"
     assert without_folder("bench run --out") == "bench run"
+
+
+def test_a_ledger_of_some_experiments_has_their_claims_alone(tmp_path: Path) -> None:
+    rows = whole_ledger([], ("refusal", "ood"))
+    assert [row["id"] for row in rows] == [c.id for c in claims.load() if c.experiment in ("refusal", "ood")]
+    assert {row["verdict"] for row in rows} == {"not run"}
+    assert len(whole_ledger([])) == len(claims.load()) > len(rows) > 0
+    with pytest.raises(BenchError, match="Unknown experiment 'refusals'"):
+        experiment_commands.claims([tmp_path], None, None, 0.95, ["refusals"])
