@@ -12,6 +12,9 @@ from rlhf_bench.reports.tables import HEADLINE, Report, Row, interval, pick
 
 QUESTION = "What does PPO make of the policy under each reward model?"
 
+PROXY = "proxy"
+"""The judge whose estimates are an arm's curve (harness/proxy_estimates.py)."""
+
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
 
 Side = Literal["better", "worse", "undecided", "unknown"]
@@ -54,9 +57,12 @@ def final(report: Report, arm: str, judge: str, statistic: str) -> Row | None:
 
 
 def columns(report: Report) -> list[Column]:
-    """What some judge measured: the usual statistics first, then all of the judges that are not among the usual."""
+    """What some judge measured: the usual statistics first, then all of the judges that are not among the usual.
+
+    Gold against the proxy has tables of its own (proxy.py).
+    """
     usual = [Column(*column) for column in HEADLINE]
-    known = {judge for _, judge, _ in usual}
+    known = {PROXY, *(judge for _, judge, _ in usual)}
     others = {(e["judge"], e["statistic"]) for e in report["estimates"] if e["judge"] not in known}
     found = [*usual, *[Column(_name(judge, statistic), judge, statistic) for judge, statistic in sorted(others)]]
     measured = {(e["judge"], e["statistic"]) for e in report["estimates"] if e["value"] is not None}

@@ -13,7 +13,7 @@ from rlhf_bench.reports import answer, charts
 from rlhf_bench.reports.figures import Point, Series
 from rlhf_bench.reports.tables import Report, Row, Table, interval, pick
 
-JUDGE = "proxy"
+JUDGE = answer.PROXY
 WORTHS = ("gold", "score")
 SUMMARY = (
     ("rank correlation over points", "spearman"),
