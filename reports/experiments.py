@@ -130,7 +130,11 @@ def _tables(record: Mapping[str, Any], root: Path, missing: list[str]) -> dict[s
             if not is_complete(folder):
                 missing.append(f"{kind} {label} of {run} is unfinished")
                 continue
-            rows = store.read_rows(folder / f"{kind}.jsonl")
+            try:
+                rows = store.read_rows(folder / f"{kind}.jsonl")
+            except BenchError as error:
+                missing.append(f"{kind} {label} of {run}: {error.seen}")
+                continue
             found.setdefault(run, (kind, {}))[1].setdefault(stage["reward_model"], {})[stage["seed"]] = rows
     return found
 

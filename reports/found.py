@@ -30,10 +30,10 @@ ROWS = {
     "baseline": ("generations.jsonl", ("example_id", "iteration", "decoding", "tokens", "finished")),
     "generations": ("generations.jsonl", ("example_id", "iteration", "decoding", "tokens", "finished")),
     "ppo": ("steps.jsonl", ("explained_variance", "clip_share", "kl")),
+    "proxy": ("proxy.jsonl", ("example_id", "iteration", "figures")),
 }
 """File and columns by role."""
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
-TAIL = 1 << 16
 
 
 def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
@@ -136,27 +136,28 @@ def _file(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the first or the last row of a file: one that was cut off shows at its end."""
+    """What is wrong with the first bad row of a file, wherever it stands."""
+    number = 0
     try:
         with path.open("rb") as file:
-            first = file.readline()
-            file.seek(max(0, path.stat().st_size - TAIL))
-            tail = file.read()
+            for number, row in enumerate(file, 1):
+                if problem := _row(row, columns):
+                    yield f"{path} is damaged or of another version of this program (line {number}: {problem})"
+                    return
     except OSError as error:
         yield f"{path} cannot be read: {error.strerror}"
         return
-    if not first.strip():
+    if not number:
         yield f"{path} is empty"
-        return
-    last = tail.rstrip(b"\n").rpartition(b"\n")[2]
-    whole = len(last) < TAIL - 1  # else the row is longer than what was read of it
-    if not tail.endswith(b"\n") or not all(_has(row, columns) for row in ([first, last] if whole else [first])):
-        yield f"{path} is damaged or of another version of this program"
 
 
-def _has(row: bytes, columns: Sequence[str]) -> bool:
+def _row(row: bytes, columns: Sequence[str]) -> str:
+    """What is wrong with a line, "" where nothing is; one without its end was cut off."""
     try:
         found: Any = json.loads(row)
     except ValueError:
-        return False
-    return isinstance(found, dict) and all(name in found for name in columns)
+        return "no JSON"
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    absent = [f"no {name!r}" for name in columns if name not in found]
+    return absent[0] if absent else "" if row.endswith(b"\n") else "cut off"

@@ -91,6 +91,36 @@ def gone(path: Path) -> None:
     path.unlink()
 
 
+def damaged_inside(path: Path) -> None:
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, b"{", *rest]))
+
+
+def without_a_key(path: Path) -> None:
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    row = {name: value for name, value in json.loads(second).items() if name not in ("kl", "example_id")}
+    path.write_text("".join([first, json.dumps(row) + "\n", *rest]))
+
+
+@pytest.mark.parametrize("damage", [damaged_inside, without_a_key])
+@pytest.mark.parametrize("name", ["generations.jsonl", "steps.jsonl"])
+def test_a_damaged_row_inside_a_file_is_named(runs: Path, name: str, damage: Callable[[Path], None]) -> None:
+    (path,) = runs.glob(f"ppo/*scalar*/{name}")
+    damage(path)
+    (sentence,) = left_out(runs)
+    assert str(path) in sentence
+    assert "line 2: no " in sentence
+
+
+@pytest.mark.parametrize("damage", [damaged_inside, without_a_key])
+def test_a_damaged_row_inside_verdicts_leaves_only_their_judge_out(runs: Path, damage: Callable[[Path], None]) -> None:
+    (path,) = runs.glob("verdicts/winrate-*scalar*/verdicts.jsonl")
+    damage(path)
+    cells, (sentence,) = find_cells([runs])
+    assert len(cells) == 2
+    assert str(path) in sentence
+
+
 FILES = ("ppo/*scalar*/generations.jsonl", "ppo/*scalar*/steps.jsonl", "scale/*scalar*/scale.json",
          "ppo/*scalar*/stage.json")  # fmt: skip
 
