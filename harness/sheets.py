@@ -26,6 +26,7 @@ class Sheets:
 
     read: dict[tuple[str, str, str, str], dict[int, Rows]] = field(default_factory=dict)
     prompts: dict[Path, dict[str, str]] = field(default_factory=dict)
+    settings: dict[Path, str] = field(default_factory=dict)
 
     def of(self, arm: Arm, judge: str, decoding: str = "sample") -> dict[int, Rows]:
         """Rows at the last checkpoint of the decoding that all seeds have; {} where this judge did not see them all."""
@@ -56,8 +57,14 @@ class Sheets:
     def unlike(self, arms: Sequence[Arm], judge: str) -> str:
         """Why the arms' verdicts are not comparable, or ""."""
         folders = [cell.judged()[judge] for arm in arms for cell in arm.cells]
-        made = {store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"]) for folder in folders}
+        made = {self._settings(folder) for folder in folders}
         return f"the judge {judge!r} measured them with different settings" if len(made) > 1 else ""
+
+    def _settings(self, folder: Path) -> str:
+        """A judge's settings, read once: every two arms are compared."""
+        if folder not in self.settings:
+            self.settings[folder] = store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"])
+        return self.settings[folder]
 
 
 @dataclass(frozen=True)
