@@ -1,6 +1,8 @@
-# make demo: install and run one cell to its report.  make test: the tests.  Both set up .venv first.
+# make demo: install and run one cell to its report.  make test: the tests, JOBS=2 files at a time.  Both set up .venv
+# first.
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: setup demo test test-slow check format bench clean
@@ -17,7 +19,7 @@ demo: setup
 	$(BIN)/bench run --task dialogsum --rm seq2seq-token
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
