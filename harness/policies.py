@@ -18,6 +18,7 @@ from rlhf_bench.harness.hub import OFFLINE as OFFLINE
 from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.text import CORRECTION, policy_prompt
+from rlhf_bench.harness.tokens import check_reads
 
 TINY = "tiny"
 PAD, END = "<|pad|>", "<|end|>"
@@ -88,7 +89,8 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
     """A model's tokenizer, left-padding, with a pad token that differs from every token that ends a response.
 
     `template` (auto, plain, chat) chooses the form of prompts (chat.py); "" leaves the one the tokenizer keeps.
-    Raises BenchError when the folder or repository has none or it defines no end-of-sequence token.
+    Raises BenchError when the folder or repository has none, or one that reads nothing or defines no
+    end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
@@ -103,6 +105,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
                 "Put the tokenizer's files beside the model.",
             ) from error
         raise why_not(error, source, "tokenizer") from error
+    check_reads(tokenizer, source)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:

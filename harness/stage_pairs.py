@@ -45,7 +45,9 @@ def pairs(context: Context) -> Mapping[str, Any]:
         if not kept:
             raise BenchError(
                 f"No usable {split} pairs of {p['task']['name']!r} are left of {len(found)} "
-                f"({len(found) - len(fitting)} too long, {len(complete) - len(kept)} with equal responses)."
+                f"({len(found) - len(fitting)} too long, {len(complete) - len(kept)} with equal responses).",
+                f"They need prompts of at most {longest} and responses of at most {task.max_response_tokens} tokens; "
+                f"--set {p['task']['name']}.response_tokens=N allows longer ones.",
             )
         store.write_rows(context.work / f"pairs.{split}.jsonl", map(pair_row, kept))
         longer = sum(len(pair.chosen) > len(pair.rejected or "") for pair in kept)

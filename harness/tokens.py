@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_bench.harness.errors import BenchError
+
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
     """The special tokens by id, without the unknown one, which stands for text."""
@@ -42,3 +44,13 @@ def plain_parts(text: str, special: dict[int, str]) -> list[str]:
     pattern = "|".join(re.escape(token[0]) + f"(?={re.escape(token[1:])})" for token in special.values() if token)
     pieces = re.split(f"({pattern})", text)
     return [part for a, b in zip(pieces[::2], [*pieces[1::2], ""], strict=True) if (part := a + b)]
+
+
+def check_reads(tokenizer: Any, source: object) -> None:
+    """Raise BenchError for a tokenizer to which every letter is unknown or nothing.
+
+    transformers makes such a one up, without a word, where a folder has a model but no tokenizer's files.
+    """
+    known = [i for i in tokenizer("a", add_special_tokens=False)["input_ids"] if i not in tokenizer.all_special_ids]
+    if not tokenizer.decode(known).strip():
+        raise BenchError(f"The tokenizer of {source} reads nothing.", "Put its files beside the model.")

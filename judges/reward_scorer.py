@@ -20,6 +20,7 @@ from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
 from rlhf_bench.harness.identity import folder_hash
 from rlhf_bench.harness.nouns import Example, Span
 from rlhf_bench.harness.plugins import one_line
+from rlhf_bench.harness.tokens import check_reads
 from rlhf_bench.judges.reward_reader import FORMS, Reader, Row, default_form
 from rlhf_bench.judges.scorers import Answer, Scored
 
@@ -104,8 +105,7 @@ class RewardModelScorer:
         from transformers import AutoTokenizer
 
         found = self._load(AutoTokenizer, "tokenizer")
-        if not found("a", add_special_tokens=False)["input_ids"]:  # made from nothing where the files are missing
-            raise BenchError(f"The tokenizer of {self.source} reads nothing.", "Put its files beside the model.")
+        check_reads(found, self.source)
         return found
 
     @cached_property

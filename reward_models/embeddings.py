@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import split_revision
 from rlhf_bench.harness.plugins import one_line
+from rlhf_bench.harness.tokens import check_reads
 from rlhf_bench.reward_models.features import readable, words
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ class Encoder:
         from transformers import AutoTokenizer
 
         tokenizer = self._load(AutoTokenizer, "tokenizer")
-        if set(tokenizer("a", add_special_tokens=False)["input_ids"]) <= {tokenizer.unk_token_id}:  # made from nothing
-            raise BenchError(f"The tokenizer of {self.source} reads nothing.", "Put its files beside the model.")
+        check_reads(tokenizer, self.source)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked wherever it pads
         tokenizer.padding_side, tokenizer.truncation_side = "right", "left"

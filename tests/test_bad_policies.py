@@ -105,3 +105,13 @@ def test_a_configuration_that_is_none(folder: Path, text: str) -> None:
 
 def test_a_repository_that_is_not_there() -> None:
     assert "HF_HUB_OFFLINE is set" in refusal(lambda: load_tokenizer("nobody/nothing@v1"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma"])
+def test_a_tokenizer_made_up_for_a_folder_without_one_is_refused(family: str, tmp_path: Path) -> None:
+    folder = FAMILIES[family](tmp_path / family)
+    for path in folder.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            path.unlink()
+    said = refusal(lambda: load_tokenizer(folder))
+    assert "reads nothing" in said or "No tokenizer can be loaded" in said

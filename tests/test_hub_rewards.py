@@ -195,6 +195,17 @@ def test_two_labels(copy: Path) -> None:
     refused(lambda: HubReward(str(copy)), "has 2 labels")
 
 
+@pytest.mark.parametrize("family", ["bert", "gemma", "gpt2"])
+def test_without_a_tokenizers_files_none_is_made_up(
+    family: str, folders: Any, tmp_path: Path, rollout: Rollout
+) -> None:
+    tmp_path = tmp_path / "bare"
+    tmp_path.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folders(family) / name, tmp_path)
+    refused(lambda: HubReward(str(tmp_path)).rewards(rollout), "reads nothing")
+
+
 def test_pickle_alone(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     refused(lambda: HubReward(str(copy)), "no safetensors weights, only pickle files")
