@@ -71,7 +71,7 @@ def settings_options(command: Any) -> Any:
     default=("ppo",),
     help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen; repeat.",
 )
-@click.option("--n", default="", metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
+@click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
 @click.option("--policy", default="", help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.")

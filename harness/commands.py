@@ -25,7 +25,7 @@ def run(
     task: str,
     reward_models: Sequence[str],
     optimizers: Sequence[str],
-    n: str,
+    n: str | None,
     judges: Sequence[str],
     seeds: Sequence[int],
     policy: str,

@@ -27,7 +27,7 @@ class Request:
     """What was asked for.  `assignments` are the --set texts: group -> key -> value.
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
-    training prompts PPO optimises on ("": the task's own).  `n`: what best-of-n takes ("": as set).
+    training prompts PPO optimises on ("": the task's own).  `n`: what best-of-n takes (None: as set).
     """
 
     task: str
@@ -42,7 +42,7 @@ class Request:
     prompts: Sequence[str] = ()
     train_prompts: str = ""
     optimizers: Sequence[str] = ("ppo",)
-    n: str = ""
+    n: str | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -71,8 +71,8 @@ def make_plan(request: Request) -> Plan:
     for name in request.optimizers:
         if name not in OPTIMIZERS:
             raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
-    if request.n and "best-of-n" not in request.optimizers:
-        raise BenchError(f"--n {request.n} without best-of-n.", "Add --optimizer best-of-n.")
+    if request.n is not None and "best-of-n" not in request.optimizers:
+        raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
     names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
     for kind, wanted in (
         ("task", request.tasks),
@@ -125,7 +125,7 @@ def _assigned(request: Request) -> dict[str, dict[str, str]]:
         groups.setdefault(request.task, {})["data"] = request.data
     if request.limit:
         groups.setdefault("data", {})["limit"] = str(request.limit)
-    if request.n:
+    if request.n is not None:
         groups.setdefault("best_of_n", {})["n"] = request.n
     return groups
 
