@@ -204,7 +204,10 @@ def _descend(module: Any, optimizer: torch.optim.Optimizer, max_norm: float) -> 
 
 
 def describe(run: PPORun, experience: Experience) -> dict[str, float]:
-    """What happened in the rollouts: means over responses, `kl` in nats per response, rewards unscaled."""
+    """What happened in the rollouts: means over responses, `kl` in nats per response, rewards unscaled.
+
+    `read_tokens` counts all prompts' and responses' tokens.
+    """
     rollout = experience.rollout
     lengths = (rollout.mask.sum(1) - rollout.finished.long()).float()  # without end-of-sequence
     return {
@@ -213,6 +216,7 @@ def describe(run: PPORun, experience: Experience) -> dict[str, float]:
         "kl": float((experience.logprobs - experience.reference).sum(1).mean()),
         "entropy_estimate": float(-experience.logprobs.sum() / rollout.mask.sum()),
         "tokens": float(lengths.mean()),
+        "read_tokens": float(rollout.prompt_mask.sum() + rollout.mask.sum()),
         "empty_share": sum(not text.strip() for text in rollout.responses) / len(rollout.responses),
         "truncated_share": float((~rollout.finished).float().mean()),
         "explained_variance": ppo_math.explained_variance(experience.values, experience.returns, rollout.mask),

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.actors import Actors, make_actors, save_policy
 from rlhf_bench.harness.evaluation import decodings, policy_generations
+from rlhf_bench.harness.flop import parameters_of, ppo_flop
 from rlhf_bench.harness.nouns import Decoding, to_row
 from rlhf_bench.harness.ppo import PPORun, checkpoints, train
 from rlhf_bench.harness.scoring import NamedRewardModel
@@ -45,7 +46,15 @@ def ppo(context: Context) -> Mapping[str, Any]:
     stored = [store.read_rows(_checkpoint(context, i)) for i in checkpoints(settings)]
     store.write_rows(context.work / "generations.jsonl", [row for part in stored for row in part])
     save_policy(actors, context.inputs["sft"], context.work)
-    return {"reward": rows[-1]["reward"], "kl": rows[-1]["kl"]}
+    return {"reward": rows[-1]["reward"], "kl": rows[-1]["kl"], **_work(rows, actors, settings)}
+
+
+def _work(rows: Sequence[Mapping[str, float]], actors: Actors, settings: PPOSettings) -> dict[str, float]:
+    """Tokens of all rollouts, and an estimate of the operations that training on them took."""
+    tokens = sum(row["read_tokens"] for row in rows)
+    size = parameters_of(actors.policy)
+    critic = 0 if settings.critic == "trunk" else size
+    return {"tokens": tokens, "flop": ppo_flop(tokens, size, critic, settings.epochs)}
 
 
 def _checkpoint(context: Context, iteration: int) -> Path:

@@ -218,6 +218,7 @@ def _arguments(
         save_total_limit=1,
         logging_strategy="no",
         logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="all",
         report_to=[],
         disable_tqdm=True,
         **extra,
@@ -249,7 +250,8 @@ def _run(trainer: Any, scratch: Path) -> dict[str, float]:
     loss = _mean_loss(state.log_history)
     if loss != loss:
         raise BenchError("Training diverged: the loss is not a number.", "Lower the learning rate.")
-    return {"loss": loss, "steps": float(state.global_step)}
+    done = {"steps": state.global_step, "tokens": state.num_input_tokens_seen, "flop": state.total_flos}
+    return {"loss": loss, **{name: float(value) for name, value in done.items()}}
 
 
 def _mean_loss(history: Sequence[Mapping[str, float]]) -> float:

@@ -186,6 +186,8 @@ def cost(manifest: Mapping[str, Any]) -> Json:
             "shown": duration(_sum(stages, "seconds")),
             "cpu": duration(_sum(stages, "cpu_seconds")),
             "memory": memory(stages),
+            "tokens": amount(stages, "tokens"),
+            "flop": amount(stages, "flop"),
             "share": f"{_sum(stages, 'seconds') / total:.0%}",
             "bar": figures.interval_bar(None, 0.0, _sum(stages, "seconds") / total, figures.Axis(0.0, 1.0, ()), None),
         }
@@ -210,6 +212,18 @@ def memory(stages: Iterable[Mapping[str, Any]]) -> str:
     """The largest peak of a stage's process, a dash where none was recorded."""
     known = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb") is not None]
     return f"{max(known):.0f} MB" if known else "–"
+
+
+def amount(stages: Iterable[Mapping[str, Any]], name: str) -> str:
+    """What the stages that say it did together, such as 1.2M; a dash where none does."""
+    known = [stage["figures"][name] for stage in stages if stage["figures"].get(name)]
+    if not known:
+        return "–"
+    total, units = sum(known), iter(("", "k", "M", "G", "T", "P", "E"))
+    unit = next(units)
+    while total >= 1000 and unit != "E":
+        total, unit = total / 1000, next(units)
+    return f"{total:.3g}{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from tiny import Tiny, make_gpt2
 from torch import Tensor
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.flop import parameters_of
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.policies import load_causal, load_classifier
 from rlhf_bench.harness.seams import TrainingJob, no_progress
@@ -151,7 +152,9 @@ def test_the_loss_is_plain_cross_entropy(tiny: Tiny, tmp_path: Path, positions: 
     expected = float(loss.detach())
     options = {**OPTIONS, "steps": 1, "lr": rate, "warmup": 0.0}
     figures = train_lm(model, tiny.tokenizer, rows, no_progress, scratch=tmp_path, **options)
-    assert figures == {"loss": pytest.approx(expected, rel=1e-4), "steps": 1.0}
+    read = len(rows) * max(len(row["input_ids"]) for row in rows)
+    work = {"steps": 1.0, "tokens": read, "flop": 6.0 * parameters_of(model) * read}
+    assert figures == {"loss": pytest.approx(expected, rel=1e-4), **work}
     for name, after in model.named_parameters():  # Adam's first step goes down every gradient's sign
         gradient, before = reference.get_parameter(name).grad, reference.get_parameter(name)
         clear = gradient.abs() > 1e-3
