@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.hub import split_revision
+from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.tokens import check_reads
 from rlhf_bench.reward_models.features import readable, words
@@ -153,9 +153,9 @@ class Encoder:
         return {"revision": self.revision} if self.revision else {}
 
     def _load(self, auto: Any, what: str, **more: Any) -> Any:
-        from rlhf_bench.harness.policies import OFFLINE, check_folder
+        from rlhf_bench.harness.policies import OFFLINE
 
-        check_folder(self.source)
+        check_source(self.source)
         try:
             return auto.from_pretrained(self.source, trust_remote_code=False, **more, **self._pinned)
         except Exception as error:
@@ -203,12 +203,26 @@ def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 
 
+def check_source(source: str) -> None:
+    """Raises BenchError for what can be no embedding model, before anything is trained for it."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BenchError(f"{source} has no config.json: it is no model folder.", "Give a folder with one.")
+    elif source != TFIDF and not is_hub_id(source):
+        raise BenchError(f"There is no folder {source}.", "Give tfidf, a folder, or a hub id: facebook/contriever.")
+
+
 def folder_content(source: str) -> dict[str, str]:
-    """The hash of an embedding model's folder; {} for tfidf and hub ids, which their name (and revision) stands for."""
+    """The hash of an embedding model's folder; {} for tfidf and hub ids, which their name (and revision) stands for.
+
+    Raises BenchError as `check_source`.
+    """
     from rlhf_bench.harness.identity import folder_hash
 
+    check_source(source)
     path = Path(source).expanduser()
-    return {"embedding": folder_hash(path)} if source != TFIDF and path.is_dir() else {}
+    return {"embedding": folder_hash(path)} if path.is_dir() else {}
 
 
 def make_relevance(name: str, prompts: Sequence[str], tokens: int, batch: int) -> Relevance:
