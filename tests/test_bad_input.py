@@ -70,7 +70,7 @@ def run(*more: str, task: str = "dialogsum", rm: str = "scalar") -> list[str]:
         (run("--device", "cuda:77"), "'cuda:77' cannot be used"),
         (["report", "nothing-here", "--out", "r"], "nothing-here is not there"),
         (["judge", "nothing-here", "--judge", "length"], "nothing-here is not there"),
-        (["score", "--rm", "scalar", "--prompt", "a", "--response", "b"], "holds no cells"),
+        (["score", "--rm", "scalar", "--prompt", "a", "--response", "b"], "runs is not there"),
         (["check", "judge", "lenght"], "Did you mean 'length'"),
         (["list", "task"], "task"),
         (["bogus"], "bogus"),
