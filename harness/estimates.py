@@ -15,6 +15,7 @@ from rlhf_bench.harness import collapse, statistics, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate, Measure
+from rlhf_bench.harness.prompt_lengths import length_slices
 
 ALL = "all"
 Rows = Sequence[Mapping[str, Any]]
@@ -75,11 +76,12 @@ class Estimator:
         from rlhf_bench.harness.proxy_estimates import proxy_estimates  # it is made of Estimates
 
         found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
+        third = length_slices(store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl"))
         for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
             folders = [cell.judged()[judge] for cell in arm.cells]
             same_judge(judge, folders)
             measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
-            tables = [store.read_rows(folder / "verdicts.jsonl") for folder in folders]
+            tables = [_with_lengths(folder, third) for folder in folders]
             found += self._judge(arm, judge, measures, tables)
         return found
 
@@ -198,6 +200,14 @@ def checkpoints(tables: Sequence[Rows]) -> list[tuple[str, int]]:
     """(decoding, iteration) found in every seed's rows, in order."""
     common = set.intersection(*({(r["decoding"], r["iteration"]) for r in table} for table in tables))
     return sorted(common, key=lambda c: (c[0] != "sample", c[1]))
+
+
+def _with_lengths(folder: Path, third: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A judge's verdicts, their prompt's length among their slices."""
+    rows = store.read_rows(folder / "verdicts.jsonl")
+    for row in rows:
+        row["slices"] = [*row["slices"], *([third[row["example_id"]]] if row["example_id"] in third else [])]
+    return rows
 
 
 def _sources(cell: CellFiles) -> dict[str, str]:

@@ -63,7 +63,7 @@ def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: E
     from rlhf_bench.harness.plugins import code_fingerprint
 
     modules = ["intervals", "statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]
-    modules += ["ranking", "length_control", "power", "sheets"]
+    modules += ["ranking", "length_control", "power", "sheets", "prompt_lengths"]
     modules += ["monotonicity", "best_of_n", "pools", "proxy_curves", "proxy_estimates", "gao"]
     own = ("rlhf_bench.reports.build", "rlhf_bench.reports.comparison")
     code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), *own)
