@@ -74,8 +74,29 @@ def logits_and_hidden(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     return logits[0], seen[0]
 
 
+CHUNK = 1024
+"""Response tokens whose logits are in float32 at once: with a large vocabulary they are most of a pass's memory."""
+
+
 def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tensor:
-    """log pi [B, T] in float32 of the response tokens from their logits [N, V], 0 outside the mask."""
-    logits = logits.float() / temperature if temperature != 1.0 else logits.float()
+    """log pi [B, T] in float32 of the response tokens from their logits [N, V], 0 outside the mask.
+
+    In chunks of tokens, whose float32 copies are computed again for the gradient instead of kept.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
     chosen = rollout.response_ids[rollout.mask]
-    return spread(logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1), rollout.mask)
+    if len(logits) <= CHUNK:
+        return spread(_of_chosen(logits, chosen, temperature), rollout.mask)
+    parts = [
+        checkpoint(_of_chosen, part, ids, temperature, use_reentrant=False, preserve_rng_state=False)
+        for part, ids in zip(logits.split(CHUNK), chosen.split(CHUNK), strict=True)
+    ]
+    return spread(torch.cat(parts), rollout.mask)
+
+
+def _of_chosen(logits: Tensor, chosen: Tensor, temperature: float) -> Tensor:
+    """log pi [N] of the tokens chosen [N] under logits [N, V]."""
+    logits = logits.float() / temperature if temperature != 1.0 else logits.float()
+    return logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)

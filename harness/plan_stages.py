@@ -262,5 +262,6 @@ def training(ground: Ground) -> Stage:
 _NOT_OF_SCALE = (
     *("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip"),
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
+    *("micro_tokens", "offload", "critic", "value_weight"),
 )
 """PPO settings that the scale does not depend on: sweeps over them share it."""

@@ -6,6 +6,7 @@ Which kind of reward a model gives is nobody's business here: rewards are per to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
+from rlhf_bench.harness.resting import Movable, awake, rest, sleepers
 from rlhf_bench.harness.rollout import batches_by_length, logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
@@ -63,6 +65,7 @@ def train(run: PPORun) -> list[dict[str, float]]:
     """All iterations, going on from the state in `run.scratch` when there is one; returns one row per iteration."""
     done, rows = _resume(run)
     stops = set(checkpoints(run.settings))
+    rest(_sleepers(run))
     for iteration in range(done, run.settings.iterations):
         experience = collect(run, iteration)
         losses = update(run, experience, iteration)
@@ -72,7 +75,8 @@ def train(run: PPORun) -> list[dict[str, float]]:
         _check_finite(run, rows[-1])
         if iteration + 1 in stops:
             _check_policy(run, experience, rows[-1])
-            run.evaluate(iteration + 1)
+            with _awake(run, *_sleepers(run)):
+                run.evaluate(iteration + 1)
         if (iteration + 1) % run.settings.save_every == 0 or iteration + 1 in stops:
             store.write_rows(run.scratch / "steps.jsonl", rows)
             save_state(run.actors, iteration + 1, run.scratch / "state.safetensors")
@@ -116,11 +120,13 @@ def collect(run: PPORun, iteration: int) -> Experience:
         generator=generator,
         temperature=s.temperature,
     )
-    rewards = run.reward_model.rewards(rollout)
+    with _awake(run, run.reward_model.model):
+        rewards = run.reward_model.rewards(rollout)
     assert rollout.logprobs is not None
     old = rollout.logprobs  # of the policy as it sampled: another pass would only add rounding
     sizes = (s.micro_batch, s.micro_tokens, run.fit)
-    reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, *sizes)
+    with _awake(run, actors.reference):
+        reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, *sizes)
     values = map_batches(actors.critic, rollout, *sizes)
     shaped = ppo_math.kl_reward(rewards / run.scale, old, reference, rollout.mask, s.kl)
     advantages = ppo_math.gae(shaped, values, rollout.mask, s.gamma, s.lam)
@@ -128,6 +134,17 @@ def collect(run: PPORun, iteration: int) -> Experience:
     if s.whiten:
         advantages = ppo_math.whiten(advantages, rollout.mask)
     return Experience(rollout, rewards, old, reference, values, advantages, returns)
+
+
+def _sleepers(run: PPORun) -> list[Movable]:
+    """Who rests while nobody asks: nobody unless `ppo.offload`."""
+    return sleepers(run.actors, run.reward_model.model) if run.settings.offload else []
+
+
+def _awake(run: PPORun, *models: Any) -> AbstractContextManager[None]:
+    """Inside, those of the models that may rest are where the policy is."""
+    asked = [one for one in _sleepers(run) if any(one is model for model in models)]
+    return awake(asked, str(run.actors.policy.device))
 
 
 def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, float]:

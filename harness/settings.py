@@ -77,7 +77,8 @@ class PPOSettings:
     `scale_samples` SFT samples; "none" takes rewards as they come.  `checkpoints` held-out evaluations are spread
     evenly over the iterations, fixed beforehand.  `micro_batch` rows go through a model at once, fewer where they are
     longer than `micro_tokens` together (0: no limit).  `critic` own has a trunk of its own; trunk is a head on the
-    policy's, its loss weighted by `value_weight` against the policy's: less work, another algorithm.
+    policy's, its loss weighted by `value_weight` against the policy's: less work, another algorithm.  `offload`: the
+    frozen reference and the reward model wait in main memory while nobody asks them.
     """
 
     iterations: int = 42
@@ -86,6 +87,7 @@ class PPOSettings:
     minibatches: int = 2
     micro_batch: int = 16
     micro_tokens: int = 0
+    offload: bool = False
     lr: float = 5e-4
     critic_lr: float = 1e-3
     clip: float = 0.2

@@ -139,6 +139,10 @@ class EncoderDecoderScorer:
     def __init__(self, model: Any, tokenizer: Any, settings: EncoderDecoder) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
 
+    def to(self, device: str) -> None:
+        """Put the model on another device."""
+        self.model.to(device)
+
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] on the policy's tokens; a sentence's sum or mean sits on its last one."""
         from rlhf_bench.harness.align import align_rows

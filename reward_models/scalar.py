@@ -90,6 +90,10 @@ class ScalarScorer:
     def __init__(self, model: Any, spread: str = "last") -> None:
         self.model, self.spread = model, spread
 
+    def to(self, device: str) -> None:
+        """Put the model on another device."""
+        self.model.to(device)
+
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T]: the classifier's score of prompt + response, on the last response token or spread evenly."""
         from rlhf_bench.reward_models.extraction import on_last_token, spread_evenly

@@ -148,6 +148,10 @@ class Seq2SeqScorer:
         self.settings = settings
         self._divergences: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
 
+    def to(self, device: str) -> None:
+        """Put the corrector on another device."""
+        self.corrector.model.to(device)
+
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T]: see extraction.py for the token rules; a sentence's sum or mean sits on its last token."""
         from rlhf_bench.reward_models import extraction

@@ -13,7 +13,7 @@ from tiny import Tiny, by_hand, make_tokenizer
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlhf_bench.harness import last_layer, rollout
+from rlhf_bench.harness import last_layer, passes, rollout
 from rlhf_bench.harness.holding import Holding, compute_as
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.last_layer import only_at
@@ -124,6 +124,25 @@ def test_a_model_that_checkpoints_gradients_is_left_as_it_is(tiny: Tiny) -> None
     finally:
         tiny.model.activation_checkpointing_disable()
     assert last_layer._last_mlp(tiny.model) is not None
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_in_chunks_are_those_of_the_whole(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    model = load_causal(tiny.folder, tiny.tokenizer, "cpu")
+    rows = by_hand(tiny.tokenizer, [[40, 41], [42]], [[50, 51, 52, 53], [54, 55]])
+    found = []
+    for chunk in (passes.CHUNK, 4, 1):
+        monkeypatch.setattr(passes, "CHUNK", chunk)
+        model.zero_grad()
+        values = logprobs(model, rows, temperature)
+        values.square().sum().backward()  # type: ignore[no-untyped-call]
+        found.append((values.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    for values, gradients in found[1:]:
+        assert torch.equal(values, found[0][0])
+        for one, other in zip(gradients, found[0][1], strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
