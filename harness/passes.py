@@ -91,7 +91,7 @@ def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tens
         return spread(_of_chosen(logits, chosen, temperature), rollout.mask)
     parts = [
         checkpoint(_of_chosen, part, ids, temperature, use_reentrant=False, preserve_rng_state=False)
-        for part, ids in zip(logits.split(CHUNK), chosen.split(CHUNK), strict=True)
+        for part, ids in zip(torch.split(logits, CHUNK), torch.split(chosen, CHUNK), strict=True)
     ]
     return spread(torch.cat(parts), rollout.mask)
 
