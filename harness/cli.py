@@ -61,6 +61,15 @@ def settings_options(command: Any) -> Any:
     return command
 
 
+track_option = click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Log PPO's scalars while training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
+    "WANDB_API_KEY is set) or trackio; repeat.",
+)
+
+
 @bench.command()
 @click.option("--task", required=True, help="Name of a task, or module:attribute.")
 @click.option("--rm", "reward_models", required=True, multiple=True, help="A reward model; repeat for several.")
@@ -86,6 +95,7 @@ def settings_options(command: Any) -> Any:
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core with 'tiny'.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads per job.  Default: 1 with 'tiny', else all.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
+@track_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
 def run(**options: Any) -> None:
@@ -168,6 +178,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
+@track_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
 def experiment(**options: Any) -> None:

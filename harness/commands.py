@@ -13,6 +13,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
 from rlhf_bench.harness.report_commands import report_cells
 from rlhf_bench.harness.stage_judge import complaints
+from rlhf_bench.harness.trackers import check_trackers
 from rlhf_bench.reports import terminal
 from rlhf_bench.reports.tables import Table
 
@@ -38,6 +39,7 @@ def run(
     jobs: int | None,
     threads: int | None,
     device: str,
+    track: Sequence[str],
     dry_run: bool,
     assignments: tuple[str, ...],
     quiet: bool,
@@ -47,6 +49,7 @@ def run(
     from rlhf_bench.harness.execute import Outcome
     from rlhf_bench.harness.settings import which_policy
 
+    trackers = check_trackers(track)
     policy = which_policy(policy, preset)
     request = runs.Request(
         task,
@@ -78,7 +81,15 @@ def run(
         device = pick_device(device)
         jobs = jobs or (cores // threads if device == "cpu" and policy == "tiny" else 1)
         with watching(stderr, quiet) as watch:
-            outcome = runs.run(made, root, jobs=max(1, jobs), threads=threads, device=device, watch=watch)
+            outcome = runs.run(
+                made,
+                root,
+                jobs=max(1, jobs),
+                threads=threads,
+                device=device,
+                watch=watch,
+                trackers=trackers,
+            )
     else:
         root.prepare()
         runs.record_cells(made, root)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,24 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-def execute(stages: Sequence[Stage], root: Store, *, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
+def execute(
+    stages: Sequence[Stage],
+    root: Store,
+    *,
+    jobs: int,
+    threads: int,
+    device: str,
+    watch: Watch,
+    trackers: Sequence[str] = (),
+) -> Outcome:
     """Run `stages` (inputs first).  A failed stage stops only what needs it; everything made is kept."""
     missing = [stage for stage in stages if not stage.done(root)]
     if not missing:
         return Outcome()
     if jobs == 1 or len(missing) == 1:
         set_threads(threads)
-        return _one_by_one(missing, root, device, watch)
-    return _side_by_side(missing, root, jobs, threads, device, watch)
+        return _one_by_one(missing, root, device, watch, trackers)
+    return _side_by_side(missing, root, jobs, threads, device, watch, trackers)
 
 
 def set_threads(threads: int) -> None:
@@ -56,14 +66,15 @@ def set_threads(threads: int) -> None:
     keep_freed_memory()
 
 
-def _one_by_one(missing: Sequence[Stage], root: Store, device: str, watch: Watch) -> Outcome:
+def _one_by_one(missing: Sequence[Stage], root: Store, device: str, watch: Watch, trackers: Sequence[str]) -> Outcome:
     outcome = Outcome()
     for stage in missing:
         if _blocked(stage, outcome):
             continue
         watch("start", stage.name, 0, 0)
         try:
-            if guarded(stage, root, device, lambda done, total, name=stage.name: watch("step", name, done, total)):  # type: ignore[misc]
+            progress = partial(watch, "step", stage.name)
+            if guarded(stage, root, device, progress, trackers):
                 outcome.made.append(stage.name)
         except BenchError as error:
             outcome.failed[stage.name] = error
@@ -79,11 +90,13 @@ def _blocked(stage: Stage, outcome: Outcome) -> bool:
     return False
 
 
-def guarded(stage: Stage, root: Store, device: str, progress: Callable[[int, int], None]) -> bool:
+def guarded(
+    stage: Stage, root: Store, device: str, progress: Callable[[int, int], None], trackers: Sequence[str] = ()
+) -> bool:
     """`run_stage` with the machine's own failures (disk full, out of memory) as one clear line."""
     quiet_libraries()
     try:
-        return run_stage(stage, root, device, progress)
+        return run_stage(stage, root, device, progress, trackers)
     except OSError as error:
         raise BenchError(
             f"{stage.name}: {one_line(error)}.", "What was computed is kept; mend it and run again."
@@ -129,14 +142,22 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _work(stage: Stage, root: Path, device: str) -> bool:
+def _work(stage: Stage, root: Path, device: str, trackers: Sequence[str]) -> bool:
     def progress(done: int, total: int) -> None:
         _events.put(("step", stage.name, done, total))
 
-    return guarded(stage, Store(root), device, progress)
+    return guarded(stage, Store(root), device, progress, trackers)
 
 
-def _side_by_side(missing: Sequence[Stage], root: Store, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
+def _side_by_side(
+    missing: Sequence[Stage],
+    root: Store,
+    jobs: int,
+    threads: int,
+    device: str,
+    watch: Watch,
+    trackers: Sequence[str],
+) -> Outcome:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)  # read when a worker loads its libraries
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -150,7 +171,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, jobs: int, threads: int
                 waiting = [stage for stage in waiting if not _blocked(stage, outcome)]
                 for stage in [s for s in waiting if _ready(s, root)][: jobs - len(running)]:
                     waiting.remove(stage)
-                    running[pool.submit(_work, stage, root.root, device)] = stage
+                    running[pool.submit(_work, stage, root.root, device, trackers)] = stage
                     watch("start", stage.name, 0, 0)
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 _drain(events, watch)

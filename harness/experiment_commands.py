@@ -15,6 +15,7 @@ from rlhf_bench.harness.estimates import Estimator
 from rlhf_bench.harness.report_commands import name_page
 from rlhf_bench.harness.settings import which_policy
 from rlhf_bench.harness.stage_judge import complaints
+from rlhf_bench.harness.trackers import check_trackers
 from rlhf_bench.reports import build, ledger, terminal
 from rlhf_bench.reports import experiments as results
 
@@ -28,11 +29,13 @@ def experiment(
     out: Path,
     jobs: int | None,
     device: str,
+    track: Sequence[str],
     dry_run: bool,
     assignments: tuple[str, ...],
     quiet: bool,
 ) -> int:
     """bench experiment"""
+    trackers = check_trackers(track)
     asked, policy = experiments.find(name), which_policy(policy, preset)
     made = experiments.make(asked, seeds or (), parse_assignments(assignments), policy, preset)
     root = store.Store(out)
@@ -47,7 +50,7 @@ def experiment(
     if not path.exists() or {**store.read_json(path), "command": ""} != {**record, "command": ""}:
         store.write_json(path, record)
     try:
-        _compute(made, root, jobs, device, quiet)
+        _compute(made, root, jobs, device, quiet, trackers)
     except BenchError as error:
         failed = error
     found = _show(store.read_json(path), out, stdout, failed)
@@ -58,7 +61,9 @@ def experiment(
     return 3 if undecided or found["missing"] else 0
 
 
-def _compute(made: experiments.Made, root: store.Store, jobs: int | None, device: str, quiet: bool) -> None:
+def _compute(
+    made: experiments.Made, root: store.Store, jobs: int | None, device: str, quiet: bool, trackers: Sequence[str]
+) -> None:
     """Make what is missing; raises the first failure when everything that could be made is made."""
     if all(stage.done(root) for stage in made.order):
         return
@@ -70,7 +75,7 @@ def _compute(made: experiments.Made, root: store.Store, jobs: int | None, device
     jobs = jobs or (usable_cores() if device == "cpu" else 1)
     _, stderr = consoles(quiet)
     with watching(stderr, quiet) as watch:
-        outcome = experiments.run(made, root, jobs=jobs, threads=1, device=device, watch=watch)
+        outcome = experiments.run(made, root, jobs=jobs, threads=1, device=device, watch=watch, trackers=trackers)
     raise_first(outcome)
 
 

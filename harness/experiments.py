@@ -200,7 +200,16 @@ def overhead_stage(seed: int) -> Stage:
     return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stage_overhead:overhead", {"seed": seed}, code=code)
 
 
-def run(made: Made, root: store.Store, *, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
+def run(
+    made: Made,
+    root: store.Store,
+    *,
+    jobs: int,
+    threads: int,
+    device: str,
+    watch: Watch,
+    trackers: Sequence[str] = (),
+) -> Outcome:
     """Make what is missing; cell records first, so that an interrupted experiment says what it lacks."""
     root.prepare()
     for planned in made.plans.values():
@@ -213,6 +222,7 @@ def run(made: Made, root: store.Store, *, jobs: int, threads: int, device: str, 
         threads=threads,
         device=device,
         watch=watch,
+        trackers=trackers,
     )
     alone = execute(
         timed, root, jobs=1, threads=1, device="cpu", watch=watch

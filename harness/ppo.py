@@ -5,7 +5,7 @@ Which kind of reward a model gives is nobody's business here: rewards are per to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,10 @@ from rlhf_bench.harness.settings import PPOSettings
 
 @dataclass(frozen=True)
 class PPORun:
-    """Everything one run is made of.  `scale` divides the rewards; `evaluate(iteration)` is called at checkpoints."""
+    """Everything one run is made of.
+
+    `scale` divides the rewards; `evaluate(iteration)` is called at checkpoints, `log(row)` after every iteration.
+    """
 
     actors: Actors
     reward_model: NamedRewardModel
@@ -40,6 +43,7 @@ class PPORun:
     scratch: Path
     evaluate: Callable[[int], None]
     progress: Callable[[int, int], None]
+    log: Callable[[Mapping[str, float]], None] = lambda _: None
     fit: Fit = field(default_factory=Fit)
 
 
@@ -73,6 +77,7 @@ def train(run: PPORun) -> list[dict[str, float]]:
         if run.fit.rows:
             rows[-1]["micro_batch"] = run.fit.rows
         _check_finite(run, rows[-1])
+        run.log(rows[-1])
         if iteration + 1 in stops:
             _check_policy(run, experience, rows[-1])
             with _awake(run, *_sleepers(run)):

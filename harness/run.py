@@ -142,11 +142,20 @@ def _judge(judge: JudgeSpec, cell: plan.Cell) -> Stage:
     return plan.judge_stage(cell.evaluated, judge, cell.stages, label, cell.seed)
 
 
-def run(made: Plan, root: store.Store, *, jobs: int, threads: int, device: str, watch: Watch) -> Outcome:
+def run(
+    made: Plan,
+    root: store.Store,
+    *,
+    jobs: int,
+    threads: int,
+    device: str,
+    watch: Watch,
+    trackers: Sequence[str] = (),
+) -> Outcome:
     """Make what is missing.  Cell records are written first, so that a report can say what an interrupted run lacks."""
     root.prepare()
     record_cells(made, root)
-    return execute(made.order, root, jobs=jobs, threads=threads, device=device, watch=watch)
+    return execute(made.order, root, jobs=jobs, threads=threads, device=device, watch=watch, trackers=trackers)
 
 
 def record_cells(made: Plan, root: store.Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_bench.harness import peak_memory, store
 from rlhf_bench.harness.plugins import code_fingerprint
 from rlhf_bench.harness.seams import Progress, no_progress
+from rlhf_bench.harness.trackers import Tracked
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Context:
     scratch: Path
     device: str
     progress: Progress = no_progress
+    tracked: Tracked = field(default_factory=Tracked)
 
 
 StageFunction = Callable[[Context], Mapping[str, Any]]
@@ -86,8 +88,13 @@ class Stage:
         return root.complete(self.kind, self.label, self.key)
 
 
-def run_stage(stage: Stage, root: store.Store, device: str, progress: Progress = no_progress) -> bool:
-    """Make the stage's folder unless it is there; True when it was made now.  The inputs must be complete."""
+def run_stage(
+    stage: Stage, root: store.Store, device: str, progress: Progress = no_progress, trackers: Sequence[str] = ()
+) -> bool:
+    """Make the stage's folder unless it is there; True when it was made now.  The inputs must be complete.
+
+    `trackers` are names of trackers.py, for those stages that have scalars to log.
+    """
     import importlib
 
     module, _, name = stage.function.partition(":")
@@ -98,7 +105,9 @@ def run_stage(stage: Stage, root: store.Store, device: str, progress: Progress =
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
         marked = peak_memory.start()
         wall, cpu = time.perf_counter(), time.process_time()
-        figures = function(Context({**stage.params, **stage.payload}, inputs, *place, device, progress))
+        folder = root.root / "tracking" / "-".join(stage.place)
+        tracked = Tracked(tuple(trackers), folder, stage.name, place[1])
+        figures = function(Context({**stage.params, **stage.payload}, inputs, *place, device, progress, tracked))
         record = {
             "kind": stage.kind,
             "label": stage.label,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rlhf_bench.harness.settings import EvalSettings, PPOSettings
 from rlhf_bench.harness.stage import Context
 from rlhf_bench.harness.stage_prompts import held_out, read_examples
 from rlhf_bench.harness.stage_reward import scorer_of
+from rlhf_bench.harness.trackers import open_trackers
 
 
 def ppo(context: Context) -> Mapping[str, Any]:
@@ -41,7 +43,8 @@ def ppo(context: Context) -> Mapping[str, Any]:
         evaluate=lambda iteration: _evaluate(context, run, actors, iteration),
         progress=context.progress,
     )
-    rows = train(run)
+    with open_trackers(context.tracked) as log:
+        rows = train(replace(run, log=log))
     store.write_rows(context.work / "steps.jsonl", rows)
     stored = [store.read_rows(_checkpoint(context, i)) for i in checkpoints(settings)]
     store.write_rows(context.work / "generations.jsonl", [row for part in stored for row in part])
