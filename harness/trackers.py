@@ -67,23 +67,23 @@ class Remembering:
     """A run of a library that cannot take steps back: what was logged before an interruption is not logged again.
 
     `memory` holds the run's id and last step.  It is written before a step is logged, so a kill between the two loses
-    that step's point rather than doubling it.
+    that step's point rather than doubling it.  `open_run(id)` returns the library's calls for a step and for the end.
     """
 
-    def __init__(self, memory: Path, open_run: Callable[[str], Any]) -> None:
+    def __init__(self, memory: Path, open_run: Callable[[str], tuple[Any, Any]]) -> None:
         self.memory = memory
         known = store.read_json(memory) if memory.exists() else {"id": uuid.uuid4().hex[:12], "step": 0}
         self.id, self.last = str(known["id"]), int(known["step"])
-        self.run = open_run(self.id)
+        self.send, self.finish = open_run(self.id)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         if step > self.last:
             self.last = step
             store.write_json(self.memory, {"id": self.id, "step": step})
-            self.run.log(dict(scalars), step=step)
+            self.send(dict(scalars), step=step)
 
     def close(self) -> None:
-        self.run.finish()
+        self.finish()
 
 
 def _wandb(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
@@ -92,11 +92,12 @@ def _wandb(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
     online = {} if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY") else {"mode": "offline"}
     tracked.folder.mkdir(parents=True, exist_ok=True)
 
-    def open_run(name: str) -> Any:
+    def open_run(name: str) -> tuple[Any, Any]:
         where = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "dir": str(tracked.folder)}
         # terminal and repository are nobody's business
         settings = wandb.Settings(console="off", disable_git=True)
-        return wandb.init(**where, name=tracked.run_name, id=name, resume="allow", settings=settings, **online)
+        run = wandb.init(**where, name=tracked.run_name, id=name, resume="allow", settings=settings, **online)
+        return run.log, run.finish
 
     return Remembering(tracked.scratch / "wandb.json", open_run)
 
@@ -105,8 +106,9 @@ def _trackio(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
     """trackio's own database on this machine.  Its runs are found by name, so the name holds the id."""
     trackio = importlib.import_module("trackio")
 
-    def open_run(name: str) -> Any:
-        return trackio.init(project=PROJECT, name=f"{tracked.run_name} {name}", resume="allow")
+    def open_run(name: str) -> tuple[Any, Any]:
+        run = trackio.init(project=PROJECT, name=f"{tracked.run_name} {name}", resume="allow")
+        return run.log, trackio.finish  # its run's own `finish` is called once more at exit, and prints
 
     return Remembering(tracked.scratch / "trackio.json", open_run)
 
@@ -142,7 +144,7 @@ class Trackers:
         if self.opened is None:
             self.opened = {}
             for name in self.tracked.names:
-                with self._surviving(name), redirect_stdout(sys.stderr):  # results alone go to stdout
+                with self._surviving(name):
                     self.opened[name] = OPENERS[name](self.tracked, step)
         for name, tracker in list(self.opened.items()):
             with self._surviving(name):
@@ -150,18 +152,19 @@ class Trackers:
 
     def close(self) -> None:
         for name, tracker in list((self.opened or {}).items()):
-            with self._surviving(name), redirect_stdout(sys.stderr):
+            with self._surviving(name):
                 tracker.close()
 
     @contextmanager
     def _surviving(self, name: str) -> Iterator[None]:
-        """Training goes on whatever a tracker does."""
+        """Training goes on whatever a tracker does; what one prints goes to stderr, where no results are."""
         try:
-            yield
+            with redirect_stdout(sys.stderr):
+                yield
         except Exception as error:
             failed = (self.opened or {}).pop(name, None)
             if failed is not None:
-                with suppress(Exception):
+                with suppress(Exception), redirect_stdout(sys.stderr):
                     failed.close()
             line = f"Warning: {self.tracked.run_name} is no longer tracked by {name}: {one_line(error)}."
             print(printable(line), file=sys.stderr, flush=True)

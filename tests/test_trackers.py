@@ -32,7 +32,10 @@ class Run:
         self.note("log", step, values)
     def finish(self):
         self.note("finish")
+def finish():
+    run.finish()
 def init(**given):
+    global run
     print("a greeting")
     run = Run()
     run.note("init", given)
