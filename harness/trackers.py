@@ -72,8 +72,9 @@ class Remembering:
 
     def __init__(self, memory: Path, open_run: Callable[[str], tuple[Any, Any]]) -> None:
         self.memory = memory
-        known = store.read_json(memory) if memory.exists() else {"id": uuid.uuid4().hex[:12], "step": 0}
-        self.id, self.last = str(known["id"]), int(known["step"])
+        known: Any = store.read_json(memory) if memory.exists() else {"id": uuid.uuid4().hex[:12], "step": 0}
+        self.id: str = known["id"]
+        self.last: int = known["step"]
         self.send, self.finish = open_run(self.id)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
