@@ -218,7 +218,7 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
         return alone(float(np.nanmean(cells)), "none", why).noted(note)
     m, n = moments(cells, codes), int((~np.isnan(cells)).sum())
     half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
-    size = min(float(n), m.mean * (1 - m.mean) * (t / half) ** 2) if half > 0 else float(n)
+    size = min(float(n), (t * math.sqrt(m.mean * (1 - m.mean)) / half) ** 2) if half > 0 else float(n)
     low, high = _clopper_pearson(m.mean, size, level)
     found = made(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
     return found.noted(EDGE if len(cells) > 1 and not 0.05 < m.mean < 0.95 else "")

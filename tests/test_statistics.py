@@ -178,3 +178,10 @@ def test_numbers_too_large_to_square():
 def test_bad_input_says_what_was_seen(call):
     with pytest.raises(BenchError):
         call()
+
+
+def test_rates_next_to_nothing_have_an_interval() -> None:
+    found = s.rate_over_seeds([[9.2e-159, 0.0]], 0.5)
+    assert found.value == pytest.approx(4.6e-159)
+    assert found.low is not None
+    assert found.low <= found.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +50,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the fakes, importable here and in other processes, note what was called."""
     folder = tmp_path / "fakes"
     folder.mkdir()
@@ -64,7 +64,9 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     noted_in = tmp_path / "calls"
     noted_in.touch()
-    return noted_in
+    yield noted_in
+    for name in ("wandb", "trackio"):
+        sys.modules.pop(name, None)  # transformers and TRL take whatever is imported under that name
 
 
 def noted(path: Path, library: str, what: str) -> list[Any]:
