@@ -97,7 +97,7 @@ def as_lines(rows: list[object]) -> bytes:
         (as_lines([{"fname": "a", "dialog": "x", "summary": "y"}]), "d.jsonl", "dialog"),
         (as_lines([GOOD]) + b"{nonsense\n", "d.jsonl", "2"),
         (as_lines([GOOD]).replace(b"greet", b"gr\xff\xfeet"), "d.jsonl", "UTF-8"),
-        (gzip.compress(as_lines([GOOD] * 50))[:-12], "d.jsonl.gz", "d.jsonl.gz"),
+        (gzip.compress(as_lines([GOOD] * 50), mtime=0)[:-12], "d.jsonl.gz", "d.jsonl.gz"),
         (b"not gzip at all", "d.jsonl.gz", "d.jsonl.gz"),
         (as_lines([[1, 2]]), "d.jsonl", "d.jsonl"),
     ],

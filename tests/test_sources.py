@@ -42,7 +42,7 @@ def refused(path: Path, content: bytes, seen: str) -> None:
 def test_plain_and_gzip_read_the_same(file: Path) -> None:
     packed = file.with_name("rows.jsonl.gz")
     file.write_bytes(GOOD)
-    packed.write_bytes(gzip.compress(GOOD))
+    packed.write_bytes(gzip.compress(GOOD, mtime=0))
     rows, unpacked = read_rows(file), read_rows(packed)
     assert [row.values for row in rows] == [row.values for row in unpacked]
     assert [row.where for row in rows] == [f"{file}, line 1", f"{file}, line 3"]
@@ -63,7 +63,7 @@ def test_plain_and_gzip_read_the_same(file: Path) -> None:
         (GOOD + b'["a", "b"]\n', "line 4: not an object"),
         (b'"text"\n', "line 1: not an object"),
         (b"null\n", "line 1: not an object"),
-        (gzip.compress(GOOD), "line 1: not UTF-8"),
+        (gzip.compress(GOOD, mtime=0), "line 1: not UTF-8"),
         (b"[" * 100_000, "line 1: "),
     ],
 )
@@ -72,7 +72,8 @@ def test_bad_content(file: Path, content: bytes, seen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [GOOD, gzip.compress(GOOD * 50)[:-12], gzip.compress(GOOD)[:15], b"\x1f\x8b\x08" + b"\xff" * 99]
+    "content",
+    [GOOD, gzip.compress(GOOD * 50, mtime=0)[:-12], gzip.compress(GOOD, mtime=0)[:15], b"\x1f\x8b\x08" + b"\xff" * 99],
 )
 def test_bad_gzip(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl.gz"
@@ -110,7 +111,7 @@ def write_as(path: Path, rows: list[dict[str, str]]) -> Path:
     else:
         json.dump(rows, written, ensure_ascii=False, indent=1)
     content = written.getvalue().encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
 
 
@@ -166,7 +167,7 @@ def test_a_long_field(tmp_path: Path) -> None:
         ("rows.json", b'[{"a": "b"}, null]', "row 1: not an object but of type NoneType"),
         ("rows.json", b'[{"a": "b"},\n {"a": "caf\xe9"}]', "line 2: not UTF-8"),
         ("rows.json", b"[" * 100_000, "rows.json: "),
-        ("rows.json.gz", gzip.compress(b'[{"a": "b"}]')[:-9], "not a whole gzip file"),
+        ("rows.json.gz", gzip.compress(b'[{"a": "b"}]', mtime=0)[:-9], "not a whole gzip file"),
         ("rows.json.gz", b"[]", "not a whole gzip file"),
         ("rows.csv", b"", "holds no rows"),
         ("rows.csv", b"prompt,chosen\n", "holds no rows"),
@@ -176,7 +177,7 @@ def test_a_long_field(tmp_path: Path) -> None:
         ("rows.csv", b'a,b\n1,2\n3,"4\n5,6\n', "line 3: malformed CSV (unexpected end of data)"),
         ("rows.csv", b'a,b\n1,"2"3\n', "line 2: malformed CSV"),
         ("rows.csv", b"a,b\n1,caf\xe9\n", "line 2: not UTF-8"),
-        ("rows.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-12], "not a whole gzip file"),
+        ("rows.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-12], "not a whole gzip file"),
         ("rows.parquet", b"", "not a Parquet file"),
         ("rows.parquet", GOOD, "not a Parquet file"),
         ("rows.parquet", b"PAR1" + b"\x07" * 99 + b"PAR1", "not a Parquet file"),
