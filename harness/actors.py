@@ -31,7 +31,8 @@ class Critic(nn.Module):
 
     def forward(self, rollout: Rollout) -> Tensor:
         """V(x, y_<t) [B, T], 0 outside the mask."""
-        hidden = hidden_states(self.trunk, pack(rollout))
+        packed = pack(rollout, self.trunk)
+        hidden = hidden_states(self.trunk, packed, packed.before)
         return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
 
@@ -45,7 +46,9 @@ class TrunkCritic(nn.Module):
 
     def forward(self, rollout: Rollout) -> Tensor:
         """As Critic's."""
-        return self.values(hidden_states(self._policy[0].base_model, pack(rollout)), rollout)
+        trunk = self._policy[0].base_model
+        packed = pack(rollout, trunk)
+        return self.values(hidden_states(trunk, packed, packed.before), rollout)
 
     def values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
         """The values [B, T] from hidden states [N, D] that a pass of the policy has left."""

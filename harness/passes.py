@@ -1,7 +1,8 @@
 """A model's pass over prompts and responses, with as little computed as the question needs.
 
-Rows are left-aligned with their padding at the end, where causal attention never looks: no attention mask, and rows of
-equal total length fit together whatever their prompts are.  Logits exist at the response tokens alone, as one row.
+Rows of equal total length fit together whatever their prompts are.  Others lie end to end where the model can read them
+so (packing.py), else they are padded at the end, where causal attention never looks: no attention mask in either case.
+Logits exist at the response tokens alone, as one row.
 """
 
 from __future__ import annotations
@@ -10,33 +11,42 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_bench.harness.last_layer import only_at
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.packing import reads_rows, row_mask, row_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Packed(NamedTuple):
-    """ids [B, C] of prompts followed by responses, then padding; `before` bool [B, C], True at the positions that
-    predict a response token (one before each); `lengths` [B] of the rows."""
+    """Rows of a prompt and its response without gaps: ids [B, C] with padding at the end, or [1, N] end to end.
+
+    `before` bool, of the ids' shape: True at the positions that predict a response token (one before each).
+    `lengths` [B] of the rows.  `named`: what a model has to be told besides the ids.
+    """
 
     ids: Tensor
     before: Tensor
     lengths: Tensor
+    named: dict[str, Tensor]
 
 
-def pack(rollout: Rollout) -> Packed:
-    """The rows of a rollout without gaps.  N response tokens have their N places in `before`, in the order of
-    `rollout.mask`."""
+def pack(rollout: Rollout, model: Any) -> Packed:
+    """The rows of a rollout as `model` reads them best.  N response tokens have their N places in `before`, in the
+    order of `rollout.mask`."""
     import torch
 
     whole = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
     kept = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
     prompts, lengths = rollout.prompt_mask.sum(1), kept.sum(1)
     columns = torch.arange(int(lengths.max()), device=whole.device)
-    ids = torch.full((len(whole), len(columns)), rollout.tokenizer.pad_token_id, device=whole.device)
-    ids[columns < lengths[:, None]] = whole[kept]
     before = (columns >= prompts[:, None] - 1) & (columns < lengths[:, None] - 1)
-    return Packed(ids, before, lengths)
+    real = columns < lengths[:, None]
+    if reads_rows(model) and not bool(real.all()):
+        named = {"position_ids": row_positions(lengths), "attention_mask": row_mask(lengths)}
+        return Packed(whole[kept][None], before[real][None], lengths, named)
+    ids = torch.full((len(whole), len(columns)), rollout.tokenizer.pad_token_id, device=whole.device)
+    ids[real] = whole[kept]
+    return Packed(ids, before, lengths, {})
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
@@ -46,11 +56,20 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).index_put((mask,), values.float())
 
 
-def hidden_states(trunk: Any, packed: Packed) -> Tensor:
-    """Last hidden states [N, D] from which the response tokens follow, of a model without a head."""
-    with only_at(trunk, packed.before):
-        hidden: Tensor = trunk(input_ids=packed.ids, use_cache=False).last_hidden_state
-    return hidden[packed.before]
+def last_places(packed: Packed) -> Tensor:
+    """bool, of the ids' shape: True at the last token of every row."""
+    import torch
+
+    if packed.named:  # end to end
+        return torch.zeros_like(packed.before).index_fill(1, packed.lengths.cumsum(0) - 1, True)
+    return torch.arange(packed.ids.shape[1], device=packed.ids.device) == packed.lengths[:, None] - 1
+
+
+def hidden_states(trunk: Any, packed: Packed, places: Tensor) -> Tensor:
+    """Last hidden states [N, D] at the N `places` (bool, of the ids' shape), of a model without a head."""
+    with only_at(trunk, places):
+        hidden: Tensor = trunk(input_ids=packed.ids, use_cache=False, **packed.named).last_hidden_state
+    return hidden[places]
 
 
 def logits_and_hidden(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -68,7 +87,7 @@ def logits_and_hidden(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
         with only_at(model, packed.before):
-            logits: Tensor = model(input_ids=packed.ids, use_cache=False).logits
+            logits: Tensor = model(input_ids=packed.ids, use_cache=False, **packed.named).logits
     finally:
         handle.remove()
     return logits[0], seen[0]

@@ -16,6 +16,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.holding import Holding, compute_as, read_holding
 from rlhf_bench.harness.hub import OFFLINE as OFFLINE
 from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
+from rlhf_bench.harness.packing import teach
 from rlhf_bench.harness.plugins import one_line
 from rlhf_bench.harness.text import CORRECTION, policy_prompt
 from rlhf_bench.harness.tokens import check_reads
@@ -214,7 +215,7 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
             raise BenchError(f"No model can be loaded from {source}: {one_line(error)}.", fix) from error
         raise why_not(error, source, "model with safetensors weights") from error
     _check_weights(model, source)
-    return model
+    return teach(model)
 
 
 def _check_weights(model: Any, source: str | Path) -> None:

@@ -204,7 +204,7 @@ def _backward(run: PPORun, experience: Experience, part: Tensor, tokens: Tensor)
         tensor[part][:, :width]
         for tensor in (experience.logprobs, experience.values, experience.advantages, experience.returns)
     )
-    logits, hidden = logits_and_hidden(actors.policy, pack(rollout))
+    logits, hidden = logits_and_hidden(actors.policy, pack(rollout, actors.policy))
     new = token_logprobs(logits, rollout, s.temperature)
     policy, clipped = ppo_math.policy_loss(new, old, advantages, rollout.mask, s.clip)
     if isinstance(actors.critic, TrunkCritic):

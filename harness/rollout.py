@@ -10,6 +10,7 @@ from rlhf_bench.harness.chat import ends_of
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.packing import is_taught
 from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.text import decode, encode_prompts
 
@@ -145,7 +146,7 @@ def _visible(seen: Tensor, columns: int, step: int, plain: bool, padded: bool) -
 
 def _takes_masks(model: Any) -> bool:
     """Whether the model's attention takes a ready-made boolean mask."""
-    return getattr(model.config, "_attn_implementation", "") == "sdpa"
+    return getattr(model.config, "_attn_implementation", "") == "sdpa" or is_taught(model)
 
 
 def _next_logits(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
@@ -194,7 +195,7 @@ def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
 
 def logprobs(model: Any, rollout: Rollout, temperature: float = 1.0) -> Tensor:
     """log pi(y_t | x, y_<t) [B, T] in float32 at the sampling temperature, 0 outside the mask.  Differentiable."""
-    logits, _ = logits_and_hidden(model, pack(rollout))
+    logits, _ = logits_and_hidden(model, pack(rollout, model))
     return token_logprobs(logits, rollout, temperature)
 
 

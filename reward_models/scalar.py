@@ -105,13 +105,11 @@ class ScalarScorer:
         """The classifier's scores [B] of prompt + response."""
         import torch
 
-        from rlhf_bench.harness.last_layer import only_at
-        from rlhf_bench.harness.passes import pack
+        from rlhf_bench.harness.passes import hidden_states, last_places, pack
 
-        packed = pack(rollout)
+        packed = pack(rollout, self.model)
         # the last real token by its place: the class's own pooling looks for pad ids, which a policy may sample
-        last = torch.arange(packed.ids.shape[1], device=packed.ids.device) == packed.lengths[:, None] - 1
-        with torch.no_grad(), only_at(self.model, last):
-            hidden = self.model.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
-            scores: Tensor = self.model.score(hidden[last]).squeeze(-1)
+        with torch.no_grad():
+            hidden = hidden_states(self.model.base_model, packed, last_places(packed))
+            scores: Tensor = self.model.score(hidden).squeeze(-1)
         return scores
