@@ -41,12 +41,20 @@ def pack(rollout: Rollout, model: Any) -> Packed:
     columns = torch.arange(int(lengths.max()), device=whole.device)
     before = (columns >= prompts[:, None] - 1) & (columns < lengths[:, None] - 1)
     real = columns < lengths[:, None]
-    if reads_rows(model) and not bool(real.all()):
-        named = {"position_ids": row_positions(lengths), "attention_mask": row_mask(lengths)}
-        return Packed(whole[kept][None], before[real][None], lengths, named)
     ids = torch.full((len(whole), len(columns)), rollout.tokenizer.pad_token_id, device=whole.device)
     ids[real] = whole[kept]
+    if reads_rows(model) and not bool(real.all()):
+        return end_to_end(ids, real, before)
     return Packed(ids, before, lengths, {})
+
+
+def end_to_end(ids: Tensor, real: Tensor, before: Tensor, positions: Tensor | None = None) -> Packed:
+    """What is `real` (bool) of rows [B, C], for a model that `reads_rows`.  `positions`: ids [B, C] of the places;
+    None: every row counts from 0."""
+    lengths = real.sum(1)
+    places = row_positions(lengths) if positions is None else positions[real][None]
+    named = {"position_ids": places, "attention_mask": row_mask(lengths)}
+    return Packed(ids[real][None], before[real][None], lengths, named)
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
@@ -60,7 +68,7 @@ def last_places(packed: Packed) -> Tensor:
     """bool, of the ids' shape: True at the last token of every row."""
     import torch
 
-    if packed.named:  # end to end
+    if len(packed.ids) < len(packed.lengths):  # end to end
         return torch.zeros_like(packed.before).index_fill(1, packed.lengths.cumsum(0) - 1, True)
     return torch.arange(packed.ids.shape[1], device=packed.ids.device) == packed.lengths[:, None] - 1
 

@@ -127,19 +127,22 @@ class Corrector:
         """Token t is compared with what the corrector would write after y_<t: one pass, nothing is generated."""
         import torch
 
-        from rlhf_bench.harness.last_layer import only_at
+        from rlhf_bench.harness.packing import reads_rows
+        from rlhf_bench.harness.passes import Packed, end_to_end, logits_and_hidden, spread
 
         inputs, mask, positions = self.inputs(rollout, with_responses=True)
-        width = rollout.response_ids.shape[1]
-        read = torch.arange(inputs.shape[1], device=inputs.device) >= inputs.shape[1] - width - 1
-        with torch.no_grad(), only_at(self.model, read.expand_as(inputs)):
-            logits = self.model(
-                input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=width + 1, use_cache=False
-            ).logits[:, :-1]
-        top = logits.max(-1)
-        matches = (top.indices == rollout.response_ids) & rollout.mask
-        margins = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1) - top.values  # the normaliser cancels
-        return Comparison(matches, margins.float())
+        before = torch.zeros_like(inputs, dtype=torch.bool)
+        before[:, -rollout.mask.shape[1] - 1 : -1] = rollout.mask
+        if reads_rows(self.model) and not bool(mask.all()):
+            packed = end_to_end(inputs, mask.bool(), before, positions)
+        else:
+            packed = Packed(inputs, before, mask.sum(1), {"attention_mask": mask, "position_ids": positions})
+        with torch.no_grad():
+            logits, _ = logits_and_hidden(self.model, packed)
+        top, chosen = logits.max(-1), rollout.response_ids[rollout.mask]
+        matches = torch.zeros_like(rollout.mask).masked_scatter(rollout.mask, top.indices == chosen)
+        margins = logits.gather(-1, chosen[:, None]).squeeze(-1) - top.values  # the normaliser cancels
+        return Comparison(matches, spread(margins, rollout.mask))
 
     def free_running(self, rollout: Rollout, extra: int = 0) -> Comparison:
         """Token t is compared with token t of the greedy correction, written with the key-value cache.

@@ -22,6 +22,8 @@ from rlhf_bench.harness.packing import is_taught, row_mask, row_positions, teach
 from rlhf_bench.harness.passes import hidden_states, last_places, logits_and_hidden, pack
 from rlhf_bench.harness.policies import load_causal, save_model
 from rlhf_bench.harness.rollout import make_generator, rows_of, sample
+from rlhf_bench.reward_models.corrector import Corrector, Layout
+from rlhf_bench.reward_models.scalar import ScalarScorer
 
 TOKENIZER = make_tokenizer(280)
 SIZES: dict[str, Any] = {
@@ -179,3 +181,23 @@ def test_a_taught_model_samples_as_before(kind: str) -> None:
     drawn = [sample(one, TOKENIZER, prompts, 8, generator=make_generator("x")) for one in (model, teach(model))]
     assert torch.equal(drawn[0].response_ids, drawn[1].response_ids)
     assert torch.equal(drawn[0].logprobs, drawn[1].logprobs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("positions", ["reuse", "plain"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_corrector_that_reads_rows_compares_alike(kind: str, positions: str) -> None:
+    plain = make(kind)
+    layout = Layout.of(TOKENIZER, positions)
+    one, two = (Corrector(m, TOKENIZER, layout).teacher_forced(uneven()) for m in (plain, teach(deepcopy(plain))))
+    assert torch.equal(one.matches, two.matches)
+    torch.testing.assert_close(one.margins, two.margins, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_classifier_that_reads_rows_scores_alike(kind: str) -> None:
+    torch.manual_seed(0)
+    config = make(kind).config
+    config.num_labels = 1
+    plain = louder(transformers.AutoModelForSequenceClassification.from_config(config), 8.0)
+    one, two = (ScalarScorer(m).scores(uneven()) for m in (plain, teach(deepcopy(plain))))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)

@@ -25,21 +25,25 @@ class Scripted:
     def __init__(self, tokenizer: Any, text: list[int]) -> None:
         self.tokenizer, self.text, self.calls = tokenizer, text, 0
         self.marker = list(Layout.of(tokenizer, "plain").marker)
-        self.config = SimpleNamespace()
+        self.config, self.head = SimpleNamespace(), torch.nn.Identity()
 
     def modules(self) -> tuple[()]:
         """It has no layers."""
         return ()
 
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """Where passes choose the places whose logits they want."""
+        return self.head
+
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, **options: Any) -> Any:
         self.calls += 1
         seen = input_ids if past_key_values is None else torch.cat([past_key_values, input_ids], 1)
-        keep = options["logits_to_keep"]
+        keep = options.get("logits_to_keep", seen.shape[1])
         logits = torch.zeros(len(seen), keep, len(self.tokenizer))
         for row, ids in enumerate(seen.tolist()):
             for place in range(keep):
                 logits[row, place, self._after(ids[: len(ids) - keep + place + 1])] = 4.0
-        return SimpleNamespace(logits=logits, past_key_values=seen)
+        return SimpleNamespace(logits=self.head(logits), past_key_values=seen)
 
     def _after(self, ids: list[int]) -> int:
         """The word of `text` after the last one written; after a word that is not in it, the one at the same place."""
