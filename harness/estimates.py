@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_bench.harness import collapse, statistics, store
+from rlhf_bench.harness import collapse, columns, statistics, store
+from rlhf_bench.harness.columns import Aligned, Columns, Group, align, checkpoints
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate, Measure
@@ -81,18 +83,25 @@ class Estimator:
             folders = [cell.judged()[judge] for cell in arm.cells]
             same_judge(judge, folders)
             measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
-            tables = [_with_lengths(folder, third) for folder in folders]
-            found += self._judge(arm, judge, measures, tables)
+            tables = [columns.read(folder / "verdicts.jsonl") for folder in folders]
+            found += self._judge(arm, judge, measures, tables, third)
         return found
 
-    def _judge(self, arm: Arm, judge: str, measures: Sequence[Measure], tables: Sequence[Rows]) -> Iterator[Estimate]:
+    def _judge(
+        self,
+        arm: Arm,
+        judge: str,
+        measures: Sequence[Measure],
+        tables: Sequence[Columns],
+        third: Mapping[str, str],
+    ) -> Iterator[Estimate]:
+        """`third`: the length of every prompt, one more of its slices."""
         found = checkpoints(tables)
         for decoding, iteration in found:
             final = iteration == max(i for _, i in found)
-            chosen = [[r for r in t if (r["decoding"], r["iteration"]) == (decoding, iteration)] for t in tables]
-            names = sorted({s for rows in chosen for row in rows for s in row["slices"]}) if final else []
-            for slice_name in [ALL, *names]:
-                part = [[r for r in rows if slice_name == ALL or slice_name in r["slices"]] for rows in chosen]
+            groups = [table.groups[decoding, iteration] for table in tables]
+            for slice_name in [ALL, *(_slices(groups, third) if final else ())]:
+                part = align(groups, "" if slice_name == ALL else slice_name, third)
                 for m in measures:
                     if (judge, m.name, decoding) == ("run", "kl", "greedy"):
                         continue  # not measured: it estimates nothing there (nouns.Generation)
@@ -101,20 +110,19 @@ class Estimator:
                         yield from self._collapse(arm, judge, m, slice_name, iteration, part)
 
     def _one(
-        self, arm: Arm, judge: str, m: Measure, slice_name: str, decoding: str, iteration: int, part: Sequence[Rows]
+        self, arm: Arm, judge: str, m: Measure, slice_name: str, decoding: str, iteration: int, part: Aligned
     ) -> Estimate:
-        cells, clusters = matrix(part, m.name)
+        cells, clusters = part.matrix(m.name), part.sources()
         place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
         interval = statistics.interval(m.kind, cells, self.level, self.generator(*place), clusters)
         interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
         return self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
 
     def _collapse(
-        self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Sequence[Rows]
+        self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Aligned
     ) -> Iterator[Estimate]:
         """Each seed's distribution statistics; over several seeds the variance ratio's mean logarithm, by t."""
-        after, clusters = matrix(part, m.name)
-        before, _ = matrix(part, m.before)
+        after, before, clusters = part.matrix(m.name), part.matrix(m.before), part.sources()
         place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, "collapse")
         found = [
             collapse.collapse(b, a, self.generator(*place, str(seed)), self.level, clusters=clusters)
@@ -126,16 +134,10 @@ class Estimator:
 
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
         """KL to the SFT policy and the reward model's own (unscaled) reward at every checkpoint; repeated responses."""
-        tables = [store.read_rows(cell.folder("generations") / "generations.jsonl") for cell in arm.cells]
-        sources = [_sources(cell) for cell in arm.cells]
-        rows = [
-            [{**row, "slices": [], "source": of[row["example_id"]], "values": row} for row in table]
-            for table, of in zip(tables, sources, strict=True)
-        ]
-        yield from self._judge(arm, "run", [Measure("kl", "level"), Measure("reward", "level")], rows)
+        tables = [_with_sources(cell) for cell in arm.cells]
+        yield from self._judge(arm, "run", [Measure("kl", "level"), Measure("reward", "level")], tables, {})
         for decoding, iteration in checkpoints(tables):
-            part = [[r for r in t if (r["decoding"], r["iteration"]) == (decoding, iteration)] for t in tables]
-            texts = [[r.get("response", "") for r in rows] for rows in aligned(part)]
+            texts = list(align([table.groups[decoding, iteration] for table in tables]).texts())
             found = [collapse.repetition(responses) for responses in texts]
             for name in found[0]:
                 interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
@@ -196,54 +198,36 @@ def same_judge(judge: str, folders: Sequence[Path]) -> None:
         )
 
 
-def checkpoints(tables: Sequence[Rows]) -> list[tuple[str, int]]:
-    """(decoding, iteration) found in every seed's rows, in order."""
-    common = set.intersection(*({(r["decoding"], r["iteration"]) for r in table} for table in tables))
-    return sorted(common, key=lambda c: (c[0] != "sample", c[1]))
+def _slices(groups: Sequence[Group], third: Mapping[str, str]) -> list[str]:
+    """All slices of the prompts, by name."""
+    found = {name for group in groups for own in set(group.slices) for name in own}
+    return sorted(found | {third[i] for group in groups for i in group.ids if i in third})
 
 
-def _with_lengths(folder: Path, third: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A judge's verdicts, their prompt's length among their slices."""
-    rows = store.read_rows(folder / "verdicts.jsonl")
-    for row in rows:
-        row["slices"] = [*row["slices"], *([third[row["example_id"]]] if row["example_id"] in third else [])]
-    return rows
+def _with_sources(cell: CellFiles) -> Columns:
+    """The responses with what each prompt shares with others: generations do not repeat it."""
+    rows = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
+    source = {row["id"]: row.get("source", "") for row in rows}
+    table = columns.read(cell.folder("generations") / "generations.jsonl")
+    groups = {
+        place: replace(group, slices=((),) * len(group.ids), sources=tuple(source[i] for i in group.ids))
+        for place, group in table.groups.items()
+    }
+    return replace(table, groups=groups)
 
 
-def _sources(cell: CellFiles) -> dict[str, str]:
-    """What each held-out prompt shares with others, by its id; generations do not repeat it."""
-    return {row["id"]: row.get("source", "") for row in store.read_rows(cell.folder("prompts") / "examples.test.jsonl")}
-
-
-def aligned(part: Sequence[Rows]) -> list[Rows]:
-    """Each seed's rows of the prompts found under every seed, ordered by id, whatever the order in the files."""
-    tables = [{row["example_id"]: row for row in rows} for rows in part]
-    ids = sorted(set.intersection(*map(set, tables)))
-    return [[table[i] for i in ids] for table in tables]
-
-
-def matrix(part: Sequence[Rows], name: str) -> tuple[Array, list[str]]:
-    """(cells [S, P], cluster of each prompt): prompts found under every seed, NaN where undecided."""
-    tables = aligned(part)
-    values = [[row["values"].get(name) for row in rows] for rows in tables]
-    cells = np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)
-    return cells.reshape(len(tables), len(tables[0])), [row.get("source", "") for row in tables[0]]
-
-
-def left_out(part: Sequence[Rows]) -> str:
+def left_out(part: Aligned) -> str:
     """How many prompts only some seeds have, or ""."""
-    held = [{row["example_id"] for row in rows} for rows in part]
-    count = len(set.union(*held) - set.intersection(*held))
-    return f"{count} prompts that only some seeds have are left out" if count else ""
+    return f"{part.left_out} prompts that only some seeds have are left out" if part.left_out else ""
 
 
-def undecided(part: Sequence[Rows], m: Measure, cells: Array) -> str:
+def undecided(part: Aligned, m: Measure, cells: Array) -> str:
     """How many cases are undecided and why; for wins and rates, what the value would be if all were 0, or all 1."""
     holes = np.isnan(cells)
     count = int(holes.sum())
     if not count:
         return ""
-    note = f"{count} undecided: {reasons(aligned(part), m.name)}"
+    note = f"{count} undecided: {counted(part.reasons(holes))}"
     if m.kind not in ("win", "rate"):
         return note
     low, high = (float(np.where(holes, value, cells).mean()) for value in (0.0, 1.0))
@@ -252,11 +236,12 @@ def undecided(part: Sequence[Rows], m: Measure, cells: Array) -> str:
 
 def reasons(part: Sequence[Rows], name: str) -> str:
     """Why cases are undecided, the commonest first, with counts."""
-    counts: dict[str, int] = {}
-    for rows in part:
-        for row in rows:
-            if row["values"].get(name) is None:
-                reason = row.get("reason", "not measured")
-                counts[reason] = counts.get(reason, 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return counted(
+        row.get("reason", "not measured") for rows in part for row in rows if row["values"].get(name) is None
+    )
+
+
+def counted(found: Iterable[str]) -> str:
+    """Reasons with how often each was given, the commonest first."""
+    ordered = sorted(Counter(found).items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{reason} ({count})" for reason, count in ordered)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_bench.harness import best_of_n, store
+from rlhf_bench.harness import best_of_n, columns, store
 from rlhf_bench.harness.cells import Array
+from rlhf_bench.harness.columns import Columns
 from rlhf_bench.harness.estimates import Arm, CellFiles
 from rlhf_bench.harness.pools import Pool, read_pool
 
@@ -68,14 +69,15 @@ Table = dict[tuple[int, str], Mapping[str, Any]]  # by iteration and example
 
 
 def _of_training(arm: Arm) -> Curves:
-    written = [_sampled(store.read_rows(c.folder("generations") / "generations.jsonl")) for c in arm.cells]
+    written = [columns.read(c.folder("generations") / "generations.jsonl") for c in arm.cells]
     asked: list[Table] = [{(r["iteration"], r["example_id"]): r for r in _proxies(cell)} for cell in arm.cells]
-    points = sorted(set.intersection(*({i for i, _ in table} for table in written)))
-    held = [{e for _, e in table} & {e for i, e in own if i == 0} for table, own in zip(written, asked, strict=True)]
+    points = sorted(set.intersection(*({i for d, i in table.groups if d == "sample"} for table in written)))
+    held = [_sampled_ids(table) & {e for i, e in own if i == 0} for table, own in zip(written, asked, strict=True)]
     ids = sorted(set.intersection(*held))
-    start = [{(0, i): {"reward": own[0, i]["reward"], "kl": 0.0} for i in ids} for own in asked]
-    tables = [{**first, **table} for first, table in zip(start, written, strict=True)]
-    proxy, kl = (_cube(tables, [0, *points], ids, name) for name in ("reward", "kl"))
+    start = np.array([[[own[0, i]["reward"] for i in ids]] for own in asked], dtype=np.float64)
+    later = _cube(written, points, ids, "reward"), _cube(written, points, ids, "kl")
+    first = start.reshape(len(written), 1, len(ids)), np.zeros((len(written), 1, len(ids)))
+    proxy, kl = (np.concatenate(both, axis=1) for both in zip(first, later, strict=True))
     worth, gold = _judged(arm, points, ids)
     samples = (np.moveaxis(proxy, 1, 2), np.moveaxis(gold, 1, 2)) if gold is not None else None
     clusters, slices = _prompts(arm, ids)
@@ -83,27 +85,34 @@ def _of_training(arm: Arm) -> Curves:
     return Curves("rl", (0, *points), proxy, kl, gold, samples, features, clusters, slices, worth, tuple(ids))
 
 
-def _sampled(rows: Sequence[Mapping[str, Any]]) -> Table:
-    return {(r["iteration"], r["example_id"]): r for r in rows if r["decoding"] == "sample"}
+def _sampled_ids(table: Columns) -> set[str]:
+    return {i for (decoding, _), group in table.groups.items() if decoding == "sample" for i in group.ids}
 
 
 def _proxies(cell: CellFiles) -> list[dict[str, Any]]:
     return store.read_rows(cell.folder("proxy") / "proxy.jsonl")
 
 
-def _cube(tables: Sequence[Table], points: Sequence[int], ids: Sequence[str], name: str) -> Array:
+def _cube(tables: Sequence[Columns], points: Sequence[int], ids: Sequence[str], name: str) -> Array:
     """[S, C, P], NaN where undecided or lacking."""
-    rows = [[[table.get((p, i), {}).get(name) for i in ids] for p in points] for table in tables]
-    return np.array(rows, dtype=np.float64).reshape(len(tables), len(points), len(ids))
+    found = np.full((len(tables), len(points), len(ids)), np.nan)
+    for s, table in enumerate(tables):
+        for c, point in enumerate(points):
+            group = table.groups.get(("sample", point))
+            if group is not None:
+                at = {example: place for place, example in enumerate(group.ids)}
+                known = [k for k, example in enumerate(ids) if example in at]
+                found[s, c, known] = group.column(name)[[at[ids[k]] for k in known]]
+    return found
 
 
 def _judged(arm: Arm, points: Sequence[int], ids: Sequence[str]) -> tuple[str, Array | None]:
     """What the judge `utility` measured, the baseline's value first; None where it did not see all cells alike."""
     if any("utility" not in cell.judged() for cell in arm.cells):
         return WORTHS[0], None
-    rows = [store.read_rows(cell.judged()["utility"] / "verdicts.jsonl") for cell in arm.cells]
-    values = [{place: row["values"] for place, row in _sampled(table).items()} for table in rows]
-    worth = next((w for w in WORTHS if all(w in v for table in values for v in table.values())), "")
+    values = [columns.read(cell.judged()["utility"] / "verdicts.jsonl") for cell in arm.cells]
+    sampled = [group for table in values for (d, _), group in table.groups.items() if d == "sample"]
+    worth = next((w for w in WORTHS if all(w in group.values for group in sampled)), "")
     if not worth:
         return WORTHS[0], None
     first = _cube(values, points[-1:], ids, f"{worth}_baseline")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import columns, store
 from rlhf_bench.harness.cells import Array
-from rlhf_bench.harness.estimates import Arm, CellFiles, checkpoints
+from rlhf_bench.harness.columns import checkpoints
+from rlhf_bench.harness.estimates import Arm, CellFiles
 
 Key = tuple[str, str]
 """An example's id and its prompt: two data sets may give one id to different prompts."""
@@ -37,11 +38,11 @@ class Sheets:
         return self.read[place]
 
     def _read(self, arm: Arm, judge: str, decoding: str) -> dict[int, Rows]:
-        tables = [store.read_rows(cell.judged()[judge] / "verdicts.jsonl") for cell in arm.cells]
+        tables = [columns.read(cell.judged()[judge] / "verdicts.jsonl") for cell in arm.cells]
         last = max((i for known, i in checkpoints(tables) if known == decoding), default=None)
         if last is None:
             return {}
-        chosen = [[row for row in t if (row["decoding"], row["iteration"]) == (decoding, last)] for t in tables]
+        chosen = [table.rows(decoding, last) for table in tables]
         found: list[Rows] = []
         for cell, rows in zip(arm.cells, chosen, strict=True):
             prompts = self._prompts(cell)

@@ -7,6 +7,7 @@ ROOT/.partial/<kind>-<key>/  a stage in the making: `work/` becomes the result, 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -68,12 +69,34 @@ def _dumps(value: Any) -> str:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows `write_rows` wrote; raises BenchError naming the file when it is missing or damaged."""
     try:
-        with jsonlines.open(path) as reader:
-            return list(reader.iter(type=dict))
+        rows = rows_in(path.read_bytes())
+        if rows is None:  # line by line, to say where
+            with jsonlines.open(path) as reader:
+                rows = list(reader.iter(type=dict))
+        return rows
     except FileNotFoundError:
         raise BenchError(f"{path} is missing.", "Delete its folder and run again.") from None
     except (jsonlines.Error, UnicodeError) as error:
         raise BenchError(f"{path} is damaged: {error}.", "Delete its folder and run again.") from None
+
+
+def rows_in(data: bytes) -> list[dict[str, Any]] | None:
+    """All rows of a file in one go, which takes a fraction of the time; None where a line is no JSON object.
+
+    Lines become the members of one JSON array.  A comma and a line end between them keep a line that is damaged from
+    being mended by the next, but for two that are damaged to match: then their number is not that of the lines.
+    """
+    lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    collecting = gc.isenabled()
+    gc.disable()  # nothing here is garbage, and the collector would look at every row again and again
+    try:
+        found = json.loads("[" + data.decode("utf-8").removesuffix("\n").replace("\n", ",\n") + "]")
+    except (ValueError, RecursionError):
+        return None
+    finally:
+        if collecting:
+            gc.enable()
+    return found if len(found) == lines and all(type(row) is dict for row in found) else None
 
 
 class Store:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import columns, store
 from rlhf_bench.harness.alarms import alarms
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
@@ -63,7 +63,7 @@ def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: E
     from rlhf_bench.harness.plugins import code_fingerprint
 
     modules = ["intervals", "statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]
-    modules += ["ranking", "length_control", "power", "sheets", "prompt_lengths"]
+    modules += ["columns", "ranking", "length_control", "power", "sheets", "prompt_lengths"]
     modules += ["monotonicity", "best_of_n", "pools", "proxy_curves", "proxy_estimates", "gao"]
     own = ("rlhf_bench.reports.build", "rlhf_bench.reports.comparison")
     code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), *own)
@@ -211,9 +211,9 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[d
 
 
 def _responses(folder: Path, last: bool) -> dict[str, str]:
-    rows = [row for row in store.read_rows(folder / "generations.jsonl") if row["decoding"] == "sample"]
-    final = max(row["iteration"] for row in rows) if last else 0
-    return {row["example_id"]: row.get("response", "") for row in rows if row["iteration"] == final}
+    written = columns.read(folder / "generations.jsonl")
+    group = written.groups.get(("sample", (written.last("sample") or 0) if last else 0))
+    return dict(zip(group.ids, group.texts, strict=True)) if group else {}
 
 
 def manifest(cells: Sequence[CellFiles], command: str) -> dict[str, Any]:

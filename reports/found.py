@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import columns, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import CellFiles
 
@@ -33,6 +33,7 @@ ROWS = {
     "proxy": ("proxy.jsonl", ("example_id", "iteration", "figures")),
 }
 """File and columns by role."""
+COLUMNS = ("generations.jsonl", "verdicts.jsonl")
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
 
 
@@ -106,9 +107,9 @@ def _broken(cell: CellFiles) -> Iterator[str]:
     """What of a cell's finished stages cannot be read."""
     for role in cell.record["stages"]:
         yield from _file(cell.folder(role) / store.MARKER, STAGE)
-    for role, (name, columns) in ROWS.items():
+    for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
-            yield from _rows(cell.folder(role) / name, columns)
+            yield from _rows(cell.folder(role) / name, needed)
     yield from _file(cell.folder("scale") / "scale.json", ("scale", "pair_accuracy", "sft_samples", "rejected"))
 
 
@@ -135,13 +136,18 @@ def _file(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
         yield f"{path} lacks {', '.join(absent)}"
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[str]:
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[str]:
     """What is wrong with the first bad row of a file, wherever it stands."""
     number = 0
     try:
-        with path.open("rb") as file:
+        rows = store.rows_in(data) if (data := path.read_bytes()).endswith(b"\n") else None
+        wanted = frozenset(needed)
+        if rows and all(wanted <= row.keys() for row in rows):
+            yield from _kept(path, rows)
+            return
+        with path.open("rb") as file:  # line by line, to say where
             for number, row in enumerate(file, 1):
-                if problem := _row(row, columns):
+                if problem := _row(row, needed):
                     yield f"{path} is damaged or of another version of this program (line {number}: {problem})"
                     return
     except OSError as error:
@@ -151,7 +157,17 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[str]:
         yield f"{path} is empty"
 
 
-def _row(row: bytes, columns: Sequence[str]) -> str:
+def _kept(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Keep what a report reads again as columns; say what is wrong with a value that none can be made of."""
+    if path.name not in COLUMNS:
+        return
+    try:
+        columns.keep(path, rows)
+    except (TypeError, ValueError, AttributeError) as error:
+        yield f"{path} is damaged or of another version of this program ({error})"
+
+
+def _row(row: bytes, needed: Sequence[str]) -> str:
     """What is wrong with a line, "" where nothing is; one without its end was cut off."""
     try:
         found: Any = json.loads(row)
@@ -159,5 +175,5 @@ def _row(row: bytes, columns: Sequence[str]) -> str:
         return "no JSON"
     if not isinstance(found, dict):
         return f"a {type(found).__name__}"
-    absent = [f"no {name!r}" for name in columns if name not in found]
+    absent = [f"no {name!r}" for name in needed if name not in found]
     return absent[0] if absent else "" if row.endswith(b"\n") else "cut off"

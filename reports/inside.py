@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import columns, store
 from rlhf_bench.harness.estimates import CellFiles, arms_of
 
 BUDGET = 4_000_000
@@ -61,15 +61,15 @@ def read(cells: Sequence[CellFiles]) -> list[Block]:
 
 
 def _read(cell: CellFiles, rank: int) -> Block:
-    written = store.read_rows(cell.folder("generations") / "generations.jsonl")
-    written_before = store.read_rows(cell.folder("baseline") / "generations.jsonl")
-    after = _last(written, "sample")
+    written = columns.read(cell.folder("generations") / "generations.jsonl")
+    written_before = columns.read(cell.folder("baseline") / "generations.jsonl")
+    after = written.final("sample")
     examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
     verdicts: dict[str, dict[str, Mapping[str, Any]]] = {}
     measures: dict[Key, Mapping[str, Any]] = {}
     for judge, folder in sorted(cell.judged().items()):
         measures |= {(judge, m["name"]): m for m in store.read_json(folder / "measures.json")}
-        for example, row in _last(store.read_rows(folder / "verdicts.jsonl"), "sample").items():
+        for example, row in columns.read(folder / "verdicts.jsonl").final("sample").items():
             verdicts.setdefault(example, {})[judge] = row
     return Block(
         task=cell.record["task"],
@@ -80,18 +80,11 @@ def _read(cell: CellFiles, rank: int) -> Block:
         responses=after,
         verdicts=verdicts,
         baseline=cell.folder("baseline").name,
-        before=_last(written_before, "sample"),
+        before=written_before.final("sample"),
         measures=measures,
-        greedy=_texts(_last(written, "greedy")),
-        greedy_before=_texts(_last(written_before, "greedy")),
+        greedy=_texts(written.final("greedy")),
+        greedy_before=_texts(written_before.final("greedy")),
     )
-
-
-def _last(rows: Sequence[Mapping[str, Any]], decoding: str) -> dict[str, Mapping[str, Any]]:
-    """The rows of the last checkpoint that were decoded so, by example."""
-    found = [row for row in rows if row["decoding"] == decoding]
-    last = max((row["iteration"] for row in found), default=0)
-    return {row["example_id"]: row for row in found if row["iteration"] == last}
 
 
 def _texts(rows: Rows) -> dict[str, str]:
