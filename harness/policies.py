@@ -83,7 +83,7 @@ def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int
     with torch.no_grad():
         model.transformer.wte.weight.normal_(std=1.0)  # tied to the output head, which the final norm keeps small
         model.transformer.ln_f.weight.fill_(0.1)
-    return model
+    return teach(model)
 
 
 def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> Any:

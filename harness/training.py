@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf_bench.harness.collate import IGNORED, Collate, CollatePairs, pad_sides
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.packing import reads_rows
 from rlhf_bench.harness.seams import Progress, TrainingJob
+from rlhf_bench.harness.trained_passes import labelled_only, scores_of_rows
 
-IGNORED = -100
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # the old name and the new one
 
 
@@ -63,10 +66,11 @@ def train_lm(
         args=_arguments(SFTConfig, **options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=Dataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
-        data_collator=Collate(tokenizer.pad_token_id),
+        data_collator=Collate(tokenizer.pad_token_id, by_rows=reads_rows(model)),
         callbacks=[_callback(progress)],
     )
-    return _run(trainer, options["scratch"])
+    with labelled_only(model):
+        return _run(trainer, options["scratch"])
 
 
 def train_preferences(
@@ -76,14 +80,17 @@ def train_preferences(
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
+    by_rows = reads_rows(model)
     trainer = RewardTrainer(
         model=model,
         args=_arguments(RewardConfig, **options, max_length=None),
         train_dataset=Dataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
+        data_collator=CollatePairs() if by_rows else None,  # None: TRL's own
         callbacks=[_callback(progress)],
     )
-    return _run(trainer, options["scratch"])
+    with scores_of_rows(model) if by_rows else nullcontext():
+        return _run(trainer, options["scratch"])
 
 
 def train_dpo(
@@ -138,20 +145,6 @@ def train_encoder_decoder(
     return _run(trainer, options["scratch"])
 
 
-def pad_sides(rows: Sequence[Mapping[str, list[int]]], pad: int) -> dict[str, Any]:
-    """input_ids, attention_mask [B, S] and labels [B, T], each side padded on the right to its own longest row."""
-    import torch
-
-    def table(name: str, fill: int) -> Any:
-        width = max(len(row[name]) for row in rows)
-        return torch.tensor([list(row[name]) + [fill] * (width - len(row[name])) for row in rows])
-
-    inputs = table("input_ids", pad)
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    mask = (torch.arange(inputs.shape[1])[None] < lengths[:, None]).long()
-    return {"input_ids": inputs, "attention_mask": mask, "labels": table("labels", IGNORED)}
-
-
 def _score_labelled_positions_only() -> None:
     """Let TRL's loss skip unlabelled positions on a CPU as it does on a GPU (its switch asks for Triton; 9 of 10
     positions are prompt, and the head is half of a tiny model's step).  Same numbers; without it just slower."""
@@ -159,28 +152,6 @@ def _score_labelled_positions_only() -> None:
 
     if hasattr(utils, "_use_triton"):
         utils._use_triton = lambda _device: True
-
-
-class Collate:
-    """Right-pads rows to the longest; position ids are passed on where rows have them."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-        import torch
-
-        width = max(len(row["input_ids"]) for row in rows)
-        fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0}
-        batch = {
-            name: torch.tensor([list(row[name]) + [fill[name]] * (width - len(row[name])) for row in rows])
-            for name in fill
-            if name in rows[0]
-        }
-        batch["attention_mask"] = torch.tensor(
-            [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows]
-        )
-        return batch
 
 
 def _arguments(

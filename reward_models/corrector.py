@@ -50,8 +50,8 @@ class Layout:
 def mapping_rows(layout: Layout, tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
     """The correction and the identity example of one pair, or the one asked for; the loss is on the corrected text and
     its end alone."""
+    from rlhf_bench.harness.collate import IGNORED
     from rlhf_bench.harness.text import encode, encode_prompts
-    from rlhf_bench.harness.training import IGNORED
 
     assert pair.rejected is not None
     prompt = encode_prompts(tokenizer, [pair.prompt])[0]

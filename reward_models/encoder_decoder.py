@@ -168,7 +168,7 @@ class EncoderDecoderScorer:
         """
         import torch
 
-        from rlhf_bench.harness.training import IGNORED, pad_sides
+        from rlhf_bench.harness.collate import IGNORED, pad_sides
 
         written = self._written(rollout)
         read = read_ids(self.tokenizer, rollout.prompts, rollout.responses)

@@ -331,9 +331,9 @@ def test_readings(corrector: Corrector) -> None:
 
 @pytest.mark.parametrize("layout", ["plain", "reuse"])
 def test_training_rows_are_laid_out_as_the_scorer_reads(tiny_gpt2: Tiny, layout: str) -> None:
+    from rlhf_bench.harness.collate import IGNORED
     from rlhf_bench.harness.nouns import Pair
     from rlhf_bench.harness.rollout import text_rollout
-    from rlhf_bench.harness.training import IGNORED
 
     pair = Pair("1", "Where do they meet?", chosen="At the station.", rejected="At the bridge, Anna!")
     corrector = Corrector(tiny_gpt2, layout)

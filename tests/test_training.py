@@ -15,19 +15,15 @@ from hypothesis import strategies as st
 from tiny import Tiny, make_gpt2
 from torch import Tensor
 
+from rlhf_bench.harness import last_layer
+from rlhf_bench.harness.collate import IGNORED, Collate, CollatePairs
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.flop import parameters_of
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.policies import load_causal, load_classifier
 from rlhf_bench.harness.seams import TrainingJob, no_progress
-from rlhf_bench.harness.training import (
-    IGNORED,
-    Collate,
-    demonstration_row,
-    last_checkpoint,
-    train_lm,
-    train_preferences,
-)
+from rlhf_bench.harness.trained_passes import labelled_only, scores_of_rows
+from rlhf_bench.harness.training import demonstration_row, last_checkpoint, train_lm, train_preferences
 from rlhf_bench.reward_models import scalar, seq2seq
 
 STEPS, SAVE_EVERY, CUT = 12, 4, 7
@@ -81,6 +77,32 @@ def test_a_batch_is_padded_on_the_right_with_ignored_labels(rows: list[list[int]
         expected |= {name: (row[name], 0) for name in ("input_ids", "position_ids") if name in row}
         for name, (values, fill) in expected.items():
             assert batch[name][index].tolist() == values + [fill] * (width - size)
+
+
+@given(rows_of_ids, st.booleans())
+def test_a_batch_end_to_end_holds_the_same_rows(rows: list[list[int]], positions: bool) -> None:
+    given_rows: list[Row] = [{"input_ids": row, "labels": list(row)} for row in rows]
+    if positions:
+        given_rows = [{**row, "position_ids": list(range(5, 5 + len(row["labels"])))} for row in given_rows]
+    batch = Collate(0, by_rows=True)(given_rows)
+    assert batch["attention_mask"].flatten().tolist() == [len(row) for row in rows]
+    flat = {name: batch[name][0].tolist() for name in ("input_ids", "position_ids", "labels")}
+    for row in given_rows:
+        size = len(row["input_ids"])
+        mine = {name: values[:size] for name, values in flat.items()}
+        flat = {name: values[size:] for name, values in flat.items()}
+        places = row.get("position_ids", list(range(size)))
+        labels = [IGNORED, *row["labels"][1:]]  # the row before must not predict this one's beginning
+        assert mine == {"input_ids": row["input_ids"], "position_ids": places, "labels": labels}
+    assert not any(flat.values())
+
+
+def test_pairs_end_to_end_are_all_chosen_and_then_all_rejected() -> None:
+    rows: list[Row] = [{"chosen_ids": [5, 6, 7], "rejected_ids": [8]}, {"chosen_ids": [9], "rejected_ids": [10, 11]}]
+    batch = CollatePairs()(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 9, 8, 10, 11]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0, 0, 1]]
+    assert batch["attention_mask"].flatten().tolist() == [3, 1, 1, 2]
 
 
 def test_a_demonstration_is_trained_on_from_its_completion_to_its_end() -> None:
@@ -152,7 +174,7 @@ def test_the_loss_is_plain_cross_entropy(tiny: Tiny, tmp_path: Path, positions: 
     expected = float(loss.detach())
     options = {**OPTIONS, "steps": 1, "lr": rate, "warmup": 0.0}
     figures = train_lm(model, tiny.tokenizer, rows, no_progress, scratch=tmp_path, **options)
-    read = len(rows) * max(len(row["input_ids"]) for row in rows)
+    read = sum(len(row["input_ids"]) for row in rows)  # no padding
     work = {"steps": 1.0, "tokens": read, "flop": 6.0 * parameters_of(model) * read}
     assert figures == {"loss": pytest.approx(expected, rel=1e-4), **work}
     for name, after in model.named_parameters():  # Adam's first step goes down every gradient's sign
@@ -160,6 +182,60 @@ def test_the_loss_is_plain_cross_entropy(tiny: Tiny, tmp_path: Path, positions: 
         clear = gradient.abs() > 1e-3
         step = (after - before).detach()
         assert (step.sign() == -gradient.sign())[clear & (before.abs() < 1)].all(), name
+
+
+def by_rows_and_padded(train: Callable[[], tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """(model, figures) of two trainings: of rows end to end, and of padded ones with every layer whole."""
+    found = [train()]
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_bench.harness.training.reads_rows", lambda _: False)
+        patch.setattr(last_layer, "_last_mlp", lambda _: None)
+        found.append(train())
+    return found
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("kind", ["lm", "preferences"])
+def test_rows_end_to_end_train_as_padded_ones_do(
+    kind: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same batches, hence the same losses and the same model up to rounding."""
+    scratch = iter((tmp_path / "rows", tmp_path / "padded"))
+    one, other = by_rows_and_padded(lambda: train_tiny(kind, tiny, next(scratch), steps=4), monkeypatch)
+    assert one[1]["loss"] == pytest.approx(other[1]["loss"], rel=1e-4)
+    assert one[1]["tokens"] < other[1]["tokens"]
+    # what they compute: Adam makes whole steps of rounding where a gradient is 0, as that of the keys' biases always is
+    ids = torch.tensor([lm_rows(1)[0]["input_ids"]])
+    found = [model(input_ids=ids).logits.detach() for model, _ in (one, other)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-2)
+
+
+def test_inside_training_only_labelled_positions_pass_the_last_layer(tiny: Tiny) -> None:
+    mlp = last_layer._last_mlp(tiny.model)
+    seen: list[int] = []
+    handle = next(iter(mlp.children())).register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    batch = {**Collate(0)(lm_rows(3)), "use_cache": False}
+    labels = int((batch["labels"] != IGNORED).sum())
+    try:
+        with torch.no_grad():
+            whole = tiny.model(**batch).loss
+            with labelled_only(tiny.model):
+                torch.testing.assert_close(tiny.model(**batch).loss, whole)
+    finally:
+        handle.remove()
+    assert seen == [batch["labels"].shape[1], labels]
+    assert "forward" not in vars(tiny.model)
+
+
+def test_a_classifier_gives_each_row_the_score_of_its_last_token(tiny: Tiny) -> None:
+    model = load_classifier(tiny.folder, tiny.tokenizer, "cpu", seed=1, head_std=1.0)
+    rows = pair_rows(3)
+    with torch.no_grad(), scores_of_rows(model):
+        found = model(**CollatePairs()(rows), use_cache=False).logits
+    singly = [
+        model(input_ids=torch.tensor([row[name]])).logits[0] for name in ("chosen_ids", "rejected_ids") for row in rows
+    ]
+    torch.testing.assert_close(found, torch.stack(singly).detach(), rtol=1e-4, atol=1e-4)
 
 
 # --- interruption
