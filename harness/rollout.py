@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.chat import ends_of
+from rlhf_bench.harness.decoding import Decoder, PartsDecoder
 from rlhf_bench.harness.fit import Fit
-from rlhf_bench.harness.kv_cache import is_plain, make_cache
+from rlhf_bench.harness.kv_parts import attention_by_parts, works_in_parts
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.packing import is_taught
+from rlhf_bench.harness.packed_weights import packed_weights
 from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.text import decode, encode_prompts
 
@@ -94,32 +95,45 @@ def _generate(
     """Tokens and their log-probabilities at the temperature, [B, steps]."""
     import torch
 
-    rows, width, device = len(ids), ids.shape[1], ids.device
-    uniforms = None if generator is None else torch.rand(rows, max_new, generator=generator).to(device)
+    uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
+    parts = works_in_parts(model)
+    with packed_weights(model), attention_by_parts(model) if parts else nullcontext():
+        decoder = (PartsDecoder if parts else Decoder)(model, mask, max_new)
+        return _write(decoder, model, tokenizer, ids, max_new, uniforms, temperature)
+
+
+def _write(
+    decoder: Decoder | PartsDecoder,
+    model: Any,
+    tokenizer: Any,
+    ids: Tensor,
+    max_new: int,
+    uniforms: Tensor | None,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    import torch
+
+    rows, device = len(ids), ids.device
     tokens = torch.full((rows, max_new), tokenizer.pad_token_id, dtype=torch.long, device=device)
     drawn = torch.zeros(rows, max_new, device=device)
     active = torch.arange(rows, device=device)  # rows of the batch that still write, of all rows
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
     running = torch.ones_like(active, dtype=torch.bool)
-    cache = make_cache(model, width + max_new)
-    seen = torch.cat([mask, mask.new_ones(rows, max_new)], 1)  # what each row may attend to, once it is there
-    plain, padded = is_plain(cache) and _takes_masks(model), not bool(mask.all())
-    with torch.no_grad(), _casts_kept(model, device.type):
+    # what is written in inference mode into tensors from outside of it may be trained on
+    with torch.inference_mode(), _casts_kept(model, device.type):
+        logits = decoder.read(ids)
         for step in range(max_new):
-            logits = _next_logits(model, ids, _visible(seen, width + step, step, plain, padded), positions, cache)
-            logits = logits.float() / temperature
-            token, chosen = _pick(logits, None if uniforms is None else uniforms[active, step])
+            token, chosen = _pick(_tempered(logits, temperature), None if uniforms is None else uniforms[active, step])
             tokens[active[running], step] = token[running]
             drawn[active, step] = chosen
             running = running & ~_ends_at(token, tokenizer)
             left = int(running.sum())
-            if not left:
+            if not left or step + 1 == max_new:
                 break
-            ids, positions = token[:, None], positions[:, -1:] + 1
             if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
                 keep = torch.nonzero(running).squeeze(1)
-                cache.batch_select_indices(keep)
-                ids, positions, seen, active, running = (x[keep] for x in (ids, positions, seen, active, running))
+                decoder.keep(keep)
+                token, active, running = token[keep], active[keep], running[keep]
+            logits = decoder.write(token)
     return tokens[:, : step + 1], drawn[:, : step + 1]
 
 
@@ -132,35 +146,8 @@ def _casts_kept(model: Any, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, torch.bfloat16) if half else nullcontext()
 
 
-def _visible(seen: Tensor, columns: int, step: int, plain: bool, padded: bool) -> Tensor | None:
-    """The attention mask of a step, over `columns` tokens.
-
-    After the prompts one token attends to a row's columns: ready-made [B, 1, 1, columns], which spares the model from
-    building it again, or nothing where nothing is hidden.  The prompts themselves, and models whose layers differ in
-    what they see, get the columns [B, columns].
-    """
-    if not step or not plain:
-        return seen[:, :columns]
-    return seen[:, None, None, :columns].bool() if padded else None
-
-
-def _takes_masks(model: Any) -> bool:
-    """Whether the model's attention takes a ready-made boolean mask."""
-    return getattr(model.config, "_attn_implementation", "") == "sdpa" or is_taught(model)
-
-
-def _next_logits(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
-    """Logits [B, V] of the token after `ids`; the cache then holds `ids`."""
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits: Tensor = output.logits[:, -1]
-    return logits
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
 def _pick(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import torch
@@ -59,21 +58,6 @@ def test_layers_that_see_a_window_keep_their_own_cache() -> None:
     drawn = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("window"))
     assert drawn.logprobs is not None
     torch.testing.assert_close(drawn.logprobs, logprobs(model, drawn).detach(), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1] * 3], ids=["padded", "equal lengths"])
-def test_sampling_is_as_with_transformers_own_cache_and_masks(
-    tiny: Tiny, prompts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def draw(greedy: bool) -> Any:
-        generator = None if greedy else make_generator("plain")
-        return sample(tiny.model, tiny.tokenizer, prompts, 16, generator=generator, temperature=2.0)
-
-    fast = [draw(greedy) for greedy in (True, False)]
-    monkeypatch.setattr(rollout, "make_cache", lambda model, _: DynamicCache(config=model.config))
-    for one, two in zip(fast, [draw(greedy) for greedy in (True, False)], strict=True):
-        assert torch.equal(one.response_ids, two.response_ids)
-        torch.testing.assert_close(one.logprobs, two.logprobs, rtol=1e-4, atol=1e-4)
 
 
 def test_passes_that_skip_what_nobody_reads_give_the_same_logprobs_and_gradients(

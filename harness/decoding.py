@@ -1,0 +1,99 @@
+"""What a model says comes next, token by token, of a batch whose rows leave when they have ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.kv_cache import is_plain, make_cache
+from rlhf_bench.harness.kv_parts import attending_to, keep_rows, make_parts, stand_in, takes_masks
+from rlhf_bench.harness.last_layer import only_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Decoder:
+    """Any model, with a cache that has room for `max_new` tokens after the prompts.
+
+    `mask` [B, P] is 1 on the tokens of left-padded prompts.
+    """
+
+    def __init__(self, model: Any, mask: Tensor, max_new: int) -> None:
+        import torch
+
+        self._model, self._read = model, mask.shape[1]
+        self._places = (mask.cumsum(1) - 1).clamp(min=0)
+        self._cache = make_cache(model, mask.shape[1] + max_new)
+        self._seen = torch.cat([mask, mask.new_ones(len(mask), max_new)], 1)  # what a row may attend to, once there
+        self._ready = is_plain(self._cache) and takes_masks(model)
+        self._padded = not bool(mask.all())
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Logits [B, V] after the prompts' ids [B, P]."""
+        return _after_prompts(self._model, ids, self._seen[:, : self._read], self._places, self._cache)
+
+    def write(self, token: Tensor) -> Tensor:
+        """Logits [B, V] after one more token [B]."""
+        self._read += 1
+        self._places = self._places[:, -1:] + 1
+        return _logits(self._model, token[:, None], self._visible(), self._places, self._cache)
+
+    def keep(self, rows: Tensor) -> None:
+        """From now on the rows at these indices alone."""
+        self._cache.batch_select_indices(rows)
+        self._places, self._seen = self._places[rows], self._seen[rows]
+
+    def _visible(self) -> Tensor | None:
+        """The mask of one token: a row's columns ready-made [B, 1, 1, columns], which spares the model from building it
+        again, or none where nothing is hidden; models whose layers differ in what they see get the columns."""
+        if not self._ready:
+            return self._seen[:, : self._read]
+        return self._seen[:, None, None, : self._read].bool() if self._padded else None
+
+
+class PartsDecoder:
+    """A model that decodes in parts (kv_parts.works_in_parts), inside `attention_by_parts`; used as Decoder is."""
+
+    def __init__(self, model: Any, mask: Tensor, _: int) -> None:
+        self._model, self._mask = model, mask
+        self._places = (mask.cumsum(1) - 1).clamp(min=0)
+        self._cache = make_parts(model, mask)
+        self._stand_in = stand_in(mask)
+
+    def read(self, ids: Tensor) -> Tensor:
+        with attending_to(self._cache):
+            logits = _after_prompts(self._model, ids, self._mask, self._places, self._cache)
+        self._cache.reading = False
+        return logits
+
+    def write(self, token: Tensor) -> Tensor:
+        self._places = self._places[:, -1:] + 1
+        with attending_to(self._cache):
+            return _logits(self._model, token[:, None], self._stand_in, self._places, self._cache)
+
+    def keep(self, rows: Tensor) -> None:
+        keep_rows(self._cache, rows)
+        self._places = self._places[rows]
+
+
+def _after_prompts(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:
+    import torch
+
+    last = torch.zeros_like(ids, dtype=torch.bool)
+    last[:, -1] = True
+    with only_at(model, last):
+        return _logits(model, ids, mask, places, cache)
+
+
+def _logits(model: Any, ids: Tensor, mask: Tensor | None, places: Tensor, cache: Any) -> Tensor:
+    """Logits [B, V] of the token after `ids`; the cache then holds `ids`."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=places,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits

@@ -1,0 +1,125 @@
+"""Matrix products of a model that only reads, on a CPU: its weights laid out once as oneDNN's kernels read them.
+
+Decoding multiplies a few rows by all weights, for every token.  Laid out beforehand they are read a third faster, bias
+included (measured with 8 to 32 rows; a layout takes about as long as one or two such steps).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST = 2**29
+"""Bytes of weights: the layout is a second copy of them."""
+
+ROWS = 2048
+"""Rows that a layout is meant for: it then serves fewer as well, which one for a single row does not."""
+
+
+NONE = ("none", "")
+PAIRS = (("c_fc", "act"), ("gate_proj", "act_fn"))
+"""Attributes of a feed-forward part: a linear layer, and the activation of what it gives and of nothing else."""
+
+ACTIVATIONS = {
+    "GELUTanh": ("gelu", "tanh"),
+    "NewGELUActivation": ("gelu", "tanh"),
+    "SiLU": ("swish", ""),
+    "SiLUActivation": ("swish", ""),
+}
+"""Classes of activations that a product computes on its way out, and oneDNN's names for them."""
+
+
+@contextmanager
+def packed_weights(model: Any) -> Iterator[None]:
+    """Inside, linear layers of `model` multiply by laid-out copies of their weights as they are now, and apply the
+    activation that follows.
+
+    Without gradients, for float32 on an x86 processor; elsewhere, and for models of more than LARGEST bytes, nothing
+    changes.  Equal up to rounding.
+    """
+    layers = _layers(model) if _serves(model) else []
+    followed = _activations(model, {layer for layer, _ in layers})
+    changed = {layer for layer, _ in layers} | {activation for activation, _ in followed.values()}
+    for layer, weight in layers:
+        layer.forward = _forward(layer, weight, followed[layer][1] if layer in followed else NONE)
+    for activation, _ in followed.values():
+        activation.forward = _already(activation)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _serves(model: Any) -> bool:
+    import torch
+
+    return (
+        model.device.type == "cpu"
+        and not getattr(model, "computes_half", False)
+        and platform.machine().lower() in ("x86_64", "amd64")
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def _layers(model: Any) -> list[tuple[Any, Tensor]]:
+    """Linear layers that are nobody else's business, with their weights [out, in]."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    turned = {torch.nn.Linear: False, Conv1D: True}
+    found = [m for m in model.modules() if type(m) in turned and "forward" not in vars(m)]
+    found = [m for m in found if m.weight.dtype == torch.float32]
+    if sum(m.weight.nbytes for m in found) > LARGEST:
+        return []
+    return [(m, m.weight.detach().t() if turned[type(m)] else m.weight.detach()) for m in found]
+
+
+def _activations(model: Any, layers: set[Any]) -> dict[Any, tuple[Any, tuple[str, str]]]:
+    """The activation that follows a layer, and its names."""
+    found = {}
+    for module in model.modules():
+        for first, second in PAIRS:
+            layer, activation = getattr(module, first, None), getattr(module, second, None)
+            name = type(activation).__name__
+            if layer in layers and name in ACTIVATIONS and "forward" not in vars(activation):
+                found[layer] = activation, ACTIVATIONS[name]
+    return found
+
+
+def _reads(given: Tensor) -> bool:
+    import torch
+
+    return given.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+def _forward(layer: Any, weight: Tensor, follows: tuple[str, str]) -> Any:
+    import torch
+
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    multiply, plain, (name, kind) = torch.ops.mkldnn._linear_pointwise, layer.forward, follows
+
+    def forward(given: Tensor) -> Tensor:
+        if not _reads(given):
+            return plain(given)  # type: ignore[no-any-return]
+        found: Tensor = multiply(given, laid_out, layer.bias, name, [], kind)
+        return found
+
+    return forward
+
+
+def _already(activation: Any) -> Any:
+    """What the product before it has done, unless that went the plain way."""
+    plain = activation.forward
+
+    def forward(given: Tensor) -> Tensor:
+        return given if _reads(given) else plain(given)
+
+    return forward
