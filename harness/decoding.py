@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.kv_parts import attending_to, keep_rows, make_parts, stand_in, takes_masks
 from rlhf_bench.harness.last_layer import only_at
+from rlhf_bench.harness.packing import row_mask, row_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,16 +55,42 @@ class Decoder:
 class PartsDecoder:
     """A model that decodes in parts (kv_parts.works_in_parts), inside `attention_by_parts`; used as Decoder is."""
 
-    def __init__(self, model: Any, mask: Tensor, _: int) -> None:
-        self._model, self._mask = model, mask
+    def __init__(self, model: Any, mask: Tensor, rows: bool = False) -> None:
+        """`rows`: the model reads rows that lie end to end (packing.reads_rows)."""
+        self._model, self._mask, self._rows = model, mask, rows and not bool(mask.all())
         self._places = (mask.cumsum(1) - 1).clamp(min=0)
         self._cache = make_parts(model, mask)
         self._stand_in = stand_in(mask)
 
     def read(self, ids: Tensor) -> Tensor:
         with attending_to(self._cache):
-            logits = _after_prompts(self._model, ids, self._mask, self._places, self._cache)
+            logits = self._end_to_end(ids) if self._rows else self._padded(ids)
         self._cache.reading = False
+        return logits
+
+    def _padded(self, ids: Tensor) -> Tensor:
+        return _after_prompts(self._model, ids, self._mask, self._places, self._cache)
+
+    def _end_to_end(self, ids: Tensor) -> Tensor:
+        """Prompts of different length without their padding; their keys and values get it afterwards."""
+        import torch
+
+        kept = self._mask.bool()
+        lengths = kept.sum(1)
+        last = lengths.cumsum(0) - 1
+        ids = ids[kept][None]
+        with only_at(self._model, torch.zeros_like(ids, dtype=torch.bool).index_fill(1, last, True)):
+            output = self._model(
+                input_ids=ids,
+                attention_mask=row_mask(lengths),
+                position_ids=row_positions(lengths),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=last,
+            )
+        for layer in self._cache.layers:
+            layer.spread(kept)
+        logits: Tensor = output.logits[0]
         return logits
 
     def write(self, token: Tensor) -> Tensor:

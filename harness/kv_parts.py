@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from rlhf_bench.harness.packing import is_taught
+from rlhf_bench.harness.packing import attend, is_taught
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,16 +146,12 @@ def _attend(
     **named: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one token a row, query [B, H, 1, D], to the layer's parts: [B, 1, H, D].  While prompts are read,
-    transformers' "sdpa"."""
+    transformers' "sdpa", or by row where they lie end to end."""
     import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     held = _current.get()
     if held.reading:
-        read: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **named
-        )
-        return read
+        return attend(module, query, key, value, attention_mask, scaling=scaling, **named)
     layer = held.layers[module.layer_idx]
     if key is not layer.keys or value is not layer.values or query.shape[2] != 1:
         raise RuntimeError("these keys are not the cache's own")
@@ -203,6 +199,16 @@ def _parts(base: type) -> Any:
                 buffer[:, :, self._filled] = states[:, :, 0]
             self._filled += 1
             return key_states, value_states
+
+        def spread(self, mask: Tensor) -> None:
+            """What was read end to end, [1, heads, N, width], to the N True places of mask [B, P]."""
+            self.old = self._spread(self.old[0], mask), self._spread(self.old[1], mask)
+            self._empty()
+
+        def _spread(self, states: Tensor, mask: Tensor) -> Tensor:
+            whole = states.new_zeros(*mask.shape, states.shape[1], states.shape[3])
+            whole[mask] = states[0].transpose(0, 1)
+            return whole.transpose(1, 2).contiguous()
 
         def recent(self) -> list[Tensor]:
             return [buffer[:, :, : self._filled] for buffer in self._buffers]

@@ -12,6 +12,7 @@ from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.kv_parts import attention_by_parts, works_in_parts
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.packed_weights import packed_weights
+from rlhf_bench.harness.packing import reads_rows
 from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.text import decode, encode_prompts
 
@@ -96,9 +97,9 @@ def _generate(
     import torch
 
     uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
-    parts = works_in_parts(model)
+    parts, rows = works_in_parts(model), reads_rows(model)
     with packed_weights(model), attention_by_parts(model) if parts else nullcontext():
-        decoder = (PartsDecoder if parts else Decoder)(model, mask, max_new)
+        decoder = PartsDecoder(model, mask, rows) if parts else Decoder(model, mask, max_new)
         return _write(decoder, model, tokenizer, ids, max_new, uniforms, temperature)
 
 

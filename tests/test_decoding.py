@@ -14,11 +14,19 @@ from transformers import AttentionInterface, DynamicCache
 
 from rlhf_bench.harness import decoding, kv_parts, packed_weights, rollout
 from rlhf_bench.harness.kv_parts import works_in_parts
+from rlhf_bench.harness.packing import is_taught, teach
 from rlhf_bench.harness.rollout import logprobs, make_generator, sample
 
 PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
 LONG = 40
 """More tokens than the small buffer of keys holds."""
+
+
+@pytest.fixture(autouse=True)
+def taught(tiny_gpt2: Tiny, tiny_llama: Tiny) -> None:
+    """As models come from a folder."""
+    for model in (tiny_gpt2.model, tiny_llama.model):
+        assert is_taught(model) or is_taught(teach(model))
 
 
 def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
