@@ -28,8 +28,8 @@ from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.reward_models.scalar import ScalarScorer
 
-PHASES = {"sample": "sample", "map_batches": "reference and values", "update": "update"}
-OTHER = "rewards and rest"
+PHASES = {"sample": "sample", "update": "update"}
+OTHER = "rewards, reference, values and rest"
 
 
 def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> ppo.PPORun:

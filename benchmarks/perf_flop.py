@@ -28,9 +28,8 @@ def step_flop(sizes: Sizes) -> dict[str, int]:
     critic = needed_flop(sizes, whole, sizes.response, 0)
     row = {
         "sample": generated,
-        "reference and values": policy + critic,
         "update": 3 * (policy + critic),
-        "rewards and rest": needed_flop(sizes, whole, 1, 0),
+        "rewards, reference, values and rest": policy + critic + needed_flop(sizes, whole, 1, 0),
     }
     return {phase: sizes.batch * count for phase, count in row.items()}
 

@@ -38,7 +38,7 @@ class Fit:
     def _halve(self, rows: int) -> None:
         import torch
 
-        self.rows = rows // 2
+        self.rows = min(rows // 2, self.rows or rows)  # another thread may have halved them further
         sys.stderr.write(f"Out of memory with {rows} rows at once: going on with {self.rows}.\n")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -20,7 +20,10 @@ Stages = Mapping[str, Stage]
 CODE = {
     "reward": (f"{H}.training", f"{H}.trainee"),
     "scale": (f"{H}.scoring", f"{H}.ppo_math", f"{H}.stage_reward"),
-    "ppo": (f"{H}.ppo", f"{H}.ppo_math", f"{H}.actors", f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
+    "ppo": (
+        *(f"{H}.ppo", f"{H}.ppo_update", f"{H}.ppo_math", f"{H}.asking"),
+        *(f"{H}.actors", f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
+    ),
     "transfer": (f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
     "pool": (f"{H}.evaluation", f"{H}.stage_scale"),
     "best_of_n": (f"{H}.best_of_n", f"{H}.stage_pool", f"{H}.scoring", f"{H}.stage_reward"),

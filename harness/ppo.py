@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from rlhf_bench.harness import ppo_math, store
-from rlhf_bench.harness.actors import Actors, TrunkCritic, load_state, save_state
+from rlhf_bench.harness.actors import Actors, Critic, load_state, save_state
+from rlhf_bench.harness.asking import ask
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
+from rlhf_bench.harness.ppo_update import update
 from rlhf_bench.harness.resting import Movable, awake, rest, sleepers
-from rlhf_bench.harness.rollout import batches_by_length, logprobs, make_generator, map_batches, rows_of, sample
+from rlhf_bench.harness.rollout import logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 
@@ -45,6 +46,18 @@ class PPORun:
     progress: Callable[[int, int], None]
     log: Callable[[Mapping[str, float]], None] = lambda _: None
     fit: Fit = field(default_factory=Fit)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether two models may compute at once: on a CPU, unless they share weights, or memory is to be saved.
+
+        Nor in bfloat16: autocast has one cache of casts for all threads, and which finds what in it is chance (tried:
+        gradients of two equal runs differed).
+        """
+        held = self.actors.holding
+        shared = held.lora or held.half or not isinstance(self.actors.critic, Critic)
+        saving = held.gradient_checkpointing or self.settings.offload
+        return not shared and not saving and self.actors.policy.device.type == "cpu"
 
 
 class Experience(NamedTuple):
@@ -125,20 +138,33 @@ def collect(run: PPORun, iteration: int) -> Experience:
         generator=generator,
         temperature=s.temperature,
     )
-    with _awake(run, run.reward_model.model):
-        rewards = run.reward_model.rewards(rollout)
+    rewards, reference, values = _ask(run, rollout)
     assert rollout.logprobs is not None
     old = rollout.logprobs  # of the policy as it sampled: another pass would only add rounding
-    sizes = (s.micro_batch, s.micro_tokens, run.fit)
-    with _awake(run, actors.reference):
-        reference = map_batches(lambda part: logprobs(actors.reference, part, s.temperature), rollout, *sizes)
-    values = map_batches(actors.critic, rollout, *sizes)
     shaped = ppo_math.kl_reward(rewards / run.scale, old, reference, rollout.mask, s.kl)
     advantages = ppo_math.gae(shaped, values, rollout.mask, s.gamma, s.lam)
     returns = (advantages + values) * rollout.mask
     if s.whiten:
         advantages = ppo_math.whiten(advantages, rollout.mask)
     return Experience(rollout, rewards, old, reference, values, advantages, returns)
+
+
+def _ask(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards, the reference's log-probabilities and values of a rollout, [B, T] each."""
+    s, actors = run.settings, run.actors
+    sizes = (s.micro_batch, s.micro_tokens, run.fit)
+
+    def reference(part: Rollout) -> Tensor:
+        return logprobs(actors.reference, part, s.temperature)
+
+    if run.at_once:
+        rewards, (found, values) = ask(run.reward_model, [reference, actors.critic], rollout, *sizes)
+        return rewards, found, values
+    with _awake(run, run.reward_model.model):
+        rewards = run.reward_model.rewards(rollout)
+    with _awake(run, actors.reference):
+        found = map_batches(reference, rollout, *sizes)
+    return rewards, found, map_batches(actors.critic, rollout, *sizes)
 
 
 def _sleepers(run: PPORun) -> list[Movable]:
@@ -150,79 +176,6 @@ def _awake(run: PPORun, *models: Any) -> AbstractContextManager[None]:
     """Inside, those of the models that may rest are where the policy is."""
     asked = [one for one in _sleepers(run) if any(one is model for model in models)]
     return awake(asked, str(run.actors.policy.device))
-
-
-def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, float]:
-    """`epochs` passes of `minibatches` optimiser steps each; returns mean losses, clip share and gradient norms."""
-    s = run.settings
-    generator = make_generator("update", run.seed, iteration)
-    totals: dict[str, float] = {}
-    steps = 0
-    for _ in range(s.epochs):
-        order = torch.randperm(len(experience.rollout.prompts), generator=generator)
-        for index in order.to(experience.rollout.mask.device).chunk(s.minibatches):
-            for name, value in _step(run, experience, index).items():
-                totals[name] = totals.get(name, 0.0) + value
-            steps += 1
-    return {name: value / steps for name, value in totals.items()}
-
-
-def _step(run: PPORun, experience: Experience, index: Tensor) -> dict[str, float]:
-    """One optimiser step of policy and critic on the rows `index`."""
-    s, actors = run.settings, run.actors
-    sums = run.fit.attempt(lambda rows: _accumulate(run, experience, index, rows), s.micro_batch)
-    norms = [
-        float(_descend(module, optimizer, s.max_grad_norm))
-        for module, optimizer in (
-            (actors.policy, actors.policy_optimizer),
-            (actors.critic, actors.critic_optimizer),
-        )
-    ]
-    names = ("policy_loss", "value_loss", "clip_share", "policy_norm", "value_norm")
-    return dict(zip(names, [*sums.tolist(), *norms], strict=True))
-
-
-def _accumulate(run: PPORun, experience: Experience, index: Tensor, rows: int) -> Tensor:
-    """Gradients of the rows `index`, in micro-batches of at most `rows`, adding up exactly; means over their tokens of
-    policy loss, value loss and clipped tokens [3]."""
-    s, actors = run.settings, run.actors
-    for optimizer in (actors.policy_optimizer, actors.critic_optimizer):
-        optimizer.zero_grad()  # an attempt that ran out of memory has left some
-    tokens = experience.rollout.mask[index].sum()
-    sums = torch.zeros(3, device=index.device)
-    for part in batches_by_length(experience.rollout, index, rows, s.micro_tokens):
-        sums += _backward(run, experience, part, tokens)
-    return sums / tokens
-
-
-def _backward(run: PPORun, experience: Experience, part: Tensor, tokens: Tensor) -> Tensor:
-    """Adds the gradients of one micro-batch, divided by `tokens`; returns the undivided sums [3]."""
-    s, actors = run.settings, run.actors
-    rollout = rows_of(experience.rollout, part)
-    width = rollout.mask.shape[1]
-    old, values, advantages, returns = (
-        tensor[part][:, :width]
-        for tensor in (experience.logprobs, experience.values, experience.advantages, experience.returns)
-    )
-    logits, hidden = logits_and_hidden(actors.policy, pack(rollout, actors.policy))
-    new = token_logprobs(logits, rollout, s.temperature)
-    policy, clipped = ppo_math.policy_loss(new, old, advantages, rollout.mask, s.clip)
-    if isinstance(actors.critic, TrunkCritic):
-        value = ppo_math.value_loss(actors.critic.values(hidden, rollout), values, returns, rollout.mask, s.value_clip)
-        ((policy + s.value_weight * value) / tokens).backward()  # type: ignore[no-untyped-call]
-    else:
-        (policy / tokens).backward()  # type: ignore[no-untyped-call]
-        del logits, hidden, new  # the critic's pass needs their room
-        value = ppo_math.value_loss(actors.critic(rollout), values, returns, rollout.mask, s.value_clip)
-        (value / tokens).backward()  # type: ignore[no-untyped-call]
-    return torch.stack([policy.detach(), value.detach(), clipped.float()])
-
-
-def _descend(module: Any, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return norm
 
 
 def describe(run: PPORun, experience: Experience) -> dict[str, float]:

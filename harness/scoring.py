@@ -10,7 +10,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.plugins import one_line
-from rlhf_bench.harness.rollout import map_batches
+from rlhf_bench.harness.rollout import map_batches, rows_of
 from rlhf_bench.harness.seams import HasCorrections, RewardModel
 
 if TYPE_CHECKING:
@@ -35,7 +35,19 @@ class NamedRewardModel:
     fit: Fit = field(default_factory=Fit, compare=False, repr=False)
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] float32, checked: see `check_rewards`."""
+        """Rewards [B, T] float32, checked: see `check_rewards`.  Responses that repeat are asked for once."""
+        import torch
+
+        first, same = distinct(rollout)
+        if len(first) == len(same):
+            return self._rewards(rollout)
+        device = rollout.mask.device
+        found = self._rewards(rows_of(rollout, torch.tensor(first, device=device)))
+        whole = torch.zeros(rollout.mask.shape, dtype=torch.float32, device=device)
+        whole[:, : found.shape[1]] = found[torch.tensor(same, device=device)]
+        return whole
+
+    def _rewards(self, rollout: Rollout) -> Tensor:
         return map_batches(
             lambda part: check_rewards(self.name, self._ask(part), part), rollout, self.batch, fit=self.fit
         )
@@ -62,6 +74,21 @@ class NamedRewardModel:
             raise
         except (Exception, SystemExit) as error:
             raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error
+
+
+def distinct(rollout: Rollout) -> tuple[list[int], list[int]]:
+    """The first row of each different response to its prompt, and for every row [B] which of those it repeats.
+
+    A collapsed policy, and a pool of samples, repeat a lot.  Tokens count, not text: rewards are per token.
+    """
+    lengths, rows = rollout.mask.sum(1).tolist(), rollout.response_ids.tolist()
+    keys = [
+        (prompt, finished, *row[:length])
+        for prompt, finished, row, length in zip(rollout.prompts, rollout.finished.tolist(), rows, lengths, strict=True)
+    ]
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return sorted(first.values()), [places[key] for key in keys]
 
 
 def check_rewards(name: str, rewards: Any, rollout: Rollout) -> Tensor:

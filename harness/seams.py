@@ -60,7 +60,10 @@ class RewardModel(Protocol):
     """Response -> reward per token."""
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] float32, zero outside `rollout.mask`.  A sequence-level score sits on the last token."""
+        """Rewards [B, T] float32, zero outside `rollout.mask`.  A sequence-level score sits on the last token.
+
+        The same rewards for the same response to the same prompt: one that repeats in a rollout is asked for once.
+        """
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from perf_page import floor_shares, page, target
 
 from rlhf_bench.harness.overhead import forward_flop
 
-PHASES = {"sample": 1.0, "reference and values": 1.0, "update": 2.0, "rewards and rest": 0.5}
+PHASES = {"sample": 1.0, "update": 2.0, "rewards, reference, values and rest": 1.5}
 
 
 def results(trl: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,27 @@ def test_it_is_asked_in_batches_without_gradients(rollout: Rollout) -> None:
 
     NamedRewardModel("good", Fake(answer), batch=2).rewards(rollout)
     assert asked == [(2, False), (2, False), (1, False)]
+
+
+def test_a_response_that_repeats_is_asked_for_once(tokenizer: Any) -> None:
+    """The same prompt, tokens and end; a response that was cut off, or answers another prompt, is another one."""
+    end = tokenizer.eos_token_id
+    prompts = [[40], [41], [40], [40], [41], [40], [40]]
+    responses = [[50, end], [50, end], [50, end], [50], [51, 52, 53], [50], [50, end]]
+    rollout = by_hand(tokenizer, prompts, responses, extra_right=2)
+    cut = replace(rollout, finished=torch.tensor([True, True, True, False, False, False, False]))
+    asked: list[tuple[str, tuple[int, ...], bool]] = []
+
+    def answer(part: Rollout) -> Tensor:
+        ids = [tuple(row[keep].tolist()) for row, keep in zip(part.response_ids, part.mask, strict=True)]
+        asked.extend(zip(part.prompts, ids, part.finished.tolist(), strict=True))
+        return ids_as_rewards(part)
+
+    rewards = NamedRewardModel("model", Fake(answer), batch=2).rewards(cut)
+    assert torch.equal(rewards, ids_as_rewards(cut))
+    one, two = cut.prompts[:2]
+    different = [(one, (50, end), True), (two, (50, end), True), (one, (50,), False), (two, (51, 52, 53), False)]
+    assert sorted(asked) == sorted([*different, (one, (50, end), False)])
 
 
 def outside(rollout: Rollout) -> Tensor:
