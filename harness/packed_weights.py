@@ -39,8 +39,8 @@ def packed_weights(model: Any) -> Iterator[None]:
     """Inside, linear layers of `model` multiply by laid-out copies of their weights as they are now, and apply the
     activation that follows.
 
-    Without gradients, for float32 on an x86 processor; elsewhere, and for models of more than LARGEST bytes, nothing
-    changes.  Equal up to rounding.
+    Without gradients, for float32 weights on an x86 processor; elsewhere, and for models of more than LARGEST bytes,
+    nothing changes.  A model that computes in bfloat16 goes on doing so.  Equal up to rounding.
     """
     layers = _layers(model) if _serves(model) else []
     followed = _activations(model, {layer for layer, _ in layers})
@@ -61,7 +61,6 @@ def _serves(model: Any) -> bool:
 
     return (
         model.device.type == "cpu"
-        and not getattr(model, "computes_half", False)
         and platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -79,7 +78,9 @@ def _layers(model: Any) -> list[tuple[Any, Tensor]]:
     found = [m for m in found if m.weight.dtype == torch.float32]
     if sum(m.weight.nbytes for m in found) > LARGEST:
         return []
-    return [(m, m.weight.detach().t() if turned[type(m)] else m.weight.detach()) for m in found]
+    dtype = torch.bfloat16 if getattr(model, "computes_half", False) else torch.float32
+    weights = [m.weight.detach().to(dtype) for m in found]
+    return [(m, weight.t() if turned[type(m)] else weight) for m, weight in zip(found, weights, strict=True)]
 
 
 def _activations(model: Any, layers: set[Any]) -> dict[Any, tuple[Any, tuple[str, str]]]:
@@ -94,22 +95,17 @@ def _activations(model: Any, layers: set[Any]) -> dict[Any, tuple[Any, tuple[str
     return found
 
 
-def _reads(given: Tensor) -> bool:
-    import torch
-
-    return given.dtype == torch.float32 and not torch.is_grad_enabled()
-
-
 def _forward(layer: Any, weight: Tensor, follows: tuple[str, str]) -> Any:
     import torch
 
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    bias = None if layer.bias is None else layer.bias.detach().to(weight.dtype)
     multiply, plain, (name, kind) = torch.ops.mkldnn._linear_pointwise, layer.forward, follows
 
     def forward(given: Tensor) -> Tensor:
-        if not _reads(given):
+        if torch.is_grad_enabled():
             return plain(given)  # type: ignore[no-any-return]
-        found: Tensor = multiply(given, laid_out, layer.bias, name, [], kind)
+        found: Tensor = multiply(given.to(weight.dtype), laid_out, bias, name, [], kind)
         return found
 
     return forward
@@ -117,9 +113,11 @@ def _forward(layer: Any, weight: Tensor, follows: tuple[str, str]) -> Any:
 
 def _already(activation: Any) -> Any:
     """What the product before it has done, unless that went the plain way."""
+    import torch
+
     plain = activation.forward
 
     def forward(given: Tensor) -> Tensor:
-        return given if _reads(given) else plain(given)
+        return plain(given) if torch.is_grad_enabled() else given
 
     return forward

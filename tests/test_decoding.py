@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 
 from rlhf_bench.harness import decoding, kv_parts, packed_weights, rollout
+from rlhf_bench.harness.holding import Holding, compute_as
 from rlhf_bench.harness.kv_parts import works_in_parts
 from rlhf_bench.harness.packing import is_taught, teach
 from rlhf_bench.harness.rollout import logprobs, make_generator, sample
@@ -167,9 +168,7 @@ def test_gradients_go_the_plain_way(tiny: Tiny) -> None:
         assert torch.equal(gradient(), before)
 
 
-def test_large_models_and_those_that_compute_in_half_precision_stay_as_they_are(
-    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_models_stay_as_they_are(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_gpt2(tokenizer)
 
     def changed() -> list[str]:
@@ -177,11 +176,21 @@ def test_large_models_and_those_that_compute_in_half_precision_stay_as_they_are(
             return [name for name, module in model.named_modules() if "forward" in vars(module)]
 
     assert changed()
-    model.computes_half = True
-    assert not changed()
-    model.computes_half = False
     monkeypatch.setattr(packed_weights, "LARGEST", 1000)
     assert not changed()
+
+
+def test_a_model_that_computes_in_bfloat16_goes_on_doing_so(tokenizer: Any) -> None:
+    """As near to float32 as its own pass is, give or take: roundings of the same size, in another order."""
+    for make in (make_gpt2, make_llama):
+        exact = outputs(make(tokenizer, 4.0))
+        model = compute_as(make(tokenizer, 4.0), Holding(dtype="bfloat16"))
+        before = outputs(model)
+        rounding = (before - exact).abs().max()
+        assert rounding > 1e-4
+        with packed_weights.packed_weights(model):
+            found = (outputs(model) - exact).abs().max()
+        assert rounding / 10 <= found <= 2 * rounding
 
 
 def test_activations_without_a_name_there_follow_as_before() -> None:
