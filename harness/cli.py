@@ -227,13 +227,17 @@ def list_(what: str) -> None:
 
 
 @bench.command()
-@click.argument("kind", type=click.Choice(["task", "reward-model", "judge"]))
+@click.argument("kind", type=click.Choice(["task", "reward-model", "judge", "engine"]))
 @click.argument("name")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the plugin; repeat.")
-def check(kind: str, name: str, assignments: tuple[str, ...]) -> None:
-    """Conformance tests for a plugin."""
+@click.option("--policy", metavar="FOLDER", help="For an engine (vllm, compiled): the policy that it must sample from.")
+@click.option("--device", default="", help="For an engine: as in bench run.")
+def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None, device: str) -> None:
+    """Conformance tests for a plugin, or for a sampling engine over a policy."""
     from rlhf_bench.harness import commands
 
+    if kind == "engine":
+        sys.exit(commands.check_engine(name, policy or "", device, assignments))
     sys.exit(commands.check(kind, name, assignments))
 
 

@@ -18,6 +18,7 @@ from rlhf_bench.reports import terminal
 from rlhf_bench.reports.tables import Table
 
 if TYPE_CHECKING:
+    from rlhf_bench.harness.findings import Finding
     from rlhf_bench.harness.stage import Stage
 
 
@@ -225,9 +226,25 @@ def check(kind: str, name: str, assignments: tuple[str, ...]) -> int:
         given[key.removeprefix(f"{name}.")] = value
     plugin = plugins.find(kind, name)  # type: ignore[arg-type]
     findings = conform(kind, name, factory_settings(name, plugin.factory(), given))  # type: ignore[arg-type]
+    return _show_findings(f"{kind} {name}", findings)
+
+
+def check_engine(name: str, policy: str, device: str, assignments: tuple[str, ...]) -> int:
+    """bench check engine: as `check`."""
+    from rlhf_bench.harness.engine_check import check_sampler
+    from rlhf_bench.harness.policies import pick_device
+
+    if assignments:
+        raise BenchError("An engine has no settings in bench check.", "Leave --set out.")
+    if not policy:
+        raise BenchError("bench check engine needs a policy.", "Add --policy FOLDER, e.g. RUNS/sft/.../policy.")
+    return _show_findings(f"engine {name}", check_sampler(name, Path(policy), pick_device(device)))
+
+
+def _show_findings(title: str, findings: Sequence[Finding]) -> int:
     stdout, _ = consoles(False)
     rows = [("ok" if f.ok else "FAILS", f.checked, f.detail) for f in findings]
-    terminal.show(stdout, Table(f"{kind} {name}", ("", "checked", "detail"), rows))
+    terminal.show(stdout, Table(title, ("", "checked", "detail"), rows))
     return 0 if all(f.ok for f in findings) else 1
 
 

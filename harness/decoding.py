@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.kv_parts import attending_to, keep_rows, make_parts, stand_in, takes_masks
@@ -11,6 +11,17 @@ from rlhf_bench.harness.packing import row_mask, row_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Decodes(Protocol):
+    """What rollout's loop asks: logits [B, V] after the prompts [B, P], then after one token [B] at a time, of rows of
+    which only those at some indices stay."""
+
+    def read(self, ids: Tensor) -> Tensor: ...
+
+    def write(self, token: Tensor) -> Tensor: ...
+
+    def keep(self, rows: Tensor) -> None: ...
 
 
 class Decoder:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.best_of_n import check_ns, parse_ns
+from rlhf_bench.harness.engines import check_engine
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan_shared import H, cell_label, safe_label
 from rlhf_bench.harness.seams import ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
@@ -23,6 +24,7 @@ CODE = {
     "ppo": (
         *(f"{H}.ppo", f"{H}.ppo_update", f"{H}.ppo_math", f"{H}.asking"),
         *(f"{H}.actors", f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
+        *(f"{H}.engines", f"{H}.compiled", f"{H}.vllm_engine"),
     ),
     "transfer": (f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
     "pool": (f"{H}.evaluation", f"{H}.stage_scale"),
@@ -139,6 +141,7 @@ def _optimised(ground: Ground) -> dict[str, Stage]:
 def ppo(ground: Ground) -> dict[str, Stage]:
     """PPO, what its policy writes to the held-out prompts, and the proxy reward of the baseline."""
     settings = ground.settings
+    check_engine(settings)
     trained = Stage(
         "ppo",
         ground.label(ground.tasks.home.name),
@@ -265,6 +268,6 @@ def training(ground: Ground) -> Stage:
 _NOT_OF_SCALE = (
     *("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip"),
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
-    *("micro_tokens", "offload", "critic", "value_weight"),
+    *("micro_tokens", "offload", "critic", "value_weight", "engine", "engine_memory", "compile"),
 )
 """PPO settings that the scale does not depend on: sweeps over them share it."""

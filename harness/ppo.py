@@ -17,6 +17,7 @@ from torch import Tensor
 from rlhf_bench.harness import ppo_math, store
 from rlhf_bench.harness.actors import Actors, Critic, load_state, save_state
 from rlhf_bench.harness.asking import ask
+from rlhf_bench.harness.engines import Sampler
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.nouns import Example, Rollout
@@ -45,6 +46,7 @@ class PPORun:
     evaluate: Callable[[int], None]
     progress: Callable[[int, int], None]
     log: Callable[[Mapping[str, float]], None] = lambda _: None
+    sampler: Sampler = sample
     fit: Fit = field(default_factory=Fit)
 
     @property
@@ -130,7 +132,7 @@ def collect(run: PPORun, iteration: int) -> Experience:
     """Sample responses and compute rewards, log-probabilities, values and advantages."""
     s, actors = run.settings, run.actors
     generator = make_generator("rollout", run.seed, iteration)
-    rollout = sample(
+    rollout = run.sampler(
         actors.policy,
         actors.tokenizer,
         prompts_of(run, iteration),
@@ -139,8 +141,10 @@ def collect(run: PPORun, iteration: int) -> Experience:
         temperature=s.temperature,
     )
     rewards, reference, values = _ask(run, rollout)
-    assert rollout.logprobs is not None
     old = rollout.logprobs  # of the policy as it sampled: another pass would only add rounding
+    if old is None or s.engine != "own":  # another engine's are of other kernels: the first ratio would not be 1
+        sizes = (s.micro_batch, s.micro_tokens, run.fit)
+        old = map_batches(lambda part: logprobs(actors.policy, part, s.temperature), rollout, *sizes)
     shaped = ppo_math.kl_reward(rewards / run.scale, old, reference, rollout.mask, s.kl)
     advantages = ppo_math.gae(shaped, values, rollout.mask, s.gamma, s.lam)
     returns = (advantages + values) * rollout.mask
@@ -181,9 +185,10 @@ def _awake(run: PPORun, *models: Any) -> AbstractContextManager[None]:
 def describe(run: PPORun, experience: Experience) -> dict[str, float]:
     """What happened in the rollouts: means over responses, `kl` in nats per response, rewards unscaled.
 
-    `read_tokens` counts all prompts' and responses' tokens.
+    `read_tokens` counts all prompts' and responses' tokens; `engine_gap` is there for another engine than our own.
     """
     rollout = experience.rollout
+    apart = {} if run.settings.engine == "own" else {"engine_gap": _engine_gap(experience)}
     lengths = (rollout.mask.sum(1) - rollout.finished.long()).float()  # without end-of-sequence
     return {
         "reward": float(experience.rewards.sum(1).mean()),
@@ -195,7 +200,15 @@ def describe(run: PPORun, experience: Experience) -> dict[str, float]:
         "empty_share": sum(not text.strip() for text in rollout.responses) / len(rollout.responses),
         "truncated_share": float((~rollout.finished).float().mean()),
         "explained_variance": ppo_math.explained_variance(experience.values, experience.returns, rollout.mask),
+        **apart,
     }
+
+
+def _engine_gap(experience: Experience) -> float:
+    """Mean distance per token of another engine's log-probabilities from our own pass, in nats."""
+    rollout = experience.rollout
+    assert rollout.logprobs is not None
+    return float((experience.logprobs - rollout.logprobs)[rollout.mask].abs().mean())
 
 
 def _check_finite(run: PPORun, row: dict[str, float]) -> None:

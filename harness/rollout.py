@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.chat import ends_of
-from rlhf_bench.harness.decoding import Decoder, PartsDecoder
+from rlhf_bench.harness.decoding import Decoder, Decodes, PartsDecoder
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.kv_parts import attention_by_parts, works_in_parts
 from rlhf_bench.harness.nouns import Rollout
@@ -104,7 +104,7 @@ def _generate(
 
 
 def _write(
-    decoder: Decoder | PartsDecoder,
+    decoder: Decodes,
     model: Any,
     tokenizer: Any,
     ids: Tensor,

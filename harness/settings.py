@@ -78,7 +78,9 @@ class PPOSettings:
     evenly over the iterations, fixed beforehand.  `micro_batch` rows go through a model at once, fewer where they are
     longer than `micro_tokens` together (0: no limit).  `critic` own has a trunk of its own; trunk is a head on the
     policy's, its loss weighted by `value_weight` against the policy's: less work, another algorithm.  `offload`: the
-    frozen reference and the reward model wait in main memory while nobody asks them.
+    frozen reference and the reward model wait in main memory while nobody asks them.  `engine` own or vllm (another
+    sampler's draws, so other runs; `engine_memory` is the share of a GPU it takes) and `compile` (a compiled decoding
+    step) are of rollouts alone: evaluations always come from the plain loop.
     """
 
     iterations: int = 42
@@ -88,6 +90,9 @@ class PPOSettings:
     micro_batch: int = 16
     micro_tokens: int = 0
     offload: bool = False
+    engine: str = "own"
+    engine_memory: float = 0.3
+    compile: bool = False
     lr: float = 5e-4
     critic_lr: float = 1e-3
     clip: float = 0.2
@@ -197,10 +202,19 @@ CHOICES = {
     "pairs.overlap": ("all", "low", "middle", "high"),
     "ppo.normalise": ("sd", "none"),
     "ppo.critic": ("own", "trunk"),
+    "ppo.engine": ("own", "vllm"),
     "policy.template": ("auto", "plain", "chat"),
     "policy.dtype": ("auto", "float32", "bfloat16"),
 }
-FRACTIONS = {"sft.warmup", "dpo.warmup", "sft_chosen.warmup", "ppo.gamma", "ppo.lam", "stats.level"}
+FRACTIONS = {
+    "sft.warmup",
+    "dpo.warmup",
+    "sft_chosen.warmup",
+    "ppo.gamma",
+    "ppo.lam",
+    "ppo.engine_memory",
+    "stats.level",
+}
 
 
 def which_policy(policy: str, preset: str) -> str:

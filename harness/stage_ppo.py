@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_bench.harness import policies, store
 from rlhf_bench.harness.actors import Actors, make_actors, save_policy
+from rlhf_bench.harness.engines import open_sampler
 from rlhf_bench.harness.evaluation import decodings, policy_generations
 from rlhf_bench.harness.flop import parameters_of, ppo_flop
 from rlhf_bench.harness.nouns import Decoding, to_row
@@ -31,10 +32,11 @@ def ppo(context: Context) -> Mapping[str, Any]:
     settings = PPOSettings(**p["ppo"])
     shared = settings.critic == "trunk"
     actors = make_actors(context.inputs["sft"], context.device, settings.lr, settings.critic_lr, p["seed"], shared)
+    examples = read_examples(context.inputs["prompts"], "train")
     run = PPORun(
         actors=actors,
         reward_model=scorer_of(context),
-        examples=read_examples(context.inputs["prompts"], "train"),
+        examples=examples,
         settings=settings,
         scale=store.read_json(context.inputs["scale"] / "scale.json")["scale"],
         max_new=p["max_response"],
@@ -43,8 +45,10 @@ def ppo(context: Context) -> Mapping[str, Any]:
         evaluate=lambda iteration: _evaluate(context, run, actors, iteration),
         progress=context.progress,
     )
-    with open_trackers(context.tracked) as log:
-        rows = train(replace(run, log=log))
+    asked = [example.prompt for example in examples]
+    opened = open_sampler(settings, context.inputs["sft"], actors.tokenizer, asked, run.max_new, context.device)
+    with open_trackers(context.tracked) as log, opened as sampler:
+        rows = train(replace(run, log=log, sampler=sampler))
     store.write_rows(context.work / "steps.jsonl", rows)
     stored = [store.read_rows(_checkpoint(context, i)) for i in checkpoints(settings)]
     store.write_rows(context.work / "generations.jsonl", [row for part in stored for row in part])
