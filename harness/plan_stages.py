@@ -24,7 +24,7 @@ CODE = {
     "ppo": (
         *(f"{H}.ppo", f"{H}.ppo_update", f"{H}.ppo_math", f"{H}.asking"),
         *(f"{H}.actors", f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
-        *(f"{H}.engines", f"{H}.compiled", f"{H}.vllm_engine"),
+        *(f"{H}.engines", f"{H}.compiled", f"{H}.fixed_cache", f"{H}.vllm_engine"),
     ),
     "transfer": (f"{H}.evaluation", f"{H}.scoring", f"{H}.stage_reward"),
     "pool": (f"{H}.evaluation", f"{H}.stage_scale"),
