@@ -12,11 +12,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from rlhf_bench.harness.holding import Holding
+from rlhf_bench.harness.settings import PPOSettings
+
 A = TypeVar("A")
 B = TypeVar("B")
 
 Check = Callable[[], None]
 """What a long computation calls now and then: it raises when there is no use in going on."""
+
+
+def separate(holding: Holding, settings: PPOSettings, device: str) -> bool:
+    """Whether PPO's models may compute at once: on a CPU, unless they share weights, or memory is to be saved.
+
+    Nor in bfloat16: autocast has one cache of casts for all threads, and which finds what in it is chance (tried:
+    gradients of two equal runs differed).
+    """
+    shared = holding.lora or holding.half or settings.critic != "own"
+    return device == "cpu" and not (shared or holding.gradient_checkpointing or settings.offload)
 
 
 class HaltedError(Exception):

@@ -160,9 +160,12 @@ def _kept_bytes(trunk: Any, holding: Holding, tokens: int) -> int:
     return int(sum(s.nbytes() for s in kept.values()) * (HALF_SHARE if holding.half else 1))
 
 
-def make_plan(sizes: Sizes, holding: Holding, ppo: PPOSettings, prompt: int, response: int) -> MemoryPlan:
+def make_plan(
+    sizes: Sizes, holding: Holding, ppo: PPOSettings, prompt: int, response: int, at_once: bool = False
+) -> MemoryPlan:
     """The needs of PPO, its longest stage, with a reward model of the policy's size.
 
+    `at_once`: the critic learns beside the policy (both.py), and keeps as much for its own backward pass.
     Trained weights take 16 bytes each: themselves, their gradient, Adam's two moments.
     """
     trunk, width = sizes.total - sizes.head, 2 if holding.half else 4
@@ -178,7 +181,7 @@ def make_plan(sizes: Sizes, holding: Holding, ppo: PPOSettings, prompt: int, res
             needs.append(Need(role, "Adam", 8 * count))
         needs.append(Need("reference", "weights", 4 * sizes.total))
     needs.append(Need("reward model", "weights", 4 * sizes.total))
-    row = sizes.kept + LOGIT_COPIES * 4 * (response + 1) * sizes.vocabulary
+    row = sizes.kept * (2 if at_once else 1) + LOGIT_COPIES * 4 * (response + 1) * sizes.vocabulary
     sampled = sizes.cached * (prompt + response) * width + LOGIT_COPIES * 4 * sizes.vocabulary
     return MemoryPlan(tuple(needs), row, sampled, _flops(sizes, holding, ppo, prompt + response))
 

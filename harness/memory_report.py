@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlhf_bench.harness import memory
+from rlhf_bench.harness.both import separate
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.holding import choose_holding
 from rlhf_bench.harness.settings import PPOSettings, Settings, load_presets, make_settings
@@ -15,7 +16,8 @@ def plan_rows(policy: str, settings: Settings, response: int, device: str) -> li
     holding = choose_holding(settings.group("policy"), device)
     prompt = settings.data.max_prompt_tokens or memory.PROMPT
     sizes = memory.sizes_of(memory.config_of(policy), holding, prompt, response)
-    plan = memory.make_plan(sizes, holding, settings.ppo, prompt, response)
+    at_once = separate(holding, settings.ppo, device)
+    plan = memory.make_plan(sizes, holding, settings.ppo, prompt, response, at_once)
     speed = memory.measured_speed(device, holding.half)
     held = f"rank {holding.lora} adapters" if holding.lora else "all weights trained"
     first = (policy, f"{held}, {holding.dtype}, prompt {prompt} + response {response} tokens", f"{sizes.total:,}")

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from rlhf_bench.harness import ppo_math, store
-from rlhf_bench.harness.actors import Actors, Critic, load_state, save_state
+from rlhf_bench.harness.actors import Actors, load_state, save_state
 from rlhf_bench.harness.asking import ask
+from rlhf_bench.harness.both import separate
 from rlhf_bench.harness.engines import Sampler
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fit import Fit
@@ -51,15 +52,8 @@ class PPORun:
 
     @property
     def at_once(self) -> bool:
-        """Whether two models may compute at once: on a CPU, unless they share weights, or memory is to be saved.
-
-        Nor in bfloat16: autocast has one cache of casts for all threads, and which finds what in it is chance (tried:
-        gradients of two equal runs differed).
-        """
-        held = self.actors.holding
-        shared = held.lora or held.half or not isinstance(self.actors.critic, Critic)
-        saving = held.gradient_checkpointing or self.settings.offload
-        return not shared and not saving and self.actors.policy.device.type == "cpu"
+        """Whether models may compute at once."""
+        return separate(self.actors.holding, self.settings, self.actors.policy.device.type)
 
 
 class Experience(NamedTuple):

@@ -99,6 +99,13 @@ def test_the_largest_micro_batch_fits_and_twice_it_does_not(gibibytes: int) -> N
     assert largest == 64 or plan.peak(max(1, 2 * largest), 64) > room
 
 
+def test_a_critic_that_learns_at_once_keeps_as_much_as_the_policy(folder: Path) -> None:
+    found = sizes(folder, Holding())
+    turn, once = (memory.make_plan(found, Holding(), PPOSettings(), PROMPT, RESPONSE, at) for at in (False, True))
+    assert once.row - turn.row == found.kept > 0
+    assert (once.fixed, once.sampled) == (turn.fixed, turn.sampled)
+
+
 def test_more_work_takes_longer(folder: Path) -> None:
     found = sizes(folder, Holding())
     once, twice = (
