@@ -21,6 +21,8 @@ KINDS: dict[str, Literal["task", "reward-model", "judge"]] = {
 
 def printable(text: str) -> str:
     """One line, control characters made visible: messages may quote data."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +115,27 @@ def _without_prompt(row: dict[str, Any]) -> Row:
 
 def _group(rows: Sequence[Row]) -> Group:
     judged = "values" in rows[0]
-    values = [row["values"] for row in rows] if judged else rows
-    names = dict.fromkeys(name for row in values for name in row) if judged else ("kl", "reward")
     return Group(
         _shared(tuple(row["example_id"] for row in rows)),
         _shared(tuple(tuple(row.get("slices", ())) for row in rows)),
         _shared(tuple(row.get("source", "") for row in rows)),
-        {name: np.array([row.get(name) for row in values], dtype=np.float64) for name in names},
+        _values([row["values"] for row in rows]) if judged else _values(rows, ("kl", "reward")),
         {at: row["reason"] for at, row in enumerate(rows) if "reason" in row},
         () if judged else tuple(row.get("response", "") for row in rows),
     )
+
+
+def _values(rows: Sequence[Row], names: Sequence[str] = ()) -> dict[str, Array]:
+    """[P] by name: all that any row has, or `names`."""
+    asked = names or tuple(dict.fromkeys(name for row in rows for name in row))
+    if not asked:
+        return {}
+    try:
+        found = list(map(itemgetter(*asked), rows))  # much faster than asking each row for each
+    except KeyError:
+        found = [tuple(map(row.get, asked)) for row in rows]
+    table = np.array(found, dtype=np.float64).reshape(len(rows), len(asked))
+    return {name: np.ascontiguousarray(table[:, at]) for at, name in enumerate(asked)}
 
 
 @lru_cache(1024)

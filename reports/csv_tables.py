@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_bench.harness.arguments import printable
 from rlhf_bench.reports.ledger import claims_table
-from rlhf_bench.reports.tables import TABLES, Report, all_tables
+from rlhf_bench.reports.tables import TABLES, Report, all_tables, indexed
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 NUMBERS = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?( \[-?[\d.e+-]+, -?[\d.e+-]+\])?")
@@ -28,17 +28,29 @@ ESTIMATES = (
 
 def csv_files(report: Report) -> Iterator[tuple[str, str]]:
     """(file name, content) of every table."""
-    yield "estimates.csv", estimates_csv(report)
+    for name, columns, rows in _named(report):
+        yield name, table_csv(columns, rows)
+
+
+def csv_names(report: Report) -> Iterator[str]:
+    """The file names of all tables."""
+    return (name for name, _, _ in _named(report))
+
+
+def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[object]]]]:
+    """File name, columns and rows of every table."""
+    report = indexed(report)
+    yield "estimates.csv", ESTIMATES, _estimates(report)
     names = ["estimates", "claims", *(name for name in TABLES if name != "comparisons")]
     for name in names[2:]:
         for table in all_tables(report, [name]):
-            yield f"{name}.csv", table_csv(table.columns, table.rows)
+            yield f"{name}.csv", table.columns, table.rows
     if report.get("claims"):
         claims = claims_table(report["claims"])
-        yield "claims.csv", table_csv(claims.columns, claims.rows)
+        yield "claims.csv", claims.columns, claims.rows
     taken = dict.fromkeys(names, 1)
     for stored in report.get("comparisons", ()):  # each under its own title
-        yield f"{_unique(slug(stored['title']), taken)}.csv", table_csv(stored["columns"], stored["rows"])
+        yield f"{_unique(slug(stored['title']), taken)}.csv", stored["columns"], stored["rows"]
 
 
 def slug(title: str) -> str:
@@ -51,11 +63,12 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     return name if taken[name] == 1 else f"{name}-{taken[name]}"
 
 
-def estimates_csv(report: Report) -> str:
+def _estimates(report: Report) -> Iterator[Sequence[object]]:
     """Every estimate, a row each; seeds separated by spaces, nothing where nothing can be said."""
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
-    rows = [_estimate(row, labels) for row in report["estimates"]]
-    return table_csv(ESTIMATES, [[row[name] for name in ESTIMATES] for row in rows])
+    for row in report["estimates"]:
+        shown = _estimate(row, labels)
+        yield [shown[name] for name in ESTIMATES]
 
 
 def _estimate(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

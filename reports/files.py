@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import CellFiles
-from rlhf_bench.reports.csv_tables import csv_files
+from rlhf_bench.reports.csv_tables import csv_files, csv_names
 from rlhf_bench.reports.html import page
 from rlhf_bench.reports.inside import distributions, inside, read
 from rlhf_bench.reports.markdown import markdown
@@ -51,6 +51,6 @@ def _tables_before(out: Path) -> set[Path]:
     """The tables that the report in `out` was written with."""
     try:
         before = store.read_json(out / "report.json")
-        return {out / TABLES / name for name, _ in csv_files(before)}
+        return {out / TABLES / name for name in csv_names(before)}
     except (BenchError, LookupError, TypeError, AttributeError):
         return set()  # no report of ours, or one of another version

@@ -53,13 +53,15 @@ def interval(row: Row | None) -> str:
 
 
 def indexed(report: Report) -> Report:
-    """The report with its estimates by arm as well: whoever asks for one arm's need not look at everybody's."""
+    """The report with its estimates by arm, judge and statistic as well: nobody need look at everybody's."""
     if "by_arm" in report:
         return report
     found: dict[str, list[Row]] = {}
+    named: dict[tuple[str, str, str], list[Row]] = {}
     for row in report["estimates"]:
         found.setdefault(row["arm"], []).append(row)
-    return {**report, "by_arm": found}
+        named.setdefault((row["arm"], row["judge"], row["statistic"]), []).append(row)
+    return {**report, "by_arm": found, "by_name": named}
 
 
 def own(report: Report, arm: str) -> Sequence[Row]:
@@ -69,8 +71,9 @@ def own(report: Report, arm: str) -> Sequence[Row]:
 
 def pick(report: Report, arm: str, judge: str, statistic: str, **where: Any) -> Row | None:
     """The last checkpoint's estimate that fits."""
-    wanted = {"judge": judge, "statistic": statistic, "slice": "all", "decoding": "sample", **where}
-    found = [e for e in own(report, arm) if all(e[k] == v for k, v in wanted.items())]
+    wanted = {"slice": "all", "decoding": "sample", **where}
+    named = indexed(report)["by_name"].get((arm, judge, statistic), ())
+    found = [e for e in named if all(e[k] == v for k, v in wanted.items())]
     return max(found, key=lambda e: e["iteration"], default=None)
 
 

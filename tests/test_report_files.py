@@ -118,7 +118,7 @@ def test_a_report_without_a_part_is_not_valid(tiny: tuple[dict[str, Any], list[A
 
 def test_every_number_of_an_estimate_is_in_the_table(tiny: tuple[dict[str, Any], list[Any]]) -> None:
     report = tiny[0]
-    rows = list(csv.DictReader(io.StringIO(csv_tables.estimates_csv(report))))
+    rows = list(csv.DictReader(io.StringIO(dict(csv_tables.csv_files(report))["estimates.csv"])))
     assert len(rows) == len(report["estimates"])
     for row, stored in zip(rows, report["estimates"], strict=True):
         for name in ("value", "low", "high", "level"):
