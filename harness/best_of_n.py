@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +62,17 @@ def weights(rewards: npt.ArrayLike, n: int) -> Array:
         raise BenchError(f"Rewards of shape {line.shape}, finite or not.", "Give one finite reward per sample.")
     check_ns([n], line.size)
     _, inverse, counts = np.unique(line, return_inverse=True, return_counts=True)
-    within = np.array([math.comb(k, n) / math.comb(line.size, n) for k in (0, *np.cumsum(counts).tolist())])
+    within = _chances_within(line.size, n)[[0, *np.cumsum(counts).tolist()]]
     shares: Array = (np.diff(within) / counts)[inverse]  # within[g]: all n lie in the lowest g groups of ties
     return shares
+
+
+@lru_cache(1024)
+def _chances_within(pool: int, n: int) -> Array:
+    """[pool + 1] the chance that n drawn without replacement all lie among the first k of the pool."""
+    found = np.array([math.comb(k, n) / math.comb(pool, n) for k in range(pool + 1)])
+    found.setflags(write=False)  # one for all who ask
+    return found
 
 
 def expected(rewards: npt.ArrayLike, values: npt.ArrayLike, n: int) -> Array:
@@ -72,9 +81,19 @@ def expected(rewards: npt.ArrayLike, values: npt.ArrayLike, n: int) -> Array:
     The mean over all subsets of n.  NaN where a sample that can be chosen has no value: undecided, not left out.
     """
     proxy, worth = _pool(rewards, values)
-    chances = np.array([weights(row, n) for row in proxy]).reshape(proxy.shape)
-    parts = np.multiply(worth, chances, out=np.zeros_like(worth), where=chances > 0)
-    found: Array = parts.sum(axis=1)
+    return weighted(chances(proxy, n), worth)
+
+
+def chances(rewards: npt.ArrayLike, n: int) -> Array:
+    """[P, N] `weights` of every prompt's pool [P, N]: once for all values that are asked of it."""
+    proxy, _ = _pool(rewards, rewards)
+    return np.array([weights(row, n) for row in proxy]).reshape(proxy.shape)
+
+
+def weighted(shares: Array, values: npt.ArrayLike) -> Array:
+    """[P] `expected` under the chances [P, N] of the samples."""
+    worth = np.asarray(values, dtype=np.float64)
+    found: Array = np.multiply(worth, shares, out=np.zeros_like(worth), where=shares > 0).sum(axis=1)
     return found
 
 

@@ -136,12 +136,13 @@ def _of_pool(arm: Arm) -> Curves:
     pools = [read_pool(folder) for folder in folders]
     ids = sorted(set.intersection(*(set(pool.examples) for pool in pools)))
     order = [[pool.examples.index(i) for i in ids] for pool in pools]
+    shares = [[best_of_n.chances(pool.rewards[at], n) for n in ns] for pool, at in zip(pools, order, strict=True)]
 
     def cells(values_of: Any) -> Array:
         """[S, C, P] unbiased estimates of a value of the best of each n."""
         rows = [
-            [best_of_n.expected(pool.rewards[at], values_of(pool)[at], n) for n in ns]
-            for pool, at in zip(pools, order, strict=True)
+            [best_of_n.weighted(of_n, values_of(pool)[at]) for of_n in own]
+            for pool, at, own in zip(pools, order, shares, strict=True)
         ]
         return np.array(rows)
 
