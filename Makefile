@@ -29,9 +29,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# make bench TRL=/path/to/python with trl==1.12.0, BEFORE=commit: minutes on two quiet cores; docs/performance.md
+# make bench TRL=/path/to/python with trl==1.12.0, BEFORE=commit SUITE=folder: minutes on two quiet cores; docs/performance.md
 bench: setup
-	$(BIN)/python benchmarks/performance.py $(if $(TRL),--trl $(TRL)) $(if $(BEFORE),--before $(BEFORE))
+	$(BIN)/python benchmarks/performance.py $(if $(TRL),--trl $(TRL)) $(if $(BEFORE),--before $(BEFORE)) $(if $(SUITE),--suite $(SUITE))
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -51,6 +51,9 @@ the activations of an update take several megabytes, which leave the cache betwe
 micro-batches of 2 to 32 rows (no difference above the noise); oneDNN for the products by themselves (a tenth faster
 on large ones, not on small), not built in. Not tried: compiling the model, because lengths change at every step.
 """
+BEFORE = """
+`before` is what the last `make bench` before this one wrote: another run, so that only large differences mean anything.
+"""
 NOT_DONE = """
 ## Not measured, not done
 
@@ -63,7 +66,7 @@ again, because a resumed run must repeat an undisturbed one to the bit and score
 
 def page(results: Results) -> str:
     parts = [INTRO, _machine(results), _ppo(results), _floor(results), _generation(results), _scoring(results)]
-    return "".join([*parts, _growth(results), _cells(results), NOT_DONE])
+    return "".join([*parts, _growth(results), _cells(results), _suite(results), _report(results), NOT_DONE])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -183,18 +186,76 @@ def _growth(results: Results) -> str:
 def _cells(results: Results) -> str:
     cell, jobs = results["default_cell"], results["jobs"]
     stages = sorted(cell["stages"].items(), key=lambda item: -item[1])
-    rows = [(name, seconds, f"{100 * seconds / cell['whole']:.0f}%") for name, seconds in stages]
-    inside = sorted(cell["ppo"].items(), key=lambda item: -item[1])
+    before = _earlier(results, "default_cell")
+    old = before.get("stages", {})
+    rows = [(name, old.get(name), seconds, f"{100 * seconds / cell['whole']:.0f}%") for name, seconds in stages]
+    inside = [
+        (name, before.get("ppo", {}).get(name), seconds)
+        for name, seconds in sorted(cell["ppo"].items(), key=lambda item: -item[1])
+    ]
     rest = cell["whole"] - sum(cell["stages"].values())
     text = (
         f"\n## The default cell\n\n`bench run --task dialogsum --rm seq2seq-token --jobs 1`: {cell['whole']:.0f} s.\n"
     )
     text += table(
-        ("stage", "s", "share"), [*rows, ("start, planning, report", rest, f"{100 * rest / cell['whole']:.0f}%")]
+        ("stage", "s before", "s", "share"),
+        [
+            *rows,
+            (
+                "start, planning, report",
+                before["whole"] - sum(old.values()) if before else None,
+                rest,
+                f"{100 * rest / cell['whole']:.0f}%",
+            ),
+            ("whole", before.get("whole"), cell["whole"], "100%"),
+        ],
     )
-    text += table(("within PPO", "s"), inside)
+    text += table(("within PPO", "s before", "s"), inside)
+    text += BEFORE if before else ""
     text += "\nRewards under `PPO: rewards` include those that the scale stage and evaluations ask for.\n"
     text += "\n## Side by side\n\nFour small cells of different seeds, one thread each.\n"
     text += table(("jobs", "cells a minute"), jobs.items())
     text += f"\nTwo jobs do {jobs['2'] / jobs['1']:.2f} times the work of one. `bench --help` takes "
     return text + f"{results['help_seconds']:.2f} s.\n"
+
+
+def _earlier(results: Results, name: str) -> Mapping[str, Any]:
+    """What the results before these had under a name; {} for nothing."""
+    found: Mapping[str, Any] = results.get("earlier", {}).get(name) or {}
+    return found
+
+
+def _suite(results: Results) -> str:
+    """Where the headline experiment's time went, from what its stages recorded."""
+    suite, before = results.get("suite"), _earlier(results, "suite")
+    if not suite:
+        said = "\n## The headline suite\n\nNot measured in this run (`--suite FOLDER`).\n"
+        return said + (_suite_table(before, {}) if before else "")
+    text = f"\n## The headline suite\n\n`bench experiment {suite['experiment']}`: {suite['cells']} cells. Sums over "
+    text += "stages, each counted once; wall minutes are those of stages that may have run side by side.\n"
+    if suite["lacking"]:
+        text += f"\n{suite['lacking']} of its stages are not finished: these sums are not the whole.\n"
+    return text + _suite_table(suite, before)
+
+
+def _suite_table(suite: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    keys = ("jobs", "wall_minutes", "core_minutes")
+    total = {key: sum(own[key] for own in suite["stages"].values()) for key in keys}
+    old = {kind: own["core_minutes"] for kind, own in before.get("stages", {}).items()}
+    rows: list[tuple[object, ...]] = [
+        (kind, *(own[key] for key in keys), f"{100 * own['core_minutes'] / total['core_minutes']:.0f}%", old.get(kind))
+        for kind, own in suite["stages"].items()
+    ]
+    rows.append(("all", *total.values(), "100%", sum(old.values()) if old else None))
+    return table(("stage", "jobs", "wall minutes", "core minutes", "share", "core minutes before"), rows)
+
+
+def _report(results: Results) -> str:
+    """Seconds of `bench report` by the number of cells."""
+    found, before = results.get("report"), _earlier(results, "report").get("seconds", {})
+    if not found:
+        return ""
+    text = f"\n## Reports\n\n`bench report` over cells of {found['prompts']} prompts, {found['seeds']} seeds a reward "
+    text += "model, start-up included.\n"
+    rows = [(cells, before.get(cells), seconds) for cells, seconds in found["seconds"].items()]
+    return text + table(("cells", "s before", "s"), rows)

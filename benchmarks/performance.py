@@ -1,10 +1,11 @@
 """All measurements of speed: writes benchmarks/results.json and docs/performance.md.
 
-    python benchmarks/performance.py [--trl PYTHON] [--before REV] [--quick]
+    python benchmarks/performance.py [--trl PYTHON] [--before REV] [--suite FOLDER] [--quick]
 
 Ratios are of engines that take turns in one run, medians over pairs of steps.  `--trl` is the Python of an environment
 with trl==1.12.0 (without it that part says that it was not run); `--before` an earlier commit to race against.
-`--page` only writes the page anew from the results.
+`--suite` is a folder of `bench experiment headline`, whose stages' seconds are summed; with `--page` nothing is
+measured, and only the page is written anew (and the suite's sums).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import suite
 from peer_model import Sizes
 from perf_page import page
 from race import own, race, ratio, trl
@@ -143,6 +145,41 @@ def jobs(quick: bool) -> dict[str, float]:
     return found
 
 
+def report() -> Any:
+    """Seconds of `bench report` by the number of cells."""
+    print("reports", flush=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "report.py")], capture_output=True, text=True, timeout=1800, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+KEPT = ("default_cell", "suite", "report")
+"""What the page shows of the results before these as well."""
+
+
+def earlier(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of earlier results that stay; those that these results lack are those before them."""
+    older = before.get("earlier", {})
+    return {name: before.get(name) or older.get(name) for name in KEPT if before.get(name) or older.get(name)}
+
+
+def with_suite(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The results with the sums of a headline experiment; another one that they had becomes the one before."""
+    found = suite.summary(folder)
+    old = results.get("suite")
+    kept = {**results.get("earlier", {}), **({"suite": old} if old and old != found else {})}
+    return {**results, "suite": found, "earlier": kept}
+
+
+def stored() -> dict[str, Any]:
+    """The results that stand there; {} for none."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    return found
+
+
 def start_up() -> float:
     """Median seconds of `bench --help`."""
     seconds = []
@@ -187,7 +224,11 @@ def main() -> None:
     parser.add_argument("--before", default="", help="a commit to race against")
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that everything runs")
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    parser.add_argument("--suite", type=Path, help="the --out folder of `bench experiment headline`")
     given = parser.parse_args()
+    results = stored()
+    if given.suite:
+        suite.summary(given.suite)  # a wrong folder is said before minutes of measuring
     if not given.page:
         rounds = 1 if given.quick else 3
         begun = time.perf_counter()
@@ -203,11 +244,14 @@ def main() -> None:
                 "growth": growth(rounds),
                 "jobs": jobs(given.quick),
                 "default_cell": default_cell(given.quick),
+                "report": report(),
                 "help_seconds": start_up(),
+                "earlier": earlier(results),
             }
         results["minutes"] = (time.perf_counter() - begun) / 60
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    text = page(json.loads(RESULTS.read_text(encoding="utf-8")))
+    results = with_suite(results, given.suite) if given.suite else results
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = page(results)
     (ROOT / "docs" / "performance.md").write_text(text, encoding="utf-8")
 
 

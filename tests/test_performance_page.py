@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import stored
+import suite
+from many_cells import multiply
 from peer_model import Sizes
 from perf_flop import needed_flop, step_flop
 from perf_page import floor_shares, page, target
+from performance import earlier, with_suite
 
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.overhead import forward_flop
 
 PHASES = {"sample": 1.0, "update": 2.0, "rewards, reference, values and rest": 1.5}
@@ -81,3 +87,56 @@ def test_reading_every_position_needs_the_whole_pass() -> None:
     left = needed_flop(one_layer, 96, 0, 0)  # 12 width^2 weights, of which the feed-forward part has 8
     attention = 2 * one_layer.width * 96 * 97
     assert left - attention == 2 * 4 * one_layer.width**2 * 96
+
+
+def sums(minutes: float) -> dict[str, Any]:
+    stage = {"jobs": 2, "wall_minutes": minutes, "core_minutes": minutes}
+    return {"experiment": "headline", "cells": 4, "lacking": 0, "stages": {"ppo": stage, "sft": stage}}
+
+
+def test_the_suite_and_the_default_cell_stand_beside_what_was_before() -> None:
+    found = results(trl=False)
+    assert "Not measured in this run" in page(found)
+    cell = {"whole": 200.0, "stages": {"ppo": 150.0}, "ppo": {"PPO: update": 99.0}}
+    found |= {"suite": sums(3.0), "earlier": {"suite": sums(5.0), "default_cell": cell}}
+    found["report"] = {"prompts": 500, "seeds": 5, "seconds": {"50": 7.5}}
+    text = page(found)
+    assert "| ppo | 2 | 3 | 3 | 50% | 5 |" in text
+    assert "| all | 4 | 6 | 6 | 100% | 10 |" in text
+    assert "| ppo | 150 | 60 | 60% |" in text
+    assert "| PPO: update | 99 | 40 |" in text
+    assert "| 50 |  | 7.5 |" in text
+    assert "not the whole" in page({**found, "suite": {**sums(3.0), "lacking": 1}})
+
+
+def test_figures_before_are_the_last_that_there_were() -> None:
+    first = {"default_cell": {"whole": 1.0}, "earlier": {"suite": sums(1.0), "default_cell": {"whole": 9.0}}}
+    assert earlier(first) == {"default_cell": {"whole": 1.0}, "suite": sums(1.0)}
+    assert earlier({}) == {}
+
+
+def test_a_suite_is_summed_over_its_stages_each_once(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="holds no experiment"):
+        suite.summary(tmp_path)
+    stored.make(tmp_path, stored.Stored(seeds=(1, 2)))
+    names = [path.stem for path in sorted((tmp_path / "cells").glob("*.json"))]
+    (tmp_path / "experiments").mkdir()
+    store.write_json(tmp_path / "experiments" / "headline.json", {"runs": {"a": names, "b": names[:1]}})
+    found = suite.summary(tmp_path)
+    assert (found["cells"], found["lacking"]) == (4, 0)
+    assert found["stages"]["sft"] == {"jobs": 2, "wall_minutes": 2 * 1.5 / 60, "core_minutes": 2 * 1.25 / 60}
+    assert found["stages"]["ppo"]["jobs"] == 4, "generations are PPO's: its stage is counted once"
+    next((tmp_path / "ppo").iterdir()).joinpath(store.MARKER).unlink()
+    assert suite.summary(tmp_path)["lacking"] == 1
+    results_before = {"suite": sums(1.0)}
+    assert with_suite(results_before, tmp_path)["earlier"] == {"suite": sums(1.0)}
+
+
+def test_copies_of_a_cell_are_reported_as_cells_of_their_own(tmp_path: Path) -> None:
+    stored.make(tmp_path / "real", stored.Stored(rms=("scalar",), seeds=(1,)))
+    assert multiply(tmp_path / "real", tmp_path / "many", 2, 3) == 6
+    report, cells = stored.report_of(tmp_path / "many")
+    assert len(cells) == 6
+    assert [(arm["reward_model"], arm["seeds"]) for arm in report["arms"]] == [
+        ("scalar-0", [0, 1, 2]), ("scalar-1", [0, 1, 2])
+    ]  # fmt: skip
