@@ -61,6 +61,13 @@ def settings_options(command: Any) -> Any:
     return command
 
 
+def named(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Refuse an empty name that was given: a variable of a script that is not set, never a wish for the default."""
+    if not value and ctx.get_parameter_source(param.name or "") == click.core.ParameterSource.COMMANDLINE:
+        raise BenchError(f"{param.opts[0]} is empty.", "Name one, or leave the option out for its default.")
+    return value
+
+
 track_option = click.option(
     "--track",
     multiple=True,
@@ -83,9 +90,24 @@ track_option = click.option(
 @click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
-@click.option("--policy", default="", help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.")
-@click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
-@click.option("--data", default="", help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.")
+@click.option(
+    "--policy",
+    default="",
+    callback=named,
+    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
+)
+@click.option(
+    "--preset",
+    default="",
+    callback=named,
+    help="Settings preset; default by the kind of policy.  See: bench list presets",
+)
+@click.option(
+    "--data",
+    default="",
+    callback=named,
+    help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.",
+)
 @click.option(
     "--prompts", multiple=True, help="Another task whose held-out prompts are evaluated; repeat.  Default: --task."
 )
@@ -173,8 +195,18 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
-@click.option("--policy", default="", help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.")
-@click.option("--preset", default="", help="Settings preset; default by the kind of policy.  See: bench list presets")
+@click.option(
+    "--policy",
+    default="",
+    callback=named,
+    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
+)
+@click.option(
+    "--preset",
+    default="",
+    callback=named,
+    help="Settings preset; default by the kind of policy.  See: bench list presets",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")

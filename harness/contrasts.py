@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rlhf_bench.harness import comparisons, statistics, store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.estimates import ALL, Arm, Estimator
+from rlhf_bench.harness.estimates import ALL, Arm, Estimator, twice, within
 from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.sheets import NO_PROMPT, Common, Rows, Sheets, common
@@ -35,7 +36,8 @@ def difference(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: Sheet
     """a - b of one measure over the seeds and prompts that both have."""
     first, second, clusters, kind = paired(a, b, where, sheets)
     rng = estimator.generator("difference", a.key, b.key, *_place(where))
-    return comparisons.difference(first, second, kind, estimator.level, rng, clusters)
+    found = comparisons.difference(first, second, kind, estimator.level, rng, clusters)
+    return within(found, twice(_measure(a, where).get("limit")))
 
 
 def by_seed(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> list[float | None]:
@@ -73,7 +75,7 @@ def paired(
         raise BenchError(
             f"{a.reward_model} and {b.reward_model} on {a.task} (slice {where.slice!r}, {where.decoding}): {both.why}."
         )
-    return (*both.cells, both.clusters, _kind(a, where))  # type: ignore[return-value]
+    return (*both.cells, both.clusters, _measure(a, where)["kind"])
 
 
 def _on_slice(table: Mapping[int, Rows], name: str) -> dict[int, Rows]:
@@ -83,9 +85,10 @@ def _on_slice(table: Mapping[int, Rows], name: str) -> dict[int, Rows]:
     }
 
 
-def _kind(arm: Arm, where: Where) -> MeasureKind:
-    measures = store.read_json(arm.cells[0].judged()[where.judge] / "measures.json")
-    kinds: dict[str, MeasureKind] = {m["name"]: m["kind"] for m in measures}
-    if where.statistic not in kinds:
-        raise BenchError(f"The judge {where.judge!r} has no measure {where.statistic!r}, only {sorted(kinds)}.")
-    return kinds[where.statistic]
+def _measure(arm: Arm, where: Where) -> Mapping[str, Any]:
+    """The row of measures.json."""
+    rows = {m["name"]: m for m in store.read_json(arm.cells[0].judged()[where.judge] / "measures.json")}
+    if where.statistic not in rows:
+        raise BenchError(f"The judge {where.judge!r} has no measure {where.statistic!r}, only {sorted(rows)}.")
+    found: Mapping[str, Any] = rows[where.statistic]
+    return found

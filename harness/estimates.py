@@ -188,6 +188,11 @@ def within(found: Interval, limit: float | None) -> Interval:
     return cut if cut == found else cut.noted(f"cut off at {limit:g}, the largest there can be")
 
 
+def twice(limit: float | None) -> float | None:
+    """The largest difference of two changes that have a limit."""
+    return None if limit is None else 2 * limit
+
+
 def same_judge(judge: str, folders: Sequence[Path]) -> None:
     """Raises BenchError when the seeds of an arm were judged with different settings: their rows do not mix."""
     found = {store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"]) for folder in folders}

@@ -184,7 +184,8 @@ def raise_first(outcome: Outcome) -> None:
     if not outcome.failed:
         return
     name, error = next(iter(outcome.failed.items()))
-    more = f" ({len(outcome.failed) - 1} more failed)" if len(outcome.failed) > 1 else ""
+    others = [f"{other} ({why.seen})" for other, why in list(outcome.failed.items())[1:]]
+    more = f" Failed as well: {'; '.join(others)}." if others else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
     raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from rlhf_bench.harness import comparisons, power, statistics, store
 from rlhf_bench.harness.cells import Array, tidy
-from rlhf_bench.harness.estimates import Arm, Estimator, reasons
+from rlhf_bench.harness.estimates import Arm, Estimator, reasons, twice, within
 from rlhf_bench.harness.intervals import Interval, nothing
 from rlhf_bench.harness.length_control import length_controlled
 from rlhf_bench.harness.nouns import MeasureKind
@@ -37,6 +37,8 @@ class Question(NamedTuple):
     judge: str
     statistic: str
     kind: MeasureKind
+    limit: float | None = None
+    """The largest size of a change (nouns.Measure)."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,13 @@ def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
 
 def measures(arms: Sequence[Arm]) -> list[Question]:
     """All measures of all judges of the arms, by name."""
-    found: dict[tuple[str, str], MeasureKind] = {}
+    found: dict[tuple[str, str], tuple[MeasureKind, float | None]] = {}
     for arm in arms:
         for judge, folder in arm.cells[0].judged().items():
-            found.update({(judge, m["name"]): m["kind"] for m in store.read_json(folder / "measures.json")})
-    return [Question(*name, kind) for name, kind in sorted(found.items())]
+            found.update(
+                {(judge, m["name"]): (m["kind"], m.get("limit")) for m in store.read_json(folder / "measures.json")}
+            )
+    return [Question(*name, *rest) for name, rest in sorted(found.items())]
 
 
 # ---- pairs ----------------------------------------------------------------------------------------------------------
@@ -102,6 +106,7 @@ def _pair(a: Arm, b: Arm, what: Question, context: Context) -> Row:
         rng, level = context.estimator.generator("pair", a.key, b.key, *what[:2]), context.estimator.level
         seeds, prompts = tidy(first - second, None)[0].shape
         found = comparisons.difference(first, second, what.kind, level, rng, both.clusters)
+        found = within(found, twice(what.limit))
         found = found.noted(ONE_SEED if seeds == 1 else "", _undecided(both, tables, what.statistic))
         p = comparisons.p_value(first, second, what.kind, rng, both.clusters)
         least = detectable(first - second, both.clusters, level)

@@ -34,6 +34,8 @@ ROWS = {
 }
 """File and columns by role."""
 COLUMNS = ("generations.jsonl", "verdicts.jsonl")
+POOL = ("example_id", "rewards", "figures")
+"""Of best-of-n alone, whose generations are its favourites."""
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
 
 
@@ -110,6 +112,8 @@ def _broken(cell: CellFiles) -> Iterator[str]:
     for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
             yield from _rows(cell.folder(role) / name, needed)
+    if cell.record["stages"]["generations"][0] == "best_of_n":
+        yield from _rows(cell.folder("generations") / "pool.jsonl", POOL)
     yield from _file(cell.folder("scale") / "scale.json", ("scale", "pair_accuracy", "sft_samples", "rejected"))
 
 

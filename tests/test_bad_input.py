@@ -14,6 +14,9 @@ import pytest
 from small import bench, command, settings
 
 from rlhf_bench.harness import cli
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.execute import Outcome
+from rlhf_bench.harness.run import raise_first
 
 Call = Callable[..., str]
 
@@ -199,3 +202,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = bench(*command(out, rms=("scalar",)))
     assert finished.returncode == 0, finished.stderr
     return out
+
+
+@pytest.mark.parametrize("option", ["--data", "--policy", "--preset"])
+def test_an_empty_name_is_refused(refused: Call, option: str) -> None:
+    """A script's variable that is not set must not train something else."""
+    said = refused("run", "--task", "dialogsum", "--rm", "length-only", option, "")
+    assert said == f"Error: {option} is empty. Name one, or leave the option out for its default."
+    assert not Path("runs").exists()
+
+
+def test_every_failure_of_a_run_is_named_with_its_reason() -> None:
+    failed = {"ppo a": BenchError("No room.", "Make some."), "ppo b": BenchError("Not finite.")}
+    with pytest.raises(BenchError) as raised:
+        raise_first(Outcome(failed=failed))
+    assert raised.value.seen == "ppo a: No room. Failed as well: ppo b (Not finite.)."

@@ -115,6 +115,23 @@ def test_what_was_not_measured_is_named(tmp_path: Path, where: Where, said: str)
         contrasts.difference(a, b, where, Estimator())
 
 
+def test_a_difference_of_limited_changes_is_cut_at_twice_the_limit(tmp_path: Path) -> None:
+    """Two seeds that disagree have a t interval far beyond any difference that there can be."""
+    a = make_arm(tmp_path, "a", lambda i, seed: (-1.0) ** seed + i / 100, (1, 2))
+    b = make_arm(tmp_path, "b", lambda _, seed: -((-1.0) ** seed), (1, 2))
+    where = Where("gold", "gold")
+    free = contrasts.difference(a, b, where, Estimator())
+    assert free.low is not None
+    assert free.low < -2
+    for arm in (a, b):
+        for cell in arm.cells:
+            measure = {"name": "gold", "kind": "change", "description": "", "before": "", "limit": 1.0}
+            store.write_json(cell.judged()["gold"] / "measures.json", [measure])
+    cut = contrasts.difference(a, b, where, Estimator())
+    assert (cut.value, cut.low, cut.high) == (free.value, -2.0, 2.0)
+    assert "cut off at 2" in cut.note
+
+
 def test_equal_ids_of_different_prompts_are_not_paired(tmp_path: Path) -> None:
     a = make_arm(tmp_path, "a", lambda i, _: float(i), (1, 2))
     b = make_arm(tmp_path, "b", lambda i, _: float(i), (1, 2), prompt="ask")

@@ -189,3 +189,25 @@ def test_a_report_in_the_terminal_is_plain_when_piped(runs: Path) -> None:
     assert "reward model\tseeds" in ended.stdout
     assert "Along training" in ended.stdout
     assert bench("report", str(runs)).returncode == 2  # neither a folder nor the terminal
+
+
+def test_damage_of_a_pool_is_named_with_its_line(tmp_path: Path) -> None:
+    """Best-of-n: its generations' folder holds the pool that every estimate over n is made of."""
+    (path,) = make(tmp_path, Stored(rms=("scalar",), seeds=(1,)))
+    record = store.read_json(path)
+    place = ["best_of_n", *record["stages"]["generations"][1:]]
+    old = tmp_path / "ppo" / "-".join(place[1:])
+    folder = tmp_path / "best_of_n" / old.name
+    shutil.copytree(old, folder)
+    store.write_json(path, {**record, "stages": {**record["stages"], "generations": place}})
+    pool = folder / "pool.jsonl"
+    row = {"example_id": "test-0", "rewards": [1.0], "figures": {}}
+    store.write_rows(pool, [row, row])
+    assert find_cells([tmp_path])[1] == []
+    pool.write_text(pool.read_text()[:-9])
+    cells, (said,) = find_cells([tmp_path])
+    assert not cells
+    assert f"{pool} is damaged" in said
+    assert "line 2" in said
+    pool.unlink()
+    assert "cannot be read" in find_cells([tmp_path])[1][0]
