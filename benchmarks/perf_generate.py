@@ -15,6 +15,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from peer_model import END, PAD, Sizes, make_policy, make_tokenizer, prompts
 
+from rlhf_bench.harness.packing import teach
 from rlhf_bench.harness.rollout import make_generator, pad_prompts, sample
 from rlhf_bench.harness.text import encode_prompts
 
@@ -23,7 +24,8 @@ Turn = Callable[[int], int]
 
 
 def turns(sizes: Sizes) -> dict[str, Turn]:
-    model, tokenizer = make_policy(sizes, "gelu_pytorch_tanh"), make_tokenizer(sizes.vocabulary)
+    tokenizer = make_tokenizer(sizes.vocabulary)
+    plain, model = make_policy(sizes, "gelu_pytorch_tanh"), teach(make_policy(sizes, "gelu_pytorch_tanh"))
     texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, sizes.batch)]
     ids, mask = pad_prompts(encode_prompts(tokenizer, texts), PAD, "cpu")
 
@@ -35,7 +37,7 @@ def turns(sizes: Sizes) -> dict[str, Turn]:
         torch.manual_seed(seed)
         options: dict[str, Any] = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": sizes.response}
         with torch.no_grad():
-            written = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=PAD, eos_token_id=END, **options)
+            written = plain.generate(input_ids=ids, attention_mask=mask, pad_token_id=PAD, eos_token_id=END, **options)
         response = written[:, ids.shape[1] :]
         ends = response == END
         return int(((ends.long().cumsum(1) - ends.long()) == 0).sum())

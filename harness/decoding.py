@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
-from rlhf_bench.harness.kv_parts import attending_to, keep_rows, make_parts, stand_in, takes_masks
+from rlhf_bench.harness.kv_parts import attending_to, keep_rows, make_parts, part_of, stand_in, takes_masks
 from rlhf_bench.harness.last_layer import only_at
 from rlhf_bench.harness.packing import row_mask, row_positions
 
@@ -112,6 +113,13 @@ class PartsDecoder:
     def keep(self, rows: Tensor) -> None:
         keep_rows(self._cache, rows)
         self._places = self._places[rows]
+
+    def part(self, rows: slice) -> PartsDecoder:
+        """A decoder of these rows, by itself from now on."""
+        made = copy(self)
+        made._cache = part_of(self._cache, rows)
+        made._places = self._places[rows]
+        return made
 
 
 def _after_prompts(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:

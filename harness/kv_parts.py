@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -44,11 +45,19 @@ def make_parts(model: Any, prompt_mask: Tensor | None = None) -> Any:
     return made
 
 
-def keep_rows(cache: Any, rows: Tensor) -> None:
-    """Keep the rows at the indices `rows` alone."""
+def keep_rows(cache: Any, rows: Tensor | slice) -> None:
+    """Keep some rows alone."""
     cache.batch_select_indices(rows)
     if cache.hidden is not None:
         cache.hidden = cache.hidden[rows]
+
+
+def part_of(cache: Any, rows: slice) -> Any:
+    """The cache of some rows, by itself from now on."""
+    made = copy(cache)
+    made.layers = [copy(layer) for layer in cache.layers]
+    keep_rows(made, rows)
+    return made
 
 
 @contextmanager
@@ -216,7 +225,7 @@ def _parts(base: type) -> Any:
         def get_seq_length(self) -> int:
             return self.old[0].shape[2] + self._filled if self.is_initialized else 0
 
-        def batch_select_indices(self, indices: Tensor) -> None:
+        def batch_select_indices(self, indices: Tensor | slice) -> None:
             self.old = self.old[0][indices], self.old[1][indices]
             self._buffers = [buffer[indices] for buffer in self._buffers]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from rlhf_bench.harness.both import Check, both
 from rlhf_bench.harness.chat import ends_of
 from rlhf_bench.harness.decoding import Decoder, Decodes, PartsDecoder
 from rlhf_bench.harness.fit import Fit
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 COMPACT = 0.8
 """Ended rows are taken out of a batch when at most this share of it still writes: taking out copies the cache."""
+
+LEAST = 8
+"""Rows that a thread should have at least: on a CPU of two threads each writes half of a batch."""
 
 
 def make_generator(*parts: object) -> Any:
@@ -112,30 +117,67 @@ def _write(
     uniforms: Tensor | None,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
+    """What a decoder's model writes after the prompts' ids [B, P]: tokens and log-probabilities [B, steps]."""
     import torch
 
-    rows, device = len(ids), ids.device
-    tokens = torch.full((rows, max_new), tokenizer.pad_token_id, dtype=torch.long, device=device)
-    drawn = torch.zeros(rows, max_new, device=device)
-    active = torch.arange(rows, device=device)  # rows of the batch that still write, of all rows
-    running = torch.ones_like(active, dtype=torch.bool)
-    # what is written in inference mode into tensors from outside of it may be trained on
-    with torch.inference_mode(), _casts_kept(model, device.type):
+    # made outside of inference mode: what is written into them inside may be trained on
+    tokens = torch.full((len(ids), max_new), tokenizer.pad_token_id, dtype=torch.long, device=ids.device)
+    drawn = torch.zeros(len(ids), max_new, device=ids.device)
+    with torch.inference_mode(), _casts_kept(model, ids.device.type):
         logits = decoder.read(ids)
-        for step in range(max_new):
-            token, chosen = _pick(_tempered(logits, temperature), None if uniforms is None else uniforms[active, step])
-            tokens[active[running], step] = token[running]
-            drawn[active, step] = chosen
-            running = running & ~_ends_at(token, tokenizer)
-            left = int(running.sum())
-            if not left or step + 1 == max_new:
-                break
-            if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
-                keep = torch.nonzero(running).squeeze(1)
-                decoder.keep(keep)
-                token, active, running = token[keep], active[keep], running[keep]
-            logits = decoder.write(token)
-    return tokens[:, : step + 1], drawn[:, : step + 1]
+
+    def fill(rows: slice, mine: Decodes, check: Check) -> int:
+        numbers = None if uniforms is None else uniforms[rows]
+        with torch.inference_mode(), _casts_kept(model, ids.device.type):
+            return _fill(mine, logits[rows], tokenizer, tokens[rows], drawn[rows], numbers, temperature, check)
+
+    if _for_two(decoder, model, len(ids)):
+        halves = slice(0, len(ids) // 2), slice(len(ids) // 2, None)
+        steps = max(both(*(partial(fill, half, decoder.part(half)) for half in halves)))
+    else:
+        steps = fill(slice(None), decoder, lambda: None)
+    return tokens[:, :steps], drawn[:, :steps]
+
+
+def _for_two(decoder: Decodes, model: Any, rows: int) -> TypeGuard[PartsDecoder]:
+    """Whether two threads share a batch.  Not in bfloat16: autocast has one cache of casts for all threads."""
+    import torch
+
+    enough = rows >= 2 * LEAST and torch.get_num_threads() > 1
+    return enough and isinstance(decoder, PartsDecoder) and not getattr(model, "computes_half", False)
+
+
+def _fill(
+    decoder: Decodes,
+    logits: Tensor,
+    tokenizer: Any,
+    tokens: Tensor,
+    drawn: Tensor,
+    uniforms: Tensor | None,
+    temperature: float,
+    check: Check,
+) -> int:
+    """Fills `tokens` and `drawn` [B, steps] until every row has ended, from the logits [B, V] after the prompts;
+    returns how many steps it took."""
+    import torch
+
+    active = torch.arange(len(tokens), device=tokens.device)  # rows of the batch that still write, of all rows
+    running = torch.ones_like(active, dtype=torch.bool)
+    for step in range(tokens.shape[1]):
+        check()
+        token, chosen = _pick(_tempered(logits, temperature), None if uniforms is None else uniforms[active, step])
+        tokens[active[running], step] = token[running]
+        drawn[active, step] = chosen
+        running = running & ~_ends_at(token, tokenizer)
+        left = int(running.sum())
+        if not left or step + 1 == tokens.shape[1]:
+            break
+        if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
+            keep = torch.nonzero(running).squeeze(1)
+            decoder.keep(keep)
+            token, active, running = token[keep], active[keep], running[keep]
+        logits = decoder.write(token)
+    return step + 1
 
 
 def _casts_kept(model: Any, device: str) -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,35 @@ def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     torch.testing.assert_close(fast.logprobs, plain.logprobs, rtol=1e-4, atol=1e-4)
     lengths = plain.mask.sum(1).tolist()
     assert greedy or min(lengths) < kv_parts.RECENT < max(lengths), "no row has left, or the buffer was never full"
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "drawn"])
+def test_two_threads_write_half_of_the_rows_each(tiny: Tiny, greedy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "ends_of", lambda _: range(8))
+    writers: list[str] = []
+
+    def write(*given: Any) -> int:
+        writers.append(threading.current_thread().name)
+        return by_one(*given)
+
+    by_one = rollout._fill
+    monkeypatch.setattr(rollout, "_fill", write)
+    found = draw(tiny, PROMPTS * 6, greedy)
+    assert len(set(writers)) == 2
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    alone = draw(tiny, PROMPTS * 6, greedy)
+    assert torch.equal(found.response_ids, alone.response_ids)
+    torch.testing.assert_close(found.logprobs, alone.logprobs, rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_sampled_may_be_trained_on(tiny: Tiny) -> None:
