@@ -2,9 +2,9 @@
 
 Random weights of real shapes: time and memory do not depend on what a model has learned, except through the lengths of
 responses, which are therefore all equal here (the end token of random weights hardly comes).  Written as JSON: rollout
-tokens per second against transformers' generate; a PPO iteration by phase with its share of the speed of a matrix
-product and its peak memory, for adapters and all weights; the cost of seq2seq scoring over a scalar pass; the time of a
-paper-2b iteration; the plan of a 7B cell.
+tokens per second against transformers' generate, and of a compiled step and of vLLM where they can be had; a PPO
+iteration by phase with its share of the speed of a matrix product and its peak memory, for adapters and all weights;
+the cost of seq2seq scoring over a scalar pass; the time of a paper-2b iteration; the plan of a 7B cell.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import torch
 
 from rlhf_bench.harness import memory, ppo
 from rlhf_bench.harness.actors import make_actors
+from rlhf_bench.harness.engine_check import ENGINES
+from rlhf_bench.harness.engines import Sampler, open_sampler
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.holding import Holding, choose_holding, keep_holding
 from rlhf_bench.harness.memory_report import plan_rows
@@ -159,6 +162,42 @@ def rollouts(folder: Path, size: Size, device: str) -> dict[str, Any]:
             "peak_gib": peak_gib(device)}  # fmt: skip
 
 
+def engines(folder: Path, size: Size, device: str) -> dict[str, Any]:
+    """Tokens per second of the samplers that PPO can have, the plain loop first; the first call, which compiles, alone.
+
+    One that cannot be opened says why.  Compiling for a CPU takes minutes and gains nothing: left out there.
+    """
+    model, tokenizer = load_sampler(folder, device)
+    texts = prompts_of(size, folder)
+    found: dict[str, Any] = {}
+    asked = {name: chosen for name, chosen in ENGINES.items() if device.startswith("cuda") or name != "compiled"}
+    for name, chosen in {"plain": {}, **asked}.items():
+        settings = replace(PPOSettings(rollouts=size.rows), **chosen)  # type: ignore[arg-type]
+        free(device)
+        try:
+            with open_sampler(settings, folder, tokenizer, texts, size.response, device) as sampler:
+                found[name] = _speed(partial(_draw, sampler, model, tokenizer, texts, size), size, device)
+        except (BenchError, RuntimeError) as error:
+            found[name] = {"failed": str(error).split("\n")[0]}
+    return found
+
+
+def _draw(sampler: Sampler, model: Any, tokenizer: Any, texts: list[str], size: Size) -> Rollout:
+    return sampler(model, tokenizer, texts, size.response, generator=make_generator("gpu"))
+
+
+def _speed(draw: Callable[[], Rollout], size: Size, device: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    written = int(draw().mask.sum())
+    _wait(device)
+    first = time.perf_counter() - start
+    return {
+        "first_s": first,
+        "tokens_per_s": written / seconds(device, draw, size.repeats),
+        "peak_gib": peak_gib(device),
+    }
+
+
 def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, Any]:
     """One PPO iteration by phase: seconds, peak memory, and the share of a matrix product's speed in the update."""
     from rlhf_bench.harness.holding import read_holding
@@ -230,6 +269,7 @@ def measure(size: Size, device: str, scratch: Path) -> dict[str, Any]:
     parts: dict[str, Callable[[], Any]] = {
         "rollouts_lora": lambda: rollouts(policy["lora"], size, device),
         "rollouts_full": lambda: rollouts(policy["full"], size, device),
+        "engines": lambda: engines(policy["full"], size, device),
         "ppo_lora": lambda: iteration(policy["lora"], size, device, speed),
         "ppo_full": lambda: iteration(policy["full"], size, device, speed),
         "scoring": lambda: scoring(policy["lora"], size, device),

@@ -30,6 +30,8 @@ def test_every_part_is_measured(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     found = json.loads(out.read_text())
     assert not [name for name, part in found.items() if isinstance(part, dict) and "failed" in part], found
+    assert found["engines"]["plain"]["tokens_per_s"] > 0
+    assert found["engines"]["vllm"].keys() & {"tokens_per_s", "failed"}  # is seldom installed
     assert found["rollouts_lora"]["ours_tokens_per_s"] > 0
     assert found["rollouts_full"]["generate_tokens_per_s"] > 0
     for name in ("ppo_lora", "ppo_full", "paper_2b"):
