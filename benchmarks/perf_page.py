@@ -30,12 +30,12 @@ ours has. `own, bfloat16` computes layers in it; a critic on the policy's trunk 
 (`ppo.critic=trunk`); the fastest has both.
 """
 WHY = """
-Where the advantage comes from: rows are read without gaps (no mask, no padding inside), logits and the last
-layer's feed-forward part exist at response positions alone, the key-value cache has room from the start, rows
-that ended leave the batch, draws need one pass of exponentials, Adam is fused, nothing is collected or
-synchronised between steps, and the C library keeps freed memory. With two threads or more the policy and its critic
-learn at once, each on half of them, and rewards, reference and values are computed at once. Each equals the plain way
-(tests/test_passes.py, test_rollout.py, test_ppo_memory.py, test_at_once.py).
+Where the advantage comes from: rows of different length are read end to end (no padding, attention row by row),
+logits and the last layer's feed-forward part exist at response positions alone, the key-value cache has room from
+the start, rows that ended leave the batch, draws need one pass of exponentials, Adam is fused, nothing is
+collected or synchronised between steps, and the C library keeps freed memory. With two threads or more the policy
+and its critic learn at once, each on half of them, and rewards, reference and values are computed at once. Each
+equals the plain way (tests/test_packing.py, test_passes.py, test_rollout.py, test_ppo_memory.py, test_at_once.py).
 """
 FLOOR = """
 ## Share of the floor
