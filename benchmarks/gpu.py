@@ -165,7 +165,7 @@ def rollouts(folder: Path, size: Size, device: str) -> dict[str, Any]:
 def engines(folder: Path, size: Size, device: str) -> dict[str, Any]:
     """Tokens per second of the samplers that PPO can have, the plain loop first; the first call, which compiles, alone.
 
-    One that cannot be opened says why.  Compiling for a CPU takes minutes and gains nothing: left out there.
+    One that cannot be opened says why.  Compiling for a CPU takes minutes: left out there.
     """
     model, tokenizer = load_sampler(folder, device)
     texts = prompts_of(size, folder)

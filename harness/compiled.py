@@ -1,7 +1,7 @@
 """Our sampler with a compiled decoding step: static shapes, so that torch.compile sees the same step every time.
 
 On a GPU the step is replayed as a CUDA graph (mode reduce-overhead), which spares launching its kernels one by one; on
-a CPU, where inductor's default is used, it is slower than the plain loop and there for tests.  The loop is
+a CPU, where inductor's default is used, compiling takes a minute or more, and it is there for tests.  The loop is
 rollout.sample's own, so draws, tokens and log-probabilities are too, to rounding.
 """
 
