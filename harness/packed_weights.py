@@ -35,9 +35,9 @@ ACTIVATIONS = {
 
 
 @contextmanager
-def packed_weights(model: Any) -> Iterator[None]:
+def packed_weights(model: Any) -> Iterator[bool]:
     """Inside, linear layers of `model` multiply by laid-out copies of their weights as they are now, and apply the
-    activation that follows.
+    activation that follows.  Yields whether they do.
 
     Without gradients, for float32 weights on an x86 processor; elsewhere, and for models of more than LARGEST bytes,
     nothing changes.  A model that computes in bfloat16 goes on doing so.  Equal up to rounding.
@@ -50,7 +50,7 @@ def packed_weights(model: Any) -> Iterator[None]:
     for activation, _ in followed.values():
         activation.forward = _already(activation)
     try:
-        yield
+        yield bool(layers)
     finally:
         for module in changed:
             del module.forward

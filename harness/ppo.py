@@ -17,7 +17,7 @@ from torch import Tensor
 from rlhf_bench.harness import ppo_math, store
 from rlhf_bench.harness.actors import Actors, load_state, save_state
 from rlhf_bench.harness.asking import ask
-from rlhf_bench.harness.both import separate
+from rlhf_bench.harness.both import Check, both, separate
 from rlhf_bench.harness.engines import Sampler
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fit import Fit
@@ -158,11 +158,20 @@ def _ask(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     if run.at_once:
         rewards, (found, values) = ask(run.reward_model, [reference, actors.critic], rollout, *sizes)
         return rewards, found, values
-    with _awake(run, run.reward_model.model):
-        rewards = run.reward_model.rewards(rollout)
-    with _awake(run, actors.reference):
-        found = map_batches(reference, rollout, *sizes)
-    return rewards, found, map_batches(actors.critic, rollout, *sizes)
+
+    def reward(_: Check) -> Tensor:
+        with _awake(run, run.reward_model.model):
+            return run.reward_model.rewards(rollout)
+
+    def others(_: Check) -> tuple[Tensor, Tensor]:
+        with _awake(run, actors.reference):
+            found = map_batches(reference, rollout, *sizes)
+        return found, map_batches(actors.critic, rollout, *sizes)
+
+    # who shares weights, or autocast's cache of casts, is asked in one thread; the reward model shares nothing
+    apart = run.actors.policy.device.type == "cpu" and not s.offload
+    rewards, (found, values) = both(reward, others, at_once=apart)
+    return rewards, found, values
 
 
 def _sleepers(run: PPORun) -> list[Movable]:

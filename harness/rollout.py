@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.both import Check, both
 from rlhf_bench.harness.chat import ends_of
@@ -103,9 +103,11 @@ def _generate(
 
     uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
     parts, rows = works_in_parts(model), reads_rows(model)
-    with packed_weights(model), attention_by_parts(model) if parts else nullcontext():
+    with packed_weights(model) as packed, attention_by_parts(model) if parts else nullcontext():
         decoder = PartsDecoder(model, mask, rows) if parts else Decoder(model, mask, max_new)
-        return _write(decoder, model, tokenizer, ids, max_new, uniforms, temperature)
+        # autocast has one cache of casts for all threads; weights laid out are cast already
+        two = packed or not getattr(model, "computes_half", False)
+        return _write(decoder, model, tokenizer, ids, max_new, uniforms, temperature, two=two)
 
 
 def _write(
@@ -116,8 +118,13 @@ def _write(
     max_new: int,
     uniforms: Tensor | None,
     temperature: float,
+    *,
+    two: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """What a decoder's model writes after the prompts' ids [B, P]: tokens and log-probabilities [B, steps]."""
+    """What a decoder's model writes after the prompts' ids [B, P]: tokens and log-probabilities [B, steps].
+
+    `two`: two threads may write half of the rows each.
+    """
     import torch
 
     # made outside of inference mode: what is written into them inside may be trained on
@@ -131,20 +138,13 @@ def _write(
         with torch.inference_mode(), _casts_kept(model, ids.device.type):
             return _fill(mine, logits[rows], tokenizer, tokens[rows], drawn[rows], numbers, temperature, check)
 
-    if _for_two(decoder, model, len(ids)):
+    enough = len(ids) >= 2 * LEAST and torch.get_num_threads() > 1
+    if two and enough and isinstance(decoder, PartsDecoder):
         halves = slice(0, len(ids) // 2), slice(len(ids) // 2, None)
         steps = max(both(*(partial(fill, half, decoder.part(half)) for half in halves)))
     else:
         steps = fill(slice(None), decoder, lambda: None)
     return tokens[:, :steps], drawn[:, :steps]
-
-
-def _for_two(decoder: Decodes, model: Any, rows: int) -> TypeGuard[PartsDecoder]:
-    """Whether two threads share a batch.  Not in bfloat16: autocast has one cache of casts for all threads."""
-    import torch
-
-    enough = rows >= 2 * LEAST and torch.get_num_threads() > 1
-    return enough and isinstance(decoder, PartsDecoder) and not getattr(model, "computes_half", False)
 
 
 def _fill(

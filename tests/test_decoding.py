@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,23 +73,48 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "drawn"])
-def test_two_threads_write_half_of_the_rows_each(tiny: Tiny, greedy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_write_half_of_the_rows_each(
+    tiny: Tiny, greedy: bool, writers: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rollout, "ends_of", lambda _: range(8))
-    writers: list[str] = []
-
-    def write(*given: Any) -> int:
-        writers.append(threading.current_thread().name)
-        return by_one(*given)
-
-    by_one = rollout._fill
-    monkeypatch.setattr(rollout, "_fill", write)
     found = draw(tiny, PROMPTS * 6, greedy)
-    assert len(set(writers)) == 2
+    assert len(writers) == 2
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     alone = draw(tiny, PROMPTS * 6, greedy)
     assert torch.equal(found.response_ids, alone.response_ids)
     torch.testing.assert_close(found.logprobs, alone.logprobs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the threads that write."""
+    names: set[str] = set()
+    by_one = rollout._fill
+
+    def write(*given: Any) -> int:
+        names.add(threading.current_thread().name)
+        return by_one(*given)
+
+    monkeypatch.setattr(rollout, "_fill", write)
+    return names
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
+    tokenizer: Any, writers: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Tiny(compute_as(teach(make_gpt2(tokenizer)), Holding(dtype="bfloat16")), tokenizer, Path())
+    first = draw(tiny, PROMPTS * 6, greedy=False)
+    assert len(writers) == 2
+    for _ in range(3):
+        again = draw(tiny, PROMPTS * 6, greedy=False)
+        assert torch.equal(first.response_ids, again.response_ids)
+        assert torch.equal(first.logprobs, again.logprobs)
+    writers.clear()
+    monkeypatch.setattr(packed_weights, "LARGEST", 0)
+    draw(tiny, PROMPTS * 6, greedy=False)
+    assert len(writers) == 1
 
 
 def test_what_was_sampled_may_be_trained_on(tiny: Tiny) -> None:
