@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import ppo, stage_ppo, store
+from rlhf_bench.harness import asking, engines, ppo, stage_ppo, store
 from rlhf_bench.harness.scoring import NamedRewardModel
 
 SECONDS: dict[str, float] = {}
@@ -43,9 +43,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     sets = [text for pair in parser.parse_args().set for text in ("--set", pair)]
     timed("PPO: the rest", stage_ppo, "train")
-    timed("PPO: sampling", ppo, "sample")
+    timed("PPO: sampling", engines, "sample")
     timed("PPO: rewards", NamedRewardModel, "rewards")
-    timed("PPO: reference and values", ppo, "map_batches")
+    timed("PPO: reference and values", asking, "map_batches")
     timed("PPO: update", ppo, "update")
     timed("PPO: evaluation at checkpoints", stage_ppo, "_evaluate")
     from rlhf_bench.harness.cli import bench

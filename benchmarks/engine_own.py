@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from rlhf_bench.harness.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.reward_models.scalar import ScalarScorer
 
-PHASES = {"sample": "sample", "update": "update"}
+SAMPLE, UPDATE = "sample", "update"
 OTHER = "rewards, reference, values and rest"
 
 
@@ -63,8 +63,11 @@ class Engine:
     def __init__(self, run: ppo.PPORun) -> None:
         self.run, self.iteration = run, 0
         self.seconds: dict[str, float] = {}
-        for function, phase in PHASES.items():
-            setattr(ppo, function, self._timed(phase, getattr(ppo, function)))
+        ppo.update = self._timed(UPDATE, ppo.update)
+        if hasattr(run, "sampler"):
+            self.run = replace(run, sampler=self._timed(SAMPLE, run.sampler))
+        else:  # an earlier state of the repository
+            ppo.sample = self._timed(SAMPLE, ppo.sample)
 
     def _timed(self, phase: str, function: Any) -> Any:
         def timed(*given: Any, **named: Any) -> Any:

@@ -67,12 +67,12 @@ class Pass(NamedTuple):
 def pass_of(kind: str, prompt: int, response: int, marker: int) -> Pass:
     """Of a prompt, a response (its end-of-sequence token counted) and a correction marker, in tokens.
 
-    seq2seq: [prompt; response without its end; marker; response], logits for the last response + 1 positions.
+    seq2seq: [prompt; response without its end; marker; response], logits for the response's tokens.
     generation: the last token written is never read again.
     """
     passes = {
         "scalar": Pass(prompt + response, 0),
-        "seq2seq": Pass(prompt + response - 1 + marker + response, response + 1),
+        "seq2seq": Pass(prompt + response - 1 + marker + response, response),
         "generation": Pass(prompt + response - 1, response),
     }
     if kind not in passes:

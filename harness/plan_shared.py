@@ -10,7 +10,12 @@ from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.task_plan import TaskPlan, Tasks
 
 H = "rlhf_bench.harness"
-CODE = {"sft": (f"{H}.training",), "prompts": (), "pairs": (), "baseline": (f"{H}.evaluation",)}
+CODE = {
+    "sft": (f"{H}.training", f"{H}.collate", f"{H}.trained_passes"),
+    "prompts": (),
+    "pairs": (),
+    "baseline": (f"{H}.evaluation",),
+}
 """Modules, beside the stage's own, whose code makes the result: when they change, the stage is made again."""
 
 

@@ -19,7 +19,7 @@ from rlhf_bench.harness.task_plan import Tasks
 
 Stages = Mapping[str, Stage]
 CODE = {
-    "reward": (f"{H}.training", f"{H}.trainee"),
+    "reward": (f"{H}.training", f"{H}.trainee", f"{H}.collate", f"{H}.trained_passes"),
     "scale": (f"{H}.scoring", f"{H}.ppo_math", f"{H}.stage_reward"),
     "ppo": (
         *(f"{H}.ppo", f"{H}.ppo_update", f"{H}.ppo_math", f"{H}.asking"),

@@ -32,7 +32,11 @@ StageFunction = Callable[[Context], Mapping[str, Any]]
 """Returns figures for stage.json (losses, counts)."""
 
 SHARED_CODE = tuple(
-    f"rlhf_bench.harness.{name}" for name in ("chat", "tokens", "text", "holding", "lora", "policies", "rollout")
+    f"rlhf_bench.harness.{name}"
+    for name in (
+        *("chat", "tokens", "text", "holding", "lora", "policies", "rollout", "passes", "last_layer", "packing"),
+        *("decoding", "kv_cache", "kv_parts", "packed_weights"),
+    )
 )
 
 
