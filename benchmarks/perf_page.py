@@ -30,14 +30,15 @@ ours has. `own, bfloat16` computes layers in it; a critic on the policy's trunk 
 (`ppo.critic=trunk`); the fastest has both.
 """
 WHY = """
-Where the advantage comes from. Passes: rows of different length are read end to end (no padding, attention row by
-row), logits and the last layer's feed-forward part exist at response positions alone. Decoding: prompts are read end
-to end, keys and values lie in one piece, weights are laid out once a rollout as oneDNN reads them (bias and activation
-on the product's way out), rows that ended leave the batch, a draw needs one pass of exponentials, nothing keeps track
-of gradients. The rest: Adam is fused, nothing is collected or synchronised between steps, the C library keeps freed
-memory. On two threads the policy and a critic of its own learn at once, rewards are computed beside reference and
-values, and each thread writes half of the responses. Each equals the plain way (tests/test_packing.py,
-test_passes.py, test_decoding.py, test_rollout.py, test_ppo_memory.py, test_at_once.py).
+Where the advantage comes from. Passes: rows of different length are read end to end (no padding, attention row
+by row), logits and the last layer's feed-forward part exist at response positions alone. Decoding: prompts are
+read end to end, keys and values lie in one piece, weights are laid out once a rollout as oneDNN reads them
+(bias and activation on the product's way out), rows that ended leave the batch, a draw needs one pass of
+exponentials, nothing keeps track of gradients. The rest: Adam is fused, nothing is collected or synchronised
+between steps, the C library keeps freed memory. On two threads the policy and a critic of its own learn at
+once, rewards are computed beside reference and values, and each thread writes half of the responses. Each
+equals the plain way (tests/test_packing.py, test_passes.py, test_decoding.py, test_rollout.py,
+test_ppo_memory.py, test_at_once.py).
 """
 FLOOR = """
 ## Share of the floor
@@ -47,15 +48,16 @@ token, attention up to the diagonal, backward twice forward) at the speed of thi
 products in the same shapes, measured in the same run: {one:.0f} and {two:.0f} GFLOP/s on one and two threads.
 """
 BETWEEN = """
-What stands between: decoding multiplies {batch} rows at a time by weights that have to be read for every token, reads
-all keys and values for every token, and its calls into torch are small; activation, norms, softmax and attention run at
-memory's speed, not the multiplier's; the activations of an update take several megabytes, which leave the cache between
-forward and backward. The fastest mode has one model to train: two threads then share every small operation, and sleep
-between them (spinning for about a microsecond gained 10% there, 3% elsewhere; not built in, as it needs the OpenMP library
-by name). Tried: micro-batches of 2 to 32 rows (no difference above the noise); oneDNN for the products of training, too
-(7% faster at a length it has met, slower at a new one, for which it writes code: 0.2 to 0.5 ms); torch's flash attention
-and batched products for single tokens (both limited by memory: keys and values in one piece gave what there was);
-compiling the decoding step (`ppo.compile`, meant for a GPU: over a minute to compile on a CPU, no gain found).
+What stands between: decoding multiplies {batch} rows at a time by weights that have to be read for every token,
+reads all keys and values for every token, and its calls into torch are small; activation, norms, softmax and
+attention run at memory's speed, not the multiplier's; the activations of an update take several megabytes,
+which leave the cache between forward and backward. The fastest mode has one model to train: two threads then
+share every small operation, and sleep between them (spinning for about a microsecond gained 10% there, 3%
+elsewhere; not built in, as it needs the OpenMP library by name). Tried: micro-batches of 2 to 32 rows (no
+difference above the noise); oneDNN for the products of training, too (7% faster at a length it has met, slower
+at a new one, for which it writes code: 0.2 to 0.5 ms); torch's flash attention and batched products for single
+tokens (both limited by memory: keys and values in one piece gave what there was); compiling the decoding step
+(`ppo.compile`, meant for a GPU: over a minute to compile on a CPU, no gain found).
 """
 BEFORE = """
 `before` is what the last `make bench` before this one wrote: another run, so that only large differences mean anything.
@@ -63,12 +65,12 @@ BEFORE = """
 NOT_DONE = """
 ## Not measured, not done
 
-No GPU was at hand: nothing here says how fast anything is on one. `benchmarks/gpu.sh` measures there in one call, CUDA
-graphs (`ppo.compile`) and vLLM (`ppo.engine=vllm`) included; both are off by default until somebody has. `bench check
-engine` says whether either writes what our own loop would. A response that repeats in a rollout is scored once. One that
-an earlier rollout had is scored again, because a resumed run must repeat an undisturbed one to the bit and scores are no
-part of its state: that was 13% of the default run's rollout rows of `dialogsum` (seq2seq-token), 49% of `saferlhf`
-(scalar), one seed each.
+No GPU was at hand: nothing here says how fast anything is on one. `benchmarks/gpu.sh` measures there in one
+call, CUDA graphs (`ppo.compile`) and vLLM (`ppo.engine=vllm`) included; both are off by default until somebody
+has. `bench check engine` says whether either writes what our own loop would. A response that repeats in a
+rollout is scored once. One that an earlier rollout had is scored again, because a resumed run must repeat an
+undisturbed one to the bit and scores are no part of its state: that was 13% of the default run's rollout rows
+of `dialogsum` (seq2seq-token), 49% of `saferlhf` (scalar), one seed each.
 """
 
 
