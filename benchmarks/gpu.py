@@ -38,13 +38,14 @@ from rlhf_bench.harness.policies import (
     load_tokenizer,
     pick_device,
     save_model,
-    train_tokenizer,
 )
+from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.rollout import make_generator, pad_prompts, sample
 from rlhf_bench.harness.scoring import NamedRewardModel
-from rlhf_bench.harness.settings import PPOSettings, Settings, make_settings
+from rlhf_bench.harness.settings import PPOSettings, Settings
 from rlhf_bench.harness.stage import environment
 from rlhf_bench.harness.text import encode_prompts
+from rlhf_bench.harness.tiny_policy import train_tokenizer
 
 QWEN2_1_5B = {
     "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,

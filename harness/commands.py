@@ -48,7 +48,7 @@ def run(
     """bench run"""
     from rlhf_bench.harness import run as runs
     from rlhf_bench.harness.execute import Outcome
-    from rlhf_bench.harness.settings import which_policy
+    from rlhf_bench.harness.presets import which_policy
 
     trackers = check_trackers(track)
     policy = which_policy(policy, preset)
@@ -163,7 +163,7 @@ def listing(what: str) -> int:
         rows = [(plugin.name, plugin.reference, plugin.distribution) for plugin in plugins.registered(KINDS[what])]
         terminal.show(stdout, Table(what, ("name", "reference", "package"), rows))
         return 0
-    from rlhf_bench.harness import settings
+    from rlhf_bench.harness import presets, settings
 
     if what == "experiments":
         from rlhf_bench.harness import experiments
@@ -174,7 +174,7 @@ def listing(what: str) -> int:
     if what == "presets":
         rows = [
             (preset, f"{group}.{key}", str(value))
-            for preset, groups in settings.load_presets().items()
+            for preset, groups in presets.load_presets().items()
             for group, values in (groups or {"(defaults)": {"": ""}}).items()
             for key, value in values.items()
         ]
@@ -216,7 +216,7 @@ def parameters_of(plugin: plugins.Plugin) -> dict[str, str]:
 def check(kind: str, name: str, assignments: tuple[str, ...]) -> int:
     """bench check: 0 when all is well, 1 when something is not."""
     from rlhf_bench.harness.conformance import check as conform
-    from rlhf_bench.harness.settings import factory_settings
+    from rlhf_bench.harness.presets import factory_settings
 
     given = {}
     for text in assignments:

@@ -17,8 +17,9 @@ from rlhf_bench.harness.decoding import _logits
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fixed_cache import FixedCache, make_fixed
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.rollout import _write, make_rollout, pad_prompts
+from rlhf_bench.harness.rollout import make_rollout, pad_prompts
 from rlhf_bench.harness.text import encode_prompts
+from rlhf_bench.harness.writing import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class CompiledSampler:
             self._caches.clear()
         uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
         decoder = FixedDecoder(self, model, mask)
-        response, drawn = _write(decoder, model, tokenizer, ids, max_new, uniforms, temperature)
+        response, drawn = write(decoder, model, tokenizer, ids, max_new, uniforms, temperature)
         return make_rollout(tokenizer, prompts, ids, mask, response, drawn)
 
     def cache(self, model: Any, count: int) -> FixedCache:

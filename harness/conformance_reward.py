@@ -63,8 +63,8 @@ def _show(model: ReadsExamples, rollout: Rollout, shown: list[RewardModel]) -> s
 
 def _rollout() -> Rollout:
     """Responses of several lengths: ordinary, empty, of odd characters, and one that was cut off (no end token)."""
-    from rlhf_bench.harness.policies import tiny_tokenizer
     from rlhf_bench.harness.rollout import text_rollout
+    from rlhf_bench.harness.tiny_policy import tiny_tokenizer
 
     prompts = [f"When do they meet? {'Soon. ' * i}" for i in range(len(RESPONSES))]
     made = text_rollout(tiny_tokenizer(prompts, RESPONSES, 300), prompts, RESPONSES, "cpu")

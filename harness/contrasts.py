@@ -78,7 +78,9 @@ def paired(
     return (*both.cells, both.clusters, _measure(a, where)["kind"])
 
 
-def _on_slice(table: Mapping[int, Rows], name: str) -> dict[int, Rows]:
+def _on_slice(table: Mapping[int, Rows], name: str) -> Mapping[int, Rows]:
+    if name == ALL:
+        return table
     return {
         seed: {key: row for key, row in rows.items() if name == ALL or name in row["slices"]}
         for seed, rows in table.items()

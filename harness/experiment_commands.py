@@ -12,8 +12,8 @@ from rlhf_bench.harness.commands import show_plan
 from rlhf_bench.harness.doctor import usable_cores
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.estimates import Estimator
+from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.report_commands import name_page
-from rlhf_bench.harness.settings import which_policy
 from rlhf_bench.harness.stage_judge import complaints
 from rlhf_bench.harness.trackers import check_trackers
 from rlhf_bench.reports import build, ledger, terminal

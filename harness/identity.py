@@ -10,8 +10,9 @@ from typing import Any
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.lora import require_peft
-from rlhf_bench.harness.policies import TINY, check_folder
+from rlhf_bench.harness.policies import check_folder
 from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.tiny_policy import TINY
 
 SIZES = ("layers", "width", "heads", "vocabulary")
 """Settings that make the tiny policy and mean nothing to another."""

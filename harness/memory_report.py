@@ -6,7 +6,8 @@ from rlhf_bench.harness import memory
 from rlhf_bench.harness.both import separate
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.holding import choose_holding
-from rlhf_bench.harness.settings import PPOSettings, Settings, load_presets, make_settings
+from rlhf_bench.harness.presets import load_presets, make_settings
+from rlhf_bench.harness.settings import PPOSettings, Settings
 
 Row = tuple[str, str, str]
 

@@ -12,8 +12,9 @@ from rlhf_bench.harness.best_of_n import check_ns, parse_ns
 from rlhf_bench.harness.engines import check_engine
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan_shared import H, cell_label, safe_label
+from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
-from rlhf_bench.harness.settings import Settings, factory_settings
+from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.task_plan import Tasks
 

@@ -16,8 +16,8 @@ from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.estimates import CellFiles
 from rlhf_bench.harness.execute import Outcome, execute
 from rlhf_bench.harness.nouns import Span
+from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.progress import watching
-from rlhf_bench.harness.settings import factory_settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.stage_judge import (
     JudgeSpec,

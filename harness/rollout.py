@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import nullcontext
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from rlhf_bench.harness.both import Check, both
-from rlhf_bench.harness.chat import ends_of
-from rlhf_bench.harness.decoding import Decoder, Decodes, PartsDecoder
+from rlhf_bench.harness.decoding import Decoder, PartsDecoder
 from rlhf_bench.harness.fit import Fit
 from rlhf_bench.harness.kv_parts import attention_by_parts, works_in_parts
 from rlhf_bench.harness.nouns import Rollout
@@ -17,16 +16,10 @@ from rlhf_bench.harness.packed_weights import packed_weights
 from rlhf_bench.harness.packing import reads_rows
 from rlhf_bench.harness.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.text import decode, encode_prompts
+from rlhf_bench.harness.writing import ends_at, write
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-COMPACT = 0.8
-"""Ended rows are taken out of a batch when at most this share of it still writes: taking out copies the cache."""
-
-LEAST = 8
-"""Rows that a thread should have at least: on a CPU of two threads each writes half of a batch."""
 
 
 def make_generator(*parts: object) -> Any:
@@ -75,7 +68,7 @@ def make_rollout(
     """
     import torch
 
-    ends = _ends_at(response, tokenizer)
+    ends = ends_at(response, tokenizer)
     kept = (ends.long().cumsum(1) - ends.long()) == 0
     width = max(1, int(kept.sum(1).max()))
     response, kept, finished = response[:, :width], kept[:, :width], ends.any(1)
@@ -86,132 +79,48 @@ def make_rollout(
     return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, drawn)
 
 
-def _ends_at(tokens: Tensor, tokenizer: Any) -> Tensor:
-    """Where a token ends a response: end-of-sequence, and others that a chat model may write instead."""
-    first, *others = ends_of(tokenizer)
-    found = tokens == first
-    for end in others:
-        found |= tokens == end
-    return found
-
-
 def _generate(
     model: Any, tokenizer: Any, ids: Tensor, mask: Tensor, max_new: int, generator: Any, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and their log-probabilities at the temperature, [B, steps]."""
+    """Tokens and their log-probabilities at the temperature, [B, steps]; of fewer rows at once where the memory of the
+    device is too small for all."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
+
+    def in_parts(rows: int) -> list[tuple[Tensor, Tensor]]:
+        numbers = repeat(None) if uniforms is None else torch.split(uniforms, rows)
+        parts = zip(torch.split(ids, rows), torch.split(mask, rows), numbers, strict=False)
+        return [_generate_part(model, tokenizer, *part, max_new, temperature) for part in parts]
+
+    written = _fits.setdefault(model, Fit()).attempt(in_parts, len(ids))
+    if len(written) == 1:
+        return written[0]
+    tokens = [row for part, _ in written for row in part]
+    drawn = [row for _, part in written for row in part]
+    return pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(drawn, True)
+
+
+_fits: WeakKeyDictionary[Any, Fit] = WeakKeyDictionary()
+"""How many rows a model writes at once."""
+
+
+def _generate_part(
+    model: Any,
+    tokenizer: Any,
+    ids: Tensor,
+    mask: Tensor,
+    uniforms: Tensor | None,
+    max_new: int,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
     parts, rows = works_in_parts(model), reads_rows(model)
     with packed_weights(model) as packed, attention_by_parts(model) if parts else nullcontext():
         decoder = PartsDecoder(model, mask, rows) if parts else Decoder(model, mask, max_new)
         # autocast has one cache of casts for all threads; weights laid out are cast already
         two = packed or not getattr(model, "computes_half", False)
-        return _write(decoder, model, tokenizer, ids, max_new, uniforms, temperature, two=two)
-
-
-def _write(
-    decoder: Decodes,
-    model: Any,
-    tokenizer: Any,
-    ids: Tensor,
-    max_new: int,
-    uniforms: Tensor | None,
-    temperature: float,
-    *,
-    two: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """What a decoder's model writes after the prompts' ids [B, P]: tokens and log-probabilities [B, steps].
-
-    `two`: two threads may write half of the rows each.
-    """
-    import torch
-
-    # made outside of inference mode: what is written into them inside may be trained on
-    tokens = torch.full((len(ids), max_new), tokenizer.pad_token_id, dtype=torch.long, device=ids.device)
-    drawn = torch.zeros(len(ids), max_new, device=ids.device)
-    with torch.inference_mode(), _casts_kept(model, ids.device.type):
-        logits = decoder.read(ids)
-
-    def fill(rows: slice, mine: Decodes, check: Check) -> int:
-        numbers = None if uniforms is None else uniforms[rows]
-        with torch.inference_mode(), _casts_kept(model, ids.device.type):
-            return _fill(mine, logits[rows], tokenizer, tokens[rows], drawn[rows], numbers, temperature, check)
-
-    enough = len(ids) >= 2 * LEAST and torch.get_num_threads() > 1
-    if two and enough and isinstance(decoder, PartsDecoder):
-        halves = slice(0, len(ids) // 2), slice(len(ids) // 2, None)
-        steps = max(both(*(partial(fill, half, decoder.part(half)) for half in halves)))
-    else:
-        steps = fill(slice(None), decoder, lambda: None)
-    return tokens[:, :steps], drawn[:, :steps]
-
-
-def _fill(
-    decoder: Decodes,
-    logits: Tensor,
-    tokenizer: Any,
-    tokens: Tensor,
-    drawn: Tensor,
-    uniforms: Tensor | None,
-    temperature: float,
-    check: Check,
-) -> int:
-    """Fills `tokens` and `drawn` [B, steps] until every row has ended, from the logits [B, V] after the prompts;
-    returns how many steps it took."""
-    import torch
-
-    active = torch.arange(len(tokens), device=tokens.device)  # rows of the batch that still write, of all rows
-    running = torch.ones_like(active, dtype=torch.bool)
-    for step in range(tokens.shape[1]):
-        check()
-        token, chosen = _pick(_tempered(logits, temperature), None if uniforms is None else uniforms[active, step])
-        tokens[active[running], step] = token[running]
-        drawn[active, step] = chosen
-        running = running & ~_ends_at(token, tokenizer)
-        left = int(running.sum())
-        if not left or step + 1 == tokens.shape[1]:
-            break
-        if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
-            keep = torch.nonzero(running).squeeze(1)
-            decoder.keep(keep)
-            token, active, running = token[keep], active[keep], running[keep]
-        logits = decoder.write(token)
-    return step + 1
-
-
-def _casts_kept(model: Any, device: str) -> AbstractContextManager[Any]:
-    """Where a model computes in bfloat16 from float32 weights, they are cast once for all steps: the outermost autocast
-    keeps its casts until it ends."""
-    import torch
-
-    half = getattr(model, "computes_half", False)
-    return torch.autocast(device, torch.bfloat16) if half else nullcontext()
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    return logits.float() if temperature == 1.0 else logits.float() / temperature
-
-
-def _pick(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probabilities [B]: the inverse of the cumulative distribution at `uniform`, or the
-    argmax.
-
-    One pass of exponentials gives both: the last entry of their cumulative sum is the normaliser.
-    """
-    import torch
-
-    highest = logits.amax(-1, keepdim=True)
-    cumulative = (logits - highest).exp_().cumsum(-1)
-    total = cumulative[:, -1:]
-    if uniform is None:
-        token = logits.argmax(-1)
-    else:
-        # scaling by the total keeps rounding from choosing past the last token; `right` never takes one of chance 0
-        token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True).squeeze(1)
-        token = token.clamp(max=logits.shape[-1] - 1)
-    chosen = logits.gather(-1, token[:, None]) - highest - total.log()
-    return token, chosen.squeeze(-1)
+        return write(decoder, model, tokenizer, ids, max_new, uniforms, temperature, two=two)
 
 
 def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:

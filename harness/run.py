@@ -15,7 +15,8 @@ from rlhf_bench.harness.identity import policy_identity
 from rlhf_bench.harness.nouns import Split
 from rlhf_bench.harness.plan_direct import OPTIMIZERS
 from rlhf_bench.harness.plan_shared import cell_label
-from rlhf_bench.harness.settings import Settings, make_settings
+from rlhf_bench.harness.presets import make_settings
+from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.stage import Stage
 from rlhf_bench.harness.stage_judge import JudgeSpec, judge_spec
 

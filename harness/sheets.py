@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,60 @@ NO_SEED = "no training seed in common"
 NO_PROMPT = "no prompt in common"
 
 
+class Table(dict[int, Rows]):
+    """Rows by seed, then by example; numbers of a measure are taken out of them once, however many arms they are
+    compared with."""
+
+    @cached_property
+    def ids(self) -> tuple[Key, ...]:
+        """The examples in order of id; () where seeds have different ones."""
+        sets = [set(rows) for rows in self.values()]
+        return tuple(sorted(sets[0])) if sets and all(one == sets[0] for one in sets) else ()
+
+    @cached_property
+    def columns(self) -> dict[str, Array]:
+        """Cells [S, P] by measure, as far as they were asked for: seeds and examples ascending."""
+        return {}
+
+    def cells(self, name: str) -> Array:
+        if name not in self.columns:
+            self.columns[name] = _cells([self[seed] for seed in sorted(self)], self.ids, name)
+            self.columns[name].flags.writeable = False  # it is handed out again
+        return self.columns[name]
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Of the examples, by the first seed's rows."""
+        return tuple(self[min(self)][i].get("source", "") for i in self.ids)
+
+
 @dataclass
 class Sheets:
     """Verdict rows of arms, read once: by judge, decoding and seed, then by example."""
 
-    read: dict[tuple[str, str, str, str], dict[int, Rows]] = field(default_factory=dict)
+    read: dict[tuple[str, str, str, str], Table] = field(default_factory=dict)
     prompts: dict[Path, dict[str, str]] = field(default_factory=dict)
     settings: dict[Path, str] = field(default_factory=dict)
 
-    def of(self, arm: Arm, judge: str, decoding: str = "sample") -> dict[int, Rows]:
+    def of(self, arm: Arm, judge: str, decoding: str = "sample") -> Table:
         """Rows at the last checkpoint of the decoding that all seeds have; {} where this judge did not see them all."""
         place = (arm.task, arm.key, judge, decoding)
         if place not in self.read:
             known = all(judge in cell.judged() for cell in arm.cells)
-            self.read[place] = self._read(arm, judge, decoding) if known else {}
+            self.read[place] = self._read(arm, judge, decoding) if known else Table()
         return self.read[place]
 
-    def _read(self, arm: Arm, judge: str, decoding: str) -> dict[int, Rows]:
+    def _read(self, arm: Arm, judge: str, decoding: str) -> Table:
         tables = [columns.read(cell.judged()[judge] / "verdicts.jsonl") for cell in arm.cells]
         last = max((i for known, i in checkpoints(tables) if known == decoding), default=None)
         if last is None:
-            return {}
+            return Table()
         chosen = [table.rows(decoding, last) for table in tables]
         found: list[Rows] = []
         for cell, rows in zip(arm.cells, chosen, strict=True):
             prompts = self._prompts(cell)
             found.append({(row["example_id"], prompts.get(row["example_id"], "")): row for row in rows})
-        return dict(zip(arm.seeds, found, strict=True))
+        return Table(zip(arm.seeds, found, strict=True))
 
     def _prompts(self, cell: CellFiles) -> dict[str, str]:
         path = cell.folder("prompts") / "examples.test.jsonl"
@@ -89,6 +117,11 @@ def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: s
     """
     if unlike:
         return Common(why=unlike)
+    whole = [table for table in tables if isinstance(table, Table)]
+    first = whole[0] if len(whole) == len(tables) and whole[0].ids else None
+    if first and all(set(table) == set(first) and table.ids == first.ids for table in whole):
+        cells = tuple(table.cells(name) for table, name in zip(whole, names, strict=True))
+        return Common(cells, first.sources, tuple(sorted(first)))
     seeds = sorted(set.intersection(*(set(table) for table in tables)))
     if not seeds:
         return Common(why=NO_SEED)

@@ -34,8 +34,8 @@ StageFunction = Callable[[Context], Mapping[str, Any]]
 SHARED_CODE = tuple(
     f"rlhf_bench.harness.{name}"
     for name in (
-        *("chat", "tokens", "text", "holding", "lora", "policies", "rollout", "passes", "last_layer", "packing"),
-        *("decoding", "kv_cache", "kv_parts", "packed_weights"),
+        *("chat", "tokens", "text", "holding", "lora", "policies", "tiny_policy", "rollout", "passes", "last_layer"),
+        *("packing", "decoding", "writing", "kv_cache", "kv_parts", "packed_weights"),
     )
 )
 

@@ -14,8 +14,8 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import read_generations
 from rlhf_bench.harness.nouns import Case, Generation, Measure, Verdict
+from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import Judge, Task
-from rlhf_bench.harness.settings import factory_settings
 from rlhf_bench.harness.stage import Context, Stage
 from rlhf_bench.harness.stage_prompts import load_task, read_examples
 

@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _tokenizer() -> Any:
-    from rlhf_bench.harness.policies import train_tokenizer
+    from rlhf_bench.harness.tiny_policy import train_tokenizer
 
     return train_tokenizer(["An answer."], 300)
 

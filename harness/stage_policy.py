@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_bench.harness import policies, store, training
+from rlhf_bench.harness import policies, store, tiny_policy, training
 from rlhf_bench.harness.chat import choose_form, form_of
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.evaluation import baseline_generations
@@ -70,20 +70,22 @@ def _start(
     p: Mapping[str, Any], splits: Mapping[str, Sequence[Example]], max_response: int, device: str, holding: Holding
 ) -> tuple[Any, Any]:
     """The model and tokenizer that SFT starts from."""
-    if p["policy"]["source"] != policies.TINY:
+    if p["policy"]["source"] != tiny_policy.TINY:
         form = p["policy"]["settings"]
         tokenizer = policies.load_tokenizer(p["policy"]["source"], form["template"], form["system"])
         if holding.lora:
             return policies.load_frozen(p["policy"]["source"], tokenizer, device, holding), tokenizer
         return policies.load_causal(p["policy"]["source"], tokenizer, device), tokenizer
     demos, size = splits["sft"], p["policy"]["settings"]
-    tokenizer = policies.tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], size["vocabulary"])
+    tokenizer = tiny_policy.tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], size["vocabulary"])
     if size["system"] or size["template"] == "chat":
         choose_form(tokenizer, size["template"], size["system"])
     kept, _ = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     longest = max(len(row) for split in kept.values() for row in encode_prompts(tokenizer, [e.prompt for e in split]))
     context_length = longest + 2 * max_response + 32  # room for a response and its correction, made to measure
-    model = policies.tiny_model(tokenizer, context_length, size["layers"], size["width"], size["heads"], seed=p["seed"])
+    model = tiny_policy.tiny_model(
+        tokenizer, context_length, size["layers"], size["width"], size["heads"], seed=p["seed"]
+    )
     return model.to(device), tokenizer
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Origin, Split, to_row
+from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import HasOrigin, Task
-from rlhf_bench.harness.settings import factory_settings
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.identity import policy_identity
 from rlhf_bench.harness.policies import load_causal, load_tokenizer
-from rlhf_bench.harness.settings import Settings, make_settings
+from rlhf_bench.harness.presets import make_settings
+from rlhf_bench.harness.settings import Settings
 
 
 @pytest.fixture(scope="module")

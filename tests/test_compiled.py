@@ -23,9 +23,9 @@ from rlhf_bench.harness.engine_check import check_sampler
 from rlhf_bench.harness.engines import open_sampler
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.policies import tiny_model
 from rlhf_bench.harness.ppo import train
 from rlhf_bench.harness.rollout import make_generator, sample
+from rlhf_bench.harness.tiny_policy import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own import
 

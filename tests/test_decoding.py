@@ -14,7 +14,7 @@ from tiny import Tiny, louder, make_gpt2, make_llama, make_tokenizer
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 
-from rlhf_bench.harness import decoding, kv_parts, packed_weights, rollout
+from rlhf_bench.harness import decoding, kv_parts, packed_weights, rollout, writing
 from rlhf_bench.harness.holding import Holding, compute_as
 from rlhf_bench.harness.kv_parts import works_in_parts
 from rlhf_bench.harness.packing import is_taught, teach
@@ -51,7 +51,7 @@ def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     tiny: Tiny, prompts: tuple[str, ...], greedy: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert works_in_parts(tiny.model)
-    monkeypatch.setattr(rollout, "ends_of", lambda _: range(8))  # so that some rows end before others
+    monkeypatch.setattr(writing, "ends_of", lambda _: range(8))  # so that some rows end before others
     if not parts:
         monkeypatch.setattr(rollout, "works_in_parts", lambda _: False)
     fast = draw(tiny, prompts, greedy)
@@ -76,7 +76,7 @@ def two_threads() -> Iterator[None]:
 def test_two_threads_write_half_of_the_rows_each(
     tiny: Tiny, greedy: bool, writers: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollout, "ends_of", lambda _: range(8))
+    monkeypatch.setattr(writing, "ends_of", lambda _: range(8))
     found = draw(tiny, PROMPTS * 6, greedy)
     assert len(writers) == 2
     assert torch.get_num_threads() == 2
@@ -90,13 +90,13 @@ def test_two_threads_write_half_of_the_rows_each(
 def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the threads that write."""
     names: set[str] = set()
-    by_one = rollout._fill
+    by_one = writing._fill
 
     def write(*given: Any) -> int:
         names.add(threading.current_thread().name)
         return by_one(*given)
 
-    monkeypatch.setattr(rollout, "_fill", write)
+    monkeypatch.setattr(writing, "_fill", write)
     return names
 
 
@@ -115,6 +115,28 @@ def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
     monkeypatch.setattr(packed_weights, "LARGEST", 0)
     draw(tiny, PROMPTS * 6, greedy=False)
     assert len(writers) == 1
+
+
+def test_a_batch_too_large_for_the_memory_is_written_in_parts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(writing, "ends_of", lambda _: range(8))
+    whole = draw(tiny, PROMPTS * 3, greedy=False)
+    by_one = rollout._generate_part
+
+    def small(model: Any, tokenizer: Any, ids: Tensor, *given: Any) -> Any:
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError
+        return by_one(model, tokenizer, ids, *given)
+
+    monkeypatch.setattr(rollout, "_generate_part", small)
+    monkeypatch.setattr(rollout, "_fits", {})
+    for _ in range(2):
+        found = draw(tiny, PROMPTS * 3, greedy=False)
+        assert torch.equal(found.response_ids, whole.response_ids)
+        assert torch.equal(found.mask, whole.mask)
+        torch.testing.assert_close(found.logprobs, whole.logprobs, rtol=1e-4, atol=1e-4)
+    assert capsys.readouterr().err.count("Out of memory") == 2  # 9 -> 4 -> 2, and then it is known
 
 
 def test_what_was_sampled_may_be_trained_on(tiny: Tiny) -> None:

@@ -34,7 +34,7 @@ def parrot(tokenizer: Any) -> Any:
     """A GPT-2 that says ANSWER (one token) after anything, then ends: its layers add nothing, its head is a table."""
     import torch
 
-    from rlhf_bench.harness.policies import tiny_model
+    from rlhf_bench.harness.tiny_policy import tiny_model
 
     model = tiny_model(tokenizer, context=2048, layers=1, width=16, heads=2, seed=0)
     said, end = tokenizer.convert_tokens_to_ids(ANSWER), tokenizer.eos_token_id
@@ -53,7 +53,7 @@ def parrot(tokenizer: Any) -> Any:
 
 def noise(tokenizer: Any) -> Any:
     """A GPT-2 of random weights: it says anything but a verdict."""
-    from rlhf_bench.harness.policies import tiny_model
+    from rlhf_bench.harness.tiny_policy import tiny_model
 
     return tiny_model(tokenizer, context=2048, layers=1, width=16, heads=2, seed=0)
 

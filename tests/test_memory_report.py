@@ -10,7 +10,7 @@ from families import FAMILIES
 from rlhf_bench.harness import identity, lora
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.memory_report import gib, plan_rows, preset_rows
-from rlhf_bench.harness.settings import load_presets, make_settings, which_policy
+from rlhf_bench.harness.presets import load_presets, make_settings, which_policy
 
 
 def test_a_plan_names_every_role_and_says_whether_it_fits(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tiny import Tiny, by_hand, make_tokenizer
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlhf_bench.harness import last_layer, passes, rollout
+from rlhf_bench.harness import last_layer, passes, writing
 from rlhf_bench.harness.holding import Holding, compute_as
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.last_layer import only_at
@@ -151,7 +151,7 @@ def test_weights_cast_once_sample_what_casts_at_each_step_do(tiny: Tiny, monkeyp
     model = compute_as(load_causal(tiny.folder, tiny.tokenizer, "cpu"), Holding(dtype="bfloat16"))
     assert model.computes_half
     fast = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
-    monkeypatch.setattr(rollout, "_casts_kept", lambda *_: nullcontext())
+    monkeypatch.setattr(writing, "_casts_kept", lambda *_: nullcontext())
     slow = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
     assert torch.equal(fast.response_ids, slow.response_ids)
     assert fast.logprobs is not None

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_bench.harness import settings
+from rlhf_bench.harness import presets, settings
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plugins import available
-from rlhf_bench.harness.settings import Settings, factory_settings, load_presets, make_settings, parse_value
+from rlhf_bench.harness.presets import factory_settings, load_presets, make_settings, parse_value
+from rlhf_bench.harness.settings import Settings
 
 PLUGINS = frozenset({"scalar", "seq2seq-token"})
 
@@ -48,7 +49,7 @@ def test_every_key_of_a_preset_exists_and_has_its_type(preset: str) -> None:
         for key, value in values.items():
             assert all(type(value) is type(of[key]) for of in defaults), f"{group}.{key}"
             if group in settings.GROUPS:
-                settings._check(f"{group}.{key}", value)
+                presets._check(f"{group}.{key}", value)
 
 
 def test_presets_are_taken_over() -> None:
@@ -81,8 +82,8 @@ def test_the_defaults_pass_the_checks() -> None:
     for group in settings.GROUPS:
         for key, value in Settings().group(group).items():
             names.add(f"{group}.{key}")
-            assert settings._check(f"{group}.{key}", value) == value
-    assert names >= settings.POSITIVE | settings.FRACTIONS, "a checked name must exist"
+            assert presets._check(f"{group}.{key}", value) == value
+    assert names >= presets.POSITIVE | presets.FRACTIONS, "a checked name must exist"
 
 
 # --- what is refused
@@ -123,7 +124,7 @@ def test_what_is_not_finite_is_refused(name: str, text: str) -> None:
     assert name in refusal(lambda: make(**{group: {key: text}}))
 
 
-@pytest.mark.parametrize("name", sorted(settings.POSITIVE))
+@pytest.mark.parametrize("name", sorted(presets.POSITIVE))
 def test_what_must_be_above_zero_is(name: str) -> None:
     group, key = name.split(".")
     for text in ("0", "-1"):
@@ -132,7 +133,7 @@ def test_what_must_be_above_zero_is(name: str) -> None:
         assert "above 0" in message
 
 
-@pytest.mark.parametrize("name", sorted(settings.FRACTIONS))
+@pytest.mark.parametrize("name", sorted(presets.FRACTIONS))
 def test_fractions_lie_between_zero_and_one(name: str) -> None:
     group, key = name.split(".")
     assert make(**{group: {key: "0.5"}}).group(group)[key] == 0.5
@@ -143,7 +144,7 @@ def test_fractions_lie_between_zero_and_one(name: str) -> None:
 def test_nothing_is_negative() -> None:
     for group in settings.GROUPS:
         for key, value in Settings().group(group).items():
-            if not isinstance(value, bool) and (not isinstance(value, str) or f"{group}.{key}" in settings.CHOICES):
+            if not isinstance(value, bool) and (not isinstance(value, str) or f"{group}.{key}" in presets.CHOICES):
                 assert f"{group}.{key}" in refusal(lambda group=group, key=key: make(**{group: {key: "-1"}}))
 
 

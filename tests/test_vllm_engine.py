@@ -22,10 +22,10 @@ from rlhf_bench.harness import cli, engine_check, engines
 from rlhf_bench.harness.engine_check import check_sampler
 from rlhf_bench.harness.engines import check_engine, open_sampler
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.policies import tiny_model
 from rlhf_bench.harness.ppo import collect, describe, train
 from rlhf_bench.harness.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.settings import PolicySettings, PPOSettings, Settings
+from rlhf_bench.harness.tiny_policy import tiny_model
 
 PROMPTS = ["Who?", "Where do Anna and Ben meet on Sunday, and when?", "naß"]
 VLLM = PPOSettings(engine="vllm", rollouts=3)

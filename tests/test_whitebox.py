@@ -212,8 +212,8 @@ def test_a_very_long_text() -> None:
 
 
 def rollout_of(prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
-    from rlhf_bench.harness.policies import tiny_tokenizer
     from rlhf_bench.harness.rollout import text_rollout
+    from rlhf_bench.harness.tiny_policy import tiny_tokenizer
 
     return text_rollout(tiny_tokenizer(prompts, responses, 300), prompts, responses, "cpu")
 

@@ -31,13 +31,13 @@ class Tiny(NamedTuple):
 
 
 def make_tokenizer(vocabulary: int = 300) -> Any:
-    from rlhf_bench.harness.policies import train_tokenizer
+    from rlhf_bench.harness.tiny_policy import train_tokenizer
 
     return train_tokenizer(SENTENCES * 4, vocabulary)
 
 
 def make_gpt2(tokenizer: Any, loudness: float = 16.0) -> Any:
-    from rlhf_bench.harness.policies import tiny_model
+    from rlhf_bench.harness.tiny_policy import tiny_model
 
     return louder(tiny_model(tokenizer, CONTEXT, layers=2, width=16, heads=2, seed=0), loudness)
 
