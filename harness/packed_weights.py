@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 LARGEST = 2**29
 """Bytes of weights: the layout is a second copy of them."""
 
+SMALLEST = 2**17
+"""Weights of a float32 layer that is worth it: a call of oneDNN's takes longer than the product of a smaller one.  In
+bfloat16 all are: autocast would cast them."""
+
 ROWS = 2048
 """Rows that a layout is meant for: it then serves fewer as well, which one for a single row does not."""
 
@@ -69,16 +73,17 @@ def _serves(model: Any) -> bool:
 
 
 def _layers(model: Any) -> list[tuple[Any, Tensor]]:
-    """Linear layers that are nobody else's business, with their weights [out, in]."""
+    """Large linear layers that are nobody else's business, with their weights [out, in]."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     turned = {torch.nn.Linear: False, Conv1D: True}
+    half = getattr(model, "computes_half", False)
+    least, dtype = (0, torch.bfloat16) if half else (SMALLEST, torch.float32)
     found = [m for m in model.modules() if type(m) in turned and "forward" not in vars(m)]
-    found = [m for m in found if m.weight.dtype == torch.float32]
+    found = [m for m in found if m.weight.dtype == torch.float32 and m.weight.numel() >= least]
     if sum(m.weight.nbytes for m in found) > LARGEST:
         return []
-    dtype = torch.bfloat16 if getattr(model, "computes_half", False) else torch.float32
     weights = [m.weight.detach().to(dtype) for m in found]
     return [(m, weight.t() if turned[type(m)] else weight) for m, weight in zip(found, weights, strict=True)]
 

@@ -26,8 +26,9 @@ LONG = 40
 
 
 @pytest.fixture(autouse=True)
-def taught(tiny_gpt2: Tiny, tiny_llama: Tiny) -> None:
-    """As models come from a folder."""
+def taught(tiny_gpt2: Tiny, tiny_llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As models come from a folder, and as large ones are treated."""
+    monkeypatch.setattr(packed_weights, "SMALLEST", 0)
     for model in (tiny_gpt2.model, tiny_llama.model):
         assert is_taught(model) or is_taught(teach(model))
 
@@ -246,7 +247,7 @@ def test_gradients_go_the_plain_way(tiny: Tiny) -> None:
         assert torch.equal(gradient(), before)
 
 
-def test_large_models_stay_as_they_are(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_and_small_layers_stay_as_they_are(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_gpt2(tokenizer)
 
     def changed() -> list[str]:
@@ -254,8 +255,13 @@ def test_large_models_stay_as_they_are(tokenizer: Any, monkeypatch: pytest.Monke
             return [name for name, module in model.named_modules() if "forward" in vars(module)]
 
     assert changed()
-    monkeypatch.setattr(packed_weights, "LARGEST", 1000)
-    assert not changed()
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_weights, "LARGEST", 1000)
+        assert not changed()
+    monkeypatch.setattr(packed_weights, "SMALLEST", 1000)
+    few = changed()
+    assert few
+    assert all(model.get_submodule(name).weight.numel() >= 1000 for name in few if not name.endswith("act"))
 
 
 def test_a_model_that_computes_in_bfloat16_goes_on_doing_so(tokenizer: Any) -> None:
