@@ -45,7 +45,7 @@ def test_flop_by_hand() -> None:
 def test_tokens_by_hand() -> None:
     """A prompt of 5, a response of 3 tokens (end included), a marker of 2."""
     assert pass_of("scalar", 5, 3, 2) == (8, 0)
-    assert pass_of("seq2seq", 5, 3, 2) == (5 + 2 + 2 + 3, 4)
+    assert pass_of("seq2seq", 5, 3, 2) == (5 + 2 + 2 + 3, 3)
     assert pass_of("generation", 5, 3, 2) == (7, 3)
     with pytest.raises(BenchError, match="No pass is called 'dense'"):
         pass_of("dense", 1, 1, 1)
