@@ -36,8 +36,8 @@ read end to end, keys and values lie in one piece, weights are laid out once a r
 (bias and activation on the product's way out), rows that ended leave the batch, a draw needs one pass of
 exponentials, nothing keeps track of gradients. The rest: Adam is fused, nothing is collected or synchronised
 between steps, the C library keeps freed memory. On two threads the policy and a critic of its own learn at
-once, rewards are computed beside reference and values, and each thread writes half of the responses. Each
-equals the plain way (tests/test_packing.py, test_passes.py, test_decoding.py, test_rollout.py,
+once, rewards are computed beside reference and values, and each thread writes half of the responses
+(a model that computes in bfloat16 learns in turn, because autocast has one cache for all threads). Each equals the plain way (tests/test_packing.py, test_passes.py, test_decoding.py, test_rollout.py,
 test_ppo_memory.py, test_at_once.py).
 """
 FLOOR = """
@@ -58,6 +58,12 @@ difference above the noise); oneDNN for the products of training, too (7% faster
 at a new one, for which it writes code: 0.2 to 0.5 ms); torch's flash attention and batched products for single
 tokens (both limited by memory: keys and values in one piece gave what there was); compiling the decoding step
 (`ppo.compile`, meant for a GPU: over a minute to compile on a CPU, no gain found).
+"""
+LEFT_OF_GENERATION = """
+What stands between: reading the prompts is the same matrix product for both; after it a step of {batch} rows reads all
+weights and all keys and values, which no longer fit the processor's cache together, and calls some hundred small
+operations of transformers' layers (about 1 ms a step). The share of the floor that sampling reaches is in the table
+above. On two threads each writes half of the rows, and the half that ends first leaves the other alone.
 """
 BEFORE = """
 `before` is what the last `make bench` before this one wrote: another run, so that only large differences mean anything.
@@ -164,6 +170,7 @@ def _generation(results: Results) -> str:
         "\n## Generation\n\nUseful tokens: up to the end of each response.\n"
         + table(head, rows)
         + table(TARGETS, goals)
+        + LEFT_OF_GENERATION.format(**vars(STEP))
     )
 
 
