@@ -37,8 +37,9 @@ read end to end, keys and values lie in one piece, weights are laid out once a r
 exponentials, nothing keeps track of gradients. The rest: Adam is fused, nothing is collected or synchronised
 between steps, the C library keeps freed memory. On two threads the policy and a critic of its own learn at
 once, rewards are computed beside reference and values, and each thread writes half of the responses
-(a model that computes in bfloat16 learns in turn, because autocast has one cache for all threads). Each equals the plain way (tests/test_packing.py, test_passes.py, test_decoding.py, test_rollout.py,
-test_ppo_memory.py, test_at_once.py).
+(a model that computes in bfloat16 learns in turn, because autocast has one cache for all threads). Each equals
+the plain way (tests/test_packing.py, test_passes.py, test_decoding.py, test_rollout.py, test_ppo_memory.py,
+test_at_once.py).
 """
 FLOOR = """
 ## Share of the floor
