@@ -68,6 +68,20 @@ def named(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+policy_option = click.option(
+    "--policy",
+    default="",
+    callback=named,
+    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
+)
+preset_option = click.option(
+    "--preset",
+    default="",
+    callback=named,
+    help="Settings preset; default by the kind of policy.  See: bench list presets",
+)
+
+
 track_option = click.option(
     "--track",
     multiple=True,
@@ -90,18 +104,8 @@ track_option = click.option(
 @click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
-@click.option(
-    "--policy",
-    default="",
-    callback=named,
-    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
-)
-@click.option(
-    "--preset",
-    default="",
-    callback=named,
-    help="Settings preset; default by the kind of policy.  See: bench list presets",
-)
+@policy_option
+@preset_option
 @click.option(
     "--data",
     default="",
@@ -195,18 +199,8 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
-@click.option(
-    "--policy",
-    default="",
-    callback=named,
-    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
-)
-@click.option(
-    "--preset",
-    default="",
-    callback=named,
-    help="Settings preset; default by the kind of policy.  See: bench list presets",
-)
+@policy_option
+@preset_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")

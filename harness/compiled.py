@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.decoding import _logits
+from rlhf_bench.harness.decoding import next_logits
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.fixed_cache import FixedCache, make_fixed
 from rlhf_bench.harness.nouns import Rollout
@@ -33,7 +33,7 @@ class CompiledSampler:
 
     def __init__(self, rows: int, room: int, compiler: Callable[[Any], Any]) -> None:
         self._rows, self._room = rows, room
-        self.step = compiler(_logits)
+        self.step = compiler(next_logits)
         self._caches: dict[int, FixedCache] = {}
 
     def __call__(

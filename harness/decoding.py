@@ -43,13 +43,13 @@ class Decoder:
 
     def read(self, ids: Tensor) -> Tensor:
         """Logits [B, V] after the prompts' ids [B, P]."""
-        return _after_prompts(self._model, ids, self._seen[:, : self._read], self._places, self._cache)
+        return after_prompts(self._model, ids, self._seen[:, : self._read], self._places, self._cache)
 
     def write(self, token: Tensor) -> Tensor:
         """Logits [B, V] after one more token [B]."""
         self._read += 1
         self._places = self._places[:, -1:] + 1
-        return _logits(self._model, token[:, None], self._visible(), self._places, self._cache)
+        return next_logits(self._model, token[:, None], self._visible(), self._places, self._cache)
 
     def keep(self, rows: Tensor) -> None:
         """From now on the rows at these indices alone."""
@@ -81,7 +81,7 @@ class PartsDecoder:
         return logits
 
     def _padded(self, ids: Tensor) -> Tensor:
-        return _after_prompts(self._model, ids, self._mask, self._places, self._cache)
+        return after_prompts(self._model, ids, self._mask, self._places, self._cache)
 
     def _end_to_end(self, ids: Tensor) -> Tensor:
         """Prompts of different length without their padding; their keys and values get it afterwards."""
@@ -108,7 +108,7 @@ class PartsDecoder:
     def write(self, token: Tensor) -> Tensor:
         self._places = self._places[:, -1:] + 1
         with attending_to(self._cache):
-            return _logits(self._model, token[:, None], self._stand_in, self._places, self._cache)
+            return next_logits(self._model, token[:, None], self._stand_in, self._places, self._cache)
 
     def keep(self, rows: Tensor) -> None:
         keep_rows(self._cache, rows)
@@ -122,16 +122,16 @@ class PartsDecoder:
         return made
 
 
-def _after_prompts(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:
+def after_prompts(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:
     import torch
 
     last = torch.zeros_like(ids, dtype=torch.bool)
     last[:, -1] = True
     with only_at(model, last):
-        return _logits(model, ids, mask, places, cache)
+        return next_logits(model, ids, mask, places, cache)
 
 
-def _logits(model: Any, ids: Tensor, mask: Tensor | None, places: Tensor, cache: Any) -> Tensor:
+def next_logits(model: Any, ids: Tensor, mask: Tensor | None, places: Tensor, cache: Any) -> Tensor:
     """Logits [B, V] of the token after `ids`; the cache then holds `ids`."""
     output = model(
         input_ids=ids,

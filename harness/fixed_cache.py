@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.decoding import _after_prompts
+from rlhf_bench.harness.decoding import after_prompts
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.kv_parts import takes_masks
@@ -32,7 +32,7 @@ class FixedCache:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         for layer in self._held.layers:
             layer.filling = True
-        logits = _after_prompts(model, ids, mask, positions, self._held)
+        logits = after_prompts(model, ids, mask, positions, self._held)
         for layer in self._held.layers:
             layer.filling = False
         self._seen.zero_()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rlhf_bench.harness.replaced import forward_as
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,15 +28,8 @@ def only_at(model: Any, places: Tensor) -> Iterator[None]:
     if mlp is None:
         yield
         return
-    plain, own = mlp.forward, vars(mlp).get("forward")
-    mlp.forward = lambda hidden, *more, **named: _at(plain, places, hidden, *more, **named)
-    try:
+    with forward_as(mlp, lambda plain, hidden, *more, **named: _at(plain, places, hidden, *more, **named)):
         yield
-    finally:
-        if own is None:
-            del mlp.forward
-        else:  # somebody else's wrapper of this very module
-            mlp.forward = own
 
 
 def _at(plain: Any, places: Tensor, hidden: Tensor, *more: Any, **named: Any) -> Any:

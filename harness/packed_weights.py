@@ -7,9 +7,11 @@ included (measured with 8 to 32 rows; a layout takes about as long as one or two
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.replaced import forward_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,16 +50,13 @@ def packed_weights(model: Any) -> Iterator[bool]:
     """
     layers = _layers(model) if _serves(model) else []
     followed = _activations(model, {layer for layer, _ in layers})
-    changed = {layer for layer, _ in layers} | {activation for activation, _ in followed.values()}
-    for layer, weight in layers:
-        layer.forward = _forward(layer, weight, followed[layer][1] if layer in followed else NONE)
-    for activation, _ in followed.values():
-        activation.forward = _already(activation)
-    try:
+    with ExitStack() as stack:
+        for layer, weight in layers:
+            laid_out = _laid_out(layer, weight, followed[layer][1] if layer in followed else NONE)
+            stack.enter_context(forward_as(layer, laid_out))
+        for activation in {activation for activation, _ in followed.values()}:
+            stack.enter_context(forward_as(activation, _already))
         yield bool(layers)
-    finally:
-        for module in changed:
-            del module.forward
 
 
 def _serves(model: Any) -> bool:
@@ -100,29 +99,25 @@ def _activations(model: Any, layers: set[Any]) -> dict[Any, tuple[Any, tuple[str
     return found
 
 
-def _forward(layer: Any, weight: Tensor, follows: tuple[str, str]) -> Any:
+def _laid_out(layer: Any, weight: Tensor, follows: tuple[str, str]) -> Callable[..., Tensor]:
+    """What takes the place of the layer's forward."""
     import torch
 
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     bias = None if layer.bias is None else layer.bias.detach().to(weight.dtype)
-    multiply, plain, (name, kind) = torch.ops.mkldnn._linear_pointwise, layer.forward, follows
+    multiply, (name, kind) = torch.ops.mkldnn._linear_pointwise, follows
 
-    def forward(given: Tensor) -> Tensor:
+    def forward(plain: Callable[..., Tensor], given: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return plain(given)  # type: ignore[no-any-return]
+            return plain(given)
         found: Tensor = multiply(given.to(weight.dtype), laid_out, bias, name, [], kind)
         return found
 
     return forward
 
 
-def _already(activation: Any) -> Any:
-    """What the product before it has done, unless that went the plain way."""
+def _already(plain: Callable[..., Tensor], given: Tensor) -> Tensor:
+    """An activation that the product before it has applied, unless that went the plain way."""
     import torch
 
-    plain = activation.forward
-
-    def forward(given: Tensor) -> Tensor:
-        return plain(given) if torch.is_grad_enabled() else given
-
-    return forward
+    return plain(given) if torch.is_grad_enabled() else given

@@ -35,7 +35,7 @@ SHARED_CODE = tuple(
     f"rlhf_bench.harness.{name}"
     for name in (
         *("chat", "tokens", "text", "holding", "lora", "policies", "tiny_policy", "rollout", "passes", "last_layer"),
-        *("packing", "decoding", "writing", "kv_cache", "kv_parts", "packed_weights"),
+        *("packing", "decoding", "writing", "kv_cache", "kv_parts", "packed_weights", "replaced"),
     )
 )
 

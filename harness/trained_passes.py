@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.collate import IGNORED
 from rlhf_bench.harness.last_layer import only_at
+from rlhf_bench.harness.replaced import forward_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ def labelled_only(model: Any) -> Iterator[None]:
         with only_at(model, _predicting(labels)):
             return inner(*given, **named)
 
-    with _forward(model, shortened):
+    with forward_as(model, shortened):
         yield
 
 
@@ -53,19 +54,5 @@ def scores_of_rows(model: Any) -> Iterator[None]:
             hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **named).last_hidden_state
         return SequenceClassifierOutput(logits=classifier.score(hidden[last]))
 
-    with _forward(classifier, shortened):
+    with forward_as(classifier, shortened):
         yield
-
-
-@contextmanager
-def _forward(model: Any, function: Callable[..., Any]) -> Iterator[None]:
-    """Inside, `model` computes function(its own forward, ...)."""
-    inner, own = model.forward, vars(model).get("forward")
-    model.forward = lambda *given, **named: function(inner, *given, **named)
-    try:
-        yield
-    finally:
-        if own is None:
-            del model.forward
-        else:  # somebody else's wrapper
-            model.forward = own

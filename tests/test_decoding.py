@@ -236,6 +236,24 @@ def test_laid_out_weights_give_the_same_and_nothing_stays(tiny: Tiny) -> None:
     assert torch.equal(outputs(tiny.model), before)
 
 
+def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = outputs(tiny.model)
+    made: list[int] = []
+    lay_out = packed_weights._laid_out
+
+    def fail_at_third(*given: Any) -> Any:
+        made.append(1)
+        if len(made) == 3:
+            raise MemoryError
+        return lay_out(*given)
+
+    monkeypatch.setattr(packed_weights, "_laid_out", fail_at_third)
+    with pytest.raises(MemoryError), packed_weights.packed_weights(tiny.model):
+        pass
+    assert not [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]
+    assert torch.equal(outputs(tiny.model), before)
+
+
 def test_gradients_go_the_plain_way(tiny: Tiny) -> None:
     def gradient() -> Tensor:
         logits = tiny.model(input_ids=torch.arange(24).view(3, 8), use_cache=False).logits
