@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from rlhf_bench.harness import statistics as s
-from rlhf_bench.harness.length_control import length_controlled
-from rlhf_bench.harness.ranking import rank
+from rlhf_bench.harness.statistics import rules as s
+from rlhf_bench.harness.statistics.length_control import length_controlled
+from rlhf_bench.harness.statistics.ranking import rank
 
 SECONDS, MEGABYTES, VERDICT_SECONDS = 1.5, 200.0, 0.1
 N = RESAMPLES = 10_000

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from coverage_settings import LEVEL, Rng, Setting, crossed, rates, settings
 
-from rlhf_bench.harness import comparisons
+from rlhf_bench.harness.statistics import comparisons
 
 TOO_LOW = 0.93
 COMMAND = "python benchmarks/coverage.py --out docs/coverage.md"

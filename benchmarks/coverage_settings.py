@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from rlhf_bench.harness import collapse, comparisons
-from rlhf_bench.harness import statistics as s
-from rlhf_bench.harness.cells import Array
-from rlhf_bench.harness.intervals import Interval
-from rlhf_bench.harness.length_control import length_controlled
-from rlhf_bench.harness.ranking import rank, strengths
+from rlhf_bench.harness.statistics import collapse, comparisons
+from rlhf_bench.harness.statistics import rules as s
+from rlhf_bench.harness.statistics.cells import Array
+from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.length_control import length_controlled
+from rlhf_bench.harness.statistics.ranking import rank, strengths
 
 LEVEL = 0.95
 SIZES = (10, 30, 100, 500)

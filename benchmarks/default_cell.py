@@ -12,8 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import asking, engines, ppo, stage_ppo, store
-from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness import store
+from rlhf_bench.harness.ppo import loop, schedule
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel
+from rlhf_bench.harness.sampling import engines
+from rlhf_bench.harness.stages import ppo as stages_ppo
 
 SECONDS: dict[str, float] = {}
 INSIDE: list[str] = []
@@ -42,13 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", action="append", default=[])
     sets = [text for pair in parser.parse_args().set for text in ("--set", pair)]
-    timed("PPO: the rest", stage_ppo, "train")
+    timed("PPO: the rest", stages_ppo, "train")
     timed("PPO: sampling", engines, "sample")
     timed("PPO: rewards", NamedRewardModel, "rewards")
-    timed("PPO: reference and values", asking, "map_batches")
-    timed("PPO: update", ppo, "update")
-    timed("PPO: evaluation at checkpoints", stage_ppo, "_evaluate")
-    from rlhf_bench.harness.cli import bench
+    timed("PPO: reference and values", schedule, "map_batches")
+    timed("PPO: update", loop, "update")
+    timed("PPO: evaluation at checkpoints", stages_ppo, "_evaluate")
+    from rlhf_bench.harness.cli.main import bench
 
     with tempfile.TemporaryDirectory() as name:
         begun = time.perf_counter()

@@ -20,11 +20,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from peer_model import Sizes, prompts, save, take_turns
 
-from rlhf_bench.harness import execute, ppo
-from rlhf_bench.harness.actors import make_actors
+from rlhf_bench.harness.models.policies import load_classifier, load_tokenizer
 from rlhf_bench.harness.nouns import Example
-from rlhf_bench.harness.policies import load_classifier, load_tokenizer
-from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.pipeline import execute
+from rlhf_bench.harness.ppo import loop
+from rlhf_bench.harness.ppo.actors import make_actors
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.reward_models.scalar import ScalarScorer
 
@@ -32,7 +33,7 @@ SAMPLE, UPDATE = "sample", "update"
 OTHER = "rewards, reference, values and rest"
 
 
-def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> ppo.PPORun:
+def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> loop.PPORun:
     """A run against a scalar reward model of the policy's size, everything of random weights."""
     save(sizes, folder)
     (folder / "policy" / "holding.json").write_text(json.dumps({"dtype": dtype}), encoding="utf-8")
@@ -43,7 +44,7 @@ def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "floa
     tokenizer = load_tokenizer(folder / "reward")
     texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, 8 * sizes.batch)]
     shared = {"shared": True} if critic == "trunk" else {}
-    return ppo.PPORun(
+    return loop.PPORun(
         actors=make_actors(folder / "policy", "cpu", settings.lr, settings.critic_lr, **shared),
         reward_model=NamedRewardModel("scalar", ScalarScorer(load_classifier(folder / "reward", tokenizer, "cpu"))),
         examples=[Example(str(i), text) for i, text in enumerate(texts)],
@@ -60,14 +61,14 @@ def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "floa
 class Engine:
     """Steps of a run, with their seconds by phase."""
 
-    def __init__(self, run: ppo.PPORun) -> None:
+    def __init__(self, run: loop.PPORun) -> None:
         self.run, self.iteration = run, 0
         self.seconds: dict[str, float] = {}
-        ppo.update = self._timed(UPDATE, ppo.update)
+        loop.update = self._timed(UPDATE, loop.update)
         if hasattr(run, "sampler"):
             self.run = replace(run, sampler=self._timed(SAMPLE, run.sampler))
         else:  # an earlier state of the repository
-            ppo.sample = self._timed(SAMPLE, ppo.sample)
+            loop.sample = self._timed(SAMPLE, loop.sample)
 
     def _timed(self, phase: str, function: Any) -> Any:
         def timed(*given: Any, **named: Any) -> Any:
@@ -81,8 +82,8 @@ class Engine:
     def step(self) -> dict[str, Any]:
         self.seconds.clear()
         begun, processor = time.perf_counter(), time.process_time()
-        experience = ppo.collect(self.run, self.iteration)
-        ppo.update(self.run, experience, self.iteration)
+        experience = loop.collect(self.run, self.iteration)
+        loop.update(self.run, experience, self.iteration)
         self.iteration += 1
         wall, processor = time.perf_counter() - begun, time.process_time() - processor
         phases = {**self.seconds, OTHER: wall - sum(self.seconds.values())}

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_bench.harness import comparisons
-from rlhf_bench.harness.contrasts import Where, paired
-from rlhf_bench.harness.estimates import Arm, Estimator, arms_of
-from rlhf_bench.reports.found import find_cells
+from rlhf_bench.harness.results.contrasts import Where, paired
+from rlhf_bench.harness.results.estimates import Arm, Estimator, arms_of
+from rlhf_bench.harness.results.found import find_cells
+from rlhf_bench.harness.statistics import comparisons
 
 MEASURES = (Where("utility", "gold_change"), Where("winrate", "win_rate"), Where("length", "length_change"))
 

@@ -23,15 +23,12 @@ from typing import Any
 
 import torch
 
-from rlhf_bench.harness import memory, ppo
-from rlhf_bench.harness.actors import make_actors
-from rlhf_bench.harness.engine_check import ENGINES
-from rlhf_bench.harness.engines import Sampler, open_sampler
+from rlhf_bench.harness.checks.engine import ENGINES
+from rlhf_bench.harness.cli.memory import plan_rows
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.holding import Holding, choose_holding, keep_holding
-from rlhf_bench.harness.memory_report import plan_rows
-from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.policies import (
+from rlhf_bench.harness.models import memory
+from rlhf_bench.harness.models.placement import Holding, choose_holding, keep_holding
+from rlhf_bench.harness.models.policies import (
     load_classifier,
     load_policy,
     load_sampler,
@@ -39,13 +36,17 @@ from rlhf_bench.harness.policies import (
     pick_device,
     save_model,
 )
+from rlhf_bench.harness.models.tiny_policy import train_tokenizer
+from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.pipeline.stage import environment
+from rlhf_bench.harness.ppo import loop
+from rlhf_bench.harness.ppo.actors import make_actors
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.presets import make_settings
-from rlhf_bench.harness.rollout import make_generator, pad_prompts, sample
-from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.sampling.engines import Sampler, open_sampler
+from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts, sample
 from rlhf_bench.harness.settings import PPOSettings, Settings
-from rlhf_bench.harness.stage import environment
-from rlhf_bench.harness.text import encode_prompts
-from rlhf_bench.harness.tiny_policy import train_tokenizer
+from rlhf_bench.harness.text.templates import encode_prompts
 
 QWEN2_1_5B = {
     "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,
@@ -164,15 +165,14 @@ def rollouts(folder: Path, size: Size, device: str) -> dict[str, Any]:
 
 
 def engines(folder: Path, size: Size, device: str) -> dict[str, Any]:
-    """Tokens per second of the samplers that PPO can have, the plain loop first; the first call, which compiles, alone.
+    """Tokens per second of the samplers that PPO can have, the plain loop first; the first call alone.
 
-    One that cannot be opened says why.  Compiling for a CPU takes minutes: left out there.
+    One that cannot be opened says why.
     """
     model, tokenizer = load_sampler(folder, device)
     texts = prompts_of(size, folder)
     found: dict[str, Any] = {}
-    asked = {name: chosen for name, chosen in ENGINES.items() if device.startswith("cuda") or name != "compiled"}
-    for name, chosen in {"plain": {}, **asked}.items():
+    for name, chosen in {"plain": {}, **ENGINES}.items():
         settings = replace(PPOSettings(rollouts=size.rows), **chosen)  # type: ignore[arg-type]
         free(device)
         try:
@@ -201,7 +201,7 @@ def _speed(draw: Callable[[], Rollout], size: Size, device: str) -> dict[str, An
 
 def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, Any]:
     """One PPO iteration by phase: seconds, peak memory, and the share of a matrix product's speed in the update."""
-    from rlhf_bench.harness.holding import read_holding
+    from rlhf_bench.harness.models.placement import read_holding
 
     holding = read_holding(folder)
     settings = replace(PPOSettings(), rollouts=size.rows, micro_batch=size.micro_batch, minibatches=2, lr=1e-6)
@@ -209,14 +209,14 @@ def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, 
     found: dict[str, Any] = {"weights_gib": peak_gib(device)}
     examples = [Example(str(i), text) for i, text in enumerate(prompts_of(size, folder))]
     scorer = NamedRewardModel("length", LengthOnly())
-    run = ppo.PPORun(
+    run = loop.PPORun(
         actors=actors, reward_model=scorer, examples=examples, settings=settings, scale=1.0, max_new=size.response,
         seed=0, scratch=folder, evaluate=lambda _: None, progress=lambda *_: None,
     )  # fmt: skip
-    experience = ppo.collect(run, 0)
-    found["collect_s"] = seconds(device, lambda: ppo.collect(run, 0), size.repeats)
+    experience = loop.collect(run, 0)
+    found["collect_s"] = seconds(device, lambda: loop.collect(run, 0), size.repeats)
     found["collect_peak_gib"] = peak_gib(device)
-    found["update_s"] = seconds(device, lambda: ppo.update(run, experience, 0), size.repeats)
+    found["update_s"] = seconds(device, lambda: loop.update(run, experience, 0), size.repeats)
     found["update_peak_gib"] = peak_gib(device)
     total = sum(p.numel() for p in actors.reference.parameters())
     tokens = int(experience.rollout.prompt_mask.sum() + experience.rollout.mask.sum())

@@ -10,7 +10,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from peer_model import Sizes
 
-from rlhf_bench.harness.overhead import forward_flop
+from rlhf_bench.harness.statistics.cost import forward_flop
 
 
 def needed_flop(sizes: Sizes, tokens: int, read: int, logits: int) -> int:

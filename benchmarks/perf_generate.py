@@ -15,9 +15,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from peer_model import END, PAD, Sizes, make_policy, make_tokenizer, prompts
 
-from rlhf_bench.harness.packing import teach
-from rlhf_bench.harness.rollout import make_generator, pad_prompts, sample
-from rlhf_bench.harness.text import encode_prompts
+from rlhf_bench.harness.forward.packing import teach
+from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts, sample
+from rlhf_bench.harness.text.templates import encode_prompts
 
 Turn = Callable[[int], int]
 """Generates once, with a seed; returns how many tokens it wrote up to the ends of the responses."""

@@ -15,8 +15,8 @@ import numpy as np
 from engine_own import Engine, make_run
 from peer_model import Sizes
 
-from rlhf_bench.harness import ppo
-from rlhf_bench.harness.stage_overhead import peak_bytes
+from rlhf_bench.harness.ppo import loop
+from rlhf_bench.harness.stages.overhead import peak_bytes
 
 BASE = Sizes(layers=2, width=128, heads=4, vocabulary=2000, prompt=32, response=32, batch=16, minibatches=2)
 GRID: dict[str, Sequence[int]] = {
@@ -25,19 +25,19 @@ GRID: dict[str, Sequence[int]] = {
     "width": (64, 128, 256, 384),
     "vocabulary": (500, 2000, 8000, 32000),
 }
-PLAIN = {name: getattr(ppo, name) for name in ("sample", "map_batches", "update")}
+PLAIN = {name: getattr(loop, name) for name in ("sample", "map_batches", "update")}
 
 
 def measure(sizes: Sizes, rounds: int) -> dict[str, float]:
     """Median seconds of a step, and the most bytes that an update held beyond weights and data."""
     for name, function in PLAIN.items():
-        setattr(ppo, name, function)  # every engine times them anew
+        setattr(loop, name, function)  # every engine times them anew
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(sizes, Path(folder))
         engine = Engine(run)
         engine.step()
         seconds = median(engine.step()["wall"] for _ in range(rounds))
-        experience = ppo.collect(run, 0)
+        experience = loop.collect(run, 0)
         peak = peak_bytes(lambda: PLAIN["update"](run, experience, 0))
     gc.collect()
     parameters = sum(p.numel() for p in run.actors.policy.parameters())

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import experiments, store
+from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan import experiments
 
 NAME = "headline"
 

@@ -24,3 +24,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}? Known: {', '.join(names)}."
     return f"Known: {', '.join(names) or 'none'}."
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    text = str(error).strip().split("\n")[0][:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.plugins import one_line
+from rlhf_bench.harness.errors import BenchError, one_line
 
 OFFLINE = "Go online (and unset HF_HUB_OFFLINE), or give a local folder."
 

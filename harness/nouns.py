@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from rlhf_bench.harness.text.tokens import Span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,9 +20,6 @@ Split = Literal["sft", "train", "test"]
 """`sft`: demonstrations; `train`: prompts PPO optimises on; `test`: held-out prompts, never trained on."""
 
 Decoding = Literal["sample", "greedy"]
-
-Span = tuple[int, int]
-"""Half-open character range [start, end) in a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class Rollout:
     @cached_property
     def spans(self) -> tuple[tuple[Span, ...], ...]:
         """Character span in `responses[b]` of every response token; end-of-sequence is the empty span at the end."""
-        from rlhf_bench.harness.text import token_spans
+        from rlhf_bench.harness.text.templates import token_spans
 
         rows = zip(self.response_ids.tolist(), self.mask.sum(1).tolist(), strict=True)
         return tuple(token_spans(self.tokenizer, ids[:length]) for ids, length in rows)
@@ -209,3 +208,19 @@ class Estimate:
 def to_row(record: Any) -> dict[str, Any]:
     """The JSON object of a stored record, its empty optional fields left out so that rows stay short."""
     return {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
+
+
+class Answer(NamedTuple):
+    """What is scored.  `finished`: the response ended by itself instead of being cut off."""
+
+    example: Example
+    response: str
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A score, or None and why."""
+
+    value: float | None
+    reason: str = ""

@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.errors import BenchError, did_you_mean, one_line
 
 Kind = Literal["task", "reward-model", "judge"]
 GROUPS: dict[str, str] = {
@@ -58,9 +58,8 @@ class Plugin:
         """Import it: a callable whose parameters are the plugin's settings.  Raises BenchError like `target`."""
         target = self.target()
         if self.kind == "reward-model" and scores_texts(target):
-            from rlhf_bench.reward_models.function import Function
-
-            return partial(Function, source=self.reference)
+            adapter = find("reward-model", "function").target()  # by name: this layer imports no reward model
+            return partial(adapter, source=self.reference)
         return partial(target, source=self.source) if self.source else target
 
     def target(self) -> Callable[..., Any]:
@@ -85,12 +84,6 @@ class Plugin:
     def fingerprint(self) -> str:
         """Hash of the plugin's code without comments and docstrings: changed code is never mistaken for done."""
         return code_fingerprint(*_siblings(self.module))
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's type and the first line of its message."""
-    text = str(error).strip().split("\n")[0][:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def registered(kind: Kind) -> list[Plugin]:

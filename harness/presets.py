@@ -154,3 +154,29 @@ def factory_settings(name: str, factory: Callable[..., Any], given: Mapping[str,
     if missing:
         raise BenchError(f"{name} needs the setting {missing[0]!r}.", f"Add --set {name}.{missing[0]}=VALUE.")
     return values
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds of a count, a range or a list; ValueError for anything else, negative ones and none at all."""
+    if "," in text:
+        seeds = tuple(int(part) for part in text.split(","))
+    elif "-" in text[1:]:
+        low, _, high = text.partition("-")
+        seeds = tuple(range(int(low), int(high) + 1))
+    else:
+        seeds = tuple(range(int(text)))
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**31 or len(set(seeds)) < len(seeds):
+        raise ValueError(text)
+    return seeds
+
+
+def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """--set group.key=value texts as group -> key -> value; the value may contain anything."""
+    groups: dict[str, dict[str, str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        group, dot, key = name.strip().rpartition(".")
+        if not equals or not dot or not group or not key:
+            raise BenchError(f"--set {text!r} is not of the form group.key=value.", "For example: --set ppo.kl=0.1")
+        groups.setdefault(group, {})[key] = value.strip()
+    return groups

@@ -18,7 +18,7 @@ class PolicySettings:
     `template` auto (the tokenizer's chat template where it has one), plain or chat, `system` in front of it.  `lora` is
     the rank of adapters that are trained instead of all weights (0: all weights), scaled by `lora_alpha` / `lora`, on
     `lora_targets` (auto: every linear layer; or names, comma-separated).  `dtype` of the computation: float32,
-    bfloat16, or auto, which takes bfloat16 on a GPU that has it; see holding.py for what stays float32.
+    bfloat16, or auto, which takes bfloat16 on a GPU that has it; see models/placement.py for what stays float32.
     """
 
     layers: int = 2
@@ -72,8 +72,8 @@ class PPOSettings:
     longer than `micro_tokens` together (0: no limit).  `critic` own has a trunk of its own; trunk is a head on the
     policy's, its loss weighted by `value_weight` against the policy's: less work, another algorithm.  `offload`: the
     frozen reference and the reward model wait in main memory while nobody asks them.  `engine` own or vllm (another
-    sampler's draws, so other runs; `engine_memory` is the share of a GPU it takes) and `compile` (a compiled decoding
-    step) are of rollouts alone: evaluations always come from the plain loop.
+    sampler's draws, so other runs; `engine_memory` is the share of a GPU it takes) writes rollouts alone: evaluations
+    always come from the plain loop.
     """
 
     iterations: int = 42
@@ -85,7 +85,6 @@ class PPOSettings:
     offload: bool = False
     engine: str = "own"
     engine_memory: float = 0.3
-    compile: bool = False
     lr: float = 5e-4
     critic_lr: float = 1e-3
     clip: float = 0.2

@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.nouns import Case, Example
+from rlhf_bench.harness.nouns import Answer, Case, Example, Scored
 from rlhf_bench.harness.seams import GoldTask, Scorer, Task
 
 NO_GOLD = "the task has no gold utility and no scorer was given"
 REWARD_MODEL = "rm:"
 """What the name of a scorer begins with that is a scalar reward model in a folder or on the hub."""
-
-
-class Answer(NamedTuple):
-    """What is scored.  `finished`: the response ended by itself instead of being cut off."""
-
-    example: Example
-    response: str
-    finished: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A score, or None and why."""
-
-    value: float | None
-    reason: str = ""
 
 
 @runtime_checkable
@@ -48,7 +32,7 @@ def load_scorer(name: str) -> Scorer:
     if name in BUILT_IN:
         return BUILT_IN[name]()
     if name.startswith(REWARD_MODEL):
-        from rlhf_bench.judges.reward_scorer import RewardModelScorer
+        from rlhf_bench.reward_models.classifier import RewardModelScorer
 
         return RewardModelScorer(name.removeprefix(REWARD_MODEL))
     if ":" not in name:
@@ -63,7 +47,7 @@ def scorer_content(name: str) -> str:
     if name in BUILT_IN or ":" not in name:
         return ""
     if name.startswith(REWARD_MODEL):
-        from rlhf_bench.judges.reward_scorer import content_of
+        from rlhf_bench.reward_models.classifier import content_of
 
         return content_of(name.removeprefix(REWARD_MODEL))
     return plugins.find("judge", name).fingerprint()

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlhf_bench.harness.nouns import Case, Measure, Verdict
+from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.judges.scorers import Scored, before_and_after, load_scorer, repeatable, scorer_content
+from rlhf_bench.judges.scorers import before_and_after, load_scorer, repeatable, scorer_content
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.judges.reward_scorer import FORMS, RewardModelScorer, check_source, content_of
 from rlhf_bench.judges.scorers import before_and_after
 from rlhf_bench.judges.winrate import win
+from rlhf_bench.reward_models.classifier import FORMS, RewardModelScorer, check_source, content_of
 
 
 @dataclass(frozen=True)

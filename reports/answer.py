@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from rlhf_bench.reports.tables import HEADLINE, Report, Row, interval, pick
+from rlhf_bench.harness.results.table import interval
+from rlhf_bench.reports.tables import HEADLINE, Report, Row, pick
 
 QUESTION = "What does PPO make of the policy under each reward model?"
 
 PROXY = "proxy"
-"""The judge whose estimates are an arm's curve (harness/proxy_estimates.py)."""
+"""The judge whose estimates are an arm's curve (harness/results/proxy_estimates.py)."""
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
 

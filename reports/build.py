@@ -9,10 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import columns, store
-from rlhf_bench.harness.alarms import alarms
+from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.alarms import alarms
+from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 

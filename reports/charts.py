@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlhf_bench.harness.results.table import interval, number
 from rlhf_bench.reports import answer, figures
 from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.figures import Point, Series
-from rlhf_bench.reports.tables import Report, Row, interval, number, own
+from rlhf_bench.reports.tables import Report, Row, own
 
 Json = dict[str, Any]
 Slots = Mapping[str, int]

@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_bench.harness import comparisons, power, statistics, store
-from rlhf_bench.harness.cells import Array, tidy
-from rlhf_bench.harness.estimates import Arm, Estimator, reasons, twice, within
-from rlhf_bench.harness.intervals import Interval, nothing
-from rlhf_bench.harness.length_control import length_controlled
+from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import MeasureKind
-from rlhf_bench.harness.ranking import Ranking, rank
-from rlhf_bench.harness.sheets import Common, Rows, Sheets, common
-from rlhf_bench.reports.tables import HEADLINE, Table, interval, number
+from rlhf_bench.harness.results.estimates import Arm, Estimator, reasons, twice, within
+from rlhf_bench.harness.results.sheets import Common, Rows, Sheets, common
+from rlhf_bench.harness.results.table import Table, interval, number
+from rlhf_bench.harness.statistics import comparisons, power, rules
+from rlhf_bench.harness.statistics.cells import Array, tidy
+from rlhf_bench.harness.statistics.interval import Interval, nothing
+from rlhf_bench.harness.statistics.length_control import length_controlled
+from rlhf_bench.harness.statistics.ranking import Ranking, rank
+from rlhf_bench.reports.tables import HEADLINE
 
 Row = dict[str, Any]
 COMPARED = {(judge, statistic) for _, judge, statistic in HEADLINE}
@@ -172,7 +174,7 @@ def at_equal_length(arms: Sequence[Arm], what: Question, context: Context) -> It
             rng, level = context.estimator.generator("length", arm.key, *what[:2]), context.estimator.level
             controlled = length_controlled(verdicts, lengths, level, rng, both.clusters)
             decided = np.where(np.isnan(lengths), np.nan, verdicts)
-            raw = statistics.interval("win", decided, level, rng, both.clusters)
+            raw = rules.interval("win", decided, level, rng, both.clusters)
         place = {**_place(arm, what, context), **_interval(controlled, context)}
         yield {**place, "raw": _interval(raw, context), **_size(both)}
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_bench.harness.arguments import printable
+from rlhf_bench.harness.printable import printable
 from rlhf_bench.reports.ledger import claims_table
 from rlhf_bench.reports.tables import TABLES, Report, all_tables, indexed
 

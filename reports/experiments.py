@@ -7,17 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import agreement, claims, contrasts, experiments, plugins, store
-from rlhf_bench.harness.contrasts import Where
-from rlhf_bench.harness.credit import credit_estimates
+from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.estimates import Arm, CellFiles, Estimator, arms_of
-from rlhf_bench.harness.intervals import Interval
 from rlhf_bench.harness.nouns import Estimate
-from rlhf_bench.harness.overhead import overhead_estimates
-from rlhf_bench.harness.sheets import Sheets
+from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.results import agreement, claims, contrasts
+from rlhf_bench.harness.results.contrasts import Where
+from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.found import find_cells, is_complete
+from rlhf_bench.harness.results.sheets import Sheets
+from rlhf_bench.harness.statistics.cost import overhead_estimates
+from rlhf_bench.harness.statistics.credit import credit_estimates
+from rlhf_bench.harness.statistics.interval import Interval
 from rlhf_bench.reports import build, ledger
-from rlhf_bench.reports.found import find_cells, is_complete
 
 SCHEMA = "rlhf-bench/experiment"
 SCHEMA_VERSION = 1

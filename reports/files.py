@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.estimates import CellFiles
+from rlhf_bench.harness.results.estimates import CellFiles
 from rlhf_bench.reports.csv_tables import csv_files, csv_names
 from rlhf_bench.reports.html import page
 from rlhf_bench.reports.inside import distributions, inside, read

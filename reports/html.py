@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from rlhf_bench.harness.arguments import printable_lines
+from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.reports.inside import embedded
 from rlhf_bench.reports.view import view
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_bench.harness import columns, store
-from rlhf_bench.harness.estimates import CellFiles, arms_of
+from rlhf_bench.harness import store
+from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.estimates import CellFiles, arms_of
 
 BUDGET = 4_000_000
 """Bytes of the page; with its tables and figures it then stays below 5 MB."""

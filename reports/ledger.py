@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_bench.harness import experiments
+from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.results.table import Table, interval, number
 from rlhf_bench.reports import tables
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
-from rlhf_bench.reports.tables import Table, interval, number
 
 Built = Mapping[str, Any]
 

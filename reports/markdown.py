@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_bench.harness.arguments import printable_lines
-from rlhf_bench.reports.tables import Table, all_tables
+from rlhf_bench.harness.printable import printable_lines
+from rlhf_bench.harness.results.table import Table
+from rlhf_bench.reports.tables import all_tables
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Gold against the proxy: how far it rises with it, where it falls, and what the proxy was bought with.
 
-Tables and figures from the estimates under the judge "proxy" (harness/proxy_estimates.py).
+Tables and figures from the estimates under the judge "proxy" (harness/results/proxy_estimates.py).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlhf_bench.harness.results.table import Table, interval
 from rlhf_bench.reports import answer, charts
 from rlhf_bench.reports.figures import Point, Series
-from rlhf_bench.reports.tables import Report, Row, Table, interval, pick
+from rlhf_bench.reports.tables import Report, Row, pick
 
 JUDGE = answer.PROXY
 WORTHS = ("gold", "score")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.arguments import printable, printable_lines
-from rlhf_bench.harness.nouns import Span
+from rlhf_bench.harness.printable import printable, printable_lines
+from rlhf_bench.harness.results.table import Table
+from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reports.answer import question, sentence, tasks
 from rlhf_bench.reports.ledger import verdicts_table
 from rlhf_bench.reports.markdown import numeric
-from rlhf_bench.reports.tables import TABLES, Table, all_tables, headline
+from rlhf_bench.reports.tables import TABLES, all_tables, headline
 
 if TYPE_CHECKING:
     from rich.console import Console

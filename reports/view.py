@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_bench.harness.results.table import Table, interval, number
 from rlhf_bench.reports import answer, charts, figures
 from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.charts import pair_accuracy
 from rlhf_bench.reports.ledger import claims_table
 from rlhf_bench.reports.proxy import proxy_charts
-from rlhf_bench.reports.tables import Report, Row, Table, all_tables, indexed, interval, number, own
+from rlhf_bench.reports.tables import Report, Row, all_tables, indexed, own
 
 Json = dict[str, Any]
 NUMBER = re.compile(r"(<?-?[\d.]+(?:e-?\d+)?%?)(?: (\[.*\]))?$")

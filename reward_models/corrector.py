@@ -31,7 +31,7 @@ class Layout:
 
     @classmethod
     def of(cls, tokenizer: Any, positions: str) -> Layout:
-        from rlhf_bench.harness.text import CORRECTION, encode
+        from rlhf_bench.harness.text.templates import CORRECTION, encode
 
         return cls(tuple(encode(tokenizer, [CORRECTION])[0]), positions == "reuse")
 
@@ -50,8 +50,8 @@ class Layout:
 def mapping_rows(layout: Layout, tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
     """The correction and the identity example of one pair, or the one asked for; the loss is on the corrected text and
     its end alone."""
-    from rlhf_bench.harness.collate import IGNORED
-    from rlhf_bench.harness.text import encode, encode_prompts
+    from rlhf_bench.harness.text.templates import encode, encode_prompts
+    from rlhf_bench.harness.training.collate import IGNORED
 
     assert pair.rejected is not None
     prompt = encode_prompts(tokenizer, [pair.prompt])[0]
@@ -104,7 +104,7 @@ class Comparison(NamedTuple):
 
 def rows_of_rollout(rollout: Rollout, end: int) -> list[Row]:
     """The unpadded rows of a rollout; `end` is the end-of-sequence id, beside others the policy's tokenizer keeps."""
-    from rlhf_bench.harness.chat import ends_of
+    from rlhf_bench.harness.text.chat import ends_of
 
     ends = {end, *ends_of(rollout.tokenizer)}
     prompts = _unpadded(rollout.prompt_ids, rollout.prompt_mask)
@@ -127,8 +127,8 @@ class Corrector:
         """Token t is compared with what the corrector would write after y_<t: one pass, nothing is generated."""
         import torch
 
-        from rlhf_bench.harness.packing import reads_rows
-        from rlhf_bench.harness.passes import Packed, end_to_end, logits_and_hidden, spread
+        from rlhf_bench.harness.forward.packing import reads_rows
+        from rlhf_bench.harness.forward.passes import Packed, end_to_end, logits_and_hidden, spread
 
         inputs, mask, positions = self.inputs(rollout, with_responses=True)
         before = torch.zeros_like(inputs, dtype=torch.bool)
@@ -175,7 +175,7 @@ class Corrector:
 
     def corrections(self, rollout: Rollout, extra: int) -> list[str]:
         """The greedy correction of every response as text, at most `extra` tokens longer than it."""
-        from rlhf_bench.harness.text import decode
+        from rlhf_bench.harness.text.templates import decode
 
         found = self.free_running(rollout, extra).written
         assert found is not None
@@ -202,7 +202,7 @@ class Corrector:
         """Position id of every correction's first token [B], and the most tokens it may have [B]."""
         import torch
 
-        from rlhf_bench.harness.policies import context_length
+        from rlhf_bench.harness.models.policies import context_length
 
         rows, context = rows_of_rollout(rollout, self.tokenizer.eos_token_id), context_length(self.model)
         first = [self.layout.positions(len(row.prompt), len(row.body), 1)[-1] for row in rows]
@@ -219,7 +219,7 @@ class Corrector:
         """
         import torch
 
-        from rlhf_bench.harness.policies import context_length
+        from rlhf_bench.harness.models.policies import context_length
 
         rows, pad = rows_of_rollout(rollout, self.tokenizer.eos_token_id), self.tokenizer.pad_token_id
         places = [self.layout.positions(*map(len, row)) for row in rows]

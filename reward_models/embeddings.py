@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, split_revision
-from rlhf_bench.harness.plugins import one_line
-from rlhf_bench.harness.tokens import check_reads
-from rlhf_bench.reward_models.features import readable, words
+from rlhf_bench.harness.printable import well_formed
+from rlhf_bench.harness.text.tokens import check_reads
+from rlhf_bench.reward_models.features import words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ class Encoder:
         import torch
         from transformers import AutoModel
 
-        from rlhf_bench.harness.policies import quiet_transformers
+        from rlhf_bench.harness.models.policies import quiet_transformers
 
         more = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         with quiet_transformers():
@@ -153,7 +153,7 @@ class Encoder:
         return {"revision": self.revision} if self.revision else {}
 
     def _load(self, auto: Any, what: str, **more: Any) -> Any:
-        from rlhf_bench.harness.policies import OFFLINE
+        from rlhf_bench.harness.models.policies import OFFLINE
 
         check_source(self.source)
         try:
@@ -167,11 +167,11 @@ class Encoder:
     def _pooled(self, texts: Sequence[str], device: str) -> Array:
         import torch
 
-        from rlhf_bench.harness.policies import context_length
+        from rlhf_bench.harness.models.policies import context_length
 
         longest = min(self.tokens, context_length(self.model) or self.tokens)
         rows = self.tokenizer(
-            list(map(readable, texts)), truncation=True, max_length=longest, padding=True, return_tensors="pt"
+            list(map(well_formed, texts)), truncation=True, max_length=longest, padding=True, return_tensors="pt"
         )
         inputs = {name: value.to(device) for name, value in rows.items()}
         with torch.no_grad():
@@ -218,7 +218,7 @@ def folder_content(source: str) -> dict[str, str]:
 
     Raises BenchError as `check_source`.
     """
-    from rlhf_bench.harness.identity import folder_hash
+    from rlhf_bench.harness.models.identity import folder_hash
 
     check_source(source)
     path = Path(source).expanduser()

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.nouns import Pair, Rollout, Span
+from rlhf_bench.harness.nouns import Pair, Rollout
 from rlhf_bench.harness.seams import TrainingJob
+from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reward_models.corrector import MAPPINGS
 from rlhf_bench.reward_models.hub import model_content, pinned
 
@@ -60,7 +61,7 @@ class EncoderDecoder:
     @cached_property
     def content(self) -> Mapping[str, str]:
         """What the model is that training starts from.  Raises BenchError for one that is no encoder-decoder."""
-        from rlhf_bench.judges.reward_scorer import read_config
+        from rlhf_bench.reward_models.classifier import read_config
         from rlhf_bench.reward_models.hub import config_file
 
         path = Path(self.model).expanduser()
@@ -77,14 +78,13 @@ class EncoderDecoder:
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
         """Fine-tune on the mappings of seq2seq reward models; writes an ordinary encoder-decoder."""
-        from rlhf_bench.harness import policies, training
+        from rlhf_bench.harness.models import policies
+        from rlhf_bench.harness.training import trl
 
         model, tokenizer = _load(pinned(self.model, self.content), job.device)
         rows = [row for pair in job.pairs for row in mapping_rows(tokenizer, pair, self.mappings)]
         _check_context(model, [len(row["input_ids"]) for row in rows], [len(row["labels"]) for row in rows], "pairs")
-        figures = training.train_encoder_decoder(
-            model, tokenizer, rows, job.progress, **training.options(job, len(rows), self)
-        )
+        figures = trl.train_encoder_decoder(model, tokenizer, rows, job.progress, **trl.options(job, len(rows), self))
         policies.save_model(model, tokenizer, job.folder)
         return figures
 
@@ -94,7 +94,7 @@ class EncoderDecoder:
 
 def _load(source: str, device: str) -> tuple[Any, Any]:
     """(model, tokenizer) of an encoder-decoder.  Raises BenchError where a text cannot be told from its characters."""
-    from rlhf_bench.harness import policies
+    from rlhf_bench.harness.models import policies
 
     tokenizer = policies.load_tokenizer(source)
     return policies.load_encoder_decoder(source, tokenizer, device), tokenizer
@@ -102,7 +102,7 @@ def _load(source: str, device: str) -> tuple[Any, Any]:
 
 def mapping_rows(tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
     """The correction (rejected -> chosen) and the identity example (chosen -> chosen) of one pair, or one of them."""
-    from rlhf_bench.harness.text import encode
+    from rlhf_bench.harness.text.templates import encode
 
     assert pair.rejected is not None
     target = [*encode(tokenizer, [pair.chosen])[0], tokenizer.eos_token_id]
@@ -116,7 +116,7 @@ def mapping_rows(tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dic
 
 def read_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
     """What the encoder reads: prompt and response in the form of all reward models, and its end."""
-    from rlhf_bench.harness.text import encode, encode_prompts
+    from rlhf_bench.harness.text.templates import encode, encode_prompts
 
     rows = zip(encode_prompts(tokenizer, prompts), encode(tokenizer, responses), strict=True)
     return [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in rows]
@@ -145,7 +145,7 @@ class EncoderDecoderScorer:
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] on the policy's tokens; a sentence's sum or mean sits on its last one."""
-        from rlhf_bench.harness.align import align_rows
+        from rlhf_bench.harness.models.align import align_rows
         from rlhf_bench.reward_models import extraction
 
         matches, margins, mask, spans = self.compare(rollout)
@@ -168,7 +168,7 @@ class EncoderDecoderScorer:
         """
         import torch
 
-        from rlhf_bench.harness.collate import IGNORED, pad_sides
+        from rlhf_bench.harness.training.collate import IGNORED, pad_sides
 
         written = self._written(rollout)
         read = read_ids(self.tokenizer, rollout.prompts, rollout.responses)
@@ -188,7 +188,7 @@ class EncoderDecoderScorer:
 
     def _written(self, rollout: Rollout) -> list[tuple[list[int], list[Span]]]:
         """The responses in the model's own tokens, ended unless they were cut off, with the characters of each."""
-        from rlhf_bench.harness.align import encode_with_spans
+        from rlhf_bench.harness.models.align import encode_with_spans
 
         end, found = self.tokenizer.eos_token_id, []
         rows = zip(encode_with_spans(self.tokenizer, rollout.responses), rollout.responses, strict=True)

@@ -79,7 +79,7 @@ def shuffled(rewards: Tensor, mask: Tensor, prompts: Sequence[str], responses: S
     """
     import torch
 
-    from rlhf_bench.harness.rollout import make_generator
+    from rlhf_bench.harness.sampling.rollout import make_generator
 
     moved = rewards.clone()
     for row, (length, *texts) in enumerate(zip(mask.sum(1).tolist(), prompts, responses, strict=True)):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.plugins import Plugin, one_line, parameters
+from rlhf_bench.harness.plugins import Plugin, parameters
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.judges.reward_reader import FORMS
-from rlhf_bench.judges.reward_scorer import LEVELS, RewardModelScorer, check_config, check_source, read_config
-from rlhf_bench.judges.scorers import Answer
+from rlhf_bench.harness.nouns import Answer, Example, Rollout
+from rlhf_bench.reward_models.classifier import LEVELS, RewardModelScorer, check_config, check_source, read_config
+from rlhf_bench.reward_models.reading import FORMS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +68,7 @@ class HubReward:
         """
         import torch
 
-        from rlhf_bench.harness.align import align_rows
+        from rlhf_bench.harness.models.align import align_rows
         from rlhf_bench.reward_models.extraction import on_last_token
 
         answers = self._answers(rollout)
@@ -127,7 +126,7 @@ def _downloaded(source: str) -> Path:
 
 def model_content(source: str) -> Mapping[str, str]:
     """What a model's name stands for: a folder's files by hash, or the commit of a hub id."""
-    from rlhf_bench.harness.identity import folder_hash
+    from rlhf_bench.harness.models.identity import folder_hash
 
     path = Path(source).expanduser()
     return {"sha256": folder_hash(path)} if path.is_dir() else {"commit": config_file(source).parent.name}

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.reward_record import read_record
 from rlhf_bench.harness.seams import RewardModel, TrainableRewardModel
+from rlhf_bench.harness.training.record import read_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class Saved:
     @property
     def content(self) -> Mapping[str, str]:
         """The folder's files by hash, without the stage's own record: a copy is the same reward model."""
-        from rlhf_bench.harness.identity import folder_hash
+        from rlhf_bench.harness.models.identity import folder_hash
         from rlhf_bench.harness.store import MARKER
 
         return {"sha256": folder_hash(self._folder, without=(MARKER,))}
@@ -66,15 +66,15 @@ class Saved:
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] on the policy's tokens, whatever the reward model's are."""
-        from rlhf_bench.harness.translate import translated
+        from rlhf_bench.harness.sampling.translate import translated
 
         model, tokenizer = self._loaded(str(rollout.mask.device))
         return translated(model, tokenizer, rollout)
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
         """What the reward model itself says of the responses, in its own tokens."""
-        from rlhf_bench.harness.scoring import Diagnosing
-        from rlhf_bench.harness.translate import in_tokens_of, reads_text
+        from rlhf_bench.harness.ppo.scoring import Diagnosing
+        from rlhf_bench.harness.sampling.translate import in_tokens_of, reads_text
 
         model, tokenizer = self._loaded(str(rollout.mask.device))
         if not isinstance(model, Diagnosing):
@@ -84,7 +84,7 @@ class Saved:
     def _loaded(self, device: str) -> tuple[RewardModel, Any]:
         found: tuple[RewardModel, Any] | None = self.__dict__.get("loaded")
         if found is None:
-            from rlhf_bench.harness.policies import load_tokenizer
+            from rlhf_bench.harness.models.policies import load_tokenizer
 
             found = (self._trained.load(self._folder, device), load_tokenizer(self._folder))
             self.__dict__["loaded"] = found  # a frozen dataclass keeps it as cached_property would

@@ -49,9 +49,10 @@ class Scalar:
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
         """Writes an ordinary AutoModelForSequenceClassification with one label."""
-        from rlhf_bench.harness import policies, training
-        from rlhf_bench.harness.text import encode, encode_prompts
-        from rlhf_bench.harness.trainee import classifier_trainee
+        from rlhf_bench.harness.models import policies
+        from rlhf_bench.harness.text.templates import encode, encode_prompts
+        from rlhf_bench.harness.training import trl
+        from rlhf_bench.harness.training.trainee import classifier_trainee
 
         trainee = classifier_trainee(job.policy, job.device, job.seed, self.head_std)
         tokenizer = trainee.tokenizer
@@ -63,19 +64,19 @@ class Scalar:
             {"chosen_ids": [*p, *c, end], "rejected_ids": [*p, *r, end]}
             for p, c, r in zip(prompts, chosen, rejected, strict=True)
         ]
-        figures = training.train_preferences(
+        figures = trl.train_preferences(
             trainee.trained,
             tokenizer,
             rows,
             job.progress,
-            **training.options(job, len(rows), self),
+            **trl.options(job, len(rows), self),
             **trainee.options,
         )
         policies.save_model(trainee.finished(), tokenizer, job.folder)
         return figures
 
     def load(self, folder: Path, device: str) -> ScalarScorer:
-        from rlhf_bench.harness import policies
+        from rlhf_bench.harness.models import policies
 
         tokenizer = policies.load_tokenizer(folder)
         return ScalarScorer(policies.load_classifier(folder, tokenizer, device), self.spread)
@@ -105,7 +106,7 @@ class ScalarScorer:
         """The classifier's scores [B] of prompt + response."""
         import torch
 
-        from rlhf_bench.harness.passes import hidden_states, last_places, pack
+        from rlhf_bench.harness.forward.passes import hidden_states, last_places, pack
 
         packed = pack(rollout, self.model)
         # the last real token by its place: the class's own pooling looks for pad ids, which a policy may sample

@@ -101,8 +101,9 @@ class Seq2Seq:
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
         """Fine-tune the SFT policy on the mappings, one to one; writes an ordinary causal language model."""
-        from rlhf_bench.harness import policies, training
-        from rlhf_bench.harness.trainee import causal_trainee
+        from rlhf_bench.harness.models import policies
+        from rlhf_bench.harness.training import trl
+        from rlhf_bench.harness.training.trainee import causal_trainee
 
         trainee = causal_trainee(job.policy, job.device, job.seed)
         tokenizer = trainee.tokenizer
@@ -111,19 +112,19 @@ class Seq2Seq:
         check_context(
             max(max(row["position_ids"]) for row in rows) + 1, policies.context_length(trainee.model), "pairs"
         )
-        figures = training.train_lm(
+        figures = trl.train_lm(
             trainee.trained,
             tokenizer,
             rows,
             job.progress,
-            **training.options(job, len(rows), self),
+            **trl.options(job, len(rows), self),
             **trainee.options,
         )
         policies.save_model(trainee.finished(), tokenizer, job.folder)
         return figures
 
     def load(self, folder: Path, device: str) -> Seq2SeqScorer:
-        from rlhf_bench.harness import policies
+        from rlhf_bench.harness.models import policies
 
         return Seq2SeqScorer(*policies.load_policy(folder, device), self)
 
@@ -204,7 +205,7 @@ class Seq2SeqScorer:
         """
         import torch
 
-        from rlhf_bench.harness.rollout import rows_of
+        from rlhf_bench.harness.sampling.rollout import rows_of
 
         keys = self._keys(rollout)
         unknown = [row for row, key in enumerate(keys) if key not in self._divergences]

@@ -17,15 +17,9 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.slices import PromptType, declared_type, type_by_rule
 from rlhf_bench.reward_models.embeddings import TFIDF, Relevance, folder_content, make_relevance
-from rlhf_bench.reward_models.features import (
-    PromptType,
-    declared_type,
-    length_incentive,
-    repetition_penalty,
-    type_by_rule,
-    words,
-)
+from rlhf_bench.reward_models.features import length_incentive, repetition_penalty, words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +51,7 @@ class Whitebox:
     `embedding` is "tfidf" (a lexical stand-in, a cosine: relevance_range=1 spans it as 3.5 spans Contriever's dots) or
     a sentence encoder's folder or hub id (the paper's: facebook/contriever), read by `embedding_tokens` and
     `embedding_batch` at most.  `types` says where a prompt's type comes from: its example's slice open or closed
-    ("slice"), a rule on its text ("rule", features.type_by_rule), the slice where there is one and else the rule
+    ("slice"), a rule on its text ("rule", slices.type_by_rule), the slice where there is one and else the rule
     ("auto"), or one type for all.  `references`: relevance to the "first" reference or to the "best" of them.
 
     A response without content has relevance 0.

@@ -15,8 +15,8 @@ from functools import cached_property
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Split, Utility
-from rlhf_bench.tasks.assist_gold import gold
-from rlhf_bench.tasks.assist_writers import (
+from rlhf_bench.tasks.worlds.assist_gold import gold
+from rlhf_bench.tasks.worlds.assist_writers import (
     CAREFUL,
     FLAWED,
     Habits,
@@ -28,7 +28,7 @@ from rlhf_bench.tasks.assist_writers import (
     write_answer,
     write_prompt,
 )
-from rlhf_bench.tasks.generated import ATTEMPTS, Generated, Range, Written
+from rlhf_bench.tasks.worlds.generated import ATTEMPTS, Generated, Range, Written
 
 
 @dataclass(frozen=True)

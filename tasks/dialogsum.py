@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, parted, refuse_knobs
-from rlhf_bench.tasks.world import DialogueWorld
+from rlhf_bench.tasks.worlds.world import DialogueWorld
 
 DIALOGSUM = Corpus(
     noun="dialogue",

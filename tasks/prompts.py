@@ -16,7 +16,7 @@ from typing import Any
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
-from rlhf_bench.reward_models.features import TYPE_SLICES, rule_accuracy, type_by_rule
+from rlhf_bench.harness.slices import TYPE_SLICES, rule_accuracy, type_by_rule
 from rlhf_bench.tasks.real import check_data
 from rlhf_bench.tasks.sources import Row, content_sha256, hub_rows, read_rows, text
 
@@ -31,8 +31,8 @@ class Prompts:
     """Texts of one column.  `data` is a file or a hub dataset; `split` names the latter's split where it has several.
 
     `references` names a column of reference answers ("" for none).  `types` says whether prompts are open-ended or
-    closed-ended: a column that holds the words of features.TYPE_SLICES, or "rule" for the rule of words
-    (features.type_by_rule), whose slices are called by-rule-open and by-rule-closed: a guess is not a statement, and
+    closed-ended: a column that holds the words of slices.TYPE_SLICES, or "rule" for the rule of words
+    (slices.type_by_rule), whose slices are called by-rule-open and by-rule-closed: a guess is not a statement, and
     reward models that read types go on treating it as one of their own.
 
     `train_share` of the prompts, by hash of the text, may be optimised on; the others are held out.  Equal texts count

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Example, Origin, Pair, Span, Split
+from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.tasks.real import check_data, key
 from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.tasks.real import check_data, parted, refuse_knobs
-from rlhf_bench.tasks.safety import SafetyWorld
 from rlhf_bench.tasks.safety_real import RealSafeRLHF
+from rlhf_bench.tasks.worlds.safety import SafetyWorld
 
 
 def saferlhf(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rlhf_bench.tasks.lexicon_prose import POST
 from rlhf_bench.tasks.real import check_data, parted, refuse_knobs, refuse_prompts_only
 from rlhf_bench.tasks.tldr_real import RealTldr
-from rlhf_bench.tasks.world import SummaryWorld
+from rlhf_bench.tasks.worlds.lexicon_prose import POST
+from rlhf_bench.tasks.worlds.world import SummaryWorld
 
 
 def tldr(

@@ -6,9 +6,9 @@ trained on posts can be asked about articles (`bench run --task tldr --prompts x
 
 from __future__ import annotations
 
-from rlhf_bench.tasks.lexicon_prose import ARTICLE
 from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, parted, refuse_knobs, refuse_prompts_only
-from rlhf_bench.tasks.world import SummaryWorld
+from rlhf_bench.tasks.worlds.lexicon_prose import ARTICLE
+from rlhf_bench.tasks.worlds.world import SummaryWorld
 
 XSUM = Corpus(
     noun="article",

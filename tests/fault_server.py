@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rlhf_bench.harness.nouns import Case, Example, Generation, Verdict
-from rlhf_bench.judges.llm import WinRateLLM
+from rlhf_bench.judges.llm.judge import WinRateLLM
 
 
 class Asked(NamedTuple):

@@ -10,12 +10,12 @@ import torch
 from tiny import make_tokenizer, save
 from torch import Tensor
 
-from rlhf_bench.harness.actors import Actors, make_actors
+from rlhf_bench.harness.models.tiny_policy import tiny_model
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.ppo import PPORun
-from rlhf_bench.harness.scoring import NamedRewardModel
+from rlhf_bench.harness.ppo.actors import Actors, make_actors
+from rlhf_bench.harness.ppo.loop import PPORun
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
-from rlhf_bench.harness.tiny_policy import tiny_model
 
 SMALL = PPOSettings(
     iterations=4, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=2,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.estimates import Arm, Estimator
 from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.results.estimates import Arm, Estimator
+from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
-from rlhf_bench.reports.found import find_cells
 
 ITERATIONS = (10, 20)
 SLICES = ("plain", "corrected")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from small import bench, command, settings
 
-from rlhf_bench.harness import cli
+from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.execute import Outcome
-from rlhf_bench.harness.run import raise_first
+from rlhf_bench.harness.pipeline.execute import Outcome
+from rlhf_bench.harness.plan.request import raise_first
 
 Call = Callable[..., str]
 
@@ -30,7 +30,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["bench", *arguments])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main.main()
         error = capsys.readouterr().err
         assert stopped.value.code == 2, error
         assert "Traceback" not in error

@@ -19,7 +19,7 @@ SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from rlhf_bench.harness import plugins
-from rlhf_bench.harness.conformance import check
+from rlhf_bench.harness.checks.conformance import check
 from rlhf_bench.harness.seams import GoldTask, Judge, RewardModel
 
 seams = {"task": GoldTask, "reward-model": RewardModel, "judge": Judge}

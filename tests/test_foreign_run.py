@@ -12,10 +12,10 @@ from small import bench, settings
 from tiny import SENTENCES
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.arguments import parse_assignments
+from rlhf_bench.harness.cli.rejudge import score_text
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.rejudge import score_text
-from rlhf_bench.harness.run import Request, make_plan
+from rlhf_bench.harness.plan.request import Request, make_plan
+from rlhf_bench.harness.presets import parse_assignments
 
 pytestmark = pytest.mark.training
 FUNCTION = "def brief(prompts, responses): return [-float(len(r)) for r in responses]\n"

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
-from rlhf_bench.harness.identity import policy_identity
+from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.settings import Settings
 
 

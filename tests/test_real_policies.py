@@ -8,9 +8,9 @@ import pytest
 from families import FAMILIES
 from small import SIZES
 
-from rlhf_bench.harness import run as runs
 from rlhf_bench.harness import store
-from rlhf_bench.harness.arguments import parse_assignments
+from rlhf_bench.harness.plan import request as runs
+from rlhf_bench.harness.presets import parse_assignments
 
 pytestmark = pytest.mark.training
 TOY = {

@@ -185,9 +185,9 @@ def test_a_policy_from_a_folder_goes_the_same_way(tmp_path: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlhf_bench.harness.policies import save_model
-    from rlhf_bench.harness.tiny_policy import tiny_tokenizer
-    from rlhf_bench.tasks.world import DialogueWorld
+    from rlhf_bench.harness.models.policies import save_model
+    from rlhf_bench.harness.models.tiny_policy import tiny_tokenizer
+    from rlhf_bench.tasks.worlds.world import DialogueWorld
 
     world = DialogueWorld(demonstrations=400, train_pairs=2, test_pairs=2, train_prompts=2, test_prompts=2)
     demos = world.examples("sft")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -70,15 +71,22 @@ def call(bench: Path, where: Path, *arguments: str) -> str:
 def test_every_file_is_in_the_wheel(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     for folder in FOLDERS:
-        for path in (ROOT / folder).iterdir():
+        for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".toml", ".typed", ".html", ".css", ".js", ".json") or path.name == "py.typed":
-                assert f"rlhf_bench/{folder}/{path.name}" in packed
-            assert path.is_file() or path.name == "__pycache__", f"{path}: a sub-folder would be missing from the wheel"
+                assert f"rlhf_bench/{path.relative_to(ROOT)}" in packed
     assert not [name for name in packed if not name.startswith(("rlhf_bench/", "rlhf_bench-"))]
 
 
+def test_every_folder_with_code_is_a_package_of_the_list() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    held = {path.parent.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    assert sorted(listed) == sorted(".".join(("rlhf_bench", *folder.parts)) for folder in held)
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in held)
+
+
 def test_all_modules_import_from_it(bench: Path, tmp_path: Path) -> None:
-    names = [f"rlhf_bench.{f}.{p.stem}" for f in FOLDERS for p in (ROOT / f).glob("*.py") if p.stem != "__main__"]
+    paths = [path.relative_to(ROOT).with_suffix("") for f in FOLDERS for path in (ROOT / f).rglob("*.py")]
+    names = [".".join(("rlhf_bench", *path.parts)) for path in paths if path.stem not in ("__main__", "__init__")]
     script = f"import importlib, sys\nfor n in {names!r}: m = importlib.import_module(n)\nprint(m.__file__)"
     done = subprocess.run(
         [str(bench.parent / "python"), "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False

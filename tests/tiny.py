@@ -31,13 +31,13 @@ class Tiny(NamedTuple):
 
 
 def make_tokenizer(vocabulary: int = 300) -> Any:
-    from rlhf_bench.harness.tiny_policy import train_tokenizer
+    from rlhf_bench.harness.models.tiny_policy import train_tokenizer
 
     return train_tokenizer(SENTENCES * 4, vocabulary)
 
 
 def make_gpt2(tokenizer: Any, loudness: float = 16.0) -> Any:
-    from rlhf_bench.harness.tiny_policy import tiny_model
+    from rlhf_bench.harness.models.tiny_policy import tiny_model
 
     return louder(tiny_model(tokenizer, CONTEXT, layers=2, width=16, heads=2, seed=0), loudness)
 
@@ -74,7 +74,7 @@ def louder(model: Any, factor: float) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> Tiny:
-    from rlhf_bench.harness.policies import save_model
+    from rlhf_bench.harness.models.policies import save_model
 
     save_model(model, tokenizer, folder)
     return Tiny(model, tokenizer, folder)
@@ -90,7 +90,7 @@ def by_hand(
     """A Rollout of given token ids, with `extra` columns of padding at either side."""
     import torch
 
-    from rlhf_bench.harness.text import decode
+    from rlhf_bench.harness.text.templates import decode
 
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     left, right = max(map(len, prompts)) + extra_left, max(map(len, responses)) + extra_right

@@ -9,9 +9,9 @@ from itertools import chain
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rlhf_bench.tasks.lexicon import DIALOGUE, Register, unseen
-from rlhf_bench.tasks.lexicon_prose import ARTICLE, POST
-from rlhf_bench.tasks.world import DialogueWorld, SummaryWorld, World
+from rlhf_bench.tasks.worlds.lexicon import DIALOGUE, Register, unseen
+from rlhf_bench.tasks.worlds.lexicon_prose import ARTICLE, POST
+from rlhf_bench.tasks.worlds.world import DialogueWorld, SummaryWorld, World
 
 SIZES = {"demonstrations": 20, "train_pairs": 20, "test_pairs": 20, "train_prompts": 20, "test_prompts": 20}
 SMALL = DialogueWorld(**SIZES)

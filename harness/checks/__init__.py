@@ -1,0 +1,1 @@
+"""Conformance tests for plugins and sampling engines."""

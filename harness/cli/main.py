@@ -1,0 +1,281 @@
+"""The command line.  Imports are late: `bench --help` needs click alone, and nothing but training needs torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rlhf_bench.harness.cli.consoles import KINDS
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.presets import parse_seeds
+from rlhf_bench.harness.printable import printable
+
+
+def main() -> None:
+    """Entry point: a BenchError is one line on stderr and exit code 2."""
+    try:
+        bench(standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the second into the first
+        click.echo("Interrupted. What was computed is kept; run the same command to go on.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BenchError as error:
+        click.echo(f"Error: {printable(str(error))}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="rlhf-bench", prog_name="bench")
+def bench() -> None:
+    """Train a policy with PPO against each reward model, everything else held equal, and measure what comes out."""
+
+
+class SeedsType(click.ParamType[tuple[int, ...]]):
+    """`3` means seeds 0, 1, 2; `11-14` and `1,5,9` name them."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_seeds(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
+
+
+SETTINGS = [
+    click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help="Override a setting; repeat."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress, no tables."),
+]
+
+
+def settings_options(command: Any) -> Any:
+    for option in reversed(SETTINGS):
+        command = option(command)
+    return command
+
+
+def named(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Refuse an empty name that was given: a variable of a script that is not set, never a wish for the default."""
+    if not value and ctx.get_parameter_source(param.name or "") == click.core.ParameterSource.COMMANDLINE:
+        raise BenchError(f"{param.opts[0]} is empty.", "Name one, or leave the option out for its default.")
+    return value
+
+
+policy_option = click.option(
+    "--policy",
+    default="",
+    callback=named,
+    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
+)
+preset_option = click.option(
+    "--preset",
+    default="",
+    callback=named,
+    help="Settings preset; default by the kind of policy.  See: bench list presets",
+)
+
+
+track_option = click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Log PPO's scalars while training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
+    "WANDB_API_KEY is set) or trackio; repeat.",
+)
+
+
+@bench.command()
+@click.option("--task", required=True, help="Name of a task, or module:attribute.")
+@click.option("--rm", "reward_models", required=True, multiple=True, help="A reward model; repeat for several.")
+@click.option(
+    "--optimizer",
+    "optimizers",
+    multiple=True,
+    default=("ppo",),
+    help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen; repeat.",
+)
+@click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
+@click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
+@click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
+@policy_option
+@preset_option
+@click.option(
+    "--data",
+    default="",
+    callback=named,
+    help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.",
+)
+@click.option(
+    "--prompts", multiple=True, help="Another task whose held-out prompts are evaluated; repeat.  Default: --task."
+)
+@click.option("--train-prompts", default="", help="Another task whose prompts PPO optimises on.  Default: --task.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many examples of every split.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core with 'tiny'.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads per job.  Default: 1 with 'tiny', else all.")
+@click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
+@track_option
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@settings_options
+def run(**options: Any) -> None:
+    """Train, judge and report: one cell for every reward model and seed."""
+    from rlhf_bench.harness.cli import commands
+
+    sys.exit(commands.run(**options))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, .md, .json and tables/*.csv.")
+@click.option("--terminal", "in_terminal", is_flag=True, help="Show all tables here; plain when piped.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--quiet", "-q", is_flag=True, help="No table.")
+def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
+    """Compare every cell found in RUNS.  Reads files only."""
+    from rlhf_bench.harness.cli import report as cli_report
+
+    sys.exit(cli_report.report(runs, out, level, quiet, in_terminal))
+
+
+@bench.command()
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["every-eval-ever", "model-index"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for one JSON file an arm.")
+@click.option("--organization", default="", help="Who evaluated; Every Eval Ever asks for it.")
+def export(report: Path, form: str, out: Path, organization: str) -> None:
+    """A written REPORT (folder or report.json) in a form that others read.
+
+    every-eval-ever: the final numbers that have a range and a better side.  model-index: the evaluation results of a
+    Hugging Face model card.
+    """
+    from rlhf_bench.harness.cli import export as cli_export
+
+    sys.exit(cli_export.run(report, form, out, organization))
+
+
+@bench.command()
+@click.argument("runs", required=False, type=click.Path(path_type=Path))
+@click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
+@click.option("--model", help="Short for --set NAME.model=...: what winrate-llm asks, or what winrate-rm scores with.")
+@click.option("--base-url", help="Short for --set NAME.base_url=...: an OpenAI-compatible server.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of RUNS: agreement of pairwise judges with people's labels.  "
+    "Rows (.jsonl, .json, .csv, .parquet) of prompt, a, b (two responses) and label (a, b or tie).",
+)
+@settings_options
+def judge(**options: Any) -> None:
+    """Judge again what was generated in RUNS; nothing is retrained.
+
+    Verdicts that are there stay; undecided ones are asked for again, and only those cost anything.
+    """
+    from rlhf_bench.harness.cli import judge as cli_judge
+
+    sys.exit(cli_judge.judge(**options))
+
+
+@bench.command()
+@click.option("--rm", required=True, help="A cell of --runs by reward model, or a reward model that needs no training.")
+@click.option("--prompt", required=True, help="The prompt; @FILE reads it from a file.")
+@click.option("--response", required=True, help="The response; @FILE reads it from a file.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="Which training seed; default: the lowest found.")
+def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> None:
+    """Rewards per token of one response."""
+    from rlhf_bench.harness.cli import commands
+
+    sys.exit(commands.score(rm, prompt, response, runs, seed))
+
+
+@bench.command()
+@click.argument("name")
+@click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
+@policy_option
+@preset_option
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
+@click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
+@track_option
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@settings_options
+def experiment(**options: Any) -> None:
+    """Run an experiment of the papers and say what its claims' intervals show.  See: bench list experiments"""
+    from rlhf_bench.harness.cli import experiment as cli_experiment
+
+    sys.exit(cli_experiment.experiment(**options))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Also write everything as Markdown to this file.")
+@click.option("--intro", type=click.Path(path_type=Path), help="A Markdown file that the written file begins with.")
+@click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: tuple[str, ...], level: float) -> None:
+    """The ledger of the papers' claims, each with a verdict from the experiments found in RUNS (default: runs)."""
+    from rlhf_bench.harness.cli import experiment as cli_experiment
+
+    sys.exit(cli_experiment.claims(runs or (Path("runs"),), out, intro, level, only))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--difference", type=float, required=True, help="What you want to find, in the measure's unit.")
+@click.option("--judge", default="utility", show_default=True, help="Whose measure.")
+@click.option("--measure", default="gold_change", show_default=True, help="Which measure.")
+@click.option("--task", default="", help="Only this task.")
+@click.option("--rm", "reward_model", default="", help="Only this reward model.")
+@click.option("--versus", default="", help="Plan for its difference to this reward model, on the same prompts.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+def power(**options: Any) -> None:
+    """How many seeds and prompts a difference needs, from the spread in finished cells (a pilot)."""
+    from rlhf_bench.harness.cli import power as cli_power
+
+    sys.exit(cli_power.run(**options))
+
+
+@bench.command(name="list")
+@click.argument("what", type=click.Choice([*KINDS, "experiments", "presets", "settings"]))
+def list_(what: str) -> None:
+    """What is there: tasks, reward models, judges, experiments, presets, settings."""
+    from rlhf_bench.harness.cli import commands
+
+    sys.exit(commands.listing(what))
+
+
+@bench.command()
+@click.argument("kind", type=click.Choice(["task", "reward-model", "judge", "engine"]))
+@click.argument("name")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the plugin; repeat.")
+@click.option("--policy", metavar="FOLDER", help="For an engine (vllm): the policy that it must sample from.")
+@click.option("--device", default="", help="For an engine: as in bench run.")
+def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None, device: str) -> None:
+    """Conformance tests for a plugin, or for a sampling engine over a policy."""
+    from rlhf_bench.harness.cli import commands
+
+    if kind == "engine":
+        sys.exit(commands.check_engine(name, policy or "", device, assignments))
+    sys.exit(commands.check(kind, name, assignments))
+
+
+@bench.command()
+def doctor() -> None:
+    """Versions, devices, threads and what is missing."""
+    from rlhf_bench.harness.cli import commands
+
+    sys.exit(commands.doctor())
+
+
+if __name__ == "__main__":
+    main()

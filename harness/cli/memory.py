@@ -1,0 +1,61 @@
+"""The memory plan as a table: for `bench run --dry-run`, and in one line a preset for `bench doctor`."""
+
+from __future__ import annotations
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.models import memory
+from rlhf_bench.harness.models.placement import choose_holding, separate
+from rlhf_bench.harness.presets import load_presets, make_settings
+from rlhf_bench.harness.settings import PPOSettings, Settings
+
+Row = tuple[str, str, str]
+
+
+def plan_rows(policy: str, settings: Settings, response: int, device: str) -> list[Row]:
+    """(role, what, size) of PPO with `policy` on this device, and what it comes to."""
+    holding = choose_holding(settings.group("policy"), device)
+    prompt = settings.data.max_prompt_tokens or memory.PROMPT
+    sizes = memory.sizes_of(memory.config_of(policy), holding, prompt, response)
+    at_once = separate(holding, settings.ppo, device)
+    plan = memory.make_plan(sizes, holding, settings.ppo, prompt, response, at_once)
+    speed = memory.measured_speed(device, holding.half)
+    held = f"rank {holding.lora} adapters" if holding.lora else "all weights trained"
+    first = (policy, f"{held}, {holding.dtype}, prompt {prompt} + response {response} tokens", f"{sizes.total:,}")
+    return [first, *_verdicts(plan, settings.ppo, memory.available_bytes(device), speed)]
+
+
+def _verdicts(plan: memory.MemoryPlan, ppo: PPOSettings, available: int, speed: float) -> list[Row]:
+    rows = [(need.role, need.what, gib(need.bytes)) for need in plan.needs]
+    rows.append(("sampling", f"cache and logits of {ppo.rollouts} rows", gib(ppo.rollouts * plan.sampled)))
+    rows.append(("update", f"a micro-batch of {ppo.micro_batch} rows", gib(ppo.micro_batch * plan.row)))
+    peak = plan.peak(ppo.micro_batch, ppo.rollouts)
+    verdict = "fits" if peak <= memory.SPARE * available else "does NOT fit"
+    rows.append(("peak", f"{verdict} in {gib(available)}", gib(peak)))
+    largest = plan.largest_micro_batch(available, ppo.rollouts)
+    rows.append(("largest", "ppo.micro_batch", str(largest) if largest else "none: not one row fits"))
+    hours = plan.flops / (memory.SPEED_SHARE * speed) / 3600
+    basis = f"at {memory.SPEED_SHARE:.0%} of a matrix product's {speed / 1e12:.2g} TFLOP/s, measured here"
+    return [*rows, ("PPO", basis, f"about {hours:.1f} hours")]
+
+
+def preset_rows(device: str) -> list[tuple[str, str]]:
+    """(what, found) of every preset that names a real policy: what its peak is, and whether it fits here."""
+    rows = []
+    for name, groups in load_presets().items():
+        policy = groups.get("preset", {}).get("policy", "tiny")
+        if policy == "tiny":
+            continue
+        settings = make_settings(name, {}, frozenset())
+        try:
+            found = {row[0]: row for row in plan_rows(policy, settings, memory.RESPONSE, device)}
+        except BenchError as error:
+            rows.append((f"preset {name}", f"unknown: {error.seen}"))
+            continue
+        peak, largest, hours = found["peak"], found["largest"], found["PPO"]
+        rows.append((f"preset {name}", f"{peak[2]}, {peak[1]}; largest ppo.micro_batch {largest[2]}; {hours[2]}"))
+    return rows
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB (2**30), small ones in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

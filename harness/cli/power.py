@@ -1,0 +1,92 @@
+"""`bench power`: how many training seeds and prompts a difference needs, from the spread seen in a pilot's cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rlhf_bench.harness.cli.consoles import consoles
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.results import contrasts
+from rlhf_bench.harness.results.contrasts import Where
+from rlhf_bench.harness.results.estimates import Arm, arms_of
+from rlhf_bench.harness.results.found import find_cells
+from rlhf_bench.harness.results.table import Table, number
+from rlhf_bench.harness.statistics import power
+from rlhf_bench.reports import terminal
+
+SHORT = (1, 3, 5, 10)
+PROMPTS = (100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Cells [S, P] of one arm, or of the difference of two, and the source of each prompt."""
+
+    name: str
+    cells: npt.NDArray[np.float64]
+    clusters: Sequence[str]
+
+
+def run(
+    runs: Sequence[Path],
+    difference: float,
+    judge: str,
+    measure: str,
+    task: str,
+    reward_model: str,
+    versus: str,
+    level: float,
+) -> int:
+    """bench power"""
+    stdout, _ = consoles(False)
+    found, missing = find_cells(runs)
+    if not found:
+        raise BenchError("No cell is finished.", "; ".join(missing))
+    arms = [arm for arm in arms_of(found) if task in ("", arm.task)]
+    if not arms:
+        raise BenchError(f"No finished cell of task {task!r}.", did_you_mean(task, {a.task for a in arms_of(found)}))
+    for pilot in pilots(arms, Where(judge, measure), reward_model, versus):
+        plans = power.table(pilot.cells, difference, pilot.clusters, SHORT, PROMPTS, level)
+        terminal.show(stdout, plan_table(pilot, f"{judge}.{measure}", difference, plans))
+        for note in dict.fromkeys(plan.note for plan in plans if plan.note):
+            stdout.print(f"note: {note}", markup=False, soft_wrap=True)
+    return 0
+
+
+def pilots(arms: Sequence[Arm], where: Where, reward_model: str, versus: str) -> Iterator[Pilot]:
+    """The cells that planning starts from: of every arm, of the one named, or of its difference to another."""
+    for name in filter(None, (reward_model, versus)):
+        if name not in {arm.reward_model for arm in arms}:
+            raise BenchError(f"No finished cell of {name!r}.", did_you_mean(name, {arm.reward_model for arm in arms}))
+    if versus and not reward_model:
+        raise BenchError(f"--versus {versus} needs --rm too.", "Name both reward models.")
+    for arm in arms:
+        if reward_model not in ("", arm.reward_model):
+            continue
+        others = [b for b in arms if b.reward_model == versus and b.task == arm.task]
+        for other in others if versus else [None]:
+            own, against, clusters, _ = contrasts.paired(arm, other or arm, where)
+            named = f"{arm.reward_model} - {versus}" if other else arm.reward_model
+            yield Pilot(f"{named} on {arm.task}", own - against if other else own, clusters)
+
+
+def plan_table(pilot: Pilot, measure: str, difference: float, plans: Sequence[power.Plan]) -> Table:
+    """Designs with what they can find; the last row of each number of seeds has the fewest prompts that do."""
+    rows = [
+        (
+            str(plan.seeds),
+            "none would do" if plan.prompts is None else str(plan.prompts),
+            number(plan.smallest_detectable),
+            number(plan.power),
+        )
+        for plan in plans
+    ]
+    seeds, prompts = pilot.cells.shape
+    title = f"{measure} of {pilot.name}, pilot of {seeds} seeds x {prompts} prompts"
+    columns = ("seeds", "prompts", "smallest difference found (power .8)", f"power for {difference:g}")
+    return Table(title, columns, rows)

@@ -1,0 +1,1 @@
+"""Loading, placing and adapting models: policies, adapters, precision, memory plans."""

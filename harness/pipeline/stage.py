@@ -1,0 +1,146 @@
+"""A stage: a function from settings and earlier folders to a new folder, named by a hash of all it depends on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.pipeline import peak_memory
+from rlhf_bench.harness.pipeline.trackers import Tracked
+from rlhf_bench.harness.plugins import code_fingerprint
+from rlhf_bench.harness.seams import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function gets.  It writes its result to `work`; `scratch` survives an interruption."""
+
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    work: Path
+    scratch: Path
+    device: str
+    progress: Progress = no_progress
+    tracked: Tracked = field(default_factory=Tracked)
+
+
+StageFunction = Callable[[Context], Mapping[str, Any]]
+"""Returns figures for stage.json (losses, counts)."""
+
+SHARED_CODE = tuple(
+    f"rlhf_bench.harness.{name}"
+    for name in (
+        *("chat", "tokens", "text", "holding", "lora", "policies", "tiny_policy", "rollout", "passes", "last_layer"),
+        *("packing", "decoding", "writing", "kv_cache", "kv_parts", "packed_weights", "replaced"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the plan.  Two stages with equal keys are the same stage, whoever asks for it.
+
+    `function` is "module:name"; `params` are JSON-able and enter the key, as do the inputs' keys and the code that
+    makes the result: the function's module and those named in `code`.  `plugin_code` holds fingerprints of the plugins
+    involved; `payload` is handed to the function beside `params` but is no part of the key; `cost` is a guess of the
+    work in rows through a model and `family` the task and policy it is comparable within, for time estimates.
+    """
+
+    kind: str
+    label: str
+    function: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+    plugin_code: tuple[str, ...] = ()
+    cost: float = 0.0
+    family: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """Names the result."""
+        return self._hash(self.params, {name: stage.key for name, stage in self.inputs.items()})
+
+    @cached_property
+    def seedless_key(self) -> str:
+        """Names the arm: equal for stages that differ in the training seed alone, all the way down."""
+        params = {name: value for name, value in self.params.items() if name != "seed"}
+        return self._hash(params, {name: stage.seedless_key for name, stage in self.inputs.items()})
+
+    def _hash(self, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        code = code_fingerprint(self.function.partition(":")[0], *self.code, *SHARED_CODE)
+        return store.content_key([self.kind, params, inputs, code, self.plugin_code])
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.label}"
+
+    @property
+    def place(self) -> list[str]:
+        """Where the result lies, as cell records say it: kind, label, short key."""
+        return [self.kind, self.label, self.key[: store.KEY_LENGTH]]
+
+    def folder(self, root: store.Store) -> Path:
+        return root.folder(self.kind, self.label, self.key)
+
+    def done(self, root: store.Store) -> bool:
+        return root.complete(self.kind, self.label, self.key)
+
+
+def run_stage(
+    stage: Stage, root: store.Store, device: str, progress: Progress = no_progress, trackers: Sequence[str] = ()
+) -> bool:
+    """Make the stage's folder unless it is there; True when it was made now.  The inputs must be complete.
+
+    `trackers` are names of pipeline/trackers.py, for those stages that have scalars to log.
+    """
+    import importlib
+
+    module, _, name = stage.function.partition(":")
+    with root.writing(stage.kind, stage.label, stage.key) as place:
+        if place is None:
+            return False
+        function: StageFunction = getattr(importlib.import_module(module), name)
+        inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
+        marked = peak_memory.start()
+        wall, cpu = time.perf_counter(), time.process_time()
+        folder = root.root / "tracking" / "-".join(stage.place)
+        tracked = Tracked(tuple(trackers), folder, stage.name, place[1])
+        figures = function(Context({**stage.params, **stage.payload}, inputs, *place, device, progress, tracked))
+        record = {
+            "kind": stage.kind,
+            "label": stage.label,
+            "key": stage.key,
+            "params": stage.params,
+            "inputs": {role: path.name for role, path in inputs.items()},
+            "device": device,
+            "seconds": round(time.perf_counter() - wall, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+            "peak_memory_mb": peak_memory.megabytes() if marked else None,
+            "cost": stage.cost,
+            "family": stage.family,
+            "figures": dict(figures),
+            **environment(),
+        }
+        store.write_json(place[0] / store.MARKER, record)
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as the stage's own process sees them."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("rlhf-bench", "torch", "transformers", "trl", "numpy", "scipy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "machine": f"{platform.system()} {platform.machine()}"}

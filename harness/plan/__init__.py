@@ -1,0 +1,1 @@
+"""From a request to cells and their stages."""

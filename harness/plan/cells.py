@@ -1,0 +1,122 @@
+"""From names to a plan: which stages make a cell, and which of them are there already.
+
+A cell is (task, reward model, optimiser, seed, settings).  Cells share every stage whose key is the same: one SFT
+policy, one set of pairs, baseline generations and pool of samples per seed, one training per reward-model recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.plan import arms, direct
+from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
+from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
+from rlhf_bench.harness.seams import TrainableRewardModel
+from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.stages.judge import JudgeSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell and its stages by role.
+
+    sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy; or pool), and
+    generations.  `home` is the task whose data trained everything, `task` the label.
+    """
+
+    task: str
+    reward_model: str
+    seed: int
+    policy: str
+    stages: Mapping[str, Stage]
+    differing: Mapping[str, Any]  # what was set away from the preset, for labels
+    evaluated: TaskPlan
+    home: TaskPlan
+    optimizer: str
+    reads_examples: bool  # the reward model does
+
+    @property
+    def key(self) -> str:
+        return self.stages["generations"].key
+
+    @property
+    def name(self) -> str:
+        return f"{cell_label(self.task, self.reward_model, self.seed)}-{self.key[: store.KEY_LENGTH]}"
+
+    def record(self) -> dict[str, Any]:
+        """cells/NAME.json: what a report needs to find everything."""
+        stages = {role: stage.place for role, stage in self.stages.items()}
+        return {
+            "task": self.task,
+            "home": self.home.name,
+            "home_origin": asdict(self.home.origin),
+            "evaluated": self.evaluated.params,
+            "reward_model": self.reward_model,
+            "optimizer": self.optimizer,
+            "arm": self.stages["generations"].seedless_key[: store.KEY_LENGTH],
+            "seed": self.seed,
+            "policy": self.policy,
+            "differing": dict(self.differing),
+            "origin": asdict(self.evaluated.origin),
+            "stages": stages,
+        }
+
+
+def plan_cell(
+    tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], settings: Settings, optimizer: str = "ppo"
+) -> Cell:
+    """The stages of one cell.  Imports the reward model's module (to know whether it must be trained), no torch."""
+    arm = arms.open_arm(rm_name, settings)
+    shared = shared_stages(tasks, seed, policy, settings)
+    ground = arms.Ground(tasks, arm, shared, settings, f"{tasks.home.name} {policy['name']}")
+    if isinstance(arm.made, TrainableRewardModel):
+        ground = replace(ground, stages={**ground.stages, "reward": arms.training(ground)})
+    ground = replace(ground, stages={**ground.stages, "scale": arms.scale(ground)})
+    stages = {**ground.stages, **direct.OPTIMIZERS[optimizer](ground)}
+    del stages["train_prompts"]  # an input of others; the cell's own prompts are those held out
+    return Cell(
+        tasks.label,
+        arm.label,
+        seed,
+        policy["name"],
+        stages,
+        {},
+        tasks.evaluated,
+        tasks.home,
+        optimizer,
+        arm.reads_examples,
+    )
+
+
+def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: int) -> Stage:
+    """The stage that lets a judge measure one cell's generations."""
+    plugin = plugins.find("judge", judge.name)
+    return Stage(
+        "verdicts",
+        f"{safe_label(judge.name)}-{label}",
+        f"{H}.stages.judge:verdicts",
+        {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": seed},
+        {role: inputs[role] for role in ("prompts", "baseline", "generations")},
+        {"judge_settings": dict(judge.settings)},
+        (),
+        (plugin.fingerprint(), task.fingerprint),
+    )
+
+
+def in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """All stages needed, each once, inputs before what needs them."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for needed in stage.inputs.values():
+                visit(needed)
+            found[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())

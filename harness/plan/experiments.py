@@ -1,0 +1,254 @@
+"""Experiments as data (experiments.toml): which cells a question needs, and what is compared among them.
+
+An experiment is a list of runs; every run is what one `bench run` would do, so cells are shared with everything else in
+the same results folder.  Runs of kind `credit` stop before PPO, `overhead` trains nothing, and `agreement` ranks the
+reward models of two other runs.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.pipeline.execute import Outcome, Watch, execute
+from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.plan import cells, shared
+from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
+from rlhf_bench.harness.presets import parse_seeds
+from rlhf_bench.harness.settings import GROUPS
+
+Assignments = Mapping[str, Mapping[str, str]]
+RunKind = Literal["train", "credit", "overhead", "agreement"]
+
+
+@dataclass(frozen=True)
+class ExperimentRun:
+    """One `bench run` of an experiment.
+
+    `needs` names a setting that the caller must give (a data set's path); `seeds` are the run's own where they are not
+    the experiment's.  Kind `agreement`: `of` names the runs of PPO and of best-of-n, `n` what is taken of the latter.
+    """
+
+    name: str = "main"
+    task: str = "dialogsum"
+    rms: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    set: Mapping[str, Any] = field(default_factory=dict)
+    kind: RunKind = "train"
+    needs: str = ""
+    seeds: str = ""
+    optimizers: tuple[str, ...] = ("ppo",)
+    of: tuple[str, str] | tuple[()] = ()
+    n: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A paired difference of two reward models, made in every run that has both."""
+
+    a: str
+    b: str
+    judge: str
+    statistic: str
+    slice: str = "all"
+    decoding: str = "sample"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, the runs that answer it, the differences to look at, and the tables that show the rest."""
+
+    name: str
+    question: str
+    seeds: str
+    runs: tuple[ExperimentRun, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    shows: tuple[str, ...] = ("sampled", "greedy", "diagnostics")
+
+
+@dataclass(frozen=True)
+class Made:
+    """An experiment's plan: per run its cells, and the stages of analyses that need no PPO by (reward model, seed)."""
+
+    plans: Mapping[str, Plan]
+    analyses: Mapping[str, Mapping[tuple[str, int], Stage]]
+    left_out: Mapping[str, str]  # run -> the setting it lacks
+
+    @property
+    def order(self) -> list[Stage]:
+        """Every stage once, inputs first."""
+        trained = [stage for made in self.plans.values() for stage in made.order]
+        return cells.in_order([*trained, *[s for found in self.analyses.values() for s in found.values()]])
+
+
+@cache
+def load() -> Mapping[str, Experiment]:
+    """The experiments that ship with the package, by name."""
+    text = files("rlhf_bench.harness.plan").joinpath("experiments.toml").read_text(encoding="utf-8")
+    return {name: _experiment(name, values) for name, values in tomllib.loads(text).items()}
+
+
+def _experiment(name: str, values: Mapping[str, Any]) -> Experiment:
+    runs = tuple(_run(run) for run in values["runs"])
+    contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
+    shows = {"shows": tuple(values["shows"])} if "shows" in values else {}
+    return Experiment(name, values["question"], values["seeds"], runs, contrasts, **shows)
+
+
+def _run(values: Mapping[str, Any]) -> ExperimentRun:
+    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return ExperimentRun(**found)
+
+
+def find(name: str) -> Experiment:
+    """The experiment called `name`; raises BenchError with a suggestion."""
+    known = load()
+    if name not in known:
+        raise BenchError(f"Unknown experiment {name!r}.", did_you_mean(name, known))
+    return known[name]
+
+
+def make(
+    experiment: Experiment, asked: Sequence[int], given: Assignments, policy: str = "tiny", preset: str = ""
+) -> Made:
+    """Plan every run, on the seeds `asked` for, or on its own where there are none.
+
+    `given` are settings by hand; a plugin's reach the runs that have it, the harness's all of them.
+
+    A run that needs a setting which nobody gave is left out and named.  Raises BenchError for a group that fits no run.
+    """
+    _check_groups(experiment, given)
+    plans: dict[str, Plan] = {}
+    analyses: dict[str, dict[tuple[str, int], Stage]] = {}
+    left_out: dict[str, str] = {}
+    for run in experiment.runs:
+        seeds = asked or parse_seeds(run.seeds or experiment.seeds)
+        group, _, key = run.needs.partition(".")
+        if run.kind == "agreement":
+            continue  # made of the other runs' cells
+        if run.needs and not given.get(group, {}).get(key):
+            left_out[run.name] = run.needs
+        elif run.kind == "overhead":
+            analyses[run.name] = {("", seed): overhead_stage(seed) for seed in seeds[:1]}
+        else:
+            made = make_plan(_request(run, seeds, given, policy, preset))
+            if run.kind == "credit":
+                analyses[run.name] = {(cell.reward_model, cell.seed): credit_stage(cell) for cell in made.cells}
+            else:
+                plans[run.name] = made
+    if not plans and not analyses:
+        missing = sorted(set(left_out.values()))
+        raise BenchError(f"{experiment.name} needs {', '.join(missing)}.", f"Add --set {missing[0]}=VALUE.")
+    return Made(plans, analyses, left_out)
+
+
+def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
+    judges = run.judges or DEFAULT_JUDGES
+    sets: dict[str, dict[str, str]] = {}
+    for name, value in run.set.items():
+        group, _, key = name.partition(".")
+        sets.setdefault(group, {})[key] = str(value)
+    names = _plugins(run)
+    for group, keys in given.items():
+        if group in GROUPS or fnmatch.filter(names, group):
+            sets.setdefault(group, {}).update(keys)
+    return Request(
+        run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts, optimizers=run.optimizers
+    )
+
+
+def _plugins(run: ExperimentRun) -> set[str]:
+    return {run.task, *run.rms, *run.prompts, *(run.judges or DEFAULT_JUDGES)}
+
+
+def _check_groups(experiment: Experiment, given: Assignments) -> None:
+    names = set().union(*(_plugins(run) for run in experiment.runs))
+    for group in given:
+        if group not in GROUPS and not fnmatch.filter(names, group):
+            raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, {*GROUPS, *names}))
+
+
+def credit_stage(cell: cells.Cell) -> Stage:
+    """The stage that scores the held-out pairs token by token, whose flaws are known."""
+    sft, pairs = cell.stages["sft"], cell.stages["pairs"]
+    scale = cell.stages["scale"]
+    shown = {"prompts": scale.inputs["prompts"]} if cell.reads_examples else {}
+    return Stage(
+        "credit",
+        shared.cell_label(cell.task, cell.reward_model, cell.seed),
+        "rlhf_bench.harness.stages.credit:credit",
+        {"rm": scale.params["rm"], "seed": cell.seed},
+        {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
+        {"micro_batch": scale.payload["micro_batch"]},
+        ("rlhf_bench.harness.ppo.scoring",),
+        scale.plugin_code[:1],
+        cost=1.0,
+    )
+
+
+def overhead_stage(seed: int) -> Stage:
+    """The stage that measures what scoring costs."""
+    code = ("rlhf_bench.harness.statistics.cost", "rlhf_bench.reward_models.seq2seq", "rlhf_bench.reward_models.scalar")
+    return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stages.overhead:overhead", {"seed": seed}, code=code)
+
+
+def run(
+    made: Made,
+    root: store.Store,
+    *,
+    jobs: int,
+    threads: int,
+    device: str,
+    watch: Watch,
+    trackers: Sequence[str] = (),
+) -> Outcome:
+    """Make what is missing; cell records first, so that an interrupted experiment says what it lacks."""
+    root.prepare()
+    for planned in made.plans.values():
+        record_cells(planned, root)
+    timed = [stage for stage in made.order if stage.kind == "overhead"]
+    outcome = execute(
+        [stage for stage in made.order if stage.kind != "overhead"],
+        root,
+        jobs=jobs,
+        threads=threads,
+        device=device,
+        watch=watch,
+        trackers=trackers,
+    )
+    alone = execute(
+        timed, root, jobs=1, threads=1, device="cpu", watch=watch
+    )  # a timing shares the machine with nothing
+    return Outcome(outcome.made + alone.made, {**outcome.failed, **alone.failed}, outcome.skipped + alone.skipped)
+
+
+def record(experiment: Experiment, made: Made, command: str) -> dict[str, Any]:
+    """experiments/NAME.json: where everything lies that the experiment's results are computed from."""
+    seeds = {cell.seed for planned in made.plans.values() for cell in planned.cells}
+    seeds |= {seed for found in made.analyses.values() for _, seed in found}
+    return {
+        "name": experiment.name,
+        "question": experiment.question,
+        "seeds": sorted(seeds),
+        "command": command,
+        "runs": {name: [cell.name for cell in planned.cells] for name, planned in made.plans.items()},
+        "analyses": {
+            name: [{"reward_model": rm, "seed": seed, "place": s.place} for (rm, seed), s in found.items()]
+            for name, found in made.analyses.items()
+        },
+        "left_out": dict(made.left_out),
+    }
+
+
+def record_path(out: Path, name: str) -> Path:
+    """Where an experiment's record lies below a results folder."""
+    return out / "experiments" / f"{name}.json"

@@ -1,0 +1,109 @@
+"""The stages that all reward models of a seed share (policy, prompts, pairs, baseline), and how folders are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
+from rlhf_bench.harness.settings import Settings
+
+H = "rlhf_bench.harness"
+CODE = {
+    "sft": (f"{H}.training.trl", f"{H}.training.collate", f"{H}.training.trl_passes"),
+    "prompts": (),
+    "pairs": (),
+    "baseline": (f"{H}.stages.evaluation",),
+}
+"""Modules, beside the stage's own, whose code makes the result: when they change, the stage is made again."""
+
+
+def safe_label(name: str) -> str:
+    """A name as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")[:60] or "unnamed"
+
+
+def cell_label(task: str, reward_model: str, seed: int) -> str:
+    """How a cell's own folders and record are called."""
+    return f"{safe_label(task)}-{safe_label(reward_model)}-s{seed}"
+
+
+def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: Settings) -> dict[str, Stage]:
+    """What all reward models of a seed share: sft, train_prompts, prompts, pairs, baseline."""
+    home = tasks.home
+    label = f"{safe_label(home.name)}-{safe_label(policy['name'])}-s{seed}"
+    family = f"{home.name} {policy['name']}"
+    sft = Stage(
+        "sft",
+        label,
+        f"{H}.stages.policy:sft",
+        {
+            "task": home.content,
+            "policy": {k: v for k, v in policy.items() if k != "name"},
+            "sft": settings.group("sft"),
+            "data": settings.group("data"),
+            "seed": seed,
+        },
+        {},
+        {"task": home.params},
+        CODE["sft"],
+        cost=float(settings.sft.steps * settings.sft.batch),
+        family=family,
+    )
+    pairs = Stage(
+        "pairs",
+        label,
+        f"{H}.stages.pairs:pairs",
+        {
+            "task": home.params,
+            "data": settings.group("data"),
+            "pairs": settings.group("pairs"),
+            "seed": seed,
+            "temperature": settings.ppo.temperature,
+            "eval": {"batch": settings.eval.batch},
+        },
+        {"sft": sft},
+        code=CODE["pairs"],
+        cost=1.0,
+        family=family,
+    )
+    train_prompts = _prompts(tasks.optimised, tasks, sft, settings)
+    prompts = _prompts(tasks.evaluated, tasks, sft, settings)
+    baseline = Stage(
+        "baseline",
+        f"{safe_label(tasks.evaluated.name)}-{safe_label(policy['name'])}-s{seed}",
+        f"{H}.stages.policy:baseline",
+        {
+            "seed": seed,
+            "max_response": home.max_response,
+            "temperature": settings.ppo.temperature,
+            "eval": settings.group("eval"),
+        },
+        {"sft": sft, "prompts": prompts},
+        code=CODE["baseline"],
+        cost=2.0 * (settings.eval.prompts or 1000),
+        family=family,
+    )
+    return {"sft": sft, "train_prompts": train_prompts, "prompts": prompts, "pairs": pairs, "baseline": baseline}
+
+
+def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> Stage:
+    """The prompts of a run, filtered once so that every arm sees the same ones."""
+    return Stage(
+        "prompts",
+        f"{safe_label(task.name)}-s{sft.params['seed']}",
+        f"{H}.stages.prompts:prompts",
+        {
+            "task": task.content,
+            "data": settings.group("data"),
+            "max_response": tasks.home.max_response,
+            "splits": ["train", "test"] if task is tasks.optimised else ["test"],
+            "seed": sft.params["seed"],
+        },
+        {"sft": sft},
+        {"task": task.params, "home": tasks.home.params},
+        CODE["prompts"],
+        cost=1.0,
+        family=sft.family,
+    )

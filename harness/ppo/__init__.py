@@ -1,0 +1,1 @@
+"""The PPO runner that every reward model shares."""

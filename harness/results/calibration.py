@@ -1,0 +1,289 @@
+"""How far a pairwise judge can be trusted: agreement with people, consistency, what it prefers whatever the content.
+
+Human labels are rows of prompt, a, b and label (a, b or tie).  The judge sees each pair in both orders, and some texts
+against themselves, where any preference for a position is a defect.  Any judge with a measure of kind "win" will do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Verdict
+from rlhf_bench.harness.results.table import Table, number
+from rlhf_bench.harness.seams import Judge, Task
+from rlhf_bench.harness.stages.judge import measure
+from rlhf_bench.harness.statistics.interval import Interval, nothing
+from rlhf_bench.harness.statistics.rules import exact, percentile, wilson
+
+Label = Literal["a", "b", "tie"]
+LABELS: tuple[Label, ...] = ("a", "b", "tie")
+COLUMNS = ("prompt", "a", "b", "label")
+OUTCOMES: Mapping[Label, str] = {"a": "win", "tie": "tie", "b": "loss"}
+OTHER: Mapping[Label, Label] = {"a": "b", "tie": "tie", "b": "a"}
+
+
+class Labelled(NamedTuple):
+    """Two responses and which one a person preferred."""
+
+    prompt: str
+    a: str
+    b: str
+    label: Label
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A judge against people on n labelled pairs, all intervals at one level.
+
+    kappa and agreed: over decided pairs, three categories.  consistent: both orders say the same.  first: the verdict
+    goes to the answer shown first, of single verdicts that are no tie.  longer and longer_human: the longer response
+    (in characters) is preferred, of pairs that differ in length and are no tie.  null_tie and null_first: a text
+    against itself is a tie; if not, the first is preferred.
+    """
+
+    n: int
+    n_invalid: int
+    reasons: Mapping[str, int]
+    kappa: Interval
+    agreed: Interval
+    consistent: Interval
+    first: Interval
+    longer: Interval
+    longer_human: Interval
+    null_tie: Interval
+    null_first: Interval
+
+
+def read_labelled(path: Path) -> list[Labelled]:
+    """The labelled pairs of a file of rows; raises BenchError naming the row at fault."""
+    from rlhf_bench.tasks.sources import read_rows
+
+    return [_labelled(row.where, row.values) for row in read_rows(path)]
+
+
+def _labelled(where: str, values: Mapping[str, object]) -> Labelled:
+    for name in COLUMNS:
+        if not isinstance(values.get(name), str):
+            held = ", ".join(map(str, values)) or "nothing"
+            raise BenchError(f"{where}: no text in the column {name!r} (it has {held}).", f"Give {', '.join(COLUMNS)}.")
+    prompt, a, b, label = (str(values[name]) for name in COLUMNS)
+    chosen = next((known for known in LABELS if known == label.strip().lower()), None)
+    if chosen is None:
+        raise BenchError(f"{where}: the label is {label[:40]!r}.", f"It must be one of {', '.join(LABELS)}.")
+    return Labelled(prompt, a, b, chosen)
+
+
+@runtime_checkable
+class SeesItself(Protocol):
+    """A judge that must be asked in its own way about a text against itself, because its `measure` need not ask."""
+
+    def against_itself(
+        self, measure: str, texts: Sequence[tuple[str, str]], task: Task | None
+    ) -> Sequence[str | None]: ...
+
+
+class NoTask:
+    """The task of labelled pairs: nobody knows."""
+
+    max_response_tokens = 2
+
+    def examples(self, split: Split) -> Sequence[Example]:  # noqa: ARG002
+        return []
+
+    def pairs(self, split: Split) -> Sequence[Pair]:  # noqa: ARG002
+        return []
+
+
+def calibrate(
+    judge: Judge,
+    rows: Sequence[Labelled],
+    task: Task | None,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    null: int = 50,
+    name: str = "judge",
+) -> dict[str, Agreement]:
+    """The judge's agreement with the labels, by measure; at most `null` texts go against themselves.
+
+    Raises BenchError for a judge without a measure of kind "win".
+    """
+    if not rows:
+        raise BenchError("There is no labelled pair.", f"Give rows of {', '.join(COLUMNS)}.")
+    task = task or NoTask()
+    found = measure(name, judge, [_case(i, row.prompt, row.a, row.b) for i, row in enumerate(rows)], task)
+    wins = [m.name for m in judge.measures if m.kind == "win"]
+    if not wins:
+        measured = ", ".join(m.name for m in judge.measures)
+        raise BenchError(f"The judge {name!r} compares no responses (it measures {measured}).", "Give a pairwise one.")
+    if not any("orders" in verdict.notes for verdict in found):
+        swapped = measure(name, judge, [_case(i, row.prompt, row.b, row.a) for i, row in enumerate(rows)], task)
+        found = [_with_orders(one, other, wins) for one, other in zip(found, swapped, strict=True)]
+    texts = list(dict.fromkeys((row.prompt, row.a) for row in rows))[:null]
+    itself = {win: _against_itself(name, judge, win, texts, task) for win in wins}
+    return {win: agreement(rows, found, win, itself[win], rng, level) for win in wins}
+
+
+def _case(number: int, prompt: str, after: str, before: str) -> Case:
+    example = Example(str(number), prompt)
+    one = Generation(example.id, 1, "sample", prompt, after, 0, True)
+    return Case(example, one, replace(one, iteration=0, response=before))
+
+
+def _with_orders(one: Verdict, swapped: Verdict, wins: Sequence[str]) -> Verdict:
+    """The verdict with what was said in both orders, of a judge that sees one: the second order is asked for here."""
+    orders = {}
+    for win in wins:
+        there, back = _label(one.values[win]), _label(swapped.values[win])
+        orders[win] = [OUTCOMES[there] if there else one.reason, OUTCOMES[OTHER[back]] if back else swapped.reason]
+    return replace(one, notes={**one.notes, "orders": orders})
+
+
+def _against_itself(
+    name: str, judge: Judge, win: str, texts: Sequence[tuple[str, str]], task: Task
+) -> Sequence[str | None]:
+    """A, B, tie or None for each text: the judge's choice between the text shown first and the same shown second."""
+    if isinstance(judge, SeesItself):
+        return judge.against_itself(win, texts, task)
+    cases = [_case(i, prompt, text, text) for i, (prompt, text) in enumerate(texts)]
+    choices: Mapping[Label, str] = {"a": "A", "b": "B", "tie": "tie"}
+    labels = [_label(verdict.values[win]) for verdict in measure(name, judge, cases, task)]
+    return [choices[label] if label else None for label in labels]
+
+
+def agreement(
+    rows: Sequence[Labelled],
+    verdicts: Sequence[Verdict],
+    measure: str,
+    null: Sequence[str | None],
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Agreement:
+    """Agreement of verdicts (a as the trained policy's response) with labels, row by row.
+
+    `null` holds the judge's choice (A, B, tie, None) for texts against themselves.
+    """
+    judged = [_label(verdict.values[measure]) for verdict in verdicts]
+    pairs = [(row.label, label) for row, label in zip(rows, judged, strict=True) if label is not None]
+    orders = [verdict.notes["orders"][measure] for verdict in verdicts if "orders" in verdict.notes]
+    both = [pair for pair in orders if all(outcome in ("win", "tie", "loss") for outcome in pair)]
+    # in the first order a win went to the answer shown first, in the second a loss did
+    first = [outcome == shown for pair in orders for outcome, shown in zip(pair, ("win", "loss"), strict=True)
+             if outcome in ("win", "loss")]  # fmt: skip
+    usable = [choice for choice in null if choice is not None]
+    uneven = [choice for choice in usable if choice != "tie"]
+    return Agreement(
+        n=len(rows),
+        n_invalid=len(rows) - len(pairs),
+        reasons=Counter(v.reason for v in verdicts if v.values[measure] is None),
+        kappa=kappa_interval(table(pairs), level, rng),
+        agreed=_share([one == other for one, other in pairs], level),
+        consistent=_share([pair[0] == pair[1] for pair in both], level),
+        first=_share(first, level),
+        longer=_share(_longer(rows, judged), level),
+        longer_human=_share(_longer(rows, [row.label for row in rows]), level),
+        null_tie=_share([choice == "tie" for choice in usable], level),
+        null_first=exact(sum(choice == "A" for choice in uneven), len(uneven), level),
+    )
+
+
+def _label(value: float | None) -> Label | None:
+    if value is None:
+        return None
+    return "tie" if value == 0.5 else "a" if value > 0.5 else "b"
+
+
+def _share(hits: Sequence[bool], level: float) -> Interval:
+    return wilson(np.asarray(hits, dtype=float), level)
+
+
+def _longer(rows: Sequence[Labelled], labels: Sequence[Label | None]) -> list[bool]:
+    """Whether the longer one was preferred, of pairs where that can be said."""
+    return [
+        (len(row.a) > len(row.b)) == (label == "a")
+        for row, label in zip(rows, labels, strict=True)
+        if label in ("a", "b") and len(row.a) != len(row.b)
+    ]
+
+
+def table(pairs: Sequence[tuple[Label, Label]]) -> npt.NDArray[np.int64]:
+    """Counts [3, 3] of (person's label, judge's label)."""
+    counts = np.zeros((3, 3), dtype=np.int64)
+    for one, other in pairs:
+        counts[LABELS.index(one), LABELS.index(other)] += 1
+    return counts
+
+
+def kappa(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Cohen's kappa (1960) of tables [..., k, k]: agreement beyond what the margins alone would give; nan where these
+    leave no room for it (both always give the same one label)."""
+    cells = np.asarray(counts, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = cells / cells.sum((-2, -1), keepdims=True)
+        chance = (shares.sum(-1) * shares.sum(-2)).sum(-1)
+        observed = np.trace(shares, axis1=-2, axis2=-1)
+        return np.asarray(np.where(chance < 1, (observed - chance) / (1 - chance), np.nan))
+
+
+def kappa_interval(
+    counts: npt.NDArray[np.int64], level: float, rng: np.random.Generator, resamples: int = 10_000
+) -> Interval:
+    """Percentile bootstrap of kappa over pairs: resampling pairs is one multinomial draw over the table's cells."""
+    n = int(counts.sum())
+    if n == 0:
+        return nothing("no decided pair", "percentile bootstrap")
+    value = float(kappa(counts))
+    if not np.isfinite(value):
+        return nothing("people and judge always give the same one label", "percentile bootstrap")
+    draws = kappa(rng.multinomial(n, counts.ravel() / n, size=resamples).reshape(resamples, *counts.shape))
+    undefined = float(np.isnan(draws).mean())
+    note = f"undefined in {undefined:.1%} of resamples" if undefined else ""
+    return percentile(value, draws, level, note)
+
+
+STATISTICS: Sequence[tuple[str, str]] = (
+    ("kappa", "agreement with people beyond chance (Cohen; three categories; 1 is perfect, 0 is chance)"),
+    ("agreed", "the same label as people, of decided pairs"),
+    ("consistent", "the same verdict in both orders"),
+    ("first", "for the response shown first, of single verdicts that are no tie (.5: no preference)"),
+    ("longer", "for the longer response, of pairs that differ in length and are no tie"),
+    ("longer_human", "people for the longer response, likewise"),
+    ("null_tie", "a text against itself is a tie"),
+    ("null_first", "a text against itself: for the first, where it is no tie"),
+)
+"""What a calibration shows, in order: the fields of Agreement that are intervals."""
+
+
+def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
+    """A judge's agreement with people, every measure's statistics below each other."""
+    rows = []
+    for win, one in found.items():
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in one.reasons.items())
+        rows += [(win, "pairs", str(one.n), "", ""), (win, "undecided", str(one.n_invalid), "", reasons)]
+        rows += [(win, statistic, *_shown(getattr(one, statistic), text)) for statistic, text in STATISTICS]
+    return Table(f"{name} against people", ("measure", "statistic", "value", "95% interval", "meaning"), rows)
+
+
+def _shown(interval: Interval, text: str) -> tuple[str, str, str]:
+    if interval.value is None:
+        return "–", "", f"{text}: {interval.note or 'cannot be said'}"
+    bounds = "" if interval.low is None else f"{number(interval.low)} to {number(interval.high)}"
+    return number(interval.value), bounds, f"{text}; {interval.note}" if interval.note else text
+
+
+def unusable(name: str, found: Mapping[str, Agreement], threshold: float) -> str:
+    """What is to be said when more pairs than the threshold allows are undecided, else ""."""
+    above = [one for one in found.values() if one.n_invalid > threshold * one.n]
+    if not above:
+        return ""
+    worst = max(above, key=lambda one: one.n_invalid)
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(worst.reasons).most_common())
+    count = f"{worst.n_invalid} of {worst.n} pairs are undecided"
+    return f"{name}: {count}, more than its threshold of {threshold:.1%}: {reasons}"

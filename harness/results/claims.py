@@ -1,0 +1,204 @@
+"""The ledger of claims (claims.toml): what a paper says, which statistic would show it, and what the intervals say.
+
+A verdict comes from an interval alone: supported when it lies wholly on the claim's side of the threshold, contradicted
+when wholly on the other, inconclusive otherwise, with the smallest effect that the design would have found.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.results import contrasts
+from rlhf_bench.harness.results.contrasts import Where
+from rlhf_bench.harness.results.estimates import Arm, Estimator
+from rlhf_bench.harness.statistics.comparisons import smallest_detectable
+from rlhf_bench.harness.statistics.interval import Interval
+
+Ruling = Literal["supported", "contradicted", "inconclusive", "not run"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.  `arm` (and `versus`, for comparisons) are reward models of the run `run` of `experiment`.
+
+    `comparison` is "" (the arm's own number), "difference" (arm - versus) or "head-to-head" (how often the arm's
+    response is the better one).  `side` says on which side of `threshold` the claim lies: "above" or "below".
+    """
+
+    id: str
+    text: str
+    source: str
+    reported: str
+    experiment: str
+    arm: str
+    judge: str
+    statistic: str
+    side: str
+    task: str = ""
+    run: str = "main"
+    versus: str = ""
+    comparison: str = ""
+    slice: str = "all"
+    decoding: str = "sample"
+    threshold: float = 0.0
+
+    @property
+    def measured(self) -> str:
+        """The statistic in words."""
+        of = f"{self.judge}.{self.statistic}"
+        where = "" if self.slice == "all" else f" on {self.slice} prompts"
+        against = f" {'minus' if self.comparison == 'difference' else 'against'} {self.versus}" if self.versus else ""
+        return f"{of} of {self.arm}{against}{where}, {self.decoding}"
+
+    @property
+    def rule(self) -> str:
+        """What counts as supported and as contradicted."""
+        other = "below" if self.side == "above" else "above"
+        return f"supported: interval {self.side} {self.threshold:g}; contradicted: {other} it"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim's verdict with the interval it came from."""
+
+    claim: Claim
+    ruling: Ruling
+    interval: Interval | None = None
+    seeds: tuple[int, ...] = ()
+    detectable: float | None = None
+    note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """As stored in claims.json."""
+        found = self.interval
+        return {
+            "id": self.claim.id,
+            "text": self.claim.text,
+            "source": self.claim.source,
+            "reported": self.claim.reported,
+            "experiment": self.claim.experiment,
+            "measured": self.claim.measured,
+            "rule": self.claim.rule,
+            "verdict": self.ruling,
+            "value": found.value if found else None,
+            "low": found.low if found else None,
+            "high": found.high if found else None,
+            "method": found.method if found else "",
+            "seeds": list(self.seeds),
+            "detectable": self.detectable,
+            "note": self.note,
+        }
+
+
+@cache
+def load() -> tuple[Claim, ...]:
+    """The claims that ship with the package, in the order of the ledger."""
+    text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
+    return tuple(_claim(name, values) for name, values in tomllib.loads(text).items())
+
+
+def _claim(name: str, values: Mapping[str, Any]) -> Claim:
+    made = Claim(id=name, **values)
+    if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
+        raise BenchError(f"claims.toml: {name} has side {made.side!r} and comparison {made.comparison!r}.")
+    return made
+
+
+def rule(claim: Claim, found: Interval) -> Ruling:
+    """The verdict that an interval allows; one that says nothing allows none."""
+    if found.low is None or found.high is None:
+        return "inconclusive"
+    above, below = found.low > claim.threshold, found.high < claim.threshold
+    if not above and not below:
+        return "inconclusive"
+    return "supported" if above == (claim.side == "above") else "contradicted"
+
+
+def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate], estimator: Estimator) -> Result:
+    """The verdict on one claim from the arms of its run; `estimates` are those already made of them."""
+    try:
+        arm = _pick(claim, claim.arm, arms)
+        versus = _pick(claim, claim.versus, arms) if claim.versus else None
+        found = _interval(claim, arm, versus, estimates, estimator)
+    except BenchError as error:
+        return Result(claim, "not run", note=error.seen)
+    seeds = arm.seeds if versus is None else tuple(sorted(set(arm.seeds) & set(versus.seeds)))
+    return ruled(claim, found, seeds, estimator.level)
+
+
+def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -> Result:
+    """A claim's result from its interval; an inconclusive one says which effect would have been found.
+
+    One training seed never decides: its interval is conditional on that training run.
+    """
+    if found.value is None:
+        return Result(claim, "inconclusive", found, seeds, note=found.note or "nothing could be measured")
+    if len(seeds) == 1:
+        return Result(claim, "inconclusive", found, seeds, note="one training seed decides nothing: run more")
+    ruling = rule(claim, found)
+    detectable = None
+    if ruling == "inconclusive" and found.low is not None and found.high is not None:
+        detectable = _detectable(found.low, found.high, level, len(seeds))
+    return Result(claim, ruling, found, seeds, detectable)
+
+
+def _detectable(low: float, high: float, level: float, seeds: int) -> float | None:
+    """The distance from the threshold that would be found with power .8.
+
+    The interval's half width gives its standard error, by a t with seeds - 1 degrees of freedom (normal where no
+    training is involved).
+    """
+    from scipy import special
+
+    df = float(seeds - 1) if seeds > 1 else 1e9  # none: nothing was trained
+    se = (high - low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
+    return smallest_detectable(level, se=se, df=df) if se > 0 else None
+
+
+def _pick(claim: Claim, reward_model: str, arms: Sequence[Arm]) -> Arm:
+    named = [arm for arm in arms if arm.reward_model == reward_model and claim.task in ("", arm.task)]
+    if not named:
+        what = f"{reward_model} on {claim.task}" if claim.task else reward_model
+        raise BenchError(f"no finished cell of {what}")
+    if len(named) > 1:
+        raise BenchError(f"{len(named)} arms of {reward_model}: {', '.join(sorted({arm.task for arm in named}))}")
+    return named[0]
+
+
+def _interval(
+    claim: Claim, arm: Arm, versus: Arm | None, estimates: Sequence[Estimate], estimator: Estimator
+) -> Interval:
+    where = Where(claim.judge, claim.statistic, claim.slice, claim.decoding)
+    if versus is not None:
+        compare = contrasts.head_to_head if claim.comparison == "head-to-head" else contrasts.difference
+        return compare(arm, versus, where, estimator)
+    own = [
+        e
+        for e in estimates
+        if (e.arm, e.judge, e.statistic, e.slice, e.decoding)
+        == (arm.key, claim.judge, claim.statistic, claim.slice, claim.decoding)
+    ]
+    if not own:
+        raise BenchError(f"{claim.judge}.{claim.statistic} was not measured on {claim.slice!r} prompts of {arm.task}")
+    last = max(own, key=lambda e: e.iteration)
+    return Interval(last.value, last.low, last.high, last.method, last.note)
+
+
+def of_experiment(name: str) -> list[Claim]:
+    """The claims that an experiment decides."""
+    return [claim for claim in load() if claim.experiment == name]
+
+
+def find(name: str) -> Claim:
+    """The claim called `name`; raises BenchError with a suggestion."""
+    known = {claim.id: claim for claim in load()}
+    if name not in known:
+        raise BenchError(f"Unknown claim {name!r}.", did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,254 @@
+"""From stored rows to estimates: every number that is reported, recomputed from files alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Estimate, Measure
+from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.columns import Aligned, Columns, Group, align, checkpoints
+from rlhf_bench.harness.slices import length_slices
+from rlhf_bench.harness.statistics import collapse, rules
+from rlhf_bench.harness.statistics.interval import Interval
+
+ALL = "all"
+Rows = Sequence[Mapping[str, Any]]
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """One finished cell on disk."""
+
+    record: Mapping[str, Any]
+    root: Path
+    path: Path | None = None  # of the record
+
+    def folder(self, role: str) -> Path:
+        kind, label, key = self.record["stages"][role]
+        found: Path = self.root / kind / f"{label}-{key}"
+        return found
+
+    def judged(self) -> dict[str, Path]:
+        """Folder of each judge's verdicts, by the judge's name."""
+        return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All seeds of one (task, reward model, settings)."""
+
+    task: str
+    reward_model: str
+    key: str
+    cells: tuple[CellFiles, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(cell.record["seed"] for cell in self.cells)
+
+
+def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
+    """Cells grouped into arms, seeds in order; arms in order of task, reward model and key."""
+    groups: dict[tuple[str, str, str], dict[int, CellFiles]] = {}
+    for cell in cells:
+        r = cell.record
+        # by seed: one cell copied into two folders is still one cell
+        groups.setdefault((r["task"], r["reward_model"], r["arm"]), {}).setdefault(r["seed"], cell)
+    return [Arm(*name, tuple(found[seed] for seed in sorted(found))) for name, found in sorted(groups.items())]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How intervals are made: nominal level and the seed of their generators."""
+
+    level: float = 0.95
+    seed: int = 0
+
+    def arm(self, arm: Arm) -> list[Estimate]:
+        """Everything that can be said of one arm."""
+        from rlhf_bench.harness.results.proxy_estimates import proxy_estimates  # it is made of Estimates
+
+        found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
+        third = length_slices(store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl"))
+        for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
+            folders = [cell.judged()[judge] for cell in arm.cells]
+            same_judge(judge, folders)
+            measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
+            tables = [columns.read(folder / "verdicts.jsonl") for folder in folders]
+            found += self._judge(arm, judge, measures, tables, third)
+        return found
+
+    def _judge(
+        self,
+        arm: Arm,
+        judge: str,
+        measures: Sequence[Measure],
+        tables: Sequence[Columns],
+        third: Mapping[str, str],
+    ) -> Iterator[Estimate]:
+        """`third`: the length of every prompt, one more of its slices."""
+        found = checkpoints(tables)
+        for decoding, iteration in found:
+            final = iteration == max(i for _, i in found)
+            groups = [table.groups[decoding, iteration] for table in tables]
+            for slice_name in [ALL, *(_slices(groups, third) if final else ())]:
+                part = align(groups, "" if slice_name == ALL else slice_name, third)
+                for m in measures:
+                    if (judge, m.name, decoding) == ("run", "kl", "greedy"):
+                        continue  # not measured: it estimates nothing there (nouns.Generation)
+                    yield self._one(arm, judge, m, slice_name, decoding, iteration, part)
+                    if m.before and final and decoding == "sample":
+                        yield from self._collapse(arm, judge, m, slice_name, iteration, part)
+
+    def _one(
+        self, arm: Arm, judge: str, m: Measure, slice_name: str, decoding: str, iteration: int, part: Aligned
+    ) -> Estimate:
+        cells, clusters = part.matrix(m.name), part.sources()
+        place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
+        interval = rules.interval(m.kind, cells, self.level, self.generator(*place), clusters)
+        interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
+        return self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
+
+    def _collapse(
+        self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Aligned
+    ) -> Iterator[Estimate]:
+        """Each seed's distribution statistics; over several seeds the variance ratio's mean logarithm, by t."""
+        after, before, clusters = part.matrix(m.name), part.matrix(m.before), part.sources()
+        place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, "collapse")
+        found = [
+            collapse.collapse(b, a, self.generator(*place, str(seed)), self.level, clusters=clusters)
+            for b, a, seed in zip(before, after, arm.seeds, strict=True)
+        ]
+        for name in found[0]:
+            interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
+            yield self.estimate(arm, judge, f"{m.name} {name}", slice_name, "sample", iteration, interval, after)
+
+    def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
+        """KL to the SFT policy and the reward model's own (unscaled) reward at every checkpoint; repeated responses."""
+        tables = [_with_sources(cell) for cell in arm.cells]
+        yield from self._judge(arm, "run", [Measure("kl", "level"), Measure("reward", "level")], tables, {})
+        for decoding, iteration in checkpoints(tables):
+            texts = list(align([table.groups[decoding, iteration] for table in tables]).texts())
+            found = [collapse.repetition(responses) for responses in texts]
+            for name in found[0]:
+                interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
+                cells = np.zeros((len(texts), len(texts[0])))
+                yield self.estimate(arm, "run", name, ALL, decoding, iteration, interval, cells)
+
+    def generator(self, *place: str) -> np.random.Generator:
+        """A generator of its own for every number, so that what else is reported never moves it."""
+        digest = hashlib.sha256("\x1f".join((str(self.seed), *place)).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+    def estimate(
+        self,
+        arm: Arm,
+        judge: str,
+        statistic: str,
+        slice_name: str,
+        decoding: str,
+        iteration: int,
+        interval: Interval,
+        cells: Array,
+    ) -> Estimate:
+        decided = ~np.isnan(cells)
+        return Estimate(
+            task=arm.task,
+            reward_model=arm.reward_model,
+            arm=arm.key,
+            judge=judge,
+            statistic=statistic,
+            slice=slice_name,
+            decoding=decoding,  # type: ignore[arg-type]
+            iteration=iteration,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            level=self.level,
+            n=round(float(decided.sum(1).mean())) if cells.size else 0,
+            n_invalid=int((~decided).sum()),
+            seeds=arm.seeds,
+            method=interval.method,
+            note=interval.note,
+        )
+
+
+def within(found: Interval, limit: float | None) -> Interval:
+    """The interval of a measure with a limit: a t interval knows of none and may pass it."""
+    cut = found if limit is None else found.clipped(-limit, limit)
+    return cut if cut == found else cut.noted(f"cut off at {limit:g}, the largest there can be")
+
+
+def twice(limit: float | None) -> float | None:
+    """The largest difference of two changes that have a limit."""
+    return None if limit is None else 2 * limit
+
+
+def same_judge(judge: str, folders: Sequence[Path]) -> None:
+    """Raises BenchError when the seeds of an arm were judged with different settings: their rows do not mix."""
+    found = {store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"]) for folder in folders}
+    if len(found) > 1:
+        raise BenchError(
+            f"The judge {judge!r} measured the seeds of one arm with different settings: {'; '.join(sorted(found))}.",
+            f"Judge them all alike: bench judge RUNS --judge {judge}",
+        )
+
+
+def _slices(groups: Sequence[Group], third: Mapping[str, str]) -> list[str]:
+    """All slices of the prompts, by name."""
+    found = {name for group in groups for own in set(group.slices) for name in own}
+    return sorted(found | {third[i] for group in groups for i in group.ids if i in third})
+
+
+def _with_sources(cell: CellFiles) -> Columns:
+    """The responses with what each prompt shares with others: generations do not repeat it."""
+    rows = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
+    source = {row["id"]: row.get("source", "") for row in rows}
+    table = columns.read(cell.folder("generations") / "generations.jsonl")
+    groups = {
+        place: replace(group, slices=((),) * len(group.ids), sources=tuple(source[i] for i in group.ids))
+        for place, group in table.groups.items()
+    }
+    return replace(table, groups=groups)
+
+
+def left_out(part: Aligned) -> str:
+    """How many prompts only some seeds have, or ""."""
+    return f"{part.left_out} prompts that only some seeds have are left out" if part.left_out else ""
+
+
+def undecided(part: Aligned, m: Measure, cells: Array) -> str:
+    """How many cases are undecided and why; for wins and rates, what the value would be if all were 0, or all 1."""
+    holes = np.isnan(cells)
+    count = int(holes.sum())
+    if not count:
+        return ""
+    note = f"{count} undecided: {counted(part.reasons(holes))}"
+    if m.kind not in ("win", "rate"):
+        return note
+    low, high = (float(np.where(holes, value, cells).mean()) for value in (0.0, 1.0))
+    return f"{note}; if all were 0 or all 1, the value would be {low:.3f} or {high:.3f}"
+
+
+def reasons(part: Sequence[Rows], name: str) -> str:
+    """Why cases are undecided, the commonest first, with counts."""
+    return counted(
+        row.get("reason", "not measured") for rows in part for row in rows if row["values"].get(name) is None
+    )
+
+
+def counted(found: Iterable[str]) -> str:
+    """Reasons with how often each was given, the commonest first."""
+    ordered = sorted(Counter(found).items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} ({count})" for reason, count in ordered)

@@ -1,0 +1,103 @@
+"""Does gold rise with the proxy, and what was the proxy bought with?  Estimates of an arm under the judge "proxy".
+
+Checkpoints and n were fixed beforehand, and so is the one that the fall of gold is measured from: the middle one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.results.estimates import ALL, Arm, Estimator
+from rlhf_bench.harness.results.proxy_curves import Curves, curves_of
+from rlhf_bench.harness.statistics import gao, monotonicity, rules
+from rlhf_bench.harness.statistics.cells import Array
+from rlhf_bench.harness.statistics.interval import Interval
+
+JUDGE = "proxy"
+RESAMPLES = 1000
+
+
+def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
+    """Nothing for arms without a curve.
+
+    At every point (`iteration`: 0 for the baseline, a checkpoint, or n): reward, kl, and gold (or score).  At the last:
+    "spearman" of mean proxy and mean gold over the points, "spearman within prompts", "gold peak", "fall from peak"
+    (chosen on one half of the prompts, measured on the other), "fall from the middle", Gao's curve ("gao a", "gao b",
+    "gao peak", "gao peak at"), and by slice "NAME before", "NAME after", "NAME change" of every feature.
+    """
+    curves = curves_of(arm)
+    if curves is None or not curves.proxy.size:
+        return
+    yield from _points(arm, curves, estimator)
+    if curves.gold is not None:
+        yield from _monotonicity(arm, curves, curves.gold, estimator)
+    yield from _features(arm, curves, estimator)
+
+
+def _points(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate]:
+    values = {"reward": curves.proxy, "kl": curves.kl}
+    values |= {} if curves.gold is None else {curves.worth: curves.gold}
+    for at, point in enumerate(curves.points):
+        for name, cube in values.items():
+            rng = estimator.generator(*_place(arm), name, str(point))
+            found = rules.interval("level", cube[:, at], estimator.level, rng, curves.clusters)
+            yield _estimate(arm, curves, estimator, name, found, cube[:, at], iteration=point)
+
+
+def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -> Iterator[Estimate]:
+    level, clusters = estimator.level, curves.clusters
+    last = gold[:, -1]
+
+    def rng() -> np.random.Generator:
+        return estimator.generator(*_place(arm), "monotonicity")
+
+    found: dict[str, Interval] = {"spearman": monotonicity.of_means(curves.proxy, gold, level, rng(), clusters)}
+    if curves.samples is not None:
+        found["spearman within prompts"] = monotonicity.within_prompts(*curves.samples, level, rng(), clusters)
+    top = monotonicity.peak(gold, level, rng, clusters)
+    found[f"{curves.worth} peak"], found["fall from peak"] = top.height, top.drop
+    middle = (len(curves.points) - 1) // 2
+    fall = monotonicity.drop_from(gold, middle, level, rng(), clusters)
+    found["fall from the middle"] = fall.noted(f"from {curves.points[middle]}, fixed beforehand")
+    form: gao.Form = "best-of-n" if curves.form == "best-of-n" else "rl"
+    gain = gold - gold[:, :1]  # against the first point: the SFT policy, or one sample of it
+    curve = gao.fit(form, curves.kl, gain, level, rng(), clusters, RESAMPLES)
+    found |= {"gao a": curve.a, "gao b": curve.b, "gao peak": curve.top_gold, "gao peak at": curve.top_distance}
+    for name, interval in found.items():
+        yield _estimate(arm, curves, estimator, name, interval, last)
+
+
+def _features(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate]:
+    names = [name for name in curves.features.before if name in curves.features.after]
+    slices = sorted({name for own in curves.slices for name in own})
+    for slice_name in [ALL, *slices]:
+        kept = np.array([slice_name == ALL or slice_name in own for own in curves.slices], dtype=bool)
+        clusters = [c for c, own in zip(curves.clusters, kept.tolist(), strict=True) if own]
+        for name in names:
+            before, after = curves.features.before[name][:, kept], curves.features.after[name][:, kept]
+            for what, cells in (("before", before), ("after", after), ("change", after - before)):
+                rng = estimator.generator(*_place(arm), name, what, slice_name)
+                kind = "change" if what == "change" else "level"
+                found = rules.interval(kind, cells, estimator.level, rng, clusters)  # type: ignore[arg-type]
+                yield _estimate(arm, curves, estimator, f"{name} {what}", found, cells, slice_name)
+
+
+def _place(arm: Arm) -> tuple[str, ...]:
+    return (arm.task, arm.reward_model, arm.key, JUDGE)
+
+
+def _estimate(
+    arm: Arm,
+    curves: Curves,
+    estimator: Estimator,
+    statistic: str,
+    interval: Interval,
+    cells: Array,
+    slice_name: str = ALL,
+    iteration: int | None = None,
+) -> Estimate:
+    at = curves.points[-1] if iteration is None else iteration
+    return estimator.estimate(arm, JUDGE, statistic, slice_name, "sample", at, interval, cells)

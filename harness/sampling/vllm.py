@@ -1,0 +1,159 @@
+"""vLLM as the sampler of PPO's rollouts: the optional extra `vllm`.
+
+Written against vLLM 0.33's sources and run with 0.32 on a CPU.  What is used of it: `LLM` in this process
+(VLLM_ENABLE_V1_MULTIPROCESSING=0, or the weights would have to be sent to another one), prompts as token ids, one
+SamplingParams per row, and `collective_rpc("reload_weights")`, its workers' own way to take weights in the format of a
+checkpoint, which also redoes what it derives from them.
+
+Its log-probabilities are of its own kernels: PPO takes its own pass and logs how far the two are apart.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.models.placement import read_holding
+from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.sampling.rollout import make_rollout, pad_prompts
+from rlhf_bench.harness.text.chat import ends_of
+from rlhf_bench.harness.text.templates import encode_prompts
+
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Unless the environment says otherwise: no statistics sent, no logging set up, this process's threads not pinned."""
+SEEDS = 2**31
+
+
+class VLLMSampler:
+    """rollout.sample by vLLM.  The weights are the model's at every call, copied into the engine.
+
+    A row's draws come from a seed of its own, drawn from the generator, so that they do not depend on its neighbours;
+    they are not the draws of our own loop.  Greedy log-probabilities are at temperature 1.
+    """
+
+    def __init__(self, llm: Any, parameters: Any) -> None:
+        self._llm = llm
+        self._parameters = parameters  # the class SamplingParams
+
+    def __call__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompts: Sequence[str],
+        max_new: int,
+        *,
+        generator: Any = None,
+        temperature: float = 1.0,
+    ) -> Rollout:
+        """As rollout.sample.  Raises BenchError where vLLM fails or leaves a response unfinished."""
+        rows = encode_prompts(tokenizer, prompts)
+        ids, mask = pad_prompts(rows, tokenizer.pad_token_id, str(model.device))
+        asked = self._ask(tokenizer, len(rows), max_new, generator, temperature)
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights_of(model)})
+            self._llm.apply_model(_repack_heads)
+            written = self._llm.generate([{"prompt_token_ids": row} for row in rows], asked, use_tqdm=False)
+        except Exception as error:
+            raise BenchError(f"vLLM failed: {one_line(error)}.", "Set ppo.engine=own.") from error
+        response, drawn = _tensors([one.outputs[0] for one in written], max_new, tokenizer, ids.device)
+        return make_rollout(tokenizer, prompts, ids, mask, response, drawn)
+
+    def _ask(self, tokenizer: Any, rows: int, max_new: int, generator: Any, temperature: float) -> list[Any]:
+        """One SamplingParams per row; nothing but our own ends ends a response, as in our own loop."""
+        import torch
+
+        common: dict[str, Any] = {"max_tokens": max_new, "logprobs": 0, "detokenize": False, "ignore_eos": True}
+        common |= {"stop_token_ids": list(ends_of(tokenizer))}
+        if generator is None:
+            return [self._parameters(temperature=0.0, **common) for _ in range(rows)]
+        seeds = torch.randint(SEEDS, (rows,), generator=generator).tolist()
+        return [self._parameters(temperature=temperature, seed=seed, **common) for seed in seeds]
+
+
+def weights_of(model: Any) -> list[tuple[str, Any]]:
+    """(name, tensor) of all weights as a checkpoint has them; tied ones once."""
+    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+
+
+def _repack_heads(model: Any) -> None:
+    """On a CPU vLLM packs a copy of every matrix; reload_weights leaves a tied head's copy as it was (seen in 0.32)."""
+    for layer in model.modules():
+        if type(layer).__name__ == "ParallelLMHead" and hasattr(layer, "cpu_linear"):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def _tensors(outputs: Sequence[Any], max_new: int, tokenizer: Any, device: Any) -> tuple[Any, Any]:
+    """Tokens [B, T], padded behind their ends, and vLLM's log-probabilities of them [B, T]."""
+    import torch
+
+    ends = ends_of(tokenizer)
+    cut = [
+        one for one in outputs if len(one.token_ids) < max_new and (not one.token_ids or one.token_ids[-1] not in ends)
+    ]
+    if cut:
+        raise BenchError(f"vLLM left {len(cut)} of {len(outputs)} responses unfinished ({cut[0].finish_reason}).")
+    width = max(len(one.token_ids) for one in outputs)
+    tokens = torch.full((len(outputs), width), tokenizer.pad_token_id, dtype=torch.long)
+    drawn = torch.zeros(len(outputs), width)
+    for row, one in enumerate(outputs):
+        length = len(one.token_ids)
+        tokens[row, :length] = torch.tensor(list(one.token_ids))
+        drawn[row, :length] = torch.tensor(
+            [place[token].logprob for place, token in zip(one.logprobs, one.token_ids, strict=True)]
+        )
+    return tokens.to(device), drawn.to(device)
+
+
+@contextmanager
+def open_vllm(policy: Path, rows: int, room: int, device: str, memory: float) -> Iterator[VLLMSampler]:
+    """vLLM over the policy's folder, for `rows` responses at once of at most `room` tokens with their prompts.
+
+    `memory` is the share of the device's memory that it takes for weights and cache.  Nothing is compiled on a CPU.
+    Raises BenchError where vLLM cannot open the policy.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of what is meant: no tokenizer, heads that are tied
+    try:
+        from vllm import LLM, SamplingParams
+
+        llm = LLM(
+            model=str(policy),
+            skip_tokenizer_init=True,
+            trust_remote_code=False,
+            dtype=read_holding(policy).dtype,
+            seed=0,
+            max_model_len=room,
+            max_num_seqs=rows,
+            gpu_memory_utilization=memory,
+            enforce_eager=not device.startswith("cuda"),
+            enable_prefix_caching=False,  # it would hand out keys and values of earlier weights
+            generation_config="vllm",  # none of the folder's own sampling defaults
+            logprobs_mode="processed_logprobs",  # at the temperature
+        )
+    except Exception as error:
+        raise BenchError(f"vLLM cannot open {policy}: {one_line(error)}.", "Set ppo.engine=own.") from error
+    try:
+        yield VLLMSampler(llm, SamplingParams)
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        _free(device)
+
+
+def _free(device: str) -> None:
+    """What an engine leaves in its process, so that another can be opened."""
+    import torch
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()

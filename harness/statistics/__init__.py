@@ -1,0 +1,1 @@
+"""Point estimates and their intervals, from arrays of numbers alone: no files, no torch."""

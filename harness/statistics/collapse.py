@@ -1,0 +1,239 @@
+"""Has the distribution of an outcome collapsed?  Spread and shape before against after, and how repetitive texts are.
+
+Before and after are paired by prompt: resampling draws prompts (or what they share), and the permutation null swaps
+the two within them.
+Each statistic is measured once per training run; `over_seeds` says what several runs tell together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
+from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.rules import bca
+
+RESAMPLES = 1999
+SHAPES = ("ks", "wasserstein", "energy")
+KEYS = ("variance ratio", "levene p", *(key for shape in SHAPES for key in (shape, f"{shape} p")))
+SHARES = ("top share", "distinct-1", "distinct-2", "ks")
+ONE_RUN = "conditional on this training run"
+CLUSTERED = "Levene's test takes prompts for independent, and these share sources: see the variance ratio"
+ENOUGH = 300  # independent prompts: with fewer, the variance ratio's interval covers .87 to .93 (docs/coverage.md)
+SHORT = f"fewer than {ENOUGH} independent prompts: the interval is a little short, the more so for long tails"
+ROUNDING = 1e-12  # of the mean square: a smaller variance is none
+FEW_VALUES = 100  # up to which a product is faster than a sum over all values
+CHUNK = 100  # swaps at a time: bounds the memory
+
+
+@quiet
+def collapse(
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    rng: np.random.Generator,
+    level: float,
+    resamples: int = RESAMPLES,
+    clusters: Clusters | None = None,
+) -> dict[str, Interval]:
+    """Distribution statistics of one number per prompt, before [n] and after [n]; the keys are KEYS.
+
+    The ratio of variances after / before (BCa), Levene's p around medians (Brown & Forsythe 1974; it ignores the
+    pairing), and three distances, each with a permutation p: Kolmogorov-Smirnov, Wasserstein (the data's unit), energy
+    (Szekely & Rizzo 2013; the square root of the unit).  Undecided prompts are left out of both.  With clusters [n]
+    whole clusters are resampled and swapped; Levene's test knows none and is left out.
+    """
+    pair, codes = _paired(before, after, clusters)
+    n, units = pair.shape[1], pair.shape[1] if codes is None else int(codes.max()) + 1
+    if units < 3:
+        what = f"{n} prompts" if codes is None else f"{units} clusters of prompts"
+        return dict.fromkeys(KEYS, nothing(f"{what} decided both before and after: needs 3"))
+    scale = float(np.abs(pair).max()) or 1.0  # so that squares neither overflow nor vanish
+    first, second = pair / scale
+    return {
+        "variance ratio": variance_ratio(first, second, rng, level, resamples, codes),
+        "levene p": _levene(first, second) if codes is None else nothing(CLUSTERED),
+        **_distances(first, second, np.arange(n) if codes is None else codes, scale, rng, resamples),
+    }
+
+
+def _paired(before: npt.ArrayLike, after: npt.ArrayLike, clusters: Clusters | None) -> tuple[Array, Codes | None]:
+    """[2, n] the prompts with two finite numbers, and their cluster codes."""
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise BenchError(
+            f"Shapes {first.shape} before and {second.shape} after.", "Give one number per prompt in both."
+        )
+    pair = np.stack([first, second])
+    kept, codes, _ = tidy(np.where(np.isfinite(pair).all(axis=0), pair, np.nan), clusters)
+    return kept.reshape(2, -1), codes
+
+
+def variance_ratio(
+    first: Array,
+    second: Array,
+    rng: np.random.Generator,
+    level: float,
+    resamples: int = RESAMPLES,
+    codes: Codes | None = None,
+) -> Interval:
+    """BCa interval of var(second) / var(first), paired by prompt [n]; whole clusters (codes [n]) are resampled."""
+    if constant(first):
+        return nothing("the values before do not vary")
+    if constant(second):
+        return alone(0.0, "none", "the values after do not vary at all: resampling cannot tell how certain that is")
+    one, two = first - first.mean(), second - second.mean()  # so that the squares of the means take nothing away
+    columns = cluster_sums(np.stack([np.ones_like(one), one, one * one, two, two * two]), codes)
+    found = bca(columns.T, _ratio_of_variances, level, rng, resamples)
+    return found.noted(SHORT if columns.shape[1] < ENOUGH else "")
+
+
+def _ratio_of_variances(totals: Array) -> Array:
+    """[..., 5] totals of 1, x, x^2, y, y^2 -> var(y) / var(x); nan where x does not vary: a resample of no use."""
+    count, x, xx, y, yy = np.moveaxis(totals, -1, 0)
+    before, after = (np.maximum(squares / count - (sums / count) ** 2, 0.0) for sums, squares in ((x, xx), (y, yy)))
+    return np.asarray(after / np.where(before > ROUNDING * xx / count, before, np.nan))
+
+
+def _levene(first: Array, second: Array) -> Interval:
+    if constant(first) and constant(second):
+        return nothing("the values vary neither before nor after", "levene (median)")
+    return alone(float(stats.levene(first, second, center="median").pvalue), "levene (median)")
+
+
+def _distances(
+    first: Array, second: Array, codes: Codes, scale: float, rng: np.random.Generator, resamples: int
+) -> dict[str, Interval]:
+    """Distances between the two distribution functions and the share of swaps within prompts that reach them.
+
+    Prompts of one cluster (equal codes [n]) are swapped together.
+    """
+    n, units = first.size, int(codes.max()) + 1
+    pooled = np.concatenate([first, second])
+    order = np.argsort(pooled, kind="stable")
+    gaps, side, unit = np.diff(pooled[order]), np.where(order < n, 1.0, -1.0), codes[order % n]
+    observed = _shapes(side[None], gaps)[:, 0]
+    reached = np.ones(len(SHAPES))  # the data as they are is one of the swaps
+    steps = _steps(side, gaps, unit, units)
+    for start in range(0, resamples, CHUNK):
+        flips = 2.0 * rng.integers(0, 2, size=(min(CHUNK, resamples - start), units)) - 1.0
+        if steps is None:
+            found_here = _shapes(side * flips[:, unit], gaps)
+        else:
+            found_here = _of_curve(flips @ steps / n, gaps[gaps > 0])
+        reached += (found_here >= observed[:, None] * (1 - 1e-9)).sum(axis=1)
+    found: dict[str, Interval] = {}
+    for name, value, factor, count in zip(SHAPES, observed, (1.0, scale, scale**0.5), reached, strict=True):
+        found[name] = alone(float(value * factor), name)
+        found[f"{name} p"] = alone(float(count / (resamples + 1)), "permutation within prompts")
+    return found
+
+
+def _shapes(sides: Array, gaps: Array) -> Array:
+    """[3, R] KS, Wasserstein and energy distance; sides [R, 2n]: +1 before, -1 after, by rising value."""
+    return _of_curve(np.cumsum(sides, axis=1)[:, :-1] / (sides.shape[1] / 2), gaps)
+
+
+def _of_curve(curve: Array, gaps: Array) -> Array:
+    """The same from F_before - F_after between neighbouring values [R, k] and what lies between them [k]."""
+    absolute = np.abs(curve)
+    return np.stack([(absolute * (gaps > 0)).max(axis=1), absolute @ gaps, np.sqrt(2 * (curve * curve) @ gaps)])
+
+
+def _steps(side: Array, gaps: Array, unit: Codes, units: int) -> Array | None:
+    """[units, k] what each unit adds to the curve at k ends of ties; None where there are so many that sums are faster.
+
+    Whole numbers, so that a product with the swaps is exact.
+    """
+    ends = np.flatnonzero(gaps > 0)
+    if not 0 < ends.size <= FEW_VALUES:
+        return None
+    found = np.zeros((units, ends.size))
+    np.add.at(
+        found,
+        (unit, np.minimum(np.searchsorted(ends, np.arange(side.size)), ends.size - 1)),
+        np.where(np.arange(side.size) <= ends[-1], side, 0.0),
+    )
+    return np.asarray(np.cumsum(found, axis=1))
+
+
+def repetition(responses: Sequence[str]) -> dict[str, Interval]:
+    """Share of the most frequent response, and distinct-1 and -2: distinct over all word n-grams (Li et al. 2016).
+
+    Words are split at white space.  Distinct-n falls with the amount of text, so compare equal numbers of responses.
+    """
+    texts = [" ".join(response.split()) for response in responses]
+    if not texts:
+        return dict.fromkeys(("top share", "distinct-1", "distinct-2"), nothing("no response"))
+    most = Counter(texts).most_common(1)[0][1]
+    return {
+        "top share": alone(most / len(texts), "count", f"{most} of {len(texts)} responses"),
+        "distinct-1": _distinct(texts, 1),
+        "distinct-2": _distinct(texts, 2),
+    }
+
+
+def _distinct(texts: Sequence[str], n: int) -> Interval:
+    grams = [gram for words in map(str.split, texts) for gram in zip(*(words[i:] for i in range(n)), strict=False)]
+    if not grams:
+        return nothing(f"no response has {n} words", f"distinct-{n}")
+    return alone(len(set(grams)) / len(grams), f"distinct-{n}", f"of {len(grams)}")
+
+
+@quiet
+def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
+    """One statistic measured once per training seed, as one Interval.
+
+    Several seeds: Student's t over their values, on the logarithm where the name ends with "ratio"; it speaks of other
+    training runs on these prompts.  P-values are listed, not averaged.  Seeds without a value are counted in the note.
+    """
+    if not found:
+        return nothing("no seed")
+    if len(found) == 1:
+        one = found[0]
+        return one if one.value is None or ONE_RUN in one.note else one.noted(ONE_RUN)
+    values = [one.value for one in found if one.value is not None]
+    missing = _missing(found)
+    if not values:
+        return nothing(missing)
+    if name.endswith(" p"):
+        return nothing(f"p-values of {len(values)} seeds: {', '.join(map(_short, values))}").noted(missing)
+    if len(values) == 1:
+        (only,) = (one for one in found if one.value is not None)
+        return alone(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)
+    return _student(name, np.array(values), level).noted(f"{len(values)} seeds, on these prompts", missing)
+
+
+def _missing(found: Sequence[Interval]) -> str:
+    reasons = list(dict.fromkeys(one.note for one in found if one.value is None))
+    count = sum(one.value is None for one in found)
+    return f"{count} of {len(found)} seeds without a value ({'; '.join(reasons)})" if count else ""
+
+
+def _short(p: float) -> str:
+    return f"{p:.3g}".removeprefix("0") or "0"
+
+
+def _student(name: str, values: Array, level: float) -> Interval:
+    """t interval over values [n], n at least 2, inside the statistic's range."""
+    method, note = "t over seeds", ""
+    zeros = int((values <= 0).sum())
+    ratio = name.endswith("ratio") and not zeros
+    if zeros and name.endswith("ratio"):  # a collapse to one value has no logarithm
+        note = f"{zeros} values are 0: the mean of the ratios themselves, not of their logarithms"
+    scaled = np.log(values) if ratio else values
+    mean = float(scaled.mean())
+    half = float(special.stdtrit(len(values) - 1, upper_tail(level)) * scaled.std(ddof=1)) / len(values) ** 0.5
+    if constant(scaled):
+        equal = "all values are equal: nothing varied here"
+        mean, half, note = float(scaled[0]), 0.0, "; ".join(filter(None, (note, equal)))
+    bounds = np.array([mean, mean - half, mean + half])
+    value, low, high = (np.exp(bounds) if ratio else bounds).tolist()
+    found = made(value, low, high, method, note)
+    highest = 1.0 if name in SHARES else np.inf
+    return found if ratio else found.clipped(0.0, highest)

@@ -1,0 +1,221 @@
+"""Comparing: paired differences, tests on them, what a design could have found, and rank correlation.
+
+Numpy and scipy only, generators explicit; an undecided case is left out, and no nan leaves this file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import MeasureKind
+from rlhf_bench.harness.statistics.cells import (
+    Array,
+    Clusters,
+    Codes,
+    as_line,
+    as_matrix,
+    batches,
+    cluster_sums,
+    constant,
+    decided_values,
+    tidy,
+    upper_tail,
+)
+from rlhf_bench.harness.statistics.interval import Interval, alone, nothing, quiet
+from rlhf_bench.harness.statistics.rules import RESAMPLES, interval, percentile, same_everywhere
+from rlhf_bench.harness.statistics.variance import Moments, moments
+
+FEW_POINTS = 7
+ROUNDING = 1e-12  # relative: sums this close are equal
+
+
+@quiet
+def difference(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    kind: MeasureKind,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Interval of the paired difference a - b of one measure: same prompts (columns), seeds matched by index."""
+    cells, codes, note = _differences(a, b, clusters)
+    if kind in ("change", "level"):
+        return interval(kind, cells, level, rng, codes).noted(note)
+    if cells.size and constant(cells):
+        return same_everywhere(cells, codes, level, -1.0, 1.0).noted(note)
+    return interval("change", cells, level, rng, codes).clipped(-1.0, 1.0).noted(note)
+
+
+def _differences(a: npt.ArrayLike, b: npt.ArrayLike, clusters: Clusters | None) -> tuple[Array, Codes | None, str]:
+    """Tidy cells a - b on common seeds, their cluster codes, and a note where one has more seeds."""
+    first, second = as_matrix(a), as_matrix(b)
+    if first.shape[1] != second.shape[1]:
+        seen = f"A comparison of {first.shape[1]} with {second.shape[1]} prompts."
+        raise BenchError(seen, "Give both on the same prompts.")
+    seeds = min(len(first), len(second))
+    note = "" if len(first) == len(second) else f"{len(first)} seeds against {len(second)}: the first {seeds} of each"
+    cells, codes, left_out = tidy(first[:seeds] - second[:seeds], clusters)
+    return cells, codes, "; ".join(filter(None, (note, left_out)))
+
+
+@quiet
+def p_value(
+    a: npt.ArrayLike, b: npt.ArrayLike, kind: MeasureKind, rng: np.random.Generator, clusters: Clusters | None = None
+) -> Interval:
+    """Two-sided p of no difference between a and b [S, P], by the rule that makes `difference`'s interval.
+
+    One seed: exact McNemar for win and rate, else (and for clusters) sign-flip permutation, both conditional on the two
+    training runs.  Several: the level at which the two-way t interval reaches 0.
+    """
+    cells, codes, _ = _differences(a, b, clusters)
+    if not cells.size:
+        return nothing("no decided case")
+    if len(cells) > 1:
+        return two_way_p(cells, codes, bounded=kind in ("win", "rate"))
+    exact = kind in ("win", "rate") and codes is None
+    found = mcnemar_exact(cells[0], np.zeros(cells.shape[1])) if exact else permutation_p(cells[0], rng, clusters=codes)
+    return found.noted("of these two training runs")
+
+
+@quiet
+def two_way_p(cells: npt.ArrayLike, clusters: Clusters | None = None, bounded: bool = False) -> Interval:
+    """Two-sided p of mean 0 for cells [S, P]: 1 minus the level at which `two_way`'s interval ends at 0.
+
+    `bounded`: the cells lie in [-1, 1], and where they are all equal the p is that of the exact bound.
+    """
+    kept, codes, note = tidy(cells, clusters)
+    method = "two-way t"
+    if not kept.size:
+        return nothing("no decided case", method)
+    if len(kept) < 2 or kept.shape[1] < 2 or (codes is not None and codes.max() == 0):
+        return nothing("a p-value needs two seeds and two prompts (or clusters)", method)
+    units = kept.shape[1] if codes is None else int(codes.max()) + 1
+    if constant(kept):
+        return _equal_differences(float(kept.flat[np.flatnonzero(~np.isnan(kept))[0]]), units, bounded)
+    m = moments(kept, codes)
+    if not (math.isfinite(m.mean) and math.isfinite(m.variance) and m.variance > 0):
+        return nothing("the spread is not a finite number above 0", method)
+    return alone(_level_reaching(m), method).noted(m.note, note)
+
+
+def _level_reaching(m: Moments) -> float:
+    """p at which the half width is the distance of the mean from 0, by bisection on its logarithm."""
+    low, high = -300.0, 0.0  # log10 of p; the half width falls as p rises
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if m.half_width(10**middle / 2) > abs(m.mean) else (low, middle)
+    return float(min(1.0, 10**high))
+
+
+def _equal_differences(value: float, units: int, bounded: bool) -> Interval:
+    """All differences equal: for bounded ones the p at which the exact bound of `same_everywhere` is 0."""
+    if value == 0:
+        return alone(1.0, "two-way t", "all differences are 0")
+    if not bounded:
+        return nothing("all differences are equal: their spread is unknown", "two-way t")
+    p = min(1.0, 2.0 * (1.0 + abs(value)) ** -float(units))
+    return alone(p, "exact bound", f"all differences are equal: {units} independent prompts")
+
+
+@quiet
+def permutation_p(
+    diff: npt.ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES, clusters: Clusters | None = None
+) -> Interval:
+    """Two-sided p of mean 0 for paired differences [n], by flipping signs; exact where 2^n is within the resamples.
+
+    Prompts of one cluster are flipped together.
+    """
+    cells, codes, _ = tidy(as_line(diff), clusters)
+    if not cells.size:
+        return nothing("no decided case")
+    kept = cluster_sums(cells[0] / (np.abs(cells).max() or 1.0), codes)  # scaled so that sums do not overflow
+    if kept.size < 2:
+        return alone(1.0, "sign-flip permutation", "one case" if codes is None else "one cluster of prompts")
+    observed = abs(kept.sum()) * (1 - ROUNDING)
+    if 2**kept.size <= resamples:
+        signs = 1.0 - 2.0 * (np.arange(2**kept.size)[:, None] >> np.arange(kept.size) & 1)
+        return alone(float((np.abs(signs @ kept) >= observed).mean()), "sign-flip permutation", "all sign flips")
+    reached = 1  # the data as they are is one of the flips
+    for count in batches(resamples, kept.size):
+        signs = rng.integers(2, size=(count, kept.size), dtype=np.int8).astype(np.float64)
+        reached += int((np.abs(2 * (signs @ kept) - kept.sum()) >= observed).sum())
+    return alone(reached / (resamples + 1), "sign-flip permutation")
+
+
+def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> Interval:
+    """McNemar's exact two-sided p for paired verdicts [n]: a binomial test on the prompts where a and b differ."""
+    diff = decided_values(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
+    if not diff.size:
+        return nothing("no decided case", "exact McNemar")
+    up, differing = int((diff > 0).sum()), int((diff != 0).sum())
+    p = stats.binomtest(up, differing).pvalue if differing else 1.0
+    return alone(float(p), "exact McNemar", f"{up} up, {differing - up} down, {diff.size - differing} equal")
+
+
+def holm(pvalues: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) step-down adjusted p-values in the order given; None stays None and is not counted."""
+    order = sorted((p, i) for i, p in enumerate(pvalues) if p is not None)
+    adjusted, largest = list(pvalues), 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
+def smallest_detectable(
+    level: float, power: float = 0.8, *, n: int | None = None, se: float | None = None, df: float = 1e9
+) -> float | None:
+    """The true effect that a two-sided test at 1 - level finds with this power, in the data's unit.
+
+    From the standard error `se` (with its degrees of freedom) or from n verdicts, whose spread is at most .5.
+    """
+    if (n is None) == (se is None):
+        raise BenchError(
+            "smallest_detectable needs one of n and se.", "Give the number of prompts or a standard error."
+        )
+    if se is None:
+        se = 0.5 / math.sqrt(n) if n else math.inf
+    effect = float(special.stdtrit(df, upper_tail(level)) + special.stdtrit(df, power)) * se
+    return effect if math.isfinite(effect) else None
+
+
+@quiet
+def spearman(
+    x: npt.ArrayLike, y: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = 2000
+) -> Interval:
+    """Spearman's rank correlation of x, y [n] with a percentile bootstrap over points.
+
+    Up to 7 points have no useful bootstrap: the note gives the exact permutation p and the smallest it could have been.
+    """
+    points = np.stack([as_line(x), as_line(y)])
+    points = points[:, ~np.isnan(points).any(axis=0)]
+    n = points.shape[1]
+    if n < 3 or any(constant(row) for row in points):
+        return nothing("fewer than 3 points" if n < 3 else "one of the two does not vary", "spearman")
+    rho = float(_rank_correlation(points[0], points[1]))
+    if n <= FEW_POINTS:
+        return alone(rho, "spearman, exact permutation", _few_points(points, rho))
+    drawn = rng.integers(n, size=(resamples, n))
+    result = percentile(rho, _rank_correlation(points[0][drawn], points[1][drawn]), level)
+    return replace(result.clipped(-1.0, 1.0), method="spearman, percentile bootstrap")
+
+
+def _few_points(points: Array, rho: float) -> str:
+    orders = np.array(list(itertools.permutations(range(points.shape[1]))))
+    null = np.abs(_rank_correlation(points[0][None], points[1][orders]))
+    p, least = np.mean(null >= abs(rho) - 1e-9), np.mean(null >= null.max() - 1e-9)
+    return f"{points.shape[1]} points tell little: exact two-sided p = {p:.3f}, at best {least:.3f}; no interval"
+
+
+def _rank_correlation(x: Array, y: Array) -> Array:
+    a, b = (stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
+    return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))

@@ -1,0 +1,209 @@
+"""What scoring costs: operations counted, and trends fitted to what `stage_overhead` measured.  Numpy and scipy only.
+
+A seq2seq reward model reads the prompt once and the response twice where a scalar one reads each once.  How much that
+costs depends on the lengths and on the size of the model; these functions say how it grows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cells import Array, upper_tail
+from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+
+KINDS = ("scalar", "seq2seq", "generation")
+"""A scalar pass, a seq2seq-token pass, and, for reference, writing the response with a key-value cache."""
+
+
+@dataclass(frozen=True)
+class OverheadSettings:
+    """What is measured: every size at every length, one response at a time.
+
+    `widths` and `layers` belong together, heads have 32 dimensions.  `repeats` of both passes are timed in turn;
+    generation is timed in the first `generation_repeats` of them (0: not at all), since it takes most of the time.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    layers: tuple[int, ...] = (2, 4, 4, 8)
+    lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    prompt: int = 64
+    vocabulary: int = 1024
+    repeats: int = 5
+    generation_repeats: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "layers", "lengths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+        if len(self.widths) != len(self.layers) or not self.widths or not self.lengths:
+            seen = f"{len(self.widths)} widths, {len(self.layers)} layers, {len(self.lengths)} lengths."
+            raise BenchError(seen, "Give as many layers as widths, and at least one length.")
+        if any(width < 32 or width % 32 for width in self.widths):
+            raise BenchError(f"widths={list(self.widths)}.", "Give multiples of 32.")
+        if min(*self.layers, self.prompt, self.repeats) < 1 or min(self.lengths) < 2 or self.generation_repeats < 0:
+            raise BenchError("Layers, prompt and repeats must be at least 1, lengths at least 2, generation_repeats 0.")
+        if self.vocabulary < 512:
+            raise BenchError(f"vocabulary={self.vocabulary}.", "Give at least 512.")
+
+
+# ---- counting -------------------------------------------------------------------------------------------------------
+
+
+class Pass(NamedTuple):
+    """Tokens that go through the layers, and positions at which logits over the vocabulary are computed."""
+
+    tokens: int
+    logits: int
+
+
+def pass_of(kind: str, prompt: int, response: int, marker: int) -> Pass:
+    """Of a prompt, a response (its end-of-sequence token counted) and a correction marker, in tokens.
+
+    seq2seq: [prompt; response without its end; marker; response], logits for the response's tokens.
+    generation: the last token written is never read again.
+    """
+    passes = {
+        "scalar": Pass(prompt + response, 0),
+        "seq2seq": Pass(prompt + response - 1 + marker + response, response),
+        "generation": Pass(prompt + response - 1, response),
+    }
+    if kind not in passes:
+        raise BenchError(f"No pass is called {kind!r}.", f"Choose one of: {', '.join(KINDS)}.")
+    return passes[kind]
+
+
+def layer_parameters(width: int, layers: int) -> int:
+    """Weights of a GPT-2's layers, without embeddings, biases and norms: 12 width^2 each (Kaplan 2020, 2001.08361)."""
+    return 12 * layers * width * width
+
+
+def forward_flop(width: int, layers: int, tokens: int, logits: int, vocabulary: int) -> int:
+    """Floating-point operations of one causal pass; a multiplication and an addition are two.
+
+    2 N tokens for the N weights of the layers, 2 layers width tokens (tokens + 1) for queries times keys and weights
+    times values of each token with those up to it (Kaplan 2020's Table 1 sums to this up to the diagonal; a kernel that
+    computes masked entries does up to twice as much), 2 width vocabulary for each position with logits.  Norms, biases,
+    activations and softmax are left out.
+    """
+    weights = 2 * layer_parameters(width, layers) * tokens
+    attention = 2 * layers * width * tokens * (tokens + 1)
+    return weights + attention + 2 * width * vocabulary * logits
+
+
+# ---- trends ---------------------------------------------------------------------------------------------------------
+
+
+@quiet
+def overhead_estimates(rows: Sequence[Mapping[str, Any]], level: float) -> dict[str, Interval]:
+    """Trends of the rows of overhead.jsonl, by name.
+
+    "KIND seconds ~ response length" and "~ parameters": exponents of a power law in both, by least squares on
+    logarithms of the median seconds, with t intervals that say how well such a law fits the grid (not how the figures
+    would vary on another machine).  The prompt is fixed, so that short responses cost nearly alike: the exponent is
+    that of the range measured.
+    "time ratio seq2seq / scalar": per repeat the geometric mean over sizes and lengths, then a t interval on its
+    logarithm over repeats; the same at each length, and over generation.  "tokens", "flop" and "memory" ratios are
+    counts and vary with nothing but size and length: the geometric mean, the range in the note.
+    """
+    upper_tail(level)
+    found: dict[str, Interval] = {}
+    for kind in KINDS:
+        if timed := [row for row in rows if row["kind"] == kind and row["seconds"]]:
+            length, size = _exponents(timed, level)
+            found[f"{kind} seconds ~ response length"] = length
+            found[f"{kind} seconds ~ parameters"] = size
+    for at, pairs in _by_length(_matched(rows, "seq2seq", "scalar")).items():
+        found[f"time ratio seq2seq / scalar at {at} tokens"] = time_ratio(pairs, level)
+    for over in ("scalar", "generation"):
+        pairs = _matched(rows, "seq2seq", over)
+        found[f"time ratio seq2seq / {over}"] = time_ratio(pairs, level)
+        for name, column in (("tokens", "tokens"), ("flop", "flop"), ("memory", "peak_bytes")):
+            found[f"{name} ratio seq2seq / {over}"] = count_ratio(pairs, column)
+    return found
+
+
+def _exponents(rows: Sequence[Mapping[str, Any]], level: float) -> tuple[Interval, Interval]:
+    columns = np.array([[row["response"], row["parameters"], np.median(row["seconds"])] for row in rows], float).T
+    varying = [name for name, column in zip(("length", "size"), columns, strict=False) if len(set(column)) > 1]
+    fits = iter(power_law([columns[i] for i, n in enumerate(("length", "size")) if n in varying], columns[2], level))
+    return tuple(  # type: ignore[return-value]
+        next(fits) if name in varying else nothing(f"one {name} was measured") for name in ("length", "size")
+    )
+
+
+@quiet
+def power_law(factors: Sequence[Array], values: Array, level: float) -> list[Interval]:
+    """Exponents b of values [n] = a product of factors [n] to the powers b, by least squares on logarithms.
+
+    t intervals with n - 1 - factors degrees of freedom.  Everything must be above 0.
+    """
+    if not factors:
+        return []
+    x = np.stack([np.ones(len(values)), *(np.log(np.asarray(factor, float)) for factor in factors)], axis=1)
+    y = np.log(np.asarray(values, float))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return [nothing("not every number is above 0", "log-log least squares")] * len(factors)
+    solution, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
+    if rank < x.shape[1]:
+        return [nothing("the factors do not vary independently", "log-log least squares")] * len(factors)
+    freedom = len(y) - x.shape[1]
+    if freedom < 1:
+        note = "as many points as parameters: no interval"
+        return [alone(float(b), "log-log least squares", note) for b in solution[1:]]
+    error = float(((y - x @ solution) ** 2).sum())
+    spread = float(((y - y.mean()) ** 2).sum())
+    note = f"R2 = {1 - error / spread:.3f} over {len(y)} points" if spread else "the values do not vary"
+    halves = special.stdtrit(freedom, upper_tail(level)) * np.sqrt(np.diag(np.linalg.inv(x.T @ x)) * error / freedom)
+    return [
+        made(float(b), float(b - half), float(b + half), "log-log least squares", note)
+        for b, half in zip(solution[1:], halves[1:], strict=True)
+    ]
+
+
+Pairs = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+def _matched(rows: Sequence[Mapping[str, Any]], over: str, under: str) -> Pairs:
+    """Rows of the two kinds at the same size and length."""
+    cells: dict[tuple[int, int, int], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        cells[row["width"], row["layers"], row["response"]][row["kind"]] = row
+    return [(cell[over], cell[under]) for cell in cells.values() if over in cell and under in cell]
+
+
+def _by_length(pairs: Pairs) -> dict[int, Pairs]:
+    lengths = sorted({int(row["response"]) for row, _ in pairs})
+    return {length: [pair for pair in pairs if pair[0]["response"] == length] for length in lengths}
+
+
+@quiet
+def time_ratio(pairs: Pairs, level: float) -> Interval:
+    """Geometric mean of the seconds' ratio, with a t interval over the repeats that all cells have."""
+    method = "t on logarithms over repeats"
+    repeats = min((min(len(a["seconds"]), len(b["seconds"])) for a, b in pairs), default=0)
+    if not repeats:
+        return nothing("not measured", method)
+    logs = np.log([np.divide(a["seconds"][:repeats], b["seconds"][:repeats]) for a, b in pairs]).mean(axis=0)
+    mean, note = float(logs.mean()), f"{repeats} repeats of {len(pairs)} cells, on this machine"
+    if repeats == 1:
+        return alone(math.exp(mean), method, note)
+    half = float(special.stdtrit(repeats - 1, upper_tail(level)) * logs.std(ddof=1)) / math.sqrt(repeats)
+    return made(math.exp(mean), math.exp(mean - half), math.exp(mean + half), method, note)
+
+
+def count_ratio(pairs: Pairs, column: str) -> Interval:
+    """Geometric mean of the ratio of a count, and its range."""
+    known = [(a[column], b[column]) for a, b in pairs if a.get(column) and b.get(column)]
+    if not known:
+        return nothing("not measured", "geometric mean")
+    logs = np.log([a / b for a, b in known])
+    note = f"from {math.exp(logs.min()):.3g} to {math.exp(logs.max()):.3g} over {len(known)} cells"
+    return alone(float(np.exp(logs.mean())), "geometric mean", note)

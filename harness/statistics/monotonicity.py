@@ -1,0 +1,218 @@
+"""Does gold rise with the proxy?  Rank agreement, gold's peak and fall, and the curves of Gao et al. (2210.10760).
+
+About ten checkpoints of one run depend on each other and say little: every function takes seeds, and prompts where it
+can.  Pure functions of arrays; NaN is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cells import Array, Clusters, as_matrix, constant, drawn_weights, tidy, upper_tail
+from rlhf_bench.harness.statistics.comparisons import spearman
+from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.rules import interval, percentile
+
+ONE_RUN = "conditional on this training run"
+RESAMPLES = 2000
+
+
+# ---- ranks ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Spearman's rank correlation of each training run, and of several together."""
+
+    by_seed: tuple[Interval, ...]
+    over_seeds: Interval
+
+
+@quiet
+def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.random.Generator) -> Agreement:
+    """Of proxy and gold [S, n] over n points: means at fixed checkpoints, or changes of the same prompts.
+
+    Each seed: `comparisons.spearman` (bootstrap; exact permutation for few points).  Over seeds: Student's t on their
+    correlations, which is nothing where all seeds agree.  A seed without a value is left out and counted.
+    """
+    first, second = _same(as_matrix(proxy), as_matrix(gold))
+    by_seed = tuple(spearman(x, y, level, rng) for x, y in zip(first, second, strict=True))
+    if len(by_seed) == 1:
+        return Agreement(by_seed, by_seed[0].noted(ONE_RUN) if by_seed[0].value is not None else by_seed[0])
+    values = [one.value for one in by_seed if one.value is not None]
+    missing = next((one.note for one in by_seed if one.value is None), "")
+    note = f"{len(by_seed) - len(values)} of {len(by_seed)} seeds without a value ({missing})" if missing else ""
+    return Agreement(by_seed, _student(np.array(values), level).noted(note))
+
+
+def _student(values: Array, level: float) -> Interval:
+    """t interval of the mean of correlations [S]."""
+    if not values.size:
+        return nothing("no seed has a value", "t over seeds")
+    if values.size == 1:
+        return alone(float(values[0]), "spearman", f"one seed has a value, {ONE_RUN}")
+    if constant(values):
+        return alone(float(values[0]), "t over seeds", "all seeds agree: their spread is unknown")
+    mean, spread = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
+    half = float(special.stdtrit(values.size - 1, upper_tail(level))) * spread
+    return made(mean, mean - half, mean + half, "t over seeds", f"{values.size} seeds").clipped(-1.0, 1.0)
+
+
+@quiet
+def of_means(
+    proxy: npt.ArrayLike,
+    gold: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Over seeds, as `agreement`, of the means over prompts of proxy and gold [S, C, P] at C fixed checkpoints.
+
+    Where all of several seeds have the same correlation (ranks of few points have few values; often it is 1) Student's
+    t has no spread to go by: then prompts and seeds are resampled together, and the checkpoints ranked again each time.
+    """
+    first, second = _same(cube_of(proxy), cube_of(gold))
+    if np.isnan(first).all(axis=2).any() or np.isnan(second).all(axis=2).any():
+        return nothing("a checkpoint has no decided prompt")
+    found = agreement(np.nanmean(first, axis=2), np.nanmean(second, axis=2), level, rng).over_seeds
+    if found.value is None or found.low is not None or len(first) == 1:
+        return found
+    units = units_of(first.shape[2], clusters)
+    drawn = drawn_weights(rng, RESAMPLES, int(units.max()) + 1)[:, units]
+    resampled = (_weighted_means(cube, drawn) for cube in (first, second))
+    correlations = _rank_correlations(*resampled)
+    seeds = seed_weights(rng, RESAMPLES, len(first))
+    draws = (correlations * seeds).sum(axis=1) / seeds.sum(axis=1)
+    note = "all seeds agree, so prompts and seeds were resampled"
+    return percentile(found.value, draws, level, note).clipped(-1.0, 1.0)
+
+
+@quiet
+def within_prompts(
+    proxy: npt.ArrayLike,
+    gold: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Mean over prompts of the rank correlation within each: proxy and gold [S, P, n] over n samples or checkpoints.
+
+    A prompt where one of the two does not vary ranks nothing: it is left out and counted.
+    """
+    first, second = _same(np.asarray(proxy, dtype=np.float64), np.asarray(gold, dtype=np.float64))
+    if first.ndim != 3:
+        raise BenchError(f"Proxy and gold of shape {first.shape}.", "Give both as [seeds, prompts, points].")
+    cells = _rank_correlations(first, second)
+    unranked = int(np.isnan(cells).sum())
+    note = f"{unranked} of {cells.size} prompts left out: nothing to rank" if unranked else ""
+    found = interval("level", cells, level, rng, clusters).clipped(-1.0, 1.0)
+    return replace(found, method=f"mean spearman within prompts, {found.method}").noted(note)
+
+
+def _weighted_means(cube: Array, weights: Array) -> Array:
+    """[R, S, C] means over decided prompts of [S, C, P] under weights [R, P]."""
+    decided = ~np.isnan(cube)
+    sums = np.where(decided, cube, 0.0) @ weights.T / (decided @ weights.T)
+    return np.moveaxis(sums, -1, 0)
+
+
+def _rank_correlations(x: Array, y: Array) -> Array:
+    """[..., n] -> [...] Spearman's over the last axis; NaN where a point is, or where one of the two does not vary."""
+    bad = (np.isnan(x) | np.isnan(y)).any(axis=-1, keepdims=True)
+    a, b = (stats.rankdata(np.where(bad, 0.0, v), axis=-1) for v in (x, y))
+    a, b = (v - v.mean(axis=-1, keepdims=True) for v in (a, b))
+    scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.asarray((a * b).sum(-1) / np.where(scale > 0, scale, np.nan))
+
+
+def _same(first: Array, second: Array) -> tuple[Array, Array]:
+    if first.shape != second.shape:
+        raise BenchError(f"Proxy of shape {first.shape} and gold of shape {second.shape}.", "Give both alike.")
+    return first, second
+
+
+# ---- peak and fall --------------------------------------------------------------------------------------------------
+
+
+def drop_from(
+    gold: npt.ArrayLike,
+    fixed: int,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """gold at checkpoint `fixed` (an index chosen beforehand) minus gold at the last one, from gold [S, C, P]."""
+    cube = cube_of(gold)
+    if not 0 <= fixed < cube.shape[1]:
+        raise BenchError(
+            f"Checkpoint {fixed} of {cube.shape[1]}.", f"Give an index from 0 to {cube.shape[1] - 1}, chosen before."
+        )
+    return interval("change", cube[:, fixed] - cube[:, -1], level, rng, clusters)
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Gold's highest checkpoint of each seed (an index, None where undecided), its height, and the fall from it."""
+
+    checkpoints: tuple[int | None, ...]
+    height: Interval
+    drop: Interval
+
+
+def peak(
+    gold: npt.ArrayLike, level: float, make_rng: Callable[[], np.random.Generator], clusters: Clusters | None = None
+) -> Peak:
+    """The peak of gold [S, C, P], chosen on one half of the prompts and measured on the other.
+
+    On one set of prompts "peak minus last" is never negative and finds a fall in half of the runs where nothing
+    happens (statistics.md).  Prompts of one cluster stay together.  `make_rng` gives a fresh generator at each call.
+    """
+    cube, units = cube_of(gold), units_of(np.asarray(gold).shape[-1], clusters)
+    count = int(units.max()) + 1 if units.size else 0
+    if count < 4:
+        reason = f"{count} prompts (or clusters) cannot be halved: needs 4"
+        return Peak((None,) * len(cube), nothing(reason), nothing(reason))
+    choosing = (make_rng().permutation(count) < count // 2)[units]
+    found = [_highest(run[:, choosing]) for run in cube]
+    measured = cube[:, :, ~choosing]
+    missing = np.full(measured.shape[2], np.nan)
+    tops = np.array([missing if at is None else run[at] for run, at in zip(measured, found, strict=True)])
+    note = f"chosen on {int(choosing.sum())} prompts, measured on the other {int((~choosing).sum())}"
+    others = units[~choosing]
+    height = interval("level", tops, level, make_rng(), others).noted(note)
+    drop = interval("change", tops - measured[:, -1], level, make_rng(), others).noted(note)
+    return Peak(tuple(found), height, drop)
+
+
+def _highest(run: Array) -> int | None:
+    """The checkpoint with the highest mean of [C, P], the first of equals; None where one has no decided prompt."""
+    decided = ~np.isnan(run)
+    if not decided.any(axis=1).all():
+        return None
+    return int((np.where(decided, run, 0.0).sum(axis=1) / decided.sum(axis=1)).argmax())
+
+
+def units_of(prompts: int, clusters: Clusters | None) -> npt.NDArray[np.intp]:
+    """[P] codes of what prompts share, each its own where nothing is shared."""
+    _, codes, _ = tidy(np.zeros((1, prompts)), clusters)
+    return np.arange(prompts) if codes is None else codes
+
+
+def cube_of(values: npt.ArrayLike) -> Array:
+    """Gold [seeds, checkpoints, prompts]."""
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 3 or not found.size:
+        raise BenchError(f"Gold of shape {found.shape}.", "Give [seeds, checkpoints, prompts], not empty.")
+    return found
+
+
+def seed_weights(rng: np.random.Generator, resamples: int, seeds: int) -> Array:
+    """[R, S] how often each seed is drawn; a single one always."""
+    return np.ones((resamples, 1)) if seeds == 1 else drawn_weights(rng, resamples, seeds)

@@ -1,0 +1,190 @@
+"""Planning: from a pilot's cells to the smallest detectable difference of a design, and the design for a difference.
+
+A pilot [S seeds, P prompts] gives three variance components: between training seeds, between prompts, and the rest.
+The power of another design is that of the interval this project reports (`statistics.two_way`), by simulating the
+mean squares that a two-way normal layout would have; the draws are the same for every design, so tables do not jitter.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+from scipy.stats import qmc
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cells import Array, Clusters, constant, tidy
+from rlhf_bench.harness.statistics.interval import quiet
+from rlhf_bench.harness.statistics.variance import complete_layout, half_widths, mean_squares
+
+DRAWS = 12  # 2^12 points
+SEEDS = (1, 2, 3, 5, 10, 20)
+PROMPTS = (50, 100, 200, 500, 1000, 2000)
+MOST_PROMPTS = 1_000_000
+ONE_SEED = "conditional on one training run: says nothing of other seeds"
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Variances of a measure; seed None: the pilot had one seed.  A prompt is a cluster where the pilot has clusters.
+
+    With one seed `prompt` holds all that varies between prompts, and `residual` is 0.
+    """
+
+    seed: float | None
+    prompt: float
+    residual: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One design and what it can find.  None is unknown or impossible, and the note says why."""
+
+    seeds: int
+    prompts: int | None
+    smallest_detectable: float | None
+    power: float | None = None
+    note: str = ""
+
+
+@quiet
+def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Components | None:
+    """Variance components of a pilot's cells [S, P] (differences of two arms, or of wins); None where nothing varies.
+
+    From the mean squares: seed (MS_seed - MS_error) / P, prompt (MS_prompt - MS_error) / S, residual MS_error.  A
+    negative one is 0, and the note says so.
+    """
+    kept, codes, note = tidy(cells, clusters)
+    if not kept.size or kept.shape[1] < 2 or constant(kept) or (codes is not None and not codes.max()):
+        return None
+    layout, left_out = complete_layout(kept, codes)
+    note = "; ".join(filter(None, (left_out, note)))
+    if len(layout) == 1:
+        return Components(None, float(layout[0].var(ddof=1)), 0.0, "; ".join(filter(None, (ONE_SEED, note))))
+    squares = mean_squares(layout)
+    seed = (squares.seed - squares.error) / layout.shape[1]
+    prompt = (squares.prompt - squares.error) / layout.shape[0]
+    low = " and ".join(name for name, value in (("seeds", seed), ("prompts", prompt)) if value < 0)
+    few = f"{len(layout)} seeds tell their spread badly" if len(layout) < 5 else ""
+    unseen = f"no spread between {low} was seen beyond chance" if low else ""
+    return Components(max(seed, 0.0), max(prompt, 0.0), squares.error, "; ".join(filter(None, (few, unseen, note))))
+
+
+@functools.lru_cache(maxsize=256)
+def _chi_squares(seeds: int, prompts: int) -> Array:
+    """[3, 2^DRAWS] mean squares of unit variance for seeds, prompts and error: the same points for every design."""
+    points = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random_base2(DRAWS)
+    freedom = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)], dtype=np.float64)
+    return np.asarray(2 * special.gammaincinv(freedom / 2, points) / freedom).T
+
+
+@quiet
+def power(found: Components, difference: float, seeds: int, prompts: int, level: float = 0.95) -> float:
+    """Chance that the interval of a design excludes 0 when the true mean is `difference`."""
+    error, halves = _design(found, seeds, prompts, level)
+    return _excludes(difference, error, halves)
+
+
+def _excludes(difference: float, error: float, halves: Array) -> float:
+    away = (difference - halves) / error, (-difference - halves) / error
+    return float(sum(special.ndtr(side).mean() for side in away))
+
+
+def _design(found: Components, seeds: int, prompts: int, level: float) -> tuple[float, Array]:
+    """The standard error of the mean and the half widths [R] of its intervals."""
+    if seeds < 1 or prompts < 2:
+        raise BenchError(f"A design of {seeds} seeds and {prompts} prompts.", "Give at least 1 seed and 2 prompts.")
+    tail = (1 - level) / 2
+    if seeds == 1:
+        error = math.sqrt((found.prompt + found.residual) / prompts)
+        freedom = prompts - 1
+        points = (np.arange(256) + 0.5) / 256
+        spread = np.sqrt(2 * special.gammaincinv(freedom / 2, points) / freedom)
+        return error, -float(special.stdtrit(freedom, tail)) * error * spread
+    if found.seed is None:
+        raise BenchError("A pilot of one seed tells nothing of several.", "Run the pilot with at least two seeds.")
+    expected = np.array([prompts * found.seed, seeds * found.prompt, 0.0]) + found.residual
+    squares = expected[:, None] * _chi_squares(seeds, prompts)
+    error = math.sqrt((expected[0] + seeds * found.prompt) / (seeds * prompts))
+    return error, half_widths(squares, seeds, prompts, tail)
+
+
+@quiet
+def smallest_detectable(
+    found: Components, seeds: int, prompts: int, level: float = 0.95, wanted: float = 0.8
+) -> float | None:
+    """The true difference that a design finds with the wanted power, in the data's unit; None where nothing varies."""
+    error, halves = _design(found, seeds, prompts, level)
+    if not (error > 0 and math.isfinite(error)):
+        return None
+    low, high = 0.0, error
+    while _excludes(high, error, halves) < wanted:
+        high *= 2
+    for _ in range(32):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _excludes(middle, error, halves) < wanted else (low, middle)
+    return high
+
+
+def prompts_needed(
+    found: Components, difference: float, seeds: int, level: float = 0.95, wanted: float = 0.8
+) -> int | None:
+    """The fewest prompts with which so many seeds find a difference; None where no number of prompts would do."""
+    if power(found, difference, seeds, MOST_PROMPTS, level) < wanted:
+        return None
+    low, high = 1, 2
+    while power(found, difference, seeds, high, level) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if power(found, difference, seeds, middle, level) < wanted else (low, middle)
+    return high
+
+
+def table(
+    pilot: npt.ArrayLike,
+    difference: float | None = None,
+    clusters: Clusters | None = None,
+    seeds: Sequence[int] = SEEDS,
+    prompts: Sequence[int] = PROMPTS,
+    level: float = 0.95,
+    wanted: float = 0.8,
+) -> list[Plan]:
+    """What `bench power` shows: every design's smallest detectable difference; with `difference`, its power too, and
+    per number of seeds one row with the fewest prompts that find it.
+
+    One seed is always conditional on that training run.  Raises BenchError on a difference that is not above 0.
+    """
+    if difference is not None and not (math.isfinite(difference) and difference > 0):
+        raise BenchError(f"A difference of {difference}.", "Give a number above 0, such as .05.")
+    found = components(pilot, clusters)
+    if found is None:
+        return [Plan(0, None, None, None, "the pilot does not vary: nothing can be planned from it")]
+    possible = [n for n in seeds if n == 1 or found.seed is not None]
+    plans = [_plan(found, n, size, difference, level, wanted) for n in possible for size in prompts]
+    if difference is not None:
+        plans += [_needed(found, n, difference, level, wanted) for n in possible]
+    return plans
+
+
+def _note(found: Components, seeds: int) -> str:
+    return found.note if seeds > 1 or ONE_SEED in found.note else "; ".join(filter(None, (ONE_SEED, found.note)))
+
+
+def _plan(found: Components, seeds: int, prompts: int, difference: float | None, level: float, wanted: float) -> Plan:
+    reached = None if difference is None else power(found, difference, seeds, prompts, level)
+    least = smallest_detectable(found, seeds, prompts, level, wanted)
+    return Plan(seeds, prompts, least, reached, _note(found, seeds))
+
+
+def _needed(found: Components, seeds: int, difference: float, level: float, wanted: float) -> Plan:
+    prompts = prompts_needed(found, difference, seeds, level, wanted)
+    if prompts is None:
+        return Plan(seeds, None, None, None, f"no number of prompts finds {difference:g}: the seeds differ too much")
+    return _plan(found, seeds, prompts, difference, level, wanted)

@@ -1,0 +1,294 @@
+"""The intervals of every reported number: numpy and scipy only, generators always explicit.  Tests: comparisons.py.
+
+Cells [S seeds, P prompts] hold one number per training seed and held-out prompt; NaN (or None) is undecided and
+is left out, never scored.  What cannot be said is None, and the note says why.  Columns of one comparison share their
+resamples when each call gets a fresh generator of the same seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import MeasureKind
+from rlhf_bench.harness.statistics.cells import (
+    Array,
+    Clusters,
+    Codes,
+    as_line,
+    batches,
+    bca_tails,
+    cluster_sums,
+    constant,
+    decided_values,
+    drawn_totals,
+    drawn_weights,
+    tidy,
+    upper_tail,
+)
+from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.variance import moments
+
+RESAMPLES = 9999
+FEW = "fewer than 30 independent prompts: a skewed measure is covered less than the level says"
+EDGE = "a rate this near 0 or 1 is covered a little less than the level says where many seeds differ"
+WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
+
+# ---- one sample of prompts ------------------------------------------------------------------------------------------
+
+
+def wilson(values: npt.ArrayLike, level: float) -> Interval:
+    """Wilson's score interval on the mean of values [n] in [0, 1]; a tie counts .5 (Wilson 1927).
+
+    With fractional values it is conservative: p(1 - p) bounds their variance.
+    """
+    kept = decided_values(values, 0.0, 1.0)
+    if not kept.size:
+        return nothing("no decided case", "wilson")
+    n, p, z = kept.size, float(kept.mean()), float(special.ndtri(upper_tail(level)))
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    shrink = 1 + z * z / n
+    return made(p, (centre - half) / shrink, (centre + half) / shrink, "wilson").clipped(0.0, 1.0)
+
+
+def exact(k: int, n: int, level: float) -> Interval:
+    """Clopper and Pearson's interval for k of n."""
+    upper_tail(level)
+    if not 0 <= k <= n:
+        raise BenchError(f"{k} successes of {n} trials.", "Give 0 <= k <= n.")
+    if n == 0:
+        return nothing("no decided case", "exact")
+    bounds = stats.binomtest(k, n).proportion_ci(confidence_level=level)
+    return made(k / n, float(bounds.low), float(bounds.high), "exact")
+
+
+@quiet
+def paired(
+    values: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """BCa bootstrap of the mean of per-prompt numbers [n], expanded for small n (see `bca`).
+
+    With clusters [n] whole clusters are resampled, and the statistic is the ratio of their sums to their sizes.
+    """
+    cells, codes, note = tidy(as_line(values), clusters)
+    if plain := _degenerate(cells, codes, several=False):
+        return plain
+    scale = float(np.abs(cells).max())  # so that totals do not overflow
+    if codes is None:
+        found = bca(cells.T / scale, _mean(cells.size), level, rng, resamples, expanded=True)
+    else:
+        columns = cluster_sums(np.stack([cells[0] / scale, np.ones(cells.size)]), codes)
+        found = bca(columns.T, _ratio, level, rng, resamples, expanded=True)
+    units = cells.size if codes is None else int(codes.max()) + 1
+    return _scaled(found, scale).noted(FEW if units < 30 else "", note)
+
+
+def _mean(n: int) -> Callable[[Array], Array]:
+    return lambda totals: np.asarray(totals[..., 0] / n)
+
+
+def _ratio(totals: Array) -> Array:
+    return np.asarray(totals[..., 0] / totals[..., 1])
+
+
+def _scaled(found: Interval, scale: float) -> Interval:
+    value, low, high = (math.nan if x is None else x * scale for x in (found.value, found.low, found.high))
+    return made(value, low, high, found.method, found.note)
+
+
+@quiet
+def bca(
+    columns: Array,
+    statistic: Callable[[Array], Array],
+    level: float,
+    rng: np.random.Generator,
+    resamples: int,
+    expanded: bool = False,
+) -> Interval:
+    """BCa interval (Efron 1987) of a statistic of column totals; percentile, and said so, where BCa is undefined.
+
+    columns [n, c]: what each independent unit (a prompt, or a cluster of them) adds to c totals; statistic: totals
+    [..., c] -> [...].  The numbers are those of `scipy.stats.bootstrap` with the same generator, without its loops.
+    `expanded`: quantiles of t with n - 1 degrees of freedom, times sqrt(n / (n - 1)), stand for normal ones (Hesterberg
+    2015), since a bootstrap of few units is too short.
+    """
+    n, totals = len(columns), columns.sum(axis=0)
+    value, draws = float(statistic(totals)), statistic(drawn_totals(columns, rng, resamples))
+    left_out = statistic(totals - columns)
+    tails = bca_tails(value, draws, left_out, _quantile(n if expanded else None, level))
+    if tails is None:
+        return percentile(value, draws, level, "BCa is undefined here")
+    low, high = np.quantile(draws, tails)
+    return made(value, float(low), float(high), "BCa bootstrap")
+
+
+def _quantile(n: int | None, level: float) -> float:
+    """The upper quantile of the normal distribution, or of t inflated for n units."""
+    upper = upper_tail(level)
+    if n is None:
+        return float(special.ndtri(upper))
+    return float(special.stdtrit(n - 1, upper)) * math.sqrt(n / (n - 1))
+
+
+def percentile(value: float, draws: Array, level: float, note: str = "") -> Interval:
+    """Percentile interval of bootstrap draws [R]; undefined draws are left out."""
+    draws = draws[np.isfinite(draws)]
+    low, high = np.quantile(draws, [1 - upper_tail(level), upper_tail(level)]) if draws.size else (math.nan, math.nan)
+    return made(value, float(low), float(high), "percentile bootstrap", note)
+
+
+@quiet
+def verdicts(values: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
+    """Percentile bootstrap of the mean of values [n] with few distinct levels k: one multinomial draw [R, k]."""
+    kept = decided_values(values)
+    if plain := _degenerate(kept[None], None, several=False):
+        return plain
+    levels, counts = np.unique(kept, return_counts=True)
+    draws = rng.multinomial(kept.size, counts / kept.size, size=resamples)
+    return percentile(float(kept.mean()), draws @ levels / kept.size, level)
+
+
+# ---- several seeds --------------------------------------------------------------------------------------------------
+
+
+@quiet
+def two_way(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
+    """t interval on the grand mean of cells [S, P], seeds and prompts both random.
+
+    V = (MS_seed + MS_prompt - MS_error) / (S P) with the t quantile of `Moments.half_width`; never below the interval
+    that takes the seeds as given.  Clusters and holes: see `moments`.
+    """
+    cells, codes, note = tidy(cells, clusters)
+    if plain := _degenerate(cells, codes):
+        return plain.noted(note)
+    m = moments(cells, codes)
+    half = m.half_width(1 - upper_tail(level))
+    return made(m.mean, m.mean - half, m.mean + half, "two-way t").noted(m.note, note)
+
+
+@quiet
+def pigeonhole(
+    cells: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """Percentile bootstrap that resamples seeds and prompts (or clusters) of cells [S, P] independently (Owen 2007).
+
+    The companion of `two_way`: with few seeds its interval is too short, since S seeds have few resamples.
+    """
+    cells, codes, note = tidy(cells, clusters)
+    if plain := _degenerate(cells, codes):
+        return plain.noted(note)
+    decided = ~np.isnan(cells)
+    sums, counts = (cluster_sums(each, codes) for each in (np.where(decided, cells, 0.0), decided.astype(np.float64)))
+    draws = []
+    for count in batches(resamples, sums.shape[1]):
+        seeds, prompts = (drawn_weights(rng, count, n) for n in sums.shape)
+        draws.append(((seeds @ sums) * prompts).sum(axis=1) / ((seeds @ counts) * prompts).sum(axis=1))
+    found = percentile(float(np.nanmean(cells)), np.concatenate(draws), level, note)
+    return replace(found, method="pigeonhole bootstrap")
+
+
+@quiet
+def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
+    """Clopper and Pearson's interval for cells [S, P] in [0, 1] at the effective sample size (Korn and Graubard 1998).
+
+    n_eff = p(1 - p) (t / half)^2 with the t quantile for all cases and half the width of `two_way`, at most the number
+    of cases.  Where all cases are equal V says nothing: n_eff = prompts (or clusters), as if seeds only repeated
+    each other.
+    """
+    cells, codes, note = tidy(cells, clusters, 0.0, 1.0)
+    if not cells.size:
+        return nothing("no decided case", "Korn-Graubard")
+    if constant(cells):
+        return same_everywhere(cells, codes, level, 0.0, 1.0).noted(note)
+    if why := _too_small(cells, codes, several=False):
+        return alone(float(np.nanmean(cells)), "none", why).noted(note)
+    m, n = moments(cells, codes), int((~np.isnan(cells)).sum())
+    half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
+    size = min(float(n), (t * math.sqrt(m.mean * (1 - m.mean)) / half) ** 2) if half > 0 else float(n)
+    low, high = _clopper_pearson(m.mean, size, level)
+    found = made(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
+    return found.noted(EDGE if len(cells) > 1 and not 0.05 < m.mean < 0.95 else "")
+
+
+def _clopper_pearson(p: float, n: float, level: float) -> tuple[float, float]:
+    """The exact interval with fractional counts, by beta quantiles."""
+    k, upper = n * p, upper_tail(level)
+    low = special.betaincinv(k, n - k + 1, 1 - upper) if k > 0 else 0.0
+    high = special.betaincinv(k + 1, n - k, upper) if k < n else 1.0
+    return float(low), float(high)
+
+
+# ---- the one rule ---------------------------------------------------------------------------------------------------
+
+
+@quiet
+def interval(
+    kind: MeasureKind, cells: npt.ArrayLike, level: float, rng: np.random.Generator, clusters: Clusters | None = None
+) -> Interval:
+    """The interval of a measure over cells [S, P]; every reported number goes through here.
+
+    One seed: win and rate Wilson, change and level BCa, all conditional on that training run.  Several: win and rate
+    Korn-Graubard, change and level two-way t.  `clusters` [P] names what prompts share ("" stands alone); with it, one
+    seed's win and rate are Korn-Graubard too, over clusters.
+    """
+    bounded = kind in ("win", "rate")
+    cells, codes, note = tidy(cells, clusters, *((0.0, 1.0) if bounded else ()))
+    if not cells.size:
+        return nothing("no decided case")
+    if len(cells) > 1:
+        found = rate_over_seeds(cells, level, codes) if bounded else two_way(cells, level, codes)
+        return found.noted(WIDE if len(cells) == 2 else "", note)
+    if not bounded:
+        result = paired(cells[0], level, rng, codes)
+    else:
+        result = wilson(cells[0], level) if codes is None else rate_over_seeds(cells, level, codes)
+    return result.noted("conditional on this training run", note)
+
+
+# ---- data without spread ----------------------------------------------------------------------------------------
+
+
+def _too_small(cells: Array, codes: Codes | None, several: bool = True) -> str:
+    """Why no spread can be estimated from tidy cells, or ""."""
+    if several and len(cells) == 1:
+        return "one seed: the spread between training runs is unknown"
+    if cells.shape[1] == 1:
+        return "one prompt: the spread between prompts is unknown"
+    return "one cluster of prompts" if codes is not None and codes.max() == 0 else ""
+
+
+def _degenerate(cells: Array, codes: Codes | None, several: bool = True) -> Interval | None:
+    """What can be said of tidy data whose spread cannot be estimated; None where it can."""
+    if not cells.size:
+        return nothing("no decided case")
+    if why := _too_small(cells, codes, several):
+        return alone(float(np.nanmean(cells)), "none", why)
+    return _unvarying(cells) if constant(cells) else None
+
+
+def _unvarying(cells: Array) -> Interval:
+    value, n = float(np.nanmax(cells)), int((~np.isnan(cells)).sum())
+    note = f"all {n} values are equal: the width 0 says that nothing varied here, not that the value is certain"
+    return made(value, value, value, "percentile bootstrap", note)
+
+
+def same_everywhere(cells: Array, codes: Codes | None, level: float, low: float, high: float) -> Interval:
+    """Bounded values all equal: at most a share can be otherwise, the exact bound for 0 of n (rule of three)."""
+    n, value = cells.shape[1] if codes is None else int(codes.max()) + 1, float(np.nanmax(cells))
+    share = _clopper_pearson(0.0, n, level)[1]
+    bounds = value - share * (value - low), value + share * (high - value)
+    return made(value, *bounds, "Korn-Graubard", f"all values are equal: exact bound for {n} independent prompts")

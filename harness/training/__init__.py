@@ -1,0 +1,1 @@
+"""Supervised training through TRL: SFT, reward models, DPO."""

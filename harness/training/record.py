@@ -1,0 +1,38 @@
+"""What stands beside a trained reward model's weights, so that the folder can be shared: which arm it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError, one_line
+
+RECORD = "reward_model.json"
+"""{"name", "settings"} of the arm that trained the weights beside it."""
+
+
+def write_record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Say beside the weights which arm trained them."""
+    store.write_json(folder / RECORD, {"name": name, "settings": dict(settings)})
+
+
+def read_record(folder: Path) -> tuple[str, dict[str, Any]]:
+    """(arm, settings) of a trained reward model.  Raises BenchError for a folder that is none, or is damaged."""
+    if not folder.is_dir():
+        raise BenchError(f"There is no folder {folder}.", "Give runs/reward/NAME of a run, or a copy of it.")
+    try:
+        row = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        name, settings = str(row["name"]), dict(row["settings"])
+    except FileNotFoundError:
+        raise BenchError(
+            f"{folder} has no {RECORD}: no run trained it as a reward model.",
+            "Give runs/reward/NAME of a run; for any other classifier: --rm hf:FOLDER.",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{folder / RECORD} cannot be read: {one_line(error)}.", "Copy the folder again.") from None
+    if not list(folder.glob("*.safetensors")):
+        raise BenchError(f"{folder} has no safetensors weights.", "Copy the whole folder.")
+    return name, settings

@@ -1,0 +1,1 @@
+"""The language-model judge: client, cache, prompts, parsing, both orders."""

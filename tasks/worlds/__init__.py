@@ -1,0 +1,1 @@
+"""Generated worlds whose gold utility is known exactly."""

@@ -1,0 +1,189 @@
+"""What all controlled worlds share: sizes, sets in which no prompt occurs twice, and pairs preferred by gold.
+
+A world says what a prompt asks for, who answers it and what an answer is worth.  All data are a pure function of the
+settings and the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, to_row
+from rlhf_bench.harness.text.tokens import Span
+
+ATTEMPTS = 1000
+"""Redraws of a prompt or a pair before the settings are called impossible."""
+
+SIZES = ("demonstrations", "train_pairs", "test_pairs", "train_prompts", "test_prompts")
+
+Range = tuple[float, float]
+RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(SIZES, (1, 10**6)),
+    "seed": (0, 2**63 - 1),
+    "preference_noise": (1e-6, 1e6),
+    "response_tokens": (1, 2**20),
+}
+"""The least and the greatest value of a setting; what is named nowhere is a rate, from 0 to 1."""
+
+
+class Written(NamedTuple):
+    """A text and the character spans in it that are wrong."""
+
+    text: str
+    flaws: tuple[Span, ...]
+
+
+class Truth(Protocol):
+    """What a prompt asks for and all that gold depends on: a NamedTuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=Truth)
+
+
+@dataclass(frozen=True)
+class Generated(Generic[T]):
+    """Sizes and settings of every world, and its sets.
+
+    `carelessness` moves the good writer of pairs towards the bad one (0: as set, 1: equally bad), so it sets how clean
+    the chosen responses are.  The better text is preferred with probability sigmoid(difference in gold /
+    preference_noise).  Every set draws its own prompts, and no two prompts are equal.
+    """
+
+    where: ClassVar[str]  # what error messages call the world,
+    texts: ClassVar[str]  # its responses,
+    more_prompts: ClassVar[str] = "Ask for fewer prompts."  # and how to mend settings without enough prompts
+    more_pairs: ClassVar[str]  # or without two different texts
+
+    seed: int = 0
+    demonstrations: int = 2000
+    train_pairs: int = 1500
+    test_pairs: int = 256
+    train_prompts: int = 512
+    test_prompts: int = 256
+    carelessness: float = 0.0
+    preference_noise: float = 0.2
+    response_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        for name, value in self.knobs.items():
+            low, high = self._range(name)
+            if not low <= value <= high:
+                raise BenchError(f"{name} = {value} in {self.where}.", f"Give a number from {low} to {high}.")
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """All numbers that were set, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+    def _range(self, name: str) -> Range:
+        return RANGES.get(name, (0.0, 1.0))
+
+    @property
+    def max_response_tokens(self) -> int:
+        """As set; a world's default suffices for its longest perfect response and its end."""
+        return self.response_tokens
+
+    @property
+    def description(self) -> str:
+        """What the data are, in words."""
+        raise NotImplementedError
+
+    def draw(self, rng: random.Random) -> tuple[T, str]:
+        """What a prompt asks for, and the prompt."""
+        raise NotImplementedError
+
+    def slices(self, truth: T) -> tuple[str, ...]:
+        """The slices that a prompt belongs to."""
+        raise NotImplementedError
+
+    def demonstration(self, rng: random.Random, truth: T) -> str:
+        """What the SFT policy learns from."""
+        raise NotImplementedError
+
+    def perfect(self, rng: random.Random, truth: T) -> str:
+        """A response whose gold is exactly 1."""
+        raise NotImplementedError
+
+    def two_texts(self, rng: random.Random, truth: T) -> tuple[Written, Written]:
+        """The good writer's response and the bad one's."""
+        raise NotImplementedError
+
+    def worth(self, truth: T, response: str) -> float:
+        """The gold utility."""
+        raise NotImplementedError
+
+    @cached_property
+    def origin(self) -> Origin:
+        """A generated world; the hash is of every example and pair, so it changes with settings, seed and wording."""
+        examples, pairs = self._data
+        content = json.dumps([to_row(record) for split in (*examples.values(), *pairs.values()) for record in split])
+        return Origin(
+            kind="generated",
+            description=self.description,
+            sha256=hashlib.sha256(content.encode()).hexdigest(),
+            license="none needed: generated by this package",
+        )
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """Prompts; the completion is a noisy demonstration in "sft", a perfect response in "train" and "test"."""
+        return self._data[0][split]
+
+    def pairs(self, split: Split) -> Sequence[Pair]:
+        """Preference pairs with known flaws, on prompts of their own; there are none for "sft"."""
+        return self._data[1][split]
+
+    @cached_property
+    def _data(self) -> tuple[dict[Split, tuple[Example, ...]], dict[Split, tuple[Pair, ...]]]:
+        """Examples and pairs by split, drawn at once (no prompt may occur twice), held-out ones first (their redraws
+        then never depend on the sizes of the others)."""
+        seen: set[str] = set()
+        sizes: dict[Split, int] = {"test": self.test_prompts, "train": self.train_prompts, "sft": self.demonstrations}
+        pair_sizes: dict[Split, int] = {"test": self.test_pairs, "train": self.train_pairs, "sft": 0}
+        examples = {split: tuple(self._example(split, at, seen) for at in range(size)) for split, size in sizes.items()}
+        pairs = {split: tuple(self._pair(split, at, seen) for at in range(size)) for split, size in pair_sizes.items()}
+        return examples, pairs
+
+    def _example(self, split: Split, at: int, seen: set[str]) -> Example:
+        rng, truth, prompt = self._prompt(f"{split}-{at}", seen)
+        completion = self.demonstration(rng, truth) if split == "sft" else self.perfect(rng, truth)
+        return Example(f"{split}-{at}", prompt, completion, slices=self.slices(truth), facts=truth._asdict())
+
+    def _pair(self, split: Split, at: int, seen: set[str]) -> Pair:
+        name = f"{split}-pair-{at}"
+        rng, truth, prompt = self._prompt(name, seen)
+        for _ in range(ATTEMPTS):
+            one, two = self.two_texts(rng, truth)
+            if one.text != two.text:
+                chosen, rejected = (one, two) if self._prefers(rng, truth, one, two) else (two, one)
+                return Pair(name, prompt, chosen.text, rejected.text, chosen.flaws, rejected.flaws)
+        raise BenchError(f"No two different {self.texts} in {ATTEMPTS} draws for {name}.", self.more_pairs)
+
+    def _prompt(self, name: str, seen: set[str]) -> tuple[random.Random, T, str]:
+        """A generator of its own for each prompt: one more or one fewer elsewhere changes nothing here."""
+        for attempt in range(ATTEMPTS):
+            rng = random.Random(f"{self.seed}/{name}/{attempt}")
+            truth, prompt = self.draw(rng)
+            if prompt not in seen:
+                seen.add(prompt)
+                return rng, truth, prompt
+        raise BenchError(f"No new prompt in {ATTEMPTS} draws for {name}.", self.more_prompts)
+
+    def careless(self, good: Sequence[float], bad: Sequence[float]) -> Iterator[float]:
+        """The good writer's rates, moved towards the bad one's."""
+        return (g + self.carelessness * (b - g) for g, b in zip(good, bad, strict=True))
+
+    def _prefers(self, rng: random.Random, truth: T, one: Written, two: Written) -> bool:
+        """Bradley-Terry on gold: the first is preferred with probability sigmoid(difference / preference_noise)."""
+        gap = self.worth(truth, one.text) - self.worth(truth, two.text)
+        return rng.random() < (1 + math.tanh(gap / self.preference_noise / 2)) / 2  # tanh cannot overflow

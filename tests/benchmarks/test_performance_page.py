@@ -1,0 +1,142 @@
+"""The page of performance says what the figures say: targets met or not, and what was not run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import stored
+import suite
+from many_cells import multiply
+from peer_model import Sizes
+from perf_flop import needed_flop, step_flop
+from perf_page import floor_shares, page, target
+from performance import earlier, with_suite
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cost import forward_flop
+
+PHASES = {"sample": 1.0, "update": 2.0, "rewards, reference, values and rest": 1.5}
+
+
+def results(trl: bool) -> dict[str, Any]:
+    own = {"samples_per_second": 10.0, "phases": PHASES}
+    race: dict[str, Any] = {"own": dict(own), "own, fastest": dict(own)}
+    if trl:
+        race["TRL, strongest"] = race["TRL"] = {"samples_per_second": 5.0}
+        race["own"]["times TRL, strongest"], race["own, fastest"]["times TRL, strongest"] = 1.5, 1.9
+    speeds = {"own": 2.0, "generate": 1.0, "ratio": 2.0}
+    scored = {"scalar": 1.0, "seq2seq": 2.0, "generate": 20.0}
+    scored |= {"over scalar": 2.0, "flop over scalar": 1.0, "generate over seq2seq": 10.0}
+    grown = {"rows": [{"batch": 8, "parameters": 1e6, "seconds": 1.0, "peak_bytes": 2.0**20}]}
+    grown |= {"seconds": 0.9, "peak_bytes": 0.5}  # type: ignore[dict-item]
+    places = [f"{kind}, {threads}" for kind in ("equal", "varying") for threads in (1, 2)]
+    return {
+        "machine": dict.fromkeys(("processor", "cores", "load_before", "torch", "transformers", "python"), 1.0),
+        "quick": False,
+        "gemm": {"1": 1e11, "2": 2e11},
+        "ppo": dict.fromkeys(places, race),
+        "before": "",
+        "generation": dict.fromkeys(places, speeds),
+        "scoring": {"1": scored, "32": scored},
+        "growth": {"batch": grown},
+        "jobs": {"1": 2.0, "2": 3.0},
+        "default_cell": {"whole": 100.0, "stages": {"ppo": 60.0, "sft": 30.0}, "ppo": {"PPO: update": 40.0}},
+        "help_seconds": 0.2,
+        "minutes": 10.0,
+    }
+
+
+def test_targets_are_read_off_the_figures() -> None:
+    text = page(results(trl=True))
+    assert "| own over TRL's strongest, equal lengths, 1 threads | 1.5 | at least 1.2 | reached |" in text
+    assert "| own over TRL's strongest, varying lengths, 2 threads | 1.5 | at least 2 | **not reached** |" in text
+    assert "| seq2seq over scalar, by the ratio of operations, batch 1 | 2 | at most 1.15 | **not reached** |" in text
+    assert "Two jobs do 1.50 times the work of one." in text
+
+
+def test_a_peer_that_was_not_there_is_said_to_be_missing() -> None:
+    text = page(results(trl=False))
+    assert "TRL was not run" in text
+    assert text.count("| not run | at least") == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "said"), [(2.0, False, "reached"), (1.9, False, "**not reached**"), (1.9, True, "reached")]
+)
+def test_a_bound_itself_is_enough(value: float, at_most: bool, said: str) -> None:
+    assert target("x", value, 2.0, at_most)[-1] == said
+
+
+def test_the_floor_is_operations_over_speed() -> None:
+    shares = floor_shares(results(trl=False), 1)
+    flop = step_flop(Sizes())
+    assert shares["update"] == pytest.approx((2.0, flop["update"] / 1e11 / 2.0))
+    assert shares["whole step"] == pytest.approx((4.5, sum(flop.values()) / 1e11 / 4.5))
+
+
+def test_reading_every_position_needs_the_whole_pass() -> None:
+    sizes = Sizes()
+    assert needed_flop(sizes, 96, 96, 96) == forward_flop(sizes.width, sizes.layers, 96, 96, sizes.vocabulary)
+    one_layer = Sizes(layers=1)
+    left = needed_flop(one_layer, 96, 0, 0)  # 12 width^2 weights, of which the feed-forward part has 8
+    attention = 2 * one_layer.width * 96 * 97
+    assert left - attention == 2 * 4 * one_layer.width**2 * 96
+
+
+def sums(minutes: float) -> dict[str, Any]:
+    stage = {"jobs": 2, "wall_minutes": minutes, "core_minutes": minutes}
+    return {"experiment": "headline", "cells": 4, "lacking": 0, "stages": {"ppo": stage, "sft": stage}}
+
+
+def test_the_suite_and_the_default_cell_stand_beside_what_was_before() -> None:
+    found = results(trl=False)
+    assert "Not measured in this run" in page(found)
+    cell = {"whole": 200.0, "stages": {"ppo": 150.0}, "ppo": {"PPO: update": 99.0}}
+    found |= {"suite": sums(3.0), "earlier": {"suite": sums(5.0), "default_cell": cell}}
+    found["report"] = {"prompts": 500, "seeds": 5, "seconds": {"50": 7.5}}
+    text = page(found)
+    assert "| ppo | 2 | 3 | 3 | 50% | 5 |" in text
+    assert "| all | 4 | 6 | 6 | 100% | 10 |" in text
+    assert "| ppo | 150 | 60 | 60% |" in text
+    assert "| PPO: update | 99 | 40 |" in text
+    assert "| 50 |  | 7.5 |" in text
+    assert "not the whole" in page({**found, "suite": {**sums(3.0), "lacking": 1}})
+
+
+def test_figures_before_are_the_last_that_there_were() -> None:
+    first = {"default_cell": {"whole": 1.0}, "earlier": {"suite": sums(1.0), "default_cell": {"whole": 9.0}}}
+    assert earlier(first) == {"default_cell": {"whole": 1.0}, "suite": sums(1.0)}
+    assert earlier({}) == {}
+
+
+def test_a_suite_is_summed_over_its_stages_each_once(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="holds no experiment"):
+        suite.summary(tmp_path)
+    stored.make(tmp_path, stored.Stored(seeds=(1, 2)))
+    names = [path.stem for path in sorted((tmp_path / "cells").glob("*.json"))]
+    (tmp_path / "experiments").mkdir()
+    store.write_json(tmp_path / "experiments" / "headline.json", {"runs": {"a": names, "b": names[:1]}})
+    found = suite.summary(tmp_path)
+    assert (found["cells"], found["lacking"]) == (4, 0)
+    assert found["stages"]["sft"] == {"jobs": 2, "wall_minutes": 2 * 1.5 / 60, "core_minutes": 2 * 1.25 / 60}
+    assert found["stages"]["ppo"]["jobs"] == 4, "generations are PPO's: its stage is counted once"
+    next((tmp_path / "ppo").iterdir()).joinpath(store.MARKER).unlink()
+    assert suite.summary(tmp_path)["lacking"] == 1
+    results_before = {"suite": sums(1.0)}
+    assert with_suite(results_before, tmp_path)["earlier"] == {"suite": sums(1.0)}
+
+
+def test_copies_of_a_cell_are_reported_as_cells_of_their_own(tmp_path: Path) -> None:
+    stored.make(tmp_path / "real", stored.Stored(rms=("scalar",), seeds=(1,)))
+    assert multiply(tmp_path / "real", tmp_path / "many", 2, 3) == 6
+    report, cells = stored.report_of(tmp_path / "many")
+    assert len(cells) == 6
+    assert [(arm["reward_model"], arm["seeds"]) for arm in report["arms"]] == [
+        ("scalar-0", [0, 1, 2]), ("scalar-1", [0, 1, 2])
+    ]  # fmt: skip

@@ -1,0 +1,100 @@
+"""Rows as columns: the same numbers as row by row, read once, and read again when a file was replaced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.columns import align, checkpoints
+
+cells = st.builds(
+    lambda i, at, greedy, values, slices, reason: {
+        "example_id": f"e{i}", "iteration": at, "decoding": "greedy" if greedy else "sample", "slices": slices,
+        "source": f"s{i % 2}", "values": values, **({"reason": "no answer"} if reason else {}),
+    },
+    st.integers(0, 5), st.integers(1, 2), st.booleans(),
+    st.dictionaries(st.sampled_from("ab"), st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-1, 1)),
+    st.lists(st.sampled_from(("x", "y")), unique=True), st.booleans(),
+)  # fmt: skip
+
+
+def by_rows(tables: list[list[dict[str, Any]]], place: tuple[str, int], slice_name: str, name: str) -> list[list[Any]]:
+    """What a matrix is, by definition: rows of the checkpoint and slice, on the prompts under every seed, by id."""
+    found = []
+    for rows in tables:
+        last = {r["example_id"]: r for r in rows if (r["decoding"], r["iteration"]) == place}
+        found.append({i: r for i, r in last.items() if not slice_name or slice_name in r["slices"]})
+    ids = sorted(set.intersection(*map(set, found)))
+    return [[table[i]["values"].get(name) for i in ids] for table in found]
+
+
+@given(st.lists(st.lists(cells, min_size=1, max_size=12), min_size=1, max_size=3), st.sampled_from(("", "x", "y")))
+def test_columns_hold_what_rows_do(tables: list[list[dict[str, Any]]], slice_name: str) -> None:
+    made = [columns.keep(Path(f"/nowhere/{k}"), [dict(row) for row in rows]) for k, rows in enumerate(tables)]
+    for place in checkpoints(made):
+        part = align([one.groups[place] for one in made], slice_name)
+        for name in "ab":
+            wanted = np.array(by_rows(tables, place, slice_name, name), dtype=np.float64)
+            np.testing.assert_array_equal(part.matrix(name), wanted.reshape(len(tables), -1))
+        for one, rows in zip(made, tables, strict=True):
+            own = {r["example_id"]: r for r in rows if (r["decoding"], r["iteration"]) == place}
+            if one.last(place[0]) == place[1]:
+                assert one.final(place[0]) == own
+
+
+def test_a_prompt_under_one_seed_alone_is_counted_and_reasons_are_told() -> None:
+    row = {"iteration": 1, "decoding": "sample", "slices": [], "values": {"a": None}}
+    first = [{**row, "example_id": "p", "reason": "no answer"}, {**row, "example_id": "q"}]
+    made = [columns.keep(Path(f"/nowhere/{k}"), rows) for k, rows in enumerate((first, [{**row, "example_id": "p"}]))]
+    part = align([one.groups["sample", 1] for one in made])
+    assert (part.ids, part.left_out) == (("p",), 1)
+    assert list(part.reasons(np.isnan(part.matrix("a")))) == ["no answer", "not measured"]
+
+
+def test_an_earlier_checkpoint_and_a_replaced_file_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    rows = [
+        {"example_id": "p", "iteration": i, "decoding": "sample", "slices": [], "values": {"a": float(i)}}
+        for i in (1, 2)
+    ]
+    store.write_rows(path, rows)
+    found = columns.read(path)
+    assert columns.read(path) is found
+    assert [found.rows("sample", i) for i in (1, 2)] == [rows[:1], rows[1:]]
+    store.write_rows(path, rows[:1])
+    assert columns.read(path).last("sample") == 1
+
+
+def by_lines(data: bytes) -> list[Any] | None:
+    """`rows_in`, by definition."""
+    try:
+        lines = data.decode("utf-8").removesuffix("\n").split("\n") if data else []
+        rows = [json.loads(line) for line in lines]
+    except ValueError:
+        return None
+    return rows if all(isinstance(row, dict) for row in rows) else None
+
+
+pieces = st.sampled_from(
+    ['{"a":1}', "{}", "[", "]", "{", "}", "\n", ",", '"', '{"a":[1', "2]}", "null", '"x', " ", "\r"]
+)
+
+
+@given(st.lists(pieces, max_size=8).map("".join))
+def test_reading_in_one_go_never_takes_what_reading_by_lines_takes_otherwise(text: str) -> None:
+    found = store.rows_in(text.encode())
+    if found is not None and text.count("\n") < 3:  # below that no two damaged lines can make up for one another
+        assert found == by_lines(text.encode())
+
+
+@pytest.mark.parametrize("text", ['{"a":1}\n{"b":null}\n', '{"a":"\\u2028"}', "", '{"a":1}\r\n'])
+def test_whole_files_are_read_in_one_go(text: str) -> None:
+    assert store.rows_in(text.encode()) == by_lines(text.encode()) is not None

@@ -1,0 +1,308 @@
+"""Decoding is the plain loop, faster: keys and values in parts, weights laid out once, activations on a product's way
+out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Tiny, louder, make_gpt2, make_llama, make_tokenizer
+from torch import Tensor
+from transformers import AttentionInterface, DynamicCache
+
+from rlhf_bench.harness.forward.packing import is_taught, teach
+from rlhf_bench.harness.models.placement import Holding, compute_as
+from rlhf_bench.harness.sampling import decoders, kv_parts, loop, packed_weights, rollout
+from rlhf_bench.harness.sampling.kv_parts import works_in_parts
+from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
+
+PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
+LONG = 40
+"""More tokens than the small buffer of keys holds."""
+
+
+@pytest.fixture(autouse=True)
+def taught(tiny_gpt2: Tiny, tiny_llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As models come from a folder, and as large ones are treated."""
+    monkeypatch.setattr(packed_weights, "SMALLEST", 0)
+    for model in (tiny_gpt2.model, tiny_llama.model):
+        assert is_taught(model) or is_taught(teach(model))
+
+
+def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
+    generator = None if greedy else make_generator("plain")
+    return sample(tiny.model, tiny.tokenizer, prompts, LONG, generator=generator, temperature=2.0)
+
+
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own cache and masks, its layers as they are."""
+    monkeypatch.setattr(rollout, "works_in_parts", lambda _: False)
+    monkeypatch.setattr(packed_weights, "LARGEST", 0)
+    monkeypatch.setattr(decoders, "make_cache", lambda model, _: DynamicCache(config=model.config))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS * 3, PROMPTS[:1] * 9], ids=["padded", "equal lengths"])
+@pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("parts", [True, False], ids=["parts", "one buffer"])
+def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
+    tiny: Tiny, prompts: tuple[str, ...], greedy: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert works_in_parts(tiny.model)
+    monkeypatch.setattr(loop, "ends_of", lambda _: range(8))  # so that some rows end before others
+    if not parts:
+        monkeypatch.setattr(rollout, "works_in_parts", lambda _: False)
+    fast = draw(tiny, prompts, greedy)
+    plainly(monkeypatch)
+    plain = draw(tiny, prompts, greedy)
+    assert torch.equal(fast.response_ids, plain.response_ids)
+    torch.testing.assert_close(fast.logprobs, plain.logprobs, rtol=1e-4, atol=1e-4)
+    lengths = plain.mask.sum(1).tolist()
+    assert greedy or min(lengths) < kv_parts.RECENT < max(lengths), "no row has left, or the buffer was never full"
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "drawn"])
+def test_two_threads_write_half_of_the_rows_each(
+    tiny: Tiny, greedy: bool, writers: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "ends_of", lambda _: range(8))
+    found = draw(tiny, PROMPTS * 6, greedy)
+    assert len(writers) == 2
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    alone = draw(tiny, PROMPTS * 6, greedy)
+    assert torch.equal(found.response_ids, alone.response_ids)
+    torch.testing.assert_close(found.logprobs, alone.logprobs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the threads that write."""
+    names: set[str] = set()
+    by_one = loop._fill
+
+    def write(*given: Any) -> int:
+        names.add(threading.current_thread().name)
+        return by_one(*given)
+
+    monkeypatch.setattr(loop, "_fill", write)
+    return names
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
+    tokenizer: Any, writers: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Tiny(compute_as(teach(make_gpt2(tokenizer)), Holding(dtype="bfloat16")), tokenizer, Path())
+    first = draw(tiny, PROMPTS * 6, greedy=False)
+    assert len(writers) == 2
+    for _ in range(3):
+        again = draw(tiny, PROMPTS * 6, greedy=False)
+        assert torch.equal(first.response_ids, again.response_ids)
+        assert torch.equal(first.logprobs, again.logprobs)
+    writers.clear()
+    monkeypatch.setattr(packed_weights, "LARGEST", 0)
+    draw(tiny, PROMPTS * 6, greedy=False)
+    assert len(writers) == 1
+
+
+def test_a_batch_too_large_for_the_memory_is_written_in_parts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "ends_of", lambda _: range(8))
+    whole = draw(tiny, PROMPTS * 3, greedy=False)
+    by_one = rollout._generate_part
+
+    def small(model: Any, tokenizer: Any, ids: Tensor, *given: Any) -> Any:
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError
+        return by_one(model, tokenizer, ids, *given)
+
+    monkeypatch.setattr(rollout, "_generate_part", small)
+    monkeypatch.setattr(rollout, "_fits", {})
+    for _ in range(2):
+        found = draw(tiny, PROMPTS * 3, greedy=False)
+        assert torch.equal(found.response_ids, whole.response_ids)
+        assert torch.equal(found.mask, whole.mask)
+        torch.testing.assert_close(found.logprobs, whole.logprobs, rtol=1e-4, atol=1e-4)
+    assert capsys.readouterr().err.count("Out of memory") == 2  # 9 -> 4 -> 2, and then it is known
+
+
+def test_what_was_sampled_may_be_trained_on(tiny: Tiny) -> None:
+    drawn = draw(tiny, PROMPTS, greedy=False)
+    loss = (logprobs(tiny.model, drawn) * drawn.logprobs).sum()
+    gradients = torch.autograd.grad(loss, [p for p in tiny.model.parameters() if p.requires_grad])
+    assert all(bool(g.isfinite().all()) for g in gradients)
+
+
+def test_a_change_of_the_weights_is_seen(tokenizer: Any) -> None:
+    for make in (make_gpt2, make_llama):
+        model = make(tokenizer)
+        before = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("before"))
+        louder(model, 0.5)
+        after = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("before"))
+        assert not torch.equal(before.response_ids, after.response_ids)
+        torch.testing.assert_close(after.logprobs, logprobs(model, after).detach(), rtol=1e-4, atol=1e-4)
+
+
+# --- parts
+
+
+@pytest.fixture
+def wrong_attention() -> Iterator[list[int]]:
+    """An attention of this name that forgets the scale, as one that knows less than a model asks for would."""
+    calls: list[int] = []
+
+    def attend(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        return kv_parts._attend(*given, **{**named, "scaling": 0.01})
+
+    kv_parts._register()
+    AttentionInterface.register(kv_parts.NAME, attend)
+    yield calls
+    AttentionInterface.register(kv_parts.NAME, kv_parts._attend)
+
+
+def test_a_model_that_decodes_otherwise_in_parts_keeps_one_buffer(tokenizer: Any, wrong_attention: list[int]) -> None:
+    model = make_llama(tokenizer)
+    assert not works_in_parts(model)
+    tried = len(wrong_attention)
+    assert tried
+    drawn = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("wrong"))
+    assert len(wrong_attention) == tried
+    torch.testing.assert_close(drawn.logprobs, logprobs(model, drawn).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_attention_that_is_never_asked_is_noticed(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a model that brings its own attention and would see the latest token alone."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.models.llama import modeling_llama
+
+    class Own:
+        def get_interface(self, *_: Any) -> Any:
+            return sdpa_attention_forward
+
+    monkeypatch.setattr(modeling_llama, "ALL_ATTENTION_FUNCTIONS", Own())
+    assert not works_in_parts(make_llama(tokenizer))
+
+
+@pytest.mark.parametrize("implementation", ["eager"])
+def test_other_attention_keeps_one_buffer(tokenizer: Any, implementation: str) -> None:
+    model = make_gpt2(tokenizer)
+    model.set_attn_implementation(implementation)
+    assert not works_in_parts(model)
+
+
+def test_the_model_asks_for_its_own_attention_again_afterwards(tiny: Tiny) -> None:
+    before = tiny.model.config._attn_implementation
+    draw(tiny, PROMPTS, greedy=True)
+    assert tiny.model.config._attn_implementation == before
+    with pytest.raises(ZeroDivisionError), kv_parts.attention_by_parts(tiny.model):
+        raise ZeroDivisionError
+    assert tiny.model.config._attn_implementation == before
+
+
+# --- weights laid out
+
+
+def outputs(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(24).view(3, 8), use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def test_laid_out_weights_give_the_same_and_nothing_stays(tiny: Tiny) -> None:
+    before = outputs(tiny.model)
+    own = [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]
+    with packed_weights.packed_weights(tiny.model):
+        changed = [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]
+        torch.testing.assert_close(outputs(tiny.model), before, rtol=1e-4, atol=1e-4)
+    assert len(changed) > len(own)
+    assert [name for name, module in tiny.model.named_modules() if "forward" in vars(module)] == own
+    assert torch.equal(outputs(tiny.model), before)
+    with pytest.raises(ZeroDivisionError), packed_weights.packed_weights(tiny.model):
+        raise ZeroDivisionError
+    assert torch.equal(outputs(tiny.model), before)
+
+
+def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = outputs(tiny.model)
+    made: list[int] = []
+    lay_out = packed_weights._laid_out
+
+    def fail_at_third(*given: Any) -> Any:
+        made.append(1)
+        if len(made) == 3:
+            raise MemoryError
+        return lay_out(*given)
+
+    monkeypatch.setattr(packed_weights, "_laid_out", fail_at_third)
+    with pytest.raises(MemoryError), packed_weights.packed_weights(tiny.model):
+        pass
+    assert not [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]
+    assert torch.equal(outputs(tiny.model), before)
+
+
+def test_gradients_go_the_plain_way(tiny: Tiny) -> None:
+    def gradient() -> Tensor:
+        logits = tiny.model(input_ids=torch.arange(24).view(3, 8), use_cache=False).logits
+        found: Tensor = torch.autograd.grad(logits.square().mean(), next(iter(tiny.model.parameters())))[0]
+        return found
+
+    before = gradient()
+    with packed_weights.packed_weights(tiny.model):
+        assert torch.equal(gradient(), before)
+
+
+def test_large_models_and_small_layers_stay_as_they_are(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_gpt2(tokenizer)
+
+    def changed() -> list[str]:
+        with packed_weights.packed_weights(model):
+            return [name for name, module in model.named_modules() if "forward" in vars(module)]
+
+    assert changed()
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_weights, "LARGEST", 1000)
+        assert not changed()
+    monkeypatch.setattr(packed_weights, "SMALLEST", 1000)
+    few = changed()
+    assert few
+    assert all(model.get_submodule(name).weight.numel() >= 1000 for name in few if not name.endswith("act"))
+
+
+def test_a_model_that_computes_in_bfloat16_goes_on_doing_so(tokenizer: Any) -> None:
+    """As near to float32 as its own pass is, give or take: roundings of the same size, in another order."""
+    for make in (make_gpt2, make_llama):
+        exact = outputs(make(tokenizer, 4.0))
+        model = compute_as(make(tokenizer, 4.0), Holding(dtype="bfloat16"))
+        before = outputs(model)
+        rounding = (before - exact).abs().max()
+        assert rounding > 1e-4
+        with packed_weights.packed_weights(model):
+            found = (outputs(model) - exact).abs().max()
+        assert rounding / 10 <= found <= 2 * rounding
+
+
+def test_activations_without_a_name_there_follow_as_before() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = make_tokenizer(280)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": len(tokenizer)}
+    for activation in ("relu", "gelu_new", "gelu_pytorch_tanh", "gelu", "silu"):
+        torch.manual_seed(0)
+        model = louder(GPT2LMHeadModel(GPT2Config(activation_function=activation, **sizes)), 8.0)
+        before = outputs(model)
+        with packed_weights.packed_weights(model):
+            torch.testing.assert_close(outputs(model), before, rtol=1e-4, atol=1e-4)

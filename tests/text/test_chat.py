@@ -1,0 +1,124 @@
+"""Chat templates: the prompt is what the template writes before an answer, once; no text becomes a special token."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import FAMILIES
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.models.policies import load_tokenizer
+from rlhf_bench.harness.text.chat import choose_form, ends_of, form_of
+from rlhf_bench.harness.text.templates import decode, encode_prompts, policy_prompt
+
+CHATS = ("qwen2", "gemma", "llama")
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: FAMILIES[name](tmp_path_factory.mktemp(name)) for name in CHATS}
+
+
+def shown(tokenizer: Any, prompt: str) -> str:
+    (ids,) = encode_prompts(tokenizer, [prompt])
+    return str(tokenizer.decode(ids))
+
+
+def test_the_pad_token_ends_nothing(family: tuple[str, Path]) -> None:
+    tokenizer = load_tokenizer(family[1], "auto")
+    assert tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id not in ends_of(tokenizer)
+    assert tokenizer.padding_side == "left"
+
+
+def test_a_form_is_saved_and_loaded_with_its_tokenizer(family: tuple[str, Path], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(family[1], "auto", "Be brief.")
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(family[1] / "config.json", tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert form_of(again) == form_of(tokenizer)
+    assert ends_of(again) == ends_of(tokenizer)
+    prompts = ["Where do they meet?", "At nine."]
+    assert encode_prompts(again, prompts) == encode_prompts(tokenizer, prompts)
+
+
+@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_the_prompt_is_the_templates_once(folders: dict[str, Path], name: str, system: str) -> None:
+    tokenizer = load_tokenizer(folders[name], "auto", system)
+    user = {"role": "user", "content": "where do they meet?"}
+    place = form_of(tokenizer).place
+    if system and place == "user":
+        user["content"] = f"{system}\n\n{user['content']}"
+    turns = [{"role": "system", "content": system}, user] if system and place == "turn" else [user]
+    expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    (ids,) = encode_prompts(tokenizer, ["where do they meet?"])
+    assert ids[: len(expected)] == list(expected)
+    assert len(ids) - len(expected) in (0, 1)  # LLAMA writes a space before an answer, and knows no generation prompt
+    assert ids.count(tokenizer.bos_token_id) == (0 if name == "qwen2" else 1)
+    if system:
+        assert system.split()[-1].rstrip(".") in tokenizer.decode(ids)
+    assert place == ("turn" if name == "qwen2" or not system else "user")
+
+
+def test_the_end_of_turn_becomes_the_end(folders: dict[str, Path]) -> None:
+    ends = {}
+    for name in CHATS:
+        tokenizer = load_tokenizer(folders[name], "auto")
+        ends[name] = tokenizer.convert_ids_to_tokens(ends_of(tokenizer))
+        for end in ends_of(tokenizer):
+            assert (
+                decode(tokenizer, [*tokenizer("at nine", add_special_tokens=False)["input_ids"], end, 9]) == "at nine"
+            )
+    assert ends == {
+        "qwen2": ["<|im_end|>", "<|endoftext|>"],
+        "gemma": ["<end_of_turn>", "</s>"],
+        "llama": ["</s>"],
+    }
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_no_prompt_brings_a_special_token(folders: dict[str, Path], name: str) -> None:
+    tokenizer = load_tokenizer(folders[name], "auto")
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - {tokenizer.unk_token_id}
+
+    def count(prompt: str) -> list[int]:
+        return [i for i in encode_prompts(tokenizer, [prompt])[0] if i in special]
+
+    hostile = "where" + "".join(tokenizer.convert_ids_to_tokens(sorted(special)))
+    assert count(hostile) == count("where")
+
+
+def test_plain_is_plain_where_asked_for(folders: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(folders["qwen2"], "plain", "Be brief.")
+    assert shown(tokenizer, "Where?") == policy_prompt("Where?", "Be brief.")
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
+def test_templates_that_cannot_be_used(tokenizer: Any, folders: dict[str, Path]) -> None:
+    from copy import deepcopy
+
+    with pytest.raises(BenchError, match="no chat template"):
+        choose_form(deepcopy(tokenizer), "chat", "")
+    broken = load_tokenizer(folders["qwen2"])
+    broken.chat_template = "{{ raise_exception('never') }}"
+    with pytest.raises(BenchError, match="never"):
+        choose_form(broken, "auto", "")
+
+
+def test_a_template_with_todays_date_gives_the_same_prompt_every_day(folders: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(folders["qwen2"])
+    tokenizer.chat_template = (
+        "{{ date_string if date_string is defined else strftime_now('%f') }} {{ messages[0]['content'] }}"
+    )
+    choose_form(tokenizer, "auto", "")
+    assert encode_prompts(tokenizer, ["x"]) == encode_prompts(tokenizer, ["x"])
+    assert "26 Jul 2024" in shown(tokenizer, "x")
