@@ -24,8 +24,8 @@ SOURCES = tempfile.TemporaryDirectory(prefix="rlhf-bench-docs-")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Show mkdocstrings a folder with `rlhf_bench/harness` and nothing else.
 
-    `.src/rlhf_bench` is a link to the repository's root, which holds `.src` again and `.venv`: mkdocstrings follows links
-    and would read all of it many times over.
+    `.src/rlhf_bench` is a link to the root of the repository, which holds `.src` again and `.venv`: mkdocstrings
+    follows links and would read all of it many times over.
     """
     package = Path(SOURCES.name) / "rlhf_bench"
     package.mkdir(exist_ok=True)

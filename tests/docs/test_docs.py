@@ -131,7 +131,13 @@ def test_findings_of_the_readme_are_those_of_the_results() -> None:
 
 
 def test_the_layers_are_those_of_the_test() -> None:
-    assert "    " + " ".join(LAYERS) in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert " ".join(re.search(r"(?m)^(?:    \S.*\n)+", text)[0].split()) == " ".join(LAYERS)  # type: ignore[index]
+
+
+def test_every_experiment_is_named() -> None:
+    text = (ROOT / "docs" / "experiments-and-results.md").read_text(encoding="utf-8")
+    assert set(experiments.load()) <= set(spans(text))
 
 
 def test_the_citation_has_the_version_of_the_package() -> None:
