@@ -1,0 +1,77 @@
+"""The types of a causal language model and of its parts, for signatures: torch is imported for type checking alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Module(Protocol):
+    """The part of `torch.nn.Module` that the package uses, for modules of unknown class."""
+
+    training: bool
+    forward: Callable[..., Any]
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """The module's forward pass."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """All trainable and frozen parameters."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters with their dotted names."""
+
+    def modules(self) -> Iterator[Any]:
+        """The module and everything inside it."""
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]:
+        """The same with dotted names."""
+
+    def get_submodule(self, target: str) -> Any:
+        """The module of a dotted name."""
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Tensors that are no parameters."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+
+    def to(self, *args: Any, **named: Any) -> Any:
+        """Moved or cast in place."""
+
+    def eval(self) -> Any:
+        """In evaluation mode, in place."""
+
+    def train(self, mode: bool = True) -> Any:
+        """In training mode, in place."""
+
+
+class CausalLM(Module, Protocol):
+    """The part of `transformers.PreTrainedModel` with a language-model head that the package uses."""
+
+    config: Any
+    generation_config: Any
+    base_model: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    def get_output_embeddings(self) -> Any:
+        """The language-model head."""
+
+    def get_input_embeddings(self) -> Any:
+        """The token embeddings."""
+
+    def resize_token_embeddings(self, size: int) -> Any:
+        """Embeddings for another number of tokens."""
+
+    def save_pretrained(self, folder: Any, **options: Any) -> Any:
+        """Write configuration and weights."""
+
+    def num_parameters(self) -> int:
+        """How many parameters it has."""
