@@ -75,3 +75,9 @@ class CausalLM(Module, Protocol):
 
     def num_parameters(self) -> int:
         """How many parameters it has."""
+
+
+class Classifier(CausalLM, Protocol):
+    """A `transformers` sequence classifier that keeps its head in `score`, as those made from decoders do."""
+
+    score: Any
