@@ -7,7 +7,6 @@ Only the plugin asked for is imported; a broken one harms nobody else; a name ta
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
@@ -20,6 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf_bench.harness import fingerprint
 from rlhf_bench.harness.errors import BenchError, did_you_mean, one_line
 
 Kind = Literal["task", "reward-model", "judge"]
@@ -28,7 +28,6 @@ GROUPS: dict[str, str] = {
     "reward-model": "rlhf_bench.reward_models",
     "judge": "rlhf_bench.judges",
 }
-OURS = ("rlhf_bench.tasks", "rlhf_bench.reward_models", "rlhf_bench.judges")
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class Plugin:
         return target  # type: ignore[no-any-return]
 
     def fingerprint(self) -> str:
-        """Hash of the plugin's code without comments and docstrings: changed code is never mistaken for done."""
-        return code_fingerprint(*_siblings(self.module))
+        """Hash of the code of the plugin's module and of what it imports (fingerprint.py)."""
+        return fingerprint.of(self.module)
 
 
 def registered(kind: Kind) -> list[Plugin]:
@@ -153,88 +152,3 @@ def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(target).parameters
     except (TypeError, ValueError):
         return {}  # a builtin without signature
-
-
-def code_fingerprint(*modules: str) -> str:
-    """sha256 over the syntax trees of modules (not imported), insensitive to comments, docstrings and layout."""
-    digest = hashlib.sha256()
-    for name in modules:
-        path = _source(name)
-        digest.update(name.encode())
-        if path is not None:
-            digest.update(_essence(path, _stamp(path)))
-    return digest.hexdigest()
-
-
-def _siblings(module: str) -> list[str]:
-    """The module and those that it imports of its own package or of our other plugin folders, directly or not."""
-    package = module.rpartition(".")[0]
-    packages = {package, *(OURS if package in OURS else ())}
-    found, todo = [], [module]
-    while todo:
-        name = todo.pop()
-        path = _source(name)
-        found.append(name)
-        if path is None or not package:
-            continue
-        names = _imported(path, _stamp(path), package)
-        todo += [
-            n for n in names if n.rpartition(".")[0] in packages and n not in found and n not in todo and _source(n)
-        ]
-    return sorted(found)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """What tells that a file has changed since it was read: a plan of many stages reads each file once."""
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
-
-
-@cache
-def _imported(path: Path, _stamp: tuple[int, int], package: str) -> tuple[str, ...]:
-    """Modules that a file of `package` imports, and what may be modules among the names it imports from them."""
-    names: list[str] = []
-    for node in ast.walk(_parse(path)):
-        if isinstance(node, ast.ImportFrom):
-            stem = f"{package}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
-            names += [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return tuple(names)
-
-
-def _parse(path: Path) -> ast.AST:
-    try:
-        return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return ast.Module(body=[], type_ignores=[])  # importing it will say what is wrong
-
-
-def _source(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (Exception, SystemExit):  # finding a module imports its package
-        return None  # importing it will say what is wrong
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
-
-
-@cache
-def _essence(path: Path, _stamp: tuple[int, int]) -> bytes:
-    """The code of a file without comments, docstrings and layout."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return path.read_bytes()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-            and isinstance(body[0].value.value, str)
-        ):
-            del body[0]  # a docstring
-    return ast.dump(tree).encode()

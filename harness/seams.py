@@ -104,6 +104,15 @@ class ReadsFiles(Protocol):
         """JSON that stands for what the settings point at: hashes of files; enters keys beside the settings."""
 
 
+@runtime_checkable
+class LoadsPlugins(Protocol):
+    """A reward model that loads other plugins by name, as `path:` loads the arm that a folder was trained as."""
+
+    @property
+    def plugins(self) -> Sequence[str]:
+        """Names of the reward models that it loads; their code enters keys beside its own."""
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """What a reward model gets to train with.

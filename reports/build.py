@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms
@@ -21,6 +21,17 @@ SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
 SAMPLES = 5
 SHOWN_WITH = (".html", ".css", ".js")
+
+MESSAGES = "rlhf_bench.harness.errors"
+NOT_REPORTING = tuple(
+    f"rlhf_bench.{name}"
+    for name in (
+        *("harness.errors", "harness.forward", "harness.models", "harness.sampling", "harness.training", "harness.ppo"),
+        *("harness.pipeline", "harness.stages", "harness.plan", "harness.checks", "harness.cli", "tasks"),
+        *("reports.files", "reports.ledger"),
+    )
+)
+"""Code that computes no number of a report: stages (their keys are in the records), plans, messages, pages."""
 
 
 def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> dict[str, Any]:
@@ -50,25 +61,16 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
 
 def page_fingerprint() -> str:
     """Hash of the code, template, script and style that numbers are shown with."""
-    from rlhf_bench.harness.plugins import code_fingerprint
-
     here = files("rlhf_bench.reports")
-    names = sorted(file.name for file in here.iterdir() if file.is_file())
-    code = code_fingerprint(*(f"rlhf_bench.reports.{name[:-3]}" for name in names if name.endswith(".py")))
-    parts = [here.joinpath(name).read_text(encoding="utf-8") for name in names if name.endswith(SHOWN_WITH)]
-    return store.content_key([code, parts])
+    names = sorted(file.name for file in here.iterdir() if file.is_file() and file.name.endswith(SHOWN_WITH))
+    code = fingerprint.of("rlhf_bench.reports.files", without=(MESSAGES,))
+    return store.content_key([code, [here.joinpath(name).read_text(encoding="utf-8") for name in names]])
 
 
 def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
     """Hash of all that a report's numbers are computed from."""
-    from rlhf_bench.harness.plugins import code_fingerprint
-
-    modules = ["intervals", "statistics", "variance", "cells", "collapse", "comparisons", "estimates", "alarms"]
-    modules += ["columns", "ranking", "length_control", "power", "sheets", "prompt_lengths"]
-    modules += ["monotonicity", "best_of_n", "pools", "proxy_curves", "proxy_estimates", "gao"]
-    own = ("rlhf_bench.reports.build", "rlhf_bench.reports.comparison")
-    code = code_fingerprint(*(f"rlhf_bench.harness.{m}" for m in modules), *own)
     rows = sorted(store.canonical(cell.record) for cell in cells)
+    code = fingerprint.of(__name__, without=NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
 
 

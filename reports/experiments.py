@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan import experiments
@@ -26,7 +26,6 @@ SCHEMA_VERSION = 1
 
 
 FILE = "experiment.json"
-MODULES = ("contrasts", "sheets", "claims", "credit", "overhead", "experiments", "agreement", "best_of_n", "pools")
 
 
 def folder_of(record: Mapping[str, Any], root: Path) -> Path:
@@ -68,7 +67,7 @@ def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator
 
 def _key(record: Mapping[str, Any], cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
     """Hash of all that the result is computed from."""
-    code = plugins.code_fingerprint(*(f"rlhf_bench.harness.{name}" for name in MODULES), __name__)
+    code = fingerprint.of(__name__, without=build.NOT_REPORTING)
     asked = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
     return store.content_key([record, build.numbers_key(cells, missing, estimator), asked, code])
 

@@ -6,7 +6,7 @@ read with the reward model's own, and its rewards go to the policy's tokens by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,11 @@ class Saved:
         from rlhf_bench.harness.store import MARKER
 
         return {"sha256": folder_hash(self._folder, without=(MARKER,))}
+
+    @property
+    def plugins(self) -> Sequence[str]:
+        """The arm that the folder was trained as, and the one that reads it."""
+        return [name for name in (read_record(self._folder)[0], self.arm) if name]
 
     @cached_property
     def _trained(self) -> TrainableRewardModel:

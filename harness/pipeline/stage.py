@@ -3,52 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.pipeline import peak_memory
+from rlhf_bench.harness.pipeline.context import Context, StageFunction
 from rlhf_bench.harness.pipeline.trackers import Tracked
-from rlhf_bench.harness.plugins import code_fingerprint
 from rlhf_bench.harness.seams import Progress, no_progress
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a stage's function gets.  It writes its result to `work`; `scratch` survives an interruption."""
-
-    params: Mapping[str, Any]
-    inputs: Mapping[str, Path]
-    work: Path
-    scratch: Path
-    device: str
-    progress: Progress = no_progress
-    tracked: Tracked = field(default_factory=Tracked)
-
-
-StageFunction = Callable[[Context], Mapping[str, Any]]
-"""Returns figures for stage.json (losses, counts)."""
-
-SHARED_CODE = tuple(
-    f"rlhf_bench.harness.{name}"
-    for name in (
-        *("chat", "tokens", "text", "holding", "lora", "policies", "tiny_policy", "rollout", "passes", "last_layer"),
-        *("packing", "decoding", "writing", "kv_cache", "kv_parts", "packed_weights", "replaced"),
-    )
-)
 
 
 @dataclass(frozen=True)
 class Stage:
     """One node of the plan.  Two stages with equal keys are the same stage, whoever asks for it.
 
-    `function` is "module:name"; `params` are JSON-able and enter the key, as do the inputs' keys and the code that
-    makes the result: the function's module and those named in `code`.  `plugin_code` holds fingerprints of the plugins
-    involved; `payload` is handed to the function beside `params` but is no part of the key; `cost` is a guess of the
-    work in rows through a model and `family` the task and policy it is comparable within, for time estimates.
+    `function` is "module:name".  The key hashes `params` (JSON values), the inputs' keys and the code that computes the
+    result: the import closure of the function's module and of the modules in `code` (what the function reaches by name
+    instead of by import), and `plugin_code`, the hashes of the plugins involved.  `payload` is passed to the function
+    beside `params` and is no part of the key.  `cost` estimates the work in rows through a model; time estimates
+    compare stages of one `family` (task and policy).
     """
 
     kind: str
@@ -74,8 +50,9 @@ class Stage:
         return self._hash(params, {name: stage.seedless_key for name, stage in self.inputs.items()})
 
     def _hash(self, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-        code = code_fingerprint(self.function.partition(":")[0], *self.code, *SHARED_CODE)
-        return store.content_key([self.kind, params, inputs, code, self.plugin_code])
+        module, _, function = self.function.partition(":")
+        code = fingerprint.of(module, *self.code)
+        return store.content_key([self.kind, params, inputs, function, code, self.plugin_code])
 
     @property
     def name(self) -> str:

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label
 from rlhf_bench.harness.plan.tasks import Tasks
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.sampling.engines import check_engine
-from rlhf_bench.harness.seams import ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
+from rlhf_bench.harness.seams import LoadsPlugins, ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
 from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.statistics.best_of_n import check_ns, parse_ns
 
 Stages = Mapping[str, Stage]
-CODE = {
-    "reward": (f"{H}.training.trl", f"{H}.training.trainee", f"{H}.training.collate", f"{H}.training.trl_passes"),
-    "scale": (f"{H}.ppo.scoring", f"{H}.ppo.arithmetic", f"{H}.stages.reward"),
-    "ppo": (
-        *(f"{H}.ppo.loop", f"{H}.ppo.update", f"{H}.ppo.arithmetic", f"{H}.ppo.schedule"),
-        *(f"{H}.ppo.actors", f"{H}.stages.evaluation", f"{H}.ppo.scoring", f"{H}.stages.reward"),
-        *(f"{H}.sampling.engines", f"{H}.sampling.vllm"),
-    ),
-    "transfer": (f"{H}.stages.evaluation", f"{H}.ppo.scoring", f"{H}.stages.reward"),
-    "pool": (f"{H}.stages.evaluation", f"{H}.stages.scale"),
-    "best_of_n": (f"{H}.statistics.best_of_n", f"{H}.stages.pool", f"{H}.ppo.scoring", f"{H}.stages.reward"),
-    "proxy": (f"{H}.stages.pool", f"{H}.ppo.scoring", f"{H}.stages.reward"),
-}
-"""As in plan/shared.py."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +60,12 @@ def open_arm(name: str, settings: Settings) -> RewardArm:
             f"The reward model {name!r} has neither rewards(rollout) nor train/load.",
             f"See: bench check reward-model {name}",
         )
-    return RewardArm(name, plugin.label, values, made, plugin.fingerprint())
+    # the object's class may lie in another module than its factory, as that of a plain function does
+    modules = [plugin.module, type(made).__module__]
+    if isinstance(made, LoadsPlugins):
+        modules += [plugins.find("reward-model", other).module for other in made.plugins]
+    code = fingerprint.of(*dict.fromkeys(modules))
+    return RewardArm(name, plugin.label, values, made, code)
 
 
 @dataclass(frozen=True)
@@ -127,8 +118,7 @@ def scale(ground: Ground) -> Stage:
         {**ground.common, "ppo": ground.settings.group("ppo") | dict.fromkeys(_NOT_OF_SCALE, 1)},
         {**_optimised(ground), "pairs": ground.stages["pairs"]},
         ground.payload,
-        CODE["scale"],
-        (ground.arm.code, ground.tasks.optimised.fingerprint),
+        plugin_code=(ground.arm.code, ground.tasks.optimised.fingerprint),
         cost=float(ppo.scale_prompts * ppo.scale_samples),
         family=ground.family,
     )
@@ -150,8 +140,7 @@ def ppo(ground: Ground) -> dict[str, Stage]:
         {**ground.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
         {**_optimised(ground), "scale": ground.stages["scale"]},
         ground.payload,
-        CODE["ppo"],
-        (ground.arm.code,),
+        plugin_code=(ground.arm.code,),
         cost=float(settings.ppo.iterations * settings.ppo.rollouts * settings.ppo.epochs),
         family=ground.family,
     )
@@ -176,8 +165,7 @@ def _transfer(ground: Ground, trained: Stage) -> Stage:
         {**ground.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
         {**held_out_inputs(ground), "ppo": trained},
         {"micro_batch": settings.ppo.micro_batch},
-        CODE["transfer"],
-        (ground.arm.code,),
+        plugin_code=(ground.arm.code,),
         cost=2.0 * (settings.eval.prompts or 1000),
         family=ground.family,
     )
@@ -193,8 +181,7 @@ def proxy(ground: Ground, generations: Stage) -> Stage:
         {**ground.common, "eval": {"batch": settings.eval.batch}},
         {**held_out_inputs(ground), "baseline": ground.stages["baseline"], "generations": generations},
         {"micro_batch": settings.ppo.micro_batch},
-        CODE["proxy"],
-        (ground.arm.code,),
+        plugin_code=(ground.arm.code,),
         cost=2.0 * (settings.eval.prompts or 1000),
         family=ground.family,
     )
@@ -219,8 +206,7 @@ def best_of_n(ground: Ground) -> dict[str, Stage]:
         {**common, "seed": seed, "temperature": settings.ppo.temperature, "pool": drawn},
         prompts,
         {"task": evaluated.params},
-        CODE["pool"],
-        (evaluated.fingerprint,),
+        plugin_code=(evaluated.fingerprint,),
         cost=cost,
         family=ground.family,
     )
@@ -231,16 +217,52 @@ def best_of_n(ground: Ground) -> dict[str, Stage]:
         {**ground.common, **common, "best_of_n": {"n": list(ns), "pool": size}},
         {**held_out_inputs(ground), "pool": pool},
         {"micro_batch": settings.ppo.micro_batch},
-        CODE["best_of_n"],
-        (ground.arm.code,),
+        plugin_code=(ground.arm.code,),
         cost=cost,
         family=ground.family,
     )
     return {"pool": pool, "generations": found}
 
 
-OPTIMIZERS = {"ppo": ppo, "best-of-n": best_of_n}
-"""What is done with a reward model: a function from the ground to stages by role, `generations` among them."""
+def direct(ground: Ground, method: str) -> dict[str, Stage]:
+    """Training on the pairs, what its policy writes, and the proxy reward of the baseline."""
+    if ground.tasks.optimised is not ground.tasks.home:
+        seen = f"--optimizer {method} learns from the pairs of {ground.tasks.home.name!r}, not from prompts."
+        raise BenchError(seen, "Leave --train-prompts out.")
+    settings, seed = ground.settings, ground.stages["sft"].params["seed"]
+    chosen = settings.group(method.replace("-", "_"))
+    trained = Stage(
+        "direct",
+        f"{safe_label(ground.tasks.home.name)}-{method}-s{seed}",
+        f"{H}.stages.direct:direct",
+        {"method": method, "settings": chosen, "seed": seed},
+        {"sft": ground.stages["sft"], "pairs": ground.stages["pairs"]},
+        {},
+        cost=float(chosen["epochs"]),
+        family=f"{ground.family} {method}",
+    )
+    temperature = {"temperature": settings.ppo.temperature}
+    generations = Stage(
+        "written",
+        ground.label(ground.tasks.label),
+        f"{H}.stages.direct:written",
+        {**ground.common, "ppo": temperature, "eval": settings.group("eval")},
+        {**held_out_inputs(ground), "direct": trained},
+        {"micro_batch": settings.ppo.micro_batch},
+        plugin_code=(ground.arm.code,),
+        cost=2.0 * (settings.eval.prompts or 1000),
+        family=ground.family,
+    )
+    return {"direct": trained, "generations": generations, "proxy": proxy(ground, generations)}
+
+
+OPTIMIZERS: Mapping[str, Callable[[Ground], Stages]] = {
+    "ppo": ppo,
+    "best-of-n": best_of_n,
+    "dpo": partial(direct, method="dpo"),
+    "sft-chosen": partial(direct, method="sft-chosen"),
+}
+"""What turns an arm into generations: a function from the ground to stages by role, `generations` among them."""
 
 
 def training(ground: Ground) -> Stage:
@@ -259,8 +281,7 @@ def training(ground: Ground) -> Stage:
         },
         {"sft": ground.stages["sft"], "pairs": ground.stages["pairs"]},
         {"rm": ground.arm.params},
-        CODE["reward"],
-        (ground.arm.code,),
+        plugin_code=(ground.arm.code,),
         cost=float(arm.training_settings.get("epochs", 1)),
         family=f"{ground.family} {arm.recipe}",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.plan import arms, direct
+from rlhf_bench.harness.plan import arms
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
@@ -76,7 +76,7 @@ def plan_cell(
     if isinstance(arm.made, TrainableRewardModel):
         ground = replace(ground, stages={**ground.stages, "reward": arms.training(ground)})
     ground = replace(ground, stages={**ground.stages, "scale": arms.scale(ground)})
-    stages = {**ground.stages, **direct.OPTIMIZERS[optimizer](ground)}
+    stages = {**ground.stages, **arms.OPTIMIZERS[optimizer](ground)}
     del stages["train_prompts"]  # an input of others; the cell's own prompts are those held out
     return Cell(
         tasks.label,
@@ -102,8 +102,7 @@ def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], l
         {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": seed},
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
         {"judge_settings": dict(judge.settings)},
-        (),
-        (plugin.fingerprint(), task.fingerprint),
+        plugin_code=(plugin.fingerprint(), task.fingerprint),
     )
 
 

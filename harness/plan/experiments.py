@@ -189,8 +189,7 @@ def credit_stage(cell: cells.Cell) -> Stage:
         {"rm": scale.params["rm"], "seed": cell.seed},
         {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
         {"micro_batch": scale.payload["micro_batch"]},
-        ("rlhf_bench.harness.ppo.scoring",),
-        scale.plugin_code[:1],
+        plugin_code=scale.plugin_code[:1],
         cost=1.0,
     )
 

@@ -16,7 +16,7 @@ from rlhf_bench.harness.pipeline.execute import Outcome, Watch, execute
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
-from rlhf_bench.harness.plan.direct import OPTIMIZERS
+from rlhf_bench.harness.plan.arms import OPTIMIZERS
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.settings import Settings

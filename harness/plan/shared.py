@@ -10,13 +10,6 @@ from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.settings import Settings
 
 H = "rlhf_bench.harness"
-CODE = {
-    "sft": (f"{H}.training.trl", f"{H}.training.collate", f"{H}.training.trl_passes"),
-    "prompts": (),
-    "pairs": (),
-    "baseline": (f"{H}.stages.evaluation",),
-}
-"""Modules, beside the stage's own, whose code makes the result: when they change, the stage is made again."""
 
 
 def safe_label(name: str) -> str:
@@ -47,7 +40,6 @@ def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: 
         },
         {},
         {"task": home.params},
-        CODE["sft"],
         cost=float(settings.sft.steps * settings.sft.batch),
         family=family,
     )
@@ -64,7 +56,6 @@ def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: 
             "eval": {"batch": settings.eval.batch},
         },
         {"sft": sft},
-        code=CODE["pairs"],
         cost=1.0,
         family=family,
     )
@@ -81,7 +72,6 @@ def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: 
             "eval": settings.group("eval"),
         },
         {"sft": sft, "prompts": prompts},
-        code=CODE["baseline"],
         cost=2.0 * (settings.eval.prompts or 1000),
         family=family,
     )
@@ -103,7 +93,6 @@ def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> St
         },
         {"sft": sft},
         {"task": task.params, "home": tasks.home.params},
-        CODE["prompts"],
         cost=1.0,
         family=sft.family,
     )

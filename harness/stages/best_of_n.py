@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Generation, to_row
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stages.pool import draw_file, stored_rollout

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Pair
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import text_rollout
 from rlhf_bench.harness.stages.pairs import read_pairs

@@ -13,7 +13,7 @@ from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.lora import for_trainer, merge, require_peft
 from rlhf_bench.harness.models.placement import read_holding
 from rlhf_bench.harness.nouns import Pair
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stages.evaluation import decodings
 from rlhf_bench.harness.stages.pairs import read_pairs

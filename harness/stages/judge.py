@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Case, Generation, Measure, Verdict
-from rlhf_bench.harness.pipeline.stage import Context, Stage
+from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import Judge, Task
 from rlhf_bench.harness.stages.evaluation import read_generations

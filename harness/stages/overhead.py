@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.statistics.cost import KINDS, OverheadSettings, forward_flop, layer_parameters, pass_of
 
 if TYPE_CHECKING:

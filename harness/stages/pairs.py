@@ -12,7 +12,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Pair, Split, to_row
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.templates import encode, encode_prompts

@@ -11,7 +11,7 @@ from rlhf_bench.harness.models import policies, tiny_policy
 from rlhf_bench.harness.models.lora import for_trainer, merge, require_peft
 from rlhf_bench.harness.models.placement import Holding, choose_holding, keep_holding
 from rlhf_bench.harness.nouns import Example, to_row
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.settings import EvalSettings, SFTSettings
 from rlhf_bench.harness.stages.evaluation import baseline_generations
 from rlhf_bench.harness.stages.prompts import check_examples, fitting, held_out, limited, load_task

@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stages.evaluation import rollouts, to_generations

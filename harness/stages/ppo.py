@@ -11,7 +11,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.flop import parameters_of, ppo_flop
 from rlhf_bench.harness.nouns import Decoding, to_row
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.pipeline.trackers import open_trackers
 from rlhf_bench.harness.ppo.actors import Actors, make_actors, save_policy
 from rlhf_bench.harness.ppo.loop import PPORun, checkpoints, train

@@ -10,7 +10,7 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Split, to_row
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.text.templates import encode_prompts

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Generation, Rollout
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import Diagnosing, NamedRewardModel
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.pool import stored_rollout

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Example
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import ReadsExamples, RewardModel, TrainableRewardModel, TrainingJob
 from rlhf_bench.harness.stages.pairs import read_pairs

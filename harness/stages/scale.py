@@ -11,7 +11,7 @@ import torch
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Pair
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.arithmetic import reward_scale
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.sampling.rollout import make_generator, sample, text_rollout
