@@ -1,52 +1,48 @@
-"""A report's key names every module that its numbers are computed by: a change of one of them makes reports anew."""
+"""A report's key covers every module that computes its numbers: a change of one of them makes the report anew."""
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 from stored import Stored, make
 
-import rlhf_bench.harness
-from rlhf_bench.harness import plugins
+from rlhf_bench.harness import fingerprint
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
-from rlhf_bench.reports import build, experiments
+from rlhf_bench.reports import build
 
-HARNESS = "rlhf_bench.harness"
-NO_NUMBERS = {"errors", "nouns", "store", "plugins"}
-"""Records, files and messages."""
-PLANS = f"{HARNESS}.plan.experiments"
-"""Reads what an experiment asks for, and plans it: what plans import computes no number of a report."""
+STATISTICS = {path.stem for path in Path(str(fingerprint.ROOT), "harness", "statistics").glob("[a-z]*.py")}
+OF_EXPERIMENTS = {"cost", "credit"}
+"""Statistics of analyses that an experiment has and a single report has not."""
 
 
-def imported(name: str) -> set[str]:
-    """Modules of the harness that a module of the package imports, at its top or inside."""
-    package, _, stem = name.rpartition(".")
-    folder = Path(str(rlhf_bench.harness.__file__)).parent.parent / package.rpartition(".")[2]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((folder / f"{stem}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == HARNESS:
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{HARNESS}."):
-            found.add(str(node.module).rpartition(".")[2])
-    return found
+def closure(module: str, without: tuple[str, ...]) -> set[str]:
+    """Modules in the key, by their names below the package."""
+    return {name.removeprefix("rlhf_bench.") for name in fingerprint.closure(module, without=without)}
 
 
-@pytest.mark.parametrize("also", [(), experiments.MODULES])
-def test_what_a_number_is_computed_by_is_in_the_key(
-    also: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_number_is_computed_by_is_in_the_key() -> None:
+    report = closure("rlhf_bench.reports.build", build.NOT_REPORTING)
+    assert {f"harness.statistics.{name}" for name in STATISTICS - OF_EXPERIMENTS} <= report
+    results = ("estimates", "columns", "sheets", "alarms", "pools", "proxy_curves", "proxy_estimates")
+    assert {f"harness.results.{name}" for name in results} <= report
+    assert {"reports.build", "reports.comparison", "harness.slices"} <= report
+    experiment = closure("rlhf_bench.reports.experiments", build.NOT_REPORTING)
+    assert {f"harness.statistics.{name}" for name in STATISTICS} <= experiment
+    assert {f"harness.results.{name}" for name in ("contrasts", "claims", "agreement")} <= experiment
+
+
+def test_how_numbers_are_shown_is_in_the_key_of_the_page_alone() -> None:
+    shown = {"reports.html", "reports.view", "reports.markdown", "reports.csv_tables"}
+    assert not shown & closure("rlhf_bench.reports.build", build.NOT_REPORTING)
+    assert shown <= closure("rlhf_bench.reports.files", (build.MESSAGES,))
+
+
+def test_the_key_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, Stored(prompts=2))
-    named: set[str] = {f"{HARNESS}.{name}" for name in also}
-
-    def fingerprint(*modules: str) -> str:
-        named.update(modules)
-        return ""
-
-    monkeypatch.setattr(plugins, "code_fingerprint", fingerprint)
-    build.numbers_key(*find_cells([tmp_path]), Estimator())
-    reached = {one for name in named - {PLANS} for one in imported(name)} - NO_NUMBERS
-    assert "intervals" in reached
-    assert reached <= {name.rpartition(".")[2] for name in named}
+    cells = find_cells([tmp_path])
+    before = build.numbers_key(*cells, Estimator())
+    assert build.numbers_key(*cells, Estimator()) == before
+    monkeypatch.setattr(fingerprint, "of", lambda *_, **__: "other code")
+    assert build.numbers_key(*cells, Estimator()) != before
