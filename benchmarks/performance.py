@@ -77,7 +77,8 @@ def summary(rows: dict[str, list[dict[str, Any]]], sizes: Sizes) -> dict[str, An
 def in_process(threads: int, code: str, timeout: int = 600) -> Any:
     """The JSON that a statement prints last, in a fresh process with its own number of threads."""
     set_up = f"import sys, json; sys.path.insert(0, {str(HERE)!r})\n"
-    set_up += f"from rlhf_bench.harness import execute; execute.set_threads({threads}); execute.quiet_libraries()\n"
+    set_up += "from rlhf_bench.harness.pipeline import machine\n"
+    set_up += f"machine.set_threads({threads}); machine.quiet_libraries()\n"
     done = subprocess.run(
         [sys.executable, "-c", set_up + code], capture_output=True, text=True, timeout=timeout, check=False
     )

@@ -9,6 +9,7 @@ from families import FAMILIES
 from small import SIZES
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.plan import request as runs
 from rlhf_bench.harness.presets import parse_assignments
 
@@ -52,7 +53,7 @@ def test_a_family_runs_from_end_to_end(family: str, tmp_path: Path) -> None:
     request = runs.Request("dialogsum", ["length-only"], (0,), str(policy), ("length",), sets)
     made = runs.make_plan(request)
     root = store.Store(tmp_path / "runs")
-    runs.raise_first(runs.run(made, root, jobs=1, threads=1, device="cpu", watch=lambda *_: None))
+    runs.raise_first(runs.run(made, root, Machine()))
     assert runs.finished(made, root)
     (trained,) = (root.root / "ppo").iterdir()
     AutoModelForCausalLM.from_pretrained(trained / "policy")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.cli.consoles import KINDS, complain, consoles
-from rlhf_bench.harness.cli.doctor import usable_cores
 from rlhf_bench.harness.cli.report import report_cells
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.pipeline.machine import Machine, usable_cores
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.presets import parse_assignments
 from rlhf_bench.harness.printable import printable
@@ -84,15 +84,7 @@ def run(
         device = pick_device(device)
         jobs = jobs or (cores // threads if device == "cpu" and policy == "tiny" else 1)
         with watching(stderr, quiet) as watch:
-            outcome = runs.run(
-                made,
-                root,
-                jobs=max(1, jobs),
-                threads=threads,
-                device=device,
-                watch=watch,
-                trackers=trackers,
-            )
+            outcome = runs.run(made, root, Machine(max(1, jobs), threads, device, watch, trackers))
     else:
         root.prepare()
         runs.record_cells(made, root)

@@ -12,14 +12,10 @@ from rlhf_bench.harness import plugins
 from rlhf_bench.harness.cli.memory import preset_rows
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.policies import pick_device
+from rlhf_bench.harness.pipeline.machine import usable_cores
 
 NEEDED = ("torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich", "click")
 OPTIONAL = ("openai", "peft", "rouge-score")
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def facts() -> list[tuple[str, str]]:

@@ -9,9 +9,9 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.cli.commands import show_plan
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
-from rlhf_bench.harness.cli.doctor import usable_cores
 from rlhf_bench.harness.cli.report import name_page
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.machine import Machine, usable_cores
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.presets import parse_assignments, which_policy
@@ -76,7 +76,7 @@ def _compute(
     jobs = jobs or (usable_cores() if device == "cpu" else 1)
     _, stderr = consoles(quiet)
     with watching(stderr, quiet) as watch:
-        outcome = experiments.run(made, root, jobs=jobs, threads=1, device=device, watch=watch, trackers=trackers)
+        outcome = experiments.run(made, root, Machine(jobs, 1, device, watch, trackers))
     raise_first(outcome)
 
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.pipeline.execute import Watch
+from rlhf_bench.harness.pipeline.machine import StageProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @contextmanager
-def watching(console: Console, quiet: bool) -> Iterator[Watch]:
-    """A Watch for `execute`."""
+def watching(console: Console, quiet: bool) -> Iterator[StageProgress]:
+    """A StageProgress that draws on `console`."""
     if quiet:
         yield lambda *_: None
     elif console.is_terminal:
@@ -42,7 +42,7 @@ class _Lines:
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Watch]:
+def _bars(console: Console) -> Iterator[StageProgress]:
     from rich.markup import escape
     from rich.progress import (
         BarColumn,

@@ -15,6 +15,7 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.pipeline.execute import Outcome, execute
+from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import shared, tasks
@@ -50,9 +51,7 @@ def judge_cells(
         made = {cell.path: _stage(cell, spec) for cell in cells if cell.path is not None}
         place = Retrying(root.root, _unfinished(spec, list(made.values()), root))
         with watching(console, quiet=False) as watch:
-            outcome = execute(
-                plan_cells.in_order(list(made.values())), place, jobs=1, threads=1, device="cpu", watch=watch
-            )
+            outcome = execute(plan_cells.in_order(list(made.values())), place, Machine(progress=watch))
         done.stages += made.values()
         done.outcome.failed |= outcome.failed
         done.kept += place.kept
@@ -170,7 +169,7 @@ def score_text(
     of any cell).
     """
     from rlhf_bench.harness.models.policies import load_tokenizer
-    from rlhf_bench.harness.pipeline.execute import quiet_libraries, set_threads
+    from rlhf_bench.harness.pipeline.machine import quiet_libraries, set_threads
     from rlhf_bench.harness.results.found import find_cells
     from rlhf_bench.harness.sampling.rollout import text_rollout
     from rlhf_bench.harness.stages.reward import examples_of, load_reward_model

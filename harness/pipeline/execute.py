@@ -1,140 +1,185 @@
-"""Running a plan: stages whose inputs are there, here or in processes side by side, each of them once."""
+"""Executing a plan: each missing stage once, after its inputs, in this process or in several side by side."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
+import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.pipeline.allocator import keep_freed_memory
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, quiet_libraries, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
 from rlhf_bench.harness.store import Store
 
-Watch = Callable[[str, str, int, int], None]
-"""Called with (event, stage name, done, total); events: start, step, end."""
+if TYPE_CHECKING:
+    Events = multiprocessing.Queue[tuple[str, str, int, int]]
 
 
 @dataclass
 class Outcome:
-    """What a run made, and what failed: stage name -> error."""
+    """Names of the stages that were made, the errors of those that failed, and those left out because of them."""
 
     made: list[str] = field(default_factory=list)
     failed: dict[str, BenchError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
 
-def execute(
-    stages: Sequence[Stage],
-    root: Store,
-    *,
-    jobs: int,
-    threads: int,
-    device: str,
-    watch: Watch,
-    trackers: Sequence[str] = (),
-) -> Outcome:
-    """Run `stages` (inputs first).  A failed stage stops only what needs it; everything made is kept."""
+def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
+    """Run the stages that `root` lacks.  A failed stage stops only what needs it; every finished stage is kept.
+
+    `stages` are ordered, inputs first.  One job runs them in that order, several start the first that can run.  Raises
+    BenchError when a worker process is killed.
+    """
     missing = [stage for stage in stages if not stage.done(root)]
     if not missing:
         return Outcome()
-    if jobs == 1 or len(missing) == 1:
-        set_threads(threads)
-        return _one_by_one(missing, root, device, watch, trackers)
-    return _side_by_side(missing, root, jobs, threads, device, watch, trackers)
+    if machine.jobs == 1 or len(missing) == 1:
+        set_threads(machine.threads)
+        return _one_by_one(missing, root, machine)
+    return _side_by_side(missing, root, machine)
 
 
-def set_threads(threads: int) -> None:
-    """The number of threads of this process, and what its memory is for: it keeps what it frees.
-
-    Idle threads sleep: spinning ones slow a busy machine down many times.
-    """
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import torch
-
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-
-
-def _one_by_one(missing: Sequence[Stage], root: Store, device: str, watch: Watch, trackers: Sequence[str]) -> Outcome:
+def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
     outcome = Outcome()
+    unavailable = set()
     for stage in missing:
-        if _blocked(stage, outcome):
+        if any(needed.key in unavailable for needed in stage.inputs.values()):
+            unavailable.add(stage.key)
+            outcome.skipped.append(stage.name)
             continue
-        watch("start", stage.name, 0, 0)
+        machine.progress("start", stage.name, 0, 0)
         try:
-            progress = partial(watch, "step", stage.name)
-            if guarded(stage, root, device, progress, trackers):
+            if run_guarded(stage, root, machine, partial(machine.progress, "step", stage.name)):
                 outcome.made.append(stage.name)
         except BenchError as error:
             outcome.failed[stage.name] = error
-        watch("end", stage.name, 0, 0)
+            unavailable.add(stage.key)
+        machine.progress("end", stage.name, 0, 0)
     return outcome
 
 
-def _blocked(stage: Stage, outcome: Outcome) -> bool:
-    """Note a stage that needs something which failed."""
-    if any(needed.name in outcome.failed or needed.name in outcome.skipped for needed in stage.inputs.values()):
-        outcome.skipped.append(stage.name)
-        return True
-    return False
-
-
-def guarded(
-    stage: Stage, root: Store, device: str, progress: Callable[[int, int], None], trackers: Sequence[str] = ()
-) -> bool:
-    """`run_stage` with the machine's own failures (disk full, out of memory) as one clear line."""
+def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[[int, int], None]) -> bool:
+    """`run_stage`, with the machine's own failures (disk full, out of memory) as a BenchError."""
     quiet_libraries()
     try:
-        return run_stage(stage, root, device, progress, trackers)
+        return run_stage(stage, root, machine.device, progress, machine.trackers)
     except OSError as error:
-        raise BenchError(
-            f"{stage.name}: {one_line(error)}.", "What was computed is kept; mend it and run again."
-        ) from error
+        fix = "What was computed is kept; mend it and run again."
+        raise BenchError(f"{stage.name}: {one_line(error)}.", fix) from error
     except RuntimeError as error:
         if "out of memory" not in str(error).lower():
             raise
         raise BenchError(f"{stage.name}: out of memory.", "Lower ppo.micro_batch, sft.batch or eval.batch.") from error
 
 
-def quiet_libraries() -> None:
-    """Keep libraries' own bars and advice off the terminal: progress is drawn in one place."""
-    import warnings
-
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|trl|accelerate|datasets)\b.*")
+# -- side by side ------------------------------------------------------------------------------------------------------
 
 
-# -- side by side -------------------------------------------------------------------------------------------------
+def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(machine.threads)  # read when a worker loads its libraries
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    position = {stage.key: number for number, stage in enumerate(missing)}
+    sorter = TopologicalSorter(
+        {stage.key: [needed.key for needed in stage.inputs.values() if needed.key in position] for stage in missing}
+    )
+    sorter.prepare()
+    outcome, ready, ended = Outcome(), list[str](), set[str]()
+    running: dict[Future[bool], Stage] = {}
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    started = (events, machine.threads)
+    with ProcessPoolExecutor(min(machine.jobs, len(missing)), context, _start_worker, started) as pool:
+        try:
+            while True:
+                ready = sorted([*ready, *sorter.get_ready()], key=position.__getitem__)
+                while ready and len(running) < machine.jobs:
+                    stage = missing[position[ready.pop(0)]]
+                    with _main_module_hidden():
+                        running[pool.submit(_work, stage, root.root, machine.device, machine.trackers)] = stage
+                    machine.progress("start", stage.name, 0, 0)
+                if not running:
+                    break  # all is made, or what is left needs a stage that failed
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                _forward(events, machine.progress)
+                for future in done:
+                    stage = running.pop(future)
+                    ended.add(stage.key)
+                    if _collect(future, stage, outcome):
+                        sorter.done(stage.key)
+                    machine.progress("end", stage.name, 0, 0)
+        except KeyboardInterrupt:
+            for process in list(pool._processes.values()):
+                process.terminate()  # folders are written aside, so no half-written one counts as complete
+            raise
+    outcome.skipped = [stage.name for stage in missing if stage.key not in ended]
+    return outcome
 
-_events: Any = None
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Start worker processes that do not run the caller's script.
+
+    A spawned process imports the parent's main module, so a script without `if __name__ == "__main__":` would start
+    itself again in each of its workers.  A worker needs only modules of ours and of plugins.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
-def _begin(events: Any, threads: int) -> None:
-    global _events  # the one thing a worker process holds
+def _forward(events: Events, progress: StageProgress) -> None:
+    """Call `progress` with the events that workers have sent."""
+    with suppress(queue.Empty):
+        while True:
+            progress(*events.get_nowait())
+
+
+def _collect(future: Future[bool], stage: Stage, outcome: Outcome) -> bool:
+    """Record how a stage ended; whether its result is there."""
+    try:
+        if future.result():
+            outcome.made.append(stage.name)
+    except BenchError as error:
+        outcome.failed[stage.name] = error
+        return False
+    except BrokenProcessPool as error:
+        fix = "It may have run out of memory; try fewer --jobs."
+        raise BenchError(f"The process of {stage.name} was killed.", fix) from error
+    return True
+
+
+# -- in a worker process -----------------------------------------------------------------------------------------------
+
+_events: Events  # of this worker; a queue reaches a process only while it starts
+
+
+def _start_worker(events: Events, threads: int) -> None:
+    global _events
     _events = events
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends its workers
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     set_threads(threads)
 
 
-def _leave_with_parent() -> None:
-    """End this worker when the parent is gone (killed): it would hold its stage's lock, then wait for work for ever."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent was killed: it would keep its stage locked, then wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -145,65 +190,4 @@ def _work(stage: Stage, root: Path, device: str, trackers: Sequence[str]) -> boo
     def progress(done: int, total: int) -> None:
         _events.put(("step", stage.name, done, total))
 
-    return guarded(stage, Store(root), device, progress, trackers)
-
-
-def _side_by_side(
-    missing: Sequence[Stage],
-    root: Store,
-    jobs: int,
-    threads: int,
-    device: str,
-    watch: Watch,
-    trackers: Sequence[str],
-) -> Outcome:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)  # read when a worker loads its libraries
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    outcome, waiting = Outcome(), list(missing)
-    running: dict[Future[bool], Stage] = {}
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
-    with ProcessPoolExecutor(min(jobs, len(missing)), context, _begin, (events, threads)) as pool:
-        try:
-            while waiting or running:
-                waiting = [stage for stage in waiting if not _blocked(stage, outcome)]
-                for stage in [s for s in waiting if _ready(s, root)][: jobs - len(running)]:
-                    waiting.remove(stage)
-                    running[pool.submit(_work, stage, root.root, device, trackers)] = stage
-                    watch("start", stage.name, 0, 0)
-                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(events, watch)
-                for future in done:
-                    _collect(future, running.pop(future), outcome, watch)
-        except KeyboardInterrupt:
-            for process in list(pool._processes.values()):
-                process.terminate()  # folders are written aside: nothing half-done is ever taken for done
-            raise
-    return outcome
-
-
-def _ready(stage: Stage, root: Store) -> bool:
-    return all(needed.done(root) for needed in stage.inputs.values())
-
-
-def _drain(events: Any, watch: Watch) -> None:
-    import queue
-
-    with suppress(queue.Empty):
-        while True:
-            watch(*events.get_nowait())
-
-
-def _collect(future: Future[bool], stage: Stage, outcome: Outcome, watch: Watch) -> None:
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
-        if future.result():
-            outcome.made.append(stage.name)
-    except BenchError as error:
-        outcome.failed[stage.name] = error
-    except BrokenProcessPool as error:
-        fix = "It may have run out of memory; try fewer --jobs."
-        raise BenchError(f"The process of {stage.name} was killed.", fix) from error
-    watch("end", stage.name, 0, 0)
+    return run_guarded(stage, Store(root), Machine(device=device, trackers=trackers), progress)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import fingerprint, store
-from rlhf_bench.harness.pipeline import peak_memory
 from rlhf_bench.harness.pipeline.context import Context, StageFunction
+from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory
 from rlhf_bench.harness.pipeline.trackers import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
 
@@ -85,7 +85,7 @@ def run_stage(
             return False
         function: StageFunction = getattr(importlib.import_module(module), name)
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
-        marked = peak_memory.start()
+        marked = reset_peak_memory()
         wall, cpu = time.perf_counter(), time.process_time()
         folder = root.root / "tracking" / "-".join(stage.place)
         tracked = Tracked(tuple(trackers), folder, stage.name, place[1])
@@ -99,7 +99,7 @@ def run_stage(
             "device": device,
             "seconds": round(time.perf_counter() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
-            "peak_memory_mb": peak_memory.megabytes() if marked else None,
+            "peak_memory_mb": peak_memory() if marked else None,
             "cost": stage.cost,
             "family": stage.family,
             "figures": dict(figures),

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.pipeline.execute import Outcome, Watch, execute
+from rlhf_bench.harness.pipeline.execute import Outcome, execute
+from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
 from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
@@ -200,34 +201,16 @@ def overhead_stage(seed: int) -> Stage:
     return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stages.overhead:overhead", {"seed": seed}, code=code)
 
 
-def run(
-    made: Made,
-    root: store.Store,
-    *,
-    jobs: int,
-    threads: int,
-    device: str,
-    watch: Watch,
-    trackers: Sequence[str] = (),
-) -> Outcome:
-    """Make what is missing; cell records first, so that an interrupted experiment says what it lacks."""
+def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
+    """Execute the stages that `root` lacks.  Raises BenchError where `root` cannot be written."""
     root.prepare()
     for planned in made.plans.values():
-        record_cells(planned, root)
-    timed = [stage for stage in made.order if stage.kind == "overhead"]
-    outcome = execute(
-        [stage for stage in made.order if stage.kind != "overhead"],
-        root,
-        jobs=jobs,
-        threads=threads,
-        device=device,
-        watch=watch,
-        trackers=trackers,
-    )
-    alone = execute(
-        timed, root, jobs=1, threads=1, device="cpu", watch=watch
-    )  # a timing shares the machine with nothing
-    return Outcome(outcome.made + alone.made, {**outcome.failed, **alone.failed}, outcome.skipped + alone.skipped)
+        record_cells(planned, root)  # first, so that an interrupted experiment can say what it lacks
+    outcome = execute([stage for stage in made.order if stage.kind != "overhead"], root, machine)
+    # a timing runs after everything else, alone, on one thread of the CPU
+    alone = Machine(progress=machine.progress)
+    timed = execute([stage for stage in made.order if stage.kind == "overhead"], root, alone)
+    return Outcome(outcome.made + timed.made, {**outcome.failed, **timed.failed}, outcome.skipped + timed.skipped)
 
 
 def record(experiment: Experiment, made: Made, command: str) -> dict[str, Any]:

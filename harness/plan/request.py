@@ -12,7 +12,8 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.nouns import Split
-from rlhf_bench.harness.pipeline.execute import Outcome, Watch, execute
+from rlhf_bench.harness.pipeline.execute import Outcome, execute
+from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
@@ -145,20 +146,11 @@ def _judge(judge: JudgeSpec, cell: plan_cells.Cell) -> Stage:
     return plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, cell.seed)
 
 
-def run(
-    made: Plan,
-    root: store.Store,
-    *,
-    jobs: int,
-    threads: int,
-    device: str,
-    watch: Watch,
-    trackers: Sequence[str] = (),
-) -> Outcome:
-    """Make what is missing.  Cell records are written first, so that a report can say what an interrupted run lacks."""
+def run(made: Plan, root: store.Store, machine: Machine) -> Outcome:
+    """Execute the stages that `root` lacks.  Raises BenchError where `root` cannot be written."""
     root.prepare()
-    record_cells(made, root)
-    return execute(made.order, root, jobs=jobs, threads=threads, device=device, watch=watch, trackers=trackers)
+    record_cells(made, root)  # first, so that a report can say what an interrupted run lacks
+    return execute(made.order, root, machine)
 
 
 def record_cells(made: Plan, root: store.Store) -> None:

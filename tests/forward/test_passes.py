@@ -135,7 +135,7 @@ def test_freed_memory_is_kept() -> None:
     """In a process of its own: large blocks that are freed are soon there again without a page fault for each page."""
     code = """
 import resource, torch
-from rlhf_bench.harness.pipeline.allocator import keep_freed_memory
+from rlhf_bench.harness.pipeline.machine import keep_freed_memory
 told = keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(60):
