@@ -72,7 +72,7 @@ class Neighbours(NamedTuple):
 
 
 OURS = Neighbours(None)
-_known: dict[tuple[str, tuple[str, ...]], tuple[str, dict[str, Path], dict[Path, Stamp]]] = {}
+_known: dict[tuple[str, Path | None, tuple[str, ...]], tuple[str, dict[str, Path], dict[Path, Stamp]]] = {}
 
 
 def of(*modules: str, without: Sequence[str] = NOT_COMPUTING) -> str:
@@ -98,15 +98,15 @@ def _walked(module: str, without: tuple[str, ...]) -> tuple[str, dict[str, Path]
     A plan of 1,000 stages asks for the same few closures again and again: an answer holds as long as none of its files
     has changed.
     """
-    known = _known.get((module, without))
+    near = _neighbours(module)
+    asked = module, _file(module, near), without
+    known = _known.get(asked)
     if known is None or any(_stamp(path) != stamp for path, stamp in known[2].items()):
-        near = _neighbours(module)
         files = dict(_walk(module, near, without))
         # by content, not by name: a moved module keeps the hash, and so does another empty package around it
         contents = sorted({_content(path, near, without) for path in files.values()})
         first = _content(files[module], near, without) if module in files else module
-        known = _sha(first, *contents), files, {path: _stamp(path) for path in files.values()}
-        _known[module, without] = known
+        known = _known[asked] = _sha(first, *contents), files, {path: _stamp(path) for path in files.values()}
     return known[:2]
 
 

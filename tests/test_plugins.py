@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from rlhf_bench.harness import fingerprint as code
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.plugins import GROUPS, available, build, code_fingerprint, find
+from rlhf_bench.harness.plugins import GROUPS, available, build, find
 
 Install = Callable[..., Path]
 
@@ -268,8 +269,8 @@ def test_a_package_that_cannot_be_imported_does_not_stop_a_fingerprint(install: 
 
 
 def test_fingerprints_of_several_modules_differ() -> None:
-    names = ("rlhf_bench.harness.errors", "rlhf_bench.harness.nouns")
-    prints = {code_fingerprint(*n) for n in [names, names[:1], names[1:], ("not_there_at_all",)]}
+    names = ("rlhf_bench.harness.store", "rlhf_bench.harness.nouns")
+    prints = {code.of(*n) for n in [names, names[:1], names[1:], ("not_there_at_all",)]}
     assert len(prints) == 4
 
 
