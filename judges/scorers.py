@@ -32,9 +32,9 @@ def load_scorer(name: str) -> Scorer:
     if name in BUILT_IN:
         return BUILT_IN[name]()
     if name.startswith(REWARD_MODEL):
-        from rlhf_bench.reward_models.classifier import RewardModelScorer
+        from rlhf_bench.reward_models.classifier import ClassifierScorer
 
-        return RewardModelScorer(name.removeprefix(REWARD_MODEL))
+        return ClassifierScorer(name.removeprefix(REWARD_MODEL))
     if ":" not in name:
         fix = f"{did_you_mean(name, BUILT_IN)} Or give rm:FOLDER or module:attribute."
         raise BenchError(f"Unknown scorer {name!r}.", fix)
@@ -47,9 +47,9 @@ def scorer_content(name: str) -> str:
     if name in BUILT_IN or ":" not in name:
         return ""
     if name.startswith(REWARD_MODEL):
-        from rlhf_bench.reward_models.classifier import content_of
+        from rlhf_bench.reward_models.sources import folder_digest
 
-        return content_of(name.removeprefix(REWARD_MODEL))
+        return folder_digest(name.removeprefix(REWARD_MODEL))
     return plugins.find("judge", name).fingerprint()
 
 

@@ -11,7 +11,9 @@ from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.judges.scorers import before_and_after
 from rlhf_bench.judges.winrate import win
-from rlhf_bench.reward_models.classifier import FORMS, RewardModelScorer, check_source, content_of
+from rlhf_bench.reward_models.classifier import ClassifierScorer
+from rlhf_bench.reward_models.input_forms import FORMS
+from rlhf_bench.reward_models.sources import check_classifier, folder_digest
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class WinRateRM:
     """1 for the response with the higher score by `model`, .5 within `tolerance` (float32 rounding), 0 for the lower.
 
     `model` is a sequence classifier with one label: a folder (a run's reward/... among them) or a hub id.  `form` is
-    chat, question or pair, see `RewardModelScorer`.  `threshold` is the share of undecided cases above which a command
+    chat, question or pair, see `ClassifierScorer`.  `threshold` is the share of undecided cases above which a command
     exits with 3.
     """
 
@@ -40,12 +42,12 @@ class WinRateRM:
             raise BenchError("winrate-rm.batch must be above 0 and winrate-rm.tolerance not negative.")
         if not 0 <= self.threshold <= 1:
             raise BenchError(f"winrate-rm.threshold is {self.threshold}.", "It is a share between 0 and 1.")
-        check_source(self.model)  # before hours of training
+        check_classifier(self.model)  # before hours of training
 
     @property
     def verdict_settings(self) -> Mapping[str, Any]:
         """The model by its content where that is known; how it is computed changes nothing."""
-        return {"model": content_of(self.model) or self.model, "form": self.form, "tolerance": self.tolerance}
+        return {"model": folder_digest(self.model) or self.model, "form": self.form, "tolerance": self.tolerance}
 
     @property
     def measures(self) -> Sequence[Measure]:
@@ -53,7 +55,7 @@ class WinRateRM:
         return [Measure("win_rate", "win", by)]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
-        scorer = RewardModelScorer(self.model, self.form, self.batch, self.device)
+        scorer = ClassifierScorer(self.model, self.form, self.batch, self.device)
         found = before_and_after(cases, task, scorer)
         if cases:
             self._last.update(scorer.account)

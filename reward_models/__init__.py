@@ -1,1 +1,1 @@
-"""Response to reward per token."""
+"""Reward models: each maps a rollout to one reward per response token."""

@@ -1,7 +1,7 @@
-"""Reward models that read nothing and learn nothing: what an arm must beat before its reward means anything.
+"""Control reward models that read no text and learn nothing: an arm must beat them before its reward means anything.
 
-Length alone reproduces most of the reward gain of common set-ups (arXiv 2310.03716), and a corrector that changes
-nothing pays +1 a token, which is a length reward too (method.md A, risks).
+Length alone reproduces most of the reward gain of common set-ups (arXiv 2310.03716).  A corrector that changes nothing
+pays +1 per token, which is a length reward too.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LengthOnly:
-    """The number of response tokens without end-of-sequence, on the last token (`per_token`: 1 on each of them)."""
+    """Control: the length of the response in tokens, on its last token.
+
+    End-of-sequence is not counted.  `per_token` puts 1 on each counted token instead; the sum is the same.
+    """
 
     per_token: bool = False
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T]; both forms have the same sum."""
+        """Rewards [B, T] float32; both forms have the same sum."""
         import torch
 
         from rlhf_bench.reward_models.extraction import on_last_token
 
-        lengths = rollout.mask.sum(1) - rollout.finished.long()
+        lengths = rollout.mask.sum(1) - rollout.finished.long()  # a truncated response has no end-of-sequence
         if not self.per_token:
             return on_last_token(lengths, rollout.mask)
         return (torch.arange(rollout.mask.shape[1], device=rollout.mask.device)[None] < lengths[:, None]).float()
@@ -35,8 +38,11 @@ class LengthOnly:
 
 @dataclass(frozen=True)
 class Copier:
-    """+1 on every token, end-of-sequence included: what the seq2seq rule pays if the corrector changes nothing."""
+    """Control: +1 on every token, as the seq2seq rule pays when the corrector changes nothing.
+
+    End-of-sequence gets +1 too.
+    """
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T]: the mask."""
+        """Rewards [B, T] float32: the mask."""
         return rollout.mask.float()

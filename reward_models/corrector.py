@@ -1,15 +1,15 @@
-"""The corrector behind a seq2seq reward model: what it reads, and how a response is compared with what it writes.
+"""The corrector inside a seq2seq reward model: its input, and how a response is compared with its correction.
 
-Two comparisons (method.md A, arXiv 2409.00162).  Teacher-forced: one pass over [prompt; response; marker; response].
-Free-running: the greedy correction is generated from [prompt; response; marker] and compared position by position.
-Both agree up to the first divergence t*, and differ after it.
+Two comparisons (seq2seq reward modeling, arXiv 2409.00162).  Teacher-forced: one pass over [prompt; response; marker;
+response].  Free-running: the greedy correction is generated from [prompt; response; marker] and compared position by
+position.  Both agree up to the first divergence t* and differ after it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair, Rollout
@@ -17,43 +17,53 @@ from rlhf_bench.harness.nouns import Pair, Rollout
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
+
 MAPPINGS = ("both", "correction", "identity")
-NOTHING = -1
-"""Stands in `written` where the correction has no token."""
+NO_TOKEN = -1
+"""Fills `Comparison.written` where the correction has no token."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How prompt, response and correction follow each other, as token ids and positions."""
+    """The order of prompt, response, marker and correction as token ids, and their position ids."""
 
     marker: tuple[int, ...]
     reuse: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, positions: str) -> Layout:
+    def of(cls, tokenizer: Tokenizer, positions: str) -> Layout:
+        """The layout of a corrector; `positions` is the setting "reuse" or "plain" of `Seq2Seq`."""
         from rlhf_bench.harness.text.templates import CORRECTION, encode
 
         return cls(tuple(encode(tokenizer, [CORRECTION])[0]), positions == "reuse")
 
     def positions(self, prompt: int, response: int, correction: int) -> list[int]:
-        """Position ids of prompt + response + marker + correction tokens.
+        """Position ids of prompt + response + marker + correction; the arguments are numbers of tokens.
 
         Reused: the correction counts from where the response began, and the marker leads up to it.
         """
         count = len(self.marker)
         if not self.reuse:
             return list(range(prompt + response + count + correction))
-        lead = range(max(0, prompt - count), prompt) if prompt >= count else [0] * count
+        # The marker takes the positions just before the correction's; a prompt shorter than the marker has too few.
+        lead = range(prompt - count, prompt) if prompt >= count else [0] * count
         return [*range(prompt + response), *lead, *range(prompt, prompt + correction)]
 
 
-def mapping_rows(layout: Layout, tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
-    """The correction and the identity example of one pair, or the one asked for; the loss is on the corrected text and
-    its end alone."""
+def mapping_rows(
+    layout: Layout, tokenizer: Tokenizer, pair: Pair, mappings: str = "both"
+) -> list[dict[str, list[int]]]:
+    """Training rows of one pair: the correction (rejected -> chosen) and the identity example (chosen -> chosen).
+
+    `mappings` is one of MAPPINGS.  A row has `input_ids`, `labels` and `position_ids`.
+    """
     from rlhf_bench.harness.text.templates import encode, encode_prompts
     from rlhf_bench.harness.training.collate import IGNORED
 
     assert pair.rejected is not None
+    assert tokenizer.eos_token_id is not None
     prompt = encode_prompts(tokenizer, [pair.prompt])[0]
     chosen, rejected = encode(tokenizer, [pair.chosen, pair.rejected])
     rows = []
@@ -65,7 +75,7 @@ def mapping_rows(layout: Layout, tokenizer: Any, pair: Pair, mappings: str = "bo
         rows.append(
             {
                 "input_ids": context + target,
-                "labels": [IGNORED] * len(context) + target,
+                "labels": [IGNORED] * len(context) + target,  # the loss is on the corrected text and its end alone
                 "position_ids": layout.positions(len(prompt), len(response), len(target)),
             }
         )
@@ -73,7 +83,7 @@ def mapping_rows(layout: Layout, tokenizer: Any, pair: Pair, mappings: str = "bo
 
 
 def check_context(needed: int, context: int | None, what: str) -> None:
-    """Raises BenchError when the longest of `what` does not fit the model."""
+    """Raises BenchError when the longest of `what` needs more tokens than the model's context has."""
     if context is not None and needed > context:
         raise BenchError(
             f"The longest of the {what} needs {needed} tokens with its correction; the model's context is {context}.",
@@ -81,8 +91,8 @@ def check_context(needed: int, context: int | None, what: str) -> None:
         )
 
 
-class Row(NamedTuple):
-    """One response without padding; `body` is what the corrector reads of it: no end inside, as in training."""
+class UnpaddedRow(NamedTuple):
+    """Token ids of one prompt and response; `body` is the response as the corrector's input: without its end token."""
 
     prompt: tuple[int, ...]
     body: tuple[int, ...]
@@ -92,9 +102,9 @@ class Row(NamedTuple):
 class Comparison(NamedTuple):
     """A response against its correction, [B, T].
 
-    matches: bool, the corrector would write y_t here; False outside the mask.  margins: log p(y_t) - max_v log p(v) in
-    nats, at most 0, -inf where a correction that was generated had ended before (undefined outside the mask).
-    written [B, W]: tokens of the generated correction, `NOTHING` after its end; None where nothing was generated.
+    matches: bool, True where the corrector would write y_t; False outside the mask.  margins: log p(y_t) -
+    max_v log p(v) in nats, at most 0, -inf where a generated correction had already ended (undefined outside the mask).
+    written [B, W]: tokens of the generated correction, NO_TOKEN after its end; None where nothing was generated.
     """
 
     matches: Tensor
@@ -102,15 +112,19 @@ class Comparison(NamedTuple):
     written: Tensor | None = None
 
 
-def rows_of_rollout(rollout: Rollout, end: int) -> list[Row]:
-    """The unpadded rows of a rollout; `end` is the end-of-sequence id, beside others the policy's tokenizer keeps."""
+def unpadded_rows(rollout: Rollout, end: int) -> list[UnpaddedRow]:
+    """The rows of a rollout without padding.
+
+    `end` is the corrector's end-of-sequence id; the ends that the policy's tokenizer lists are removed from bodies too.
+    """
     from rlhf_bench.harness.text.chat import ends_of
 
     ends = {end, *ends_of(rollout.tokenizer)}
     prompts = _unpadded(rollout.prompt_ids, rollout.prompt_mask)
     responses = _unpadded(rollout.response_ids, rollout.mask)
+    # In training, too, no end-of-sequence stands between a response and the marker.
     bodies = [row[:-1] if row and row[-1] in ends else row for row in responses]
-    return [Row(*row) for row in zip(prompts, bodies, responses, strict=True)]
+    return [UnpaddedRow(*row) for row in zip(prompts, bodies, responses, strict=True)]
 
 
 def _unpadded(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
@@ -118,13 +132,17 @@ def _unpadded(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
 
 
 class Corrector:
-    """A frozen causal language model that shares the policy's tokenizer."""
+    """A frozen causal language model that shares the policy's tokenizer and writes corrections of responses."""
 
-    def __init__(self, model: Any, tokenizer: Any, layout: Layout) -> None:
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer, layout: Layout) -> None:
+        # `load_tokenizer` refuses a tokenizer without end-of-sequence and gives every other a pad token.
+        assert tokenizer.eos_token_id is not None
+        assert tokenizer.pad_token_id is not None
         self.model, self.tokenizer, self.layout = model, tokenizer, layout
+        self.end, self.pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def teacher_forced(self, rollout: Rollout) -> Comparison:
-        """Token t is compared with what the corrector would write after y_<t: one pass, nothing is generated."""
+        """Compare token t with what the corrector would write after y_<t: one pass, without generation."""
         import torch
 
         from rlhf_bench.harness.forward.packing import reads_rows
@@ -132,6 +150,7 @@ class Corrector:
 
         inputs, mask, positions = self.inputs(rollout, with_responses=True)
         before = torch.zeros_like(inputs, dtype=torch.bool)
+        # Corrections fill the last T columns, and each token is predicted one position before it.
         before[:, -rollout.mask.shape[1] - 1 : -1] = rollout.mask
         if reads_rows(self.model) and not bool(mask.all()):
             packed = end_to_end(inputs, mask.bool(), before, positions)
@@ -145,93 +164,87 @@ class Corrector:
         return Comparison(matches, spread(margins, rollout.mask))
 
     def free_running(self, rollout: Rollout, extra: int = 0) -> Comparison:
-        """Token t is compared with token t of the greedy correction, written with the key-value cache.
+        """Compare token t with token t of the greedy correction, which is generated with a KV cache.
 
-        A row's correction has at most as many tokens as its response and `extra` more (fewer where the model's context
-        ends): a limit of the row's own, so that its neighbours change nothing.
+        A row's correction has at most as many tokens as its response and `extra` more, fewer where the model's context
+        ends.  The limit is the row's own, so a row's result does not depend on the others in the batch.
         """
         import torch
 
         ids, mask, positions = self.inputs(rollout, with_responses=False)
-        first, limits = self._limits(rollout, extra)
-        wide, running, cache = rollout.response_ids.shape[1], limits > 0, None
-        written = torch.full((len(ids), max(wide, int(limits.max()))), NOTHING, device=ids.device)
+        first, limits = self._correction_limits(rollout, extra)
+        width, running, cache = rollout.response_ids.shape[1], limits > 0, None
+        written = torch.full((len(ids), max(width, int(limits.max()))), NO_TOKEN, device=ids.device)
         margins = torch.full(rollout.mask.shape, float("-inf"), device=ids.device)
         for step in range(written.shape[1]):
             if not running.any():
                 break
-            logits, cache = self._next(ids, mask, positions, cache)
+            with torch.no_grad():
+                output = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+            logits, cache = output.logits[:, -1].float(), output.past_key_values  # [B, V]
             top = logits.max(-1)
-            written[:, step] = torch.where(running, top.indices, NOTHING)
-            if step < wide:
+            written[:, step] = torch.where(running, top.indices, NO_TOKEN)
+            if step < width:
                 margin = logits.gather(-1, rollout.response_ids[:, step, None]).squeeze(-1) - top.values
                 margins[:, step] = torch.where(running, margin, float("-inf"))
-            ids = torch.where(running, top.indices, self.tokenizer.pad_token_id)[:, None]
-            # rows that have ended stay at their last position: going on could leave the model's context
+            ids = torch.where(running, top.indices, self.pad)[:, None]
+            # Rows that have ended repeat their last position: counting on could leave the model's context.
             positions = (first + torch.clamp(limits - 1, min=0, max=step))[:, None]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            running = running & (top.indices != self.tokenizer.eos_token_id) & (step + 1 < limits)
-        return Comparison((written[:, :wide] == rollout.response_ids) & rollout.mask, margins, written)
+            running = running & (top.indices != self.end) & (step + 1 < limits)
+        return Comparison((written[:, :width] == rollout.response_ids) & rollout.mask, margins, written)
 
     def corrections(self, rollout: Rollout, extra: int) -> list[str]:
-        """The greedy correction of every response as text, at most `extra` tokens longer than it."""
+        """The greedy correction of every response as text, at most `extra` tokens longer than the response."""
         from rlhf_bench.harness.text.templates import decode
 
-        found = self.free_running(rollout, extra).written
-        assert found is not None
-        end = self.tokenizer.eos_token_id
-        rows = [[token for token in row if token not in (NOTHING, end)] for row in found.tolist()]
+        written = self.free_running(rollout, extra).written
+        assert written is not None
+        rows = [[token for token in row if token not in (NO_TOKEN, self.end)] for row in written.tolist()]
         return [decode(self.tokenizer, row) for row in rows]
 
-    def _next(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Logits [B, V] of the token after `ids`, and the cache that now holds them."""
-        import torch
-
-        with torch.no_grad():
-            output = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        return output.logits[:, -1].float(), output.past_key_values
-
-    def _limits(self, rollout: Rollout, extra: int) -> tuple[Tensor, Tensor]:
+    def _correction_limits(self, rollout: Rollout, extra: int) -> tuple[Tensor, Tensor]:
         """Position id of every correction's first token [B], and the most tokens it may have [B]."""
         import torch
 
         from rlhf_bench.harness.models.policies import context_length
 
-        rows, context = rows_of_rollout(rollout, self.tokenizer.eos_token_id), context_length(self.model)
+        rows, context = unpadded_rows(rollout, self.end), context_length(self.model)
         first = [self.layout.positions(len(row.prompt), len(row.body), 1)[-1] for row in rows]
         limits = [len(row.response) + extra for row in rows]
-        if context is not None:  # the responses themselves fit: see `inputs`
+        if context is not None:  # only `extra` can exceed it: `inputs` has refused responses that do not fit
             limits = [min(limit, context - start) for limit, start in zip(limits, first, strict=True)]
-        return tuple(torch.tensor(x, device=rollout.mask.device) for x in (first, limits))  # type: ignore[return-value]
+        device = rollout.mask.device
+        return torch.tensor(first, device=device), torch.tensor(limits, device=device)
 
     def inputs(self, rollout: Rollout, with_responses: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """ids, mask, position ids [B, C] of the contexts, or [B, C + T] with the responses as corrections after them.
+        """Ids, mask and position ids [B, C] of the contexts, or [B, C + T] followed by the responses as corrections.
 
-        Contexts are right-aligned in C columns, so that all corrections start in one.  Raises BenchError where a
-        response does not fit the model's context with a correction of its length.
+        Contexts are right-aligned in C columns, so that all corrections start in one column.  Raises BenchError where a
+        response and a correction of its length do not fit the model's context.
         """
         import torch
 
         from rlhf_bench.harness.models.policies import context_length
 
-        rows, pad = rows_of_rollout(rollout, self.tokenizer.eos_token_id), self.tokenizer.pad_token_id
-        places = [self.layout.positions(*map(len, row)) for row in rows]
-        check_context(max(map(max, places)) + 1, context_length(self.model), "responses")
+        rows = unpadded_rows(rollout, self.end)
+        row_positions = [self.layout.positions(*map(len, row)) for row in rows]
+        check_context(max(map(max, row_positions)) + 1, context_length(self.model), "responses")
         contexts = [[*row.prompt, *row.body, *self.layout.marker] for row in rows]
         left, right = max(map(len, contexts)), rollout.response_ids.shape[1] if with_responses else 0
         inputs, mask, positions = [], [], []
-        for row, context, place in zip(rows, contexts, places, strict=True):
+        for row, context, own_positions in zip(rows, contexts, row_positions, strict=True):
             ids = [*context, *row.response] if with_responses else context
             before, after = left - len(context), right - (len(ids) - len(context))
-            inputs.append([pad] * before + ids + [pad] * after)
+            inputs.append([self.pad] * before + ids + [self.pad] * after)
             mask.append([0] * before + [1] * len(ids) + [0] * after)
-            positions.append([0] * before + place[: len(ids)] + [0] * after)
+            positions.append([0] * before + own_positions[: len(ids)] + [0] * after)
         device = rollout.response_ids.device
         return tuple(torch.tensor(x, device=device) for x in (inputs, mask, positions))  # type: ignore[return-value]

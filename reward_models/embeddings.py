@@ -1,6 +1,6 @@
-"""How relevant one text is to another: the dot product of sentence embeddings, or TF-IDF as the offline stand-in.
+"""Relevance of one text to another: the dot product of sentence embeddings, or of TF-IDF vectors without a model.
 
-The white-box paper (arXiv 2402.03469) takes Contriever: masked mean pooling of the last layer, not normalised.
+The white-box paper (arXiv 2402.03469) uses Contriever: the mean of the last layer over the tokens, not normalised.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +25,32 @@ from rlhf_bench.reward_models.features import words
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
+
 Array = npt.NDArray[np.float64]
+T = TypeVar("T")
 
 TFIDF = "tfidf"
-REMEMBERED = 8_000
-"""Texts whose vectors are kept: prompts and references come again and again."""
+CACHED_TEXTS = 8_000
+"""Texts whose vectors are cached: PPO scores the same prompts and references many times."""
 
 
 class Relevance(Protocol):
-    """Scores pairs of texts; a text without content is relevant to nothing and gets 0."""
+    """Scores pairs of texts; a text without content gets 0 with every other."""
 
     def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:
         """[n] the dot product of the embeddings of first[i] and second[i]."""
 
 
 class TfIdf:
-    """A lexical stand-in, not a sentence embedding: the cosine of TF-IDF vectors over lower-case words, in [0, 1].
+    """The cosine of TF-IDF vectors over lower-case words, in [0, 1]: a lexical measure, not a sentence embedding.
 
-    Weight = count * (log((1 + n) / (1 + df)) + 1), vectors of length 1 (the smooth form of scikit-learn).  `df` counts
-    the fitted texts that hold a word; a word that none holds has df 0 and counts too, so that adding words nobody asked
-    about costs relevance.  Synonyms are strangers to it.
+    Weight = count * (log((1 + n) / (1 + df)) + 1), vectors of length 1 (the smooth form of scikit-learn).  n is the
+    number of distinct fitted texts and df counts those that hold the word.  A word in none of them has df 0 and counts
+    too, so adding unrelated words costs relevance.  Synonyms have nothing in common.
+
+    Raises BenchError where no fitted text has a word.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -55,116 +61,119 @@ class TfIdf:
                 "Give it the task's prompts, or name an embedding model.",
             )
         counts = Counter(term for text in distinct for term in set(_terms(text)))
-        self._unseen = math.log(1 + len(distinct)) + 1
+        self._unseen = math.log(1 + len(distinct)) + 1  # df = 0
         self._idf = {term: math.log((1 + len(distinct)) / (1 + df)) + 1 for term, df in counts.items()}
-        self._known: dict[str, Mapping[str, float]] = {}
+        self._vectors: dict[str, Mapping[str, float]] = {}
 
     def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:  # noqa: ARG002
-        pairs = zip(first, second, strict=True)
-        return np.array([_sparse_dot(self._vector(a), self._vector(b)) for a, b in pairs], dtype=np.float64)
+        """[n] the cosine of first[i] and second[i]."""
+        found = []
+        for a, b in zip(map(self._vector, first), map(self._vector, second), strict=True):
+            # fsum is exact and the minimum removes rounding: a text's cosine with itself is 1
+            found.append(min(1.0, math.fsum(weight * b[term] for term, weight in a.items() if term in b)))
+        return np.array(found, dtype=np.float64)
 
     def _vector(self, text: str) -> Mapping[str, float]:
-        if text not in self._known:
+        if text not in self._vectors:
             weights = {t: n * self._idf.get(t, self._unseen) for t, n in sorted(Counter(_terms(text)).items())}
             norm = math.hypot(*weights.values())
-            _remember(self._known, {text: {term: weight / norm for term, weight in weights.items()}})
-        return self._known[text]
+            _add_to_cache(self._vectors, {text: {term: weight / norm for term, weight in weights.items()}})
+        return self._vectors[text]
 
 
 def _terms(text: str) -> list[str]:
     return [word.lower() for word in words(text) if any(map(str.isalnum, word))]
 
 
-def _sparse_dot(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    return min(1.0, math.fsum(weight * b[term] for term, weight in a.items() if term in b))
-
-
-def _remember(known: dict[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Add `fresh`, forgetting the oldest entries beyond REMEMBERED."""
-    known |= fresh
-    for text in list(islice(known, max(0, len(known) - max(REMEMBERED, len(fresh))))):
-        del known[text]
+def _add_to_cache(cache: dict[str, T], fresh: Mapping[str, T]) -> None:
+    """Add `fresh` and delete the oldest entries beyond CACHED_TEXTS."""
+    cache |= fresh
+    for text in list(islice(cache, max(0, len(cache) - max(CACHED_TEXTS, len(fresh))))):
+        del cache[text]
 
 
 class Encoder:
-    """Any encoder by folder or hub id through transformers: the mean of its last layer over the text's tokens.
+    """Any `transformers` encoder, by folder or hub id: the mean of its last layer over the text's tokens.
 
-    Texts of more than `tokens` tokens keep their end, as in the paper's code.  One text goes through the model at a
-    time unless `batch` says otherwise: only then does a text's vector not depend on its neighbours to the last bit, so
-    that a resumed run gets the rewards of an undisturbed one.
+    Texts of more than `tokens` tokens keep their end, as in the paper's code.  By default one text goes through the
+    model at a time: only then is a text's vector independent of the others in its batch to the last bit, so that a
+    resumed run gets the rewards of an undisturbed one.
     """
 
     def __init__(self, source: str, tokens: int = 512, batch: int = 1) -> None:
         path = Path(source).expanduser()
         self.source, self.revision = (str(path), None) if path.is_dir() else split_revision(source)
         self.tokens, self.batch = tokens, batch
-        self._known: dict[str, Array] = {}
+        self._vectors: dict[str, Array] = {}
         self._width: int | None = None
 
     def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:
-        found = self.embed([*first, *second], device)
-        product: Array = (found[: len(first)] * found[len(first) :]).sum(axis=1)
+        """[n] the dot product of the embeddings of first[i] and second[i]."""
+        vectors = self.embed([*first, *second], device)
+        product: Array = (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
         return product
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Array:
         """[n, width] in float64, a row of zeros for a text without content.
 
-        Raises BenchError for what is no embedding: not a number, or of another width than before.
+        Raises BenchError where the model's output is no embedding: not finite, or of another width than before.
         """
-        wanted = list(dict.fromkeys(text for text in texts if text.strip()))
-        vectors = {text: self._known[text] for text in wanted if text in self._known}
-        missing = [text for text in wanted if text not in vectors]
+        distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+        vectors = {text: self._vectors[text] for text in distinct if text in self._vectors}
+        missing = [text for text in distinct if text not in vectors]
         for start in range(0, len(missing), self.batch):
             part = missing[start : start + self.batch]
-            vectors |= dict(zip(part, self._checked(self._pooled(part, device)), strict=True))
-        _remember(self._known, {text: vectors[text] for text in missing})
+            vectors |= dict(zip(part, self._forward(part, device), strict=True))
+        _add_to_cache(self._vectors, {text: vectors[text] for text in missing})
         width = self._width or 0
         return np.array([vectors.get(text, np.zeros(width)) for text in texts]).reshape(len(texts), width)
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
+        """The encoder's tokenizer, which pads on the right and truncates on the left."""
         from transformers import AutoTokenizer
 
-        tokenizer = self._load(AutoTokenizer, "tokenizer")
+        tokenizer: Tokenizer = self._load(AutoTokenizer, "tokenizer")
         check_reads(tokenizer, self.source)
         if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked wherever it pads
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
         tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
         return tokenizer
 
     @cached_property
-    def model(self) -> Any:
-        """In float32 evaluation mode; raises BenchError where weights that the mean needs are missing."""
+    def model(self) -> CausalLM:
+        """The encoder in float32 evaluation mode.  Raises BenchError where weights that the mean needs are missing."""
         import torch
         from transformers import AutoModel
 
         from rlhf_bench.harness.models.policies import quiet_transformers
 
-        more = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+        options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         with quiet_transformers():
-            model, report = self._load(AutoModel, "model", **more)
-        lacking = sorted(str(key) for key in report["missing_keys"] if "pooler" not in str(key))  # not used here
-        if lacking:
-            raise BenchError(f"The weights of {self.source} lack {lacking[0]}.", "Give an encoder that was trained.")
-        return model.eval()
+            model, report = self._load(AutoModel, "model", **options)
+        # The pooler's weights may be missing: it is not used here.
+        missing = sorted(str(key) for key in report["missing_keys"] if "pooler" not in str(key))
+        if missing:
+            raise BenchError(f"The weights of {self.source} lack {missing[0]}.", "Give an encoder that was trained.")
+        encoder: CausalLM = model.eval()
+        return encoder
 
-    @property
-    def _pinned(self) -> dict[str, str]:
-        return {"revision": self.revision} if self.revision else {}
-
-    def _load(self, auto: Any, what: str, **more: Any) -> Any:
+    def _load(self, auto: Any, what: str, **options: Any) -> Any:
         from rlhf_bench.harness.models.policies import OFFLINE
 
-        check_source(self.source)
+        check_encoder(self.source)
+        if self.revision:
+            options["revision"] = self.revision
         try:
-            return auto.from_pretrained(self.source, trust_remote_code=False, **more, **self._pinned)
+            return auto.from_pretrained(self.source, trust_remote_code=False, **options)
         except Exception as error:
             raise BenchError(
                 f"The embedding {what} of {self.source} cannot be loaded: {one_line(error)}.",
                 "Give a model folder with safetensors weights." if Path(self.source).is_dir() else OFFLINE,
             ) from error
 
-    def _pooled(self, texts: Sequence[str], device: str) -> Array:
+    def _forward(self, texts: Sequence[str], device: str) -> Array:
+        """[n, width] the checked vectors of one batch of texts with content."""
         import torch
 
         from rlhf_bench.harness.models.policies import context_length
@@ -182,10 +191,7 @@ class Encoder:
                 f"The embedding model {self.source} returned shape {list(hidden.shape)} for {list(mask.shape)} tokens.",
                 "Give a model whose last_hidden_state is [batch, tokens, width].",
             )
-        pooled: Array = mean_pooling(hidden, mask).double().cpu().numpy()
-        return pooled
-
-    def _checked(self, vectors: Array) -> Array:
+        vectors: Array = mean_pooling(hidden, mask).double().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise BenchError(f"The embedding model {self.source} returned NaN or infinite numbers.", "Give another.")
         if self._width not in (None, vectors.shape[1]):
@@ -203,8 +209,11 @@ def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 
 
-def check_source(source: str) -> None:
-    """Raises BenchError for what can be no embedding model, before anything is trained for it."""
+def check_encoder(source: str) -> None:
+    """Raises BenchError for a source that cannot be an embedding model, before hours of training.
+
+    Neither weights nor the hub are read.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -214,17 +223,17 @@ def check_source(source: str) -> None:
 
 
 def folder_content(source: str) -> dict[str, str]:
-    """The hash of an embedding model's folder; {} for tfidf and hub ids, which their name (and revision) stands for.
+    """The hash of an embedding model's folder; {} for tfidf and hub ids, whose name (and revision) is in the settings.
 
-    Raises BenchError as `check_source`.
+    Raises BenchError as `check_encoder`.
     """
     from rlhf_bench.harness.models.identity import folder_hash
 
-    check_source(source)
+    check_encoder(source)
     path = Path(source).expanduser()
     return {"embedding": folder_hash(path)} if path.is_dir() else {}
 
 
 def make_relevance(name: str, prompts: Sequence[str], tokens: int, batch: int) -> Relevance:
-    """The embedding called `name`: "tfidf" (fitted on `prompts`), an encoder's folder, a hub id or ID@REVISION."""
+    """The measure called `name`: "tfidf" (fitted on `prompts`), an encoder's folder, a hub id or ID@REVISION."""
     return TfIdf(prompts) if name == TFIDF else Encoder(name, tokens, batch)

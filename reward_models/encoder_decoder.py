@@ -1,5 +1,7 @@
-"""A seq2seq reward model that is an encoder-decoder (T5 and its like): it reads prompt and response, and writes the
-correction.  Its rewards come from one pass, as those of seq2seq.py do, and go from its own tokens to the policy's.
+"""A seq2seq reward model that is an encoder-decoder (T5, BART): prompt and response in, the correction out.
+
+Its rewards come from one teacher-forced pass, as those of seq2seq.py do, on its own tokens; they are then moved to the
+policy's tokens of the same characters.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from rlhf_bench.harness.nouns import Pair, Rollout
 from rlhf_bench.harness.seams import TrainingJob
 from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reward_models.corrector import MAPPINGS
-from rlhf_bench.reward_models.hub import model_content, pinned
+from rlhf_bench.reward_models.sources import model_content, pinned, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rlhf_bench.harness.forward import types
+    from rlhf_bench.harness.text.types import Tokenizer
 
 CHOICES = {
     "reading": ("token", "sentence", "positive"),
@@ -31,8 +36,10 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class EncoderDecoder:
-    """`model` is the folder or hub id (pinned as ID@REVISION) that training starts from; the other settings mean what
-    they mean for seq2seq.Seq2Seq, on this model's own tokens.
+    """As seq2seq-token, by an encoder-decoder (T5, BART): --set t5-seq2seq.model=FOLDER_OR_HUB_ID.
+
+    `model` is the folder or hub id (pinned as ID@REVISION) that training starts from.  The other settings are those of
+    seq2seq.Seq2Seq, applied to this model's own tokens.
     """
 
     model: str
@@ -60,24 +67,25 @@ class EncoderDecoder:
 
     @cached_property
     def content(self) -> Mapping[str, str]:
-        """What the model is that training starts from.  Raises BenchError for one that is no encoder-decoder."""
-        from rlhf_bench.reward_models.classifier import read_config
-        from rlhf_bench.reward_models.hub import config_file
+        """The hash or commit of the model that training starts from (sources.model_content).
 
+        Raises BenchError for one that is no encoder-decoder.
+        """
         path = Path(self.model).expanduser()
         if path.exists() and not (path / "config.json").is_file():
             raise BenchError(f"{self.model} is no model folder.", "Give a folder made by save_pretrained.")
-        if not read_config(config_file(self.model), self.model).get("is_encoder_decoder"):
+        if not read_config(self.model).get("is_encoder_decoder"):
             raise BenchError(f"{self.model} is no encoder-decoder.", "Give a T5 or its like, or use seq2seq-token.")
         return model_content(self.model)
 
     @property
     def training_settings(self) -> Mapping[str, Any]:
+        """The settings that change the trained weights, with the base model by its content."""
         names = ("epochs", "batch", "lr", "warmup", "mappings")
         return {name: getattr(self, name) for name in names} | {"model": dict(self.content)}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
-        """Fine-tune on the mappings of seq2seq reward models; writes an ordinary encoder-decoder."""
+        """Fine-tune on the mapping rows of all pairs and write an encoder-decoder."""
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.training import trl
 
@@ -89,62 +97,73 @@ class EncoderDecoder:
         return figures
 
     def load(self, folder: Path, device: str) -> EncoderDecoderScorer:
+        """The scorer with the weights in `folder`."""
         return EncoderDecoderScorer(*_load(str(folder), device), self)
 
 
-def _load(source: str, device: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of an encoder-decoder.  Raises BenchError where a text cannot be told from its characters."""
+def _load(source: str, device: str) -> tuple[types.EncoderDecoder, Tokenizer]:
+    """(model, tokenizer) of an encoder-decoder."""
     from rlhf_bench.harness.models import policies
 
     tokenizer = policies.load_tokenizer(source)
     return policies.load_encoder_decoder(source, tokenizer, device), tokenizer
 
 
-def mapping_rows(tokenizer: Any, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
-    """The correction (rejected -> chosen) and the identity example (chosen -> chosen) of one pair, or one of them."""
+def mapping_rows(tokenizer: Tokenizer, pair: Pair, mappings: str = "both") -> list[dict[str, list[int]]]:
+    """Training rows of one pair: the correction (rejected -> chosen) and the identity example (chosen -> chosen).
+
+    `mappings` is one of MAPPINGS.  A row has `input_ids` for the encoder and `labels` for the decoder.
+    """
     from rlhf_bench.harness.text.templates import encode
 
     assert pair.rejected is not None
+    assert tokenizer.eos_token_id is not None
     target = [*encode(tokenizer, [pair.chosen])[0], tokenizer.eos_token_id]
-    sides = {"correction": pair.rejected, "identity": pair.chosen}
+    responses = {"correction": pair.rejected, "identity": pair.chosen}
     return [
-        {"input_ids": read_ids(tokenizer, [pair.prompt], [text])[0], "labels": target}
-        for mapping, text in sides.items()
+        {"input_ids": encoder_ids(tokenizer, [pair.prompt], [response])[0], "labels": target}
+        for mapping, response in responses.items()
         if mappings in ("both", mapping)
     ]
 
 
-def read_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
-    """What the encoder reads: prompt and response in the form of all reward models, and its end."""
+def encoder_ids(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
+    """The encoder's input ids: prompt and response in the form of all trained reward models, and end-of-sequence."""
     from rlhf_bench.harness.text.templates import encode, encode_prompts
 
+    assert tokenizer.eos_token_id is not None
     rows = zip(encode_prompts(tokenizer, prompts), encode(tokenizer, responses), strict=True)
     return [[*prompt, *response, tokenizer.eos_token_id] for prompt, response in rows]
 
 
-def _check_context(model: Any, read: Sequence[int], written: Sequence[int], what: str) -> None:
-    """Of models with learned positions; T5's are relative, and its configuration names no limit."""
+def _check_context(model: types.EncoderDecoder, inputs: Sequence[int], outputs: Sequence[int], what: str) -> None:
+    """Raises BenchError where a number of input or output tokens exceeds the context."""
+    # T5's positions are relative and its configuration names no limit; BART's are learned.
     context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(*read, *written)
+    longest = max(*inputs, *outputs)
     if context and longest > context:
         seen = f"The longest of the {what} has {longest} tokens; the encoder-decoder's context is {context}."
         raise BenchError(seen, "Drop long prompts with --set data.max_prompt_tokens=N.")
 
 
 class EncoderDecoderScorer:
-    """Rewards from an encoder-decoder that corrects, read as `settings` say."""
+    """Rewards from an encoder-decoder that corrects, by the rule in `settings`, moved to the policy's tokens."""
 
     reads_text = True
 
-    def __init__(self, model: Any, tokenizer: Any, settings: EncoderDecoder) -> None:
+    def __init__(self, model: types.EncoderDecoder, tokenizer: Tokenizer, settings: EncoderDecoder) -> None:
+        # `load_tokenizer` refuses a tokenizer without end-of-sequence and gives every other a pad token.
+        assert tokenizer.eos_token_id is not None
+        assert tokenizer.pad_token_id is not None
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.end, self.pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def to(self, device: str) -> None:
-        """Put the model on another device."""
+        """Move the model to another device."""
         self.model.to(device)
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] on the policy's tokens; a sentence's sum or mean sits on its last one."""
+        """Rewards [B, T] on the policy's tokens; a sentence reward is on the last token."""
         from rlhf_bench.harness.models.align import align_rows
         from rlhf_bench.reward_models import extraction
 
@@ -157,47 +176,50 @@ class EncoderDecoderScorer:
             rewards = extraction.positive_part(rewards)
         if self.settings.reading == "sentence":
             scores = rewards.sum(1)
+            # the mean over this model's own tokens
             scores = scores / mask.sum(1).clamp(min=1) if self.settings.summary == "mean" else scores
             return extraction.on_last_token(scores, rollout.mask)
         return align_rows([row[: len(s)] for row, s in zip(rewards.tolist(), spans, strict=True)], spans, rollout)
 
     def compare(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, list[list[Span]]]:
-        """matches, margins, mask [B, S] on the model's own tokens of the responses, and their characters.
+        """matches, margins, mask [B, S] on the model's own tokens of the responses, and the characters of these tokens.
 
-        As corrector.Comparison: whether it would write the token after those before it, and log p(y) - max log p.
+        As in corrector.Comparison: whether the model would write the token after those before it, and
+        log p(y_t) - max_v log p(v) in nats.
         """
         import torch
 
         from rlhf_bench.harness.training.collate import IGNORED, pad_sides
 
-        written = self._written(rollout)
-        read = read_ids(self.tokenizer, rollout.prompts, rollout.responses)
-        # a response of no tokens still needs a column
-        rows = [{"input_ids": ids, "labels": own or [IGNORED]} for ids, (own, _) in zip(read, written, strict=True)]
-        _check_context(self.model, list(map(len, read)), [len(own) for own, _ in written], "responses")
-        sides = pad_sides(rows, self.tokenizer.pad_token_id)
+        responses = self.response_ids(rollout)
+        inputs = encoder_ids(self.tokenizer, rollout.prompts, rollout.responses)
+        # a response without tokens still needs a column
+        rows = [{"input_ids": ids, "labels": own or [IGNORED]} for ids, (own, _) in zip(inputs, responses, strict=True)]
+        _check_context(self.model, list(map(len, inputs)), [len(own) for own, _ in responses], "responses")
+        sides = pad_sides(rows, self.pad)
         batch = {name: value.to(rollout.mask.device) for name, value in sides.items()}
         labels = batch.pop("labels")
-        started = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        decoder_ids = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
         with torch.no_grad():
-            logits = self.model(**batch, decoder_input_ids=started, use_cache=False).logits.float()
+            logits = self.model(**batch, decoder_input_ids=decoder_ids, use_cache=False).logits.float()
         mask = labels != IGNORED
         top = logits.max(-1)
         margins = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - top.values
-        return (top.indices == labels) & mask, margins, mask, [spans for _, spans in written]
+        return (top.indices == labels) & mask, margins, mask, [spans for _, spans in responses]
 
-    def _written(self, rollout: Rollout) -> list[tuple[list[int], list[Span]]]:
-        """The responses in the model's own tokens, ended unless they were cut off, with the characters of each."""
+    def response_ids(self, rollout: Rollout) -> list[tuple[list[int], list[Span]]]:
+        """Of each response the model's own token ids, ended unless it was truncated, and each token's characters."""
         from rlhf_bench.harness.models.align import encode_with_spans
 
-        end, found = self.tokenizer.eos_token_id, []
+        found = []
         rows = zip(encode_with_spans(self.tokenizer, rollout.responses), rollout.responses, strict=True)
         for ((ids, spans), text), finished in zip(rows, rollout.finished.tolist(), strict=True):
-            found.append(([*ids, end], [*spans, (len(text), len(text))]) if finished else (ids, spans))
+            # end-of-sequence covers the empty span at the end of the text
+            found.append(([*ids, self.end], [*spans, (len(text), len(text))]) if finished else (ids, spans))
         return found
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Per response [B]: t*/T (`agreement_until`) on the model's tokens, and whether it changes nothing."""
+        """Per response [B]: t*/T on the model's own tokens (`agreement_until`), and whether it is `copied` (0 or 1)."""
         from rlhf_bench.reward_models.extraction import divergence
 
         matches, _, mask, _ = self.compare(rollout)

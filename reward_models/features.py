@@ -1,27 +1,17 @@
-"""Features of a response that anyone can recompute by hand, and the type of its prompt (arXiv 2402.03469).
-
-Words are those of nltk's `wordpunct_tokenize`, by the tokenizers library's rule of the same pattern (\\w+|[^\\w\\s]+).
-"""
+"""Features of a response that can be recomputed by hand (arXiv 2402.03469): words, length incentive, repetition."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 from rlhf_bench.harness.printable import well_formed
 
 
-@cache
-def _splitter() -> Any:
-    from tokenizers.pre_tokenizers import Whitespace
-
-    return Whitespace()
-
-
 def words(text: str) -> list[str]:
-    """Runs of word characters and runs of punctuation."""
-    return [word for word, _ in _splitter().pre_tokenize_str(well_formed(text))]
+    r"""Runs of word characters and runs of punctuation, as nltk's `wordpunct_tokenize` splits (\w+|[^\w\s]+)."""
+    from tokenizers.pre_tokenizers import Whitespace  # the same pattern, without nltk as a dependency
+
+    return [word for word, _ in Whitespace().pre_tokenize_str(well_formed(text))]
 
 
 def length_incentive(tokens: Sequence[str], unit: float = 100.0) -> float:
@@ -30,6 +20,6 @@ def length_incentive(tokens: Sequence[str], unit: float = 100.0) -> float:
 
 
 def repetition_penalty(tokens: Sequence[str], n: int = 3) -> float:
-    """RP in (0, 1]: distinct over all n-grams, 1 where the text has none."""
+    """RP in (0, 1]: the share of distinct n-grams, 1 for a text without any."""
     grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0

@@ -1,9 +1,9 @@
-"""A Python function as a reward model: `--rm module:function`, nothing to inherit, nothing to register."""
+"""A Python function as a reward model: `--rm module:function`, without a base class and without registration."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,37 +20,43 @@ FIX = "Return one number per response, or with a parameter `spans` one list per 
 
 @dataclass(frozen=True)
 class Function:
-    """`source` is module:function, and the function one of
+    """The result of a Python function of prompts and responses: --rm module:function.
+
+    `source` is module:function, and the function is one of
 
         (prompts, responses) -> [reward of each response]
         (prompts, responses, spans) -> [[reward of each token] of each response]
 
-    `spans` holds for every response the characters [start, end) of its tokens; the last may be end-of-sequence, which
-    has none.  Rewards of responses sit on the last token.
+    `spans` has for every response the characters [start, end) of its tokens; end-of-sequence, if there is one, has the
+    empty span at the end.  A response's reward is put on its last token.
     """
 
     source: str
 
     @cached_property
-    def _function(self) -> Any:
+    def _function(self) -> Callable[..., Any]:
         return Plugin("reward-model", self.source, self.source).target()
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T].  Raises BenchError where the function raises, or returns the wrong number or no numbers."""
+        """Rewards [B, T].
+
+        Raises BenchError where the function raises, or returns the wrong number of values or values that are no finite
+        numbers.
+        """
         import torch
 
         from rlhf_bench.reward_models.extraction import on_last_token
 
         device = rollout.mask.device
         if "spans" not in parameters(self._function):
-            made = self._checked(self._call(rollout.prompts, rollout.responses), len(rollout.prompts), "responses")
-            return on_last_token(torch.tensor(made, dtype=torch.float32, device=device), rollout.mask)
+            values = self._numbers(self._call(rollout.prompts, rollout.responses), len(rollout.prompts), "responses")
+            return on_last_token(torch.tensor(values, dtype=torch.float32, device=device), rollout.mask)
         rows = self._call(rollout.prompts, rollout.responses, rollout.spans)
-        self._same_length(rows, len(rollout.prompts), "responses")
-        found = torch.zeros(rollout.mask.shape, dtype=torch.float32)
+        self._check_length(rows, len(rollout.prompts), "responses")
+        rewards = torch.zeros(rollout.mask.shape, dtype=torch.float32)
         for at, (row, spans) in enumerate(zip(rows, rollout.spans, strict=True)):
-            found[at, : len(spans)] = torch.tensor(self._checked(row, len(spans), "tokens"), dtype=torch.float32)
-        return found.to(device)
+            rewards[at, : len(spans)] = torch.tensor(self._numbers(row, len(spans), "tokens"), dtype=torch.float32)
+        return rewards.to(device)
 
     def _call(self, *arguments: Sequence[Any]) -> Any:
         try:
@@ -58,25 +64,26 @@ class Function:
         except BenchError:
             raise
         except (Exception, SystemExit) as error:
-            raise BenchError(f"{self.source} failed: {one_line(error)}.", "Mend the function.") from error
+            raise BenchError(f"{self.source} failed: {one_line(error)}.", "Correct the function.") from error
 
-    def _checked(self, values: Any, count: int, what: str) -> list[float]:
-        self._same_length(values, count, what)
+    def _numbers(self, values: Any, count: int, what: str) -> list[float]:
+        self._check_length(values, count, what)
         try:
-            found = [float(value) for value in values]
+            numbers = [float(value) for value in values]
         except (TypeError, ValueError) as error:
             raise BenchError(f"{self.source} returned no numbers: {one_line(error)}.", FIX) from error
-        bad = [value for value in found if not math.isfinite(value)]
+        bad = [value for value in numbers if not math.isfinite(value)]
         if bad:
             raise BenchError(
                 f"{self.source} returned {bad[0]} for {len(bad)} of {count} {what}.", "Return finite rewards."
             )
-        return found
+        return numbers
 
-    def _same_length(self, values: Any, count: int, what: str) -> None:
+    def _check_length(self, values: Any, count: int, what: str) -> None:
         try:
             length = len(values)
         except TypeError:
             raise BenchError(f"{self.source} returned {type(values).__name__}, no list.", FIX) from None
+        # float("1") would make numbers of a string's digits
         if length != count or isinstance(values, str):
             raise BenchError(f"{self.source} returned {length} values for {count} {what}.", FIX)

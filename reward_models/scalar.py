@@ -1,7 +1,7 @@
 """The scalar reward model: Bradley-Terry on preference pairs, one score per response.
 
-It sits on the last token; spread evenly over the response's tokens it is the control that tells dense credit from
-correct credit: as many rewards as a token-level reward model gives, and no more information.
+The score sits on the last token.  Spread evenly over the response's tokens it is a control: it gives as many rewards as
+a token-level reward model and no more information, so it separates dense credit from correct credit.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from rlhf_bench.harness.seams import TrainingJob
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.forward.types import Classifier
+
 
 @dataclass(frozen=True)
 class Scalar:
-    """A sequence classifier with one label on the SFT policy, trained by TRL's RewardTrainer.
+    """Bradley-Terry score of the whole response, on its last token.
 
+    A sequence classifier with one label that starts from the SFT policy and is trained by TRL's RewardTrainer.
     `spread` "last" puts the score on the last token, "uniform" an equal share on every token; both share one training.
+    `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps.
     """
 
     epochs: int = 2
@@ -45,10 +49,12 @@ class Scalar:
 
     @property
     def training_settings(self) -> Mapping[str, Any]:
+        """The settings that change the trained weights."""
+        # without save_every, which changes no weight, and spread, which is applied after training
         return {n: getattr(self, n) for n in ("epochs", "batch", "lr", "warmup", "head_std")}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
-        """Writes an ordinary AutoModelForSequenceClassification with one label."""
+        """Train on the job's pairs and write an AutoModelForSequenceClassification with one label."""
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.text.templates import encode, encode_prompts
         from rlhf_bench.harness.training import trl
@@ -60,6 +66,7 @@ class Scalar:
         prompts = encode_prompts(tokenizer, [pair.prompt for pair in job.pairs])
         chosen = encode(tokenizer, [pair.chosen for pair in job.pairs])
         rejected = encode(tokenizer, [pair.rejected or "" for pair in job.pairs])
+        # Both sides end with end-of-sequence, as a finished response does when it is scored.
         rows = [
             {"chosen_ids": [*p, *c, end], "rejected_ids": [*p, *r, end]}
             for p, c, r in zip(prompts, chosen, rejected, strict=True)
@@ -76,6 +83,7 @@ class Scalar:
         return figures
 
     def load(self, folder: Path, device: str) -> ScalarScorer:
+        """The scorer with the weights in `folder`."""
         from rlhf_bench.harness.models import policies
 
         tokenizer = policies.load_tokenizer(folder)
@@ -83,16 +91,17 @@ class Scalar:
 
 
 uniform = partial(Scalar, spread="uniform")
+uniform.__doc__ = "Control: the scalar score spread evenly over the response's tokens."
 
 
 class ScalarScorer:
-    """A one-label sequence classifier that shares the policy's tokenizer."""
+    """Scores of a one-label sequence classifier that shares the policy's tokenizer."""
 
-    def __init__(self, model: Any, spread: str = "last") -> None:
+    def __init__(self, model: Classifier, spread: str = "last") -> None:
         self.model, self.spread = model, spread
 
     def to(self, device: str) -> None:
-        """Put the model on another device."""
+        """Move the model to another device."""
         self.model.to(device)
 
     def rewards(self, rollout: Rollout) -> Tensor:
@@ -109,7 +118,8 @@ class ScalarScorer:
         from rlhf_bench.harness.forward.passes import hidden_states, last_places, pack
 
         packed = pack(rollout, self.model)
-        # the last real token by its place: the class's own pooling looks for pad ids, which a policy may sample
+        # The last real token is chosen by its position: the class's own pooling looks for pad ids, which a policy may
+        # sample.
         with torch.no_grad():
             hidden = hidden_states(self.model.base_model, packed, last_places(packed))
             scores: Tensor = self.model.score(hidden).squeeze(-1)

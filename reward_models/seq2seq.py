@@ -1,8 +1,8 @@
-"""Seq2seq reward models (arXiv 2409.00162): a corrector of responses, whose agreement with a response is its reward.
+"""Seq2seq reward models (arXiv 2409.00162): the reward is a response's agreement with a model that corrects it.
 
-Trained on correction (prompt, rejected -> chosen) and identity (prompt, chosen -> chosen) mappings, starting from the
-SFT policy and sharing its tokenizer.  How a response is compared with its correction and what a divergence costs are
-settings of the reading: all readings share one training.
+The corrector starts from the SFT policy, shares its tokenizer, and is trained on correction (prompt, rejected ->
+chosen) and identity (prompt, chosen -> chosen) mappings.  The settings that say how a response is compared with its
+correction, and what a divergence costs, apply after training: all arms that differ only in them share one training.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from rlhf_bench.reward_models.corrector import (
     Layout,
     check_context,
     mapping_rows,
-    rows_of_rollout,
+    unpadded_rows,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
 
 CHOICES = {
     "reading": ("token", "sentence", "positive"),
@@ -42,21 +45,22 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Seq2Seq:
-    """The trainable arm.
+    """Agreement with a corrector of responses: +1 per token until the first difference, then -1 per difference.
 
-    Training.  `positions` "reuse" gives the correction the position ids of the response it corrects, which lets tiny
-    models copy; "plain" counts on, as pretrained models expect.  `mappings` leaves one of the two out (and with it half
-    of the rows and steps); trained on identity alone it is a copier.
+    Training.  `positions` "reuse" gives the correction the position ids of the response that it corrects, which lets
+    tiny models copy; "plain" counts on, as pretrained models expect.  `mappings` "correction" or "identity" trains on
+    one kind of example alone, with half of the rows and steps; trained on identity alone the model is a copier.
 
     Comparison.  `divergence` "teacher": with the corrector's next token after the response so far, in one pass;
-    "free": with its own greedy correction, which must be generated.
+    "free": with the corrector's own greedy correction, which must be generated.
 
-    Score of a token.  `score` "sign": the paper's rule.  "graded": a divergence costs its log-probability margin,
-    `floor` nats being the worst (-5: less than .7% as likely as what the corrector would write).  "aligned": +1 and -1
-    by an alignment of the whole texts (alignment.py); the correction may have `extra_tokens` more than the response.
+    Score of a token.  `score` "sign": the paper's rule.  "graded": a divergence costs its log-probability margin, at
+    most `floor` nats (-5: less than 0.7% as likely as the corrector's own token).  "aligned": +1 and -1 by an alignment
+    of the whole texts, for which the correction may have `extra_tokens` more than the response (extraction.py).
 
-    Reading.  "token", only its "positive" part, or a "sentence" reward whose `summary` sits on the last token.
-    `shuffle` puts the token rewards in another order: the control for which token gets what.
+    Reading.  `reading` "token": all token rewards; "positive": the positive ones alone; "sentence": their `summary`
+    ("sum" or "mean") on the last token.  `shuffle` permutes the token rewards within a response: the control for which
+    token gets which reward.
     """
 
     reading: str = "token"
@@ -96,11 +100,12 @@ class Seq2Seq:
 
     @property
     def training_settings(self) -> Mapping[str, Any]:
+        """The settings that change the trained weights."""
         names = ("epochs", "batch", "lr", "warmup", "positions", "mappings")
         return {name: getattr(self, name) for name in names}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
-        """Fine-tune the SFT policy on the mappings, one to one; writes an ordinary causal language model."""
+        """Fine-tune the SFT policy on the mapping rows of all pairs and write a causal language model."""
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.training import trl
         from rlhf_bench.harness.training.trainee import causal_trainee
@@ -124,107 +129,113 @@ class Seq2Seq:
         return figures
 
     def load(self, folder: Path, device: str) -> Seq2SeqScorer:
+        """The scorer with the weights in `folder`."""
         from rlhf_bench.harness.models import policies
 
         return Seq2SeqScorer(*policies.load_policy(folder, device), self)
 
 
+# `bench list` shows the docstrings of the variants.
 token = partial(Seq2Seq, reading="token")
+token.__doc__ = "+1 per token until a corrector would write something else, then -1 per difference."
 sentence = partial(Seq2Seq, reading="sentence")
+sentence.__doc__ = "The seq2seq token rewards summed (or averaged) on the last token."
 token_positive = partial(Seq2Seq, reading="positive")
+token_positive.__doc__ = "The +1 of the seq2seq token rewards alone: the length of the agreement with the corrector."
 free_running = partial(Seq2Seq, divergence="free")
+free_running.__doc__ = "As seq2seq-token, but compared position by position with the corrector's generated text."
 graded = partial(Seq2Seq, score="graded")
+graded.__doc__ = "As seq2seq-token, but a difference costs how much less likely it is than the corrector's token."
 aligned = partial(Seq2Seq, score="aligned", divergence="free")
+aligned.__doc__ = "+1 and -1 by alignment with the corrector's generated text: an edit costs only itself."
 shuffled = partial(Seq2Seq, shuffle=True)
+shuffled.__doc__ = "Control: the seq2seq token rewards in random order within each response."
 
-REMEMBERED = 1024
-"""Responses, besides the last batch, whose divergence is kept for `diagnostics`: an integer under its token ids."""
+CACHED_DIVERGENCES = 1024
+"""Responses, besides the last batch, whose t* is kept for `diagnostics`: one integer under the token ids."""
 
 
 class Seq2SeqScorer:
-    """Rewards from a corrector that shares the policy's tokenizer, read as `settings` say."""
+    """Rewards from a corrector that shares the policy's tokenizer, by the comparison and rule in `settings`."""
 
-    def __init__(self, model: Any, tokenizer: Any, settings: Seq2Seq) -> None:
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer, settings: Seq2Seq) -> None:
         self.corrector = Corrector(model, tokenizer, Layout.of(tokenizer, settings.positions))
         self.settings = settings
         self._divergences: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
 
     def to(self, device: str) -> None:
-        """Put the corrector on another device."""
+        """Move the corrector to another device."""
         self.corrector.model.to(device)
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T]: see extraction.py for the token rules; a sentence's sum or mean sits on its last token."""
+        """Rewards [B, T], 0 outside the mask, by the rules of extraction.py; a sentence reward is on the last token."""
         from rlhf_bench.reward_models import extraction
 
-        rewards = self._token_rewards(rollout, self.compare(rollout))
+        comparison, mask = self.compare(rollout), rollout.mask
+        if self.settings.score == "graded":
+            rewards = extraction.graded(comparison.matches, comparison.margins, mask, self.settings.floor)
+        elif self.settings.score == "aligned":
+            assert comparison.written is not None
+            rewards = extraction.aligned_signs(rollout.response_ids, mask, rollout.finished, comparison.written)
+        else:
+            rewards = extraction.token_signs(comparison.matches, mask)
         if self.settings.reading == "positive":
             rewards = extraction.positive_part(rewards)
         if self.settings.shuffle:
-            rewards = extraction.shuffled(rewards, rollout.mask, rollout.prompts, rollout.responses)
+            rewards = extraction.shuffled(rewards, mask, rollout.prompts, rollout.responses)
         if self.settings.reading != "sentence":
             return rewards
         scores = rewards.sum(1)
         if self.settings.summary == "mean":
-            scores = scores / rollout.mask.sum(1).clamp(min=1)
-        return extraction.on_last_token(scores, rollout.mask)
-
-    def _token_rewards(self, rollout: Rollout, comparison: Comparison) -> Tensor:
-        from rlhf_bench.reward_models import extraction
-        from rlhf_bench.reward_models.alignment import aligned_signs
-
-        if self.settings.score == "graded":
-            return extraction.graded(comparison.matches, comparison.margins, rollout.mask, self.settings.floor)
-        if self.settings.score == "aligned":
-            assert comparison.written is not None
-            return aligned_signs(rollout.response_ids, rollout.mask, rollout.finished, comparison.written)
-        return extraction.token_signs(comparison.matches, rollout.mask)
+            scores = scores / mask.sum(1).clamp(min=1)
+        return extraction.on_last_token(scores, mask)
 
     def compare(self, rollout: Rollout) -> Comparison:
-        """Every token against what the corrector would write there, as the setting `divergence` says.
-
-        Always computed, never remembered: a resumed run must get the same rewards to the bit as an undisturbed one.
-        """
+        """Every token against what the corrector would write there, by the setting `divergence`."""
+        # Never cached: cached rewards could come from a batch of another padding, and a resumed run must get the
+        # rewards of an undisturbed one to the bit.
         if self.settings.divergence == "teacher":
             comparison = self.corrector.teacher_forced(rollout)
         else:
             extra = self.settings.extra_tokens if self.settings.score == "aligned" else 0
             comparison = self.corrector.free_running(rollout, extra)
-        self._remember(rollout, comparison)
+        self._cache_divergences(rollout, comparison)
         return comparison
 
     def corrections(self, rollout: Rollout) -> list[str]:
-        """What the corrector writes greedily in place of each response."""
+        """The greedy correction of each response, as text."""
         return self.corrector.corrections(rollout, self.settings.extra_tokens)
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
         """Per response [B]: t*/T (`agreement_until`), and whether the corrector changes nothing (`copied`).
 
-        A pure copier rewards length and tells nothing apart: watch the copy rate on rejected responses.  t* is the same
-        for all readings; of responses whose rewards were just asked for, in whatever batches, it is known already.
+        A copier rewards length and distinguishes nothing: watch the copy rate on rejected responses.  t* does not
+        depend on the score or reading; of responses that were compared a moment ago it is cached.
         """
         import torch
 
         from rlhf_bench.harness.sampling.rollout import rows_of
 
         keys = self._keys(rollout)
-        unknown = [row for row, key in enumerate(keys) if key not in self._divergences]
-        known = {key: self._divergences[key] for key in keys if key in self._divergences}
-        if unknown:
-            self.compare(part := rows_of(rollout, torch.tensor(unknown, device=rollout.mask.device)))
-            known |= {key: self._divergences[key] for key in self._keys(part)}
-        first = torch.tensor([known[key] for key in keys], device=rollout.mask.device)
+        missing = [row for row, key in enumerate(keys) if key not in self._divergences]
+        # copied before `compare`, whose new entries may push these out of the cache
+        found = {key: self._divergences[key] for key in keys if key in self._divergences}
+        if missing:
+            part = rows_of(rollout, torch.tensor(missing, device=rollout.mask.device))
+            self.compare(part)
+            found |= {key: self._divergences[key] for key in self._keys(part)}
+        first = torch.tensor([found[key] for key in keys], device=rollout.mask.device)
         length = rollout.mask.sum(1)
         return {"agreement_until": first / length.clamp(min=1), "copied": (first == length).float()}
 
-    def _remember(self, rollout: Rollout, comparison: Comparison) -> None:
+    def _cache_divergences(self, rollout: Rollout, comparison: Comparison) -> None:
         from rlhf_bench.reward_models.extraction import divergence
 
         first = divergence(comparison.matches, rollout.mask).tolist()
         fresh = dict(zip(self._keys(rollout), first, strict=True))
+        # dicts keep insertion order: the oldest entries are dropped first, those of this batch never
         older = [item for item in self._divergences.items() if item[0] not in fresh]
-        self._divergences = dict(older[-REMEMBERED:]) | fresh
+        self._divergences = dict(older[-CACHED_DIVERGENCES:]) | fresh
 
     def _keys(self, rollout: Rollout) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        rows = rows_of_rollout(rollout, self.corrector.tokenizer.eos_token_id)
-        return [(row.prompt, row.response) for row in rows]
+        return [(row.prompt, row.response) for row in unpadded_rows(rollout, self.corrector.end)]

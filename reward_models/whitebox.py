@@ -1,7 +1,7 @@
-"""White-box rewards (arXiv 2402.03469): products of features that anyone can recompute, one score per response.
+"""White-box rewards (arXiv 2402.03469): products of features that can be recomputed by hand, one score per response.
 
-LI length, RP repetition, QR relevance to the prompt, RAR relevance to a reference answer.  Nothing is learned.  What a
-policy bought its reward with is in the diagnostics, response by response.
+LI length incentive, RP repetition penalty, QR relevance to the prompt, RAR relevance to a reference answer.  Nothing is
+learned.  The diagnostics hold the features of each response.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ BRANCHING = "whitebox"
 FEATURES = ("li", "rp", "qr", "rar")
 TYPES = ("auto", "slice", "rule", "open", "closed")
 REFERENCES = ("first", "best")
-NEEDS_EXAMPLES = "Score through `bench run`, which shows it the task's examples."
+NEEDS_EXAMPLES = "Score through `bench run`, which passes it the task's examples."
 
 
-class Known(NamedTuple):
-    """What an example says of its prompt."""
+class PromptFacts(NamedTuple):
+    """What the examples with one prompt state about it; `type` is None where none states it."""
 
     type: PromptType | None
     references: tuple[str, ...]
@@ -43,18 +43,22 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Whitebox:
-    """`formula` is a product of features, such as "li*qr*rp", or "whitebox", which branches on the prompt's type:
+    """Length, no repetition and relevance: to the prompt if it is open-ended, else to the reference answer.
+
+    `formula` is a product of features, such as "li*qr*rp", or "whitebox", which depends on the prompt's type:
 
         open-ended: LI * QR * RP        closed-ended: RAR / relevance_range * (max_len / length_unit) * RP
 
-    with LI = tokens / length_unit and RP over n-grams of `ngram` tokens.  The constants are those of the paper's code.
-    `embedding` is "tfidf" (a lexical stand-in, a cosine: relevance_range=1 spans it as 3.5 spans Contriever's dots) or
-    a sentence encoder's folder or hub id (the paper's: facebook/contriever), read by `embedding_tokens` and
-    `embedding_batch` at most.  `types` says where a prompt's type comes from: its example's slice open or closed
-    ("slice"), a rule on its text ("rule", slices.type_by_rule), the slice where there is one and else the rule
-    ("auto"), or one type for all.  `references`: relevance to the "first" reference or to the "best" of them.
+    with LI = tokens / length_unit and RP over n-grams of `ngram` tokens; tokens are words and runs of punctuation
+    (features.words).  The constants are those of the paper's code.  A response without content has relevance 0.
 
-    A response without content has relevance 0.
+    `embedding` is "tfidf" (lexical, a cosine: relevance_range=1 spans it as 3.5 spans Contriever's dot products) or a
+    sentence encoder's folder or hub id (the paper's: facebook/contriever), which reads at most `embedding_tokens`
+    tokens of a text and `embedding_batch` texts at a time.
+
+    `types` says where a prompt's type comes from: "slice", its example's slice open or closed; "rule", a rule on its
+    text (slices.type_by_rule); "auto", the slice where there is one and else the rule; "open" or "closed" for all.
+    `references`: relevance to the "first" reference or to the "best" of them.
     """
 
     formula: str = BRANCHING
@@ -84,7 +88,7 @@ class Whitebox:
 
     @property
     def content(self) -> dict[str, str]:
-        """What the embedding is when it is a folder: the hash of its files."""
+        """The hash of the embedding's files where it is a folder, else nothing."""
         return folder_content(self.embedding)
 
     @property
@@ -93,46 +97,59 @@ class Whitebox:
         return ["li", "qr", "rar", "rp"] if self.formula == BRANCHING else self.formula.split("*")
 
     def with_examples(self, examples: Mapping[str, Sequence[Example]]) -> WhiteboxScorer:
-        """The scorer that knows these examples, by split: TF-IDF is fitted on the prompts of "train".
+        """The scorer with the facts of these examples, by split; TF-IDF is fitted on the prompts of "train".
 
-        Raises BenchError where a prompt's type is unknown or a reference answer is missing that the formula needs.
+        Raises BenchError where the formula needs a prompt's type or a reference answer that no example states.
         """
-        known = gather(example for split in examples.values() for example in split)
-        scorer = WhiteboxScorer(self, known, [e.prompt for e in examples.get("train", ())])
-        lacking = [prompt for prompt in known if scorer.why_not(prompt)]
+        facts = prompt_facts(example for split in examples.values() for example in split)
+        scorer = WhiteboxScorer(self, facts, [e.prompt for e in examples.get("train", ())])
+        lacking = [prompt for prompt in facts if scorer.why_not(prompt)]
         if lacking:
-            seen = f"{len(lacking)} of {len(known)} prompts: {scorer.why_not(lacking[0])}, e.g. {_short(lacking[0])}."
-            raise BenchError(seen, scorer.remedy(lacking[0]))
+            first = lacking[0]
+            seen = f"{len(lacking)} of {len(facts)} prompts: {scorer.why_not(first)}, e.g. {_excerpt(first)}."
+            raise BenchError(seen, scorer.fix(first))
         return scorer
 
     @cached_property
-    def _blind(self) -> WhiteboxScorer:
+    def _without_examples(self) -> WhiteboxScorer:
         return WhiteboxScorer(self, {}, ())
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] without any example: what prompts and responses alone allow."""
-        return self._blind.rewards(rollout)
+        """Rewards [B, T] from prompts and responses alone.
+
+        Raises BenchError where the formula needs the task's examples: see `with_examples`.
+        """
+        return self._without_examples.rewards(rollout)
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
-        return self._blind.diagnostics(rollout)
+        """The features [B] of every response, from prompts and responses alone."""
+        return self._without_examples.diagnostics(rollout)
 
 
+# `bench list` shows the docstrings of the variants.
 length = partial(Whitebox, formula="li")
+length.__doc__ = "White-box: the length of the response in words."
 repetition = partial(Whitebox, formula="rp")
+repetition.__doc__ = "White-box: no repetition, the share of distinct n-grams."
 query_relevance = partial(Whitebox, formula="qr")
+query_relevance.__doc__ = "White-box: relevance of the response to the prompt."
 reference_relevance = partial(Whitebox, formula="rar")
+reference_relevance.__doc__ = "White-box: relevance of the response to the reference answer."
 length_repetition = partial(Whitebox, formula="li*rp")
+length_repetition.__doc__ = "White-box: length times no repetition."
 length_query_repetition = partial(Whitebox, formula="li*qr*rp")
+length_query_repetition.__doc__ = "White-box: length times relevance to the prompt times no repetition."
 
 
 class WhiteboxScorer:
-    """White-box rewards with what is known of the prompts; `fitted` are the texts that TF-IDF counts words in."""
+    """White-box rewards by `settings`; `facts` by prompt; `fitted` are the texts in which TF-IDF counts words."""
 
-    def __init__(self, settings: Whitebox, known: Mapping[str, Known], fitted: Sequence[str]) -> None:
-        self.settings, self.known, self._fitted = settings, known, fitted
+    def __init__(self, settings: Whitebox, facts: Mapping[str, PromptFacts], fitted: Sequence[str]) -> None:
+        self.settings, self.facts, self._fitted = settings, facts, fitted
 
     @cached_property
     def relevance(self) -> Relevance:
+        """The measure of relevance.  Raises BenchError for TF-IDF without texts to be fitted on."""
         s = self.settings
         if s.embedding == TFIDF and not self._fitted:
             raise BenchError(
@@ -150,37 +167,45 @@ class WhiteboxScorer:
         return on_last_token(torch.from_numpy(scores).to(rollout.mask.device, torch.float32), rollout.mask)
 
     def scores(self, prompts: Sequence[str], responses: Sequence[str], device: str = "cpu") -> Array:
-        """[n] the formula's value for each response."""
+        """[n] the formula's value for each response, in float64."""
         found, s = self.features(prompts, responses, device), self.settings
         if s.formula != BRANCHING:
             return np.asarray(np.prod([found[part] for part in s.parts], axis=0))
         open_ended = found["li"] * found["qr_open"]
+        # The paper scales RAR to the range of LI: relevance 0..relevance_range to 0..max_len / length_unit.
         closed = found["rar_closed"] / s.relevance_range * (s.max_len / s.length_unit)
         return np.asarray(np.where(found["closed"] > 0, closed, open_ended) * found["rp"])
 
     def features(self, prompts: Sequence[str], responses: Sequence[str], device: str = "cpu") -> Features:
         """[n] each feature by name.
 
-        li and rp always; qr and rar where the formula has them.  When it branches: `closed` 1 for a closed-ended
-        prompt, `type_by_rule` 1 where that is a guess, `qr_open` and `rar_closed` 0 for prompts of the other type.
+        `li` and `rp` always; `qr` and `rar` where the formula has them.  Under "whitebox": `closed` 1 for a
+        closed-ended prompt, `type_by_rule` 1 where the rule decided that, `qr_open` and `rar_closed` 0 for prompts of
+        the other type.
         """
-        s, found = self.settings, self._of_text(responses)
+        s = self.settings
+        tokens = [words(text) for text in responses]
+        found: Features = {
+            "li": np.array([length_incentive(row, s.length_unit) for row in tokens], dtype=np.float64),
+            "rp": np.array([repetition_penalty(row, s.ngram) for row in tokens], dtype=np.float64),
+        }
         everything = np.ones(len(prompts), dtype=bool)
         if s.formula == BRANCHING:
             closed = np.array([self.type_of(prompt) == "closed" for prompt in prompts], dtype=bool)
-            guessed = [self._guessed(prompt) for prompt in prompts]
-            found |= {"closed": closed.astype(np.float64), "type_by_rule": np.array(guessed, dtype=np.float64)}
-            found["qr_open"] = self._to_query(prompts, responses, ~closed, device)
-            found["rar_closed"] = self._to_reference(prompts, responses, closed, device)
+            by_rule = [s.types not in ("open", "closed") and self._stated_type(prompt) is None for prompt in prompts]
+            found |= {"closed": closed.astype(np.float64), "type_by_rule": np.array(by_rule, dtype=np.float64)}
+            found["qr_open"] = self._query_relevance(prompts, responses, ~closed, device)
+            found["rar_closed"] = self._reference_relevance(prompts, responses, closed, device)
             return found
         if "rar" in s.parts:
-            found["rar"] = self._to_reference(prompts, responses, everything, device)
-        if "qr" in s.parts or (s.embedding == TFIDF and self._fitted):  # the latter costs nothing: logged anyway
-            found["qr"] = self._to_query(prompts, responses, everything, device)
+            found["rar"] = self._reference_relevance(prompts, responses, everything, device)
+        # TF-IDF is cheap, so relevance to the prompt is logged even where the formula does not use it.
+        if "qr" in s.parts or (s.embedding == TFIDF and self._fitted):
+            found["qr"] = self._query_relevance(prompts, responses, everything, device)
         return found
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """The features [B] of every response: what the reward was earned with."""
+        """The features [B] of every response: what the reward consists of."""
         import torch
 
         device = rollout.mask.device
@@ -192,89 +217,81 @@ class WhiteboxScorer:
     def why_not(self, prompt: str) -> str:
         """Why the formula cannot be computed for responses to this prompt; "" where it can."""
         branches = self.settings.formula == BRANCHING
-        if branches and self._stated(prompt) is None and self.settings.types == "slice":
+        if branches and self._stated_type(prompt) is None and self.settings.types == "slice":
             return "no example says whether it is open-ended or closed-ended"
         needed = self.type_of(prompt) == "closed" if branches else "rar" in self.settings.parts
         return "RAR has no reference answer" if needed and not self._references(prompt) else ""
 
-    def remedy(self, prompt: str) -> str:
-        """How to go on where `why_not` says something."""
+    def fix(self, prompt: str) -> str:
+        """What the user can do where `why_not` returns a reason."""
         if "RAR" in self.why_not(prompt):
             return "Give references, or choose a formula without RAR (whitebox with types=open, li*qr*rp, li*rp)."
         return "Give examples a slice open or closed, or set types to auto, rule, open or closed."
 
     def type_of(self, prompt: str) -> PromptType:
-        """The prompt's type, as the setting `types` says.  Raises BenchError where nothing states it."""
+        """The prompt's type, by the setting `types`.  Raises BenchError under "slice" where no example states it."""
         if self.settings.types in ("open", "closed"):
             return "open" if self.settings.types == "open" else "closed"
-        stated = self._stated(prompt)
+        stated = self._stated_type(prompt)
         if stated is None and self.settings.types == "slice":
-            raise self._refusal(prompt)
+            raise self._error(prompt)
         return stated or type_by_rule(prompt)
 
-    def _stated(self, prompt: str) -> PromptType | None:
-        return self.known[prompt].type if self.settings.types != "rule" and prompt in self.known else None
-
-    def _guessed(self, prompt: str) -> bool:
-        return self.settings.types not in ("open", "closed") and self._stated(prompt) is None
+    def _stated_type(self, prompt: str) -> PromptType | None:
+        return self.facts[prompt].type if self.settings.types != "rule" and prompt in self.facts else None
 
     def _references(self, prompt: str) -> tuple[str, ...]:
-        found = self.known[prompt].references if prompt in self.known else ()
+        found = self.facts[prompt].references if prompt in self.facts else ()
         return found[:1] if self.settings.references == "first" else found
 
-    def _refusal(self, prompt: str) -> BenchError:
-        return BenchError(f"{self.why_not(prompt)}: {_short(prompt)}.", self.remedy(prompt))
+    def _error(self, prompt: str) -> BenchError:
+        return BenchError(f"{self.why_not(prompt)}: {_excerpt(prompt)}.", self.fix(prompt))
 
-    # ---- features ---------------------------------------------------------------------------------------------------
+    # ---- relevance --------------------------------------------------------------------------------------------------
 
-    def _of_text(self, responses: Sequence[str]) -> Features:
-        tokens, s = [words(text) for text in responses], self.settings
-        return {
-            "li": np.array([length_incentive(row, s.length_unit) for row in tokens], dtype=np.float64),
-            "rp": np.array([repetition_penalty(row, s.ngram) for row in tokens], dtype=np.float64),
-        }
-
-    def _to_query(
-        self, prompts: Sequence[str], responses: Sequence[str], rows: npt.NDArray[np.bool_], on: str
+    def _query_relevance(
+        self, prompts: Sequence[str], responses: Sequence[str], rows: npt.NDArray[np.bool_], device: str
     ) -> Array:
+        """QR [n] of the True entries of `rows` [n], 0 elsewhere."""
         found, chosen = np.zeros(len(prompts)), np.flatnonzero(rows).tolist()
-        if chosen:
-            found[chosen] = self.relevance.dots([prompts[i] for i in chosen], [responses[i] for i in chosen], on)
+        if chosen:  # an embedding model is not loaded for nothing
+            found[chosen] = self.relevance.dots([prompts[i] for i in chosen], [responses[i] for i in chosen], device)
         return found
 
-    def _to_reference(
-        self, prompts: Sequence[str], responses: Sequence[str], rows: npt.NDArray[np.bool_], on: str
+    def _reference_relevance(
+        self, prompts: Sequence[str], responses: Sequence[str], rows: npt.NDArray[np.bool_], device: str
     ) -> Array:
+        """RAR [n] of the True entries of `rows` [n], 0 elsewhere: the largest over a prompt's references."""
         found, chosen = np.zeros(len(prompts)), np.flatnonzero(rows).tolist()
         for i in chosen:
             if self.why_not(prompts[i]):
-                raise self._refusal(prompts[i])
+                raise self._error(prompts[i])
         pairs = [(i, text) for i in chosen for text in self._references(prompts[i])]
         if pairs:
             at = np.array([i for i, _ in pairs])
             found[at] = -inf
-            dots = self.relevance.dots([text for _, text in pairs], [responses[i] for i, _ in pairs], on)
+            dots = self.relevance.dots([text for _, text in pairs], [responses[i] for i, _ in pairs], device)
             np.maximum.at(found, at, dots)
         return found
 
 
-def gather(examples: Iterable[Example]) -> dict[str, Known]:
-    """What is known of each prompt; examples with an equal prompt add up their references.
+def prompt_facts(examples: Iterable[Example]) -> dict[str, PromptFacts]:
+    """The facts of each prompt; the references of examples with an equal prompt are joined, without repetition.
 
-    Raises BenchError where they state different types.
+    Raises BenchError where such examples state different types.
     """
-    found: dict[str, Known] = {}
+    found: dict[str, PromptFacts] = {}
     for example in examples:
-        kind, before = declared_type(example), found.get(example.prompt, Known(None, ()))
-        if kind and before.type and kind != before.type:
+        stated, before = declared_type(example), found.get(example.prompt, PromptFacts(None, ()))
+        if stated and before.type and stated != before.type:
             seen = f"Examples with one prompt are open-ended and closed-ended, e.g. {example.id!r}."
             raise BenchError(seen, "State one type for each prompt.")
         texts = [text for text in (example.completion, *example.references) if text.strip()]
         references = tuple(dict.fromkeys([*before.references, *texts]))
-        found[example.prompt] = Known(kind or before.type, references)
+        found[example.prompt] = PromptFacts(stated or before.type, references)
     return found
 
 
-def _short(text: str, longest: int = 60) -> str:
+def _excerpt(text: str, longest: int = 60) -> str:
     line = " ".join(text.split())
     return repr(line if len(line) <= longest else f"{line[: longest - 3]}...")

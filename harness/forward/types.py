@@ -81,3 +81,10 @@ class Classifier(CausalLM, Protocol):
     """A `transformers` sequence classifier that keeps its head in `score`, as those made from decoders do."""
 
     score: Any
+
+
+class EncoderDecoder(CausalLM, Protocol):
+    """A `transformers` encoder-decoder with a language-model head."""
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """The decoder's input ids: the labels shifted right by one."""

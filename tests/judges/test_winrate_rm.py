@@ -18,13 +18,13 @@ from tiny import CONTEXT, SENTENCES, Tiny
 from rlhf_bench.harness.checks.conformance import check
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Answer, Case, Example, Generation, Verdict
+from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.results.calibration import Labelled, calibrate
-from rlhf_bench.harness.stages.judge import judge_spec
 from rlhf_bench.judges.scorers import load_scorer
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
 from rlhf_bench.judges.winrate_rm import WinRateRM
-from rlhf_bench.reward_models.classifier import RewardModelScorer
+from rlhf_bench.reward_models.classifier import ClassifierScorer
 
 NAME = "winrate-rm"
 TEXTS = (*SENTENCES, "", " ", "a", "<|pad|><|pad|>", "stop<|end|>", "好" * 20, "\x00\x1b[31m", "word " * 40)
@@ -82,7 +82,7 @@ def by_hand(folder: Path, ids: list[int]) -> float:
 def test_a_score_is_the_classifiers_whatever_the_batch(rm: Path, tokenizer: Any, batch: int) -> None:
     from rlhf_bench.harness.text.templates import encode, encode_prompts
 
-    scorer = RewardModelScorer(str(rm), batch=batch)
+    scorer = ClassifierScorer(str(rm), batch=batch)
     found = scorer.scores([answer(text) for text in TEXTS])
     (prompt,) = encode_prompts(tokenizer, ["Where do they meet?"])
     for text, one in zip(TEXTS, found, strict=True):
@@ -95,7 +95,7 @@ def test_a_score_is_the_classifiers_whatever_the_batch(rm: Path, tokenizer: Any,
 def test_a_response_that_was_cut_off_gets_no_end(rm: Path, tokenizer: Any) -> None:
     from rlhf_bench.harness.text.templates import encode, encode_prompts
 
-    ended, cut = RewardModelScorer(str(rm)).scores([answer("At nine."), answer("At nine.", finished=False)])
+    ended, cut = ClassifierScorer(str(rm)).scores([answer("At nine."), answer("At nine.", finished=False)])
     (prompt,) = encode_prompts(tokenizer, ["Where do they meet?"])
     assert cut.value == pytest.approx(by_hand(rm, [*prompt, *encode(tokenizer, ["At nine."])[0]]), abs=1e-4)
     assert cut.value != ended.value
@@ -130,7 +130,7 @@ def test_a_score_that_is_no_number_is_undecided_never_a_loss(copy: Path) -> None
 
 
 def test_lone_surrogates_are_read_as_their_replacement(rm: Path) -> None:
-    odd, plain = RewardModelScorer(str(rm)).scores([answer("a\ud800b"), answer("a?b")])
+    odd, plain = ClassifierScorer(str(rm)).scores([answer("a\ud800b"), answer("a?b")])
     assert odd.value == pytest.approx(plain.value, abs=1e-5)
 
 
@@ -155,14 +155,14 @@ def chatty(copy: Path) -> Path:
 
 
 def test_its_own_chat_template_is_used_where_there_is_one(chatty: Path, tokenizer: Any) -> None:
-    scorer = RewardModelScorer(str(chatty))
+    scorer = ClassifierScorer(str(chatty))
     (found,) = scorer.scores([answer("At nine.")])
     text = "<|end|>user: Where do they meet?<|end|>assistant: At nine.<|end|>"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids.count(tokenizer.eos_token_id) == 3
     assert found.value == pytest.approx(by_hand(chatty, ids), abs=1e-4)
     assert scorer.account["form"] == "chat"
-    assert RewardModelScorer(str(chatty), "question").scores([answer("At nine.")])[0].value != found.value
+    assert ClassifierScorer(str(chatty), "question").scores([answer("At nine.")])[0].value != found.value
 
 
 def test_special_tokens_in_a_text_never_become_turns(chatty: Path) -> None:
@@ -174,14 +174,14 @@ def test_special_tokens_in_a_text_never_become_turns(chatty: Path) -> None:
 
 def test_a_run_s_reward_model_is_read_as_it_was_trained(chatty: Path) -> None:
     (chatty / "stage.json").write_text("{}")
-    assert RewardModelScorer(str(chatty)).form == "question"
+    assert ClassifierScorer(str(chatty)).form == "question"
 
 
 def test_a_template_that_fails_is_one_line(chatty: Path) -> None:
     (chatty / "chat_template.jinja").write_text("{{ raise_exception('no system\nturn') }}")
-    refused(lambda: RewardModelScorer(str(chatty)).scores([answer("a")]), "chat template")
+    refused(lambda: ClassifierScorer(str(chatty)).scores([answer("a")]), "chat template")
     (chatty / "chat_template.jinja").unlink()
-    refused(lambda: RewardModelScorer(str(chatty), "chat").scores([answer("a")]), "no chat template")
+    refused(lambda: ClassifierScorer(str(chatty), "chat").scores([answer("a")]), "no chat template")
 
 
 def test_an_encoder_reads_pairs(tokenizer: Any, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_encoder_reads_pairs(tokenizer: Any, tmp_path: Path) -> None:
     config = BertConfig(vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=64, **size)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    scorer = RewardModelScorer(str(tmp_path), batch=2)
+    scorer = ClassifierScorer(str(tmp_path), batch=2)
     texts = [answer(text) for text in ("At nine.", "They meet at the station, at nine.", "a", "word " * 64)]
     found = scorer.scores(texts)
     assert scorer.form == "pair"

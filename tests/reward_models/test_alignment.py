@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_bench.reward_models.alignment import aligned_signs, edit_signs, kept_places
+from rlhf_bench.reward_models.extraction import aligned_positions, aligned_signs, edit_signs
 
 KEEP, SUBSTITUTE, INSERT, DELETE = range(4)
 """In the order of preference."""
@@ -63,12 +63,12 @@ def paid(ops: tuple[int, ...]) -> list[int]:
 @given(texts, texts, st.booleans())
 def test_the_alignment_is_the_best_of_all(y: list[int], z: list[int], cut: bool) -> None:
     ops = best(y, z, cut)
-    assert kept_places(y, z, cut) == places(ops)
-    assert edit_signs(kept_places(y, z, cut)) == paid(ops)
+    assert aligned_positions(y, z, cut) == places(ops)
+    assert edit_signs(aligned_positions(y, z, cut)) == paid(ops)
 
 
 def signs(y: list[int], z: list[int], cut: bool = False) -> list[int]:
-    return edit_signs(kept_places(y, z, cut))
+    return edit_signs(aligned_positions(y, z, cut))
 
 
 @given(texts)

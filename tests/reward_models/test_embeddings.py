@@ -68,12 +68,12 @@ def test_tfidf_without_words(prompts: list[str]) -> None:
 
 
 def test_what_is_remembered_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "REMEMBERED", 3)
+    monkeypatch.setattr(embeddings, "CACHED_TEXTS", 3)
     model = TfIdf(list(SENTENCES))
     first = model.dots(SENTENCES, SENTENCES[::-1])
     for i in range(10):
         model.dots([f"text {i}"], ["other"])
-        assert len(model._known) <= 3
+        assert len(model._vectors) <= 3
     assert model.dots(SENTENCES, SENTENCES[::-1]).tolist() == first.tolist()
 
 
@@ -135,7 +135,7 @@ def test_to_the_bit_whatever_was_asked_before(bert: Path, asked: list[str], data
     order = data.draw(st.permutations(range(len(asked))))
     found = encoder.embed(asked)
     assert encoder.embed([asked[i] for i in order]).tolist() == found[list(order)].tolist()
-    encoder._known.clear()
+    encoder._vectors.clear()
     assert encoder.embed(asked).tolist() == found.tolist()
     assert np.isfinite(found).all()
     assert [not row.any() for row in found] == [not text.strip() for text in asked]
@@ -209,7 +209,7 @@ def test_what_is_no_embedding_is_one_line(bert: Path, fault: str) -> None:
     with pytest.raises(BenchError, match=FAULTS[fault][1]) as caught:
         encoder.dots(["hello there"], ["you"])
     assert one_line(caught.value)
-    assert encoder._known == {}
+    assert encoder._vectors == {}
 
 
 def test_another_width_is_one_line(bert: Path) -> None:

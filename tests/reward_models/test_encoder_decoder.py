@@ -15,7 +15,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.sampling.rollout import rows_of, text_rollout
 from rlhf_bench.harness.seams import TrainingJob
-from rlhf_bench.reward_models.encoder_decoder import EncoderDecoder, EncoderDecoderScorer, mapping_rows, read_ids
+from rlhf_bench.reward_models.encoder_decoder import EncoderDecoder, EncoderDecoderScorer, encoder_ids, mapping_rows
 
 pytestmark = pytest.mark.training
 PROMPTS = ("Where?", "When do they meet?", "Who?", "Why, Ben?")
@@ -57,8 +57,8 @@ def scorer(source: Path, **settings: Any) -> EncoderDecoderScorer:
 def test_one_pass_is_writing_step_by_step(source: Path, tokenizer: Any) -> None:
     reads, rollout = scorer(source), text_rollout(tokenizer, PROMPTS, RESPONSES, "cpu")
     matches, margins, mask, spans = reads.compare(rollout)
-    read = read_ids(reads.tokenizer, PROMPTS, RESPONSES)
-    for row, (ids, (own, _)) in enumerate(zip(read, reads._written(rollout), strict=True)):
+    read = encoder_ids(reads.tokenizer, PROMPTS, RESPONSES)
+    for row, (ids, (own, _)) in enumerate(zip(read, reads.response_ids(rollout), strict=True)):
         assert int(mask[row].sum()) == len(own) == len(spans[row])
         written = [reads.model.config.decoder_start_token_id]
         for at, token in enumerate(own):
@@ -101,7 +101,7 @@ def test_what_it_learns_from(source: Path) -> None:
     reads, pair = scorer(source), Pair("1", "Who?", "Ben.", "Anna.")
     both = mapping_rows(reads.tokenizer, pair)
     end = reads.tokenizer.eos_token_id
-    assert [row["input_ids"] for row in both] == read_ids(reads.tokenizer, ["Who?"] * 2, ["Anna.", "Ben."])
+    assert [row["input_ids"] for row in both] == encoder_ids(reads.tokenizer, ["Who?"] * 2, ["Anna.", "Ben."])
     assert both[0]["labels"] == both[1]["labels"]
     assert both[0]["labels"][-1] == end
     assert mapping_rows(reads.tokenizer, pair, "identity") == both[1:]

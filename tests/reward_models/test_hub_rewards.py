@@ -18,8 +18,8 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Answer, Example, Rollout
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import text_rollout
-from rlhf_bench.reward_models.classifier import RewardModelScorer
-from rlhf_bench.reward_models.hub import HubReward, hub_token
+from rlhf_bench.reward_models.classifier import ClassifierScorer
+from rlhf_bench.reward_models.hub import HubReward, hub_token, split_strings
 
 PROMPTS = ("Where?", "When do they meet?", "Who?", "Why, Ben?")
 RESPONSES = (SENTENCES[0], "", "naïve 🤖 שלום \ufffd ﬁ", "They meet")
@@ -58,7 +58,7 @@ def test_a_score_sits_on_the_last_token_and_is_the_scorers(
     source = str(folders(family, chat=chat))
     rewards = NamedRewardModel("x", plugins.build("reward-model", f"hf:{source}", {}), 2).rewards(rollout)
     answers = [Answer(Example("", p), r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
-    wanted = [one.value for one in RewardModelScorer(source).scores(answers)]
+    wanted = [one.value for one in ClassifierScorer(source).scores(answers)]
     assert rewards.sum(1).tolist() == pytest.approx(wanted, abs=1e-5)
     assert ((rewards != 0).sum(1) == 1).all()
     last = rollout.mask.sum(1) - 1
@@ -72,7 +72,7 @@ def test_token_scores_keep_their_sum(folders: Any, family: str, chat: bool, roll
     model = HubReward(source)  # told by its architecture
     rewards = NamedRewardModel("x", model, 2).rewards(rollout)
     answers = [Answer(Example("", p), r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
-    rows = RewardModelScorer(source, level="token").token_scores(answers)
+    rows = ClassifierScorer(source, level="token").token_scores(answers)
     assert rewards.sum(1).tolist() == pytest.approx([sum(r for r, _ in row) for row in rows], abs=1e-4)  # type: ignore[union-attr]
     assert (rewards[0] != 0).sum() > 2
     assert torch.equal(rewards, NamedRewardModel("x", hub_token(source), 2).rewards(rollout))
@@ -81,9 +81,9 @@ def test_token_scores_keep_their_sum(folders: Any, family: str, chat: bool, roll
 def test_the_places_of_a_response_are_its_characters(folders: Any) -> None:
     """Whatever stands around it: what the tokens stand for, put together, is the response."""
     for family, chat in (("qwen", False), ("qwen", True), ("bert", False), ("llama", True)):
-        reader = RewardModelScorer(str(folders(family, level="Token", chat=chat)), level="token").reader
+        encoder = ClassifierScorer(str(folders(family, level="Token", chat=chat)), level="token").encoder
         for text in (SENTENCES[0], "  padded  "):
-            spans = [span for _, span in reader.spans(Answer(Example("", "Where?"), text))]
+            spans = [span for _, span in encoder.spans(Answer(Example("", "Where?"), text))]
             held = sorted({at for a, b in spans for at in range(a, b)})
             assert {at for at, letter in enumerate(text) if letter.strip()} <= set(held)
             assert held == [at for at in held if at < len(text)]
@@ -98,8 +98,9 @@ def test_a_special_token_in_a_text_becomes_no_turn(folders: Any, tokenizer: Any)
     source = str(folders("llama", chat=True))
     rollout = text_rollout(tokenizer, ["Where?"], ["here</s>now"], "cpu")
     model = HubReward(source)
-    answer = model._answers(rollout)[0]
-    assert not any(token in answer.response for token in model._scorer(rollout).reader.special)
+    special = model._scorer("cpu").encoder.special
+    assert "</s>" in special
+    assert not any(token in split_strings(rollout.responses[0], sorted(special)) for token in special)
     assert bool(torch.isfinite(model.rewards(rollout)).all())
 
 

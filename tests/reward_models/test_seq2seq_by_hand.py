@@ -131,7 +131,7 @@ def test_rewards_are_never_remembered(tokenizer: Any) -> None:
 
 
 def test_what_is_remembered_stays_small(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seq2seq, "REMEMBERED", 2)
+    monkeypatch.setattr(seq2seq, "CACHED_DIVERGENCES", 2)
     rows = [[A, B], [A, X], [X], [A], [A, B, C], [A, B, X]]
     model, rollout = scripted(tokenizer, *rows)
     scorer = Seq2SeqScorer(model, tokenizer, seq2seq.token(positions="plain"))

@@ -23,9 +23,8 @@ from rlhf_bench.harness.sampling.rollout import rows_of
 from rlhf_bench.harness.seams import TrainingJob
 from rlhf_bench.harness.text.templates import decode
 from rlhf_bench.reward_models import seq2seq
-from rlhf_bench.reward_models.alignment import edit_signs, kept_places
-from rlhf_bench.reward_models.corrector import NOTHING, Comparison, Layout, mapping_rows
-from rlhf_bench.reward_models.extraction import divergence
+from rlhf_bench.reward_models.corrector import NO_TOKEN, Comparison, Layout, mapping_rows
+from rlhf_bench.reward_models.extraction import aligned_positions, divergence, edit_signs
 from rlhf_bench.reward_models.seq2seq import Seq2Seq, Seq2SeqScorer
 
 Factory = Callable[..., Seq2Seq]
@@ -103,7 +102,7 @@ def test_the_cases_show_what_they_must(slow: Slow) -> None:
 def test_a_free_correction_is_that_of_slow_decoding(slow: Slow) -> None:
     found = slow.scorer().corrector.free_running(slow.rollout, EXTRA)
     assert found.written is not None
-    assert [[v for v in row if v != NOTHING] for row in found.written.tolist()] == slow.written
+    assert [[v for v in row if v != NO_TOKEN] for row in found.written.tolist()] == slow.written
     for matches, w, r in zip(unpadded(found.matches, slow.rollout), slow.written, slow.responses, strict=True):
         assert matches == [t < len(w) and w[t] == token for t, token in enumerate(r)]
     assert not found.matches[~slow.rollout.mask].any()
@@ -148,7 +147,7 @@ def expected_rewards(slow: Slow, row: int, score: str, comparison: Comparison) -
     response, written = slow.responses[row], slow.written[row]
     if score == "aligned":
         cut = response[-1] != slow.tiny.tokenizer.eos_token_id
-        return [float(x) for x in edit_signs(kept_places(response, written, cut))]
+        return [float(x) for x in edit_signs(aligned_positions(response, written, cut))]
     matches, margins = (unpadded(table, slow.rollout)[row] for table in (comparison.matches, comparison.margins))
     star = matches.index(False) if False in matches else len(matches)
     graded = [max(g, -2.0) / 2.0 for g in margins] if score == "graded" else [-1.0] * len(matches)
@@ -208,8 +207,8 @@ def test_a_correction_ends_where_the_models_context_ends(tiny: Tiny) -> None:
     scorer = Seq2SeqScorer(tiny.model, tiny.tokenizer, seq2seq.aligned(positions="plain", extra_tokens=30))
     written = scorer.compare(rollout).written
     assert written is not None
-    assert ((written != NOTHING).sum(1) <= torch.tensor([4, 34])).all()
-    assert int((written[1] != NOTHING).sum()) > 4 or end in written[1]
+    assert ((written != NO_TOKEN).sum(1) <= torch.tensor([4, 34])).all()
+    assert int((written[1] != NO_TOKEN).sum()) > 4 or end in written[1]
     longer = by_hand(tiny.tokenizer, [[40] * (long + 1)], [[60, 61, 62, 63]])
     for arm in (seq2seq.token, seq2seq.aligned):
         with pytest.raises(BenchError, match=rf"longest of the responses needs {CONTEXT + 1} tokens.*{CONTEXT}\."):

@@ -369,13 +369,15 @@ def test_where_types_come_from(types: str, expected: list[str]) -> None:
 
 
 def test_a_prompt_has_one_type_and_all_its_references() -> None:
-    known = whitebox.gather([Example("1", "p", "a", ("b",)), Example("2", "p", "c", ("a", " "), slices=("closed",))])
+    known = whitebox.prompt_facts(
+        [Example("1", "p", "a", ("b",)), Example("2", "p", "c", ("a", " "), slices=("closed",))]
+    )
     assert known == {"p": ("closed", ("a", "b", "c"))}
     for order in ((0, 1), (1, 0)):
         both = [Example("1", "p", slices=("open",)), Example("2", "p", "b")]
-        assert whitebox.gather([both[i] for i in order]) == {"p": ("open", ("b",))}
+        assert whitebox.prompt_facts([both[i] for i in order]) == {"p": ("open", ("b",))}
     with pytest.raises(BenchError, match=r"one prompt are open-ended and closed-ended, e\.g\. '2'"):
-        whitebox.gather([Example("1", "p", slices=("open",)), Example("2", "p", slices=("closed",))])
+        whitebox.prompt_facts([Example("1", "p", slices=("open",)), Example("2", "p", slices=("closed",))])
     with pytest.raises(BenchError, match="'1' is open-ended and closed-ended"):
         declared_type(Example("1", "p", slices=("open", "closed")))
 

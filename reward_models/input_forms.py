@@ -1,0 +1,108 @@
+"""The input of a classifier: prompt and response as its own tokens, in one of three forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.models.align import encode_with_spans
+from rlhf_bench.harness.nouns import Answer
+from rlhf_bench.harness.printable import well_formed
+from rlhf_bench.harness.text.templates import encode_prompts
+from rlhf_bench.harness.text.tokens import Span, encode
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Tokenizer
+
+FORMS = ("chat", "question", "pair")
+"""How prompt and response are joined.
+
+chat: by the tokenizer's chat template.  question: in the form in which `bench run` trains its reward models
+(harness/text/templates.py), ended by end-of-sequence unless the response was truncated.  pair: as two texts joined by
+the tokenizer, as encoders are trained.
+"""
+
+InputRow = dict[str, list[int]]
+"""`input_ids`, and `token_type_ids` where the tokenizer has them."""
+
+
+@dataclass(frozen=True)
+class InputEncoder:
+    """Encodes answers in one of FORMS.  `source` names the model in errors."""
+
+    tokenizer: Tokenizer
+    form: str
+    source: str
+
+    def row(self, answer: Answer) -> InputRow | str:
+        """The input of one answer, or the reason why it has none.
+
+        Raises BenchError where the tokenizer does not suit the form.
+        """
+        prompt, response = _texts(answer)
+        if self.form == "pair":
+            found = self.tokenizer(prompt, response, split_special_tokens=True)
+            row = {name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
+        elif self.form == "question":
+            end = self.tokenizer.eos_token_id
+            if end is None:
+                raise BenchError(f"The tokenizer of {self.source} has no end-of-sequence token.", "Choose form pair.")
+            (prompt_ids,), (ids,) = encode_prompts(self.tokenizer, [prompt]), encode(self.tokenizer, [response])
+            row = {"input_ids": [*prompt_ids, *ids, *([end] if answer.finished else [])]}
+        else:
+            # The template's own special tokens must be recognised, so those of a text would be too.
+            if any(token in text for token in self.special for text in (prompt, response)):
+                return "a special token of the reward model stands in the text"
+            ids = self.tokenizer(self._rendered(prompt, response), add_special_tokens=False)["input_ids"]
+            row = {"input_ids": list(ids)}
+        return row if row["input_ids"] else "no tokens"
+
+    def spans(self, answer: Answer) -> list[tuple[int, Span]]:
+        """(position in the row, characters of the response) of each token of `row(answer)` that is of the response.
+
+        An end-of-sequence after the response has the empty span at its end.  Only for an answer that has a row.
+        Raises BenchError where the chat template changes the response, so that its tokens cannot be found.
+        """
+        prompt, response = _texts(answer)
+        if self.form == "question":
+            before = len(encode_prompts(self.tokenizer, [prompt])[0])
+            ((_, spans),) = encode_with_spans(self.tokenizer, [response])
+            end = [(len(response), len(response))] if answer.finished else []
+            return list(enumerate([*spans, *end], before))
+        if self.form == "pair":
+            encoding = self.tokenizer(prompt, response, split_special_tokens=True, return_offsets_mapping=True)
+            sides = encoding.sequence_ids(0)  # 0 prompt, 1 response, None special tokens
+            return [(at, (a, b)) for at, (a, b) in enumerate(encoding["offset_mapping"]) if sides[at] == 1]
+        # Templates strip the response: its text is searched without the outer white space, from the end because the
+        # prompt may contain the same text.
+        text, stripped = self._rendered(prompt, response), response.strip()
+        start, shift = text.rfind(stripped), len(response) - len(response.lstrip())
+        if start < 0:
+            raise BenchError(
+                f"The chat template of {self.source} changes the response.", "Choose form question or pair."
+            )
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        # A token may reach into the template's text at either side: only its characters of the response count.
+        inside = [(at, max(a, start), min(b, start + len(stripped))) for at, (a, b) in enumerate(offsets)]
+        return [(at, (a - start + shift, b - start + shift)) for at, a, b in inside if a < b]
+
+    def _rendered(self, prompt: str, response: str) -> str:
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        except Exception as error:  # a template is a program and may raise anything
+            seen = f"The chat template of {self.source} fails: {one_line(error)}."
+            raise BenchError(seen, "Choose form question or pair.") from error
+
+    @cached_property
+    def special(self) -> frozenset[str]:
+        """Strings that the tokenizer turns into special tokens wherever they occur in a text."""
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return frozenset(filter(None, {*added, *self.tokenizer.all_special_tokens}))
+
+
+def _texts(answer: Answer) -> tuple[str, str]:
+    # tokenizers raise on lone surrogates, which a policy's output may hold
+    return well_formed(answer.example.prompt), well_formed(answer.response)
