@@ -168,3 +168,38 @@ class Scorer(Protocol):
     """Any measure of a response where no gold exists: higher is better, None is undecided."""
 
     def __call__(self, example: Example, response: str) -> float | None: ...
+
+
+@runtime_checkable
+class HasVerdictSettings(Protocol):
+    """A judge whose verdicts depend on something else than just its settings: on what is in a file that one of them
+    names, and not on those that cost only time or money.  JSON; it takes the settings' place in the stage's key."""
+
+    @property
+    def verdict_settings(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class HasAccount(Protocol):
+    """A judge that says what its last measuring took (JSON, stored beside the verdicts; {} for nothing)."""
+
+    @property
+    def account(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class HasThreshold(Protocol):
+    """A judge that says which share of a cell's cases may stay undecided before a command ends with exit code 3."""
+
+    @property
+    def threshold(self) -> float: ...
+
+
+@runtime_checkable
+class SaysDeterministic(Protocol):
+    """A judge that says whether asking again can change anything; of others it is taken to."""
+
+    @property
+    def deterministic(self) -> bool: ...
+
+

@@ -13,11 +13,11 @@ from typing import Any
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import arms
+from rlhf_bench.harness.plan.judges import JudgeSpec
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.settings import Settings
-from rlhf_bench.harness.stages.judge import JudgeSpec
 
 
 @dataclass(frozen=True)

@@ -5,75 +5,17 @@ What a judge may offer beside its seam is asked here: what its verdicts depend o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict
+from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Case, Generation, Measure, Verdict
 from rlhf_bench.harness.pipeline.context import Context
-from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import Judge, Task
+from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, Task
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
-
-
-@runtime_checkable
-class HasVerdictSettings(Protocol):
-    """A judge whose verdicts depend on something else than just its settings: on what is in a file that one of them
-    names, and not on those that cost only time or money.  JSON; it takes the settings' place in the stage's key."""
-
-    @property
-    def verdict_settings(self) -> Mapping[str, Any]: ...
-
-
-@runtime_checkable
-class HasAccount(Protocol):
-    """A judge that says what its last measuring took (JSON, stored beside the verdicts; {} for nothing)."""
-
-    @property
-    def account(self) -> Mapping[str, Any]: ...
-
-
-@runtime_checkable
-class HasThreshold(Protocol):
-    """A judge that says which share of a cell's cases may stay undecided before a command ends with exit code 3."""
-
-    @property
-    def threshold(self) -> float: ...
-
-
-@runtime_checkable
-class SaysDeterministic(Protocol):
-    """A judge that says whether asking again can change anything; of others it is taken to."""
-
-    @property
-    def deterministic(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class JudgeSpec:
-    """A judge by name, all its settings, and what of them its verdicts depend on (which enters keys)."""
-
-    name: str
-    settings: Mapping[str, Any]
-    content: Mapping[str, Any]
-
-
-def judge_spec(name: str, given: Mapping[str, Any]) -> JudgeSpec:
-    """Make the judge once, to learn what a plan needs of it.  Raises BenchError for anything wrong with it."""
-    settings = factory_settings(name, plugins.find("judge", name).factory(), given)
-    judge = load_judge(name, settings)
-    content = dict(judge.verdict_settings) if isinstance(judge, HasVerdictSettings) else settings
-    try:
-        store.canonical(content)
-    except (TypeError, ValueError) as error:
-        seen = f"The settings of the judge {name!r} are not JSON: {one_line(error)}."
-        raise BenchError(seen, "Settings are texts, numbers and truth values.") from None
-    return JudgeSpec(name, settings, content)
 
 
 def verdicts(context: Context) -> Mapping[str, Any]:
@@ -94,35 +36,6 @@ def verdicts(context: Context) -> Mapping[str, Any]:
 def undecided(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The stored rows that lack a measure."""
     return [row for row in rows if None in row["values"].values()]
-
-
-def stored_rows(stage: Stage, root: store.Store) -> list[dict[str, Any]]:
-    """The verdicts of a finished stage."""
-    return store.read_rows(stage.folder(root) / "verdicts.jsonl")
-
-
-def complaints(stages: Sequence[Stage], root: store.Store) -> list[str]:
-    """A line for each judge that left more of some cell's cases undecided than its threshold allows, with reasons."""
-    lines: list[str] = []
-    for name in dict.fromkeys(stage.params["judge"]["name"] for stage in stages):
-        own = [stage for stage in stages if stage.params["judge"]["name"] == name and stage.done(root)]
-        judge = load_judge(name, own[0].payload["judge_settings"]) if own else None
-        if isinstance(judge, HasThreshold):
-            lines.append(too_many(name, [stored_rows(stage, root) for stage in own], judge.threshold))
-    return [line for line in lines if line]
-
-
-def too_many(name: str, tables: Sequence[Sequence[Mapping[str, Any]]], threshold: float) -> str:
-    """What is to be said of a judge's rows, cell by cell; "" when no cell has too many undecided ones."""
-    above = [rows for rows in tables if len(undecided(rows)) > threshold * len(rows)]
-    if not above:
-        return ""
-    bad = [row for rows in above for row in undecided(rows)]
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in bad).most_common())
-    return (
-        f"{name}: {len(bad)} of {sum(map(len, above))} cases are undecided in {len(above)} of {len(tables)} cells, "
-        f"more than its threshold of {threshold:.1%}: {reasons}"
-    )
 
 
 def load_judge(name: str, settings: Mapping[str, Any]) -> Judge:

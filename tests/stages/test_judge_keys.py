@@ -11,7 +11,7 @@ import pytest
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Measure, Verdict
-from rlhf_bench.harness.stages.judge import judge_spec
+from rlhf_bench.harness.plan.judges import judge_spec
 
 
 def test_a_file_counts_by_its_content_and_not_by_its_name(tmp_path: Path) -> None:

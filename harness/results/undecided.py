@@ -1,0 +1,41 @@
+"""Which judges left too many cases undecided, and why, from the stored verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.seams import HasThreshold
+from rlhf_bench.harness.stages.judge import load_judge, undecided
+
+
+def stored_rows(stage: Stage, root: store.Store) -> list[dict[str, Any]]:
+    """The verdicts of a finished stage."""
+    return store.read_rows(stage.folder(root) / "verdicts.jsonl")
+
+
+def complaints(stages: Sequence[Stage], root: store.Store) -> list[str]:
+    """A line for each judge that left more of some cell's cases undecided than its threshold allows, with reasons."""
+    lines: list[str] = []
+    for name in dict.fromkeys(stage.params["judge"]["name"] for stage in stages):
+        own = [stage for stage in stages if stage.params["judge"]["name"] == name and stage.done(root)]
+        judge = load_judge(name, own[0].payload["judge_settings"]) if own else None
+        if isinstance(judge, HasThreshold):
+            lines.append(too_many(name, [stored_rows(stage, root) for stage in own], judge.threshold))
+    return [line for line in lines if line]
+
+
+def too_many(name: str, tables: Sequence[Sequence[Mapping[str, Any]]], threshold: float) -> str:
+    """What is to be said of a judge's rows, cell by cell; "" when no cell has too many undecided ones."""
+    above = [rows for rows in tables if len(undecided(rows)) > threshold * len(rows)]
+    if not above:
+        return ""
+    bad = [row for rows in above for row in undecided(rows)]
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in bad).most_common())
+    return (
+        f"{name}: {len(bad)} of {sum(map(len, above))} cases are undecided in {len(above)} of {len(tables)} cells, "
+        f"more than its threshold of {threshold:.1%}: {reasons}"
+    )
