@@ -18,10 +18,10 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import OPTIMIZERS
+from rlhf_bench.harness.plan.judges import JudgeSpec, judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.settings import Settings
-from rlhf_bench.harness.stages.judge import JudgeSpec, judge_spec
 
 DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 
