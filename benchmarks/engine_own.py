@@ -22,9 +22,10 @@ from peer_model import Sizes, prompts, save, take_turns
 
 from rlhf_bench.harness.models.policies import load_classifier, load_tokenizer
 from rlhf_bench.harness.nouns import Example
-from rlhf_bench.harness.pipeline import execute
+from rlhf_bench.harness.pipeline import machine
 from rlhf_bench.harness.ppo import loop
 from rlhf_bench.harness.ppo.actors import make_actors
+from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.reward_models.scalar import ScalarScorer
@@ -33,7 +34,7 @@ SAMPLE, UPDATE = "sample", "update"
 OTHER = "rewards, reference, values and rest"
 
 
-def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> loop.PPORun:
+def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> PPORun:
     """A run against a scalar reward model of the policy's size, everything of random weights."""
     save(sizes, folder)
     (folder / "policy" / "holding.json").write_text(json.dumps({"dtype": dtype}), encoding="utf-8")
@@ -44,7 +45,7 @@ def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "floa
     tokenizer = load_tokenizer(folder / "reward")
     texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, 8 * sizes.batch)]
     shared = {"shared": True} if critic == "trunk" else {}
-    return loop.PPORun(
+    return PPORun(
         actors=make_actors(folder / "policy", "cpu", settings.lr, settings.critic_lr, **shared),
         reward_model=NamedRewardModel("scalar", ScalarScorer(load_classifier(folder / "reward", tokenizer, "cpu"))),
         examples=[Example(str(i), text) for i, text in enumerate(texts)],
@@ -61,7 +62,7 @@ def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "floa
 class Engine:
     """Steps of a run, with their seconds by phase."""
 
-    def __init__(self, run: loop.PPORun) -> None:
+    def __init__(self, run: PPORun) -> None:
         self.run, self.iteration = run, 0
         self.seconds: dict[str, float] = {}
         loop.update = self._timed(UPDATE, loop.update)
@@ -100,8 +101,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     given = vars(parser.parse_args())
     threads, critic, dtype = given.pop("threads"), given.pop("critic"), given.pop("dtype")
-    execute.set_threads(threads)
-    execute.quiet_libraries()
+    machine.set_threads(threads)
+    machine.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         take_turns(Engine(make_run(Sizes(**given), Path(folder), critic, dtype)).step)
 

@@ -25,7 +25,7 @@ GRID: dict[str, Sequence[int]] = {
     "width": (64, 128, 256, 384),
     "vocabulary": (500, 2000, 8000, 32000),
 }
-PLAIN = {name: getattr(loop, name) for name in ("sample", "map_batches", "update")}
+PLAIN = {name: getattr(loop, name) for name in ("update",)}
 
 
 def measure(sizes: Sizes, rounds: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_bench.harness.models.tiny_policy import tiny_model
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors
-from rlhf_bench.harness.ppo.loop import PPORun
+from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 
@@ -43,8 +43,8 @@ def make_policy(folder: Path) -> Path:
     return save(tiny_model(tokenizer, context=64, layers=1, width=16, heads=2, seed=0), tokenizer, folder).folder
 
 
-def nothing(*_: object) -> None:
-    """No evaluation, no progress."""
+def ignore(*_: object) -> None:
+    """For a run that evaluates nothing and reports no progress."""
 
 
 def make_run(
@@ -60,8 +60,8 @@ def make_run(
         max_new=6,
         seed=7,
         scratch=scratch,
-        evaluate=nothing,
-        progress=nothing,
+        evaluate=ignore,
+        progress=ignore,
     )
     return replace(run, **others)
 

@@ -1,1 +1,1 @@
-"""The PPO runner that every reward model shares."""
+"""The PPO runner, one for every reward model: loop.py is where to begin."""

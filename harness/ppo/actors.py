@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,49 +13,54 @@ from torch import Tensor, nn
 from rlhf_bench.harness.forward.passes import hidden_states, pack, spread
 from rlhf_bench.harness.models.lora import add_adapter, merge, require_peft, save_adapter, trainable, twin
 from rlhf_bench.harness.models.placement import Holding, compute_as, read_holding
-from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_policy, load_tokenizer, save_model
+from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Rollout
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
 
 
 class Critic(nn.Module):
-    """A value per response position: the SFT policy's trunk under a head that starts at zero.
+    """A value per response position: a trunk of its own, and a linear head of zeros.
 
-    The trunk is a copy, or under adapters the shared base with an adapter of the critic's own.  Every arm starts from
-    the same critic.
+    The trunk starts as the SFT policy's: a copy, or under adapters the shared base with an adapter of the critic's own.
+    Every arm starts from the same critic, which gives 0 everywhere.
     """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = _zero_head(width)
+        self.head = zero_head(width)
 
     def forward(self, rollout: Rollout) -> Tensor:
-        """V(x, y_<t) [B, T], 0 outside the mask."""
+        """V(x, y_<t) [B, T], 0 outside the mask.  A value is of the tokens before y_t, which it does not see."""
         packed = pack(rollout, self.trunk)
         hidden = hidden_states(self.trunk, packed, packed.before)
         return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
 
 class TrunkCritic(nn.Module):
-    """A value per response position: a head, zero at first, on the policy's own trunk, which is not part of it."""
+    """A value per response position: a linear head of zeros on the policy's trunk, which is not part of the module."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: CausalLM) -> None:
         super().__init__()
-        self._policy = (policy,)  # in a tuple: its weights are the policy's to train and to save
-        self.head = _zero_head(policy.config.hidden_size)
+        self._policy = (policy,)  # in a tuple, so that torch does not register its weights as the critic's
+        self.head = zero_head(policy.config.hidden_size)
 
     def forward(self, rollout: Rollout) -> Tensor:
-        """As Critic's."""
+        """V(x, y_<t) [B, T], 0 outside the mask."""
         trunk = self._policy[0].base_model
         packed = pack(rollout, trunk)
         return self.values(hidden_states(trunk, packed, packed.before), rollout)
 
     def values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
-        """The values [B, T] from hidden states [N, D] that a pass of the policy has left."""
+        """The values [B, T] from the policy's last hidden states [N, D] before each response token."""
         return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
 
-def _zero_head(width: int) -> nn.Linear:
+def zero_head(width: int) -> nn.Linear:
+    """A linear layer [width] -> [1] with weights and bias 0."""
     head = nn.Linear(width, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -64,85 +69,82 @@ def _zero_head(width: int) -> nn.Linear:
 
 @dataclass
 class Actors:
-    """What PPO trains, and the frozen reference it is held to."""
+    """What PPO trains (policy and critic), their optimisers, and the frozen reference of the KL penalty."""
 
-    policy: Any
-    reference: Any
+    policy: CausalLM
+    reference: CausalLM
     critic: Critic | TrunkCritic
-    tokenizer: Any
+    tokenizer: Tokenizer
     policy_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
     holding: Holding = field(default_factory=Holding)
 
 
 def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int = 0, shared: bool = False) -> Actors:
-    """Policy, reference and critic from one SFT folder, held as it says; Adam without weight decay, constant rates.
+    """The models of a run from one SFT folder, and Adam without weight decay at constant rates.
 
-    `shared`: the critic is a head on the policy's trunk.
-
-    Fused on a CPU, where the plain one takes four times as long (on a GPU torch's default is as fast).
+    All weights are trained, and the reference is a frozen copy; or adapters drawn from `seed` are, and the models are
+    views of one frozen base.  `shared`: the critic is a head on the policy's trunk.
     """
-    holding = read_holding(sft)
-    make = _adapted if holding.lora else _whole
-    policy, reference, trunk, tokenizer = make(sft, device, holding, seed, not shared)
-    critic = Critic(trunk, policy.config.hidden_size) if trunk is not None else TrunkCritic(policy)
+    holding, tokenizer = read_holding(sft), load_tokenizer(sft)
+    if holding.lora:
+        require_peft()
+        reference = load_frozen(sft, tokenizer, device, holding)
+        policy = add_adapter(twin(reference), holding, seed)
+        trunk = None if shared else add_adapter(twin(reference).base_model, holding, seed)
+    else:
+        policy = load_causal(sft, tokenizer, device)
+        reference = load_causal(sft, tokenizer, device).requires_grad_(False)
+        trunk = None if shared else load_causal(sft, tokenizer, device).base_model
+    if trunk is None:
+        critic: Critic | TrunkCritic = TrunkCritic(policy)
+    else:
+        critic = Critic(compute_as(trunk, holding), policy.config.hidden_size)
+    critic.to(device)
+    fused = device == "cpu"  # there the unfused one takes four times as long; a GPU's default is as fast as fused
     return Actors(
         compute_as(policy, holding),
         compute_as(reference, holding),
-        critic.to(device),
+        critic,
         tokenizer,
-        torch.optim.Adam(trainable(policy), lr, fused=device == "cpu"),
-        torch.optim.Adam(trainable(critic), critic_lr, fused=device == "cpu"),
+        torch.optim.Adam(trainable(policy), lr, fused=fused),
+        torch.optim.Adam(trainable(critic), critic_lr, fused=fused),
         holding,
     )
 
 
-def _whole(sft: Path, device: str, holding: Holding, _: int, apart: bool) -> tuple[Any, Any, Any, Any]:
-    """Policy, reference, the critic's trunk (None unless `apart`) and tokenizer where all weights are trained: the
-    reference is a frozen copy."""
-    policy, tokenizer = load_policy(sft, device)
-    reference = load_causal(sft, tokenizer, device).requires_grad_(False)
-    trunk = compute_as(load_causal(sft, tokenizer, device).base_model, holding) if apart else None
-    return policy, reference, trunk, tokenizer
-
-
-def _adapted(sft: Path, device: str, holding: Holding, seed: int, apart: bool) -> tuple[Any, Any, Any, Any]:
-    """As `_whole` where adapters are trained: views of one frozen base."""
-    require_peft()
-    tokenizer = load_tokenizer(sft)
-    reference = load_frozen(sft, tokenizer, device, holding)
-    policy = add_adapter(twin(reference), holding, seed)
-    trunk = compute_as(add_adapter(twin(reference).base_model, holding, seed), holding) if apart else None
-    return policy, reference, trunk, tokenizer
-
-
 def save_policy(actors: Actors, sft: Path, work: Path) -> None:
-    """policy/, which from_pretrained opens; under adapters also adapter/, policy/ being the base with it merged."""
+    """Write the trained policy to `work`/policy, which `from_pretrained` opens.
+
+    Under adapters also `work`/adapter; policy/ is then the base of `sft` with the adapter merged.
+    """
     if not actors.holding.lora:
         save_model(actors.policy, actors.tokenizer, work / "policy")
         return
     save_adapter(actors.policy, actors.holding, work / "adapter")
+    # Merged into a fresh base: merging changes weights in place, and those in memory are the reference's too.
     fresh = load_frozen(sft, actors.tokenizer, "cpu", actors.holding)
     merged = add_adapter(fresh, actors.holding, seed=0)
-    own = dict(actors.policy.named_parameters())
+    trained = dict(actors.policy.named_parameters())
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(own[name])
+                parameter.copy_(trained[name])
     save_model(merge(merged), actors.tokenizer, work / "policy")
 
 
 def save_state(actors: Actors, iteration: int, path: Path) -> None:
-    """Weights and optimiser moments after `iteration` iterations, written aside and renamed.
+    """Write weights and optimiser moments after `iteration` iterations to one safetensors file.
 
-    There is no random state to save: every draw's generator is seeded by what it is for.
+    There is no random state to save: every draw has a generator of its own, seeded by what it is for.
     """
     from safetensors.torch import save_file
 
     tensors = {
-        **_pack("policy", actors.policy, actors.policy_optimizer),
-        **_pack("critic", actors.critic, actors.critic_optimizer),
+        **state_tensors("policy", actors.policy, actors.policy_optimizer),
+        **state_tensors("critic", actors.critic, actors.critic_optimizer),
     }
+    # Written aside and renamed: a run that is killed meanwhile keeps the state before.
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, aside, metadata={"iteration": str(iteration)})
     aside.replace(path)
@@ -156,25 +158,31 @@ def load_state(actors: Actors, path: Path) -> int:
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         iteration = int(file.metadata()["iteration"])
-    _unpack("policy", actors.policy, actors.policy_optimizer, tensors, device)
-    _unpack("critic", actors.critic, actors.critic_optimizer, tensors, device)
+    restore_tensors("policy", actors.policy, actors.policy_optimizer, tensors, device)
+    restore_tensors("critic", actors.critic, actors.critic_optimizer, tensors, device)
     return iteration
 
 
-def _pack(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def state_tensors(prefix: str, module: nn.Module | CausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Trained weights as PREFIX/NAME, and Adam's moments and step counts as PREFIX@MOMENT/NAME."""
     tensors = {}
     for name, parameter in module.named_parameters():  # tied weights appear once
         if not parameter.requires_grad:
-            continue  # a base under adapters is in the SFT folder
+            continue  # the frozen base under adapters is in the SFT folder
         tensors[f"{prefix}/{name}"] = parameter.detach().contiguous()
         for moment, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{prefix}@{moment}/{name}"] = value.contiguous()
     return tensors
 
 
-def _unpack(
-    prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], device: torch.device
+def restore_tensors(
+    prefix: str,
+    module: nn.Module | CausalLM,
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+    device: torch.device,
 ) -> None:
+    """Put back what `state_tensors` gave."""
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -185,5 +193,5 @@ def _unpack(
             for m in ("exp_avg", "exp_avg_sq", "step")
             if f"{prefix}@{m}/{name}" in tensors
         }
-        if moments:  # Adam keeps its step count on the CPU
+        if moments:  # none before a parameter's first step; Adam keeps its step count on the CPU
             optimizer.state[parameter] = {m: v if m == "step" else v.to(device) for m, v in moments.items()}

@@ -1,4 +1,4 @@
-"""PPO's arithmetic as pure tensor functions.
+"""PPO's arithmetic as pure tensor functions: the KL-penalised reward, the advantage and the two losses.
 
 Shapes: B responses, T tokens; mask bool [B, T] is True on response tokens, end-of-sequence included.
 Sources: PPO, arXiv 1707.06347; GAE, arXiv 1506.02438; KL inside the reward, arXiv 1909.08593.
@@ -6,10 +6,8 @@ Sources: PPO, arXiv 1707.06347; GAE, arXiv 1506.02438; KL inside the reward, arX
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -18,22 +16,24 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_reward(rewards: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, coefficient: float) -> Tensor:
-    """r_t - coefficient (log pi(y_t) - log pi_ref(y_t)) [B, T], 0 outside the mask."""
+    """The reward of each token with its KL penalty [B, T], 0 outside the mask.
+
+    r_t - coefficient (log pi(y_t) - log pi_ref(y_t)), in the units of `rewards`; the two log-probabilities in nats.
+    """
     return (rewards - coefficient * (logprobs - reference)) * mask
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimates [B, T]: sum_k (gamma lam)^k delta_{t+k}.
+    """Generalised advantage estimates [B, T], 0 outside the mask (arXiv 1506.02438 eq. 16).
 
-    delta_t = r_t + gamma V_{t+1} - V_t, with V = 0 after the last response token: a response is one episode, and a
-    truncated one is not bootstrapped.
+    A_t = sum_k (gamma lam)^k delta_{t+k} with delta_t = r_t + gamma V_{t+1} - V_t.  A response is one episode: V = 0
+    after its last token, and a truncated response is not bootstrapped.
     """
-    import torch
-
     values = values * mask
     advantage = torch.zeros_like(values[:, 0])
-    following = torch.zeros_like(advantage)
+    following = torch.zeros_like(advantage)  # V_{t+1} [B]
     columns = []
+    # From the last token to the first: A_t = delta_t + gamma lam A_{t+1}, which is eq. 16 as a recursion.
     for step in reversed(range(values.shape[1])):
         delta = rewards[:, step] * mask[:, step] + gamma * following - values[:, step]
         advantage = (delta + gamma * lam * advantage) * mask[:, step]
@@ -43,30 +43,34 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Masked entries shifted to mean 0 and divided by their standard deviation (population; epsilon 1e-8 in it)."""
+    """Masked entries shifted to mean 0 and divided by their standard deviation [B, T], 0 outside the mask.
+
+    The deviation is the population's; 1e-8 is added to the variance.
+    """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
     return (values - mean) * (variance + 1e-8).rsqrt() * mask
 
 
 def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """(sum over masked tokens of the clipped surrogate, number of clipped tokens): -min(ratio A, clip(ratio) A).
+    """The negative clipped surrogate (arXiv 1707.06347 eq. 7), and the number of tokens where clipping is active.
 
-    A sum, so that micro-batches add up exactly; the caller divides by the minibatch's tokens.
+    -min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) with ratio = pi(y_t) / pi_old(y_t).  Both are sums over masked
+    tokens (scalars), so that micro-batches add up exactly; the caller divides by the minibatch's tokens.
     """
-    import torch
-
     ratio = (logprobs - old).exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    # `where`, not a product with the mask: outside it a ratio can be inf, and inf * 0 is NaN.
     loss = torch.where(mask, torch.maximum(plain, clipped), 0.0).sum()
     return loss, ((clipped > plain) & mask).sum()
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Sum over masked tokens of half the larger squared error, of V and of V kept within `clip` of the old V."""
-    import torch
+    """Half the squared error of the values, summed over masked tokens (scalar).
 
+    Of each token the larger error counts: that of V, or that of V kept within `clip` of the old V.
+    """
     near = old + (values - old).clamp(-clip, clip)
     loss = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
     return 0.5 * torch.where(mask, loss, 0.0).sum()
@@ -74,16 +78,17 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(returns - values) / Var(returns) over masked tokens; 0 where the returns do not vary."""
-    truth, guess = returns[mask], values[mask]
-    if truth.numel() < 2 or float(truth.var()) < 1e-12:
+    target, predicted = returns[mask], values[mask]
+    if target.numel() < 2 or float(target.var()) < 1e-12:
         return 0.0
-    return float(1 - (truth - guess).var() / truth.var())
+    return float(1 - (target - predicted).var() / target.var())
 
 
 def reward_scale(sums: Tensor) -> float:
-    """The divisor that puts every arm on one scale: the standard deviation of the sequence sum on SFT samples [N].
+    """The divisor that puts every arm's rewards on one scale.
 
-    Sums that do not vary (or a single sample) give 1: such a reward has no scale to set.
+    The standard deviation of the sequence sums of the reward on SFT samples [N]; 1 where the sums do not vary or there
+    is a single sample, because such a reward has no scale to set.
     """
     deviation = float(sums.float().std(correction=0)) if sums.numel() > 1 else 0.0
     return deviation if deviation > 1e-8 else 1.0

@@ -1,46 +1,61 @@
-"""Frozen models take turns on an accelerator: under `ppo.offload` one that is not asked waits in main memory."""
+"""Offloading (`ppo.offload`): frozen models are in main memory except during their own passes.
+
+It saves accelerator memory at the cost of two copies of each model per iteration, and changes no number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
 
 from rlhf_bench.harness.ppo.actors import Actors
 from rlhf_bench.harness.seams import RewardModel
 
-RESTING_PLACE = "cpu"
+if TYPE_CHECKING:
+    from rlhf_bench.harness.ppo.run import PPORun
+
+OFFLOAD_DEVICE = "cpu"
 
 
 @runtime_checkable
 class Movable(Protocol):
-    """A model, or a reward model that can be put on another device."""
+    """A model, or a reward model, that can be moved to another device in place."""
 
-    def to(self, device: str) -> Any: ...
-
-
-def sleepers(actors: Actors, reward_model: RewardModel) -> list[Movable]:
-    """The reference, unless its weights are the policy's own (under adapters), and the reward model if it can move."""
-    own = [] if actors.holding.lora else [actors.reference]
-    return [*own, *([reward_model] if isinstance(reward_model, Movable) else [])]
+    def to(self, device: str) -> object: ...
 
 
-def rest(models: Sequence[Movable]) -> None:
-    """Send models away, and give the memory that they held back to the device."""
-    import torch
+def offloadable(actors: Actors, reward_model: RewardModel) -> list[Movable]:
+    """The frozen models that can leave the device: the reference, and a reward model with a method `to`.
 
+    Under adapters the reference shares its weights with the policy, so it stays.
+    """
+    reference: list[Movable] = [] if actors.holding.lora else [actors.reference]
+    return [*reference, *([reward_model] if isinstance(reward_model, Movable) else [])]
+
+
+def offloaded(run: PPORun) -> list[Movable]:
+    """The models of a run that are offloaded while idle; none unless `ppo.offload`."""
+    return offloadable(run.actors, run.reward_model.model) if run.settings.offload else []
+
+
+def offload(models: Sequence[Movable]) -> None:
+    """Move models to main memory, and return the device memory that torch caches, theirs included."""
     for model in models:
-        model.to(RESTING_PLACE)
+        model.to(OFFLOAD_DEVICE)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 @contextmanager
-def awake(models: Sequence[Movable], device: str) -> Iterator[None]:
-    """Inside, `models` are on `device`; afterwards they rest."""
-    for model in models:
-        model.to(device)
+def on_device(run: PPORun, *models: object) -> Iterator[None]:
+    """Inside, the offloaded ones of `models` are on the policy's device; no models given: all that are offloaded."""
+    needed = [one for one in offloaded(run) if not models or any(one is model for model in models)]
+    for model in needed:
+        model.to(str(run.actors.policy.device))
     try:
         yield
     finally:
-        rest(models)
+        offload(needed)

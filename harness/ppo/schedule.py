@@ -1,4 +1,7 @@
-"""A rollout read by a reward model and by others: by all of them at once where the machine has the threads."""
+"""Scheduling of forward passes over a rollout: reward model, reference and critic, concurrently or one after another.
+
+Which of the two never depends on time, so the same run gives the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +9,130 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from rlhf_bench.harness.forward.threads import Check, both
 from rlhf_bench.harness.models.micro_batch import Fit
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.ppo.offload import on_device
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
-from rlhf_bench.harness.sampling.rollout import batches_by_length, map_batches, rows_of
+from rlhf_bench.harness.sampling.rollout import batches_by_length, logprobs, map_batches, rows_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from rlhf_bench.harness.ppo.run import PPORun
 
-Reader = Callable[[Rollout], "Tensor"]
-"""Numbers [b, t] of a micro-batch."""
+Pass = Callable[[Rollout], Tensor]
+"""A model's forward pass over a micro-batch: numbers [b, t]."""
 
 
-def ask(
-    scorer: NamedRewardModel,
-    readers: Sequence[Reader],
+def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards, the reference's log-probabilities and the critic's values of a rollout, [B, T] each."""
+    s, actors = run.settings, run.actors
+    sizes = (s.micro_batch, s.micro_tokens, run.fit)
+
+    def reference(part: Rollout) -> Tensor:
+        return logprobs(actors.reference, part, s.temperature)
+
+    if run.concurrent:
+        rewards, (found, values) = concurrent_passes(run.reward_model, [reference, actors.critic], rollout, *sizes)
+        return rewards, found, values
+
+    def score(_: Check) -> Tensor:
+        with on_device(run, run.reward_model.model):
+            return run.reward_model.rewards(rollout)
+
+    def others(_: Check) -> tuple[Tensor, Tensor]:
+        with on_device(run, actors.reference):
+            found = map_batches(reference, rollout, *sizes)
+        return found, map_batches(actors.critic, rollout, *sizes)
+
+    # Reference and critic share weights, or autocast's cache of casts, so they stay in one thread.  The reward model
+    # shares nothing with them: on a CPU it has a thread of its own, unless offloading keeps few models in memory.
+    apart = actors.policy.device.type == "cpu" and not s.offload
+    rewards, (found, values) = both(score, others, at_once=apart)
+    return rewards, found, values
+
+
+def sampled_logprobs(run: PPORun, rollout: Rollout) -> Tensor:
+    """log pi_old(y_t) [B, T] of the sampled tokens, in nats, at the sampling temperature.
+
+    Our own sampler gives them with the tokens: another pass would only add rounding.  Those of another engine come from
+    other kernels, with which the ratio of the first minibatch would not be 1; they are computed again.
+    """
+    s = run.settings
+    if rollout.logprobs is not None and s.engine == "own":
+        return rollout.logprobs
+    policy = run.actors.policy
+    return map_batches(
+        lambda part: logprobs(policy, part, s.temperature), rollout, s.micro_batch, s.micro_tokens, run.fit
+    )
+
+
+def evaluate(run: PPORun, iteration: int) -> None:
+    """The run's evaluation of a checkpoint, which uses all models."""
+    with on_device(run):
+        run.evaluate(iteration)
+
+
+def concurrent_passes(
+    reward_model: NamedRewardModel,
+    passes: Sequence[Pass],
     rollout: Rollout,
     size: int,
     tokens: int = 0,
     fit: Fit | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The rewards and what each reader says, [B, T] each; the last three are map_batches' own.
+    """The rewards and the result of each of `passes`, [B, T] each, computed in two threads.
 
-    Whoever is free takes a micro-batch for a reader that nobody is asking: a model cannot be in two threads.  The
-    reward model, which may be anybody's, is asked in the calling thread.
+    The reward model, which may be a plugin, runs in the calling thread; the other thread begins with the passes, and
+    the first joins it when the rewards are done.  `size`, `tokens` and `fit` are those of `map_batches`.
     """
-    import torch
-
     rows = torch.arange(len(rollout.prompts), device=rollout.mask.device)
     parts = batches_by_length(rollout, rows, size, tokens)
-    tables = [torch.zeros_like(rollout.mask, dtype=torch.float32) for _ in readers]
-    left = Left([list(parts) for _ in readers])
+    results = [torch.zeros_like(rollout.mask, dtype=torch.float32) for _ in passes]
+    queue = BatchQueue([list(parts) for _ in passes])
 
     def work(check: Check) -> None:
-        while (job := left.take()) is not None:
+        while (job := queue.take()) is not None:
             check()
-            reader, part = job
-            found = map_batches(readers[reader], rows_of(rollout, part), size, tokens, fit)
-            tables[reader][part, : found.shape[1]] = found
-            left.free(reader)
+            model, part = job
+            found = map_batches(passes[model], rows_of(rollout, part), size, tokens, fit)
+            results[model][part, : found.shape[1]] = found
+            queue.release(model)
 
-    def rewards_first(check: Check) -> Tensor:
-        found = scorer.rewards(rollout)
+    def score_then_work(check: Check) -> Tensor:
+        rewards = reward_model.rewards(rollout)
         work(check)
-        return found
+        return rewards
 
-    rewards, _ = both(rewards_first, work)
-    return rewards, tables
+    rewards, _ = both(score_then_work, work)
+    return rewards, results
 
 
-class Left:
-    """The micro-batches that are left of each reader.  Who takes one has that reader for himself until he frees it."""
+class BatchQueue:
+    """The micro-batches that each model has yet to read, for several threads.
 
-    def __init__(self, parts: list[list[Tensor]]) -> None:
-        self._parts, self._busy, self._lock = parts, set[int](), Lock()
+    Taking a batch locks its model until it is released: a module is in one thread at a time.
+    """
+
+    def __init__(self, batches: list[list[Tensor]]) -> None:
+        self._batches, self._locked, self._lock = batches, set[int](), Lock()
 
     def take(self) -> tuple[int, Tensor] | None:
-        """One of the free reader with most left, so that there is work for two for as long as can be; None where no
-        reader is free: whoever has the others ends them."""
+        """(model, rows) of the unlocked model with most batches left, which keeps both threads busy longest.
+
+        None when no unlocked model has any: the thread that holds a lock finishes that model's batches.
+        """
         with self._lock:
-            free = [i for i, parts in enumerate(self._parts) if parts and i not in self._busy]
+            free = [i for i, batches in enumerate(self._batches) if batches and i not in self._locked]
             if not free:
                 return None
-            reader = max(free, key=lambda i: len(self._parts[i]))
-            self._busy.add(reader)
-            return reader, self._parts[reader].pop()
+            model = max(free, key=lambda i: len(self._batches[i]))
+            self._locked.add(model)
+            return model, self._batches[model].pop()
 
-    def free(self, reader: int) -> None:
+    def release(self, model: int) -> None:
+        """Unlock a model whose batch has been read."""
         with self._lock:
-            self._busy.discard(reader)
+            self._locked.discard(model)

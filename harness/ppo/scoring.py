@@ -1,10 +1,10 @@
-"""Asking a reward model: in batches, checked, and put on one scale for all arms."""
+"""Calling a reward model: in batches, with its results checked, and with the figures that every run must watch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.models.micro_batch import Fit
@@ -15,10 +15,12 @@ from rlhf_bench.harness.seams import HasCorrections, RewardModel
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 
 @runtime_checkable
 class Diagnosing(Protocol):
-    """A reward model that can say more of a response than its rewards."""
+    """A reward model that has more figures of a response than its rewards."""
 
     def diagnostics(self, rollout: Rollout) -> Mapping[str, Tensor]:
         """Figures [B] by name, e.g. where a response first diverges from the reward model's own."""
@@ -26,7 +28,7 @@ class Diagnosing(Protocol):
 
 @dataclass(frozen=True)
 class NamedRewardModel:
-    """A reward model and the name to blame."""
+    """A reward model with the name that error messages give it; `batch` rows are scored at once."""
 
     name: str
     model: RewardModel
@@ -34,51 +36,56 @@ class NamedRewardModel:
     fit: Fit = field(default_factory=Fit, compare=False, repr=False)
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] float32, checked: see `check_rewards`.  Responses that repeat are asked for once."""
+        """Rewards [B, T] float32, unscaled and checked (`check_rewards`).
+
+        A response that repeats is scored once.  Raises BenchError where the reward model fails.
+        """
         import torch
 
         first, same = distinct(rollout)
         if len(first) == len(same):
-            return self._rewards(rollout)
+            return self._score(rollout)
         device = rollout.mask.device
-        found = self._rewards(rows_of(rollout, torch.tensor(first, device=device)))
+        found = self._score(rows_of(rollout, torch.tensor(first, device=device)))
         whole = torch.zeros(rollout.mask.shape, dtype=torch.float32, device=device)
         whole[:, : found.shape[1]] = found[torch.tensor(same, device=device)]
         return whole
 
-    def _rewards(self, rollout: Rollout) -> Tensor:
-        return map_batches(
-            lambda part: check_rewards(self.name, self._ask(part), part), rollout, self.batch, fit=self.fit
-        )
-
     def corrections(self, rollout: Rollout) -> list[str | None]:
-        """What the model would have written instead of each of the B responses; None where it cannot tell."""
+        """What the model would have written instead of each of the B responses; None where it cannot tell.
+
+        Raises BenchError unless there is one text per response.
+        """
         if not isinstance(self.model, HasCorrections):
             return [None] * len(rollout.prompts)
-        found = list(self._call(self.model.corrections, rollout))
+        found: list[str | None] = list(self._call(self.model.corrections, rollout))
         if len(found) != len(rollout.prompts) or not all(isinstance(text, str) for text in found):
             raise BenchError(f"The reward model {self.name!r} gave no text for every response.", "See HasCorrections.")
         return found
 
-    def _ask(self, rollout: Rollout) -> Any:
-        return self._call(self.model.rewards, rollout)
+    def _score(self, rollout: Rollout) -> Tensor:
+        def score(part: Rollout) -> Tensor:
+            return check_rewards(self.name, self._call(self.model.rewards, part), part)
 
-    def _call(self, verb: Callable[[Rollout], Any], rollout: Rollout) -> Any:
+        return map_batches(score, rollout, self.batch, fit=self.fit)
+
+    def _call(self, method: Callable[[Rollout], T], rollout: Rollout) -> T:
         import torch
 
         try:
             with torch.no_grad():
-                return verb(rollout)
-        except (BenchError, torch.OutOfMemoryError):
+                return method(rollout)
+        except (BenchError, torch.OutOfMemoryError):  # the second is for `fit`, which tries fewer rows
             raise
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # a plugin may raise anything
             raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error
 
 
 def distinct(rollout: Rollout) -> tuple[list[int], list[int]]:
     """The first row of each different response to its prompt, and for every row [B] which of those it repeats.
 
-    A collapsed policy, and a pool of samples, repeat a lot.  Tokens count, not text: rewards are per token.
+    Responses of a collapsed policy and of a pool of samples repeat often.  Tokens are compared, not texts: rewards are
+    per token.
     """
     lengths, rows = rollout.mask.sum(1).tolist(), rollout.response_ids.tolist()
     keys = [
@@ -90,7 +97,7 @@ def distinct(rollout: Rollout) -> tuple[list[int], list[int]]:
     return sorted(first.values()), [places[key] for key in keys]
 
 
-def check_rewards(name: str, rewards: Any, rollout: Rollout) -> Tensor:
+def check_rewards(name: str, rewards: object, rollout: Rollout) -> Tensor:
     """`rewards` as float32 [B, T].
 
     Raises BenchError unless it is a tensor of the mask's shape, finite, and zero outside the mask.
@@ -116,8 +123,12 @@ def check_rewards(name: str, rewards: Any, rollout: Rollout) -> Tensor:
 
 
 def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dict[str, Tensor]:
-    """Figures [B] of any reward model, and those it offers itself: what every run must watch (method.md A, risks)."""
-    length = rollout.mask.sum(1).clamp(min=1)
+    """Figures [B] by name that every run must watch: the sum of `rewards` [B, T], length, shares of signs.
+
+    A length bias, or rewards that are negative everywhere, show here first.  Figures of the reward model's own
+    (`Diagnosing`) are added.
+    """
+    length = rollout.mask.sum(1).clamp(min=1)  # an empty response has shares 0
     figures = {
         "sum": rewards.sum(1),
         "length": rollout.mask.sum(1).float(),

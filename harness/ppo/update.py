@@ -1,144 +1,142 @@
-"""The optimiser steps of a PPO iteration: losses, gradients in micro-batches, the policy's and the critic's steps."""
+"""The optimiser steps of a PPO iteration: the losses of policy and critic, and their gradients in micro-batches.
+
+The losses are in arithmetic.py: the clipped surrogate (arXiv 1707.06347 eq. 7) and the clipped squared error of values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.forward.threads import Check, both
-from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo import arithmetic
 from rlhf_bench.harness.ppo.actors import TrunkCritic
-from rlhf_bench.harness.sampling.rollout import batches_by_length, make_generator, rows_of
+from rlhf_bench.harness.ppo.run import Experience, PPORun
+from rlhf_bench.harness.sampling.rollout import batches_by_length, make_generator
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.ppo.loop import Experience, PPORun
+    from rlhf_bench.harness.forward.types import CausalLM
+
+Losses = Callable[[Experience], tuple[Tensor, Sequence[Tensor]]]
+"""Of a micro-batch: the loss to differentiate, and the terms to report; all are sums over its tokens (scalars)."""
 
 
 def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, float]:
-    """`epochs` passes of `minibatches` optimiser steps each; returns mean losses, clip share and gradient norms.
+    """`ppo.epochs` passes over the rollout, of `ppo.minibatches` optimiser steps each.
 
-    Neither the policy's steps nor those of a critic of its own read what the others change: they may run at once.
+    Returns means over the steps: `policy_loss` and `value_loss` per token, `clip_share` (the share of tokens where the
+    surrogate is clipped), and the norms of both gradients before clipping.
     """
-    steps = _minibatches(run, experience, iteration)
+    s, rollout = run.settings, experience.rollout
+    generator = make_generator("update", run.seed, iteration)
+    orders = [torch.randperm(len(rollout.prompts), generator=generator) for _ in range(s.epochs)]
+    minibatches = [part for order in orders for part in order.to(rollout.mask.device).chunk(s.minibatches)]
     critic = run.actors.critic
     if isinstance(critic, TrunkCritic):
-        found = [_joint_step(run, critic, experience, index) for index in steps]
+        steps = [joint_step(run, critic, experience, index) for index in minibatches]
     else:
+        # No step of the policy reads what a step of its critic changes, nor the reverse: their order is free.
         parts = both(
-            lambda check: [_policy_step(run, experience, index, check) for index in steps],
-            lambda check: [_critic_step(run, experience, index, check) for index in steps],
-            at_once=run.at_once,
+            lambda check: [policy_step(run, experience, index, check) for index in minibatches],
+            lambda check: [critic_step(run, experience, index, check) for index in minibatches],
+            at_once=run.concurrent,
         )
-        found = [one | other for one, other in zip(*parts, strict=True)]
-    return {name: sum(row[name] for row in found) / len(found) for name in found[0]}
+        steps = [policy | value for policy, value in zip(*parts, strict=True)]
+    return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
 
 
-def _minibatches(run: PPORun, experience: Experience, iteration: int) -> list[Tensor]:
-    """The rows of every optimiser step of an iteration."""
-    s = run.settings
-    generator = make_generator("update", run.seed, iteration)
-    orders = [torch.randperm(len(experience.rollout.prompts), generator=generator) for _ in range(s.epochs)]
-    return [part for order in orders for part in order.to(experience.rollout.mask.device).chunk(s.minibatches)]
+def policy_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:
+    """One optimiser step of the policy on the rows `index` of a minibatch; `check` raises to abandon it."""
+    policy, optimizer = run.actors.policy, run.actors.policy_optimizer
 
-
-def _policy_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:
-    """One optimiser step of the policy on the rows `index`."""
-
-    def backward(part: Tensor, tokens: Tensor) -> Tensor:
+    def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
         check()
-        rollout = rows_of(experience.rollout, part)
-        logits, _ = logits_and_hidden(run.actors.policy, pack(rollout, run.actors.policy))
-        loss, clipped = _policy_loss(run, experience, part, rollout, logits)
-        (loss / tokens).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([loss.detach(), clipped.float()])
+        logits, _ = logits_and_hidden(policy, pack(batch.rollout, policy))
+        loss, clipped = surrogate(run, batch, logits)
+        return loss, (loss, clipped)
 
-    loss, clipped = _accumulate(run, experience, index, [run.actors.policy_optimizer], backward)
-    norm = _descend(run, run.actors.policy, run.actors.policy_optimizer)
-    return {"policy_loss": loss, "clip_share": clipped, "policy_norm": norm}
+    loss, clipped = accumulate(run, experience, index, [optimizer], losses)
+    return {"policy_loss": loss, "clip_share": clipped, "policy_norm": descend(run, policy, optimizer)}
 
 
-def _critic_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:
-    """One optimiser step of a critic of its own on the rows `index`."""
+def critic_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:
+    """One optimiser step of a critic with a trunk of its own on the rows `index`; `check` raises to abandon it."""
+    critic, optimizer = run.actors.critic, run.actors.critic_optimizer
 
-    def backward(part: Tensor, tokens: Tensor) -> Tensor:
+    def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
         check()
-        rollout = rows_of(experience.rollout, part)
-        loss = _value_loss(run, experience, part, rollout, run.actors.critic(rollout))
-        (loss / tokens).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()[None]
+        loss = value_error(run, batch, critic(batch.rollout))
+        return loss, (loss,)
 
-    (loss,) = _accumulate(run, experience, index, [run.actors.critic_optimizer], backward)
-    return {"value_loss": loss, "value_norm": _descend(run, run.actors.critic, run.actors.critic_optimizer)}
+    (loss,) = accumulate(run, experience, index, [optimizer], losses)
+    return {"value_loss": loss, "value_norm": descend(run, critic, optimizer)}
 
 
-def _joint_step(run: PPORun, critic: TrunkCritic, experience: Experience, index: Tensor) -> dict[str, float]:
-    """One optimiser step on the rows `index` of a policy whose trunk the critic's head stands on: one pass for both."""
-    s, actors = run.settings, run.actors
+def joint_step(run: PPORun, critic: TrunkCritic, experience: Experience, index: Tensor) -> dict[str, float]:
+    """One optimiser step of both on the rows `index` where the critic is a head on the policy's trunk.
 
-    def backward(part: Tensor, tokens: Tensor) -> Tensor:
-        rollout = rows_of(experience.rollout, part)
-        logits, hidden = logits_and_hidden(actors.policy, pack(rollout, actors.policy))
-        policy, clipped = _policy_loss(run, experience, part, rollout, logits)
-        value = _value_loss(run, experience, part, rollout, critic.values(hidden, rollout))
-        ((policy + s.value_weight * value) / tokens).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([policy.detach(), value.detach(), clipped.float()])
+    One pass of the trunk serves both losses, which are added with the weight `ppo.value_weight`.
+    """
+    policy = run.actors.policy
+    policy_optimizer, critic_optimizer = run.actors.policy_optimizer, run.actors.critic_optimizer
 
-    optimizers = [actors.policy_optimizer, actors.critic_optimizer]
-    policy, value, clipped = _accumulate(run, experience, index, optimizers, backward)
-    norms = [_descend(run, *pair) for pair in zip((actors.policy, critic), optimizers, strict=True)]
-    found = {"policy_loss": policy, "value_loss": value, "clip_share": clipped}
-    return {**found, "policy_norm": norms[0], "value_norm": norms[1]}
+    def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
+        logits, hidden = logits_and_hidden(policy, pack(batch.rollout, policy))
+        loss, clipped = surrogate(run, batch, logits)
+        value = value_error(run, batch, critic.values(hidden, batch.rollout))
+        return loss + run.settings.value_weight * value, (loss, value, clipped)
+
+    loss, value, clipped = accumulate(run, experience, index, [policy_optimizer, critic_optimizer], losses)
+    return {
+        "policy_loss": loss,
+        "value_loss": value,
+        "clip_share": clipped,
+        "policy_norm": descend(run, policy, policy_optimizer),
+        "value_norm": descend(run, critic, critic_optimizer),
+    }
 
 
-def _accumulate(
-    run: PPORun,
-    experience: Experience,
-    index: Tensor,
-    optimizers: Sequence[torch.optim.Optimizer],
-    backward: Callable[[Tensor, Tensor], Tensor],
+def surrogate(run: PPORun, batch: Experience, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate of a micro-batch and its clipped tokens, sums over its tokens, from logits [N, V]."""
+    new = token_logprobs(logits, batch.rollout, run.settings.temperature)
+    return arithmetic.policy_loss(new, batch.logprobs, batch.advantages, batch.rollout.mask, run.settings.clip)
+
+
+def value_error(run: PPORun, batch: Experience, values: Tensor) -> Tensor:
+    """The value loss of a micro-batch, a sum over its tokens, from values [b, t]."""
+    return arithmetic.value_loss(values, batch.values, batch.returns, batch.rollout.mask, run.settings.value_clip)
+
+
+def accumulate(
+    run: PPORun, experience: Experience, index: Tensor, optimizers: Sequence[Optimizer], losses: Losses
 ) -> list[float]:
-    """Gradients of the rows `index` in micro-batches, adding up exactly; means over their tokens.
+    """Add up the gradients of the rows `index` in micro-batches; returns the terms of `losses` per token.
 
-    `backward(part, tokens)` adds the gradients of one micro-batch, divided by `tokens`, and returns undivided sums.
+    Every micro-batch is divided by the tokens of the whole minibatch, so the gradient does not depend on their size.
     """
     tokens = experience.rollout.mask[index].sum()
 
     def attempt(rows: int) -> Tensor:
         for optimizer in optimizers:
             optimizer.zero_grad()  # an attempt that ran out of memory has left some
-        parts = batches_by_length(experience.rollout, index, rows, run.settings.micro_tokens)
-        return torch.stack([backward(part, tokens) for part in parts]).sum(0) / tokens
+        sums = []
+        for part in batches_by_length(experience.rollout, index, rows, run.settings.micro_tokens):
+            loss, terms = losses(experience.rows(part))
+            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            sums.append(torch.stack([term.detach().float() for term in terms]))
+        return torch.stack(sums).sum(0) / tokens
 
     found: list[float] = run.fit.attempt(attempt, run.settings.micro_batch).tolist()
     return found
 
 
-def _policy_loss(
-    run: PPORun, experience: Experience, part: Tensor, rollout: Rollout, logits: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The policy's loss and its clipped tokens, sums over the rows `part`, which are `rollout`."""
-    old, advantages = _columns(rollout, experience.logprobs[part], experience.advantages[part])
-    new = token_logprobs(logits, rollout, run.settings.temperature)
-    return arithmetic.policy_loss(new, old, advantages, rollout.mask, run.settings.clip)
-
-
-def _value_loss(run: PPORun, experience: Experience, part: Tensor, rollout: Rollout, values: Tensor) -> Tensor:
-    old, returns = _columns(rollout, experience.values[part], experience.returns[part])
-    return arithmetic.value_loss(values, old, returns, rollout.mask, run.settings.value_clip)
-
-
-def _columns(rollout: Rollout, *tables: Tensor) -> list[Tensor]:
-    """As many columns of tables [b, T] as the rollout has."""
-    return [table[:, : rollout.mask.shape[1]] for table in tables]
-
-
-def _descend(run: PPORun, module: Any, optimizer: torch.optim.Optimizer) -> float:
-    """One step along the gradients; returns their norm before it was clipped."""
+def descend(run: PPORun, module: nn.Module | CausalLM, optimizer: Optimizer) -> float:
+    """One step along the gradients, clipped to norm `ppo.max_grad_norm`; returns their norm before that."""
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), run.settings.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()

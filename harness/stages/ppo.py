@@ -14,7 +14,8 @@ from rlhf_bench.harness.nouns import Decoding, to_row
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.pipeline.trackers import open_trackers
 from rlhf_bench.harness.ppo.actors import Actors, make_actors, save_policy
-from rlhf_bench.harness.ppo.loop import PPORun, checkpoints, train
+from rlhf_bench.harness.ppo.loop import train
+from rlhf_bench.harness.ppo.run import PPORun, checkpoints
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.engines import open_sampler
 from rlhf_bench.harness.settings import EvalSettings, PPOSettings

@@ -18,7 +18,8 @@ from rlhf_bench.harness.models.placement import Holding, keep_holding
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors, save_policy
-from rlhf_bench.harness.ppo.loop import PPORun, train
+from rlhf_bench.harness.ppo.loop import train
+from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.settings import PPOSettings

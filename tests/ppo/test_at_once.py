@@ -1,4 +1,4 @@
-"""Two threads: policy and critic learn at once, rewards and the reference's passes too, and no number changes."""
+"""Two threads: policy and critic are updated concurrently, forward passes run concurrently, and no number changes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.placement import Holding, keep_holding
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.ppo import loop
-from rlhf_bench.harness.ppo.loop import collect, train, update
-from rlhf_bench.harness.ppo.schedule import Left, ask
+from rlhf_bench.harness.ppo.loop import collect, train
+from rlhf_bench.harness.ppo.schedule import BatchQueue, concurrent_passes, forward_passes
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
+from rlhf_bench.harness.ppo.update import update
 from rlhf_bench.harness.sampling.rollout import logprobs
 
 
@@ -43,15 +43,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(2)
 
 
-def test_at_once_is_in_turn(policy: Path, tmp_path: Path) -> None:
-    """With a thread each it is the very arithmetic of one thread in turn."""
+def test_concurrent_passes_equal_passes_in_turn(policy: Path, tmp_path: Path) -> None:
+    """A thread each does the same arithmetic as one thread does one after the other."""
     turn, once = (make_run(policy, tmp_path / name, table=torch.arange(258.0)) for name in ("turn", "once"))
     for iteration in range(2):
         with one_thread():
             first = collect(turn, iteration)
             losses = update(turn, first, iteration)
             second = collect(once, iteration)
-        read = loop._ask(once, second.rollout)
+        read = forward_passes(once, second.rollout)
         assert all(map(torch.equal, read, (second.rewards, second.reference, second.values)))
         assert update(once, second, iteration) == losses
         assert_equal(tensors(once.actors), tensors(turn.actors))
@@ -59,7 +59,7 @@ def test_at_once_is_in_turn(policy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_repeats_to_the_bit(tmp_path: Path, dtype: str) -> None:
-    """Whoever was faster: undisturbed twice, and cut in the middle."""
+    """Which thread is faster does not matter: two undisturbed runs and an interrupted one are equal."""
     make_policy(tmp_path / "policy")
     keep_holding(Holding(dtype=dtype), tmp_path / "policy")
     runs = [make_run(tmp_path / "policy", tmp_path / str(number)) for number in range(2)]
@@ -78,38 +78,38 @@ def test_it_repeats_to_the_bit(tmp_path: Path, dtype: str) -> None:
     assert_equal(tensors(resumed.actors), tensors(runs[0].actors))
 
 
-def test_a_reader_is_asked_of_every_row_once(policy: Path, tmp_path: Path) -> None:
+def test_each_model_reads_every_row_once(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path)
     rollout = collect(run, 0).rollout
-    asked: list[str] = []
+    read: list[str] = []
 
-    def reader_of(model: Any) -> Callable[[Rollout], Tensor]:
-        def reader(part: Rollout) -> Tensor:
-            asked.extend(part.responses)
+    def pass_of(model: Any) -> Callable[[Rollout], Tensor]:
+        def forward(part: Rollout) -> Tensor:
+            read.extend(part.responses)
             return logprobs(model, part)
 
-        return reader
+        return forward
 
     with torch.no_grad():
-        readers = [reader_of(run.actors.policy), reader_of(run.actors.reference)]
-        rewards, (one, two) = ask(run.reward_model, readers, rollout, 3)
+        passes = [pass_of(run.actors.policy), pass_of(run.actors.reference)]
+        rewards, (one, two) = concurrent_passes(run.reward_model, passes, rollout, 3)
         torch.testing.assert_close(one, logprobs(run.actors.policy, rollout), rtol=0, atol=1e-5)
     assert torch.equal(one, two)
     assert torch.equal(rewards, run.reward_model.rewards(rollout))
-    assert sorted(asked) == sorted(rollout.responses * 2)
+    assert sorted(read) == sorted(rollout.responses * 2)
 
 
-def test_who_shares_or_saves_memory_takes_turns(policy: Path, tmp_path: Path) -> None:
+def test_nothing_is_concurrent_where_weights_are_shared_or_memory_is_saved(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path)
-    assert run.at_once
+    assert run.concurrent
     for holding in (Holding(lora=2), Holding(gradient_checkpointing=True), Holding(dtype="bfloat16")):
-        assert not replace(run, actors=replace(run.actors, holding=holding)).at_once
-    assert not make_run(policy, tmp_path, replace(SMALL, critic="trunk")).at_once
-    assert not make_run(policy, tmp_path, replace(SMALL, offload=True)).at_once
+        assert not replace(run, actors=replace(run.actors, holding=holding)).concurrent
+    assert not make_run(policy, tmp_path, replace(SMALL, critic="trunk")).concurrent
+    assert not make_run(policy, tmp_path, replace(SMALL, offload=True)).concurrent
 
 
 def test_a_models_error_comes_out_as_itself(policy: Path, tmp_path: Path) -> None:
-    """Whoever meets it first: in the passes of a rollout, and in an update."""
+    """In the passes of a rollout, and in an update."""
     run = make_run(policy, tmp_path)
     experience = collect(run, 0)
 
@@ -130,14 +130,14 @@ def test_a_reward_models_error_is_one_line(policy: Path, tmp_path: Path) -> None
     assert torch.get_num_threads() == 2
 
 
-def test_nobody_asks_a_reader_that_is_asked() -> None:
-    left = Left([[torch.tensor([i]) for i in range(count)] for count in (1, 3)])
-    first, second = left.take(), left.take()
+def test_taking_a_batch_locks_its_model_until_it_is_released() -> None:
+    queue = BatchQueue([[torch.tensor([i]) for i in range(count)] for count in (1, 3)])
+    first, second = queue.take(), queue.take()
     assert first is not None
     assert second is not None
     assert (first[0], second[0]) == (1, 0), "most left first"
-    assert left.take() is None
-    left.free(1)
-    assert [job and job[0] for job in (left.take(), left.take())] == [1, None]
-    left.free(0)
-    assert left.take() is None, "nothing is left of it"
+    assert queue.take() is None
+    queue.release(1)
+    assert [job and job[0] for job in (queue.take(), queue.take())] == [1, None]
+    queue.release(0)
+    assert queue.take() is None, "no batch is left"

@@ -1,6 +1,6 @@
 """The PPO loop: its golden trajectory, what is equal for all arms, what stops it, its schedules.
 
-`python tests/test_ppo.py --write` writes golden/ppo.json anew; only for an intended change of the arithmetic.
+`python tests/ppo/test_loop.py --write` writes golden/ppo.json anew; only for an intended change of the arithmetic.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from tiny import by_hand
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example
-from rlhf_bench.harness.ppo import loop
 from rlhf_bench.harness.ppo.actors import Critic, make_actors
-from rlhf_bench.harness.ppo.loop import checkpoints, collect, prompts_of, train, update
+from rlhf_bench.harness.ppo.log import describe
+from rlhf_bench.harness.ppo.loop import collect, train
+from rlhf_bench.harness.ppo.run import checkpoints, prompts_of
+from rlhf_bench.harness.ppo.update import update
 from rlhf_bench.harness.settings import PPOSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ppo.json"
@@ -157,7 +159,7 @@ def test_a_row_of_the_log_says_what_happened(policy: Path, tmp_path: Path) -> No
         values=torch.zeros(shape),
         returns=torch.ones(shape) * hand.mask,
     )
-    row = loop.describe(run, experience)
+    row = describe(run, experience)
     assert row["reward"] == pytest.approx(0.5 * 12 / 4)
     assert row["reward_scaled"] == pytest.approx(row["reward"] / run.scale)
     assert row["kl"] == pytest.approx(2.0 * 12 / 4)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.actors import Critic
-from rlhf_bench.harness.ppo.loop import collect, train, update
+from rlhf_bench.harness.ppo.loop import collect, train
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
+from rlhf_bench.harness.ppo.update import update
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Offloading: who rests, when they are asked, and that it changes no number."""
+"""Offloading: which models leave the device, when they are on it, and that no number changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rlhf_bench.harness.ppo import offload
 from rlhf_bench.harness.ppo.loop import train
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 
-AWAY = "away"
+AWAY = "another device"
 
 
-class Traveller(Table):
-    """A reward model that knows where it is, and answers only at home."""
+class MovableTable(Table):
+    """A reward model that records its device, and fails anywhere but on the CPU."""
 
     place = "cpu"
 
@@ -27,7 +27,7 @@ class Traveller(Table):
         self.place = device
 
     def rewards(self, rollout: Rollout) -> Any:
-        assert self.place == "cpu", "asked while it rested"
+        assert self.place == "cpu", "called while offloaded"
         return super().rewards(rollout)
 
 
@@ -36,13 +36,13 @@ def policy(tmp_path: Path) -> Path:
     return make_policy(tmp_path / "policy")
 
 
-def test_models_rest_while_nobody_asks_and_numbers_stay(
+def test_idle_models_are_offloaded_and_no_number_changes(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = make_run(policy, tmp_path / "plain")
     rows = train(plain)
-    monkeypatch.setattr(offload, "RESTING_PLACE", AWAY)
-    model = Traveller(THIRDS)
+    monkeypatch.setattr(offload, "OFFLOAD_DEVICE", AWAY)
+    model = MovableTable(THIRDS)
     seen: list[tuple[str, str]] = []
     run = make_run(
         policy,
@@ -56,27 +56,27 @@ def test_models_rest_while_nobody_asks_and_numbers_stay(
     monkeypatch.setattr(run.actors.reference, "to", lambda device: where.update(reference=device))
     forward = run.actors.reference.forward
 
-    def asked(*given: Any, **named: Any) -> Any:
-        assert where["reference"] == "cpu", "asked while it rested"
+    def checked(*given: Any, **named: Any) -> Any:
+        assert where["reference"] == "cpu", "called while offloaded"
         return forward(*given, **named)
 
-    monkeypatch.setattr(run.actors.reference, "forward", asked)
+    monkeypatch.setattr(run.actors.reference, "forward", checked)
     assert train(run) == rows
     assert seen == [(AWAY, AWAY)] * SMALL.iterations
     assert evaluated == [("cpu", "cpu")] * SMALL.checkpoints
     assert_equal(tensors(run.actors), tensors(plain.actors))
 
 
-def test_nobody_rests_unless_asked_for(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload, "RESTING_PLACE", AWAY)
-    model = Traveller(THIRDS)
+def test_nothing_is_offloaded_by_default(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "OFFLOAD_DEVICE", AWAY)
+    model = MovableTable(THIRDS)
     train(make_run(policy, tmp_path / "run", reward_model=NamedRewardModel("table", model, batch=3)))
     assert model.place == "cpu"
 
 
-def test_a_reference_that_shares_the_policys_weights_stays(policy: Path, tmp_path: Path) -> None:
+def test_a_reference_that_shares_the_policys_weights_is_not_offloaded(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path / "run")
-    assert offload.sleepers(run.actors, Table(THIRDS)) == [run.actors.reference]
-    assert offload.sleepers(replace(run.actors, holding=Holding(lora=4)), Table(THIRDS)) == []
-    traveller = Traveller(THIRDS)
-    assert offload.sleepers(replace(run.actors, holding=Holding(lora=4)), traveller) == [traveller]
+    assert offload.offloadable(run.actors, Table(THIRDS)) == [run.actors.reference]
+    assert offload.offloadable(replace(run.actors, holding=Holding(lora=4)), Table(THIRDS)) == []
+    movable = MovableTable(THIRDS)
+    assert offload.offloadable(replace(run.actors, holding=Holding(lora=4)), movable) == [movable]

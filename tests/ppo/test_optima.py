@@ -11,7 +11,8 @@ from ppo_runs import THIRDS, Table, make_policy, make_run
 from torch import Tensor
 
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.ppo.loop import PPORun, collect, train
+from rlhf_bench.harness.ppo.loop import collect, train
+from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import encode_prompts
 from rlhf_bench.harness.seams import RewardModel

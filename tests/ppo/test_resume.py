@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.ppo.actors import load_state, make_actors, save_state
-from rlhf_bench.harness.ppo.loop import checkpoints, train
+from rlhf_bench.harness.ppo.loop import train
+from rlhf_bench.harness.ppo.run import checkpoints
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 
 

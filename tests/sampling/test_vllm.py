@@ -23,7 +23,8 @@ from rlhf_bench.harness.checks.engine import check_sampler
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.tiny_policy import tiny_model
-from rlhf_bench.harness.ppo.loop import collect, describe, train
+from rlhf_bench.harness.ppo.log import describe
+from rlhf_bench.harness.ppo.loop import collect, train
 from rlhf_bench.harness.sampling import engines
 from rlhf_bench.harness.sampling.engines import check_engine, open_sampler
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample

@@ -1,0 +1,106 @@
+"""What one PPO run consists of, the data of one iteration, and the state an interrupted run continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.models.micro_batch import Fit
+from rlhf_bench.harness.models.placement import separate
+from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.ppo.actors import Actors, load_state, save_state
+from rlhf_bench.harness.ppo.offload import offload, offloaded
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel
+from rlhf_bench.harness.sampling.engines import Sampler
+from rlhf_bench.harness.sampling.rollout import make_generator, rows_of, sample
+from rlhf_bench.harness.settings import PPOSettings
+
+StepRow = dict[str, float]
+"""The figures of one iteration, as they are logged and stored."""
+
+
+@dataclass(frozen=True)
+class PPORun:
+    """The models, prompts and settings of one run, and the functions it calls."""
+
+    actors: Actors
+    reward_model: NamedRewardModel
+    examples: Sequence[Example]  # the prompts that PPO optimises on
+    settings: PPOSettings
+    scale: float  # divides the rewards (arithmetic.reward_scale)
+    max_new: int  # tokens of the longest response
+    seed: int
+    scratch: Path  # holds the state of an interrupted run
+    evaluate: Callable[[int], None]  # called with the iteration at checkpoints
+    progress: Callable[[int, int], None]  # called with (done, total) after every iteration
+    log: Callable[[Mapping[str, float]], None] = lambda _: None  # called with every iteration's figures
+    sampler: Sampler = sample
+    fit: Fit = field(default_factory=Fit)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether forward passes, and the updates of policy and critic, may run in two threads."""
+        return separate(self.actors.holding, self.settings, self.actors.policy.device.type)
+
+
+class Experience(NamedTuple):
+    """The data of one iteration: a rollout, and tensors [B, T] that are 0 outside its mask."""
+
+    rollout: Rollout
+    rewards: Tensor  # the reward model's, unscaled
+    logprobs: Tensor  # of the policy that sampled, in nats
+    reference: Tensor  # log-probabilities of the frozen SFT policy, in nats
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor) -> Experience:
+        """The rows `index` [b], columns trimmed to their longest response."""
+        rollout = rows_of(self.rollout, index)
+        width = rollout.mask.shape[1]
+        return Experience(rollout, *(table[index][:, :width] for table in self[1:]))
+
+
+def checkpoints(settings: PPOSettings) -> list[int]:
+    """Iterations after which the policy is evaluated: evenly spread, the last included, fixed before training."""
+    count = min(settings.checkpoints, settings.iterations)
+    return [round(settings.iterations * (i + 1) / count) for i in range(count)]
+
+
+def prompts_of(run: PPORun, iteration: int) -> list[str]:
+    """The prompts of an iteration: a window of a stream in which every epoch is a new permutation of all prompts.
+
+    A function of the seed and the iteration alone, so a resumed run sees the same prompts.
+    """
+    count, total = run.settings.rollouts, len(run.examples)
+    stream = range(iteration * count, (iteration + 1) * count)
+    orders: dict[int, list[int]] = {
+        epoch: torch.randperm(total, generator=make_generator("prompts", run.seed, epoch)).tolist()
+        for epoch in {position // total for position in stream}
+    }
+    return [run.examples[orders[position // total][position % total]].prompt for position in stream]
+
+
+def start(run: PPORun) -> tuple[int, list[StepRow]]:
+    """The number of iterations done and their figures: 0 and none, or those of an interrupted run.
+
+    Restores the state that `save` left in `run.scratch`, and offloads idle models under `ppo.offload`.
+    """
+    path, done, rows = run.scratch / "state.safetensors", 0, list[StepRow]()
+    if path.exists():
+        done = load_state(run.actors, path)
+        rows = store.read_rows(run.scratch / "steps.jsonl")[:done]  # written before the state: there may be more
+    offload(offloaded(run))
+    return done, rows
+
+
+def save(run: PPORun, iteration: int, rows: Sequence[StepRow]) -> None:
+    """Write the state after `iteration` iterations, and their figures, to `run.scratch`."""
+    store.write_rows(run.scratch / "steps.jsonl", rows)
+    save_state(run.actors, iteration, run.scratch / "state.safetensors")
