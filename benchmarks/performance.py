@@ -52,7 +52,8 @@ def ppo_races(python: str | None, before: Path | None, rounds: int) -> dict[str,
                 engines["TRL"] = trl(python, *flags)
                 engines["TRL, strongest"] = trl(python, *flags, "--strong")
             if before:
-                engines["before"] = own(*flags)
+                # the earlier commit's own script: names of modules may have changed since
+                engines["before"] = own(*flags, folder=before / "benchmarks")
             print(f"racing: {kind} lengths, {threads} threads", flush=True)
             rows = race(engines, threads, rounds, {"before": before} if before else {})
             found[f"{kind}, {threads}"] = summary(rows, sizes)

@@ -73,8 +73,8 @@ def ratio(over: Sequence[Mapping[str, Any]], under: Sequence[Mapping[str, Any]],
     return median(a[what] / b[what] for a, b in zip(over, under, strict=True))
 
 
-def own(*flags: str) -> list[str]:
-    return [sys.executable, str(HERE / "engine_own.py"), *flags]
+def own(*flags: str, folder: Path = HERE) -> list[str]:
+    return [sys.executable, str(folder / "engine_own.py"), *flags]
 
 
 def trl(python: str, *flags: str) -> list[str]:
