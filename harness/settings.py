@@ -1,185 +1,305 @@
-"""Every knob of a run, in groups, with presets as data (presets.toml; presets.py).
+"""Every setting of a run, in groups: its default, what it may be (the type), and what it does (the text below it).
 
-A setting is named `group.key` on the command line.  The groups below are the harness's own; a plugin's group carries
-the plugin's name and its keys are the keyword parameters of its factory.
+A setting is named `group.key` on the command line: `--set ppo.kl=0.1`.  The groups below are the harness's own; a
+plugin's group carries the plugin's name, and its keys are the keyword parameters of its factory.  Presets override
+these defaults (presets.toml), `--set` overrides presets (presets.py).  `bench list settings` shows this page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+
+Count = Annotated[int, Field(gt=0)]
+Limit = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# Strict: "8" is not a number and 1 is not a truth value; `presets.parse_value` reads the texts of `--set`.
+CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Group:
+    """A group of settings: frozen, and validated when it is made or changed by `dataclasses.replace`."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, values: Any, validate: Callable[[Any], Any]) -> Any:
+        """Raises BenchError in one line for the first value that is not allowed, and for an unknown key."""
+        try:
+            return validate(values)
+        except ValidationError as error:
+            raise _refusal(cls, error) from None
 
 
 @dataclass(frozen=True)
-class PolicySettings:
-    """How the policy is made and held.  The sizes are of `tiny`, which is trained from nothing; others ignore them.
+class PolicySettings(Group):
+    """The policy: its form of a prompt, adapters and the precision of the computation."""
 
-    `template` auto (the tokenizer's chat template where it has one), plain or chat, `system` in front of it.  `lora` is
-    the rank of adapters that are trained instead of all weights (0: all weights), scaled by `lora_alpha` / `lora`, on
-    `lora_targets` (auto: every linear layer; or names, comma-separated).  `dtype` of the computation: float32,
-    bfloat16, or auto, which takes bfloat16 on a GPU that has it; see models/placement.py for what stays float32.
-    """
-
-    layers: int = 2
-    width: int = 64
-    heads: int = 4
-    vocabulary: int = 4096
-    template: str = "auto"
+    layers: Count = 2
+    """Transformer layers of the policy `tiny`, which is trained from random weights; other policies ignore it."""
+    width: Count = 64
+    """Hidden size of the policy `tiny`, a multiple of `policy.heads`; other policies ignore it."""
+    heads: Count = 4
+    """Attention heads of the policy `tiny`; other policies ignore it."""
+    vocabulary: Count = 4096
+    """Most tokens in the vocabulary of the policy `tiny`; other policies ignore it."""
+    template: Literal["auto", "plain", "chat"] = "auto"
+    """The form of a prompt: the tokenizer's chat template (chat), question and answer (plain), or chat where the
+    tokenizer has a template (auto)."""
     system: str = ""
-    lora: int = 0
-    lora_alpha: float = 16.0
+    """A system message put in front of every prompt; needs a chat template."""
+    lora: Limit = 0
+    """Rank of the LoRA adapters that are trained in place of all weights; 0 trains all weights."""
+    lora_alpha: NotNegative = 16.0
+    """Scale of the LoRA adapters: their output is multiplied by `lora_alpha` / `lora`."""
     lora_targets: str = "auto"
-    dtype: str = "float32"
+    """Names of the layers that get LoRA adapters, comma-separated; auto takes every linear layer."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Precision of the layers' computation; auto takes bfloat16 on a GPU that has it, else float32."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """What is kept of a task's data.  0 means no limit; whatever is dropped is counted in the report."""
+class DataSettings(Group):
+    """What is kept of a task's data; dropped examples are counted in the report."""
 
-    limit: int = 0
-    max_prompt_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class PairSettings:
-    """Which training pairs reward models see: `overlap` all, or the low, middle or high third of them by the lexical
-    overlap of chosen and rejected (shared words over all words).
-    """
-
-    overlap: str = "all"
+    limit: Limit = 0
+    """Most examples of every split; 0 keeps all."""
+    max_prompt_tokens: Limit = 0
+    """Drop prompts with more tokens than this; 0 keeps all."""
 
 
 @dataclass(frozen=True)
-class SFTSettings:
+class PairSettings(Group):
+    """The training pairs of reward models."""
+
+    overlap: Literal["all", "low", "middle", "high"] = "all"
+    """Keep all pairs, or one third of them by lexical overlap of chosen and rejected (shared words over all words)."""
+
+
+@dataclass(frozen=True)
+class SFTSettings(Group):
     """Supervised fine-tuning of the policy on the demonstrations (TRL's SFTTrainer)."""
 
-    steps: int = 1000
-    batch: int = 16
-    lr: float = 8e-3
-    warmup: float = 0.05
-    save_every: int = 100
+    steps: Count = 1000
+    """Optimiser steps."""
+    batch: Count = 16
+    """Demonstrations per step."""
+    lr: Positive = 8e-3
+    """Peak learning rate."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    save_every: Count = 100
+    """Steps between checkpoints, from which an interrupted run continues."""
 
 
 @dataclass(frozen=True)
-class PPOSettings:
-    """One schedule for every arm.  `kl` is the coefficient of the per-token KL penalty inside the reward.
+class PPOSettings(Group):
+    """PPO (arXiv 1707.06347), with the same schedule for every arm."""
 
-    `normalise` "sd" divides every arm's rewards by the standard deviation of the sequence sum over `scale_prompts` x
-    `scale_samples` SFT samples; "none" takes rewards as they come.  `checkpoints` held-out evaluations are spread
-    evenly over the iterations, fixed beforehand.  `micro_batch` rows go through a model at once, fewer where they are
-    longer than `micro_tokens` together (0: no limit).  `critic` own has a trunk of its own; trunk is a head on the
-    policy's, its loss weighted by `value_weight` against the policy's: less work, another algorithm.  `offload`: the
-    frozen reference and the reward model wait in main memory while nobody asks them.  `engine` own or vllm (another
-    sampler's draws, so other runs; `engine_memory` is the share of a GPU it takes) writes rollouts alone: evaluations
-    always come from the plain loop.
-    """
-
-    iterations: int = 42
-    rollouts: int = 64
-    epochs: int = 1
-    minibatches: int = 2
-    micro_batch: int = 16
-    micro_tokens: int = 0
+    iterations: Count = 42
+    """Iterations: each samples rollouts, scores them and updates policy and critic."""
+    rollouts: Count = 64
+    """Responses sampled per iteration."""
+    epochs: Count = 1
+    """Passes over the rollouts of an iteration."""
+    minibatches: Count = 2
+    """Optimiser steps per epoch: the rollouts are divided by this number."""
+    micro_batch: Count = 16
+    """Most rows in one forward pass: it bounds memory, and gradients are summed over micro-batches."""
+    micro_tokens: Limit = 0
+    """Most tokens in one forward pass; 0 sets no limit besides `ppo.micro_batch`."""
     offload: bool = False
-    engine: str = "own"
-    engine_memory: float = 0.3
-    lr: float = 5e-4
-    critic_lr: float = 1e-3
-    clip: float = 0.2
-    value_clip: float = 0.2
-    critic: str = "own"
-    value_weight: float = 0.1
-    gamma: float = 1.0
-    lam: float = 0.95
-    kl: float = 0.05
+    """Keep the frozen reference and the reward model in main memory between their passes: less GPU memory."""
+    engine: Literal["own", "vllm"] = "own"
+    """What samples the rollouts; vllm draws other samples, and evaluations always use the harness's own loop."""
+    engine_memory: Share = 0.3
+    """Share of the GPU's memory that vLLM takes."""
+    lr: Positive = 5e-4
+    """Learning rate of the policy."""
+    critic_lr: Positive = 1e-3
+    """Learning rate of the critic."""
+    clip: NotNegative = 0.2
+    """Clipping range of the probability ratio (arXiv 1707.06347, equation 7)."""
+    value_clip: NotNegative = 0.2
+    """Clipping range of the change of a value against the value at sampling time."""
+    critic: Literal["own", "trunk"] = "own"
+    """A critic with a network of its own (own), or a value head on the policy's network (trunk): less work, but
+    another algorithm."""
+    value_weight: NotNegative = 0.1
+    """Weight of the value loss against the policy loss where `ppo.critic` is trunk."""
+    gamma: Share = 1.0
+    """Discount per token."""
+    lam: Share = 0.95
+    """Lambda of generalised advantage estimation (arXiv 1506.02438)."""
+    kl: NotNegative = 0.05
+    """Coefficient of the KL penalty against the SFT policy, which is subtracted from every token's reward."""
     whiten: bool = True
-    temperature: float = 1.0
-    max_grad_norm: float = 1.0
-    checkpoints: int = 3
-    save_every: int = 7
-    normalise: str = "sd"
-    scale_prompts: int = 64
-    scale_samples: int = 4
+    """Scale the advantages of an iteration to mean 0 and variance 1."""
+    temperature: Positive = 1.0
+    """Sampling temperature of rollouts and of sampled evaluations."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm where they exceed it."""
+    checkpoints: Count = 3
+    """Held-out evaluations, spread evenly over the iterations; the last one is at the end."""
+    save_every: Count = 7
+    """Iterations between checkpoints, from which an interrupted run continues."""
+    normalise: Literal["sd", "none"] = "sd"
+    """Divide rewards by the standard deviation of the sequence's sum over samples of the SFT policy (sd), or take
+    them as they are (none)."""
+    scale_prompts: Count = 64
+    """Training prompts on which the standard deviation of `ppo.normalise` is measured."""
+    scale_samples: Count = 4
+    """Samples per prompt on which the standard deviation of `ppo.normalise` is measured."""
 
 
 @dataclass(frozen=True)
-class DPOSettings:
+class DPOSettings(Group):
     """Direct preference optimisation (arXiv 2305.18290, TRL's DPOTrainer) of the SFT policy on the training pairs."""
 
-    beta: float = 0.1
-    epochs: int = 2
-    batch: int = 16
-    lr: float = 5e-4
-    warmup: float = 0.05
-    save_every: int = 100
+    beta: Positive = 0.1
+    """Strength of the implicit KL penalty against the SFT policy."""
+    epochs: Count = 2
+    """Passes over the training pairs."""
+    batch: Count = 16
+    """Pairs per step."""
+    lr: Positive = 5e-4
+    """Peak learning rate."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    save_every: Count = 100
+    """Steps between checkpoints, from which an interrupted run continues."""
 
 
 @dataclass(frozen=True)
-class SFTChosenSettings:
+class SFTChosenSettings(Group):
     """Further supervised fine-tuning of the SFT policy on the training pairs' chosen responses."""
 
-    epochs: int = 2
-    batch: int = 16
-    lr: float = 2e-3
-    warmup: float = 0.05
-    save_every: int = 100
+    epochs: Count = 2
+    """Passes over the chosen responses."""
+    batch: Count = 16
+    """Responses per step."""
+    lr: Positive = 2e-3
+    """Peak learning rate."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    save_every: Count = 100
+    """Steps between checkpoints, from which an interrupted run continues."""
 
 
 @dataclass(frozen=True)
-class BestOfNSettings:
-    """Best-of-n: every `n` is taken from one pool of `pool` samples per held-out prompt (0: the largest n).
-
-    Unless `independent`, the first sample is the baseline's own.
-    """
+class BestOfNSettings(Group):
+    """Best-of-n sampling: the response with the highest reward of n samples of the SFT policy."""
 
     n: str = "1,2,4,8,16,32,64"
-    pool: int = 0
+    """The values of n, comma-separated; all are computed from one pool of samples per prompt."""
+    pool: Limit = 0
+    """Samples per held-out prompt in the pool; 0 takes the largest n."""
     independent: bool = False
+    """Draw the pool independently of the baseline; otherwise its first sample is the baseline's response."""
 
 
 @dataclass(frozen=True)
-class EvalSettings:
-    """Held-out evaluation: `prompts` of the test split (0: all), `batch` rows at once, greedy decoding at the ends.
+class EvalSettings(Group):
+    """Evaluation on held-out prompts."""
 
-    `corrections`: of so many sampled responses at the last checkpoint the reward model's correction is kept, where it
-    can write one; each costs a generation of the response's length.
-    """
-
-    prompts: int = 256
-    batch: int = 128
+    prompts: Limit = 256
+    """Held-out prompts that are evaluated, the first of the test split; 0 takes all."""
+    batch: Count = 128
+    """Responses generated at once."""
     greedy: bool = True
-    corrections: int = 32
+    """Evaluate greedy decoding too, before and after training."""
+    corrections: Limit = 32
+    """Sampled responses at the last checkpoint whose correction by the reward model is stored, where it writes any."""
 
 
 @dataclass(frozen=True)
-class StatsSettings:
-    """Intervals: nominal level, and the seed of their generators."""
+class StatsSettings(Group):
+    """Confidence intervals."""
 
-    level: float = 0.95
-    seed: int = 0
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Nominal confidence level."""
+    seed: Limit = 0
+    """Seed of bootstrap and permutation draws."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
-    """All groups of the harness, and what was set for plugins by name."""
+    """All groups of the harness, and what was set for plugins by name (group -> key -> text or value)."""
 
-    policy: PolicySettings = field(default_factory=PolicySettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    pairs: PairSettings = field(default_factory=PairSettings)
-    sft: SFTSettings = field(default_factory=SFTSettings)
-    ppo: PPOSettings = field(default_factory=PPOSettings)
-    best_of_n: BestOfNSettings = field(default_factory=BestOfNSettings)
-    dpo: DPOSettings = field(default_factory=DPOSettings)
-    sft_chosen: SFTChosenSettings = field(default_factory=SFTChosenSettings)
-    eval: EvalSettings = field(default_factory=EvalSettings)
-    stats: StatsSettings = field(default_factory=StatsSettings)
-    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy: PolicySettings = dataclasses.field(default_factory=PolicySettings)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    pairs: PairSettings = dataclasses.field(default_factory=PairSettings)
+    sft: SFTSettings = dataclasses.field(default_factory=SFTSettings)
+    ppo: PPOSettings = dataclasses.field(default_factory=PPOSettings)
+    best_of_n: BestOfNSettings = dataclasses.field(default_factory=BestOfNSettings)
+    dpo: DPOSettings = dataclasses.field(default_factory=DPOSettings)
+    sft_chosen: SFTChosenSettings = dataclasses.field(default_factory=SFTChosenSettings)
+    eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
+    stats: StatsSettings = dataclasses.field(default_factory=StatsSettings)
+    plugins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def group(self, name: str) -> dict[str, Any]:
-        """The values of one group, as a plain dictionary."""
-        return asdict(getattr(self, name))
+        """The values of one group, as a plain dictionary: what enters the keys of stages."""
+        return dataclasses.asdict(getattr(self, name))
 
 
-GROUPS = tuple(f.name for f in fields(Settings) if f.name != "plugins")
+GROUPS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "plugins")
+
+
+class Setting(NamedTuple):
+    """One setting: `allowed` says in words which values it takes, for help and errors."""
+
+    group: str
+    key: str
+    default: Any
+    description: str
+    allowed: str
+
+
+def describe_settings() -> Iterator[Setting]:
+    """All settings of the harness in the order of their groups; those of plugins are parameters of their factories."""
+    for name in GROUPS:
+        for key, info in type(getattr(Settings(), name)).__pydantic_fields__.items():
+            description = " ".join((info.description or "").split())
+            yield Setting(name, key, info.default, description, _allowed(info.annotation, info.metadata))
+
+
+def _allowed(kind: Any, constraints: Sequence[Any]) -> str:
+    """The values of a field in words, from its type and its bounds (annotated_types.Gt, Ge, Lt and Le)."""
+    if get_origin(kind) is Literal:
+        return f"one of: {', '.join(get_args(kind))}"
+    if kind in (bool, str):
+        return "true or false" if kind is bool else "text"
+    bounds = {name: value for one in constraints for name, value in dataclasses.asdict(one).items()}
+    number = "a whole number" if kind is int else "a number"
+    match bounds:
+        case {"gt": low, "lt": high}:
+            return f"{number} between {low} and {high}, both excluded"
+        case {"ge": low, "le": high}:
+            return f"{number} between {low} and {high}"
+        case {"gt": low}:
+            return f"{number} above {low}"
+        case {"ge": low}:
+            return f"{number}, {low} or more"
+    return number
+
+
+def _refusal(group: type[Group], error: ValidationError) -> BenchError:
+    """The first of pydantic's errors in one line: what was seen and what is allowed."""
+    first = error.errors()[0]
+    name = next(name for name in GROUPS if isinstance(getattr(Settings(), name), group))
+    key, known = str(first["loc"][0]), {one.key: one for one in describe_settings() if one.group == name}
+    if key not in known:
+        return BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, known))
+    return BenchError(f"{name}.{key} is {first['input']!r}.", f"It must be {known[key].allowed}.")

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from dataclasses import fields
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_bench.harness import presets, settings
+from rlhf_bench.harness import settings
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plugins import available
 from rlhf_bench.harness.presets import factory_settings, load_presets, make_settings, parse_value
-from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.settings import PPOSettings, Settings, describe_settings
 
 PLUGINS = frozenset({"scalar", "seq2seq-token"})
+
+# What every setting may be.  Numbers that are in none of these may be 0 but not negative; other texts are free.
+ABOVE_ZERO = {
+    *("policy.layers", "policy.width", "policy.heads", "policy.vocabulary"),
+    *("sft.steps", "sft.batch", "sft.lr", "sft.save_every", "eval.batch"),
+    *("ppo.iterations", "ppo.rollouts", "ppo.epochs", "ppo.minibatches", "ppo.micro_batch", "ppo.lr", "ppo.critic_lr"),
+    *("ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples"),
+    *("ppo.max_grad_norm", "dpo.beta", "dpo.epochs", "dpo.batch", "dpo.lr", "dpo.save_every"),
+    *("sft_chosen.epochs", "sft_chosen.batch", "sft_chosen.lr", "sft_chosen.save_every"),
+}
+FRACTIONS = {
+    *("sft.warmup", "dpo.warmup", "sft_chosen.warmup", "ppo.gamma", "ppo.lam", "ppo.engine_memory", "stats.level"),
+}
+CHOICES = {
+    "pairs.overlap": ("all", "low", "middle", "high"),
+    "ppo.normalise": ("sd", "none"),
+    "ppo.critic": ("own", "trunk"),
+    "ppo.engine": ("own", "vllm"),
+    "policy.template": ("auto", "plain", "chat"),
+    "policy.dtype": ("auto", "float32", "bfloat16"),
+}
 
 
 def make(**groups: dict[str, str]) -> Settings:
@@ -48,8 +71,7 @@ def test_every_key_of_a_preset_exists_and_has_its_type(preset: str) -> None:
             defaults.append(Settings().group(group))
         for key, value in values.items():
             assert all(type(value) is type(of[key]) for of in defaults), f"{group}.{key}"
-            if group in settings.GROUPS:
-                presets._check(f"{group}.{key}", value)
+    make_settings(preset, {}, frozenset(factories))
 
 
 def test_presets_are_taken_over() -> None:
@@ -78,12 +100,11 @@ def test_a_pattern_sets_every_plugin_it_fits_and_must_fit_one() -> None:
 
 
 def test_the_defaults_pass_the_checks() -> None:
-    names = set()
     for group in settings.GROUPS:
-        for key, value in Settings().group(group).items():
-            names.add(f"{group}.{key}")
-            assert presets._check(f"{group}.{key}", value) == value
-    assert names >= presets.POSITIVE | presets.FRACTIONS, "a checked name must exist"
+        given = {key: str(value) for key, value in Settings().group(group).items()}
+        assert make(**{group: given}).group(group) == Settings().group(group)
+    names = {f"{one.group}.{one.key}" for one in describe_settings()}
+    assert names >= ABOVE_ZERO | FRACTIONS | CHOICES.keys(), "a checked name must exist"
 
 
 # --- what is refused
@@ -124,7 +145,7 @@ def test_what_is_not_finite_is_refused(name: str, text: str) -> None:
     assert name in refusal(lambda: make(**{group: {key: text}}))
 
 
-@pytest.mark.parametrize("name", sorted(presets.POSITIVE))
+@pytest.mark.parametrize("name", sorted(ABOVE_ZERO))
 def test_what_must_be_above_zero_is(name: str) -> None:
     group, key = name.split(".")
     for text in ("0", "-1"):
@@ -133,7 +154,7 @@ def test_what_must_be_above_zero_is(name: str) -> None:
         assert "above 0" in message
 
 
-@pytest.mark.parametrize("name", sorted(presets.FRACTIONS))
+@pytest.mark.parametrize("name", sorted(FRACTIONS))
 def test_fractions_lie_between_zero_and_one(name: str) -> None:
     group, key = name.split(".")
     assert make(**{group: {key: "0.5"}}).group(group)[key] == 0.5
@@ -141,10 +162,32 @@ def test_fractions_lie_between_zero_and_one(name: str) -> None:
         assert "between 0 and 1" in refusal(lambda text=text: make(**{group: {key: text}}))
 
 
+@pytest.mark.parametrize("name", sorted(CHOICES))
+def test_a_choice_is_one_of_those_listed(name: str) -> None:
+    group, key = name.split(".")
+    for text in CHOICES[name]:
+        assert make(**{group: {key: text}}).group(group)[key] == text
+    for text in ("", "other", CHOICES[name][0].upper()):
+        message = refusal(lambda text=text: make(**{group: {key: text}}))
+        assert message == f"{name} is {text!r}. It must be one of: {', '.join(CHOICES[name])}."
+
+
+@pytest.mark.parametrize("text", ["0", "1"])
+def test_a_level_of_all_or_nothing_is_refused(text: str) -> None:
+    assert "stats.level" in refusal(lambda: make(stats={"level": text}))
+
+
+def test_zero_is_allowed_where_nothing_else_is_said() -> None:
+    for one in describe_settings():
+        name, number = f"{one.group}.{one.key}", isinstance(one.default, int | float)
+        if number and name not in ABOVE_ZERO and name != "stats.level":
+            assert make(**{one.group: {one.key: "0"}}).group(one.group)[one.key] == 0, name
+
+
 def test_nothing_is_negative() -> None:
     for group in settings.GROUPS:
         for key, value in Settings().group(group).items():
-            if not isinstance(value, bool) and (not isinstance(value, str) or f"{group}.{key}" in presets.CHOICES):
+            if not isinstance(value, bool) and (not isinstance(value, str) or f"{group}.{key}" in CHOICES):
                 assert f"{group}.{key}" in refusal(lambda group=group, key=key: make(**{group: {key: "-1"}}))
 
 
@@ -236,3 +279,49 @@ def test_all_groups_are_frozen_records_with_plain_values() -> None:
     for field in fields(Settings):
         if field.name != "plugins":
             assert all(isinstance(v, int | float | bool | str) for v in Settings().group(field.name).values())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lr": -1.0}, "ppo.lr is -1.0. It must be a number above 0."),
+        ({"lr": "1"}, "ppo.lr is '1'. It must be a number above 0."),
+        ({"kl": math.nan}, "ppo.kl is nan. It must be a number, 0 or more."),
+        ({"lam": 1.5}, "ppo.lam is 1.5. It must be a number between 0 and 1."),
+        ({"iterations": 2.0}, "ppo.iterations is 2.0. It must be a whole number above 0."),
+        ({"iterations": True}, "ppo.iterations is True. It must be a whole number above 0."),
+        ({"whiten": 1}, "ppo.whiten is 1. It must be true or false."),
+        ({"engine": "other"}, "ppo.engine is 'other'. It must be one of: own, vllm."),
+    ],
+)
+def test_a_group_is_checked_wherever_it_is_made(given: dict[str, Any], said: str) -> None:
+    assert refusal(lambda: PPOSettings(**given)) == said
+    assert refusal(lambda: replace(PPOSettings(), **given)) == said
+
+
+def test_a_group_refuses_an_unknown_key_with_a_hint() -> None:
+    assert "Did you mean 'iterations'?" in refusal(lambda: PPOSettings(iteration=3))  # type: ignore[call-arg]
+
+
+def test_a_group_is_a_frozen_dataclass() -> None:
+    made = PPOSettings(kl=0)
+    with pytest.raises(FrozenInstanceError):
+        made.kl = 1.0  # type: ignore[misc]
+    assert repr(asdict(made)["kl"]) == "0.0", "a float, as from --set: it enters the keys of results"
+    assert made == replace(PPOSettings(), kl=0.0)
+    assert hash(made) == hash(replace(made))
+
+
+def test_every_setting_is_described() -> None:
+    described = list(describe_settings())
+    values = {f"{g}.{key}": v for g in settings.GROUPS for key, v in Settings().group(g).items()}
+    assert {f"{one.group}.{one.key}": one.default for one in described} == values
+    for one in described:
+        assert one.description.endswith("."), one
+        assert "\n" not in one.description
+        assert one.allowed
+
+
+def test_the_help_and_a_report_do_not_wait_for_pydantic() -> None:
+    modules = "rlhf_bench.harness.cli.main, rlhf_bench.harness.cli.report"
+    subprocess.run([sys.executable, "-c", f"import sys, {modules}; assert 'pydantic' not in sys.modules"], check=True)
