@@ -15,7 +15,7 @@ from tiny import Tiny
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Split
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.plan import tasks
 from rlhf_bench.harness.stages.pairs import pairs
 from rlhf_bench.harness.stages.prompts import prompts

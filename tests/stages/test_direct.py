@@ -15,7 +15,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.placement import Holding, keep_holding
 from rlhf_bench.harness.nouns import Pair
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.plan.request import Request, make_plan
 from rlhf_bench.harness.sampling.rollout import logprobs, text_rollout
 from rlhf_bench.harness.stages.direct import chosen_rows, direct, preference_rows
