@@ -1,4 +1,9 @@
-"""The stages of an arm, one function each: what its reward model needs, and what optimisers do with it."""
+"""The stages of an arm: what its reward model needs, and what each optimiser does with it.
+
+An optimiser is a function from an `ArmContext` to stages by role, `generations` among them, and is registered in
+OPTIMIZERS.  PPO plans `ppo` and, for prompts of another task, `transfer`; best-of-n plans `pool` and `best_of_n`; DPO
+and SFT on the chosen responses plan `direct` and `written`.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +22,28 @@ from rlhf_bench.harness.sampling.engines import check_engine
 from rlhf_bench.harness.seams import LoadsPlugins, ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
 from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.statistics.best_of_n import check_ns, parse_ns
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 Stages = Mapping[str, Stage]
 
 
 @dataclass(frozen=True)
 class RewardArm:
-    """A cell's reward model: made once to learn what a plan needs of it."""
+    """A cell's reward model, built once so that the plan knows whether it is trained and what it reads."""
 
     name: str
-    label: str  # short
-    settings: Mapping[str, Any]
+    label: str  # the name without long paths, for file names and reports
+    settings: Row
     made: Any
-    code: str  # fingerprint
+    code: str  # hash of the code of the reward model and of the plugins that it loads
 
     @cached_property
-    def params(self) -> dict[str, Any]:
-        """What enters keys: name, settings, and the content of the files that these name, where it says so."""
+    def params(self) -> JsonObject:
+        """What enters keys: the name, the settings and, for a model that reads files, hashes of their content."""
         found = {"name": self.name, "settings": dict(self.settings)}
         try:
             content = dict(self.made.content) if isinstance(self.made, ReadsFiles) else {}
-            store.canonical(content)
+            store.canonical(content)  # a plugin's own property: what is no JSON must fail here, with the plugin's name
         except BenchError:
             raise
         except Exception as error:
@@ -51,7 +57,11 @@ class RewardArm:
 
 
 def open_arm(name: str, settings: Settings) -> RewardArm:
-    """Imports the reward model's module (to know whether it must be trained), no torch.  Raises BenchError."""
+    """The reward model `name` with its settings.
+
+    Imports the plugin's module, and no torch.  Raises BenchError for an unknown name, a wrong setting and an object
+    that is no reward model.
+    """
     plugin = plugins.find("reward-model", name)
     values = factory_settings(name, plugin.factory(), settings.plugins.get(name, {}))
     made: Any = plugins.build("reward-model", name, values)
@@ -69,136 +79,138 @@ def open_arm(name: str, settings: Settings) -> RewardArm:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What an optimiser starts from.
+class ArmContext:
+    """What an optimiser plans from.
 
-    `stages` by role: sft, train_prompts (optimised on), prompts (held out), pairs, baseline, scale, and reward where
-    the reward model is trained.
+    `stages` by role: sft, train_prompts (those PPO optimises on), prompts (held out), pairs, baseline, scale, and
+    reward where the reward model is trained.  `family` names the task and policy, for time estimates.
     """
 
     tasks: Tasks
-    arm: RewardArm
+    reward_model: RewardArm
     stages: Stages
     settings: Settings
     family: str
 
     @property
-    def common(self) -> dict[str, Any]:
-        """Parameters that every stage of an arm has."""
+    def common(self) -> JsonObject:
+        """Parameters of every stage of the arm."""
         seed = self.stages["sft"].params["seed"]
-        return {"rm": self.arm.params, "seed": seed, "max_response": self.tasks.home.max_response}
+        return {"rm": self.reward_model.params, "seed": seed, "max_response": self.tasks.home.max_response}
 
     @property
     def model(self) -> dict[str, Stage]:
-        """The folder that the reward model's training left, as an input."""
+        """The trained reward model's folder as an input; {} for one that is not trained."""
         return {"reward": self.stages["reward"]} if "reward" in self.stages else {}
 
     @property
     def shown(self) -> dict[str, Stage]:
-        """The prompts optimised on as an input, for a reward model that reads them and where they lie elsewhere."""
-        away = self.tasks.evaluated is not self.tasks.optimised
-        return {"train_prompts": self.stages["train_prompts"]} if away and self.arm.reads_examples else {}
+        """The training prompts as a further input, for a reward model that reads whole examples of another task."""
+        if self.tasks.evaluated is self.tasks.optimised or not self.reward_model.reads_examples:
+            return {}  # the held-out prompts' folder holds both splits then
+        return {"train_prompts": self.stages["train_prompts"]}
 
     @property
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> JsonObject:
+        """Parameters that change no result: the micro-batch, and where the prompts' task is opened from."""
         return {"micro_batch": self.settings.ppo.micro_batch, "task": self.tasks.optimised.params}
 
     def label(self, task: str) -> str:
-        """How the stages of this arm on a task are called."""
-        return cell_label(task, self.arm.label, self.stages["sft"].params["seed"])
+        """The label of this arm's stages on a task."""
+        return cell_label(task, self.reward_model.label, self.stages["sft"].params["seed"])
 
 
-def scale(ground: Ground) -> Stage:
-    """The reward model's scale, and its figures before anything is optimised."""
-    ppo = ground.settings.ppo
+def scale(arm: ArmContext) -> Stage:
+    """The stage that measures the reward's spread over SFT samples, by which every arm's rewards are divided."""
+    ppo = arm.settings.ppo
     return Stage(
         "scale",
-        ground.label(ground.tasks.home.name),
+        arm.label(arm.tasks.home.name),
         f"{H}.stages.scale:scale",
-        {**ground.common, "ppo": ground.settings.group("ppo") | dict.fromkeys(_NOT_OF_SCALE, 1)},
-        {**_optimised(ground), "pairs": ground.stages["pairs"]},
-        ground.payload,
-        plugin_code=(ground.arm.code, ground.tasks.optimised.fingerprint),
+        {**arm.common, "ppo": arm.settings.group("ppo") | dict.fromkeys(_NOT_OF_SCALE, 1)},
+        {**training_inputs(arm), "pairs": arm.stages["pairs"]},
+        arm.payload,
+        plugin_code=(arm.reward_model.code, arm.tasks.optimised.fingerprint),
         cost=float(ppo.scale_prompts * ppo.scale_samples),
-        family=ground.family,
+        family=arm.family,
     )
 
 
-def _optimised(ground: Ground) -> dict[str, Stage]:
-    """Inputs of what looks at the prompts that are optimised on."""
-    return {"sft": ground.stages["sft"], "prompts": ground.stages["train_prompts"], **ground.model}
+def training_inputs(arm: ArmContext) -> dict[str, Stage]:
+    """Inputs of stages that read the prompts PPO optimises on."""
+    return {"sft": arm.stages["sft"], "prompts": arm.stages["train_prompts"], **arm.model}
 
 
-def ppo(ground: Ground) -> dict[str, Stage]:
-    """PPO, what its policy writes to the held-out prompts, and the proxy reward of the baseline."""
-    settings = ground.settings
+def ppo(arm: ArmContext) -> dict[str, Stage]:
+    """Stages: PPO, the trained policy's responses to the held-out prompts, and the proxy reward of both policies."""
+    settings = arm.settings
     check_engine(settings)
     trained = Stage(
         "ppo",
-        ground.label(ground.tasks.home.name),
+        arm.label(arm.tasks.home.name),
         f"{H}.stages.ppo:ppo",
-        {**ground.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
-        {**_optimised(ground), "scale": ground.stages["scale"]},
-        ground.payload,
-        plugin_code=(ground.arm.code,),
+        {**arm.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
+        {**training_inputs(arm), "scale": arm.stages["scale"]},
+        arm.payload,
+        plugin_code=(arm.reward_model.code,),
         cost=float(settings.ppo.iterations * settings.ppo.rollouts * settings.ppo.epochs),
-        family=ground.family,
+        family=arm.family,
     )
-    away = ground.tasks.evaluated is not ground.tasks.optimised
-    generations = _transfer(ground, trained) if away else trained
-    return {"ppo": trained, "generations": generations, "proxy": proxy(ground, generations)}
+    # PPO evaluates its checkpoints on its own task's held-out prompts; prompts of another task need a further stage
+    generations = trained if arm.tasks.evaluated is arm.tasks.optimised else transfer(arm, trained)
+    return {"ppo": trained, "generations": generations, "proxy": proxy(arm, generations)}
 
 
-def held_out_inputs(ground: Ground) -> dict[str, Stage]:
-    """Inputs of what looks at the held-out prompts."""
-    inputs = {"sft": ground.stages["sft"], "prompts": ground.stages["prompts"]}
-    return {**inputs, **ground.model, **ground.shown}
+def held_out_inputs(arm: ArmContext) -> dict[str, Stage]:
+    """Inputs of stages that read the held-out prompts."""
+    inputs = {"sft": arm.stages["sft"], "prompts": arm.stages["prompts"]}
+    return {**inputs, **arm.model, **arm.shown}
 
 
-def _transfer(ground: Ground, trained: Stage) -> Stage:
-    """What the trained policy writes to another task's prompts."""
-    settings = ground.settings
+def transfer(arm: ArmContext, trained: Stage) -> Stage:
+    """The stage that samples the trained policy's responses to another task's prompts."""
+    settings = arm.settings
     return Stage(
         "transfer",
-        ground.label(ground.tasks.label),
+        arm.label(arm.tasks.label),
         f"{H}.stages.ppo:transfer",
-        {**ground.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
-        {**held_out_inputs(ground), "ppo": trained},
+        {**arm.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
+        {**held_out_inputs(arm), "ppo": trained},
         {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(ground.arm.code,),
+        plugin_code=(arm.reward_model.code,),
         cost=2.0 * (settings.eval.prompts or 1000),
-        family=ground.family,
+        family=arm.family,
     )
 
 
-def proxy(ground: Ground, generations: Stage) -> Stage:
-    """What the reward model gives the baseline, and what its rewards are made of before and after."""
-    settings = ground.settings
+def proxy(arm: ArmContext, generations: Stage) -> Stage:
+    """The stage that scores the baseline's and the trained policy's responses, with the reward's own diagnostics."""
+    settings = arm.settings
     return Stage(
         "proxy",
-        ground.label(ground.tasks.label),
+        arm.label(arm.tasks.label),
         f"{H}.stages.proxy:proxy",
-        {**ground.common, "eval": {"batch": settings.eval.batch}},
-        {**held_out_inputs(ground), "baseline": ground.stages["baseline"], "generations": generations},
+        {**arm.common, "eval": {"batch": settings.eval.batch}},
+        {**held_out_inputs(arm), "baseline": arm.stages["baseline"], "generations": generations},
         {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(ground.arm.code,),
+        plugin_code=(arm.reward_model.code,),
         cost=2.0 * (settings.eval.prompts or 1000),
-        family=ground.family,
+        family=arm.family,
     )
 
 
-def best_of_n(ground: Ground) -> dict[str, Stage]:
-    """Best-of-n over one pool of samples, which all reward models of a seed share."""
-    settings = ground.settings
+def best_of_n(arm: ArmContext) -> dict[str, Stage]:
+    """Stages: one pool of SFT samples, shared by all reward models of a seed, and this arm's choice from it."""
+    settings = arm.settings
     chosen = settings.best_of_n
     ns = parse_ns(chosen.n)
-    size = chosen.pool or max(ns)
+    size = chosen.pool or max(ns)  # samples a prompt
     ns = check_ns(ns, size)
     drawn = {"samples": size, "independent": chosen.independent}
-    common = {"max_response": ground.tasks.home.max_response, "eval": settings.group("eval")}
-    prompts = {"sft": ground.stages["sft"], "prompts": ground.stages["prompts"]}
-    evaluated, cost = ground.tasks.evaluated, float(size * (settings.eval.prompts or 1000))
-    seed = ground.stages["sft"].params["seed"]
+    common = {"max_response": arm.tasks.home.max_response, "eval": settings.group("eval")}
+    prompts = {"sft": arm.stages["sft"], "prompts": arm.stages["prompts"]}
+    evaluated, cost = arm.tasks.evaluated, float(size * (settings.eval.prompts or 1000))
+    seed = arm.stages["sft"].params["seed"]
     pool = Stage(
         "pool",
         f"{safe_label(evaluated.name)}-s{seed}",
@@ -208,82 +220,86 @@ def best_of_n(ground: Ground) -> dict[str, Stage]:
         {"task": evaluated.params},
         plugin_code=(evaluated.fingerprint,),
         cost=cost,
-        family=ground.family,
+        family=arm.family,
     )
     found = Stage(
         "best_of_n",
-        ground.label(ground.tasks.label),
+        arm.label(arm.tasks.label),
         f"{H}.stages.best_of_n:best_of_n",
-        {**ground.common, **common, "best_of_n": {"n": list(ns), "pool": size}},
-        {**held_out_inputs(ground), "pool": pool},
+        {**arm.common, **common, "best_of_n": {"n": list(ns), "pool": size}},
+        {**held_out_inputs(arm), "pool": pool},
         {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(ground.arm.code,),
+        plugin_code=(arm.reward_model.code,),
         cost=cost,
-        family=ground.family,
+        family=arm.family,
     )
     return {"pool": pool, "generations": found}
 
 
-def direct(ground: Ground, method: str) -> dict[str, Stage]:
-    """Training on the pairs, what its policy writes, and the proxy reward of the baseline."""
-    if ground.tasks.optimised is not ground.tasks.home:
-        seen = f"--optimizer {method} learns from the pairs of {ground.tasks.home.name!r}, not from prompts."
+def direct(arm: ArmContext, method: str) -> dict[str, Stage]:
+    """Stages: training on the pairs by `method` (dpo, sft-chosen), the policy's responses, and their proxy reward.
+
+    The training reads no reward model, so all arms of a seed share it; the arm's reward model scores the result.
+    Raises BenchError where the prompts to optimise on are another task's.
+    """
+    if arm.tasks.optimised is not arm.tasks.home:
+        seen = f"--optimizer {method} learns from the pairs of {arm.tasks.home.name!r}, not from prompts."
         raise BenchError(seen, "Leave --train-prompts out.")
-    settings, seed = ground.settings, ground.stages["sft"].params["seed"]
+    settings, seed = arm.settings, arm.stages["sft"].params["seed"]
     chosen = settings.group(method.replace("-", "_"))
     trained = Stage(
         "direct",
-        f"{safe_label(ground.tasks.home.name)}-{method}-s{seed}",
+        f"{safe_label(arm.tasks.home.name)}-{method}-s{seed}",
         f"{H}.stages.direct:direct",
         {"method": method, "settings": chosen, "seed": seed},
-        {"sft": ground.stages["sft"], "pairs": ground.stages["pairs"]},
+        {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
         {},
         cost=float(chosen["epochs"]),
-        family=f"{ground.family} {method}",
+        family=f"{arm.family} {method}",
     )
     temperature = {"temperature": settings.ppo.temperature}
     generations = Stage(
         "written",
-        ground.label(ground.tasks.label),
+        arm.label(arm.tasks.label),
         f"{H}.stages.direct:written",
-        {**ground.common, "ppo": temperature, "eval": settings.group("eval")},
-        {**held_out_inputs(ground), "direct": trained},
+        {**arm.common, "ppo": temperature, "eval": settings.group("eval")},
+        {**held_out_inputs(arm), "direct": trained},
         {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(ground.arm.code,),
+        plugin_code=(arm.reward_model.code,),
         cost=2.0 * (settings.eval.prompts or 1000),
-        family=ground.family,
+        family=arm.family,
     )
-    return {"direct": trained, "generations": generations, "proxy": proxy(ground, generations)}
+    return {"direct": trained, "generations": generations, "proxy": proxy(arm, generations)}
 
 
-OPTIMIZERS: Mapping[str, Callable[[Ground], Stages]] = {
+OPTIMIZERS: Mapping[str, Callable[[ArmContext], Stages]] = {
     "ppo": ppo,
     "best-of-n": best_of_n,
     "dpo": partial(direct, method="dpo"),
     "sft-chosen": partial(direct, method="sft-chosen"),
 }
-"""What turns an arm into generations: a function from the ground to stages by role, `generations` among them."""
+"""What turns an arm into generations: a function from an arm's context to stages by role, `generations` among them."""
 
 
-def training(ground: Ground) -> Stage:
-    """The training of a reward model: named by its recipe, so that arms which share one share the result."""
-    arm: TrainableRewardModel = ground.arm.made
-    home, seed = ground.tasks.home, ground.stages["sft"].params["seed"]
+def training(arm: ArmContext) -> Stage:
+    """The stage that trains a reward model.  Its key holds the recipe, not the arm: arms of one recipe share it."""
+    model: TrainableRewardModel = arm.reward_model.made
+    home, seed = arm.tasks.home, arm.stages["sft"].params["seed"]
     return Stage(
         "reward",
-        f"{safe_label(home.name)}-{safe_label(arm.recipe)}-s{seed}",
+        f"{safe_label(home.name)}-{safe_label(model.recipe)}-s{seed}",
         f"{H}.stages.reward:reward",
         {
-            "recipe": arm.recipe,
-            "settings": dict(arm.training_settings),
+            "recipe": model.recipe,
+            "settings": dict(model.training_settings),
             "seed": seed,
             "max_response": home.max_response,
         },
-        {"sft": ground.stages["sft"], "pairs": ground.stages["pairs"]},
-        {"rm": ground.arm.params},
-        plugin_code=(ground.arm.code,),
-        cost=float(arm.training_settings.get("epochs", 1)),
-        family=f"{ground.family} {arm.recipe}",
+        {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
+        {"rm": arm.reward_model.params},
+        plugin_code=(arm.reward_model.code,),
+        cost=float(model.training_settings.get("epochs", 1)),
+        family=f"{arm.family} {model.recipe}",
     )
 
 
@@ -292,4 +308,4 @@ _NOT_OF_SCALE = (
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
     *("micro_tokens", "offload", "critic", "value_weight", "engine", "engine_memory"),
 )
-"""PPO settings that the scale does not depend on: sweeps over them share it."""
+"""PPO settings that the scale does not depend on: set to 1 in its key, so that sweeps over them share one scale."""

@@ -1,4 +1,4 @@
-"""From names to a plan: which stages make a cell, and which of them are there already.
+"""The stages of a cell, and their order.
 
 A cell is (task, reward model, optimiser, seed, settings).  Cells share every stage whose key is the same: one SFT
 policy, one set of pairs, baseline generations and pool of samples per seed, one training per reward-model recipe.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.pipeline.stage import Stage
@@ -18,14 +17,16 @@ from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_sta
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 
 @dataclass(frozen=True)
 class Cell:
     """A cell and its stages by role.
 
-    sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy; or pool), and
-    generations.  `home` is the task whose data trained everything, `task` the label.
+    Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy, or
+    pool), and generations.  `home` is the task whose demonstrations and pairs are trained on, `task` the label that
+    names it and what differs.  `reads_examples`: the reward model reads more of an example than its prompt.
     """
 
     task: str
@@ -33,11 +34,11 @@ class Cell:
     seed: int
     policy: str
     stages: Mapping[str, Stage]
-    differing: Mapping[str, Any]  # what was set away from the preset, for labels
+    differing: Row  # settings given by hand, for labels
     evaluated: TaskPlan
     home: TaskPlan
     optimizer: str
-    reads_examples: bool  # the reward model does
+    reads_examples: bool
 
     @property
     def key(self) -> str:
@@ -47,8 +48,8 @@ class Cell:
     def name(self) -> str:
         return f"{cell_label(self.task, self.reward_model, self.seed)}-{self.key[: store.KEY_LENGTH]}"
 
-    def record(self) -> dict[str, Any]:
-        """cells/NAME.json: what a report needs to find everything."""
+    def record(self) -> JsonObject:
+        """The content of cells/NAME.json, from which reports find every folder of the cell."""
         stages = {role: stage.place for role, stage in self.stages.items()}
         return {
             "task": self.task,
@@ -66,18 +67,17 @@ class Cell:
         }
 
 
-def plan_cell(
-    tasks: Tasks, rm_name: str, seed: int, policy: Mapping[str, Any], settings: Settings, optimizer: str = "ppo"
-) -> Cell:
-    """The stages of one cell.  Imports the reward model's module (to know whether it must be trained), no torch."""
+def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Settings, optimizer: str = "ppo") -> Cell:
+    """The stages of one cell.  Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm`."""
     arm = arms.open_arm(rm_name, settings)
     shared = shared_stages(tasks, seed, policy, settings)
-    ground = arms.Ground(tasks, arm, shared, settings, f"{tasks.home.name} {policy['name']}")
+    context = arms.ArmContext(tasks, arm, shared, settings, f"{tasks.home.name} {policy['name']}")
+    # each step plans from the stages before it: scale reads the trained model, the optimiser reads both
     if isinstance(arm.made, TrainableRewardModel):
-        ground = replace(ground, stages={**ground.stages, "reward": arms.training(ground)})
-    ground = replace(ground, stages={**ground.stages, "scale": arms.scale(ground)})
-    stages = {**ground.stages, **arms.OPTIMIZERS[optimizer](ground)}
-    del stages["train_prompts"]  # an input of others; the cell's own prompts are those held out
+        context = replace(context, stages={**context.stages, "reward": arms.training(context)})
+    context = replace(context, stages={**context.stages, "scale": arms.scale(context)})
+    stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
+    del stages["train_prompts"]  # an input of other stages; a cell's prompts are the held-out ones
     return Cell(
         tasks.label,
         arm.label,
@@ -93,7 +93,7 @@ def plan_cell(
 
 
 def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: int) -> Stage:
-    """The stage that lets a judge measure one cell's generations."""
+    """The stage in which a judge measures one cell's generations."""
     plugin = plugins.find("judge", judge.name)
     return Stage(
         "verdicts",
@@ -107,7 +107,10 @@ def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], l
 
 
 def in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """All stages needed, each once, inputs before what needs them."""
+    """Every stage needed, each once, inputs first.
+
+    Depth first instead of by level (graphlib's order): an interrupted run then has finished some cells whole.
+    """
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:

@@ -1,8 +1,8 @@
-"""Experiments as data (experiments.toml): which cells a question needs, and what is compared among them.
+"""Experiments as data (experiments.toml): the cells that a question needs, and what is compared among them.
 
-An experiment is a list of runs; every run is what one `bench run` would do, so cells are shared with everything else in
-the same results folder.  Runs of kind `credit` stop before PPO, `overhead` trains nothing, and `agreement` ranks the
-reward models of two other runs.
+An experiment is a list of runs.  Each run plans what one `bench run` would, so its cells are shared with all others in
+the same results folder.  Runs of kind `credit` stop before PPO, `overhead` trains nothing, and `agreement` compares the
+rankings of reward models by two other runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -25,6 +25,7 @@ from rlhf_bench.harness.plan import cells, shared
 from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
 from rlhf_bench.harness.presets import parse_seeds
 from rlhf_bench.harness.settings import GROUPS
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 Assignments = Mapping[str, Mapping[str, str]]
 RunKind = Literal["train", "credit", "overhead", "agreement"]
@@ -34,8 +35,8 @@ RunKind = Literal["train", "credit", "overhead", "agreement"]
 class ExperimentRun:
     """One `bench run` of an experiment.
 
-    `needs` names a setting that the caller must give (a data set's path); `seeds` are the run's own where they are not
-    the experiment's.  Kind `agreement`: `of` names the runs of PPO and of best-of-n, `n` what is taken of the latter.
+    `needs` names a setting that the caller must give (a data set's path); `seeds`, where given, replace the experiment's.
+    For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
     """
 
     name: str = "main"
@@ -43,7 +44,7 @@ class ExperimentRun:
     rms: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-    set: Mapping[str, Any] = field(default_factory=dict)
+    set: Row = field(default_factory=dict)
     kind: RunKind = "train"
     needs: str = ""
     seeds: str = ""
@@ -54,7 +55,7 @@ class ExperimentRun:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A paired difference of two reward models, made in every run that has both."""
+    """A paired difference of two reward models, computed in every run that has both."""
 
     a: str
     b: str
@@ -66,7 +67,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, the runs that answer it, the differences to look at, and the tables that show the rest."""
+    """A question, the runs that answer it, the contrasts, and the names of the tables to show."""
 
     name: str
     question: str
@@ -78,7 +79,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Made:
-    """An experiment's plan: per run its cells, and the stages of analyses that need no PPO by (reward model, seed)."""
+    """An experiment's plan: the cells of each run, and the stages of analyses without PPO by (reward model, seed)."""
 
     plans: Mapping[str, Plan]
     analyses: Mapping[str, Mapping[tuple[str, int], Stage]]
@@ -93,20 +94,20 @@ class Made:
 
 @cache
 def load() -> Mapping[str, Experiment]:
-    """The experiments that ship with the package, by name."""
+    """The packaged experiments by name."""
     text = files("rlhf_bench.harness.plan").joinpath("experiments.toml").read_text(encoding="utf-8")
     return {name: _experiment(name, values) for name, values in tomllib.loads(text).items()}
 
 
-def _experiment(name: str, values: Mapping[str, Any]) -> Experiment:
+def _experiment(name: str, values: Row) -> Experiment:
     runs = tuple(_run(run) for run in values["runs"])
     contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
     shows = {"shows": tuple(values["shows"])} if "shows" in values else {}
     return Experiment(name, values["question"], values["seeds"], runs, contrasts, **shows)
 
 
-def _run(values: Mapping[str, Any]) -> ExperimentRun:
-    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def _run(values: Row) -> ExperimentRun:
+    found: JsonObject = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return ExperimentRun(**found)
 
 
@@ -121,11 +122,10 @@ def find(name: str) -> Experiment:
 def make(
     experiment: Experiment, asked: Sequence[int], given: Assignments, policy: str = "tiny", preset: str = ""
 ) -> Made:
-    """Plan every run, on the seeds `asked` for, or on its own where there are none.
+    """Plan every run on the seeds in `asked`, or on its own seeds where `asked` is empty.
 
-    `given` are settings by hand; a plugin's reach the runs that have it, the harness's all of them.
-
-    A run that needs a setting which nobody gave is left out and named.  Raises BenchError for a group that fits no run.
+    `given` are settings by hand: those of the harness apply to every run, those of a plugin to the runs that use it.  A
+    run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run.
     """
     _check_groups(experiment, given)
     plans: dict[str, Plan] = {}
@@ -135,7 +135,7 @@ def make(
         seeds = asked or parse_seeds(run.seeds or experiment.seeds)
         group, _, key = run.needs.partition(".")
         if run.kind == "agreement":
-            continue  # made of the other runs' cells
+            continue  # computed from the cells of the other runs
         if run.needs and not given.get(group, {}).get(key):
             left_out[run.name] = run.needs
         elif run.kind == "overhead":
@@ -179,7 +179,7 @@ def _check_groups(experiment: Experiment, given: Assignments) -> None:
 
 
 def credit_stage(cell: cells.Cell) -> Stage:
-    """The stage that scores the held-out pairs token by token, whose flaws are known."""
+    """The stage that scores the held-out pairs token by token; the places of their flaws are known."""
     sft, pairs = cell.stages["sft"], cell.stages["pairs"]
     scale = cell.stages["scale"]
     shown = {"prompts": scale.inputs["prompts"]} if cell.reads_examples else {}
@@ -196,13 +196,15 @@ def credit_stage(cell: cells.Cell) -> Stage:
 
 
 def overhead_stage(seed: int) -> Stage:
-    """The stage that measures what scoring costs."""
+    """The stage that measures the cost of scoring.  Its function builds the reward models by name: `code` adds theirs."""
     code = ("rlhf_bench.harness.statistics.cost", "rlhf_bench.reward_models.seq2seq", "rlhf_bench.reward_models.scalar")
     return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stages.overhead:overhead", {"seed": seed}, code=code)
 
 
 def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
-    """Execute the stages that `root` lacks.  Raises BenchError where `root` cannot be written."""
+    """Execute the stages that `root` lacks.  Raises BenchError for an unusable device and an unwritable `root`."""
+    if not all(stage.done(root) for stage in made.order):
+        machine = machine.resolved()
     root.prepare()
     for planned in made.plans.values():
         record_cells(planned, root)  # first, so that an interrupted experiment can say what it lacks
@@ -213,8 +215,8 @@ def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
     return Outcome(outcome.made + timed.made, {**outcome.failed, **timed.failed}, outcome.skipped + timed.skipped)
 
 
-def record(experiment: Experiment, made: Made, command: str) -> dict[str, Any]:
-    """experiments/NAME.json: where everything lies that the experiment's results are computed from."""
+def record(experiment: Experiment, made: Made, command: str) -> JsonObject:
+    """The content of experiments/NAME.json: the cells and stages that the experiment's results are computed from."""
     seeds = {cell.seed for planned in made.plans.values() for cell in planned.cells}
     seeds |= {seed for found in made.analyses.values() for _, seed in found}
     return {
@@ -232,5 +234,5 @@ def record(experiment: Experiment, made: Made, command: str) -> dict[str, Any]:
 
 
 def record_path(out: Path, name: str) -> Path:
-    """Where an experiment's record lies below a results folder."""
+    """The path of an experiment's record below a results folder."""
     return out / "experiments" / f"{name}.json"

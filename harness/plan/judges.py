@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import HasVerdictSettings
 from rlhf_bench.harness.stages.judge import load_judge
+from rlhf_bench.harness.text.types import Row
 
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """A judge by name, all its settings, and what of them its verdicts depend on (which enters keys)."""
+    """A judge by name with all its settings; `content` is what its verdicts depend on, and enters keys."""
 
     name: str
-    settings: Mapping[str, Any]
-    content: Mapping[str, Any]
+    settings: Row
+    content: Row
 
 
-def judge_spec(name: str, given: Mapping[str, Any]) -> JudgeSpec:
-    """Make the judge once, to learn what a plan needs of it.  Raises BenchError for anything wrong with it."""
+def judge_spec(name: str, given: Row) -> JudgeSpec:
+    """Build the judge once and read what a plan needs of it.
+
+    Raises BenchError for an unknown name, a wrong setting, and settings that are no JSON.
+    """
     settings = factory_settings(name, plugins.find("judge", name).factory(), given)
     judge = load_judge(name, settings)
     content = dict(judge.verdict_settings) if isinstance(judge, HasVerdictSettings) else settings

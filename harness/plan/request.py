@@ -1,4 +1,4 @@
-"""`bench run` without its command line: plan the cells, make what is missing, judge, and say where the report is."""
+"""A request and its plan: which cells `bench run` or `api.run` asks for, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -18,20 +17,21 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import OPTIMIZERS
-from rlhf_bench.harness.plan.judges import JudgeSpec, judge_spec
+from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.text.types import JsonObject
 
 DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.  `assignments` are the --set texts: group -> key -> value.
+    """The arguments of a run.  `assignments` are the --set texts: group -> key -> value.
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
-    training prompts PPO optimises on ("": the task's own).  `n`: what best-of-n takes (None: as set).
+    training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
     """
 
     task: str
@@ -50,28 +50,31 @@ class Request:
 
     @property
     def tasks(self) -> list[str]:
-        """Every task named, once, the home task first."""
+        """Every task that is named, once each, the home task first."""
         return list(dict.fromkeys(filter(None, [self.task, self.train_prompts, *self.prompts])))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a request with their judges' stages, inputs first in `order`."""
+    """The cells of a request, and the stages of their judges by cell name and judge name."""
 
     cells: tuple[plan_cells.Cell, ...]
-    judged: Mapping[str, Mapping[str, Stage]]  # cell name -> judge name -> stage
+    judged: Mapping[str, Mapping[str, Stage]]
     settings: Settings
 
     @property
     def order(self) -> list[Stage]:
-        """Every stage once, inputs first; those of one reward model together, so that interrupted runs finish some."""
+        """Every stage once, inputs first, those of one cell together: an interrupted run has finished some cells."""
         return plan_cells.in_order(
             [s for cell in self.cells for s in (*cell.stages.values(), *self.judged[cell.name].values())]
         )
 
 
 def make_plan(request: Request) -> Plan:
-    """Check everything that can be checked before anything is computed.  Raises BenchError."""
+    """The plan of a request, with everything checked that can be checked before anything is computed.
+
+    Imports no torch.  Raises BenchError for unknown names, wrong settings, unreadable data and missing models.
+    """
     for name in request.optimizers:
         if name not in OPTIMIZERS:
             raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
@@ -85,11 +88,12 @@ def make_plan(request: Request) -> Plan:
     ):
         for name in wanted:
             plugins.find(kind, name)  # type: ignore[arg-type]
-    settings = make_settings(_preset(request), _assigned(request), frozenset(names))
+    preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
+    settings = make_settings(preset, _assigned(request), frozenset(names))
     opened = {name: _open(name, request, settings) for name in request.tasks}
     policy = policy_identity(request.policy, settings)
     home, optimised = opened[request.task], opened[request.train_prompts or request.task]
-    # made here, because a wrong setting must not show only after hours of training
+    # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
     cells, judged = [], {}
     for seed in request.seeds:
@@ -102,12 +106,15 @@ def make_plan(request: Request) -> Plan:
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer)
             cell = replace(cell, differing=_differing(request, tasks))
             cells.append(cell)
-            judged[cell.name] = {judge.name: _judge(judge, cell) for judge in judges}
+            label = cell_label(cell.task, cell.reward_model, cell.seed)
+            judged[cell.name] = {
+                judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
+            }
     return Plan(tuple(cells), judged, settings)
 
 
 def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPlan:
-    """A task of the request, looked at as far as it is used: another one's demonstrations are nobody's business."""
+    """A task of the request, read as far as it is used: only the home task needs demonstrations."""
     used: dict[str, Sequence[Split]] = {
         request.train_prompts: ("train", "test"),
         request.task: ("sft", "train", "test"),
@@ -118,12 +125,8 @@ def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPla
     return opened
 
 
-def _preset(request: Request) -> str:
-    return request.preset or ("tiny" if request.policy == "tiny" else "small")
-
-
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
-    """--set with --data, --limit and --n, which are short for settings, folded in."""
+    """The --set texts together with --data, --limit and --n, which are short forms of settings."""
     groups = {name: dict(values) for name, values in request.assignments.items()}
     if request.data:
         groups.setdefault(request.task, {})["data"] = request.data
@@ -135,19 +138,16 @@ def _assigned(request: Request) -> dict[str, dict[str, str]]:
 
 
 def _differing(request: Request, tasks: plan_tasks.Tasks) -> dict[str, str]:
-    """Settings by hand, without those of other prompts than the cell's."""
+    """The settings given by hand, without those of tasks that the cell does not use and of the report's statistics."""
     others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name}
     groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others | {"stats"}}
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 
-def _judge(judge: JudgeSpec, cell: plan_cells.Cell) -> Stage:
-    label = cell_label(cell.task, cell.reward_model, cell.seed)
-    return plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, cell.seed)
-
-
 def run(made: Plan, root: store.Store, machine: Machine) -> Outcome:
-    """Execute the stages that `root` lacks.  Raises BenchError where `root` cannot be written."""
+    """Execute the stages that `root` lacks.  Raises BenchError for an unusable device and an unwritable `root`."""
+    if not all(stage.done(root) for stage in made.order):
+        machine = machine.resolved()
     root.prepare()
     record_cells(made, root)  # first, so that a report can say what an interrupted run lacks
     return execute(made.order, root, machine)
@@ -158,7 +158,7 @@ def record_cells(made: Plan, root: store.Store) -> None:
     (root.root / "cells").mkdir(parents=True, exist_ok=True)
     for cell in made.cells:
         path = root.root / "cells" / f"{cell.name}.json"
-        before: dict[str, Any] = store.read_json(path).get("judges", {}) if path.exists() else {}
+        before: JsonObject = store.read_json(path).get("judges", {}) if path.exists() else {}
         judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
         record = {**cell.record(), "judges": {**before, **judges}}
         if not path.exists() or store.read_json(path) != record:
@@ -185,22 +185,28 @@ def raise_first(outcome: Outcome) -> None:
     raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
 
 
-def rough_seconds(stage: Stage, root: store.Store) -> float | None:
-    """How long a stage may take: its cost at the median rate of stages alike (kind, task, policy) in this store.
+def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float | None]:
+    """About how long each stage takes, by key: its cost at the median rate of stages alike (kind, task, policy).
 
-    Without any, figures measured with the tiny policy on the controlled world; for other policies None.
+    Rates come from the finished stages in `root`; without any alike, from measurements with the tiny policy on the
+    default synthetic task; None for other policies and tasks.
     """
-    rates: list[float] = []
-    for path in sorted((root.root / stage.kind).glob(f"*/{store.MARKER}")):
-        record = store.read_json(path)
-        if record["cost"] and record["family"] == stage.family:
-            rates.append(record["seconds"] / record["cost"])
-    if rates:
-        return sorted(rates)[len(rates) // 2] * stage.cost
-    if stage.kind == "verdicts":
-        return 0.0
-    known = stage.family.startswith("dialogsum tiny") and stage.kind in TYPICAL
-    return stage.cost * TYPICAL[stage.kind] if known else None
+    rates: dict[tuple[str, str], list[float]] = {}
+    for kind in {stage.kind for stage in stages}:
+        for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
+            record = store.read_json(path)
+            if record["cost"]:
+                rates.setdefault((kind, record["family"]), []).append(record["seconds"] / record["cost"])
+    found: dict[str, float | None] = {}
+    for stage in stages:
+        alike = sorted(rates.get((stage.kind, stage.family), ()))
+        known = stage.family.startswith("dialogsum tiny") and stage.kind in TYPICAL
+        rate = alike[len(alike) // 2] if alike else TYPICAL[stage.kind] if known else None
+        if rate is None:
+            found[stage.key] = 0.0 if stage.kind == "verdicts" else None
+        else:
+            found[stage.key] = rate * stage.cost
+    return found
 
 
 TYPICAL = {

@@ -1,29 +1,31 @@
-"""The stages that all reward models of a seed share (policy, prompts, pairs, baseline), and how folders are called."""
+"""The stages that all reward models of a seed share (policy, prompts, pairs, baseline), and the labels of folders.
+
+A stage's `params` decide its key.  What only says where to find something (a task's own settings, where the key holds
+the hash of its content) goes into `payload`, so that sweeps over unrelated settings share results.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.text.types import Row
 
 H = "rlhf_bench.harness"
 
 
 def safe_label(name: str) -> str:
-    """A name as part of a file name."""
+    """A name as part of a file name: letters, digits and `-_.`, at most 60 characters."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")[:60] or "unnamed"
 
 
 def cell_label(task: str, reward_model: str, seed: int) -> str:
-    """How a cell's own folders and record are called."""
+    """The label of a cell's own folders and of its record."""
     return f"{safe_label(task)}-{safe_label(reward_model)}-s{seed}"
 
 
-def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: Settings) -> dict[str, Stage]:
-    """What all reward models of a seed share: sft, train_prompts, prompts, pairs, baseline."""
+def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> dict[str, Stage]:
+    """The stages sft, train_prompts, prompts, pairs and baseline by role."""
     home = tasks.home
     label = f"{safe_label(home.name)}-{safe_label(policy['name'])}-s{seed}"
     family = f"{home.name} {policy['name']}"
@@ -32,7 +34,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: 
         label,
         f"{H}.stages.policy:sft",
         {
-            "task": home.content,
+            "task": home.content,  # examples alone: settings of the pairs change no SFT policy
             "policy": {k: v for k, v in policy.items() if k != "name"},
             "sft": settings.group("sft"),
             "data": settings.group("data"),
@@ -79,7 +81,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Mapping[str, Any], settings: 
 
 
 def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> Stage:
-    """The prompts of a run, filtered once so that every arm sees the same ones."""
+    """The prompts that fit the policy's context, chosen once so that all arms get the same ones."""
     return Stage(
         "prompts",
         f"{safe_label(task.name)}-s{sft.params['seed']}",

@@ -1,49 +1,49 @@
-"""Tasks as a plan sees them: opened once, hashed, and which of them is trained, optimised and evaluated on."""
+"""The tasks of a plan: opened once, hashed, and told apart by what they are used for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import HasOrigin, Task
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """A task that was opened once to learn what the plan needs of it.
+    """What a plan needs of a task, read once.
 
-    `examples` hashes its prompts and demonstrations alone: what does not look at pairs is shared between settings that
-    change only them.
+    `fingerprint` hashes its code, `origin.sha256` all of its data, and `examples` its prompts and demonstrations alone:
+    stages that read no pairs are shared between settings that change only the pairs.
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Row
     fingerprint: str
     origin: Origin
     max_response: int
     examples: str
 
     @property
-    def params(self) -> dict[str, Any]:
-        """What enters keys: name, settings and the hash of its content."""
+    def params(self) -> JsonObject:
+        """What enters keys: name, settings and the hash of the data."""
         return {"name": self.name, "settings": dict(self.settings), "sha256": self.origin.sha256}
 
     @property
     def content(self) -> dict[str, str]:
-        """What enters the keys of stages that see examples and no pairs."""
+        """What enters the keys of stages that read examples and no pairs."""
         return {"name": self.name, "examples": self.examples}
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """The task that the policy and the reward model come from, whose prompts PPO optimises on, and whose are held out.
+    """The task that everything is trained on, the one whose prompts PPO optimises on, and the evaluated one.
 
-    All three are one unless something out of distribution was asked for.
+    All three are the same unless --prompts or --train-prompts name another.
     """
 
     home: TaskPlan
@@ -52,7 +52,7 @@ class Tasks:
 
     @property
     def label(self) -> str:
-        """The home task's name, and what differs."""
+        """The home task's name, followed by what differs from it."""
         parts = [self.home.name]
         if self.optimised is not self.home:
             parts.append(f"optimised on {self.optimised.name}")
@@ -61,12 +61,11 @@ class Tasks:
         return " ".join(parts)
 
 
-def open_task(
-    name: str, given: Mapping[str, Any], splits: Sequence[Split] = ("sft", "train", "test")
-) -> tuple[TaskPlan, Task]:
-    """Build the task with its settings and look at its data once.  Raises BenchError for anything wrong with either.
+def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", "test")) -> tuple[TaskPlan, Task]:
+    """Build the task with its settings and read its data once.
 
-    `splits` are those that will be used: a task may have prompts alone.
+    `splits` are those that will be used: a task may have prompts alone.  Raises BenchError for an unknown name, a wrong
+    setting, a missing member and data that cannot be read.
     """
     plugin = plugins.find("task", name)
     settings = factory_settings(name, plugin.factory(), given)
@@ -87,7 +86,7 @@ def open_task(
 
 
 def origin_of(task: Task) -> Origin:
-    """The task's own statement, else its content's hash under an unknown origin."""
+    """The origin that the task states, else the hash of its content with an origin that says nothing is stated."""
     if isinstance(task, HasOrigin):
         return task.origin
     rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]
