@@ -1,8 +1,8 @@
-"""Finding tasks, reward models and judges by name: entry points, or `module:attribute` without packaging.
+"""Tasks, reward models and judges by name: installed entry points, or `module:attribute` without packaging.
 
-A name may carry what its factory calls `source`: `hf:FOLDER_OR_HUB_ID` is the plugin `hf` with that source.
-
-Only the plugin asked for is imported; a broken one harms nobody else; a name taken twice is an error that names both.
+A name may carry a `source` for its factory: `hf:FOLDER_OR_HUB_ID` is the plugin `hf` with that source.  Only the plugin
+that is asked for is imported, so a broken plugin affects no other.  Two plugins of one name are an error that names
+both owners.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GROUPS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that was found, not imported yet.  `reference` is module:attribute, `source` what its name carries."""
+    """A plugin, not imported yet.  `reference` is module:attribute, `source` the part of the name after `:`."""
 
     kind: Kind
     name: str
@@ -46,15 +46,15 @@ class Plugin:
 
     @property
     def label(self) -> str:
-        """The name for reports and file names: of a path that it carries the last part and a hash."""
+        """The name for reports and file names: a path in it is shortened to its last part and a hash."""
         if not self.source or (self.source.count("/") == 1 and not Path(self.source).expanduser().exists()):
-            return self.name  # a hub id is short, and says who made it
+            return self.name  # a hub id is short and names its owner
         path = Path(self.source).expanduser()
         where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:4]
         return f"{self.name.partition(':')[0]}:{path.name[:40]}~{where}" if path.exists() else self.name
 
     def factory(self) -> Callable[..., Any]:
-        """Import it: a callable whose parameters are the plugin's settings.  Raises BenchError like `target`."""
+        """The imported factory: its parameters are the plugin's settings.  Raises BenchError as `target`."""
         target = self.target()
         if self.kind == "reward-model" and scores_texts(target):
             adapter = find("reward-model", "function").target()  # by name: this layer imports no reward model
@@ -62,7 +62,7 @@ class Plugin:
         return partial(target, source=self.source) if self.source else target
 
     def target(self) -> Callable[..., Any]:
-        """What stands at the reference, imported.  Raises BenchError in one line, whatever its module raises."""
+        """The imported object at the reference.  Any exception of its module becomes a BenchError of one line."""
         module_name, _, attribute = self.reference.partition(":")
         try:
             target: Any = importlib.import_module(module_name)
@@ -92,13 +92,13 @@ def registered(kind: Kind) -> list[Plugin]:
 
 @cache
 def _registered(kind: Kind, _path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """Read once for each path that distributions are looked for on: a plan asks hundreds of times."""
+    """Cached by sys.path, where distributions are searched: one plan asks hundreds of times."""
     points = sorted(entry_points(group=GROUPS[kind]), key=lambda p: (p.name, p.value))
     return tuple({(p.name, p.value): _from_entry_point(kind, p) for p in points}.values())
 
 
 def available(kind: Kind) -> dict[str, Plugin]:
-    """The registered plugins by name (the first of a name that is taken twice: `find` refuses it)."""
+    """The registered plugins by name; of a name that is taken twice the first (`find` refuses it)."""
     return {plugin.name: plugin for plugin in reversed(registered(kind))}
 
 
@@ -125,13 +125,13 @@ def find(kind: Kind, name: str) -> Plugin:
         return replace(owner, name=name, source=source)
     if ":" in name:
         if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))  # `module:attribute` beside the user, as `python -m` would find it
+            sys.path.append(str(Path.cwd()))  # a module in the current folder, as `python -m` would find it
         return Plugin(kind, name, name)
     raise BenchError(f"Unknown {kind} {name!r}.", f"{did_you_mean(name, available(kind))} Or give module:attribute.")
 
 
 def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:
-    """The plugin's object.  Raises BenchError when the factory fails."""
+    """The object that the plugin's factory makes from `settings`.  Raises BenchError when the factory fails."""
     factory = find(kind, name).factory()
     try:
         return factory(**settings)

@@ -1,4 +1,8 @@
-"""A stage: a function from settings and earlier folders to a new folder, named by a hash of all it depends on."""
+"""A stage: a function from settings and input folders to a new folder, named by a hash of all it depends on.
+
+The hash covers the stage's parameters, its inputs' hashes and the code that computes the result (fingerprint.py), so a
+folder that exists is never stale: whatever changes a result changes its name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from rlhf_bench.harness.seams import Progress, no_progress
 
 @dataclass(frozen=True)
 class Stage:
-    """One node of the plan.  Two stages with equal keys are the same stage, whoever asks for it.
+    """One node of the plan.  Two stages with equal keys are the same stage, planned by whichever cell.
 
     `function` is "module:name".  The key hashes `params` (JSON values), the inputs' keys and the code that computes the
     result: the import closure of the function's module and of the modules in `code` (what the function reaches by name
@@ -40,12 +44,12 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """Names the result."""
+        """Hash that names the result: equal keys mean equal results."""
         return self._hash(self.params, {name: stage.key for name, stage in self.inputs.items()})
 
     @cached_property
     def seedless_key(self) -> str:
-        """Names the arm: equal for stages that differ in the training seed alone, all the way down."""
+        """Hash that names the arm: equal for stages that differ, with all their inputs, in the seed alone."""
         params = {name: value for name, value in self.params.items() if name != "seed"}
         return self._hash(params, {name: stage.seedless_key for name, stage in self.inputs.items()})
 
@@ -60,7 +64,7 @@ class Stage:
 
     @property
     def place(self) -> list[str]:
-        """Where the result lies, as cell records say it: kind, label, short key."""
+        """The result's place in the store as cell records write it: kind, label, short key."""
         return [self.kind, self.label, self.key[: store.KEY_LENGTH]]
 
     def folder(self, root: store.Store) -> Path:
@@ -73,19 +77,20 @@ class Stage:
 def run_stage(
     stage: Stage, root: store.Store, device: str, progress: Progress = no_progress, trackers: Sequence[str] = ()
 ) -> bool:
-    """Make the stage's folder unless it is there; True when it was made now.  The inputs must be complete.
+    """Compute the stage's folder unless it exists; True when it was computed now.  The inputs must be complete.
 
-    `trackers` are names of pipeline/trackers.py, for those stages that have scalars to log.
+    `trackers` names loggers of pipeline/trackers.py for stages that log scalars.  Raises what the stage's function
+    raises; an interrupted stage keeps its checkpoints in the store's scratch folder and continues from them.
     """
     import importlib
 
     module, _, name = stage.function.partition(":")
     with root.writing(stage.kind, stage.label, stage.key) as place:
         if place is None:
-            return False
+            return False  # another process completed it while this one waited for the lock
         function: StageFunction = getattr(importlib.import_module(module), name)
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
-        marked = reset_peak_memory()
+        marked = reset_peak_memory()  # the kernel's mark covers the whole process: earlier stages must not count
         wall, cpu = time.perf_counter(), time.process_time()
         folder = root.root / "tracking" / "-".join(stage.place)
         tracked = Tracked(tuple(trackers), folder, stage.name, place[1])
@@ -105,12 +110,12 @@ def run_stage(
             "figures": dict(figures),
             **environment(),
         }
-        store.write_json(place[0] / store.MARKER, record)
+        store.write_json(place[0] / store.MARKER, record)  # last: the marker's presence says that the folder is whole
     return True
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, as the stage's own process sees them."""
+    """Versions of the libraries that compute, and the kind of machine, of this process."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -35,7 +35,7 @@ RunKind = Literal["train", "credit", "overhead", "agreement"]
 class ExperimentRun:
     """One `bench run` of an experiment.
 
-    `needs` names a setting that the caller must give (a data set's path); `seeds`, where given, replace the experiment's.
+    `needs` names a setting that the caller must give (a data set's path); `seeds` replaces the experiment's.
     For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
     """
 
@@ -196,7 +196,7 @@ def credit_stage(cell: cells.Cell) -> Stage:
 
 
 def overhead_stage(seed: int) -> Stage:
-    """The stage that measures the cost of scoring.  Its function builds the reward models by name: `code` adds theirs."""
+    """The stage that measures the cost of scoring.  It builds reward models by name: `code` adds theirs."""
     code = ("rlhf_bench.harness.statistics.cost", "rlhf_bench.reward_models.seq2seq", "rlhf_bench.reward_models.scalar")
     return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stages.overhead:overhead", {"seed": seed}, code=code)
 
