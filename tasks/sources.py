@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jsonlines
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.store import numbered_rows
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
@@ -150,41 +151,27 @@ def _table(path: Path) -> Iterator[Row]:
 
 def _objects(path: Path) -> Iterator[Row]:
     with _open(path) as file:
-        counted = _Counted(file)
-        reader = jsonlines.Reader(counted)
-        while True:
-            try:
-                values = reader.read(type=dict, skip_empty=True)
-            except EOFError:
-                if counted.ended:
-                    return
-                raise  # of a truncated gzip file, not of the rows
-            except jsonlines.InvalidLineError as error:
-                raise _invalid(path, error) from error
-            except RecursionError as error:
-                raise BenchError(
-                    f"{path}, line {counted.line}: nested too deeply.", "Rows hold plain columns."
-                ) from error
-            yield Row(f"{path}, line {counted.line}", values)
+        try:
+            for number, values in numbered_rows(_whole(file), skip_empty=True):
+                yield Row(f"{path}, line {number}", values)
+        except jsonlines.InvalidLineError as error:
+            raise _invalid(path, error) from error
 
 
-class _Counted:
-    """The lines of a file, knowing which one was read last and whether the file really ended."""
-
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self.lines, self.line, self.ended = lines, 0, False
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self.lines:
-            self.line += 1
-            yield line
-        self.ended = True
+def _whole(file: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file.  A truncated gzip file raises EOFError, which `numbered_rows` forbids."""
+    try:
+        yield from file
+    except EOFError as error:
+        raise gzip.BadGzipFile(str(error)) from error
 
 
 def _invalid(path: Path, error: jsonlines.InvalidLineError) -> BenchError:
     where = f"{path}, line {error.lineno}"
     if isinstance(error.__cause__, UnicodeDecodeError):
         return BenchError(f"{where}: not UTF-8 ({error.__cause__.reason}).", "Save the file as UTF-8.")
+    if isinstance(error.__cause__, RecursionError):
+        return BenchError(f"{where}: nested too deeply.", "Rows hold plain columns.")
     if isinstance(error.__cause__, ValueError):
         return BenchError(
             f"{where}: malformed JSON ({error.__cause__}): {_short(error.line)}", "Mend or drop the line."

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jsonlines
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,6 +177,65 @@ def test_damaged_rows_are_named(tmp_path: Path, damage: bytes) -> None:
     file.write_bytes(damage)
     with pytest.raises(BenchError, match=r"rows\.jsonl is damaged"):
         read_rows(file)
+
+
+@pytest.mark.parametrize("damage", [b'{"a": 1}\n{"a"\n', b'{"a": 1}\n' + b"[" * 100_000 + b"\n"])
+def test_the_damaged_line_is_named(tmp_path: Path, damage: bytes) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(damage)
+    with pytest.raises(BenchError) as caught:
+        read_rows(file)
+    assert caught.value.seen == f"{file} is damaged (line 2: no JSON object)."
+
+
+def by_lines(data: bytes) -> list[Any] | None:
+    """`read_rows`, by definition; None where it refuses the file."""
+    try:
+        lines = data.decode("utf-8").removesuffix("\n").split("\n") if data else []
+        rows = [json.loads(line) for line in lines]
+    except ValueError:
+        return None
+    return rows if all(isinstance(row, dict) for row in rows) else None
+
+
+pieces = st.sampled_from(
+    ['{"a":1}', "{}", "[", "]", "{", "}", "\n", ",", '"', '{"a":[1', "2]}", "null", '"x', " ", "\r"]
+)
+
+
+@given(st.lists(pieces, max_size=8).map("".join))
+def test_rows_are_read_line_by_line(file: Path, text: str) -> None:
+    file.write_bytes(text.encode())
+    wanted = by_lines(text.encode())
+    if wanted is None:
+        with pytest.raises(BenchError):
+            read_rows(file)
+    else:
+        assert read_rows(file) == wanted
+
+
+@pytest.mark.parametrize("text", ['{"a":1}\n{"b":null}\n', '{"a":"\\u2028"}', "", '{"a":1}\r\n'])
+def test_whole_files_are_read(file: Path, text: str) -> None:
+    file.write_bytes(text.encode())
+    assert read_rows(file) == by_lines(text.encode()) is not None
+
+
+def test_lines_are_numbered_with_the_blank_ones() -> None:
+    lines = [b"\n", b'{"a": 1}\n', b" \n", b'{"a": 2}']
+    assert list(store.numbered_rows(lines, skip_empty=True)) == [(2, {"a": 1}), (4, {"a": 2})]
+
+
+def test_reading_does_not_depend_on_the_decoders_that_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """jsonlines decodes with orjson or ujson by default; neither accepts a lone surrogate, which models do write."""
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(
+        jsonlines, "Reader", lambda lines, _=jsonlines.Reader, **o: (options.update(o), _(lines, **o))[1]
+    )
+    write_rows(tmp_path / "rows.jsonl", [{"text": "\ud800"}])
+    assert read_rows(tmp_path / "rows.jsonl") == [{"text": "\ud800"}]
+    assert options["loads"] is json.loads
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"a": ', b"\xff", b"{} {}"])

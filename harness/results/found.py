@@ -6,7 +6,7 @@ left out and named; the others are reported.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,24 +142,29 @@ def _file(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the first bad row of a file, wherever it stands."""
-    number = 0
+    """What is wrong with a file of rows: one that cannot be read, is empty or cut off, or lacks one of `needed`."""
     try:
-        rows = store.rows_in(data) if (data := path.read_bytes()).endswith(b"\n") else None
-        wanted = frozenset(needed)
-        if rows and all(wanted <= row.keys() for row in rows):
-            yield from _kept(path, rows)
-            return
-        with path.open("rb") as file:  # line by line, to say where
-            for number, row in enumerate(file, 1):
-                if problem := _row(row, needed):
-                    yield f"{path} is damaged or of another version of this program (line {number}: {problem})"
-                    return
-    except OSError as error:
-        yield f"{path} cannot be read: {error.strerror}"
+        rows = store.read_rows(path)
+    except BenchError as error:
+        yield error.seen.removesuffix(".")
         return
-    if not number:
+    wanted = frozenset(needed)
+    at = next((at for at, row in enumerate(rows) if not wanted <= row.keys()), None)
+    if not rows:
         yield f"{path} is empty"
+    elif at is not None:
+        lacking = next(name for name in needed if name not in rows[at])
+        yield f"{path} is damaged or of another version of this program (line {at + 1}: no {lacking!r})"
+    elif not _ends_with_newline(path):
+        yield f"{path} is damaged (line {len(rows)}: cut off)"
+    else:
+        yield from _kept(path, rows)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _kept(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -170,15 +175,3 @@ def _kept(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
         columns.keep(path, rows)
     except (TypeError, ValueError, AttributeError) as error:
         yield f"{path} is damaged or of another version of this program ({error})"
-
-
-def _row(row: bytes, needed: Sequence[str]) -> str:
-    """What is wrong with a line, "" where nothing is; one without its end was cut off."""
-    try:
-        found: Any = json.loads(row)
-    except ValueError:
-        return "no JSON"
-    if not isinstance(found, dict):
-        return f"a {type(found).__name__}"
-    absent = [f"no {name!r}" for name in needed if name not in found]
-    return absent[0] if absent else "" if row.endswith(b"\n") else "cut off"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,30 +69,3 @@ def test_an_earlier_checkpoint_and_a_replaced_file_are_read_again(tmp_path: Path
     assert [found.rows("sample", i) for i in (1, 2)] == [rows[:1], rows[1:]]
     store.write_rows(path, rows[:1])
     assert columns.read(path).last("sample") == 1
-
-
-def by_lines(data: bytes) -> list[Any] | None:
-    """`rows_in`, by definition."""
-    try:
-        lines = data.decode("utf-8").removesuffix("\n").split("\n") if data else []
-        rows = [json.loads(line) for line in lines]
-    except ValueError:
-        return None
-    return rows if all(isinstance(row, dict) for row in rows) else None
-
-
-pieces = st.sampled_from(
-    ['{"a":1}', "{}", "[", "]", "{", "}", "\n", ",", '"', '{"a":[1', "2]}", "null", '"x', " ", "\r"]
-)
-
-
-@given(st.lists(pieces, max_size=8).map("".join))
-def test_reading_in_one_go_never_takes_what_reading_by_lines_takes_otherwise(text: str) -> None:
-    found = store.rows_in(text.encode())
-    if found is not None and text.count("\n") < 3:  # below that no two damaged lines can make up for one another
-        assert found == by_lines(text.encode())
-
-
-@pytest.mark.parametrize("text", ['{"a":1}\n{"b":null}\n', '{"a":"\\u2028"}', "", '{"a":1}\r\n'])
-def test_whole_files_are_read_in_one_go(text: str) -> None:
-    assert store.rows_in(text.encode()) == by_lines(text.encode()) is not None

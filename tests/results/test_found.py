@@ -210,4 +210,4 @@ def test_damage_of_a_pool_is_named_with_its_line(tmp_path: Path) -> None:
     assert f"{pool} is damaged" in said
     assert "line 2" in said
     pool.unlink()
-    assert "cannot be read" in find_cells([tmp_path])[1][0]
+    assert f"{pool} is missing" in find_cells([tmp_path])[1][0]
