@@ -230,9 +230,13 @@ def test_reading_does_not_depend_on_the_decoders_that_are_installed(
 ) -> None:
     """jsonlines decodes with orjson or ujson by default; neither accepts a lone surrogate, which models do write."""
     options: dict[str, Any] = {}
-    monkeypatch.setattr(
-        jsonlines, "Reader", lambda lines, _=jsonlines.Reader, **o: (options.update(o), _(lines, **o))[1]
-    )
+    own = jsonlines.Reader
+
+    def reader(lines: Any, **given: Any) -> Any:
+        options.update(given)
+        return own(lines, **given)
+
+    monkeypatch.setattr(jsonlines, "Reader", reader)
     write_rows(tmp_path / "rows.jsonl", [{"text": "\ud800"}])
     assert read_rows(tmp_path / "rows.jsonl") == [{"text": "\ud800"}]
     assert options["loads"] is json.loads
