@@ -122,12 +122,12 @@ class ArmContext:
 
 def scale(arm: ArmContext) -> Stage:
     """The stage that measures the reward's spread over SFT samples, by which every arm's rewards are divided."""
-    ppo = arm.settings.ppo
+    ppo, defaults = arm.settings.ppo, Settings().group("ppo")
     return Stage(
         "scale",
         arm.label(arm.tasks.home.name),
         f"{H}.stages.scale:scale",
-        {**arm.common, "ppo": arm.settings.group("ppo") | dict.fromkeys(_NOT_OF_SCALE, 1)},
+        {**arm.common, "ppo": arm.settings.group("ppo") | {name: defaults[name] for name in _NOT_OF_SCALE}},
         {**training_inputs(arm), "pairs": arm.stages["pairs"]},
         arm.payload,
         plugin_code=(arm.reward_model.code, arm.tasks.optimised.fingerprint),
@@ -308,4 +308,4 @@ _NOT_OF_SCALE = (
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
     *("micro_tokens", "offload", "critic", "value_weight", "engine", "engine_memory"),
 )
-"""PPO settings that the scale does not depend on: set to 1 in its key, so that sweeps over them share one scale."""
+"""PPO settings that the scale does not depend on: its key has their defaults, so that sweeps over them share a scale."""
