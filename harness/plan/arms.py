@@ -308,4 +308,4 @@ _NOT_OF_SCALE = (
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
     *("micro_tokens", "offload", "critic", "value_weight", "engine", "engine_memory"),
 )
-"""PPO settings that the scale does not depend on: its key has their defaults, so that sweeps over them share a scale."""
+"""PPO settings that the scale does not depend on: its key holds their defaults, so sweeps over them share it."""
