@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.seams import RewardModel, TrainableRewardModel
+from rlhf_bench.harness.seams import HasDiagnostics, RewardModel, TrainableRewardModel
 from rlhf_bench.harness.training.record import read_record
 
 if TYPE_CHECKING:
@@ -78,11 +78,10 @@ class Saved:
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
         """What the reward model itself says of the responses, in its own tokens."""
-        from rlhf_bench.harness.ppo.scoring import Diagnosing
         from rlhf_bench.harness.sampling.translate import in_tokens_of, reads_text
 
         model, tokenizer = self._loaded(str(rollout.mask.device))
-        if not isinstance(model, Diagnosing):
+        if not isinstance(model, HasDiagnostics):
             return {}
         return dict(model.diagnostics(rollout if reads_text(model) else in_tokens_of(tokenizer, rollout)))
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.models.micro_batch import Fit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.rollout import map_batches, rows_of
-from rlhf_bench.harness.seams import HasCorrections, RewardModel
+from rlhf_bench.harness.seams import HasCorrections, HasDiagnostics, RewardModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class Diagnosing(Protocol):
-    """A reward model that has more figures of a response than its rewards."""
-
-    def diagnostics(self, rollout: Rollout) -> Mapping[str, Tensor]:
-        """Figures [B] by name, e.g. where a response first diverges from the reward model's own."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +118,7 @@ def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dic
     """Figures [B] by name that every run must watch: the sum of `rewards` [B, T], length, shares of signs.
 
     A length bias, or rewards that are negative everywhere, show here first.  Figures of the reward model's own
-    (`Diagnosing`) are added.
+    (`HasDiagnostics`) are added.
     """
     length = rollout.mask.sum(1).clamp(min=1)  # an empty response has shares 0
     figures = {
@@ -135,6 +127,6 @@ def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dic
         "positive_share": (rewards > 0).sum(1) / length,
         "negative_share": (rewards < 0).sum(1) / length,
     }
-    if isinstance(scorer.model, Diagnosing):
+    if isinstance(scorer.model, HasDiagnostics):
         figures |= {name: values.float() for name, values in scorer.model.diagnostics(rollout).items()}
     return figures

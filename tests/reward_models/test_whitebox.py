@@ -21,8 +21,8 @@ from rlhf_bench.harness.checks.findings import attempt
 from rlhf_bench.harness.checks.reward_model import _rollout, reward_probes
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Rollout
-from rlhf_bench.harness.ppo.scoring import Diagnosing, NamedRewardModel, diagnose
-from rlhf_bench.harness.seams import RewardModel, TrainableRewardModel
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
+from rlhf_bench.harness.seams import HasDiagnostics, RewardModel, TrainableRewardModel
 from rlhf_bench.harness.slices import declared_type, rule_accuracy, type_by_rule
 from rlhf_bench.harness.stages.scale import scorable
 from rlhf_bench.reward_models import whitebox
@@ -228,7 +228,7 @@ def test_the_score_sits_on_the_last_token_and_the_features_are_told(tokenizer: A
 def test_the_seams_it_keeps() -> None:
     for one in (Whitebox(), Whitebox().with_examples(SHOWN)):
         assert isinstance(one, RewardModel)
-        assert isinstance(one, Diagnosing)
+        assert isinstance(one, HasDiagnostics)
         assert not isinstance(one, TrainableRewardModel)
 
 
