@@ -1,1 +1,1 @@
-"""The language-model judge: client, cache, prompts, parsing, both orders."""
+"""The language-model judge: prompt, requests, cache, parsing and the verdict from both orders."""

@@ -1,7 +1,7 @@
-"""What a judge's answers cost once and never again: raw responses in SQLite, shared by runs, processes and threads.
+"""The judge's cache: raw responses in SQLite, shared by runs, processes and threads, so that none is paid for twice.
 
-A stored response is parsed again by whoever reads it; one that holds no verdict is kept for looking inside and is never
-a hit.  The same file keeps what a server was found to honour, and what this command has spent of its budget.
+A stored response is parsed again when it is read; one that holds no verdict is kept for inspection and is never a hit.
+The same file keeps what a server was found to honour, and what each command has spent of its budget.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.store import canonical
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 VERSION = 1
 VARIABLE = "RLHF_BENCH_CACHE"
@@ -31,121 +34,128 @@ TABLES = (
 
 
 def cache_path(setting: str) -> Path:
-    """Where the cache lies: the setting, else the environment variable RLHF_BENCH_CACHE, else the user's cache."""
+    """The cache's file: the setting, else the environment variable RLHF_BENCH_CACHE, else one in the user's cache."""
     chosen = setting or os.environ.get(VARIABLE) or "~/.cache/rlhf-bench/judge.sqlite"
     return Path(chosen).expanduser()
 
 
 class Cache:
-    """One SQLite file.  Every method may be called from any thread; other processes may hold the same file open."""
+    """One SQLite file.  Methods may be called from any thread, and other processes may have the same file open.
+
+    Every method raises BenchError when the file cannot be used.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file; raises BenchError when that cannot be done or it is something else."""
+        """Open or create the file.  Raises BenchError when that fails or the file is something else."""
         self.path, self._lock = path, threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            # isolation_level=None: transactions are begun and ended here, not by the sqlite3 module.
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise _unusable(path, error) from None
         try:
-            with self._writing() as base:
-                _prepare(base, path)
+            with self._transaction() as connection:
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+                if version == 0 and tables == 0:  # a new file
+                    for statement in TABLES:
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {VERSION}")
+                elif version != VERSION:
+                    seen = f"{path} is no judge cache of this version."
+                    raise BenchError(seen, f"Give another file (cache=... or {VARIABLE}).")
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        self._base.close()
+        """Close the file."""
+        self._connection.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, alone in this process and among processes."""
-        with self._lock:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, exclusive in this process and among processes."""
+        with self._lock:  # the connection is shared by threads and holds one transaction at a time
             try:
-                self._base.execute("BEGIN IMMEDIATE")
+                # IMMEDIATE takes the write lock at once: two readers that both want to write would deadlock
+                self._connection.execute("BEGIN IMMEDIATE")
                 try:
-                    yield self._base
-                    self._base.execute("COMMIT")
+                    yield self._connection
+                    self._connection.execute("COMMIT")
                 except BaseException:
-                    self._base.execute("ROLLBACK")
+                    self._connection.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
                 raise _unusable(self.path, error) from None
 
-    def _one(self, query: str, *values: Any) -> Any:
+    def _select_text(self, query: str, value: str) -> str | None:
+        """The first column of a query's first row, None where there is no row."""
         with self._lock:
             try:
-                row = self._base.execute(query, values).fetchone()
+                row = self._connection.execute(query, (value,)).fetchone()
             except sqlite3.Error as error:
                 raise _unusable(self.path, error) from None
-        return row[0] if row else None
+        return row[0] if row and isinstance(row[0], str) else None
 
     def response(self, key: str) -> str | None:
         """The raw response stored under a key, usable or not."""
-        found = self._one("SELECT response FROM answers WHERE key = ?", key)
-        return found if isinstance(found, str) else None
+        return self._select_text("SELECT response FROM answers WHERE key = ?", key)
 
-    def keep(self, key: str, request: Any, response: str, usable: bool) -> None:
-        """Store a raw response; an unusable one never replaces one that was usable (another process's, say)."""
+    def store_response(self, key: str, request: Row, response: str, usable: bool) -> None:
+        """Store a raw response; an unusable one never replaces a usable one, which another process may have stored."""
         row = (key, canonical(request), response, int(usable), time.time())
-        with self._writing() as base:
-            base.execute(
+        with self._transaction() as connection:
+            connection.execute(
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET response = "
                 "excluded.response, usable = excluded.usable, time = excluded.time "
                 "WHERE excluded.usable >= answers.usable",
                 row,
             )
 
-    def server(self, name: str) -> dict[str, Any] | None:
-        """What a probe found out about a server and model."""
-        found = self._one("SELECT found FROM servers WHERE name = ?", name)
-        return dict(json.loads(found)) if isinstance(found, str) else None
+    def server(self, name: str) -> JsonObject | None:
+        """What a probe found out about a server and model, None before the first probe."""
+        found = self._select_text("SELECT found FROM servers WHERE name = ?", name)
+        return dict(json.loads(found)) if found is not None else None
 
-    def keep_server(self, name: str, found: dict[str, Any]) -> None:
-        with self._writing() as base:
-            base.execute("INSERT OR REPLACE INTO servers VALUES (?, ?)", (name, canonical(found)))
+    def store_server(self, name: str, found: Row) -> None:
+        """Store what a probe found out."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO servers VALUES (?, ?)", (name, canonical(found)))
 
-    def reserve(self, tokens: float, cost: float, most_tokens: float, most_cost: float) -> int | None:
-        """Set a call's estimate aside, or None when this command would exceed a budget (0: none)."""
-        with self._writing() as base:
-            spent = base.execute(
+    def reserve(self, tokens: float, cost: float, max_tokens: float, max_cost: float) -> int | None:
+        """Reserve a request's estimate; returns its id, or None when this command would exceed a budget (0: no budget).
+
+        The check and the reservation are one transaction, so that processes cannot exceed the budget together.
+        """
+        with self._transaction() as connection:
+            spent = connection.execute(
                 "SELECT TOTAL(tokens), TOTAL(cost) FROM spending WHERE session = ?", (session(),)
             ).fetchone()
-            if (most_tokens and spent[0] + tokens > most_tokens) or (most_cost and spent[1] + cost > most_cost):
+            if (max_tokens and spent[0] + tokens > max_tokens) or (max_cost and spent[1] + cost > max_cost):
                 return None
-            row = base.execute("INSERT INTO spending VALUES (NULL, ?, ?, ?)", (session(), tokens, cost))
+            row = connection.execute("INSERT INTO spending VALUES (NULL, ?, ?, ?)", (session(), tokens, cost))
             return row.lastrowid
 
     def settle(self, reserved: int, tokens: float, cost: float) -> None:
-        """Replace a call's estimate by what it took."""
-        with self._writing() as base:
-            base.execute("UPDATE spending SET tokens = ?, cost = ? WHERE id = ?", (tokens, cost, reserved))
+        """Replace a reserved estimate by what the request used."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE spending SET tokens = ?, cost = ? WHERE id = ?", (tokens, cost, reserved))
 
 
 def session() -> str:
-    """The command this process belongs to: a worker spends from the budget of the process that started it."""
+    """The command that this process belongs to: worker processes spend from the budget of the process that began them.
+
+    Its process id and start time in the kernel's ticks ("" without /proc), because process ids are used again.
+    """
     parent = multiprocessing.parent_process()
     pid = parent.pid if parent is not None else os.getpid()
-    return f"{pid}-{_started(pid)}"
-
-
-def _started(pid: int | None) -> str:
-    """When a process started, in the kernel's ticks: ids are used again.  "" where there is no /proc."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # the process's name, in parentheses, may hold spaces: fields are counted after it
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
-        return ""
-
-
-def _prepare(base: sqlite3.Connection, path: Path) -> None:
-    (version,) = base.execute("PRAGMA user_version").fetchone()
-    (tables,) = base.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    if version == 0 and tables == 0:
-        for statement in TABLES:
-            base.execute(statement)
-        base.execute(f"PRAGMA user_version = {VERSION}")
-    elif version != VERSION:
-        raise BenchError(f"{path} is no judge cache of this version.", f"Give another file (cache=... or {VARIABLE}).")
+        started = ""
+    return f"{pid}-{started}"
 
 
 def _unusable(path: Path, error: Exception) -> BenchError:

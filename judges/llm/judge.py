@@ -1,7 +1,8 @@
-"""Win rate by a language model: any OpenAI-compatible server, pairwise, in both orders, that cannot lie silently.
+"""Win rate by a language model on any OpenAI-compatible server: pairwise, in both orders.
 
-The same verdict in both orders is a win or a loss, a flip is a tie that the notes count against the judge, and an order
-without a usable answer leaves the case undecided with its reason.  Answers are cached raw; failures are asked again.
+Two orders with the same verdict are a win or a loss.  Two with different verdicts are a tie, which the notes mark as
+inconsistent.  An order without a usable reply leaves the case undecided with its reason.  Raw responses are cached;
+failed questions are sent again by the next command.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.judges.llm.cache import Cache, cache_path
-from rlhf_bench.judges.llm.client import Patience, Server
-from rlhf_bench.judges.llm.panel import Limits, Panel
-from rlhf_bench.judges.llm.parse import Reading
+from rlhf_bench.judges.llm.client import RetryPolicy, Server
+from rlhf_bench.judges.llm.parse import ParsedReply
 from rlhf_bench.judges.llm.prompt import Question, flags
 from rlhf_bench.judges.llm.rubrics import Rubric, rubric_of
+from rlhf_bench.judges.llm.runner import Limits, QuestionRunner
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 Outcome = Literal["win", "tie", "loss"]
+"""Of the trained policy's response."""
 VALUES: Mapping[Outcome, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 POSITIVE = ("max_tokens", "votes", "concurrency", "timeout")
 NOT_NEGATIVE = (
@@ -40,12 +45,16 @@ NOT_NEGATIVE = (
 
 @dataclass(frozen=True)
 class WinRateLLM:
-    """Asks `model` at `base_url` which of two responses is better, by the task's rubric or the one that is named.
+    """Win rate against the SFT baseline by a language model on an OpenAI-compatible server.
 
-    `key_env` names the environment variable with the key ("" for a server without keys): the key itself is no setting.
-    `rubric` is summary, safety, general or a file; without it the task decides.  Prices are per million tokens,
-    `max_cost` and `token_budget` (0: none) hold for all that one command judges.  `threshold` is the share of undecided
-    cases above which a command exits with 3.  `cache` is a file; see `cache_path`.
+    Asks `model` at `base_url` which of two responses is better.  `key_env` names the environment variable with the API
+    key ("" for a server without keys); the key itself is never a setting.  `rubric` is summary, safety, general or a
+    file; without it the task's own is used, else the general one.  Each question is sent `votes` times in each order,
+    `concurrency` at once.
+
+    `timeout`, `backoff` and `max_wait` are in seconds.  Prices are per million tokens; `max_cost` and `token_budget`
+    (0: none) hold for everything that one command judges.  `threshold` is the share of undecided cases above which a
+    command exits with 3.  `cache` is a file; see `cache_path`.
     """
 
     model: str
@@ -66,7 +75,8 @@ class WinRateLLM:
     token_budget: int = 0
     cache: str = ""
     threshold: float = 0.05
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # the rubric and the runner of the last measuring: a dict, because the dataclass is frozen
+    _last: JsonObject = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in (*POSITIVE, *NOT_NEGATIVE):
@@ -88,11 +98,11 @@ class WinRateLLM:
                 "It names the variable that holds the key; the key itself is never a setting.",
             )
         if self.rubric:
-            rubric_of(self.rubric, None)
+            rubric_of(self.rubric, None)  # an unusable one is refused before training
 
     @property
-    def verdict_settings(self) -> Mapping[str, Any]:
-        """What an answer depends on, a rubric by its words; patience, prices and budgets change no verdict."""
+    def verdict_settings(self) -> Row:
+        """What a verdict depends on, a rubric by its words; retries, prices and budgets change no verdict."""
         named = ("model", "temperature", "max_tokens", "votes")
         criteria = dict(rubric_of(self.rubric, None).criteria) if self.rubric else {}
         return {**{n: getattr(self, n) for n in named}, "base_url": self.base_url.rstrip("/"), "rubric": criteria}
@@ -105,45 +115,56 @@ class WinRateLLM:
         return [Measure(name, "win", by) for name in used.criteria]
 
     def measure(self, cases: Sequence[Case], task: Task | None) -> Iterable[Verdict]:
+        """One verdict per case, in order; undecided measures are None.
+
+        Raises BenchError when the server or the cache cannot be used at all.
+        """
         rubric = self._last["rubric"] = rubric_of(self.rubric, task)
         questions = [question for case in cases for question in self._questions(case, rubric)]
-        readings = dict(zip(questions, self.readings(questions), strict=True))
-        return [self._verdict(case, rubric, readings) for case in cases]
+        replies = dict(zip(questions, self.replies(questions), strict=True))
+        return [self._verdict(case, rubric, replies) for case in cases]
 
     def against_itself(self, measure: str, texts: Sequence[tuple[str, str]], task: Task | None) -> list[str | None]:
-        """The choice (A, B, tie, or None) between each (prompt, response) and itself, which `measure` need not ask."""
-        criterion = rubric_of(self.rubric, task).criteria[measure]
-        asked = [Question(prompt, text, text, criterion, order=0) for prompt, text in texts]
-        return [reading.choice for reading in self.readings(asked)]
+        """The choice (A, B, tie, or None) between the response of each (prompt, response) and itself.
 
-    def readings(self, questions: Sequence[Question]) -> list[Reading]:
-        """The judge's answer to each question, from the cache or the server, with what it took in `account`."""
+        For calibration: `measure` counts identical responses as a tie and sends no question.
+        """
+        criterion = rubric_of(self.rubric, task).criteria[measure]
+        questions = [Question(prompt, text, text, criterion, order=0) for prompt, text in texts]
+        return [reply.choice for reply in self.replies(questions)]
+
+    def replies(self, questions: Sequence[Question]) -> list[ParsedReply]:
+        """The judge's reply to each question, from the cache or the server; `account` has what they used."""
         if not questions:
             return []
         cache = Cache(cache_path(self.cache))
-        patience = Patience(self.timeout, self.max_retries, self.backoff, self.max_wait)
-        server = Server(self.base_url.rstrip("/"), self.model, self.key_env, patience)
+        policy = RetryPolicy(self.timeout, self.max_retries, self.backoff, self.max_wait)
+        server = Server(self.base_url.rstrip("/"), self.model, self.key_env, policy)
         limits = Limits(self.concurrency, self.price_in, self.price_out, self.max_cost, self.token_budget)
-        panel = Panel(server, cache, limits, self.temperature, self.max_tokens, _announce)
+
+        def report(line: str) -> None:
+            print(f"winrate-llm: {line}", file=sys.stderr)
+
+        runner = QuestionRunner(server, cache, limits, self.temperature, self.max_tokens, report)
         try:
-            return panel.answers(questions)
+            return runner.answers(questions)
         finally:
-            self._last["panel"] = panel
+            self._last["runner"] = runner
             server.close()
             cache.close()
 
     @property
-    def account(self) -> Mapping[str, Any]:
-        """What the last measuring took, the model that answered, and what its server honours: JSON for a report."""
-        panel = self._last.get("panel")
-        if panel is None:
+    def account(self) -> Row:
+        """What the last measuring used, the model that answered, and what its server honours, as JSON."""
+        runner: QuestionRunner | None = self._last.get("runner")
+        if runner is None:
             return {}
-        found = panel.found
-        honours = {"resolved_model": found.model, "honours": dict(found.honours)} if found else {}
-        return {**panel.account.row(panel.limits), **honours}
+        profile = runner.profile
+        server = {"resolved_model": profile.model, "honours": dict(profile.honours)} if profile else {}
+        return {**runner.account.row(runner.limits), **server}
 
     def _questions(self, case: Case, rubric: Rubric) -> Iterator[Question]:
-        """Every question about a case; none when both responses are the same, which is a tie."""
+        """Every question about a case; none when both responses are identical, which is a tie."""
         after, before = case.generation.response, case.baseline.response
         if after == before:
             return
@@ -152,18 +173,18 @@ class WinRateLLM:
                 for vote in range(self.votes):
                     yield Question(case.example.prompt, first, second, criterion, order, vote)
 
-    def _verdict(self, case: Case, rubric: Rubric, readings: Mapping[Question, Reading]) -> Verdict:
+    def _verdict(self, case: Case, rubric: Rubric, replies: Mapping[Question, ParsedReply]) -> Verdict:
         flagged = {"response": flags(case.generation.response), "baseline": flags(case.baseline.response)}
-        notes: dict[str, Any] = {"flags": {k: v for k, v in flagged.items() if v}} if any(flagged.values()) else {}
+        notes: JsonObject = {"flags": {k: v for k, v in flagged.items() if v}} if any(flagged.values()) else {}
         if case.generation.response == case.baseline.response:
             return Verdict(dict.fromkeys(rubric.criteria, 0.5), notes={**notes, "identical": True})
-        asked = list(self._questions(case, rubric))
+        questions = list(self._questions(case, rubric))
         values: dict[str, float | None] = {}
         orders: dict[str, list[str]] = {}
         reasons: set[str] = set()
         for name, criterion in rubric.criteria.items():
             pair = [
-                order_outcome([readings[q] for q in asked if q.criterion == criterion and q.order == order], order)
+                order_outcome([replies[q] for q in questions if q.criterion == criterion and q.order == order], order)
                 for order in (0, 1)
             ]
             orders[name] = [outcome or reason for outcome, reason in pair]
@@ -172,41 +193,40 @@ class WinRateLLM:
         decided = [name for name, value in values.items() if value is not None]
         notes["orders"] = orders
         notes["consistent"] = {name: orders[name][0] == orders[name][1] for name in decided}
-        notes["tokens"] = _tokens([readings[question] for question in asked])
+        # tokens of the case's replies, in and out; None when the server did not count all of them
+        counts = [n for q in questions for n in (replies[q].prompt_tokens, replies[q].completion_tokens)]
+        known = [n for n in counts if n is not None]
+        notes["tokens"] = sum(known) if len(known) == len(counts) else None
         return Verdict(values, "; ".join(sorted(reasons)), notes)
 
 
-def order_outcome(readings: Sequence[Reading], order: int) -> tuple[Outcome | None, str]:
-    """(what more than half of one order's votes say of the trained policy's response, else tie, or None and why).
+def order_outcome(replies: Sequence[ParsedReply], order: int) -> tuple[Outcome | None, str]:
+    """(outcome of the trained policy's response by one order's votes, ""), or (None, why it is undecided).
 
-    Unusable votes leave the order undecided unless the usable ones have a majority of all without them.
+    The outcome is what more than half of all votes say.  Without such a majority it is a tie if every vote is usable,
+    else undecided: the unusable votes could have made a majority.
     """
-    counts = Counter(reading.choice for reading in readings if reading.choice is not None)
+    counts = Counter(reply.choice for reply in replies if reply.choice is not None)
     choice, most = counts.most_common(1)[0] if counts else (None, 0)
-    if choice is not None and 2 * most > len(readings):
+    if choice is not None and 2 * most > len(replies):
         if choice == "tie":
             return "tie", ""
+        # order 0 shows the trained policy's response as A
         return ("win" if (choice == "A") == (order == 0) else "loss"), ""
-    unusable = sorted({reading.reason for reading in readings if reading.choice is None})
+    unusable = sorted({reply.reason for reply in replies if reply.choice is None})
     return (None, "; ".join(unusable)) if unusable else ("tie", "")
 
 
 def both_orders(one: Outcome | None, other: Outcome | None) -> float | None:
-    """1, .5 or 0: the verdict that both orders agree on, .5 when they differ; None when one is undecided."""
+    """1, 0.5 or 0: the outcome of both orders, 0.5 where they differ; None where one is undecided."""
     if one is None or other is None:
         return None
     return VALUES[one] if one == other else VALUES["tie"]
 
 
-def _tokens(readings: Sequence[Reading]) -> int | None:
-    """Tokens that a case's answers took, in and out; None when the server did not count all of them."""
-    counts = [n for reading in readings for n in (reading.prompt_tokens, reading.completion_tokens)]
-    known = [n for n in counts if n is not None]
-    return sum(known) if len(known) == len(counts) else None
-
-
 def _check_address(base_url: str) -> None:
-    """Addresses are stored and shown: one with a password or a query (keys hide there) is refused, and not repeated."""
+    """Raises BenchError unless it is an http address without credentials.  The message does not repeat the address."""
+    # Addresses are stored and shown in reports, and a password or query may hold a key.
     try:
         parts = urlsplit(base_url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -220,7 +240,3 @@ def _check_address(base_url: str) -> None:
             )
     if not usable:
         raise BenchError("winrate-llm.base_url is no http address.", "Such as http://localhost:8000/v1.")
-
-
-def _announce(text: str) -> None:
-    print(f"winrate-llm: {text}", file=sys.stderr)

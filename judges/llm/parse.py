@@ -1,7 +1,8 @@
-"""From a server's answer to a verdict, or to the reason why there is none.  Nothing unclear is ever guessed.
+"""A server's response as a verdict, or as the reason why it holds none.  Nothing unclear is guessed.
 
-The whole message is a schema-checked JSON object, else its last line is an anchored verdict.  A server's 200 says
-nothing: every step is checked here, because servers ignore `response_format` and proxies answer in HTML.
+A verdict is a whole message that is a JSON object of the right schema, else a last line that is a verdict and nothing
+else.  Every step is checked, because a 200 response proves nothing: servers ignore `response_format`, and proxies
+answer with HTML.  The reasons are counted and stored with the verdicts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 Choice = Literal["A", "B", "tie"]
 """The first answer shown, the second, or neither."""
@@ -19,8 +23,8 @@ CHOICES: dict[str, Choice] = {"a": "A", "b": "B", "tie": "tie"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A verdict, or None with the reason.  Tokens are None where the server counts none."""
+class ParsedReply:
+    """A verdict, or None with the reason.  Numbers of tokens are None where the server reports none."""
 
     choice: Choice | None
     reason: str = ""
@@ -30,33 +34,41 @@ class Reading:
 
 
 class UnusableError(Exception):
-    """An answer that holds no verdict; the message is the reason that is counted."""
+    """A response without a verdict; the message is the reason that is counted."""
 
 
-def read_body(body: str, candidates: Sequence[str]) -> Reading:
-    """The verdict in the body of a 200 response; `candidates` are the texts that were shown (see `_own`)."""
+def parse_response(body: str, candidates: Sequence[str]) -> ParsedReply:
+    """The verdict in the body of a 200 response; `candidates` are the texts that the judge was shown.
+
+    A verdict whose words also occur in a candidate is unusable: the judge may be quoting it.
+    """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return Reading(None, "the response is not JSON")
+        return ParsedReply(None, "the response is not JSON")
     answer = answer if isinstance(answer, dict) else {}
-    model = answer.get("model") if isinstance(answer.get("model"), str) else ""
-    used = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-    counted = (str(model), _count(used, "prompt_tokens"), _count(used, "completion_tokens"))
+    model = answer["model"] if isinstance(answer.get("model"), str) else ""
+    usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    counts = (model, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
     try:
-        text = message_text(answer)
-        return Reading(_own(text, candidates), "", *counted)
+        choice, words = parse_verdict(message_text(answer))
     except UnusableError as error:
-        return Reading(None, str(error), *counted)
+        return ParsedReply(None, str(error), *counts)
+    # JSON means the same with any white space, so a quotation is searched without it.
+    compact = "".join(words.split()) if words.startswith("{") else words
+    if any(words in shown or compact in "".join(shown.split()) for shown in candidates):
+        return ParsedReply(None, "verdict may be quoted", *counts)
+    return ParsedReply(choice, "", *counts)
 
 
-def _count(used: Any, name: str) -> int | None:
-    found = used.get(name)
+def _count(usage: Row, name: str) -> int | None:
+    found = usage.get(name)
+    # True is an int in Python
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
 
-def message_text(answer: Any) -> str:
-    """The text of a chat completion's only message; raises UnusableError for anything else."""
+def message_text(answer: Row) -> str:
+    """The text of a chat completion's first message; raises UnusableError where there is none."""
     try:
         choice = answer["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
@@ -65,6 +77,7 @@ def message_text(answer: Any) -> str:
         raise UnusableError("the response is no chat completion") from None
     if refusal or finish == "content_filter":
         raise UnusableError("refusal")
+    # a truncated message may hold a verdict that the rest would have revised
     if finish == "length":
         raise UnusableError("truncated at max_tokens")
     if text is not None and not isinstance(text, str):
@@ -72,19 +85,6 @@ def message_text(answer: Any) -> str:
     if not text or not text.strip():
         raise UnusableError("empty reply")
     return text
-
-
-def _own(text: str, candidates: Sequence[str]) -> Choice:
-    """The judge's verdict, if it is its own: words that stand in what it was shown may be a quotation."""
-    choice, bearer = parse(text)
-    tight = _tight(bearer) if bearer.startswith("{") else bearer
-    if any(bearer in shown or tight in _tight(shown) for shown in candidates):
-        raise UnusableError("verdict may be quoted")
-    return choice
-
-
-def _tight(text: str) -> str:
-    return "".join(text.split())  # JSON is the same in any layout
 
 
 _FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
@@ -96,8 +96,8 @@ _REFUSAL = re.compile(
 )
 
 
-def parse(text: str) -> tuple[Choice, str]:
-    """(the verdict in a judge's message, the words that bear it); raises UnusableError."""
+def parse_verdict(text: str) -> tuple[Choice, str]:
+    """(the verdict in a judge's message, the words that state it); raises UnusableError where there is none."""
     text = _THINKING.sub("", text.strip()).strip()
     if text.startswith("<think>"):
         raise UnusableError("truncated reasoning")
@@ -105,46 +105,40 @@ def parse(text: str) -> tuple[Choice, str]:
         raise UnusableError("empty reply")
     fenced = _FENCE.match(text)
     whole = fenced[1].strip() if fenced else text
-    if whole.startswith(("{", "[")) and not whole.startswith("[["):
+    if whole.startswith(("{", "[")) and not whole.startswith("[["):  # [[A]] is another judge's notation, not JSON
         return _from_json(whole), whole
-    return _from_last_line(text)
+    found, last = _verdict_lines(text), text.splitlines()[-1]
+    if len(set(found)) > 1:
+        raise UnusableError("conflicting verdicts")
+    # The verdict must be the last line: one further up may be a quotation that the judge then comments on.
+    if not found or not _VERDICT.fullmatch(last):
+        raise UnusableError("refusal" if _REFUSAL.match(text) else "no verdict")
+    return found[-1], last.strip()
 
 
 def _from_json(whole: str) -> Choice:
     try:
-        found = json.loads(whole, object_pairs_hook=_no_duplicates)
+        found = json.loads(whole, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError):
         raise UnusableError("invalid JSON") from None
     verdict, reason = (found.get("verdict"), found.get("reason", "")) if isinstance(found, dict) else (None, "")
     choice = CHOICES.get(verdict.strip().lower()) if isinstance(verdict, str) else None
     if choice is None or not isinstance(reason, str):
         raise UnusableError("wrong schema")
-    if any(other != choice for other in _anchored(reason)):
+    if any(other != choice for other in _verdict_lines(reason)):
         raise UnusableError("conflicting verdicts")
     return choice
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
+    # json keeps the last of two equal keys, so the earlier verdict would go unseen
     if len(dict(pairs)) < len(pairs):
-        raise UnusableError("conflicting verdicts" if _twice("verdict", pairs) else "wrong schema")
+        repeated = sum(key == "verdict" for key, _ in pairs) > 1
+        raise UnusableError("conflicting verdicts" if repeated else "wrong schema")
     return dict(pairs)
 
 
-def _twice(name: str, pairs: list[tuple[str, Any]]) -> bool:
-    return sum(key == name for key, _ in pairs) > 1
-
-
-def _from_last_line(text: str) -> tuple[Choice, str]:
-    """The last line must be the verdict: one further up may be quoted, and the judge went on to say something else."""
-    found, last = _anchored(text), text.splitlines()[-1]
-    if len(set(found)) > 1:
-        raise UnusableError("conflicting verdicts")
-    if not found or not _VERDICT.fullmatch(last):
-        raise UnusableError("refusal" if _REFUSAL.match(text) else "no verdict")
-    return found[-1], last.strip()
-
-
-def _anchored(text: str) -> list[Choice]:
-    """Every line that is a verdict and nothing else."""
+def _verdict_lines(text: str) -> list[Choice]:
+    """The verdict of every line that states one and nothing else."""
     matches = (_VERDICT.fullmatch(line) for line in text.splitlines())
     return [CHOICES[match[1].lower()] for match in matches if match]

@@ -1,108 +1,122 @@
-"""What a server honours, found out by asking it: recorded for the reader, never depended on.
+"""What a server honours, found by one probe: a plain request, and once per server a request for each capability.
 
-The plain request is the exception: it tells which model answers (an alias moves), and how that model wants to be asked.
+The plain request tells which model answers (an alias may move) and in which format that model accepts requests.  The
+capabilities are recorded for the reader; nothing depends on them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.judges.llm.cache import Cache
-from rlhf_bench.judges.llm.client import FailedError, Server
+from rlhf_bench.judges.llm.client import RequestError, Server
 from rlhf_bench.judges.llm.parse import UnusableError, message_text
-from rlhf_bench.judges.llm.prompt import Message, as_messages
+from rlhf_bench.judges.llm.prompt import as_messages
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 HONOURED, IGNORED, REFUSED = "honoured", "ignored", "refused"
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a server wants to be asked: the name of its limit on tokens, and whether it knows no system role."""
+class RequestFormat:
+    """The request format that a server accepts.
+
+    `limit` is the name of its limit on tokens; `folded`: it has no system role, so the instructions go into the user
+    turn.
+    """
 
     limit: str = "max_tokens"
     folded: bool = False
 
+    def parameters(self, temperature: float, max_tokens: int) -> JsonObject:
+        """Every parameter of a request besides the model and the messages."""
+        return {"temperature": temperature, self.limit: max_tokens}
 
-MANNERS = (Manner(), Manner("max_completion_tokens"), Manner(folded=True))
+
+FORMATS = (RequestFormat(), RequestFormat("max_completion_tokens"), RequestFormat(folded=True))
+"""In the order in which they are tried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What is known of a server: the model that answers, how to ask it, and what else it honours."""
+class ServerProfile:
+    """What is known of a server: the model that answers, its request format, and what else it honours."""
 
     model: str
-    manner: Manner
+    format: RequestFormat
     honours: Mapping[str, str]
 
-    def parameters(self, temperature: float, max_tokens: int) -> dict[str, Any]:
-        """Every parameter sent beside the model and the messages."""
-        return {"temperature": temperature, self.manner.limit: max_tokens}
 
-
-def known(server: Server, cache: Cache) -> Found | None:
-    """What an earlier probe found."""
+def stored_profile(server: Server, cache: Cache) -> ServerProfile | None:
+    """What an earlier probe found, None before the first."""
     stored = cache.server(server.name)
-    return Found(stored["model"], Manner(**stored["manner"]), stored["honours"]) if stored else None
+    return ServerProfile(stored["model"], RequestFormat(**stored["manner"]), stored["honours"]) if stored else None
 
 
-def probe(server: Server, cache: Cache, temperature: float, max_tokens: int) -> Found:
-    """Ask one plain question, and once for all what else the server honours.
+def probe(server: Server, cache: Cache, temperature: float, max_tokens: int) -> ServerProfile:
+    """Send a plain request and, to a server without a stored profile, one request for each capability.
 
-    Raises BenchError when no question could be answered.
+    The profile is stored.  Raises BenchError when the server accepts no plain request.
     """
-    before = known(server, cache)
-    first = (before.manner,) if before else ()
-    manner, body = _plain(server, [*first, *(m for m in MANNERS if m not in first)], temperature, max_tokens)
-    model = _parsed(body).get("model")
-    asked = Found(model if isinstance(model, str) and model else server.model, manner, {})
-    honours = before.honours if before else _capabilities(server, asked, temperature, max_tokens)
-    found = Found(asked.model, manner, honours)
-    cache.keep_server(server.name, asdict(found))
+    before = stored_profile(server, cache)
+    first = (before.format,) if before else ()
+    accepted, body = _plain_request(server, [*first, *(f for f in FORMATS if f not in first)], temperature, max_tokens)
+    model = _json_object(body).get("model")
+    honours = before.honours if before else _capabilities(server, accepted, temperature, max_tokens)
+    found = ServerProfile(model if isinstance(model, str) and model else server.model, accepted, honours)
+    # the key is "manner" in the caches of users
+    cache.store_server(server.name, {"model": found.model, "manner": asdict(accepted), "honours": dict(honours)})
     return found
 
 
-def _plain(server: Server, manners: Sequence[Manner], temperature: float, max_tokens: int) -> tuple[Manner, str]:
+def _plain_request(
+    server: Server, formats: Sequence[RequestFormat], temperature: float, max_tokens: int
+) -> tuple[RequestFormat, str]:
+    """(the first format that the server accepts, the body of its response)."""
     refusals = []
-    for manner in manners:
-        parameters = Found("", manner, {}).parameters(temperature, max_tokens)
+    for form in formats:
+        messages = as_messages("You answer in one word.", "Say yes.", form.folded)
         try:
-            body = server.ask(_question("Say yes.", manner), parameters).body
-        except FailedError as failure:
+            body = server.request(messages, form.parameters(temperature, max_tokens)).body
+        except RequestError as failure:
+            # servers report an unknown parameter or role with these; everything else is no question of format
             if failure.status not in (400, 422, 500):
                 raise BenchError(f"{server.base_url}: {failure}.", "Is the server up? Then check base_url.") from None
-            refusals.append(f"{failure}: {failure.said}")
+            refusals.append(f"{failure}: {failure.message}")
             continue
         if not _choices(body):
             fix = "The address usually ends in /v1."
             raise BenchError(f"{server.base_url} answers with something that is no chat completion.", fix)
-        return manner, body
+        return form, body
     raise BenchError(f"{server.name} refuses a plain question ({refusals[0]}).", "Check model and temperature.")
 
 
-def _question(text: str, manner: Manner) -> list[Message]:
-    return as_messages("You answer in one word.", text, manner.folded)
-
-
-def _capabilities(server: Server, found: Found, temperature: float, max_tokens: int) -> dict[str, str]:
-    parameters = found.parameters(temperature, max_tokens)
-    wanted: Mapping[str, Any] = {"response_format": {"type": "json_object"}, "logprobs": True}
-    seen = {"response_format": _is_json, "logprobs": _has_logprobs}
-    question = _question("Say hello in plain words; in JSON only where the format demands it.", found.manner)
+def _capabilities(server: Server, accepted: RequestFormat, temperature: float, max_tokens: int) -> dict[str, str]:
+    """For each optional parameter whether the server honours, ignores or refuses it."""
+    wanted: Mapping[str, tuple[object, Callable[[str], bool]]] = {
+        "response_format": ({"type": "json_object"}, _is_json),
+        "logprobs": (True, lambda body: any(isinstance(c, dict) and c.get("logprobs") for c in _choices(body))),
+    }
+    text = "Say hello in plain words; in JSON only where the format demands it."
+    messages = as_messages("You answer in one word.", text, accepted.folded)
     honours = {}
-    for name, value in wanted.items():
+    for name, (value, shows) in wanted.items():
         try:
-            body = server.ask(question, {**parameters, name: value}, retries=0).body
-            honours[name] = HONOURED if seen[name](body) else IGNORED
-        except FailedError as failure:
+            parameters = {**accepted.parameters(temperature, max_tokens), name: value}
+            body = server.request(messages, parameters, retries=0).body
+            honours[name] = HONOURED if shows(body) else IGNORED
+        except RequestError as failure:
             honours[name] = f"{REFUSED} ({failure})"
     return honours
 
 
-def _parsed(body: str) -> dict[str, Any]:
+def _json_object(body: str) -> Row:
+    """The body as a JSON object, an empty one where it is none."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -111,16 +125,12 @@ def _parsed(body: str) -> dict[str, Any]:
 
 
 def _choices(body: str) -> list[Any]:
-    found = _parsed(body).get("choices")
+    found = _json_object(body).get("choices")
     return found if isinstance(found, list) else []
 
 
 def _is_json(body: str) -> bool:
     try:
-        return isinstance(json.loads(message_text(_parsed(body))), dict)
+        return isinstance(json.loads(message_text(_json_object(body))), dict)
     except (ValueError, RecursionError, UnusableError):
         return False
-
-
-def _has_logprobs(body: str) -> bool:
-    return any(isinstance(choice, dict) and choice.get("logprobs") for choice in _choices(body))

@@ -1,4 +1,4 @@
-"""What a language-model judge is shown: instructions of ours, then other people's text between tags nobody can guess.
+"""The judge's prompt: fixed instructions, then the texts to be judged between tags that cannot be forged.
 
 Candidates are data.  Their tags carry a nonce made from the texts themselves: a candidate cannot contain a hash of
 itself, and the same question always has the same words, which the cache needs.
@@ -27,7 +27,10 @@ value is one of "A", "B" and "tie"."""
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One comparison in one order.  `order` 0 shows the trained policy's response first, 1 the baseline's."""
+    """One comparison in one order: `order` 0 shows the trained policy's response first, 1 the baseline's.
+
+    `vote` counts the repetitions of a question; each has its own place in the cache.
+    """
 
     prompt: str
     first: str
@@ -50,7 +53,7 @@ def render(question: Question, folded: bool = False) -> list[Message]:
 
 
 def as_messages(system: str, user: str, folded: bool) -> list[Message]:
-    """A system and a user turn, or one user turn with both."""
+    """A system and a user turn; `folded`: one user turn with both texts."""
     if folded:
         return [{"role": "user", "content": f"{system}\n\n{user}"}]
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -60,10 +63,12 @@ _TAG = re.compile(r"<(?=\s*/?\s*(?:prompt|answer)\b)", re.IGNORECASE)
 
 
 def escape(text: str) -> str:
-    """The text with everything that looks like an opening or closing tag of ours made harmless."""
+    """The text with "&lt;" for the "<" of everything that looks like one of the prompt's tags."""
     return _TAG.sub("&lt;", text)
 
 
+# Texts that have been seen to sway judges: verdicts, our tags, instructions, and answers without content, such as the
+# openers ":" and "Thought process:".
 FLAGS: Sequence[tuple[str, re.Pattern[str]]] = (
     (
         "verdict",
@@ -85,9 +90,8 @@ FLAGS: Sequence[tuple[str, re.Pattern[str]]] = (
     ),
     ("no content", re.compile(r"\A[^\w]+\Z|\A\s*(?:[\w']+[ \t]+){0,5}[\w']+\s*:\s*\Z")),
 )
-"""Texts that have been seen to sway judges: verdicts, our tags, orders, and openers such as ":", "Thought process:"."""
 
 
 def flags(text: str) -> list[str]:
-    """What about a candidate may sway a judge; the names of FLAGS."""
+    """The names of the FLAGS that a candidate's text matches."""
     return [name for name, pattern in FLAGS if pattern.search(text)]

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.judges.llm.judge import both_orders, order_outcome
-from rlhf_bench.judges.llm.parse import Reading
+from rlhf_bench.judges.llm.parse import ParsedReply
 from rlhf_bench.judges.llm.rubrics import BUILT_IN
 
 # -- verdicts ---------------------------------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ def test_an_empty_response_is_judged(server: FaultServer, make: Any) -> None:
 
 @given(st.lists(st.sampled_from(["A", "B", "tie", None]), min_size=1, max_size=7))
 def test_the_other_order_mirrors_and_half_is_no_majority(choices: list[Any]) -> None:
-    readings = [Reading(choice, "" if choice else "why") for choice in choices]
-    mirrored = [replace(r, choice={"A": "B", "B": "A"}.get(r.choice or "", r.choice)) for r in readings]  # type: ignore[arg-type]
-    outcome, reason = order_outcome(readings, 0)
+    replies = [ParsedReply(choice, "" if choice else "why") for choice in choices]
+    mirrored = [replace(r, choice={"A": "B", "B": "A"}.get(r.choice or "", r.choice)) for r in replies]  # type: ignore[arg-type]
+    outcome, reason = order_outcome(replies, 0)
     assert order_outcome(mirrored, 1) == (outcome, reason)
     counts = {c: choices.count(c) for c in ("A", "B", "tie")}
     majority = [c for c, n in counts.items() if n > len(choices) / 2]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_bench.harness.printable import well_formed
-from rlhf_bench.judges.llm.parse import UnusableError, parse, read_body
+from rlhf_bench.judges.llm.parse import UnusableError, parse_response, parse_verdict
 from rlhf_bench.judges.llm.prompt import Question, escape, flags, render
 
 GOOD = [
@@ -66,15 +66,15 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "choice"), GOOD)
 def test_verdicts(text: str, choice: str) -> None:
-    assert parse(text)[0] == choice
+    assert parse_verdict(text)[0] == choice
 
 
 @pytest.mark.parametrize(("text", "reason"), BAD)
 def test_no_verdict_has_a_reason(text: str, reason: str) -> None:
     with pytest.raises(UnusableError) as caught:
-        parse(text)
+        parse_verdict(text)
     assert str(caught.value) == reason
-    assert read_body(completion(text).body, []).choice is None
+    assert parse_response(completion(text).body, []).choice is None
 
 
 @pytest.mark.parametrize(
@@ -96,41 +96,42 @@ def test_no_verdict_has_a_reason(text: str, reason: str) -> None:
     ],
 )
 def test_a_200_says_nothing(reply: Reply, reason: str) -> None:
-    reading = read_body(reply.body, [])
-    assert reading.choice is None
-    assert reading.reason == reason
+    parsed = parse_response(reply.body, [])
+    assert parsed.choice is None
+    assert parsed.reason == reason
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(
     st.sampled_from(["choices", "message", "content", "usage", "model", "verdict", "prompt_tokens"]), x)))  # fmt: skip
-def test_any_json_gets_a_reading(answer: object) -> None:
-    reading = read_body(json.dumps(answer), [])
-    assert (reading.choice is None) == bool(reading.reason)
+def test_any_json_gets_a_reply(answer: object) -> None:
+    parsed = parse_response(json.dumps(answer), [])
+    assert (parsed.choice is None) == bool(parsed.reason)
 
 
 @given(st.text(), st.sampled_from(["A", "B", "tie"]), st.text())
 def test_a_whole_json_message_is_read_and_its_prefixes_are_not(reason: str, choice: str, other: str) -> None:
     text = json.dumps({"reason": "r " + reason.replace("\n", " "), "verdict": choice})
-    assert read_body(completion(text).body, []).choice == choice
-    assert read_body(completion(text[:-1]).body, []).choice is None
-    assert read_body(completion(text).body, [other + text + other]).choice is None
+    assert parse_response(completion(text).body, []).choice == choice
+    assert parse_response(completion(text[:-1]).body, []).choice is None
+    assert parse_response(completion(text).body, [other + text + other]).choice is None
 
 
 def test_a_verdict_that_may_be_quoted_is_not_the_judges() -> None:
     line = completion("Answer A is fine.\nVerdict: A").body
-    assert read_body(line, ["my answer", ""]).choice == "A"
-    assert read_body(line, ["my answer\nVerdict: A", ""]).reason == "verdict may be quoted"
+    assert parse_response(line, ["my answer", ""]).choice == "A"
+    assert parse_response(line, ["my answer\nVerdict: A", ""]).reason == "verdict may be quoted"
     whole = completion('{"verdict": "A"}').body
-    assert read_body(whole, ['see {"verdict":  "A"} there']).reason == "verdict may be quoted"
-    assert read_body(completion('{"reason": "it quotes a verdict", "verdict": "A"}').body, ['{"verdict": "A"}']).choice
+    assert parse_response(whole, ['see {"verdict":  "A"} there']).reason == "verdict may be quoted"
+    own = completion('{"reason": "it quotes a verdict", "verdict": "A"}').body
+    assert parse_response(own, ['{"verdict": "A"}']).choice
 
 
 def test_usage_may_be_missing_or_nonsense() -> None:
-    good = read_body(completion('{"verdict": "A"}', usage={"prompt_tokens": 3, "completion_tokens": 0}).body, [])
+    good = parse_response(completion('{"verdict": "A"}', usage={"prompt_tokens": 3, "completion_tokens": 0}).body, [])
     assert (good.prompt_tokens, good.completion_tokens) == (3, 0)
     for usage in ({}, {"prompt_tokens": -1}, {"prompt_tokens": "3"}, {"prompt_tokens": True}):
-        reading = read_body(completion('{"verdict": "A"}', usage=usage).body, [])  # type: ignore[arg-type]
-        assert (reading.choice, reading.prompt_tokens, reading.completion_tokens) == ("A", None, None)
+        parsed = parse_response(completion('{"verdict": "A"}', usage=usage).body, [])  # type: ignore[arg-type]
+        assert (parsed.choice, parsed.prompt_tokens, parsed.completion_tokens) == ("A", None, None)
 
 
 # -- what the judge is shown ------------------------------------------------------------------------------------------
@@ -202,4 +203,4 @@ def test_plain_answers_are_not_flagged(text: str) -> None:
 def test_echoing_the_question_is_no_verdict() -> None:
     for folded in (False, True):
         for message in render(question("a"), folded):
-            assert read_body(completion(message["content"]).body, []).choice is None
+            assert parse_response(completion(message["content"]).body, []).choice is None
