@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.hub import split_revision, why_not
+from rlhf_bench.harness.hub import load_error, split_revision
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Answer, Example, Scored
-from rlhf_bench.harness.text.tokens import Span, check_reads
+from rlhf_bench.harness.text.tokens import Span, check_has_vocabulary
 from rlhf_bench.reward_models.input_forms import InputEncoder, InputRow
 from rlhf_bench.reward_models.sources import LEVELS, ONE_LABEL, check_classifier
 
@@ -56,7 +56,7 @@ class ClassifierScorer:
         from transformers import AutoTokenizer
 
         tokenizer: Tokenizer = self._load(AutoTokenizer, "tokenizer")
-        check_reads(tokenizer, self.source)
+        check_has_vocabulary(tokenizer, self.source)
         return tokenizer
 
     @cached_property
@@ -89,7 +89,7 @@ class ClassifierScorer:
             return auto.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
         except Exception as error:
             if not Path(name).is_dir():
-                raise why_not(error, self.source, what) from error
+                raise load_error(error, self.source, what) from error
             seen = f"No {what} can be loaded from {self.source}: {one_line(error)}."
             raise BenchError(seen, "Give a complete model folder.") from error
 

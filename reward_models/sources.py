@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
+from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.identity import folder_hash
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _download_config(source: str) -> Path:
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision))
     except Exception as error:
-        raise why_not(error, source, "reward model") from error
+        raise load_error(error, source, "reward model") from error
 
 
 def model_content(source: str) -> Mapping[str, str]:

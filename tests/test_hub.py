@@ -1,4 +1,4 @@
-"""Names on the hub, and why one cannot be had: one line, the cause behind the libraries' wrapping, and its fix."""
+"""Names on the hub, and the one-line error for what cannot be loaded: the cause behind the libraries' wrapping, and its fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
+from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.settings import Settings
 
@@ -47,7 +47,7 @@ def wrapped(kind: str) -> OSError:
 )
 def test_the_cause_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, kind: str, said: str) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    error = why_not(wrapped(kind), "org/name@v9", "model")
+    error = load_error(wrapped(kind), "org/name@v9", "model")
     assert said in error.seen
     assert "org/name@v9" in error.seen
     assert error.fix
@@ -56,7 +56,7 @@ def test_the_cause_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, kind: st
 
 def test_offline_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE is set" in why_not(wrapped("LocalEntryNotFoundError"), "org/name", "model").seen
+    assert "HF_HUB_OFFLINE is set" in load_error(wrapped("LocalEntryNotFoundError"), "org/name", "model").seen
 
 
 def test_a_pinned_policy_is_another_one() -> None:

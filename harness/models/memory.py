@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.hub import split_revision, why_not
-from rlhf_bench.harness.models.placement import Holding
+from rlhf_bench.harness.hub import load_error, split_revision
+from rlhf_bench.harness.models.placement import Placement
 from rlhf_bench.harness.settings import PPOSettings
 
 PROMPT, RESPONSE = 512, 128
@@ -99,10 +99,10 @@ def config_of(source: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
-        raise why_not(error, source, "configuration") from error
+        raise load_error(error, source, "configuration") from error
 
 
-def sizes_of(config: Any, holding: Holding, prompt: int, response: int) -> Sizes:
+def sizes_of(config: Any, placement: Placement, prompt: int, response: int) -> Sizes:
     """Count a model of this configuration, on the meta device."""
     import torch
     from torch import nn
@@ -122,8 +122,8 @@ def sizes_of(config: Any, holding: Holding, prompt: int, response: int) -> Sizes
         total=sum(p.numel() for p in model.parameters()),
         outside=sum(outside.values()),
         head=0 if id(head.weight) in own else head.weight.numel(),
-        adapters=holding.lora * sum(sum(m.weight.shape) for m in linear),
-        kept=_kept_bytes(trunk, holding, prompt + response),
+        adapters=placement.lora * sum(sum(m.weight.shape) for m in linear),
+        kept=_kept_bytes(trunk, placement, prompt + response),
         cached=_cached_numbers(config),
         vocabulary=config.vocab_size,
     )
@@ -136,13 +136,13 @@ def _cached_numbers(config: Any) -> int:
     return 2 * int(config.num_hidden_layers) * int(shared) * int(width)
 
 
-def _kept_bytes(trunk: Any, holding: Holding, tokens: int) -> int:
+def _kept_bytes(trunk: Any, placement: Placement, tokens: int) -> int:
     """Bytes that a forward pass of one row keeps for backward, in float32 or as much of it as bfloat16 needs."""
     import torch
 
-    from rlhf_bench.harness.models.placement import compute_as
+    from rlhf_bench.harness.models.placement import apply_placement
 
-    held = compute_as(trunk, Holding(gradient_checkpointing=holding.gradient_checkpointing))
+    held = apply_placement(trunk, Placement(gradient_checkpointing=placement.gradient_checkpointing))
     weights = {p.untyped_storage()._cdata for p in held.parameters()}
     kept: dict[int, Any] = {}
 
@@ -157,20 +157,20 @@ def _kept_bytes(trunk: Any, holding: Holding, tokens: int) -> int:
     mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device="meta")  # a whole one: nothing has to look at it
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         held(input_ids=ids, attention_mask=mask, use_cache=False)
-    return int(sum(s.nbytes() for s in kept.values()) * (HALF_SHARE if holding.half else 1))
+    return int(sum(s.nbytes() for s in kept.values()) * (HALF_SHARE if placement.half else 1))
 
 
 def make_plan(
-    sizes: Sizes, holding: Holding, ppo: PPOSettings, prompt: int, response: int, at_once: bool = False
+    sizes: Sizes, placement: Placement, ppo: PPOSettings, prompt: int, response: int, concurrent: bool = False
 ) -> MemoryPlan:
     """The needs of PPO, its longest stage, with a reward model of the policy's size.
 
     `at_once`: the critic learns beside the policy (forward/threads.py), and keeps as much for its own backward pass.
     Trained weights take 16 bytes each: themselves, their gradient, Adam's two moments.
     """
-    trunk, width = sizes.total - sizes.head, 2 if holding.half else 4
+    trunk, width = sizes.total - sizes.head, 2 if placement.half else 4
     needs = []
-    if holding.lora:
+    if placement.lora:
         base = (sizes.total - sizes.outside) * width + sizes.outside * 4
         needs.append(Need("policy, reference, critic", "one frozen base", base))
         needs += [Need(role, "adapter, gradient, Adam", 16 * sizes.adapters) for role in ("policy", "critic")]
@@ -181,17 +181,17 @@ def make_plan(
             needs.append(Need(role, "Adam", 8 * count))
         needs.append(Need("reference", "weights", 4 * sizes.total))
     needs.append(Need("reward model", "weights", 4 * sizes.total))
-    row = sizes.kept * (2 if at_once else 1) + LOGIT_COPIES * 4 * (response + 1) * sizes.vocabulary
+    row = sizes.kept * (2 if concurrent else 1) + LOGIT_COPIES * 4 * (response + 1) * sizes.vocabulary
     sampled = sizes.cached * (prompt + response) * width + LOGIT_COPIES * 4 * sizes.vocabulary
-    return MemoryPlan(tuple(needs), row, sampled, _flops(sizes, holding, ppo, prompt + response))
+    return MemoryPlan(tuple(needs), row, sampled, _flops(sizes, placement, ppo, prompt + response))
 
 
-def _flops(sizes: Sizes, holding: Holding, ppo: PPOSettings, tokens: int) -> float:
+def _flops(sizes: Sizes, placement: Placement, ppo: PPOSettings, tokens: int) -> float:
     """Of a run: 2 per parameter and token forward, 4 backward (2 where weights are frozen), 2 again when checkpointed.
 
     Passes forward: sampling, reference, values, and two for the reward model; updates: policy and critic.
     """
-    backward = (2 if holding.lora else 4) + (2 if holding.gradient_checkpointing else 0)
+    backward = (2 if placement.lora else 4) + (2 if placement.gradient_checkpointing else 0)
     passes = 2 * 5 + ppo.epochs * 2 * (2 + backward)
     return float(passes) * sizes.total * tokens * ppo.rollouts * ppo.iterations
 

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.forward.packing import teach
+from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.hub import OFFLINE as OFFLINE
-from rlhf_bench.harness.hub import is_hub_id, split_revision, why_not
-from rlhf_bench.harness.models.placement import Holding, compute_as, read_holding
-from rlhf_bench.harness.text.chat import choose_form, ends_of
-from rlhf_bench.harness.text.tokens import check_reads
+from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
+from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
+from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
+from rlhf_bench.harness.text.tokens import check_has_vocabulary
 
 PAD = "<|pad|>"
 """The pad token of tokenizers that have none of their own to spare."""
@@ -42,12 +42,12 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
                 f"No tokenizer can be loaded from {source}: {one_line(error)}.",
                 "Put the tokenizer's files beside the model.",
             ) from error
-        raise why_not(error, source, "tokenizer") from error
-    check_reads(tokenizer, source)
+        raise load_error(error, source, "tokenizer") from error
+    check_has_vocabulary(tokenizer, source)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
-        choose_form(tokenizer, template, system, generation_ends(source))
+        choose_prompt_format(tokenizer, template, system, generation_ends(source))
     _make_pad(tokenizer)
     tokenizer.padding_side = "left"
     return tokenizer
@@ -55,7 +55,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
 
 def _make_pad(tokenizer: Any) -> None:
     """A pad token that ends nothing: with pad = end-of-sequence a padded text could not be told from an ended one."""
-    ends = ends_of(tokenizer)
+    ends = end_token_ids(tokenizer)
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
         return
     spare = tokenizer.unk_token_id
@@ -88,23 +88,23 @@ def load_causal(source: str | Path, tokenizer: Any, device: str, dtype: str = "f
     _fit_embeddings(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = ends_of(tokenizer)
+    model.generation_config.eos_token_id = end_token_ids(tokenizer)
     return model.to(device).eval()
 
 
-def load_frozen(source: str | Path, tokenizer: Any, device: str, holding: Holding) -> Any:
+def load_frozen(source: str | Path, tokenizer: Any, device: str, placement: Placement) -> Any:
     """A model whose own weights are not trained; under bfloat16 `narrowed`."""
-    model = load_causal(source, tokenizer, "cpu", holding.dtype).requires_grad_(False)
-    return narrowed(model, holding, keep=model.get_output_embeddings()).to(device)
+    model = load_causal(source, tokenizer, "cpu", placement.dtype).requires_grad_(False)
+    return cast_layers(model, placement, keep=model.get_output_embeddings()).to(device)
 
 
-def narrowed(model: Any, holding: Holding, keep: Any) -> Any:
+def cast_layers(model: Any, placement: Placement, keep: Any) -> Any:
     """Under bfloat16 the matrices of a model's layers in it, and nothing else: norms and biases are small, embeddings
     and the head `keep` stay float32."""
     import torch
     from torch import nn
 
-    if not holding.half:
+    if not placement.half:
         return model
     model.to(torch.bfloat16)
     for module in model.modules():
@@ -118,10 +118,10 @@ def narrowed(model: Any, holding: Holding, keep: Any) -> Any:
 
 def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[Any, Any]:
     """(model, tokenizer) of a stored policy, held and computing as its SFT folder (default: `folder`) says."""
-    holding, tokenizer = read_holding(sft or folder), load_tokenizer(folder)
-    if holding.lora:
-        return compute_as(load_frozen(folder, tokenizer, device, holding), holding), tokenizer
-    return compute_as(load_causal(folder, tokenizer, device), holding), tokenizer
+    placement, tokenizer = read_placement(sft or folder), load_tokenizer(folder)
+    if placement.lora:
+        return apply_placement(load_frozen(folder, tokenizer, device, placement), placement), tokenizer
+    return apply_placement(load_causal(folder, tokenizer, device), placement), tokenizer
 
 
 def _fit_embeddings(model: Any, tokenizer: Any, source: str | Path) -> None:
@@ -150,9 +150,9 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
         if Path(name).is_dir():
             fix = "Give a model folder with safetensors weights."
             raise BenchError(f"No model can be loaded from {source}: {one_line(error)}.", fix) from error
-        raise why_not(error, source, "model with safetensors weights") from error
+        raise load_error(error, source, "model with safetensors weights") from error
     _check_weights(model, source)
-    return teach(model)
+    return enable_packing(model)
 
 
 def _check_weights(model: Any, source: str | Path) -> None:
