@@ -12,10 +12,10 @@ from small import bench, settings
 from tiny import SENTENCES
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.cli.rejudge import score_text
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan.request import Request, make_plan
 from rlhf_bench.harness.presets import parse_assignments
+from rlhf_bench.harness.results.text_rewards import score_texts
 
 pytestmark = pytest.mark.training
 FUNCTION = "def brief(prompts, responses): return [-float(len(r)) for r in responses]\n"
@@ -112,9 +112,9 @@ def test_a_text_is_scored_by_label_and_by_full_name(made: Made, monkeypatch: pyt
     name = next(arm for arm in made.arms if arm.endswith("tokens"))
     report = json.loads((made.out / "report" / "report.json").read_text())
     label = next(e["reward_model"] for e in report["estimates"] if e["reward_model"].startswith("hf:tokens~"))
-    scored = [score_text(rm, "What?", "Anna will.", made.out, None) for rm in (name, label, "own:brief")]
+    scored = [score_texts(rm, ["What?"], ["Anna will."], made.out)[0] for rm in (name, label, "own:brief")]
     assert scored[0] == scored[1]
-    assert sum(scored[2][1]) == -len("Anna will.")
+    assert sum(scored[2].rewards) == -len("Anna will.")
 
 
 def test_a_trained_one_is_shared_by_path_and_judged_beside_dpo(made: Made) -> None:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("harness", "tasks", "reward_models", "judges", "reports")
 ORDER = """errors printable text . statistics forward models sampling training ppo pipeline
-tasks reward_models judges stages plan results reports checks cli"""
+tasks reward_models judges stages plan results reports checks api cli"""
 LAYERS = ORDER.split()
 """Lowest first; "." is the root of `harness/`."""
 
@@ -63,7 +63,7 @@ def test_a_layer_imports_only_those_before_it(module: str) -> None:
 def test_every_package_has_a_layer() -> None:
     packages = {path.parent.name for path in (ROOT / "harness").glob("*/*.py")}
     assert packages <= set(LAYERS)
-    assert {"errors", "printable"} <= {path.stem for path in (ROOT / "harness").glob("*.py")}
+    assert {"errors", "printable", "api"} <= {path.stem for path in (ROOT / "harness").glob("*.py")}
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-KINDS: dict[str, Literal["task", "reward-model", "judge"]] = {
-    "tasks": "task",
-    "reward-models": "reward-model",
-    "judges": "judge",
-}
 
 
 def command_line() -> str:

@@ -9,13 +9,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rlhf_bench.harness import plugins
+from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.cli.memory import preset_rows
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.policies import pick_device
 from rlhf_bench.harness.pipeline.machine import usable_cores
+from rlhf_bench.harness.results.table import Table
+from rlhf_bench.reports import terminal
 
 NEEDED = ("torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich", "click")
 OPTIONAL = ("openai", "peft", "rouge-score")
+
+
+def doctor() -> int:
+    """bench doctor"""
+    stdout, _ = consoles(False)
+    terminal.show(stdout, Table("doctor", ("what", "found"), facts()))
+    return 0
 
 
 def facts() -> list[tuple[str, str]]:

@@ -6,16 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import api, store
 from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.reports import exports
-from rlhf_bench.reports.build import SCHEMA, SCHEMA_VERSION
 
 
-def run(report: Path, form: str, out: Path, organization: str) -> int:
+def export(report: Path, form: str, out: Path, organization: str) -> int:
     """bench export"""
-    found = read_report(report)
+    found = api.load_report(report).data
     stdout, _ = consoles(False)
     if form == "every-eval-ever" and not organization:
         raise BenchError("Every Eval Ever wants to know who evaluated.", "Give --organization NAME.")
@@ -43,13 +42,3 @@ def _files(report: dict[str, Any], form: str, organization: str) -> list[tuple[s
 
 def _safe(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name.removeprefix("rlhf-bench/")).lstrip(".")
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """report.json, given itself or by its folder; raises BenchError for anything else and for other versions."""
-    found: Any = store.read_json(path / "report.json" if path.is_dir() else path)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise BenchError(f"{path} is no report of bench report.", "Give the folder that --out named.")
-    if found.get("schema_version") != SCHEMA_VERSION:
-        raise BenchError(f"{path} was written by another version of this program.", "Write it again: bench report.")
-    return found

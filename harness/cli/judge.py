@@ -1,61 +1,51 @@
-"""`bench judge`: verdicts on what was generated, or how far a judge agrees with people.  Exit codes: commands.py."""
+"""`bench judge`: verdicts on stored generations, or a judge's agreement with people.
+
+Exit code 3: a cell is missing, or a judge left more cases undecided than its threshold allows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.cli.commands import parameters_of
-from rlhf_bench.harness.cli.consoles import complain, consoles
-from rlhf_bench.harness.cli.report import report_cells
+from rlhf_bench.harness import api, plugins, store
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.listing import parameters_of
+from rlhf_bench.harness.cli.progress import watching
+from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.presets import parse_assignments
-from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.results.found import find_cells
-from rlhf_bench.harness.stages.judge import HasThreshold, complaints, load_judge
+from rlhf_bench.harness.results.undecided import complaints
+from rlhf_bench.harness.seams import HasThreshold
 from rlhf_bench.reports import terminal
 
+Groups = dict[str, dict[str, str]]
+"""Settings by judge: judge -> key -> text."""
 
-def judge(
-    *,
-    runs: Path | None,
-    judges: Sequence[str],
-    model: str | None,
-    base_url: str | None,
-    calibrate: Path | None,
-    assignments: tuple[str, ...],
-    quiet: bool,
-) -> int:
+
+def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: Path | None, quiet: bool) -> int:
     """bench judge"""
-    groups = _settings(judges, parse_assignments(assignments), {"model": model, "base_url": base_url})
     if calibrate:
         if runs:
             raise BenchError(f"--calibrate judges the pairs of {calibrate}, not those of {runs}.", "Give one of them.")
         return _calibrate(calibrate, judges, groups, quiet)
     if runs is None:
         raise BenchError("Nothing to judge.", "Give RUNS, the --out folder of a bench run, or --calibrate FILE.")
-    from rlhf_bench.harness.cli.rejudge import judge_cells
-    from rlhf_bench.harness.plan.request import raise_first
-
-    found, missing = find_cells([runs])
-    if not found:
-        raise BenchError("No cell is finished.", "; ".join(missing))
     stdout, stderr = consoles(quiet)
-    root = store.Store(found[0].root)
-    made = judge_cells(found, root, judges, groups, stderr)
-    raise_first(made.outcome)
-    report_cells(sorted((root.root / "cells").glob("*.json")), root.root / "report", Estimator(), stdout, fresh=True)
-    for sentence in made.kept:
+    with watching(stderr, quiet) as progress:
+        done, made, missing = api.rejudge(runs, judges, groups, progress, command_line())
+    if made:
+        show_end(stdout, made)
+    for sentence in done.kept:
         stderr.print(sentence, markup=False, soft_wrap=True)
-    complained = complain(complaints(made.stages, root), "The same command asks again.")
-    return 3 if missing or complained else 0
+    undecided = complain(complaints(done.stages, store.Store(runs)), "The same command asks again.")
+    return 3 if missing or undecided else 0
 
 
-def _settings(
-    judges: Sequence[str], groups: dict[str, dict[str, str]], short: dict[str, str | None]
-) -> dict[str, dict[str, str]]:
-    """--set by judge, with --model and --base-url, short for that setting of the one judge that has it, folded in."""
+def judge_settings(judges: Sequence[str], groups: Groups, short: Mapping[str, str | None]) -> Groups:
+    """--set by judge, together with `short`: --model and --base-url, for the one judge that has that setting.
+
+    Raises BenchError for a group that is no judge of the call, and for a short form that fits none or several.
+    """
     for group in sorted(set(groups) - set(judges)):
         raise BenchError(f"--set {group}... names no judge of this call.", did_you_mean(group, judges))
     for key, value in short.items():
@@ -72,12 +62,13 @@ def _settings(
     return groups
 
 
-def _calibrate(path: Path, judges: Sequence[str], groups: dict[str, dict[str, str]], quiet: bool) -> int:
+def _calibrate(path: Path, judges: Sequence[str], groups: Groups, quiet: bool) -> int:
     """bench judge --calibrate"""
     import numpy as np
 
+    from rlhf_bench.harness.plan.judges import judge_spec
     from rlhf_bench.harness.results.calibration import agreement_table, calibrate, read_labelled, unusable
-    from rlhf_bench.harness.stages.judge import judge_spec
+    from rlhf_bench.harness.stages.judge import load_judge
 
     rows = read_labelled(path)
     stdout, _ = consoles(quiet)
@@ -86,5 +77,6 @@ def _calibrate(path: Path, judges: Sequence[str], groups: dict[str, dict[str, st
         made = load_judge(name, judge_spec(name, groups.get(name, {})).settings)
         found = calibrate(made, rows, None, np.random.default_rng(0), name=name)
         terminal.show(stdout, agreement_table(name, found))
-        lines.append(unusable(name, found, made.threshold) if isinstance(made, HasThreshold) else "")
+        if isinstance(made, HasThreshold):
+            lines.append(unusable(name, found, made.threshold))
     return 3 if complain([line for line in lines if line], "The same command asks again.") else 0

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from rlhf_bench.harness.cli.consoles import KINDS
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.presets import parse_seeds
 from rlhf_bench.harness.printable import printable
@@ -128,9 +127,13 @@ track_option = click.option(
 @settings_options
 def run(**options: Any) -> None:
     """Train, judge and report: one cell for every reward model and seed."""
-    from rlhf_bench.harness.cli import commands
+    from rlhf_bench.harness.cli.run import run
+    from rlhf_bench.harness.plan.request import Request
+    from rlhf_bench.harness.presets import parse_assignments
 
-    sys.exit(commands.run(**options))
+    machine = {name: options.pop(name) for name in ("out", "jobs", "threads", "device", "track", "dry_run", "quiet")}
+    options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
+    sys.exit(run(Request(**options), **machine))
 
 
 @bench.command()
@@ -141,9 +144,9 @@ def run(**options: Any) -> None:
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
 def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
     """Compare every cell found in RUNS.  Reads files only."""
-    from rlhf_bench.harness.cli import report as cli_report
+    from rlhf_bench.harness.cli.report import report
 
-    sys.exit(cli_report.report(runs, out, level, quiet, in_terminal))
+    sys.exit(report(runs, out, level, quiet, in_terminal))
 
 
 @bench.command()
@@ -157,9 +160,9 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
     every-eval-ever: the final numbers that have a range and a better side.  model-index: the evaluation results of a
     Hugging Face model card.
     """
-    from rlhf_bench.harness.cli import export as cli_export
+    from rlhf_bench.harness.cli.export import export
 
-    sys.exit(cli_export.run(report, form, out, organization))
+    sys.exit(export(report, form, out, organization))
 
 
 @bench.command()
@@ -180,9 +183,12 @@ def judge(**options: Any) -> None:
 
     Verdicts that are there stay; undecided ones are asked for again, and only those cost anything.
     """
-    from rlhf_bench.harness.cli import judge as cli_judge
+    from rlhf_bench.harness.cli.judge import judge, judge_settings
+    from rlhf_bench.harness.presets import parse_assignments
 
-    sys.exit(cli_judge.judge(**options))
+    short = {name: options.pop(name) for name in ("model", "base_url")}
+    groups = judge_settings(options["judges"], parse_assignments(options.pop("assignments")), short)
+    sys.exit(judge(groups=groups, **options))
 
 
 @bench.command()
@@ -193,9 +199,9 @@ def judge(**options: Any) -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Which training seed; default: the lowest found.")
 def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> None:
     """Rewards per token of one response."""
-    from rlhf_bench.harness.cli import commands
+    from rlhf_bench.harness.cli.score import score
 
-    sys.exit(commands.score(rm, prompt, response, runs, seed))
+    sys.exit(score(rm, prompt, response, runs, seed))
 
 
 @bench.command()
@@ -211,9 +217,17 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @settings_options
 def experiment(**options: Any) -> None:
     """Run an experiment of the papers and say what its claims' intervals show.  See: bench list experiments"""
-    from rlhf_bench.harness.cli import experiment as cli_experiment
+    from rlhf_bench.harness import api
+    from rlhf_bench.harness.cli.experiment import experiment
+    from rlhf_bench.harness.pipeline.trackers import check_trackers
+    from rlhf_bench.harness.presets import parse_assignments
 
-    sys.exit(cli_experiment.experiment(**options))
+    trackers = check_trackers(options["track"])
+    assignments = parse_assignments(options["assignments"])
+    wanted = [options[name] for name in ("policy", "preset", "out")]
+    planned = api.plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted)
+    how = {name: options[name] for name in ("jobs", "device", "dry_run", "quiet")}
+    sys.exit(experiment(planned, trackers=trackers, **how))
 
 
 @bench.command()
@@ -224,9 +238,9 @@ def experiment(**options: Any) -> None:
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: tuple[str, ...], level: float) -> None:
     """The ledger of the papers' claims, each with a verdict from the experiments found in RUNS (default: runs)."""
-    from rlhf_bench.harness.cli import experiment as cli_experiment
+    from rlhf_bench.harness.cli.experiment import claims
 
-    sys.exit(cli_experiment.claims(runs or (Path("runs"),), out, intro, level, only))
+    sys.exit(claims(runs or (Path("runs"),), out, intro, level, only))
 
 
 @bench.command()
@@ -240,18 +254,18 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 def power(**options: Any) -> None:
     """How many seeds and prompts a difference needs, from the spread in finished cells (a pilot)."""
-    from rlhf_bench.harness.cli import power as cli_power
+    from rlhf_bench.harness.cli.power import run
 
-    sys.exit(cli_power.run(**options))
+    sys.exit(run(**options))
 
 
 @bench.command(name="list")
-@click.argument("what", type=click.Choice([*KINDS, "experiments", "presets", "settings"]))
+@click.argument("what", type=click.Choice(["tasks", "reward-models", "judges", "experiments", "presets", "settings"]))
 def list_(what: str) -> None:
     """What is there: tasks, reward models, judges, experiments, presets, settings."""
-    from rlhf_bench.harness.cli import commands
+    from rlhf_bench.harness.cli.listing import listing
 
-    sys.exit(commands.listing(what))
+    sys.exit(listing(what))
 
 
 @bench.command()
@@ -262,19 +276,19 @@ def list_(what: str) -> None:
 @click.option("--device", default="", help="For an engine: as in bench run.")
 def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None, device: str) -> None:
     """Conformance tests for a plugin, or for a sampling engine over a policy."""
-    from rlhf_bench.harness.cli import commands
+    from rlhf_bench.harness.cli.check import check, check_engine
 
     if kind == "engine":
-        sys.exit(commands.check_engine(name, policy or "", device, assignments))
-    sys.exit(commands.check(kind, name, assignments))
+        sys.exit(check_engine(name, policy or "", device, assignments))
+    sys.exit(check(kind, name, assignments))  # type: ignore[arg-type]
 
 
 @bench.command()
 def doctor() -> None:
     """Versions, devices, threads and what is missing."""
-    from rlhf_bench.harness.cli import commands
+    from rlhf_bench.harness.cli.doctor import doctor
 
-    sys.exit(commands.doctor())
+    sys.exit(doctor())
 
 
 if __name__ == "__main__":

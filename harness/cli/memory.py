@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import memory
-from rlhf_bench.harness.models.placement import choose_holding, separate
+from rlhf_bench.harness.models.placement import can_run_concurrently, choose_placement
 from rlhf_bench.harness.presets import load_presets, make_settings
 from rlhf_bench.harness.settings import PPOSettings, Settings
 
@@ -13,13 +13,13 @@ Row = tuple[str, str, str]
 
 def plan_rows(policy: str, settings: Settings, response: int, device: str) -> list[Row]:
     """(role, what, size) of PPO with `policy` on this device, and what it comes to."""
-    holding = choose_holding(settings.group("policy"), device)
+    placement = choose_placement(settings.group("policy"), device)
     prompt = settings.data.max_prompt_tokens or memory.PROMPT
-    sizes = memory.sizes_of(memory.config_of(policy), holding, prompt, response)
-    at_once = separate(holding, settings.ppo, device)
-    plan = memory.make_plan(sizes, holding, settings.ppo, prompt, response, at_once)
-    speed = memory.measured_speed(device, holding.half)
-    held = f"rank {holding.lora} adapters" if holding.lora else "all weights trained"
+    sizes = memory.sizes_of(memory.config_of(policy), placement, prompt, response)
+    concurrent = can_run_concurrently(placement, settings.ppo, device)
+    plan = memory.make_plan(sizes, placement, settings.ppo, prompt, response, concurrent)
+    speed = memory.measured_speed(device, placement.half)
+    held = f"rank {holding.lora} adapters" if placement.lora else "all weights trained"
     first = (policy, f"{held}, {holding.dtype}, prompt {prompt} + response {response} tokens", f"{sizes.total:,}")
     return [first, *_verdicts(plan, settings.ppo, memory.available_bytes(device), speed)]
 

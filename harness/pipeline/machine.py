@@ -7,8 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from rlhf_bench.harness.errors import BenchError
 
 StageProgress = Callable[[str, str, int, int], None]
 """Called with (event, stage name, done, total).  Events: start, step (`done` of `total` steps), end."""
@@ -20,10 +22,11 @@ def no_stage_progress(event: str, name: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """What executing a plan may use and whom it informs.  Nothing of it is part of a result's key.
+    """What executing a plan may use, and where its progress goes.  Nothing of it is part of a result's key.
 
-    `jobs`: stages side by side, each in a process of its own from 2 on.  `threads`: CPU threads of each.  `device`: a
-    torch device.  `trackers`: names of pipeline/trackers.py, each logged to by the stages that train a policy.
+    `jobs`: stages side by side, from 2 on each in a process of its own; 0: as many as there are cores for, on an
+    accelerator one.  `threads`: CPU threads of each.  `device`: a torch device; "": the accelerator where there is one.
+    `trackers`: names of pipeline/trackers.py, to which stages that train a policy log their scalars.
     """
 
     jobs: int = 1
@@ -31,6 +34,19 @@ class Machine:
     device: str = "cpu"
     progress: StageProgress = no_stage_progress
     trackers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("jobs", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise BenchError(f"{name} is {getattr(self, name)}.", "Give a number above 0.")
+
+    def resolved(self) -> Machine:
+        """The same with a number of jobs and a device.  Imports torch; raises BenchError for an unusable device."""
+        from rlhf_bench.harness.models.policies import pick_device
+
+        device = pick_device(self.device)
+        cores = usable_cores() if device == "cpu" else 0
+        return replace(self, jobs=self.jobs or max(1, cores // self.threads), device=device)
 
 
 def usable_cores() -> int:

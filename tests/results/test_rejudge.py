@@ -8,17 +8,15 @@ from typing import Any, NamedTuple
 
 import pytest
 from fault_server import FaultServer, Reply, failing, goods, prefer
-from rich.console import Console
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.cli.rejudge import Rejudged, judge_cells
 from rlhf_bench.harness.nouns import Measure, Verdict
 from rlhf_bench.harness.plan import tasks
 from rlhf_bench.harness.results.estimates import CellFiles
-from rlhf_bench.harness.stages.judge import complaints, too_many
+from rlhf_bench.harness.results.rejudge import Rejudged, judge_cells
+from rlhf_bench.harness.results.undecided import complaints, too_many
 
 TASK = "fault_server:Plain"
-QUIET = Console(quiet=True)
 RESPONSES = (("good", "bad"), ("bad", "good"), ("fine", "okay"), ("good good", "good"))
 
 
@@ -31,7 +29,7 @@ class Results(NamedTuple):
     def judge(self, *judges: str, **settings: Any) -> Rejudged:
         """`judge_cells` of the cell; settings are of the first judge."""
         given = {judges[0]: {name: str(value) for name, value in settings.items()}}
-        return judge_cells([self.cell], self.root, judges, given, QUIET)
+        return judge_cells([self.cell], self.root, judges, given)
 
     def folders(self, judge: str) -> list[Path]:
         return sorted((self.root.root / "verdicts").glob(f"{judge}-*"))

@@ -1,0 +1,87 @@
+"""`bench list`: plugins, experiments, presets and settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+
+from rlhf_bench.harness import plugins
+from rlhf_bench.harness.cli.consoles import consoles
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.presets import load_presets
+from rlhf_bench.harness.results.table import Table
+from rlhf_bench.reports import terminal
+
+Rows = Iterator[tuple[str, ...]]
+
+
+def listing(what: str) -> int:
+    """bench list"""
+    columns, rows = LISTS[what]
+    stdout, _ = consoles(False)
+    terminal.show(stdout, Table(what, columns, list(rows())))
+    return 0
+
+
+def plugin_rows(kind: plugins.Kind) -> Rows:
+    """Registered plugins with the first line of their docstrings; a broken one with the reason instead."""
+    for plugin in plugins.registered(kind):
+        try:
+            described = inspect.getdoc(plugin.target()) or ""
+        except BenchError as error:
+            described = error.seen
+        yield plugin.name, described.partition("\n")[0], plugin.reference, plugin.distribution
+
+
+def experiment_rows() -> Rows:
+    """Experiments with their default seeds."""
+    from rlhf_bench.harness.plan import experiments
+
+    yield from ((found.name, found.seeds, found.question) for found in experiments.load().values())
+
+
+def preset_rows() -> Rows:
+    """A row for every value that a preset sets; an empty one for a preset of defaults."""
+    for preset, groups in load_presets().items():
+        if not groups:
+            yield preset, "(defaults).", ""
+        yield from (
+            (preset, f"{group}.{key}", str(value)) for group, values in groups.items() for key, value in values.items()
+        )
+
+
+def setting_rows() -> Rows:
+    """Settings of the harness with their descriptions, then those of the plugins."""
+    from rlhf_bench.harness.settings import describe_settings
+
+    for one in describe_settings():
+        yield f"{one.group}.{one.key}", str(one.default), one.allowed, one.description
+    kinds: tuple[plugins.Kind, ...] = ("task", "reward-model", "judge")
+    for kind in kinds:
+        for plugin in plugins.available(kind).values():
+            try:
+                defaults = parameters_of(plugin)
+            except BenchError:
+                continue  # a broken plugin must not hide the settings of the others
+            yield from ((f"{plugin.name}.{name}", default, "", f"of the {kind}") for name, default in defaults.items())
+
+
+def parameters_of(plugin: plugins.Plugin) -> dict[str, str]:
+    """A plugin's settings and their defaults as text; none for a factory without a signature."""
+    try:
+        found = inspect.signature(plugin.factory()).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {p.name: "(needed)" if p.default is p.empty else str(p.default) for p in found}
+
+
+DESCRIBED = ("name", "description", "reference", "package")
+LISTS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "tasks": (DESCRIBED, lambda: plugin_rows("task")),
+    "reward-models": (DESCRIBED, lambda: plugin_rows("reward-model")),
+    "judges": (DESCRIBED, lambda: plugin_rows("judge")),
+    "experiments": (("name", "seeds", "question"), experiment_rows),
+    "presets": (("preset", "setting", "value"), preset_rows),
+    "settings": (("setting", "default", "values", "description"), setting_rows),
+}
+"""Columns and rows by what is listed."""

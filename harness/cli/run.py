@@ -1,0 +1,84 @@
+"""`bench run`, and what a dry run shows of a plan.
+
+The functions of the commands return exit codes: 0 fine, 3 something is missing or undecided.  Errors are raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_bench.harness import api
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.progress import watching
+from rlhf_bench.harness.cli.report import show_end
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.plan.request import Request, raise_first
+from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.results.table import Table
+from rlhf_bench.reports import terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def run(
+    request: Request,
+    out: Path,
+    *,
+    jobs: int | None,
+    threads: int | None,
+    device: str,
+    track: Sequence[str],
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """bench run"""
+    trackers = check_trackers(track)
+    planned = api.plan_request(request, out)
+    stdout, stderr = consoles(quiet)
+    if dry_run:
+        show_plan(planned.stages, stdout)
+        show_memory(planned, device, stdout)
+        return 0
+    with watching(stderr, quiet or planned.finished) as progress:
+        machine = api.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
+        ended = api.compute(planned, machine, command_line())
+    if ended.report:
+        show_end(stdout, ended.report)
+    elif ended.missing:
+        complain(["No cell is finished", *ended.missing], "")
+    raise_first(ended.outcome)
+    return 3 if complain(ended.undecided, f"To ask again: bench judge {out}, with the same settings.") else 0
+
+
+def show_plan(stages: Sequence[api.PlannedStage], console: Console) -> None:
+    """The stages of a plan, which of them are reused, and a time estimate."""
+    rows = [
+        (stage.name, "reused" if stage.done else "to make", "" if stage.seconds is None else f"{stage.seconds:.0f} s")
+        for stage in stages
+    ]
+    terminal.show(console, Table("Plan", ("stage", "state", "estimate"), rows))
+    pending = [stage for stage in stages if not stage.done]
+    minutes = sum(stage.seconds or 0.0 for stage in pending) / 60
+    rest = " and what cannot be estimated yet" if any(stage.seconds is None for stage in pending) else ""
+    console.print(f"{len(pending)} of {len(stages)} stages to make, about {minutes:.1f} minutes of one core{rest}.")
+
+
+def show_memory(planned: api.RunPlan, device: str, console: Console) -> None:
+    """What PPO with a real policy needs, and whether it fits; nothing for the tiny policy, which fits everywhere."""
+    policy = planned.request.policy
+    if policy == "tiny":
+        return
+    from rlhf_bench.harness.cli.memory import plan_rows
+    from rlhf_bench.harness.models.policies import pick_device
+
+    settings, response = planned.cells.settings, planned.cells.cells[0].home.max_response
+    try:
+        rows = plan_rows(policy, settings, response, pick_device(device))
+    except BenchError as error:
+        console.print(f"Memory and time: unknown. {printable(str(error))}", markup=False, soft_wrap=True)
+    else:
+        terminal.show(console, Table("Memory and time of PPO", ("role", "what", "size"), rows))

@@ -1,0 +1,82 @@
+"""Rewards per token of given texts, by a reward model that a run trained or by one that needs no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.presets import factory_settings
+from rlhf_bench.harness.results.estimates import CellFiles
+from rlhf_bench.harness.results.found import find_cells
+from rlhf_bench.harness.text.tokens import Span
+
+BATCH = 16
+"""Texts scored at once."""
+
+
+class TextRewards(NamedTuple):
+    """One response: the character span of each token, and each token's reward; the end-of-sequence token last."""
+
+    response: str
+    spans: tuple[Span, ...]
+    rewards: tuple[float, ...]
+
+
+def score_texts(
+    rm: str, prompts: Sequence[str], responses: Sequence[str], runs: Path, seed: int | None = None
+) -> list[TextRewards]:
+    """Rewards, unscaled, of each response to the prompt in its place.
+
+    `rm` is a reward model that a cell in `runs` trained (with this training seed, by default the lowest), or one that
+    needs no training, which then uses the tokenizer of any cell.  Raises BenchError where neither is found.
+    """
+    from rlhf_bench.harness.models.policies import load_tokenizer
+    from rlhf_bench.harness.pipeline.machine import quiet_libraries, set_threads
+    from rlhf_bench.harness.sampling.rollout import text_rollout
+    from rlhf_bench.harness.stages.reward import examples_of, load_reward_model
+
+    cell = _choose(find_cells([runs])[0], rm, seed)
+    set_threads(1)
+    quiet_libraries()
+    made = store.read_json(cell.folder("scale") / store.MARKER)
+    params, folder = made["params"], None
+    if not _trained_by(cell, rm):
+        params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
+    elif "reward" in cell.record["stages"]:
+        folder = cell.folder("reward")
+    stored_prompts = cell.root / "prompts" / made["inputs"]["prompts"]
+    scorer = load_reward_model(params, folder, "cpu", lambda: examples_of({"prompts": stored_prompts}))
+    tokenizer = load_tokenizer(cell.folder("sft"))
+    found = []
+    for start in range(0, len(prompts), BATCH):
+        part = responses[start : start + BATCH]
+        rollout = text_rollout(tokenizer, prompts[start : start + BATCH], part, "cpu")
+        for response, spans, rewards in zip(part, rollout.spans, scorer.rewards(rollout).tolist(), strict=True):
+            found.append(TextRewards(response, spans, tuple(rewards[: len(spans)])))
+    return found
+
+
+def _trained_by(cell: CellFiles, rm: str) -> bool:
+    """Whether the cell has this reward model, named in full (`hf:a/long/path`) or by the label that reports show."""
+    name = cell.record["reward_model"]
+    return bool(name == rm or (":" in rm and name == plugins.find("reward-model", rm).label))
+
+
+def _choose(cells: Sequence[CellFiles], rm: str, seed: int | None) -> CellFiles:
+    own = [c for c in cells if _trained_by(c, rm) and seed in (None, c.record["seed"])]
+    if own:
+        return min(own, key=lambda c: c.record["seed"])
+    from rlhf_bench.harness.seams import RewardModel
+
+    if rm not in plugins.available("reward-model") and ":" not in rm:
+        raise BenchError(f"Unknown reward model {rm!r}.", did_you_mean(rm, plugins.available("reward-model")))
+    plugin = plugins.find("reward-model", rm)
+    made = plugins.build("reward-model", rm, factory_settings(rm, plugin.factory(), {}))
+    if isinstance(made, RewardModel) and cells and seed is None:
+        return cells[0]
+    trained = sorted({f"{c.record['reward_model']} (seed {c.record['seed']})" for c in cells})
+    raise BenchError(f"No finished cell trained {rm!r}" + (f" with seed {seed}." if seed is not None else "."),
+                     f"Found: {', '.join(trained) or 'none'}. Train it with bench run.")  # fmt: skip
