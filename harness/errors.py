@@ -1,4 +1,9 @@
-"""The one error a user meets: a line that says what was seen and a line that says how to fix it."""
+"""The error for bad input, in one line: what was seen, and how to fix it.
+
+```python
+raise BenchError(f"{path} is missing.", "Give a folder that exists.")
+```
+"""
 
 from __future__ import annotations
 
@@ -7,18 +12,18 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Bad input.  The command line prints it without a traceback and exits with 2."""
+    """Bad input.  The command line prints `seen` and `fix` without a traceback and exits with 2."""
 
     def __init__(self, seen: str, fix: str = "") -> None:
         super().__init__(f"{seen} {fix}".strip())
         self.seen, self.fix = seen, fix
 
     def __reduce__(self) -> tuple[type[BenchError], tuple[str, str]]:
-        return type(self), (self.seen, self.fix)  # crosses process borders under --jobs
+        return type(self), (self.seen, self.fix)  # errors of stages cross processes under --jobs, with both parts
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the nearest known one, else all of them."""
+    """The `fix` for an unknown name: the nearest known one, if any is near, and all known ones."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
     if close:

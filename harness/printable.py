@@ -1,20 +1,23 @@
-"""Text made safe to print and to encode: control characters made visible, lone surrogates replaced."""
+"""Text that is safe to print and to encode: control characters made visible, lone surrogates replaced."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """One line, control characters made visible: messages may quote data."""
+    """The text with control characters and line breaks written as escapes.
+
+    Messages quote data, and an escape sequence in data could change what a terminal shows.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, keeping line breaks."""
+    """As `printable`, but line breaks are kept."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def well_formed(text: str) -> str:
-    """The text with lone surrogates replaced: they exist in model output and in no UTF-8 request."""
+    """The text with lone surrogates replaced by "?": model output may have them, and UTF-8 cannot encode them."""
     return text.encode("utf-8", "replace").decode("utf-8")

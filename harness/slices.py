@@ -1,29 +1,34 @@
-"""Slices that every task has: the shortest and the longest third of the held-out prompts."""
+"""Slices of held-out prompts, for which a report repeats its numbers: by length, and open-ended against closed-ended.
+
+Every task has the length slices.  The prompt's type is stated by the examples or guessed by a rule of words.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.text.types import Row
 
 SHORTEST, LONGEST = "shortest third of prompts", "longest third of prompts"
 
-ENOUGH = 30
-"""Prompts below which a third is too few to say anything of."""
+MIN_PROMPTS = 30
+"""Fewest prompts for length slices: a third of fewer is too small for an interval."""
 
 
-def length_slices(examples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Example id -> its slice, by words of the prompt; none for the middle third.
+def length_slices(examples: Sequence[Row]) -> dict[str, str]:
+    """Slice by example id, by the number of words of the prompt; the middle third has none.
 
-    {} for few prompts, and where the thirds do not differ in length.
+    `examples` are stored rows with `id` and `prompt`; their order does not matter.  Returns {} for fewer than
+    MIN_PROMPTS, and where the longest of the shortest third is as long as the shortest of the longest third.
     """
-    if len(examples) < ENOUGH:
+    if len(examples) < MIN_PROMPTS:
         return {}
-    ordered = sorted((len(row["prompt"].split()), row["id"]) for row in examples)
+    ordered = sorted((len(row["prompt"].split()), row["id"]) for row in examples)  # ids break ties
     third = len(ordered) // 3
     short, long = ordered[:third], ordered[-third:]
     if short[-1][0] >= long[0][0]:
@@ -32,7 +37,7 @@ def length_slices(examples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 PromptType = Literal["open", "closed"]
-
+"""Open-ended: many different responses are right.  Closed-ended: a reference can hold the answer."""
 
 TYPE_SLICES: dict[str, PromptType] = {
     "open": "open",
@@ -41,7 +46,6 @@ TYPE_SLICES: dict[str, PromptType] = {
     "closed-ended": "closed",
 }
 """Slices of an example that state its prompt's type."""
-
 
 OPEN_MARKS = re.compile(
     r"""
@@ -53,27 +57,31 @@ OPEN_MARKS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
-
+"""Words of an instruction that asks for something made up, for opinions or for ideas."""
 
 CLOSED_MARKS = re.compile(r"\b(summar(y|ies|i[sz]e)|translat(e|ion))\b", re.IGNORECASE)
-"""Writing that follows a given text, whatever verb asks for it ("write a summary")."""
+"""Words of an instruction whose response follows a given text, with any verb ("write a summary")."""
 
 
 def type_by_rule(prompt: str) -> PromptType:
-    """The guess where nobody says: open-ended if an instruction line asks for something made up, opinions or ideas.
+    """The type of a prompt that states none, guessed from English words.
 
-    Everything else is closed-ended, as in the paper: a question of fact, an explanation, a transformation of a text has
-    an answer that a reference can hold; so is a summary or a translation even where it is to be "written".
-    Instructions stand in the first or the last line that is not blank.  A rule of words, for English; `rule_accuracy`
-    says how often it is right where types are known.
+    Open-ended if an instruction asks for something made up, for opinions or for ideas.  Everything else is
+    closed-ended, as in arXiv 2402.03469: a question of fact, an explanation and a transformation of a text have an
+    answer that a reference can hold, and so have a summary and a translation that are to be "written".
+    `rule_accuracy` measures the rule where types are stated.
     """
     lines = [line for line in prompt.splitlines() if line.strip()]
+    # Instructions stand before or after the text that they are about; words of that text must not decide.
     instructions = "\n".join((*lines[:1], *lines[-1:]))
     return "open" if OPEN_MARKS.search(instructions) and not CLOSED_MARKS.search(instructions) else "closed"
 
 
 def declared_type(example: Example) -> PromptType | None:
-    """The type that an example's slices state, None where they state none.  Raises BenchError for both at once."""
+    """The type that an example's slices state, None where they state none.
+
+    Raises BenchError for an example in both kinds of slices.
+    """
     found = {TYPE_SLICES[name] for name in example.slices if name in TYPE_SLICES}
     if len(found) > 1:
         raise BenchError(f"The example {example.id!r} is open-ended and closed-ended.", "Leave one of the slices.")
@@ -82,7 +90,7 @@ def declared_type(example: Example) -> PromptType | None:
 
 @dataclass(frozen=True, slots=True)
 class RuleAccuracy:
-    """How often `type_by_rule` agrees with the types that examples state: right of total, by stated type."""
+    """How often `type_by_rule` agrees with the types that examples state: correct guesses of all, by stated type."""
 
     right_open: int
     total_open: int
@@ -97,7 +105,10 @@ class RuleAccuracy:
 
 
 def rule_accuracy(examples: Iterable[Example]) -> RuleAccuracy:
-    """The rule against the stated types; examples that state none are left out."""
-    stated = [(kind, type_by_rule(e.prompt) == kind) for e in examples if (kind := declared_type(e)) is not None]
-    by_type = {kind: [right for own, right in stated if own == kind] for kind in ("open", "closed")}
-    return RuleAccuracy(sum(by_type["open"]), len(by_type["open"]), sum(by_type["closed"]), len(by_type["closed"]))
+    """Compare the rule with the stated types; examples that state none are left out."""
+    guesses: dict[PromptType, list[bool]] = {"open": [], "closed": []}
+    for example in examples:
+        if (stated := declared_type(example)) is not None:
+            guesses[stated].append(type_by_rule(example.prompt) == stated)
+    right_open, right_closed = guesses["open"], guesses["closed"]
+    return RuleAccuracy(sum(right_open), len(right_open), sum(right_closed), len(right_closed))

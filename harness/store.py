@@ -1,8 +1,11 @@
-"""Folders of results: written aside, then renamed, so that a folder that exists is complete.
+"""The results folder: JSON and JSON Lines files, and folders that are written aside and renamed when complete.
 
-ROOT/<kind>/<label>-<key>/   a stage's result, `stage.json` inside
-ROOT/cells/<label>-<key>.json   which folders make up a cell
-ROOT/.partial/<kind>-<key>/  a stage in the making: `work/` becomes the result, `scratch/` holds its checkpoints
+    ROOT/<kind>/<label>-<key>/       the result of a stage; it holds stage.json, which is written last
+    ROOT/cells/<label>-<key>.json    the folders that make up a run
+    ROOT/.partial/<kind>-<key>/      an unfinished stage: `work/` becomes the result, `scratch/` holds checkpoints
+    ROOT/.partial/<kind>-<key>.lock  held by the process that executes the stage
+
+A key is the hash of all that a result depends on, so equal keys mean equal results and nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -12,32 +15,39 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jsonlines
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.text.types import JsonObject
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 KEY_LENGTH = 12
+"""Hexadecimal digits of a key in the names of folders: 48 bits."""
 MARKER = "stage.json"
+"""The file that marks a stage's folder as complete."""
 
 
 def canonical(value: Any) -> str:
-    """One spelling of a JSON value: sorted keys, no spaces, no nan."""
+    """A JSON value as text in one form: keys sorted, no spaces.
+
+    Raises ValueError for NaN and infinity and TypeError for what is not JSON: such a value must not enter a key.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_key(value: Any) -> str:
-    """sha256 of a value's canonical JSON."""
+    """SHA-256 of a value's canonical JSON, in hexadecimal.  Raises as `canonical`."""
+    # "surrogatepass": prompts may hold lone surrogates, which UTF-8 refuses
     return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of one."""
+    """Write a JSON file.  A reader sees the old file or the new one, never a part: it is written aside and renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     aside.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # a lone surrogate as its JSON escape
@@ -45,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of ours; raises BenchError when it is missing or damaged."""
+    """The value in a JSON file that `write_json` wrote.  Raises BenchError when the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -54,17 +64,14 @@ def read_json(path: Path) -> Any:
         raise BenchError(f"{path} is damaged: {error}.", "Delete its folder and run again.") from None
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line, aside and renamed."""
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write one JSON object per line.  Like `write_json`, it never leaves a part of a file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with jsonlines.open(aside, "w", compact=True, dumps=_dumps) as writer:
+    # ASCII escapes: lone surrogates in model output cannot be encoded, and U+2028 ends a line for some readers.
+    dumps = partial(json.dumps, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    with jsonlines.open(aside, "w", compact=True, dumps=dumps) as writer:
         writer.write_all(rows)
     aside.replace(path)
-
-
-def _dumps(value: Any) -> str:
-    # ASCII escapes keep lone surrogates and line separators in model output from breaking the file
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def numbered_rows(lines: Iterable[bytes], *, skip_empty: bool = False) -> Iterator[tuple[int, JsonObject]]:
@@ -112,13 +119,13 @@ def read_rows(path: Path) -> list[JsonObject]:
 
 
 class Store:
-    """A root folder of results."""
+    """The results folder of `--out`, by default `runs`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def prepare(self) -> None:
-        """Make the root; raises BenchError when it cannot be written or holds something else."""
+        """Create the folder.  Raises BenchError when it cannot be written or is a file."""
         try:
             if self.root.exists() and not self.root.is_dir():
                 raise BenchError(f"{self.root} is not a folder.", "Give another --out.")
@@ -130,10 +137,11 @@ class Store:
             raise BenchError(f"Cannot write to {self.root}: {error.strerror}.", "Give another --out.") from None
 
     def folder(self, kind: str, label: str, key: str) -> Path:
+        """Where the result of a stage lies or will lie."""
         return self.root / kind / f"{label}-{key[:KEY_LENGTH]}"
 
     def complete(self, kind: str, label: str, key: str) -> bool:
-        """Whether the result is there.  Raises BenchError for a folder that something else left half-written."""
+        """Whether the result exists.  Raises BenchError for a folder without its stage.json, which is no result."""
         folder = self.folder(kind, label, key)
         if (folder / MARKER).is_file():
             return True
@@ -143,24 +151,26 @@ class Store:
 
     @contextmanager
     def writing(self, kind: str, label: str, key: str) -> Iterator[tuple[Path, Path] | None]:
-        """(work, scratch) to write a stage in, or None when it is complete; on leaving, `work` becomes the result.
+        """Lock a stage and yield (work, scratch), two folders to write in, or None when its result exists.
 
-        A lock of the operating system keeps two processes from making the same stage; it ends with its holder.
+        When the block ends, `work` becomes the result and `scratch` is deleted.  When it raises, both stay, and the
+        next call starts with an empty `work` and the same `scratch`.  Waits while another process executes the stage.
         """
         from filelock import FileLock
 
-        partial = self.root / ".partial" / f"{kind}-{key[:KEY_LENGTH]}"
-        work, scratch = partial / "work", partial / "scratch"
-        with FileLock(partial.with_suffix(".lock")):
+        unfinished = self.root / ".partial" / f"{kind}-{key[:KEY_LENGTH]}"
+        work, scratch = unfinished / "work", unfinished / "scratch"
+        # A lock of the operating system: it ends with its process, even one that is killed.
+        with FileLock(unfinished.with_suffix(".lock")):
             if self.complete(kind, label, key):
-                shutil.rmtree(partial, ignore_errors=True)  # a kill came between the renaming and this
+                shutil.rmtree(unfinished, ignore_errors=True)  # left where a kill came after the renaming
                 yield None
                 return
-            shutil.rmtree(work, ignore_errors=True)  # what an interrupted run left; its checkpoints are in scratch
+            shutil.rmtree(work, ignore_errors=True)  # half a result of an interrupted run
             work.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
             yield work, scratch
             target = self.folder(kind, label, key)
             target.parent.mkdir(parents=True, exist_ok=True)
-            work.replace(target)
-            shutil.rmtree(partial, ignore_errors=True)
+            work.replace(target)  # atomic on one file system: a folder with its final name is complete
+            shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Names on the hub, and the one-line error for what cannot be loaded: the cause behind the libraries' wrapping, and its fix."""
+"""Names on the hub, and the one-line error for what cannot be loaded: the cause that libraries wrap, and its fix."""
 
 from __future__ import annotations
 

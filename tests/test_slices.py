@@ -1,15 +1,15 @@
-"""Slices by prompt length: thirds by words, none where they would say nothing."""
+"""Slices by prompt length: thirds by words, none where the thirds do not differ."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_bench.harness.slices import ENOUGH, LONGEST, SHORTEST, length_slices
+from rlhf_bench.harness.slices import LONGEST, MIN_PROMPTS, SHORTEST, length_slices
 
 
-@given(st.lists(st.integers(0, 12), min_size=ENOUGH, max_size=60))
-def test_thirds_are_of_one_size_and_apart(words: list[int]) -> None:
+@given(st.lists(st.integers(0, 12), min_size=MIN_PROMPTS, max_size=60))
+def test_thirds_are_of_equal_size_and_differ_in_length(words: list[int]) -> None:
     rows = [{"id": str(i), "prompt": "a " * n} for i, n in enumerate(words)]
     found = length_slices(rows)
     short, long = ([words[int(i)] for i, name in found.items() if name == which] for which in (SHORTEST, LONGEST))
@@ -25,4 +25,4 @@ def test_thirds_are_of_one_size_and_apart(words: list[int]) -> None:
 
 
 def test_few_prompts_have_none() -> None:
-    assert length_slices([{"id": str(i), "prompt": "a " * i} for i in range(ENOUGH - 1)]) == {}
+    assert length_slices([{"id": str(i), "prompt": "a " * i} for i in range(MIN_PROMPTS - 1)]) == {}

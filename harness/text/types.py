@@ -1,4 +1,7 @@
-"""The types of what is read from JSON and of a tokenizer, for signatures: nothing here is imported at run time."""
+"""Types for signatures: JSON objects, and the part of a tokenizer that the package uses.
+
+A Protocol, not the class of transformers: importing that takes seconds, and tests use small tokenizers of their own.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,16 @@ Row = Mapping[str, Any]
 
 
 class Tokenizer(Protocol):
-    """The part of `transformers.PreTrainedTokenizerBase` that the package uses."""
+    """The part of `transformers.PreTrainedTokenizerBase` that the package uses.
+
+    Ids of tokens that a tokenizer does not have are None.  `padding_side` and `truncation_side` are "left" or "right".
+    """
 
     pad_token: str | None
     eos_token: str | None
     unk_token: str | None
-    pad_token_id: int | None
-    eos_token_id: int | None
+    pad_token_id: int  # `policies.load_tokenizer` gives every tokenizer a pad token
+    eos_token_id: int  # and refuses one without an end-of-sequence token
     bos_token_id: int | None
     unk_token_id: int | None
     padding_side: str
@@ -36,16 +42,16 @@ class Tokenizer(Protocol):
     add_special_tokens: Callable[..., int]
 
     def __call__(self, *texts: Any, **options: Any) -> Any:
-        """Token ids and masks by name; texts one by one or as lists."""
+        """Token ids and masks by name ("input_ids", "attention_mask"), of one text or of a list of texts."""
 
     def __len__(self) -> int:
-        """Tokens in the vocabulary, added ones included."""
+        """The number of tokens in the vocabulary, added ones included."""
 
     def decode(self, ids: Any, **options: Any) -> str:
         """The text of token ids."""
 
     def get_vocab(self) -> dict[str, int]:
-        """Token id by the token's own text."""
+        """Token id by the token's own spelling, which may differ from its text (byte-level BPE writes "Ġ")."""
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """The tokens' own texts."""
+        """The spelling of one id, or the spellings of a list of ids."""
