@@ -1,7 +1,9 @@
-"""The tasks `prompts`, `medical` and `code`: prompts alone, for asking a policy about what it was not trained on.
+"""The tasks `prompts`, `medical` and `code`: prompts alone, to evaluate a policy on what it was not trained on.
 
-`bench run --task tldr --prompts medical --set medical.data=FILE`.  They have no demonstrations and no pairs, so no
-policy and no reward model comes from them.  Nothing is fetched that was not asked for: `data` is required.
+    bench run --task tldr --prompts medical --set medical.data=FILE
+
+They have no demonstrations and no pairs, so no policy and no reward model can be trained on them.  `data` is required:
+nothing is downloaded by default.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
 from rlhf_bench.harness.slices import TYPE_SLICES, rule_accuracy, type_by_rule
-from rlhf_bench.tasks.real import check_data
+from rlhf_bench.tasks.settings import Setting, check_data, settings_of
 from rlhf_bench.tasks.sources import Row, content_sha256, hub_rows, read_rows, text
 
+# Datasets on the hub that "hub" stands for.
 MEDICAL, CODE = "lavita/MedQuAD", "openai/openai_humaneval"
 LICENSES = {MEDICAL: "CC BY 4.0 (MedQuAD's own; the hub copy states none)", CODE: "MIT"}
-RESPONSE_TOKENS = 128
+# The value of `types` that asks for the rule of words.
 RULE = "rule"
 
 
@@ -32,19 +34,19 @@ class Prompts:
 
     `references` names a column of reference answers ("" for none).  `types` says whether prompts are open-ended or
     closed-ended: a column that holds the words of slices.TYPE_SLICES, or "rule" for the rule of words
-    (slices.type_by_rule), whose slices are called by-rule-open and by-rule-closed: a guess is not a statement, and
-    reward models that read types go on treating it as one of their own.
+    (slices.type_by_rule).  The rule's slices are called by-rule-open and by-rule-closed, because a guess is no
+    statement: reward models that read types treat it as their own guess.
 
     `train_share` of the prompts, by hash of the text, may be optimised on; the others are held out.  Equal texts count
-    once, by their first row.  Prompts come in the order of their hash, so that the first n are a sample and no chapter
-    of the file.
+    once, by their first row.  Prompts come in the order of their hash, so that the first n are a sample and not a
+    section of the file.
     """
 
     data: str
     column: str = "prompt"
     split: str = ""
     train_share: float = 0.0
-    response_tokens: int = RESPONSE_TOKENS
+    response_tokens: int = 128
     references: str = ""
     types: str = ""
 
@@ -56,15 +58,23 @@ class Prompts:
 
     @property
     def max_response_tokens(self) -> int:
-        """As set.  A run keeps to the limit of the task its policy was trained on."""
+        """As set.  A run keeps the limit of the task that its policy was trained on."""
         return self.response_tokens
 
     @cached_property
     def origin(self) -> Origin:
         """What was read; the hash is of the rows as they were."""
-        held = len(self._examples)
-        left_out = f"{len(self._rows) - held} repeated ones left out"
-        description = f"Prompts from {self.data}, column {self.column!r}: {held}, {left_out}.{self._said_of_types()}"
+        examples = [example for _, example in self._examples]
+        left_out = f"{len(self._rows) - len(examples)} repeated ones left out"
+        description = f"Prompts from {self.data}, column {self.column!r}: {len(examples)}, {left_out}."
+        if self.types:
+            counts = Counter(name for example in examples for name in example.slices)
+            source = "a rule of words" if self.types == RULE else f"column {self.types!r}"
+            description += f" Types by {source}: "
+            description += ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+            # How often the rule agrees, which is known only where the data state types.
+            accuracy = rule_accuracy(examples).accuracy
+            description += "." if accuracy is None else f"; a rule of words gives the same for {accuracy:.0%}."
         return Origin("real", description, content_sha256([("", self._rows)]), LICENSES.get(self.data, "unknown"))
 
     def examples(self, split: Split) -> Sequence[Example]:
@@ -72,6 +82,7 @@ class Prompts:
         if split == "sft" or (split == "train" and not self.train_share):
             return []
         train = split == "train"
+        # The side of a prompt depends on its own hash alone, not on the other prompts.
         found = [example for place, example in self._examples if (place < self.train_share) == train]
         if not found:
             seen = (
@@ -90,9 +101,11 @@ class Prompts:
         found: dict[str, tuple[float, Example]] = {}
         for number, row in enumerate(self._rows):
             prompt = text(row, self.column)
+            # 13 hexadecimal digits are 52 bits, which a float holds exactly.
             place = int(hashlib.sha256(prompt.encode()).hexdigest()[:13], 16) / 2**52
             reference = text(row, self.references) if self.references else ""
             example = Example(f"prompt-{number}", prompt, reference, slices=self._slices(row))
+            # An equal text keeps its first row, so its type must not depend on which row that is.
             _, first = found.setdefault(prompt, (place, example))
             if first.slices != example.slices:
                 seen = f"{row.where}: {self.types!r} states another type than an earlier row with this prompt."
@@ -100,7 +113,7 @@ class Prompts:
         return sorted(found.values(), key=lambda one: one[0])
 
     def _slices(self, row: Row) -> tuple[str, ...]:
-        """The prompt's type: what the column says, or the rule's guess by a name that says it is one."""
+        """The prompt's type: what the column says, or the rule's guess by a name that marks it as one."""
         if not self.types:
             return ()
         if self.types == RULE:
@@ -111,28 +124,13 @@ class Prompts:
             raise BenchError(seen, f"Give one of {', '.join(TYPE_SLICES)}.")
         return (TYPE_SLICES[stated],)
 
-    def _said_of_types(self) -> str:
-        """How many prompts of each type there are, and how often the rule agrees where the data state types."""
-        if not self.types:
-            return ""
-        examples = [example for _, example in self._examples]
-        counts = Counter(name for example in examples for name in example.slices)
-        said = f" Types by {'a rule of words' if self.types == RULE else f'column {self.types!r}'}: "
-        said += ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        accuracy = rule_accuracy(examples).accuracy
-        return f"{said}." if accuracy is None else f"{said}; a rule of words gives the same for {accuracy:.0%}."
-
     @cached_property
     def _rows(self) -> list[Row]:
         path = Path(self.data).expanduser()
-        return self._local(path) if path.exists() else self._hub()
-
-    def _local(self, path: Path) -> list[Row]:
-        if self.split:
-            raise BenchError(f"split={self.split!r} set together with the file {path}.", "A file has no splits.")
-        return read_rows(path)
-
-    def _hub(self) -> list[Row]:
+        if path.exists():
+            if self.split:
+                raise BenchError(f"split={self.split!r} set together with the file {path}.", "A file has no splits.")
+            return read_rows(path)
         splits = hub_rows(self.data)
         if self.split and self.split not in splits:
             raise BenchError(f"{self.data} has no split {self.split!r}.", did_you_mean(self.split, splits))
@@ -145,56 +143,39 @@ class Prompts:
         return splits[name]
 
 
-def _open(name: str, hub: str, settings: Mapping[str, Any]) -> Prompts:
-    data = settings["data"]
+def _open(name: str, hub: str, data: str, settings: Mapping[str, Setting]) -> Prompts:
+    """The task of `data`, "hub" standing for the dataset `hub`; raises BenchError without either."""
     if not data or (data == "hub" and not hub):
         seen = f"data={data!r}: the task {name!r} has no prompts of its own."
-        fix = f"Name a file or hub dataset with --set {name}.data=NAME (column {settings['column']!r})"
+        column = settings.get("column", Prompts.column)
+        fix = f"Name a file or hub dataset with --set {name}.data=NAME (column {column!r})"
         raise BenchError(seen, f"{fix}, or 'hub' for {hub}." if hub else f"{fix}.")
     check_data(data)
-    return Prompts(**{**settings, "data": hub if data == "hub" else data})
+    return Prompts(hub if data == "hub" else data, **settings)
 
 
-def prompts(
-    *,
-    data: str = "",
-    column: str = "prompt",
-    split: str = "",
-    train_share: float = 0.0,
-    response_tokens: int = RESPONSE_TOKENS,
-    references: str = "",
-    types: str = "",
-) -> Prompts:
-    """Prompts of any file or hub dataset.  See `Prompts`."""
-    settings = dict(locals())
-    return _open("prompts", "", settings)
+@settings_of(Prompts)
+def prompts(*, data: str = "", **settings: Setting) -> Prompts:
+    """Prompts of any file or hub dataset, for evaluation (real data only).
+
+    See `Prompts` for the settings.
+    """
+    return _open("prompts", "", data, settings)
 
 
-def medical(
-    *,
-    data: str = "",
-    column: str = "question",
-    split: str = "",
-    train_share: float = 0.0,
-    response_tokens: int = RESPONSE_TOKENS,
-    references: str = "",
-    types: str = "",
-) -> Prompts:
-    """Medical questions: a file, a hub dataset, or "hub" for MedQuAD (47,441 questions, with repetitions)."""
-    settings = dict(locals())
-    return _open("medical", MEDICAL, settings)
+@settings_of(Prompts)
+def medical(*, data: str = "", column: str = "question", **settings: Setting) -> Prompts:
+    """Medical questions, for evaluation (data=hub for MedQuAD, or any file or hub dataset).
+
+    MedQuAD has 47,441 questions, with repetitions.  See `Prompts` for the settings.
+    """
+    return _open("medical", MEDICAL, data, {"column": column, **settings})
 
 
-def code(
-    *,
-    data: str = "",
-    column: str = "prompt",
-    split: str = "",
-    train_share: float = 0.0,
-    response_tokens: int = RESPONSE_TOKENS,
-    references: str = "",
-    types: str = "",
-) -> Prompts:
-    """Programs to complete: a file, a hub dataset, or "hub" for HumanEval (164 prompts)."""
-    settings = dict(locals())
-    return _open("code", CODE, settings)
+@settings_of(Prompts)
+def code(*, data: str = "", **settings: Setting) -> Prompts:
+    """Programs to complete, for evaluation (data=hub for HumanEval, or any file or hub dataset).
+
+    HumanEval has 164 prompts.  See `Prompts` for the settings.
+    """
+    return _open("code", CODE, data, settings)

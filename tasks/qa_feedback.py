@@ -1,7 +1,7 @@
 """The task `qa-feedback`: long-form answers from passages, with spans that people marked as errors and pair choices.
 
-Real data alone (fine-grained RLHF, arXiv 2306.01693): people chose between the samples of one policy, two at a time,
-and marked the errors of the first sample to the character: ground truth for the credit of token rewards.
+Real data alone (fine-grained RLHF, arXiv 2306.01693).  People chose between the samples of one policy, two at a time,
+and marked the errors of the first sample to the character, which is ground truth for the credit of token rewards.
 """
 
 from __future__ import annotations
@@ -14,25 +14,32 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
 from rlhf_bench.harness.text.tokens import Span
-from rlhf_bench.tasks.real import check_data, key
+from rlhf_bench.tasks.real import text_key
+from rlhf_bench.tasks.settings import Setting, check_data, settings_of
 from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
+
+V = TypeVar("V")
 
 SOURCE = "github.com/allenai/FineGrainedRLHF, tasks/qa_feedback/data/dev_feedback.json and train_feedback.json"
 FILES = ("dev_feedback", "train_feedback")
 LICENSE = "Apache-2.0 (the repository's, none is stated for the data; the passages are Wikipedia's, by way of ASQA)"
 INSTRUCTION = "Answer the question from the passages above."
 SAMPLES = (1, 2, 3, 4)
+# The samples that a row's six preferences compare: 1 prefers the first, 2 the second, 0 neither (README of SOURCE).
 COMPARISONS = tuple(combinations(SAMPLES, 2))
-"""Which samples each of a row's six preferences compares: 1 prefers the first, 2 the second, 0 neither (its README)."""
 
 
 class Entry(NamedTuple):
-    """One question; `errors` are the flaws of the first sample, None where a span does not fit its text."""
+    """One question.
+
+    `errors` are the flaws of the first sample, None where a span does not fit its text; `marked` counts the marked
+    spans, `unfit` those that do not fit.
+    """
 
     id: str
     question: str
@@ -51,8 +58,8 @@ class QAFeedback:
 
     Split by the hash of the question: `test_share` are held-out prompts and pairs, `sft_share` demonstrations (the
     written gold answers), the rest PPO prompts and training pairs.  Passages are cut to their first `passage_words`
-    words (0: not cut), so a cut prompt may lack what a claim rests on.  Only the first sample's flaws are known;
-    missing information, which people marked too, has no place in a response and is left out.
+    words (0: not cut), so a cut prompt may lack the support of a claim.  Only the first sample's flaws are known;
+    missing information, which people marked too, has no span in a response and is left out.
     """
 
     data: str
@@ -93,38 +100,40 @@ class QAFeedback:
     def examples(self, split: Split) -> Sequence[Example]:
         """Prompts with the gold answer as completion; rows of one question share their source."""
         return [
-            Example(entry.id, self._prompt(entry), entry.gold, source=key(entry.question)) for entry in self._of(split)
+            Example(entry.id, self._prompt(entry), entry.gold, source=text_key(entry.question))
+            for entry in self._of(split)
         ]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
         """Every choice between two samples of different text; ids end with the samples' numbers, as in "1v3"."""
         if split == "sft":
             return []
-        return [pair for entry in self._of(split) for pair in self._choices(entry)]
-
-    def _choices(self, entry: Entry) -> list[Pair]:
         found = []
-        for (first, second), vote in zip(COMPARISONS, entry.preferences, strict=True):
-            chosen, rejected = (first, second) if vote == 1 else (second, first)
-            if not vote or entry.samples[first].strip() == entry.samples[second].strip():
-                continue
-            flaws = (entry.errors if sample == SAMPLES[0] else None for sample in (chosen, rejected))
-            texts = (entry.samples[chosen], entry.samples[rejected])
-            found.append(Pair(f"{entry.id}-{first}v{second}", self._prompt(entry), *texts, *flaws))
+        for entry in self._of(split):
+            for (first, second), vote in zip(COMPARISONS, entry.preferences, strict=True):
+                chosen, rejected = (first, second) if vote == 1 else (second, first)
+                if not vote or entry.samples[first].strip() == entry.samples[second].strip():
+                    continue
+                # Errors were marked in the first sample alone; those of the others are unknown, not absent.
+                flaws = (entry.errors if sample == SAMPLES[0] else None for sample in (chosen, rejected))
+                texts = (entry.samples[chosen], entry.samples[rejected])
+                found.append(Pair(f"{entry.id}-{first}v{second}", self._prompt(entry), *texts, *flaws))
         return found
 
     def _of(self, split: Split) -> list[Entry]:
-        found = [entry for entry in self._entries if self._split(entry) == split]
+        """The entries of a split; raises BenchError where there is none."""
+        found = []
+        for entry in self._entries:
+            # By the question alone: rows of one question, with other passages, stay together.
+            place = int(hashlib.sha256(text_key(entry.question).encode()).hexdigest()[:8], 16) / 2**32
+            trained = "sft" if place < self.test_share + self.sft_share else "train"
+            # The held-out questions have the smallest places, so a larger `test_share` only adds to them.
+            if split == ("test" if place < self.test_share else trained):
+                found.append(entry)
         if not found:
             seen = f"No question of {self.data} falls in split {split!r} ({len(self._entries)} in all)."
             raise BenchError(seen, "Give more rows, or other test_share and sft_share.")
         return found
-
-    def _split(self, entry: Entry) -> Split:
-        place = int(hashlib.sha256(key(entry.question).encode()).hexdigest()[:8], 16) / 2**32
-        if place < self.test_share:
-            return "test"
-        return "sft" if place < self.test_share + self.sft_share else "train"
 
     def _prompt(self, entry: Entry) -> str:
         passages = first_words(entry.passages, self.passage_words)
@@ -163,20 +172,27 @@ def _stem(path: Path) -> str:
 def parse(row: Row, name: str) -> Entry:
     """The entry of a row in the source's form; any other form is a BenchError that names the row."""
     samples = {number: text(row, f"prediction {number}") for number in SAMPLES}
-    marks = _marks(row)
+    marks = marked_spans(row)
     fitting = [span for span in marks if fits(samples[SAMPLES[0]], span)]
-    unfit = len(marks) - len(fitting)
-    return Entry(
-        name,
-        text(row, "question").strip(),
-        _passages(row),
-        text(row, "gold").strip(),
-        samples,
-        _preferences(row),
-        None if unfit else tuple(fitting),
-        len(marks),
-        unfit,
-    )
+    unfit = len(marks) - len(fitting)  # one is enough: the offsets are then of another text
+    question = text(row, "question").strip()
+
+    passages = _value(row, "passages", list)
+    if not all(isinstance(one, list) and all(isinstance(part, str) for part in one) for one in passages):
+        raise BenchError(f"{row.where}: 'passages' are not lists of texts.", f"Rows must be as in {SOURCE}.")
+    lines = []
+    for title, *sentences in filter(None, passages):
+        body = " ".join(sentences).removeprefix(f"{title}\n\n")  # the first sentence may begin with the title
+        lines.append(" ".join(f"{title}: {body}".split()))
+
+    gold = text(row, "gold").strip()
+    votes = _value(row, "preference", list)
+    # type() instead of isinstance(): True is an int, but no vote.
+    if len(votes) != len(COMPARISONS) or any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes):
+        seen = f"{row.where}: 'preference' holds {str(votes)[:60]}."
+        raise BenchError(seen, f"Give {len(COMPARISONS)} numbers: 1 first, 2 second, 0 neither.")
+    errors = None if unfit else tuple(fitting)
+    return Entry(name, question, "\n".join(lines), gold, samples, tuple(votes), errors, len(marks), unfit)
 
 
 def fits(response: str, span: Span) -> bool:
@@ -189,47 +205,27 @@ def fits(response: str, span: Span) -> bool:
     )
 
 
-def _marks(row: Row) -> list[Span]:
+def marked_spans(row: Row) -> list[Span]:
+    """The spans marked in the first sample, ordered; raises BenchError for edges that are no integers."""
     errors = _value(row, "feedback", dict).get("errors")
     if not isinstance(errors, list):
         raise BenchError(f"{row.where}: 'feedback' has no list of 'errors'.", f"Rows must be as in {SOURCE}.")
     spans: list[Span] = []
     for error in errors:
-        edges: list[Any] = [error.get(name) if isinstance(error, dict) else None for name in ("start", "end")]
-        if any(type(edge) is not int for edge in edges):
+        start, end = edges = [error.get(name) if isinstance(error, dict) else None for name in ("start", "end")]
+        if type(start) is not int or type(end) is not int:
             raise BenchError(f"{row.where}: an error span has the edges {edges}.", "Give start and end as integers.")
-        spans.append((edges[0], edges[1]))
+        spans.append((start, end))
     return sorted(spans)
 
 
-def _passages(row: Row) -> str:
-    """One line per passage: its title, then its sentences (the first may begin with the title as a heading)."""
-    passages = _value(row, "passages", list)
-    if not all(isinstance(one, list) and all(isinstance(part, str) for part in one) for one in passages):
-        raise BenchError(f"{row.where}: 'passages' are not lists of texts.", f"Rows must be as in {SOURCE}.")
-    return "\n".join(_line(one[0], one[1:]) for one in passages if one)
-
-
-def _line(title: str, sentences: Sequence[str]) -> str:
-    body = " ".join(sentences).removeprefix(f"{title}\n\n")
-    return " ".join(f"{title}: {body}".split())
-
-
 def first_words(passages: str, count: int) -> str:
-    """The first `count` words as they stand (0: all)."""
+    """The first `count` words, white space unchanged (0: all)."""
     ends = [match.end() for match in re.finditer(r"\S+", passages)]
     return passages[: ends[count - 1]] if 0 < count < len(ends) else passages
 
 
-def _preferences(row: Row) -> tuple[int, ...]:
-    votes = _value(row, "preference", list)
-    if len(votes) != len(COMPARISONS) or any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes):
-        seen = f"{row.where}: 'preference' holds {str(votes)[:60]}."
-        raise BenchError(seen, f"Give {len(COMPARISONS)} numbers: 1 first, 2 second, 0 neither.")
-    return tuple(votes)
-
-
-def _value(row: Row, column: str, kind: type) -> Any:
+def _value(row: Row, column: str, kind: type[V]) -> V:
     value = row.values.get(column)
     if not isinstance(value, kind):
         seen = f"{row.where}: {column!r} " + ("is missing." if value is None else f"is a {type(value).__name__}.")
@@ -237,17 +233,14 @@ def _value(row: Row, column: str, kind: type) -> Any:
     return value
 
 
-def qa_feedback(
-    *,
-    data: str = "",
-    passage_words: int = QAFeedback.passage_words,
-    response_tokens: int = QAFeedback.response_tokens,
-    test_share: float = QAFeedback.test_share,
-    sft_share: float = QAFeedback.sft_share,
-) -> QAFeedback:
-    """Real data alone: `data` is a file or folder of SOURCE, or a hub dataset of that form.  See `QAFeedback`."""
+@settings_of(QAFeedback)
+def qa_feedback(*, data: str = "", **settings: Setting) -> QAFeedback:
+    """Long-form answers from passages, with marked errors and choices (real data only: fine-grained RLHF).
+
+    `data` is a file or folder of SOURCE, or a hub dataset of that form.  See `QAFeedback` for the settings.
+    """
     if data in ("", "hub"):
-        seen = f"data={data!r}: the task qa-feedback has no world of its own and no known copy on the hub."
+        seen = f"data={data!r}: the task qa-feedback needs real data, and no copy of them on the hub is known."
         raise BenchError(seen, f"Fetch {SOURCE}, and name the file or folder with --data.")
     check_data(data)
-    return QAFeedback(data, passage_words, response_tokens, test_share, sft_share)
+    return QAFeedback(data, **settings)

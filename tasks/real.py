@@ -1,7 +1,7 @@
-"""Real texts with human summaries: where a corpus may lie, how it is split, and the task made of it.
+"""Real texts with human summaries: where a corpus may be stored, how it is split, and the task made of it.
 
-Real data have no gold utility, so a real task has no `utility`; the pairs of `RealSummaries` have no rejected text
-either: the harness samples the SFT policy for it.  Nothing is made up: data that lack something are refused.
+Real data have no gold utility, so a real task has no `utility`.  The pairs of `RealSummaries` have no rejected text:
+the harness samples the SFT policy for it.  Nothing is invented: data that lack something are refused.
 """
 
 from __future__ import annotations
@@ -13,25 +13,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.tasks.settings import check_tokens
 from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
 
 File = Literal["train", "dev", "test"]
+# What the file or hub split of each role may be called.
 NAMES: Mapping[File, tuple[str, ...]] = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
-"""What the split of each role may be called."""
 
+# A text that two splits share stays in the first of these.
+HELD_OUT_FIRST: tuple[File, ...] = ("test", "dev", "train")
+
+# Rows that a single file needs to be split: a tenth of fewer is too little to test on.
 SMALLEST = 20
-"""Rows that a single file needs to be split: a tenth of fewer is nothing to test on."""
+
+
+class Entry(NamedTuple):
+    """One text with its human summaries; `number` is its place in the file, from 0."""
+
+    id: str
+    number: int
+    body: str
+    summaries: tuple[str, ...]
+
+
+class Texts(NamedTuple):
+    """Distinct texts by split, copies that each split lost to a more held-out one, and copies merged within a split."""
+
+    files: Mapping[File, list[Entry]]
+    dropped: Mapping[File, int]
+    merged: int
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What tells one corpus from another: its names, its columns and the line that tells a policy what to do.
+    """What differs between corpora: names, columns and the instruction that tells a policy what to do.
 
-    `files` is what its split files' names may begin with, as in dialogsum.train.jsonl.
+    `files` is what the names of its split files may begin with, as in dialogsum.train.jsonl.
     """
 
     noun: str
@@ -43,14 +64,19 @@ class Corpus:
     instruction: str
     license: str
 
-
-class Entry(NamedTuple):
-    """One text with its human summaries; `number` is its place in the file, from 0."""
-
-    id: str
-    number: int
-    body: str
-    summaries: tuple[str, ...]
+    def entries(self, file: File, rows: Sequence[Row]) -> list[Entry]:
+        """The entries of a split.  Raises BenchError for a missing or blank text, and for an id that occurs twice."""
+        entries: dict[str, Entry] = {}
+        for number, row in enumerate(rows):
+            ids = [str(row.values[column]) for column in self.ids if row.values.get(column) not in (None, "")]
+            name = (ids or [f"{file}-{number}"])[0]
+            if name in entries:
+                seen = f"{row.where}: the id {name!r} is taken by an earlier row."
+                raise BenchError(seen, "Give each row its own id.")
+            # Where no summary column exists, the error of `text` names the first one.
+            columns = [column for column in self.summaries if column in row.values] or self.summaries[:1]
+            entries[name] = Entry(name, number, text(row, self.column), tuple(text(row, column) for column in columns))
+        return list(entries.values())
 
 
 @dataclass(frozen=True)
@@ -63,7 +89,7 @@ class RealSummaries:
     of a folder or a hub dataset, every row of a single file.
     """
 
-    rubric = "summary"  # of judges that read; no annotation, so that it is no field
+    rubric = "summary"  # for judges that read responses; without annotation, so that it is no dataclass field
 
     corpus: Corpus
     data: str
@@ -81,22 +107,25 @@ class RealSummaries:
     @cached_property
     def origin(self) -> Origin:
         """What was read and left out; the hash is of the rows as they were, before anything was left out."""
-        entries, dropped, merged = self._entries
-        noun = self.corpus.noun
-        counts = ", ".join(f"{len(rows)} {file}" for file, rows in entries.items())
-        left_out = "; ".join(f"{count} {file}" for file, count in dropped.items() if count)
+        noun, texts = self.corpus.noun, self._texts
+        counts = ", ".join(f"{len(rows)} {file}" for file, rows in texts.files.items())
+        left_out = "; ".join(f"{count} {file}" for file, count in texts.dropped.items() if count)
         description = (
             f"Human {noun} summaries from {self.data}: {counts} {noun}s. Left out because a held-out split has the "
             f"same {noun} (but for case, spaces and punctuation): {left_out or 'none'}. Repeated within a split, "
-            f"merged into one with several references: {merged}."
+            f"merged into one with several references: {texts.merged}."
         )
-        stated = self.corpus.license if self._is_original else "unknown"
+        # The stated license holds for the corpus itself: the hub's dataset, or a folder with files of its name.
+        folder, original = Path(self.data).expanduser(), self.data in ("hub", self.corpus.hub)
+        if not original and folder.is_dir():
+            original = split_file(folder, "test", self.corpus.files).name.startswith(f"{self.corpus.files}.")
+        stated = self.corpus.license if original else "unknown"
         return Origin("real", description, content_sha256(self._rows.items()), stated)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """Prompts with the first human summary as completion and the others as references."""
         self._check_split(split)
-        chosen = self._entries[0]["test"] if split == "test" else self._half(0 if split == "sft" else 1)
+        chosen = self._texts.files["test"] if split == "test" else self._half(0 if split == "sft" else 1)
         return [Example(entry.id, self._prompt(entry), entry.summaries[0], entry.summaries[1:]) for entry in chosen]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
@@ -104,7 +133,7 @@ class RealSummaries:
         if split == "sft":
             return []
         self._check_split("train")
-        entries = self._half(1) if split == "train" else self._entries[0]["dev"]
+        entries = self._half(1) if split == "train" else self._texts.files["dev"]
         return [Pair(entry.id, self._prompt(entry), entry.summaries[0], None) for entry in entries]
 
     def _check_split(self, split: Split) -> None:
@@ -112,11 +141,12 @@ class RealSummaries:
             refuse_training(self.data)
 
     def _prompt(self, entry: Entry) -> str:
-        """Pretrained policies need to be told what to do; the same line for the whole corpus."""
+        # Pretrained policies need to be told what to do.
         return f"{entry.body}\n\n{self.corpus.instruction}"
 
     def _half(self, odd: int) -> list[Entry]:
-        half = [entry for entry in self._entries[0]["train"] if entry.number % 2 == odd]
+        # By the number in the file, so that texts left out elsewhere move no text to the other half.
+        half = [entry for entry in self._texts.files["train"] if entry.number % 2 == odd]
         if not half:
             raise BenchError(
                 f"{self.data} has no {'odd' if odd else 'even'}-numbered train {self.corpus.noun}.",
@@ -130,34 +160,42 @@ class RealSummaries:
         path = Path(self.data).expanduser()
         if self.data == "hub" or not path.exists():
             name = self.corpus.hub if self.data == "hub" else self.data
-            return by_role(name, hub_rows(name), files)
+            return needed_splits(name, hub_rows(name), files)
         if path.is_dir():
-            return {file: read_rows(find(path, file, self.corpus.files)) for file in files}
+            return {file: read_rows(split_file(path, file, self.corpus.files)) for file in files}
         rows = read_rows(path)
         return {"test": rows} if self.prompts_only else split_rows(path, rows, self.corpus.column)
 
     @cached_property
-    def _entries(self) -> tuple[Mapping[File, list[Entry]], Mapping[File, int], int]:
-        parsed = {file: _parse(self.corpus, file, rows) for file, rows in self._rows.items()}
-        entries, dropped, merged = _distinct(parsed)
-        for file, count in dropped.items():
-            if not entries[file]:
+    def _texts(self) -> Texts:
+        texts = distinct({file: self.corpus.entries(file, rows) for file, rows in self._rows.items()})
+        for file, count in texts.dropped.items():
+            if not texts.files[file]:
                 seen = f"{self.data}: all {count} {self.corpus.noun}s of the {file} split are in a more held-out split."
                 raise BenchError(seen, f"Give splits that share no {self.corpus.noun}s.")
-        return entries, dropped, merged
-
-    @property
-    def _is_original(self) -> bool:
-        folder = Path(self.data).expanduser()
-        if self.data in ("hub", self.corpus.hub):
-            return True
-        return folder.is_dir() and find(folder, "test", self.corpus.files).name.startswith(f"{self.corpus.files}.")
+        return texts
 
 
-def check_tokens(tokens: int) -> None:
-    """Raises BenchError for a longest response of no tokens."""
-    if tokens < 1:
-        raise BenchError(f"response_tokens = {tokens}.", "Give at least 1, or 0 for the default.")
+def distinct(files: Mapping[File, list[Entry]]) -> Texts:
+    """One entry for each text, in the most held-out split that has it; copies are equal by `text_key`.
+
+    DialogSum repeats about a thousand dialogues, within and across its splits, up to spaces and punctuation: left in,
+    they would put demonstrations among the PPO prompts and training texts among the held-out ones.
+    """
+    kept: dict[str, tuple[File, Entry]] = {}
+    dropped: Counter[File] = Counter()
+    merged = 0
+    for file in HELD_OUT_FIRST:  # a copy then meets the more held-out text that is kept
+        for entry in files.get(file, []):
+            home, first = kept.setdefault(text_key(entry.body), (file, entry))
+            if home != file:
+                dropped[file] += 1
+            elif first is not entry:
+                merged += 1
+                summaries = tuple(dict.fromkeys(first.summaries + entry.summaries))
+                kept[text_key(entry.body)] = file, first._replace(summaries=summaries)
+    by_split = {file: [entry for home, entry in kept.values() if home == file] for file in files}
+    return Texts(by_split, dropped, merged)
 
 
 def refuse_training(data: str) -> None:
@@ -166,28 +204,25 @@ def refuse_training(data: str) -> None:
     raise BenchError(f"{data} is read with prompts_only=true: it has no demonstrations, PPO prompts or pairs.", fix)
 
 
-def candidates(folder: Path, file: File, start: str) -> list[Path]:
-    """The files of the folder that may hold a split."""
-    return [folder / name for name in _names(file, start) if (folder / name).is_file()]
+def candidate_files(folder: Path, file: File, start: str) -> list[Path]:
+    """The files of the folder that may hold a split: `start`.NAME.SUFFIX and NAME.SUFFIX."""
+    names = (f"{before}{name}{end}" for name in NAMES[file] for before in (f"{start}.", "") for end in SUFFIXES)
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _names(file: File, start: str) -> list[str]:
-    return [f"{before}{name}{end}" for name in NAMES[file] for before in (f"{start}.", "") for end in SUFFIXES]
-
-
-def find(folder: Path, file: File, start: str) -> Path:
+def split_file(folder: Path, file: File, start: str) -> Path:
     """The one file of the folder that holds a split; raises BenchError where there is none, or more than one."""
-    found = candidates(folder, file, start)
+    found = candidate_files(folder, file, start)
     if len(found) == 1:
         return found[0]
     if found:
-        both = " and ".join(path.name for path in found)
-        raise BenchError(f"{folder} holds {both} for the {file} split.", "Keep one of them.")
+        names = " and ".join(path.name for path in found)
+        raise BenchError(f"{folder} holds {names} for the {file} split.", "Keep one of them.")
     held = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
     raise BenchError(f"{folder} holds no {file} split, only {held}.", f"Add {start}.{file}.jsonl or {file}.jsonl.")
 
 
-def by_role(name: str, splits: Mapping[str, list[Row]], files: Sequence[File]) -> dict[File, list[Row]]:
+def needed_splits(name: str, splits: Mapping[str, list[Row]], files: Sequence[File]) -> dict[File, list[Row]]:
     """The wanted splits of a hub dataset; raises BenchError where one is missing or empty."""
     rows: dict[File, list[Row]] = {}
     for file in files:
@@ -203,12 +238,13 @@ def by_role(name: str, splits: Mapping[str, list[Row]], files: Sequence[File]) -
 def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[Row]]:
     """80% train, 10% dev, 10% test by the hash of the text in `column`, so that copies of a text stay together."""
     fix = "Give more rows or a folder with a file per split; for held-out prompts alone, prompts_only takes every row."
-    texts = [text(row, column) for row in held]  # read first: what is wrong with a row says more than their number
+    texts = [text(row, column) for row in held]  # read first: a fault of a row says more than the number of rows
     if len(held) < SMALLEST:
         raise BenchError(f"{path} is too small to split: {len(held)} rows, fewer than {SMALLEST}.", fix)
     rows: dict[File, list[Row]] = {file: [] for file in NAMES}
-    for row, said in zip(held, texts, strict=True):
-        bucket = int(hashlib.sha256(key(said).encode()).hexdigest()[:8], 16) % 10
+    for row, body in zip(held, texts, strict=True):
+        # By content instead of position: neither new rows nor another order move a text to another split.
+        bucket = int(hashlib.sha256(text_key(body).encode()).hexdigest()[:8], 16) % 10
         rows["train" if bucket < 8 else "dev" if bucket < 9 else "test"].append(row)
     for file, found in rows.items():
         if not found:
@@ -216,72 +252,6 @@ def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[
     return rows
 
 
-def _parse(corpus: Corpus, file: File, rows: Sequence[Row]) -> list[Entry]:
-    entries: dict[str, Entry] = {}
-    for number, row in enumerate(rows):
-        ids = [str(row.values[column]) for column in corpus.ids if row.values.get(column) not in (None, "")]
-        name = (ids or [f"{file}-{number}"])[0]
-        if name in entries:
-            raise BenchError(f"{row.where}: the id {name!r} is taken by an earlier row.", "Give each row its own id.")
-        columns = [column for column in corpus.summaries if column in row.values] or corpus.summaries[:1]
-        entries[name] = Entry(name, number, text(row, corpus.column), tuple(text(row, column) for column in columns))
-    return list(entries.values())
-
-
-def _distinct(files: Mapping[File, list[Entry]]) -> tuple[Mapping[File, list[Entry]], Mapping[File, int], int]:
-    """One entry for each text, how many copies each split lost to a more held-out one, and how many were merged.
-
-    DialogSum repeats about a thousand dialogues, within and across its splits, up to spaces and punctuation: left in,
-    they would put demonstrations among the PPO prompts and training texts among the held-out ones.
-    """
-    kept: dict[str, tuple[File, Entry]] = {}
-    dropped: Counter[File] = Counter()
-    merged = 0
-    order: tuple[File, ...] = ("test", "dev", "train")
-    for file in order:
-        for entry in files.get(file, []):
-            home, first = kept.setdefault(key(entry.body), (file, entry))
-            if home != file:
-                dropped[file] += 1
-            elif first is not entry:
-                merged += 1
-                summaries = tuple(dict.fromkeys(first.summaries + entry.summaries))
-                kept[key(entry.body)] = file, first._replace(summaries=summaries)
-    return {file: [entry for home, entry in kept.values() if home == file] for file in files}, dropped, merged
-
-
-def key(body: str) -> str:
-    """What makes two texts the same: letters and digits, without case."""
-    return re.sub(r"[\W_]+", "", body.lower()) or body
-
-
-def parted(given: Mapping[str, Any], *others: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A factory's parameters as (the controlled world's settings, the longest response unless it is left to default).
-
-    `others` are those that neither takes.
-    """
-    knobs = {name: value for name, value in given.items() if name not in ("response_tokens", *others)}
-    tokens = given["response_tokens"]
-    return knobs, {"response_tokens": tokens} if tokens else {}
-
-
-def refuse_knobs(data: str, knobs: Mapping[str, Any], defaults: type) -> None:
-    """Raises BenchError where settings of the controlled world (attributes of `defaults`) came with real data."""
-    given = [name for name, value in knobs.items() if value != getattr(defaults, name)]
-    if given:
-        seen = f"{', '.join(given)} set together with data={data!r}."
-        raise BenchError(seen, "These apply to the controlled world only: leave them out, or leave out data.")
-
-
-def refuse_prompts_only(prompts_only: bool) -> None:
-    """Raises BenchError where a controlled world is asked for its prompts only: it always has everything."""
-    if prompts_only:
-        raise BenchError("prompts_only is set without data.", "It applies to real data: add data, or leave it out.")
-
-
-def check_data(data: str) -> None:
-    """Refuse at once what is neither a path that exists nor a possible name on the hub."""
-    possible = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", data) and not data.endswith(SUFFIXES)
-    if data != "hub" and not possible and not Path(data).expanduser().exists():
-        fix = "Name a folder or file that exists, 'hub', or a hub dataset as 'owner/name'."
-        raise BenchError(f"data={data!r}: there is no such file or folder, and it is no hub name.", fix)
+def text_key(body: str) -> str:
+    """Equal for two texts that count as the same: letters and digits, without case."""
+    return re.sub(r"[\W_]+", "", body.lower()) or body  # a text of punctuation alone is its own key

@@ -1,12 +1,13 @@
-"""The task `xsum`: summarise a news article.  A controlled world, or XSum (arXiv 1808.08745) with `data`.
+"""The task `xsum`: summarise a news article.  A synthetic task, or XSum (arXiv 1808.08745) with `data`.
 
-Its world tells the facts of the world of `tldr` in other sentences, and its gold reads the same summaries: a policy
-trained on posts can be asked about articles (`bench run --task tldr --prompts xsum`).  It is a whole task all the same.
+The synthetic task has the facts of `tldr` in other sentences, and the same gold: a policy trained on posts can be
+evaluated on articles (`bench run --task tldr --prompts xsum`).  It is a whole task of its own, too.
 """
 
 from __future__ import annotations
 
-from rlhf_bench.tasks.real import Corpus, RealSummaries, check_data, parted, refuse_knobs, refuse_prompts_only
+from rlhf_bench.tasks.real import Corpus, RealSummaries
+from rlhf_bench.tasks.settings import Setting, check_real_data, refuse_prompts_only, settings_of
 from rlhf_bench.tasks.worlds.lexicon_prose import ARTICLE
 from rlhf_bench.tasks.worlds.world import SummaryWorld
 
@@ -22,49 +23,20 @@ XSUM = Corpus(
 )
 
 
+@settings_of(SummaryWorld)
 def xsum(
-    *,
-    data: str = "",
-    prompts_only: bool = False,
-    response_tokens: int = 0,
-    seed: int = SummaryWorld.seed,
-    demonstrations: int = SummaryWorld.demonstrations,
-    train_pairs: int = SummaryWorld.train_pairs,
-    test_pairs: int = SummaryWorld.test_pairs,
-    train_prompts: int = SummaryWorld.train_prompts,
-    test_prompts: int = SummaryWorld.test_prompts,
-    words: int = SummaryWorld.words,
-    objects: str = SummaryWorld.objects,
-    min_facts: int = SummaryWorld.min_facts,
-    max_facts: int = SummaryWorld.max_facts,
-    correction_rate: float = SummaryWorld.correction_rate,
-    mention_rate: float = SummaryWorld.mention_rate,
-    sft_drop: float = SummaryWorld.sft_drop,
-    sft_wrong: float = SummaryWorld.sft_wrong,
-    sft_invent: float = SummaryWorld.sft_invent,
-    sft_filler: float = SummaryWorld.sft_filler,
-    good_drop: float = SummaryWorld.good_drop,
-    good_wrong: float = SummaryWorld.good_wrong,
-    good_invent: float = SummaryWorld.good_invent,
-    good_filler: float = SummaryWorld.good_filler,
-    bad_drop: float = SummaryWorld.bad_drop,
-    bad_wrong: float = SummaryWorld.bad_wrong,
-    bad_invent: float = SummaryWorld.bad_invent,
-    bad_filler: float = SummaryWorld.bad_filler,
-    carelessness: float = SummaryWorld.carelessness,
-    preference_noise: float = SummaryWorld.preference_noise,
+    *, data: str = "", prompts_only: bool = False, response_tokens: int = 0, **settings: Setting
 ) -> SummaryWorld | RealSummaries:
-    """The controlled world, or with `data` (a folder, a file, "hub", a hub dataset) real articles.
+    """Summaries of news articles (synthetic task, or XSum with data=).
 
-    Real rows have the columns document and summary, and may have an id.  `prompts_only` reads nothing but held-out
-    prompts (of a single file every row), for data too small to be a whole task.  `response_tokens` 0 means 48 in the
-    world and 64 with real data; every other setting is the world's alone (`World` and `SummaryWorld` explain them) and
-    is refused together with `data`.
+    `data` is a folder, a file, "hub" or a hub dataset of real articles.  Its rows have the columns document and
+    summary, and may have an id.  `prompts_only` reads held-out prompts alone (of a single file every row), for data too
+    small to be a whole task.  `response_tokens` 0 means 48 in the synthetic task and 64 with real data; every other
+    setting is the synthetic task's alone (`World` and `SummaryWorld` explain them) and is refused together with `data`.
     """
-    knobs, tokens = parted(locals(), "data", "prompts_only")
     if not data:
         refuse_prompts_only(prompts_only)
-        return SummaryWorld(register=ARTICLE, **knobs, **tokens)
-    refuse_knobs(data, knobs, SummaryWorld)
-    check_data(data)
-    return RealSummaries(XSUM, data, prompts_only=prompts_only, **tokens)
+        tokens = response_tokens or SummaryWorld.response_tokens
+        return SummaryWorld(register=ARTICLE, response_tokens=tokens, **settings)
+    check_real_data(data, settings, SummaryWorld)
+    return RealSummaries(XSUM, data, response_tokens or RealSummaries.response_tokens, prompts_only)

@@ -39,7 +39,7 @@ def test_a_run_ends_with_a_report(done: Path) -> None:
     assert report["data"][0]["kind"] == "generated"
     assert report["manifest"]["seeds"] == [0]
     text = (done / "report" / "report.md").read_text()
-    assert "controlled world" in text
+    assert "synthetic task" in text
     assert "one training seed" in text
 
 

@@ -1,4 +1,4 @@
-"""Small controlled worlds and readers of their texts, for tests."""
+"""Small synthetic tasks and readers of their texts, for tests."""
 
 from __future__ import annotations
 

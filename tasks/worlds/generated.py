@@ -1,7 +1,7 @@
-"""What all controlled worlds share: sizes, sets in which no prompt occurs twice, and pairs preferred by gold.
+"""What all synthetic tasks share: sizes, prompts that occur once, and pairs preferred by true utility ("gold").
 
-A world says what a prompt asks for, who answers it and what an answer is worth.  All data are a pure function of the
-settings and the seed.
+The generator of a synthetic task is called a world.  A subclass of `Generated` draws prompts, writes responses and
+computes what a response is worth.  All data are a pure function of the settings, of which the seed is one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -19,26 +20,50 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, to_row
 from rlhf_bench.harness.text.tokens import Span
 
+# Redraws of a prompt or a pair before the settings are called impossible.
 ATTEMPTS = 1000
-"""Redraws of a prompt or a pair before the settings are called impossible."""
 
 SIZES = ("demonstrations", "train_pairs", "test_pairs", "train_prompts", "test_prompts")
 
 Range = tuple[float, float]
+# Smallest and largest value of a setting. A numeric setting that is not listed is a rate, from 0 to 1.
 RANGES: Mapping[str, Range] = {
     **dict.fromkeys(SIZES, (1, 10**6)),
     "seed": (0, 2**63 - 1),
     "preference_noise": (1e-6, 1e6),
     "response_tokens": (1, 2**20),
 }
-"""The least and the greatest value of a setting; what is named nowhere is a rate, from 0 to 1."""
 
 
 class Written(NamedTuple):
-    """A text and the character spans in it that are wrong."""
+    """A text and the character spans in it that are flaws."""
 
     text: str
-    flaws: tuple[Span, ...]
+    flaws: tuple[Span, ...] = ()
+
+
+def flawed(text: str) -> Written:
+    """A text that is one flaw from its first to its last character."""
+    return Written(text, ((0, len(text)),))
+
+
+def joined(parts: Iterable[Written]) -> Written:
+    """The parts with a space between them, their flaws moved accordingly."""
+    texts: list[str] = []
+    flaws: list[Span] = []
+    offset = 0
+    for text, spans in parts:
+        texts.append(text)
+        flaws += [(offset + start, offset + end) for start, end in spans]
+        offset += len(text) + 1  # the space
+    return Written(" ".join(texts), tuple(flaws))
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of any text, white space normalised; a last one without its full stop is a sentence too."""
+    # Up to each full stop, and what is left after the last one: text cut off at the limit of tokens.
+    found = (" ".join(sentence.split()) for sentence in re.findall(r"[^.]*\.|[^.]+$", text))
+    return [sentence for sentence in found if sentence]
 
 
 class Truth(Protocol):
@@ -52,51 +77,57 @@ T = TypeVar("T", bound=Truth)
 
 @dataclass(frozen=True)
 class Generated(Generic[T]):
-    """Sizes and settings of every world, and its sets.
+    """Sizes and settings of every world, and its data.
 
     `carelessness` moves the good writer of pairs towards the bad one (0: as set, 1: equally bad), so it sets how clean
     the chosen responses are.  The better text is preferred with probability sigmoid(difference in gold /
     preference_noise).  Every set draws its own prompts, and no two prompts are equal.
+
+    A subclass implements the methods that raise NotImplementedError.  They use no randomness but `rng`, so that the
+    data depend on the settings alone.
+
+    Raises BenchError for a setting outside its range, and, once data are read, for settings under which no new prompt
+    or no pair of different texts is found in ATTEMPTS draws.
     """
 
-    where: ClassVar[str]  # what error messages call the world,
-    texts: ClassVar[str]  # its responses,
-    more_prompts: ClassVar[str] = "Ask for fewer prompts."  # and how to mend settings without enough prompts
-    more_pairs: ClassVar[str]  # or without two different texts
+    # Words for error messages: the world, two responses, and what to change where prompts or such responses run out.
+    world: ClassVar[str]
+    responses: ClassVar[str]
+    fix_prompts: ClassVar[str] = "Ask for fewer prompts."
+    fix_pairs: ClassVar[str]
 
     seed: int = 0
+    # Numbers of examples and pairs.
     demonstrations: int = 2000
     train_pairs: int = 1500
     test_pairs: int = 256
     train_prompts: int = 512
     test_prompts: int = 256
-    carelessness: float = 0.0
-    preference_noise: float = 0.2
+    carelessness: float = 0.0  # of the good writer, as a share of the way to the bad one
+    preference_noise: float = 0.2  # in units of gold
     response_tokens: int = 48
 
     def __post_init__(self) -> None:
-        for name, value in self.knobs.items():
-            low, high = self._range(name)
-            if not low <= value <= high:
-                raise BenchError(f"{name} = {value} in {self.where}.", f"Give a number from {low} to {high}.")
+        ranges = self.ranges
+        for name in (field.name for field in fields(self)):
+            value, (low, high) = getattr(self, name), ranges.get(name, (0.0, 1.0))
+            # "not low <= value <= high" refuses NaN too, which `--set` cannot write but a caller in Python can.
+            if isinstance(value, int | float) and not low <= value <= high:
+                raise BenchError(f"{name} = {value} in {self.world}.", f"Give a number from {low} to {high}.")
 
     @property
-    def knobs(self) -> dict[str, float]:
-        """All numbers that were set, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, int | float)}
-
-    def _range(self, name: str) -> Range:
-        return RANGES.get(name, (0.0, 1.0))
+    def ranges(self) -> Mapping[str, Range]:
+        """Smallest and largest value by setting; 0 and 1 for a setting that is not in it."""
+        return RANGES
 
     @property
     def max_response_tokens(self) -> int:
-        """As set; a world's default suffices for its longest perfect response and its end."""
+        """As set; a world's default suffices for its longest perfect response and the end-of-sequence token."""
         return self.response_tokens
 
     @property
     def description(self) -> str:
-        """What the data are, in words."""
+        """What the data are, in words; part of every report."""
         raise NotImplementedError
 
     def draw(self, rng: random.Random) -> tuple[T, str]:
@@ -108,25 +139,26 @@ class Generated(Generic[T]):
         raise NotImplementedError
 
     def demonstration(self, rng: random.Random, truth: T) -> str:
-        """What the SFT policy learns from."""
+        """A response of mixed quality; the SFT policy learns from these."""
         raise NotImplementedError
 
     def perfect(self, rng: random.Random, truth: T) -> str:
         """A response whose gold is exactly 1."""
         raise NotImplementedError
 
-    def two_texts(self, rng: random.Random, truth: T) -> tuple[Written, Written]:
-        """The good writer's response and the bad one's."""
+    def pair_texts(self, rng: random.Random, truth: T) -> tuple[Written, Written]:
+        """Two responses for a pair: the good writer's and the bad one's."""
         raise NotImplementedError
 
-    def worth(self, truth: T, response: str) -> float:
-        """The gold utility."""
+    def gold_value(self, truth: T, response: str) -> float:
+        """The gold utility of a response."""
         raise NotImplementedError
 
     @cached_property
     def origin(self) -> Origin:
-        """A generated world; the hash is of every example and pair, so it changes with settings, seed and wording."""
+        """A generated task; the hash is of every example and pair, so it changes with settings, seed and wording."""
         examples, pairs = self._data
+        # Splits in the order in which they were drawn; the hash is in stored results, so the order is fixed.
         content = json.dumps([to_row(record) for split in (*examples.values(), *pairs.values()) for record in split])
         return Origin(
             kind="generated",
@@ -145,45 +177,54 @@ class Generated(Generic[T]):
 
     @cached_property
     def _data(self) -> tuple[dict[Split, tuple[Example, ...]], dict[Split, tuple[Pair, ...]]]:
-        """Examples and pairs by split, drawn at once (no prompt may occur twice), held-out ones first (their redraws
-        then never depend on the sizes of the others)."""
+        """Examples and pairs by split, drawn together because no prompt may occur twice."""
         seen: set[str] = set()
+        # Held-out prompts are drawn first: their redraws then never depend on the sizes of the other sets.
         sizes: dict[Split, int] = {"test": self.test_prompts, "train": self.train_prompts, "sft": self.demonstrations}
         pair_sizes: dict[Split, int] = {"test": self.test_pairs, "train": self.train_pairs, "sft": 0}
-        examples = {split: tuple(self._example(split, at, seen) for at in range(size)) for split, size in sizes.items()}
-        pairs = {split: tuple(self._pair(split, at, seen) for at in range(size)) for split, size in pair_sizes.items()}
+        examples, pairs = {}, {}
+        for split, size in sizes.items():
+            names = (f"{split}-{at}" for at in range(size))
+            examples[split] = tuple(self._example(split, name, *self.new_prompt(name, seen)) for name in names)
+        for split, size in pair_sizes.items():
+            names = (f"{split}-pair-{at}" for at in range(size))
+            pairs[split] = tuple(self.compare(name, *self.new_prompt(name, seen)) for name in names)
         return examples, pairs
 
-    def _example(self, split: Split, at: int, seen: set[str]) -> Example:
-        rng, truth, prompt = self._prompt(f"{split}-{at}", seen)
+    def _example(self, split: Split, name: str, rng: random.Random, truth: T, prompt: str) -> Example:
         completion = self.demonstration(rng, truth) if split == "sft" else self.perfect(rng, truth)
-        return Example(f"{split}-{at}", prompt, completion, slices=self.slices(truth), facts=truth._asdict())
+        return Example(name, prompt, completion, slices=self.slices(truth), facts=truth._asdict())
 
-    def _pair(self, split: Split, at: int, seen: set[str]) -> Pair:
-        name = f"{split}-pair-{at}"
-        rng, truth, prompt = self._prompt(name, seen)
-        for _ in range(ATTEMPTS):
-            one, two = self.two_texts(rng, truth)
-            if one.text != two.text:
-                chosen, rejected = (one, two) if self._prefers(rng, truth, one, two) else (two, one)
-                return Pair(name, prompt, chosen.text, rejected.text, chosen.flaws, rejected.flaws)
-        raise BenchError(f"No two different {self.texts} in {ATTEMPTS} draws for {name}.", self.more_pairs)
+    def new_prompt(self, name: str, seen: set[str]) -> tuple[random.Random, T, str]:
+        """A generator, the truth, and a prompt that is not in `seen` and is added to it.
 
-    def _prompt(self, name: str, seen: set[str]) -> tuple[random.Random, T, str]:
-        """A generator of its own for each prompt: one more or one fewer elsewhere changes nothing here."""
+        Every prompt has a generator of its own, which its responses go on with: one prompt more or fewer elsewhere
+        changes nothing here.
+        """
         for attempt in range(ATTEMPTS):
             rng = random.Random(f"{self.seed}/{name}/{attempt}")
             truth, prompt = self.draw(rng)
-            if prompt not in seen:
+            if prompt not in seen:  # else the next attempt has another generator
                 seen.add(prompt)
                 return rng, truth, prompt
-        raise BenchError(f"No new prompt in {ATTEMPTS} draws for {name}.", self.more_prompts)
+        raise BenchError(f"No new prompt in {ATTEMPTS} draws for {name}.", self.fix_prompts)
 
-    def careless(self, good: Sequence[float], bad: Sequence[float]) -> Iterator[float]:
-        """The good writer's rates, moved towards the bad one's."""
+    def compare(self, name: str, rng: random.Random, truth: T, prompt: str) -> Pair:
+        """A pair of two comparable texts, the preference by Bradley-Terry: sigmoid(gap of gold / preference_noise)."""
+        for _ in range(ATTEMPTS):
+            one, two = self.pair_texts(rng, truth)
+            if self.comparable(truth, one, two):
+                gap = self.gold_value(truth, one.text) - self.gold_value(truth, two.text)
+                # The sigmoid by tanh, because exp overflows for a large gap over a small noise.
+                first = rng.random() < (1 + math.tanh(gap / self.preference_noise / 2)) / 2
+                chosen, rejected = (one, two) if first else (two, one)
+                return Pair(name, prompt, chosen.text, rejected.text, chosen.flaws, rejected.flaws)
+        raise BenchError(f"No two {self.responses} in {ATTEMPTS} draws for {name}.", self.fix_pairs)
+
+    def comparable(self, truth: T, one: Written, two: Written) -> bool:  # noqa: ARG002  # a subclass needs the truth
+        """Whether two texts can be a pair; others are drawn again."""
+        return one.text != two.text
+
+    def careless_rates(self, good: Sequence[float], bad: Sequence[float]) -> Iterator[float]:
+        """The good writer's rates, moved towards the bad one's by the share `carelessness`."""
         return (g + self.carelessness * (b - g) for g, b in zip(good, bad, strict=True))
-
-    def _prefers(self, rng: random.Random, truth: T, one: Written, two: Written) -> bool:
-        """Bradley-Terry on gold: the first is preferred with probability sigmoid(difference / preference_noise)."""
-        gap = self.worth(truth, one.text) - self.worth(truth, two.text)
-        return rng.random() < (1 + math.tanh(gap / self.preference_noise / 2)) / 2  # tanh cannot overflow

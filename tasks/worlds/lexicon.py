@@ -1,8 +1,8 @@
-"""Words and sentence templates of the controlled worlds, as data: one `Register` is one way of talking.
+"""Words and sentence templates of the synthetic summarisation tasks, as data: one `Register` for each kind of text.
 
-Traps kept out on purpose: every fact value is one lower-case word that follows a space wherever it occurs (a byte-level
-BPE then gives it one token, which a tiny model can copy), belongs to one kind only, occurs in no fixed text, and is
-said again once it is settled (a tiny model never learns to copy otherwise).  `lexicon_prose.py` has other registers.
+A tiny model has to learn to copy the values, hence four rules: every fact value is one lower-case word that follows a
+space wherever it occurs (a byte-level BPE then gives it one token), belongs to one kind only, occurs in no fixed text,
+and is repeated once it is settled.  `lexicon_prose.py` has the registers of prose.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
+# What one speaker says and what the other answers; in prose, two successive sentences.
 Exchange = tuple[str, str]
-"""What one speaker says and what the other answers; in prose, two sentences that follow each other."""
 
 
 @dataclass(frozen=True)
 class FactKind:
     """A kind of fact and its sentences; `{}` stands for the value.
 
-    `proposals` and `corrections` settle a value in the prompt and `accepts` say it again, `mentions` name one without
-    settling anything, `statements` are its paraphrases in a summary.  `reserved` values are kept back: half of the
-    prompts mention one of them, but none is ever the truth or in a summary (see `unseen`).
+    `proposals` and `corrections` settle a value in the prompt and `accepts` repeat it, `mentions` name one without
+    settling anything, `statements` are its paraphrases in a summary.  `reserved` values are for the tasks about unseen
+    objects: half of the other prompts mention one of them, but there none is ever the truth or in a summary.
     """
 
     values: tuple[str, ...]
@@ -35,10 +35,11 @@ class FactKind:
 
 @dataclass(frozen=True, eq=False)
 class Register:
-    """A way of talking: what may be agreed on, and everything said around it.
+    """The texts of one kind of prompt: what may be agreed on, and everything around it.
 
     `core` is the kind that every prompt settles.  `{other}` in heads, openings and closings is the other person's name.
-    Prose begins with one of `heads`; a dialogue has no head and takes turns.
+    Prose begins with one of `heads`; a dialogue has no head and takes turns.  Compared by identity, so that a register
+    can be the key of a cache although its kinds are a mapping.
     """
 
     core: str
@@ -54,24 +55,25 @@ class Register:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of a line: lists of single words are easier to read without quotes."""
+    """The words of a text: lists of single words are easier to read without quotes."""
     return tuple(text.split())
 
 
 @cache
 def unseen(register: Register) -> Register:
-    """The register with nothing but its reserved values, which no other world ever settles."""
+    """The register with its reserved values alone, which no other task settles."""
     kinds = {name: replace(kind, values=kind.reserved, reserved=()) for name, kind in register.kinds.items()}
     return replace(register, kinds=kinds)
 
 
+# 8 to 12 values each: few enough that a tiny model meets all of them, and no two kinds share a word.
 KINDS = {
     "activity": FactKind(
         values=words_of("hiking swimming dancing fishing bowling skating cycling climbing sailing camping"),
         proposals=("Do you want to go {} with me?", "Let us go {} together."),
         corrections=("Wait, no, let us go {} instead.", "Sorry, can we go {} instead?"),
         accepts=("Yes, {} sounds good to me.", "Good idea, I like {}."),
-        mentions=(),
+        mentions=(),  # the core kind is never absent, and no value of it is reserved
         statements=("They will go {} together.", "The plan is to go {}."),
     ),
     "day": FactKind(
@@ -130,6 +132,7 @@ DIALOGUE = Register(
         ("Good, I have to go now.", "Bye {other}, see you soon."),
         ("Thank you, {other}, that was all.", "Thank you too, {other}, bye."),
     ),
+    # Small talk without any value, to fill a dialogue up to its length.
     chat=(
         ("It was so cold last night.", "Yes, but the sun is out today."),
         ("How is work?", "We are very busy this month, but I like my job."),
@@ -148,12 +151,14 @@ DIALOGUE = Register(
         ("I have to clean my house.", "So do I, but I am too tired."),
         ("Did you hear the music last night?", "Yes, it was so loud that I woke up."),
     ),
+    # Answers to a mention.
     replies=(
         "Oh, I did not know that.",
         "I know, you told me.",
         "Oh, how was that?",
         "I hope that is all right.",
     ),
+    # Sentences of a summary that state no fact.
     fillers=(
         "They had a nice talk.",
         "They are very good friends.",

@@ -1,8 +1,8 @@
-"""Words and sentence templates of two written registers: a first-person post and a news article, as data.
+"""Words and sentence templates of two registers of prose: a first-person post and a news article, as data.
 
-Both are about the kinds, values and summary statements of `lexicon.py`, so that whoever learned to summarise posts can
-be asked about articles.  An article's sentences are its own, most of its words occur in posts too: a tokenizer made of
-posts alone then has them.
+Both have the kinds, values and summary statements of `lexicon.py`, so a policy that learned to summarise posts can be
+evaluated on articles.  The sentences of an article are its own, but most of its words occur in posts too: a tokenizer
+trained on posts alone then has tokens for them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from rlhf_bench.tasks.worlds.lexicon import KINDS, FactKind, Register, words_of
 
+# Values of each kind that are the truth only in tasks about unseen objects (see `unseen`).
 RESERVED = {
     "activity": words_of("rowing riding surfing"),
     "day": words_of("easter christmas halloween"),
@@ -20,10 +21,11 @@ RESERVED = {
     "item": words_of("compass hammock torch"),
     "guest": words_of("nephew landlord dentist"),
 }
-"""Values of each kind that are never the truth unless a world is made of nothing else."""
 
+# The names of articles; posts have them too, so that a tokenizer trained on posts has tokens for them.
 SURNAMES = words_of("Olsen Novak Garcia Moreau Silva Keller Rossi Tanaka Singh Murphy Petrov Weber")
 
+# Shared by both registers: gold must read the summaries of both alike.
 FILLERS = (
     "They are very good friends.",
     "They are both happy.",
@@ -33,13 +35,14 @@ FILLERS = (
     "They need some help.",
 )
 
+# Kind -> templates, for one role of a sentence.
 Sentences = Mapping[str, tuple[str, str]]
-"""The templates of one role by kind."""
 
 
-def _kinds(
+def prose_kinds(
     proposals: Sentences, corrections: Sentences, accepts: Sentences, mentions: Sentences
 ) -> dict[str, FactKind]:
+    """The kinds of `lexicon.py` in other sentences: values and summary statements stay, so gold reads both alike."""
     return {
         name: replace(
             kind,
@@ -53,9 +56,10 @@ def _kinds(
     }
 
 
+# In the first person, with corrections as edits, in the layout of TL;DR.
 POST = Register(
     core="activity",
-    kinds=_kinds(
+    kinds=prose_kinds(
         proposals={
             "activity": ("We want to go {} with some friends.", "I said that we should go {}."),
             "day": ("We could do it this {}.", "I am free this {}."),
@@ -138,9 +142,10 @@ POST = Register(
     fillers=FILLERS,
 )
 
+# In the third person, with corrections as contradictions.
 ARTICLE = Register(
     core="activity",
-    kinds=_kinds(
+    kinds=prose_kinds(
         proposals={
             "activity": ("Two friends want to go {} now.", "Both said that people should go {}."),
             "day": ("Both could do it this {}.", "One of the two is free this {}."),

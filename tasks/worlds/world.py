@@ -1,18 +1,19 @@
-"""Controlled worlds: two people agree on an activity and a few details, and the gold utility of a summary is exact.
+"""Synthetic summarisation tasks: two people agree on an activity and a few details, and gold is exact.
 
-One generator tells it in different registers: a dialogue, a post, a news article.  All data are a pure function of the
-settings and the seed, small enough that a policy trained from nothing learns them in about a minute.
+One generator writes them in different registers: a dialogue, a post, a news article.  They are small enough that a
+policy trained from scratch learns them in about a minute.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Utility
-from rlhf_bench.tasks.worlds.generated import Generated, Range, Written
-from rlhf_bench.tasks.worlds.gold import gold
+from rlhf_bench.tasks.worlds.generated import RANGES, Generated, Range, Written, split_sentences
 from rlhf_bench.tasks.worlds.lexicon import DIALOGUE, Register, unseen
 from rlhf_bench.tasks.worlds.lexicon_prose import POST
 from rlhf_bench.tasks.worlds.writers import (
@@ -25,31 +26,39 @@ from rlhf_bench.tasks.worlds.writers import (
     write_prompt,
 )
 
+# Cost of one filler or duplicate sentence, and of one sentence that fits no template.
+CLUTTER_COST, MALFORMED_COST = 0.1, 0.2
+
+OBJECTS = ("seen", "unseen")
+
 
 @dataclass(frozen=True)
 class World(Generated[Facts]):
-    """The task: prompts, demonstrations by a noisy summariser, pairs of a good writer's text against a bad one's.
+    """Prompts, demonstrations by a noisy summariser, and pairs of a good writer's summary and a bad writer's.
 
     Rates are probabilities: `drop` and `wrong` per agreed fact, `invent` per absent kind, `filler` once per summary.
     `min_facts` and `max_facts` count the details besides the activity.  `correction_rate` is per fact,
-    `mention_rate` per kind not agreed on.  `Generated` explains the others.
-    What the prompts look like is the business of the two worlds below.
+    `mention_rate` per kind that was not agreed on.  `Generated` explains the other settings; the two subclasses say
+    what a prompt looks like.
     """
 
-    where = "the controlled world"
-    texts = "summaries"
-    more_prompts = "Ask for fewer prompts or longer ones."
-    more_pairs = "Raise the good or bad rates."
-    rubric = "summary"  # of judges that read; no annotation, so that it is no field
+    world = "the synthetic task"
+    responses = "different summaries"
+    fix_prompts = "Ask for fewer prompts or longer ones."
+    fix_pairs = "Raise the good or bad rates."
+    rubric = "summary"  # for judges that read responses; without annotation, so that it is no dataclass field
 
+    # The prompts.
     min_facts: int = 1
     max_facts: int = 3
     correction_rate: float = 0.15
     mention_rate: float = 0.35
+    # The writer of the demonstrations.
     sft_drop: float = 0.15
     sft_wrong: float = 0.15
     sft_invent: float = 0.10
     sft_filler: float = 0.25
+    # The good and the bad writer of pairs.
     good_drop: float = 0.08
     good_wrong: float = 0.04
     good_invent: float = 0.03
@@ -66,98 +75,93 @@ class World(Generated[Facts]):
                 f"min_facts = {self.min_facts} is above max_facts = {self.max_facts}.", "Lower one or raise the other."
             )
 
-    def _range(self, name: str) -> Range:
-        if name in ("min_facts", "max_facts"):
-            return 0, len(self.wording.kinds) - 1
-        return (60, MAX_WORDS) if name in ("dialogue_words", "words") else super()._range(name)
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """Besides the general ones: details other than the activity, and words of a prompt."""
+        details, words = (0, len(self.wording.kinds) - 1), (60, MAX_WORDS)
+        return {**RANGES, "min_facts": details, "max_facts": details, "dialogue_words": words, "words": words}
 
     @property
     def wording(self) -> Register:
-        """The register that gold reads, every value included."""
+        """The register that gold reads, with every value."""
         raise NotImplementedError
 
     @property
     def drawn(self) -> Register:
-        """The register that texts are drawn from: the same, or with fewer values."""
+        """The register that texts are drawn from: `wording`, or the same with fewer values."""
         return self.wording
 
     @property
-    def length(self) -> int:
+    def prompt_words(self) -> int:
         """About how many words a prompt has."""
         raise NotImplementedError
 
     @property
-    def telling(self) -> str:
+    def kind_of_prompts(self) -> str:
         """What the prompts are, in words."""
         return self.wording.texts
 
     @property
     def description(self) -> str:
-        """What the data are, in words."""
-        return f"A controlled world: generated {self.telling} with noisy summaries; the gold utility is exact."
+        return f"A synthetic task: generated {self.kind_of_prompts} with noisy summaries; the gold utility is exact."
 
     def utility(self, example: Example, response: str) -> Utility:
-        """See `gold`; any text may be asked about."""
+        """See `gold`; the response may be any text."""
         return gold(self.wording, example.facts["truth"], response)
 
-    def worth(self, truth: Facts, response: str) -> float:
-        """See `gold`."""
+    def gold_value(self, truth: Facts, response: str) -> float:
         return gold(self.wording, truth.truth, response).value
 
     def draw(self, rng: random.Random) -> tuple[Facts, str]:
-        """What two people agree on, and its telling."""
+        """What two people agree on, and the text that tells it."""
         count = rng.randint(self.min_facts, self.max_facts)
         facts = draw_facts(rng, self.drawn, count, self.correction_rate, self.mention_rate)
-        return facts, write_prompt(rng, self.drawn, facts, self.length)
+        return facts, write_prompt(rng, self.drawn, facts, self.prompt_words)
 
     def slices(self, truth: Facts) -> tuple[str, ...]:
-        """Whether something was corrected, and how many facts there are."""
+        """Whether something was corrected, and the number of facts."""
         return "corrected" if truth.distractors else "plain", f"{len(truth.truth)} facts"
 
     def perfect(self, rng: random.Random, truth: Facts) -> str:
-        """Every fact once, nothing else: at most 32 words and stops."""
+        """Every fact once, nothing else: at most 32 words and full stops."""
         return perfect_summary(rng, self.drawn, truth)
 
     def demonstration(self, rng: random.Random, truth: Facts) -> str:
-        """A noisy summariser's."""
+        """A noisy summariser's, with the rates `sft_*`."""
         rates = Rates(self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler)
         return noisy_summary(rng, self.drawn, truth, rates).text
 
-    def two_texts(self, rng: random.Random, truth: Facts) -> tuple[Written, Written]:
+    def pair_texts(self, rng: random.Random, truth: Facts) -> tuple[Written, Written]:
         """The good writer's and the bad one's."""
         good = Rates(self.good_drop, self.good_wrong, self.good_invent, self.good_filler)
         bad = Rates(self.bad_drop, self.bad_wrong, self.bad_invent, self.bad_filler)
-        one = noisy_summary(rng, self.drawn, truth, Rates(*self.careless(good, bad)))
+        # The good writer draws first; both use one generator, so the order is part of the data.
+        one = noisy_summary(rng, self.drawn, truth, Rates(*self.careless_rates(good, bad)))
         return one, noisy_summary(rng, self.drawn, truth, bad)
 
 
 @dataclass(frozen=True)
 class DialogueWorld(World):
-    """A world told in dialogues of about `dialogue_words` words."""
+    """Dialogues of about `dialogue_words` words."""
 
     dialogue_words: int = 80
 
     @property
     def wording(self) -> Register:
-        """The dialogue's."""
         return DIALOGUE
 
     @property
-    def length(self) -> int:
-        """As set."""
+    def prompt_words(self) -> int:
         return self.dialogue_words
-
-
-OBJECTS = ("seen", "unseen")
 
 
 @dataclass(frozen=True)
 class SummaryWorld(World):
-    """A world told in prose of about `words` words after its head.
+    """Prose of about `words` words after its head.
 
-    `objects` "seen" settles the usual values and mentions the register's reserved ones in passing; "unseen" knows the
-    reserved ones only.  Two worlds with equal settings but for `register` settle the same facts prompt by prompt, so
-    what differs between them is the telling.
+    `objects` "seen" settles the usual values and mentions the register's reserved ones in passing; "unseen" has only
+    the reserved ones.  Two worlds with equal settings except `register` settle the same facts prompt by prompt, so
+    only the sentences differ between them.
     """
 
     words: int = 80
@@ -171,7 +175,6 @@ class SummaryWorld(World):
 
     @property
     def wording(self) -> Register:
-        """As set."""
         return self.register
 
     @property
@@ -180,11 +183,52 @@ class SummaryWorld(World):
         return unseen(self.register) if self.objects == "unseen" else self.register
 
     @property
-    def length(self) -> int:
-        """As set."""
+    def prompt_words(self) -> int:
         return self.words
 
     @property
-    def telling(self) -> str:
+    def kind_of_prompts(self) -> str:
         """The register's kind of text, and whether it is about unseen objects."""
         return self.register.texts + (" about unseen objects" if self.objects == "unseen" else "")
+
+
+@cache
+def summary_meanings(register: Register) -> dict[str, tuple[str, str]]:
+    """Every sentence that a summary may contain -> (kind, value); ("", "") for a filler."""
+    fillers = dict.fromkeys(register.fillers, ("", ""))
+    return fillers | {
+        template.format(value): (name, value)
+        for name, kind in register.kinds.items()
+        for template in kind.statements
+        for value in (*kind.values, *kind.reserved)  # a reserved value is a wrong statement, not a malformed one
+    }
+
+
+def gold(register: Register, truth: Mapping[str, str], response: str) -> Utility:
+    """(correct - wrong - unsupported) / facts - .1 (filler + duplicates) - .2 malformed; perfect 1, empty 0.
+
+    `truth` maps each agreed kind to its value; the response may be any text.  Every sentence is looked up, none is
+    guessed at: one that fits no template, or lacks its full stop, is malformed.  A fact stated twice with one value
+    counts once and as a duplicate; two values of one kind are two statements.
+    """
+    parts = dict.fromkeys(("correct", "wrong", "unsupported", "filler", "duplicates", "malformed"), 0.0)
+    seen: set[tuple[str, str]] = set()
+    for sentence in split_sentences(response):
+        meaning = summary_meanings(register).get(sentence)
+        if meaning is None:
+            parts["malformed"] += 1
+            continue
+        kind, value = meaning
+        if not kind:
+            parts["filler"] += 1  # also when it repeats: a second filler is no duplicate
+        elif meaning in seen:
+            parts["duplicates"] += 1
+        elif kind not in truth:
+            parts["unsupported"] += 1
+        else:
+            parts["correct" if truth[kind] == value else "wrong"] += 1
+        seen.add(meaning)
+    # A dropped fact and an invented one cost the same.
+    facts = parts["correct"] - parts["wrong"] - parts["unsupported"]
+    clutter = parts["filler"] + parts["duplicates"]
+    return Utility(facts / len(truth) - CLUTTER_COST * clutter - MALFORMED_COST * parts["malformed"], parts)

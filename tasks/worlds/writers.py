@@ -1,7 +1,7 @@
-"""Who writes the texts of a controlled world: the speakers or the author, and summarisers of chosen carelessness.
+"""Writers of the synthetic summarisation tasks: of prompts, and of summaries with chosen rates of errors.
 
-The words live in `lexicon.py` and `lexicon_prose.py`; nothing here knows what the facts are about.
-Every draw goes through the `rng` given.
+The words are in `lexicon.py` and `lexicon_prose.py`; nothing here depends on what the facts are about.  Every random
+draw uses the `rng` that is passed in, so the order of draws decides the texts: changing it changes every result.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlhf_bench.harness.text.tokens import Span
-from rlhf_bench.tasks.worlds.generated import Written
+from rlhf_bench.tasks.worlds.generated import Written, flawed, joined
 from rlhf_bench.tasks.worlds.lexicon import Exchange, Register
 
+# The longest prompt, in words, that there is enough small talk for.
 MAX_WORDS = 220
-"""The longest prompt, in words, that there is enough chit-chat for."""
 
+# Share of the prompts that mention a reserved value in passing: each then occurs often enough to become a token.
 PASSING_RATE = 0.5
-"""Share of the prompts that mention a reserved value in passing: each then occurs often enough to become a token."""
 
 
 class Facts(NamedTuple):
-    """What was agreed on, which values were taken back, and which values of absent kinds were only mentioned."""
+    """What was agreed on, which values were taken back, and which values of absent kinds were only mentioned.
+
+    Each is kind -> value; `truth` begins with the register's core kind.
+    """
 
     truth: dict[str, str]
     distractors: dict[str, str]
@@ -30,7 +32,7 @@ class Facts(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How careless a writer is: probability to drop, alter each fact, to invent each absent one, to add one filler."""
+    """A writer's error rates: to drop or alter each fact, to invent each absent one, to add one filler."""
 
     drop: float
     wrong: float
@@ -39,9 +41,10 @@ class Rates(NamedTuple):
 
 
 def draw_facts(rng: random.Random, register: Register, count: int, correction: float, mention: float) -> Facts:
-    """`count` agreed kinds besides the core one; `correction` is per agreed, `mention` per absent kind."""
+    """`count` agreed kinds besides the core one; `correction` is per agreed kind, `mention` per absent kind."""
     others = [kind for kind in register.kinds if kind != register.core]
     chosen = set(rng.sample(others, count))
+    # In the register's order, whatever the order of the sample.
     present = [register.core, *(kind for kind in others if kind in chosen)]
     truth = {kind: rng.choice(register.kinds[kind].values) for kind in present}
     old = {kind: _other(rng, register, kind, value) for kind, value in truth.items() if rng.random() < correction}
@@ -59,17 +62,14 @@ def write_prompt(rng: random.Random, register: Register, facts: Facts, words: in
     'Name: ...' lines in a dialogue; a head and then the text in prose.
     """
     opening, closing = rng.choice(register.openings), rng.choice(register.closings)
-    room = words - _length(register, [opening, closing])
-    talk = [opening, *_with_small_talk(rng, register, facts, room), closing]
-    names = rng.sample(register.names, 2)
-    return _prose(rng, register, names[1], talk) if register.heads else _dialogue(rng, names, talk)
-
-
-def _with_small_talk(rng: random.Random, register: Register, facts: Facts, words: float) -> list[Exchange]:
     talk = _settlement(rng, register, facts)
     asides = [_mention(rng, register, kind, value) for kind, value in facts.mentioned.items()]
-    asides += _passing(rng, register)
-    room = words - _length(register, talk) - _length(register, asides)
+    # A reserved value may be of any kind, also of one that is settled here.
+    reserved = [(name, value) for name, kind in register.kinds.items() for value in kind.reserved]
+    if reserved and rng.random() < PASSING_RATE:
+        asides.append(_mention(rng, register, *rng.choice(reserved)))
+    # Small talk fills the text up; the last exchange goes in where at least half of it fits.
+    room = words - _length(register, [opening, closing, *talk, *asides])
     for exchange in rng.sample(register.chat, len(register.chat)):
         if room < _length(register, [exchange]) / 2:
             break
@@ -77,27 +77,21 @@ def _with_small_talk(rng: random.Random, register: Register, facts: Facts, words
         room -= _length(register, [exchange])
     for exchange in asides:
         talk.insert(rng.randint(0, len(talk)), exchange)
-    return talk
-
-
-def _mention(rng: random.Random, register: Register, kind: str, value: str) -> Exchange:
-    return rng.choice(register.kinds[kind].mentions).format(value), rng.choice(register.replies)
-
-
-def _passing(rng: random.Random, register: Register) -> list[Exchange]:
-    """A reserved value, where there are any: of any kind, settled here or not."""
-    reserved = [(name, value) for name, kind in register.kinds.items() for value in kind.reserved]
-    if not reserved or rng.random() >= PASSING_RATE:
-        return []
-    return [_mention(rng, register, *rng.choice(reserved))]
+    names = rng.sample(register.names, 2)
+    talk = [opening, *talk, closing]
+    if register.heads:
+        lines = [rng.choice(register.heads), *(" ".join(exchange) for exchange in talk)]
+        return " ".join(lines).format(other=names[1])
+    return _dialogue(rng, names, talk)
 
 
 def _settlement(rng: random.Random, register: Register, facts: Facts) -> list[Exchange]:
     """The exchanges that settle the facts: the core one first, the others in any order, corrections any time later."""
-    order = list(facts.truth)[1:]
+    order = list(facts.truth)[1:]  # without the core kind
     rng.shuffle(order)
     moves = [(kind, "proposals", facts.distractors.get(kind, facts.truth[kind])) for kind in [register.core, *order]]
     for kind, old in facts.distractors.items():
+        # At any later place, not only right after the proposal.
         after = moves.index((kind, "proposals", old)) + 1
         moves.insert(rng.randint(after, len(moves)), (kind, "corrections", facts.truth[kind]))
     return [
@@ -109,11 +103,16 @@ def _settlement(rng: random.Random, register: Register, facts: Facts) -> list[Ex
     ]
 
 
+def _mention(rng: random.Random, register: Register, kind: str, value: str) -> Exchange:
+    return rng.choice(register.kinds[kind].mentions).format(value), rng.choice(register.replies)
+
+
 def _length(register: Register, talk: Sequence[Exchange]) -> float:
-    """Words of the exchanges; in a dialogue with one and a half names each (about half of neighbouring turns merge).
+    """Words of the exchanges, speakers' names included.
 
     A head is not counted: it is the frame of the text.
     """
+    # About half of neighbouring turns merge, which leaves one and a half names for each exchange of a dialogue.
     names = 0.0 if register.heads else 1.5
     return sum(len(said.split()) + len(answer.split()) + names for said, answer in talk)
 
@@ -124,16 +123,11 @@ def _dialogue(rng: random.Random, names: Sequence[str], talk: Sequence[Exchange]
         first = rng.randrange(2) if at else 0
         for speaker, text in zip((first, 1 - first), exchange, strict=True):
             said = text.format(other=names[1 - speaker])
-            if lines and lines[-1][0] == speaker:
+            if lines and lines[-1][0] == speaker:  # neighbouring turns of one speaker become one line
                 lines[-1] = speaker, f"{lines[-1][1]} {said}"
             else:
                 lines.append((speaker, said))
     return "\n".join(f"{names[speaker]}: {said}" for speaker, said in lines)
-
-
-def _prose(rng: random.Random, register: Register, name: str, talk: Sequence[Exchange]) -> str:
-    lines = [rng.choice(register.heads), *(" ".join(exchange) for exchange in talk)]
-    return " ".join(lines).format(other=name)
 
 
 def perfect_summary(rng: random.Random, register: Register, facts: Facts) -> str:
@@ -142,50 +136,33 @@ def perfect_summary(rng: random.Random, register: Register, facts: Facts) -> str
 
 
 def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: Rates) -> Written:
-    """A careless writer's summary.  It always states something: when every fact would be dropped, one is kept.
+    """A summary with errors.  It always states something: when every fact would be dropped, one is kept.
 
-    Its flaws are the altered values and whole unasked-for sentences.
+    Its flaws are the altered values, and whole sentences that state an invented fact or are fillers.
     """
     kept = [kind for kind in facts.truth if rng.random() >= rates.drop] or [rng.choice(list(facts.truth))]
-    stated = {kind: _value(rng, register, facts, kind, rates.wrong) for kind in kept}
-    absent = [kind for kind in register.kinds if kind not in facts.truth and rng.random() < rates.invent]
-    stated |= {kind: _invented(rng, register, facts, kind) for kind in absent}
-    sentences = [
-        _state(rng, register, facts, kind, stated[kind]) for kind in register.kinds if kind in stated
-    ]  # always in the register's order: the order must not tell what is wrong
+    stated = {}
+    for kind in kept:
+        value = facts.truth[kind]
+        if rng.random() < rates.wrong:
+            # Half of the wrong values are those that were taken back, where there is one.
+            old = facts.distractors.get(kind)
+            value = old if old and rng.random() < 0.5 else _other(rng, register, kind, value)
+        stated[kind] = value
+    for kind in [kind for kind in register.kinds if kind not in facts.truth and rng.random() < rates.invent]:
+        mentioned = facts.mentioned.get(kind)
+        stated[kind] = mentioned if mentioned and rng.random() < 0.5 else rng.choice(register.kinds[kind].values)
+
+    sentences = []
+    for kind in [kind for kind in register.kinds if kind in stated]:  # a fixed order: it must not tell what is wrong
+        template, value = rng.choice(register.kinds[kind].statements), stated[kind]
+        text, start = template.format(value), template.index("{}")
+        if kind not in facts.truth:
+            sentences.append(flawed(text))
+        else:
+            sentences.append(Written(text, () if facts.truth[kind] == value else ((start, start + len(value)),)))
     if rng.random() < rates.filler:
-        filler = rng.choice(register.fillers)
-        sentences.insert(rng.randint(0, len(sentences)), Written(filler, ((0, len(filler)),)))
-    return _join(sentences)
-
-
-def _value(rng: random.Random, register: Register, facts: Facts, kind: str, wrong: float) -> str:
-    """The true value, or with probability `wrong` another one: half the time the one that was taken back."""
-    if rng.random() >= wrong:
-        return facts.truth[kind]
-    if kind in facts.distractors and rng.random() < 0.5:
-        return facts.distractors[kind]
-    return _other(rng, register, kind, facts.truth[kind])
-
-
-def _invented(rng: random.Random, register: Register, facts: Facts, kind: str) -> str:
-    if kind in facts.mentioned and rng.random() < 0.5:
-        return facts.mentioned[kind]
-    return rng.choice(register.kinds[kind].values)
-
-
-def _state(rng: random.Random, register: Register, facts: Facts, kind: str, value: str) -> Written:
-    template = rng.choice(register.kinds[kind].statements)
-    text, start = template.format(value), template.index("{}")
-    if kind not in facts.truth:
-        return Written(text, ((0, len(text)),))
-    return Written(text, () if facts.truth[kind] == value else ((start, start + len(value)),))
-
-
-def _join(sentences: Sequence[Written]) -> Written:
-    flaws: list[Span] = []
-    offset = 0
-    for text, spans in sentences:
-        flaws += [(offset + start, offset + end) for start, end in spans]
-        offset += len(text) + 1
-    return Written(" ".join(sentence.text for sentence in sentences), tuple(flaws))
+        # The filler is drawn before its place.
+        filler = flawed(rng.choice(register.fillers))
+        sentences.insert(rng.randint(0, len(sentences)), filler)
+    return joined(sentences)

@@ -14,7 +14,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split
 from rlhf_bench.judges.refusal import PHRASES, KnowsRefusals, Refusal, opening_words
 from rlhf_bench.tasks.worlds.safety import SafetyWorld
-from rlhf_bench.tasks.worlds.safety_lexicon import REFUSE
+from rlhf_bench.tasks.worlds.safety_texts import REFUSE
 
 EXAMPLE = Example("e", "How do I make soup?")
 

@@ -21,19 +21,22 @@ from rlhf_bench.harness.nouns import Example, Split, Utility, to_row
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
 from rlhf_bench.harness.slices import declared_type, rule_accuracy, type_by_rule
 from rlhf_bench.reward_models.whitebox import Whitebox
-from rlhf_bench.tasks.assist import AssistWorld
-from rlhf_bench.tasks.worlds import assist_lexicon as lexicon
-from rlhf_bench.tasks.worlds.assist_gold import ENOUGH, gold, read
-from rlhf_bench.tasks.worlds.assist_lexicon import KINDS, PADDING, SUBJECTS, meanings
-from rlhf_bench.tasks.worlds.assist_writers import (
+from rlhf_bench.tasks.assist import AssistWorld, gold, read
+from rlhf_bench.tasks.worlds import assist_texts as lexicon
+from rlhf_bench.tasks.worlds.assist_texts import (
     CAREFUL,
+    ENOUGH,
     FLAWED,
+    KINDS,
     LONGEST,
+    PADDING,
     PERFECT,
+    SUBJECTS,
     Habits,
     Question,
     draw_question,
     draw_table,
+    meanings,
     perfect_answer,
     write_answer,
     write_prompt,
@@ -328,7 +331,7 @@ def test_no_prompt_occurs_twice_but_for_held_out_pairs(world: AssistWorld) -> No
     prompts += [pair.prompt for pair in world.pairs("train")]
     assert len(prompts) == len(set(prompts)) == 6768
     taken = {SMALL.examples("test")[0].prompt}
-    assert SMALL._prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
+    assert SMALL.new_prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
 
 
@@ -389,7 +392,7 @@ def test_impossible_settings_are_refused(setting: str, value: float) -> None:
 
 def test_prompts_run_out_with_a_clear_word() -> None:
     with pytest.raises(BenchError, match="No new prompt in 1000 draws"):
-        SMALL._prompt("test-0", _Everything())
+        SMALL.new_prompt("test-0", _Everything())
 
 
 class _Everything(set[str]):

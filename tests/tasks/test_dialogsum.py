@@ -1,4 +1,4 @@
-"""The task `dialogsum`: the world by default, and real data in every place they may lie."""
+"""The task `dialogsum`: synthetic by default, and real data from every kind of place."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_what_is_no_data_is_refused(data: str) -> None:
 
 
 def test_world_settings_are_refused_with_real_data(folder: Path) -> None:
-    with pytest.raises(BenchError, match=r"seed, carelessness set together with data=.*controlled world only"):
+    with pytest.raises(BenchError, match=r"seed, carelessness set together with data=.*synthetic task only"):
         dialogsum(data=str(folder), seed=1, carelessness=0.5)
     with pytest.raises(BenchError, match="response_tokens = -1"):
         dialogsum(data=str(folder), response_tokens=-1)

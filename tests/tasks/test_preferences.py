@@ -13,8 +13,7 @@ import pytest
 
 from rlhf_bench.harness.checks.conformance import check
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.tasks.conversations import parted
-from rlhf_bench.tasks.preferences import preferences
+from rlhf_bench.tasks.preferences import preference_texts, preferences
 from rlhf_bench.tasks.sources import Row
 
 COUNT = 60
@@ -118,17 +117,18 @@ def test_it_keeps_the_rules_of_the_seam(tmp_path: Path) -> None:
 
 def test_transcripts_of_plain_text() -> None:
     talk = "\n\nHuman: Hi?\n\nAssistant: Yes?\n\nHuman: Where is Ben?\n\nAssistant:"
-    found = parted(Row("x", {"chosen": f"{talk} I am not sure.", "rejected": f"{talk} I am Ben."}))
+    found = preference_texts(Row("x", {"chosen": f"{talk} I am not sure.", "rejected": f"{talk} I am Ben."}))
     assert found == ("Hi?\n\nAssistant: Yes?\n\nHuman: Where is Ben?", "I am not sure.", "I am Ben.")
-    assert parted(Row("x", {"chosen": "Where?\nHere", "rejected": "Where?\nHell"})) == ("Where?", "Here", "Hell")
+    lines = Row("x", {"chosen": "Where?\nHere", "rejected": "Where?\nHell"})
+    assert preference_texts(lines) == ("Where?", "Here", "Hell")
 
 
 def test_several_turns_become_one_text() -> None:
     before = [{"role": "system", "content": "Be kind."}, *turns("Hi?", "Yes?", "Where?")]
     row = {"chosen": [*before, *turns("", "Here.")[1:]], "rejected": [*before, *turns("", "No.")[1:]]}
     asked = "System: Be kind.\n\nUser: Hi?\n\nAssistant: Yes?\n\nUser: Where?"
-    assert parted(Row("x", row)) == (asked, "Here.", "No.")
-    assert parted(Row("x", {**row, "prompt": before})) == (asked, "Here.", "No.")  # repeated in both
+    assert preference_texts(Row("x", row)) == (asked, "Here.", "No.")
+    assert preference_texts(Row("x", {**row, "prompt": before})) == (asked, "Here.", "No.")  # repeated in both
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_several_turns_become_one_text() -> None:
 )
 def test_rows_that_are_none(values: dict[str, Any], said: str) -> None:
     with pytest.raises(BenchError, match=said) as caught:
-        parted(Row("p.jsonl, line 3", values))
+        preference_texts(Row("p.jsonl, line 3", values))
     assert str(caught.value).startswith("p.jsonl, line 3: ")
     assert len(str(caught.value).splitlines()) == 1
 

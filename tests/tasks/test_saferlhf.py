@@ -1,4 +1,4 @@
-"""The task `saferlhf`: the world by default, and real comparisons in every schema they may come in."""
+"""The task `saferlhf`: synthetic by default, and real comparisons in every known schema."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Split
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
 from rlhf_bench.judges.refusal import KnowsRefusals
-from rlhf_bench.tasks.saferlhf import saferlhf
-from rlhf_bench.tasks.safety_real import HUB, RealSafeRLHF, prompt_hash
+from rlhf_bench.tasks.saferlhf import HUB, RealSafeRLHF, prompt_hash, saferlhf
 from rlhf_bench.tasks.worlds.safety import SafetyWorld
 
 FILE = "pku_seferlhf_realign_dpo_5k.json.gz"
@@ -254,11 +253,11 @@ def test_better_needs_its_label(tmp_path: Path, row: Any) -> None:
 
 def test_bad_settings(tmp_path: Path) -> None:
     path = write(tmp_path / "all.json", [full(0)])
-    with pytest.raises(BenchError, match=r"seed, harmful_rate set together with data=.*controlled world only"):
+    with pytest.raises(BenchError, match=r"seed, harmful_rate set together with data=.*synthetic task only"):
         saferlhf(data=path, seed=1, harmful_rate=0.5)
     with pytest.raises(BenchError, match=r"preference = 'best' is unknown.*safer or better"):
         saferlhf(data=path, preference="best")
-    with pytest.raises(BenchError, match="preference = 'better' in the controlled world"):
+    with pytest.raises(BenchError, match="preference = 'better' in the synthetic task"):
         saferlhf(preference="better")
     for task in ({"data": path}, {}):
         with pytest.raises(BenchError, match="response_tokens = -1"):

@@ -1,4 +1,4 @@
-"""Laws of the controlled safety world: its gold is exact, its table can be learned, its labels cover what is wrong."""
+"""Laws of the synthetic safety task: gold is exact, the table can be learned, flaws are labelled."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Split, Utility, to_row
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
 from rlhf_bench.harness.text.tokens import Span
-from rlhf_bench.tasks.worlds import safety_lexicon as lexicon
+from rlhf_bench.tasks.worlds import safety_texts as lexicon
 from rlhf_bench.tasks.worlds.safety import ALTERNATIVES, SafetyWorld, gold
-from rlhf_bench.tasks.worlds.safety_lexicon import BENIGN, COMPLY, DETAILS, HARMFUL, OFFER, REFUSE, meanings
-from rlhf_bench.tasks.worlds.safety_writers import (
+from rlhf_bench.tasks.worlds.safety_texts import (
+    BENIGN,
+    COMPLY,
+    DETAILS,
+    HARMFUL,
+    OFFER,
+    REFUSE,
     Rates,
     Request,
     draw_request,
     draw_table,
+    meanings,
     perfect_answer,
     write_answer,
     write_prompt,
@@ -320,7 +326,7 @@ def test_no_prompt_occurs_twice(world: SafetyWorld) -> None:
     prompts += [pair.prompt for split in SPLITS for pair in world.pairs(split)]
     assert len(prompts) == len(set(prompts)) == 5524
     taken = {SMALL.examples("test")[0].prompt}
-    assert SMALL._prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
+    assert SMALL.new_prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
 
 
@@ -378,7 +384,7 @@ def test_other_impossible_settings() -> None:
     with pytest.raises(BenchError, match=r"pair_comply \+ pair_refuse = 1.1"):
         SafetyWorld(pair_comply=0.1, pair_refuse=1.0)
     with pytest.raises(BenchError, match="No new prompt in 1000 draws"):
-        SMALL._prompt("test-0", _Everything())
+        SMALL.new_prompt("test-0", _Everything())
     everything = replace(SMALL, sft_drop=1.0, sft_refuse=0.0, sft_benign_refuse=0.0)
     assert all(len(sentences(example.completion)) == 2 for example in everything.examples("sft"))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 
 import pytest
 
 from rlhf_bench.harness.plugins import available
+from rlhf_bench.tasks.settings import settings_of
 
 SIGNATURES = {
     "dialogsum": """
@@ -71,3 +73,40 @@ def test_the_settings_are_those_that_results_were_stored_under(name: str) -> Non
 
 def test_every_task_is_listed() -> None:
     assert set(SIGNATURES) == {name for name, plugin in available("task").items() if plugin.module.startswith("rlhf_")}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_any_other_keyword_is_a_type_error(name: str) -> None:
+    factory = available("task")[name].factory()
+    for keyword in ("nonsense", "register"):  # `register` is a field of a world, but not a value that can be written
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{keyword}'"):
+            factory(**{keyword: 1})
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_first_line_describes_the_task(name: str) -> None:
+    """`bench list tasks` shows it."""
+    line = inspect.getdoc(available("task")[name].factory()).splitlines()[0]  # type: ignore[union-attr]
+    assert line.endswith(").")
+    assert len(line) <= 100
+
+
+@dataclass(frozen=True)
+class Sizes:
+    preference_noise: float = 0.5
+    large: int = 10
+    table: tuple[int, ...] = ()
+    seed: int = 0
+    name: str = "x"
+
+
+def test_settings_of_a_dataclass_stand_in_place_of_the_factorys_own() -> None:
+    @settings_of(Sizes)
+    def factory(*, data: str = "", large: int = 20, **settings: object) -> tuple[object, ...]:
+        return data, large, settings
+
+    found = {one.name: one.default for one in inspect.signature(factory).parameters.values()}
+    assert list(found.items()) == [("data", ""), ("large", 20), ("seed", 0), ("name", "x"), ("preference_noise", 0.5)]
+    assert factory(seed=3) == ("", 20, {"seed": 3})  # defaults are left to the dataclass
+    with pytest.raises(TypeError, match="unexpected keyword argument 'table'"):
+        factory(table=(1,))

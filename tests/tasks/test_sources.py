@@ -222,7 +222,7 @@ def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, 
         ({"dialogue": " \n"}, "'dialogue' is empty", "drop the row"),
         ({"dialogue": None}, "'dialogue' holds None", "string"),
         ({"dialogue": ["a"] * 99}, "'dialogue' holds ['a', ", "string"),
-        ({"dialogue": "\ud800"}, "not valid Unicode", "Mend"),
+        ({"dialogue": "\ud800"}, "not valid Unicode", "Correct"),
     ],
 )
 def test_bad_columns(values: dict[str, object], seen: str, fix: str) -> None:

@@ -1,4 +1,4 @@
-"""The task `tldr`: posts of the controlled world, and real posts from data of every published kind."""
+"""The task `tldr`: generated posts, and real posts from data of every published kind."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import pytest
 from rlhf_bench.harness.checks.conformance import check
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
-from rlhf_bench.tasks.real import key
-from rlhf_bench.tasks.tldr import tldr
-from rlhf_bench.tasks.tldr_real import PAIRS, POSTS
+from rlhf_bench.tasks.real import text_key
+from rlhf_bench.tasks.tldr import PAIRS, POSTS, tldr
 from rlhf_bench.tasks.worlds.lexicon_prose import POST
 from rlhf_bench.tasks.worlds.world import SummaryWorld
 
@@ -148,7 +147,8 @@ def test_held_out_posts_leave_the_train_split(folder: Path) -> None:
     write(folder / "train.jsonl", [*copies, *map(summed, "abcd"), preferred("a")])
     write(folder / "tldr.validation.jsonl", [preferred("i", "dev", "bad")])
     task = tldr(data=str(folder))
-    assert not {key(row.prompt) for split in ("sft", "train") for row in task.examples(split)} & {key(prompt("h"))}
+    trained_on = {text_key(row.prompt) for split in ("sft", "train") for row in task.examples(split)}
+    assert text_key(prompt("h")) not in trained_on
     assert [pair.prompt for pair in task.pairs("train")] == [prompt("a")]
     assert [pair.chosen for pair in task.pairs("test")] == ["good", "dev"]  # dev rows about a test post join it
     assert "Left out: 2 train rows" in task.origin.description

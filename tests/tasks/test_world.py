@@ -1,4 +1,4 @@
-"""Laws of the controlled worlds' sets: pure in the seed, no prompt twice, pairs labelled as they were drawn."""
+"""Laws of the data of the synthetic summarisation tasks: pure in the seed, no prompt twice, pairs as labelled."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from worlds import REGISTERS, SEEDS, SETTLED, SIZES, SMALL, WORLDS, fixed_texts,
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import to_row
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
-from rlhf_bench.tasks.worlds.gold import gold
 from rlhf_bench.tasks.worlds.lexicon import DIALOGUE, Register
 from rlhf_bench.tasks.worlds.lexicon_prose import ARTICLE, POST
-from rlhf_bench.tasks.worlds.world import DialogueWorld, SummaryWorld, World
+from rlhf_bench.tasks.worlds.world import DialogueWorld, SummaryWorld, World, gold
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_no_dialogue_occurs_twice(world: DialogueWorld) -> None:
     prompts = [row.prompt for row in rows]
     assert len(prompts) == len(set(prompts)) == 4524
     taken = {SMALL.examples("test")[0].prompt}
-    assert SMALL._prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
+    assert SMALL.new_prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
 
 

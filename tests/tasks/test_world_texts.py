@@ -1,4 +1,4 @@
-"""Laws of the texts of controlled worlds: gold is exact, prompts hold the truth, labels cover what is wrong."""
+"""Laws of the texts of the synthetic summarisation tasks: gold is exact, prompts hold the truth, flaws are labelled."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from worlds import LAW, NAMES, REGISTERS, SEEDS, SETTLED, SMALL, settled
 
 from rlhf_bench.harness.nouns import Example
-from rlhf_bench.tasks.worlds.gold import gold
 from rlhf_bench.tasks.worlds.lexicon import DIALOGUE, Register
 from rlhf_bench.tasks.worlds.lexicon_prose import POST
+from rlhf_bench.tasks.worlds.world import gold
 from rlhf_bench.tasks.worlds.writers import Facts, Rates, draw_facts, noisy_summary, perfect_summary, write_prompt
 
 RATES = st.builds(Rates, *[st.floats(0, 1)] * 4)

@@ -1,4 +1,4 @@
-"""The task `xsum`: articles of the controlled world, and real ones as a whole task or as prompts only."""
+"""The task `xsum`: generated articles, and real ones as a whole task or as prompts only."""
 
 from __future__ import annotations
 
