@@ -1,1 +1,1 @@
-"""Generations to one row per case."""
+"""Judges: each measures a trained policy's responses beside the SFT baseline's, one row per case."""

@@ -1,4 +1,4 @@
-"""How often the policy answers with nothing."""
+"""The share of empty responses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rlhf_bench.harness.seams import Task
 
 @dataclass(frozen=True)
 class Empty:
-    """A response of white space alone is empty."""
+    """Share of empty responses: those of white space alone."""
 
     @property
     def measures(self) -> Sequence[Measure]:
         return [Measure("empty_rate", "rate", "responses without a visible character")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
+        """One verdict per case, always decided."""
         for case in cases:
             yield Verdict({"empty_rate": 0.0 if case.generation.response.strip() else 1.0})

@@ -1,4 +1,4 @@
-"""How long responses are, and how much that changed against the SFT baseline."""
+"""The length of responses, and its change against the SFT baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from rlhf_bench.harness.seams import Task
 
 @dataclass(frozen=True)
 class Length:
-    """Policy tokens without end-of-sequence; a truncated response counts as long as it got."""
+    """Length of responses in tokens, its change against the SFT baseline, and the share of truncated ones.
+
+    Tokens are the policy's, without end-of-sequence; a truncated response counts with the tokens that it has.
+    """
 
     @property
     def measures(self) -> Sequence[Measure]:
@@ -22,6 +25,7 @@ class Length:
         ]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
+        """One verdict per case, always decided."""
         for case in cases:
             tokens = case.generation.tokens
             yield Verdict(

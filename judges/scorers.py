@@ -1,6 +1,6 @@
-"""Scorers: how good a response is where no gold exists.  Every report names the scorer it used.
+"""Scorers rate single responses where no true utility exists.  Every report names the scorer that it used.
 
-A score that is missing or not finite is undecided with its reason: a failure is never a loss.
+A score that is missing or not finite leaves a case undecided with its reason: a failure never counts as a loss.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ from rlhf_bench.harness.seams import GoldTask, Scorer, Task
 
 NO_GOLD = "the task has no gold utility and no scorer was given"
 REWARD_MODEL = "rm:"
-"""What the name of a scorer begins with that is a scalar reward model in a folder or on the hub."""
+"""Prefix of the name of a scorer that is a reward model: rm:FOLDER_OR_HUB_ID."""
 
 
 @runtime_checkable
 class ScoresMany(Protocol):
-    """A scorer that is faster with many answers at once, and that can say why it does not decide."""
+    """A scorer that takes many answers at once and gives a reason where it does not decide."""
 
-    def scores(self, answers: Sequence[Answer]) -> Sequence[Scored]: ...
+    def scores(self, answers: Sequence[Answer]) -> Sequence[Scored]:
+        """One score per answer, in order."""
 
 
 def load_scorer(name: str) -> Scorer:
-    """A scorer by name, `rm:FOLDER_OR_HUB_ID`, or `module:attribute`: (example, response) -> number or None."""
+    """The scorer of a name: a built-in one, `rm:FOLDER_OR_HUB_ID`, or `module:attribute`.
+
+    The attribute is a function (example, response) -> number, or None where it does not decide.  Raises BenchError for
+    an unknown name, and for a reward model or module that cannot be used.
+    """
     if name in BUILT_IN:
         return BUILT_IN[name]()
     if name.startswith(REWARD_MODEL):
@@ -38,12 +43,13 @@ def load_scorer(name: str) -> Scorer:
     if ":" not in name:
         fix = f"{did_you_mean(name, BUILT_IN)} Or give rm:FOLDER or module:attribute."
         raise BenchError(f"Unknown scorer {name!r}.", fix)
-    found = plugins.find("judge", name)  # found beside the user, as a judge given so would be
-    return replace(found, kind="scorer").factory()  # type: ignore[arg-type]  # the kind is what errors call it
+    found = plugins.find("judge", name)  # looks for modules in the current folder too, as for judges
+    # the attribute itself is the scorer, not a factory of one; its kind is the word that errors use
+    return replace(found, kind="scorer").factory()  # type: ignore[arg-type]
 
 
 def scorer_content(name: str) -> str:
-    """Hash of what the name does not say: the reward model's files, or the code of the user's module ("" for ours)."""
+    """Hash of what the name does not identify: the reward model's files or the code of the user's module, else ""."""
     if name in BUILT_IN or ":" not in name:
         return ""
     if name.startswith(REWARD_MODEL):
@@ -53,13 +59,14 @@ def scorer_content(name: str) -> str:
     return plugins.find("judge", name).fingerprint()
 
 
-def repeatable(name: str) -> bool:
-    """Whether asking again gives the same; a user's own function may decide later what it could not before."""
+def is_deterministic(name: str) -> bool:
+    """Whether the scorer of a name always returns the same score."""
+    # a user's function may fail now and decide later, so its undecided cases are judged again
     return ":" not in name or name.startswith(REWARD_MODEL)
 
 
-def scored(value: float | None) -> Scored:
-    """A plain score, checked."""
+def checked(value: float | None) -> Scored:
+    """A score, undecided with its reason where it is None or not finite."""
     if value is None:
         return Scored(None, "the scorer could not decide")
     return Scored(float(value)) if math.isfinite(value) else Scored(None, "the score is not finite")
@@ -69,27 +76,32 @@ def score_all(scorer: Scorer, answers: Sequence[Answer]) -> list[Scored]:
     """One score per answer, in order."""
     if isinstance(scorer, ScoresMany):
         return list(scorer.scores(answers))
-    return [scored(scorer(answer.example, answer.response)) for answer in answers]
+    return [checked(scorer(answer.example, answer.response)) for answer in answers]
 
 
 def before_and_after(cases: Sequence[Case], task: Task, scorer: Scorer | None) -> list[tuple[Scored, Scored]]:
-    """(of the baseline's response, of the trained policy's) by the scorer, else by the task's gold, per case."""
+    """Per case (score of the baseline's response, score of the trained policy's).
+
+    By the scorer, without one by the task's true utility; undecided where there is neither.
+    """
     if scorer is None and not isinstance(task, GoldTask):
         return [(Scored(None, NO_GOLD),) * 2 for _ in cases]
+    # all responses in one list, so that a scorer can batch them: baseline, trained, baseline, trained, ...
     pairs = [(case.example, one) for case in cases for one in (case.baseline, case.generation)]
     answers = [Answer(example, one.response, one.finished) for example, one in pairs]
     if scorer is not None:
         found = score_all(scorer, answers)
     else:
         assert isinstance(task, GoldTask)
-        found = [scored(task.utility(answer.example, answer.response).value) for answer in answers]
+        found = [checked(task.utility(answer.example, answer.response).value) for answer in answers]
     return list(zip(found[::2], found[1::2], strict=True))
 
 
 def rouge_l() -> Scorer:
-    """ROUGE-L F1 (Lin, 2004; the rouge-score package, with stemming) against the best of the example's references.
+    """ROUGE-L F1 (Lin 2004; the rouge-score package, with stemming), the largest over the example's references.
 
-    It measures lexical overlap with what people wrote, no more.  Without a reference it does not decide.
+    It measures lexical overlap with the references, nothing else.  Without a reference it does not decide.  Raises
+    BenchError where rouge-score is not installed.
     """
     try:
         from rouge_score.rouge_scorer import RougeScorer

@@ -1,36 +1,43 @@
-"""Utility before and after, whose distribution tells a collapse: the task's gold, or a scorer's opinion."""
+"""The utility of responses and its change against the SFT baseline: the task's true utility, or a scorer's score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import GoldTask, Task
-from rlhf_bench.judges.scorers import NO_GOLD, before_and_after, load_scorer, repeatable, scorer_content
+from rlhf_bench.judges.scorers import NO_GOLD, before_and_after, is_deterministic, load_scorer, scorer_content
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
 
 @dataclass(frozen=True)
 class UtilityChange:
-    """The task's exact utility of the response and of the baseline's; undecided for a task without gold.
+    """Change of the true utility ("gold") against the SFT baseline, or of a scorer's score.
 
-    `scorer` names a scorer (as for `winrate`, such as rm:FOLDER_OR_HUB_ID) to be used instead.  What it says is called
-    a score, never gold.  The statistics of collapse compare the two distributions (`before` names the baseline's).
+    Undecided for a task without a true utility.  `scorer` (as for `winrate`, such as rm:FOLDER_OR_HUB_ID) is used
+    instead; its result is called a score, never gold.  The statistics of collapse compare the distribution after
+    training with the one before (Measure.before names the baseline's values).  Raises BenchError for a scorer that
+    cannot be used.
     """
 
     scorer: str = ""
 
     def __post_init__(self) -> None:
         if self.scorer:
-            load_scorer(self.scorer)  # one that cannot be used is refused before anything is trained
+            load_scorer(self.scorer)  # an unusable scorer must be refused before training
 
     @property
     def deterministic(self) -> bool:
-        return repeatable(self.scorer)
+        """Whether undecided cases stay undecided, so that they need not be judged again."""
+        return is_deterministic(self.scorer)
 
     @property
-    def verdict_settings(self) -> Mapping[str, Any]:
+    def verdict_settings(self) -> Row:
+        """What a verdict depends on: the settings, and the scorer by its content."""
         return {**asdict(self), "content": scorer_content(self.scorer)}
 
     @property
@@ -43,21 +50,21 @@ class UtilityChange:
         ]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
-        return self._by_scorer(cases, task) if self.scorer else [self._by_gold(case, task) for case in cases]
-
-    def _by_scorer(self, cases: Sequence[Case], task: Task) -> list[Verdict]:
-        verdicts = []
-        for before, after in before_and_after(cases, task, load_scorer(self.scorer)):
-            known = after.value is not None and before.value is not None
-            change = after.value - before.value if after.value is not None and before.value is not None else None
-            values = {"score_change": change, "score": after.value, "score_baseline": before.value}
-            verdicts.append(Verdict(values, "" if known else after.reason or before.reason))
+        """One verdict per case, in order; by true utility the notes hold its parts."""
+        verdicts: list[Verdict] = []
+        values: dict[str, float | None]
+        if self.scorer:
+            for before, after in before_and_after(cases, task, load_scorer(self.scorer)):
+                change = None if after.value is None or before.value is None else after.value - before.value
+                values = {"score_change": change, "score": after.value, "score_baseline": before.value}
+                verdicts.append(Verdict(values, "" if change is not None else after.reason or before.reason))
+            return verdicts
+        for case in cases:
+            if not isinstance(task, GoldTask):
+                verdicts.append(Verdict({"gold_change": None, "gold": None, "gold_baseline": None}, NO_GOLD))
+                continue
+            gold = task.utility(case.example, case.generation.response)
+            baseline = task.utility(case.example, case.baseline.response).value
+            values = {"gold_change": gold.value - baseline, "gold": gold.value, "gold_baseline": baseline}
+            verdicts.append(Verdict(values, notes={"parts": dict(gold.parts)}))
         return verdicts
-
-    def _by_gold(self, case: Case, task: Task) -> Verdict:
-        if not isinstance(task, GoldTask):
-            return Verdict({"gold_change": None, "gold": None, "gold_baseline": None}, NO_GOLD)
-        after = task.utility(case.example, case.generation.response)
-        before = task.utility(case.example, case.baseline.response)
-        values = {"gold_change": after.value - before.value, "gold": after.value, "gold_baseline": before.value}
-        return Verdict(values, notes={"parts": dict(after.parts)})

@@ -1,22 +1,26 @@
-"""Win rate of the trained policy against the SFT baseline, prompt by prompt, by gold utility or by a scorer."""
+"""Win rate of the trained policy against the SFT baseline, prompt by prompt, by true utility or by a scorer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.judges.scorers import before_and_after, load_scorer, repeatable, scorer_content
+from rlhf_bench.judges.scorers import before_and_after, is_deterministic, load_scorer, scorer_content
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """1 for the better response, .5 when they are equal within `tolerance`, 0 for the worse.
+    """Win rate against the SFT baseline by the task's true utility, or by a scorer.
 
-    `scorer` names a scorer ("rouge-l", rm:FOLDER_OR_HUB_ID or module:attribute) to be used instead of the task's gold
-    utility; without gold and without a scorer every case is undecided.
+    1 where the trained policy's response is better, 0.5 where both are equal within `tolerance`, 0 where it is worse.
+    `scorer` ("rouge-l", rm:FOLDER_OR_HUB_ID or module:attribute) is used instead of the true utility; with neither,
+    every case is undecided.  Raises BenchError for a scorer that cannot be used.
     """
 
     scorer: str = ""
@@ -24,14 +28,16 @@ class WinRate:
 
     def __post_init__(self) -> None:
         if self.scorer:
-            load_scorer(self.scorer)  # one that cannot be used is refused before anything is trained
+            load_scorer(self.scorer)  # an unusable scorer must be refused before training
 
     @property
     def deterministic(self) -> bool:
-        return repeatable(self.scorer)
+        """Whether undecided cases stay undecided, so that they need not be judged again."""
+        return is_deterministic(self.scorer)
 
     @property
-    def verdict_settings(self) -> Mapping[str, Any]:
+    def verdict_settings(self) -> Row:
+        """What a verdict depends on: the settings, and the scorer by its content."""
         return {**asdict(self), "content": scorer_content(self.scorer)}
 
     @property
@@ -40,12 +46,13 @@ class WinRate:
         return [Measure("win_rate", "win", f"better than the SFT baseline's response to the same prompt, by {by}")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
+        """One verdict per case, in order; the notes hold both scores."""
         found = before_and_after(cases, task, load_scorer(self.scorer) if self.scorer else None)
-        return [win(before, after, self.tolerance) for before, after in found]
+        return [win_verdict(before, after, self.tolerance) for before, after in found]
 
 
-def win(before: Scored, after: Scored, tolerance: float) -> Verdict:
-    """The verdict on two scores; undecided when one of them is."""
+def win_verdict(before: Scored, after: Scored, tolerance: float) -> Verdict:
+    """The verdict on the baseline's and the trained policy's score; undecided where one of them is."""
     if after.value is None or before.value is None:
         return Verdict({"win_rate": None}, after.reason or before.reason)
     margin = after.value - before.value

@@ -1,28 +1,32 @@
-"""Win rate by a scalar reward model, for tasks without gold: another model's opinion, and reported as that."""
+"""Win rate by a scalar reward model, for tasks without a true utility: another model's opinion, reported as such."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.judges.scorers import before_and_after
-from rlhf_bench.judges.winrate import win
+from rlhf_bench.judges.winrate import win_verdict
 from rlhf_bench.reward_models.classifier import ClassifierScorer
 from rlhf_bench.reward_models.input_forms import FORMS
 from rlhf_bench.reward_models.sources import check_classifier, folder_digest
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
 
 @dataclass(frozen=True)
 class WinRateRM:
-    """1 for the response with the higher score by `model`, .5 within `tolerance` (float32 rounding), 0 for the lower.
+    """Win rate against the SFT baseline by the score of a reward model.
 
-    `model` is a sequence classifier with one label: a folder (a run's reward/... among them) or a hub id.  `form` is
-    chat, question or pair, see `ClassifierScorer`.  `threshold` is the share of undecided cases above which a command
-    exits with 3.
+    1 where the trained policy's response has the higher score, 0.5 within `tolerance` (float32 rounding), 0 where it
+    has the lower.  `model` is a sequence classifier with one label: a folder (such as a run's reward/...) or a hub id.
+    `form` is chat, question or pair; see `ClassifierScorer`.  `threshold` is the share of undecided cases above which a
+    command exits with 3.
     """
 
     model: str
@@ -31,7 +35,8 @@ class WinRateRM:
     device: str = ""
     tolerance: float = 1e-5
     threshold: float = 0.05
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # the account of the last measuring: a dict, because the dataclass is frozen
+    _last: JsonObject = field(default_factory=dict, init=False, repr=False, compare=False)
 
     deterministic = True
 
@@ -42,11 +47,11 @@ class WinRateRM:
             raise BenchError("winrate-rm.batch must be above 0 and winrate-rm.tolerance not negative.")
         if not 0 <= self.threshold <= 1:
             raise BenchError(f"winrate-rm.threshold is {self.threshold}.", "It is a share between 0 and 1.")
-        check_classifier(self.model)  # before hours of training
+        check_classifier(self.model)  # an unusable model must be refused before training
 
     @property
-    def verdict_settings(self) -> Mapping[str, Any]:
-        """The model by its content where that is known; how it is computed changes nothing."""
+    def verdict_settings(self) -> Row:
+        """What a verdict depends on: the model, by its content where it is a folder; batch and device do not matter."""
         return {"model": folder_digest(self.model) or self.model, "form": self.form, "tolerance": self.tolerance}
 
     @property
@@ -55,13 +60,14 @@ class WinRateRM:
         return [Measure("win_rate", "win", by)]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
+        """One verdict per case, in order; the notes hold both scores."""
         scorer = ClassifierScorer(self.model, self.form, self.batch, self.device)
         found = before_and_after(cases, task, scorer)
         if cases:
             self._last.update(scorer.account)
-        return [win(before, after, self.tolerance) for before, after in found]
+        return [win_verdict(before, after, self.tolerance) for before, after in found]
 
     @property
-    def account(self) -> Mapping[str, Any]:
-        """The model that scored, where and how: JSON for a report."""
+    def account(self) -> Row:
+        """The model that scored, where and how, as JSON."""
         return dict(self._last)

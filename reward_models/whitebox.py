@@ -43,7 +43,7 @@ class PromptFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Whitebox:
-    """Length, no repetition and relevance: to the prompt if it is open-ended, else to the reference answer.
+    """White-box: length, no repetition, and relevance to the prompt or (closed-ended prompts) to the reference answer.
 
     `formula` is a product of features, such as "li*qr*rp", or "whitebox", which depends on the prompt's type:
 
