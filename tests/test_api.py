@@ -12,6 +12,7 @@ import pytest
 from small import SIZES, bench, command
 
 from rlhf_bench.harness import api
+from rlhf_bench.harness.api.reports import COLUMNS
 from rlhf_bench.harness.errors import BenchError
 
 SETTINGS = {**SIZES, "seq2seq-token.epochs": 1}
@@ -89,7 +90,7 @@ def test_a_report_as_a_frame(made: Path, tmp_path: Path) -> None:
     written = api.report(made, tmp_path / "report", level=0.9)
     frame = written.to_pandas()
     assert len(frame) == len(written.data["estimates"])
-    assert list(frame.columns) == list(api.COLUMNS)
+    assert list(frame.columns) == list(COLUMNS)
     kinds = {name: str(frame[name].dtype) for name in ("task", "iteration", "value", "n", "seeds")}
     assert kinds == {"task": "string", "iteration": "int64", "value": "float64", "n": "int64", "seeds": "object"}
     rows = frame[frame["statistic"].eq("win_rate") & frame["slice"].eq("all") & frame["decoding"].eq("sample")]

@@ -63,7 +63,7 @@ def test_a_layer_imports_only_those_before_it(module: str) -> None:
 def test_every_package_has_a_layer() -> None:
     packages = {path.parent.name for path in (ROOT / "harness").glob("*/*.py")}
     assert packages <= set(LAYERS)
-    assert {"errors", "printable", "api"} <= {path.stem for path in (ROOT / "harness").glob("*.py")}
+    assert {"errors", "printable"} <= {path.stem for path in (ROOT / "harness").glob("*.py")}
 
 
 @pytest.mark.parametrize(

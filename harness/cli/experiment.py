@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import api, store
+from rlhf_bench.harness import store
+from rlhf_bench.harness.api import experiments as api
+from rlhf_bench.harness.api.runs import make_machine, planned_stages
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.run import show_plan
@@ -28,11 +30,11 @@ def experiment(
     stdout, stderr = consoles(quiet)
     out, order = planned.out, planned.made.order
     if dry_run:
-        show_plan(api.planned_stages(order, out), stdout)
+        show_plan(planned_stages(order, out), stdout)
         return 0
     root = store.Store(out)
     with watching(stderr, quiet or all(stage.done(root) for stage in order)) as progress:
-        machine = api.make_machine(True, jobs, 1, device, trackers, progress)
+        machine = make_machine(True, jobs, 1, device, trackers, progress)
         failure = api.compute_experiment(planned, machine, command_line())
     result = api.write_experiment(planned, failure)
     show(stdout, result)

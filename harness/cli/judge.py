@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_bench.harness import api, plugins, store
+from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.api.judging import rejudge
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.listing import parameters_of
 from rlhf_bench.harness.cli.progress import watching
@@ -32,7 +33,7 @@ def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: P
         raise BenchError("Nothing to judge.", "Give RUNS, the --out folder of a bench run, or --calibrate FILE.")
     stdout, stderr = consoles(quiet)
     with watching(stderr, quiet) as progress:
-        done, made, missing = api.rejudge(runs, judges, groups, progress, command_line())
+        done, made, missing = rejudge(runs, judges, groups, progress, command_line())
     if made:
         show_end(stdout, made)
     for sentence in done.kept:

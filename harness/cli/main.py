@@ -217,7 +217,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @settings_options
 def experiment(**options: Any) -> None:
     """Run an experiment of the papers and say what its claims' intervals show.  See: bench list experiments"""
-    from rlhf_bench.harness import api
+    from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
     from rlhf_bench.harness.pipeline.trackers import check_trackers
     from rlhf_bench.harness.presets import parse_assignments
@@ -225,7 +225,7 @@ def experiment(**options: Any) -> None:
     trackers = check_trackers(options["track"])
     assignments = parse_assignments(options["assignments"])
     wanted = [options[name] for name in ("policy", "preset", "out")]
-    planned = api.plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted)
+    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted)
     how = {name: options[name] for name in ("jobs", "device", "dry_run", "quiet")}
     sys.exit(experiment(planned, trackers=trackers, **how))
 

@@ -19,8 +19,8 @@ def plan_rows(policy: str, settings: Settings, response: int, device: str) -> li
     concurrent = can_run_concurrently(placement, settings.ppo, device)
     plan = memory.make_plan(sizes, placement, settings.ppo, prompt, response, concurrent)
     speed = memory.measured_speed(device, placement.half)
-    held = f"rank {holding.lora} adapters" if placement.lora else "all weights trained"
-    first = (policy, f"{held}, {holding.dtype}, prompt {prompt} + response {response} tokens", f"{sizes.total:,}")
+    held = f"rank {placement.lora} adapters" if placement.lora else "all weights trained"
+    first = (policy, f"{held}, {placement.dtype}, prompt {prompt} + response {response} tokens", f"{sizes.total:,}")
     return [first, *_verdicts(plan, settings.ppo, memory.available_bytes(device), speed)]
 
 

@@ -15,7 +15,7 @@ from rlhf_bench.harness.results import contrasts
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Arm, arms_of
 from rlhf_bench.harness.results.found import find_cells
-from rlhf_bench.harness.results.table import Table, number
+from rlhf_bench.harness.results.table import Cell, Table
 from rlhf_bench.harness.statistics import power
 from rlhf_bench.reports import terminal
 
@@ -79,10 +79,10 @@ def plan_table(pilot: Pilot, measure: str, difference: float, plans: Sequence[po
     """Designs with what they can find; the last row of each number of seeds has the fewest prompts that do."""
     rows = [
         (
-            str(plan.seeds),
-            "none would do" if plan.prompts is None else str(plan.prompts),
-            number(plan.smallest_detectable),
-            number(plan.power),
+            Cell(plan.seeds, format="count"),
+            "none would do" if plan.prompts is None else Cell(plan.prompts, format="count"),
+            Cell(plan.smallest_detectable),
+            Cell(plan.power),
         )
         for plan in plans
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import api
+from rlhf_bench.harness.api.reports import Report, make_report
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.estimates import Estimator
@@ -20,7 +20,7 @@ def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in
     """bench report"""
     if out is None and not in_terminal:
         raise BenchError("Nowhere to write the report.", "Give --out DIR, or --terminal to read it here.")
-    made, missing = api.make_report(runs, out, Estimator(level), command_line())
+    made, missing = make_report(runs, out, Estimator(level), command_line())
     if made is None:
         complain(["No cell is finished", *missing], "")
         return 3
@@ -29,7 +29,7 @@ def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in
     return 3 if missing else 0
 
 
-def show_end(console: Console, made: api.Report, *, whole: bool = False) -> None:
+def show_end(console: Console, made: Report, *, whole: bool = False) -> None:
     """The end table of a report, or with `whole` all its tables, then the path of its page."""
     (terminal.show_report if whole else terminal.show_headline)(console, made.data)
     if made.path is not None:

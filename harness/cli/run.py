@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import api
+from rlhf_bench.harness.api import runs
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
@@ -37,15 +37,15 @@ def run(
 ) -> int:
     """bench run"""
     trackers = check_trackers(track)
-    planned = api.plan_request(request, out)
+    planned = runs.plan_request(request, out)
     stdout, stderr = consoles(quiet)
     if dry_run:
         show_plan(planned.stages, stdout)
         show_memory(planned, device, stdout)
         return 0
     with watching(stderr, quiet or planned.finished) as progress:
-        machine = api.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
-        ended = api.compute(planned, machine, command_line())
+        machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
+        ended = runs.compute(planned, machine, command_line())
     if ended.report:
         show_end(stdout, ended.report)
     elif ended.missing:
@@ -54,7 +54,7 @@ def run(
     return 3 if complain(ended.undecided, f"To ask again: bench judge {out}, with the same settings.") else 0
 
 
-def show_plan(stages: Sequence[api.PlannedStage], console: Console) -> None:
+def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
     """The stages of a plan, which of them are reused, and a time estimate."""
     rows = [
         (stage.name, "reused" if stage.done else "to make", "" if stage.seconds is None else f"{stage.seconds:.0f} s")
@@ -67,7 +67,7 @@ def show_plan(stages: Sequence[api.PlannedStage], console: Console) -> None:
     console.print(f"{len(pending)} of {len(stages)} stages to make, about {minutes:.1f} minutes of one core{rest}.")
 
 
-def show_memory(planned: api.RunPlan, device: str, console: Console) -> None:
+def show_memory(planned: runs.RunPlan, device: str, console: Console) -> None:
     """What PPO with a real policy needs, and whether it fits; nothing for the tiny policy, which fits everywhere."""
     policy = planned.request.policy
     if policy == "tiny":

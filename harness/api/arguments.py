@@ -1,0 +1,75 @@
+"""From the arguments of API calls to what planning takes, and back to text for manifests."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.presets import parse_assignments, parse_seeds
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Seeds = int | str | Sequence[int]
+Setting = str | int | float | bool | os.PathLike[str] | Sequence[int]
+Settings = Mapping[str, Setting]
+"""By "group.key", as in `--set group.key=value`."""
+
+
+def print_progress(event: str, name: str, done: int, total: int) -> None:  # noqa: ARG001
+    """For `progress`: write one line to stderr when a stage starts, and one when it ends."""
+    if event in ("start", "end"):
+        print(f"{name} {'...' if event == 'start' else 'ended'}", file=sys.stderr, flush=True)
+
+
+def call_text(function: Callable[..., Any], given: Mapping[str, object]) -> str:
+    """The call as Python text, for a manifest: its arguments that differ from their defaults.
+
+    Without `out` and `progress`: a folder of this machine is no part of what was done.
+    """
+    parameters = inspect.signature(function).parameters
+    shown = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in given.items()
+        if name not in ("out", "progress") and repr(value) != repr(parameters[name].default)
+    }
+    return f"api.{function.__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def as_list(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
+
+
+def as_paths(given: Paths) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | os.PathLike) else [Path(path) for path in given]
+
+
+def as_seeds(given: Seeds) -> tuple[int, ...]:
+    """Seeds of a number, a list, or a text as --seeds takes it."""
+    if isinstance(given, int | str):
+        text = str(given)
+    else:
+        numbers = [str(seed) for seed in given]
+        text = ",".join(numbers) if len(numbers) != 1 else f"{numbers[0]}-{numbers[0]}"
+    try:
+        return parse_seeds(text)
+    except ValueError:
+        raise BenchError(
+            f"seeds is {given!r}.", "Give a number of seeds, a list of different seeds, or a text like '11-14'."
+        ) from None
+
+
+def as_assignments(settings: Settings | None) -> dict[str, dict[str, str]]:
+    """Settings as --set gives them: group -> key -> text."""
+    return parse_assignments(tuple(f"{name}={as_text(value)}" for name, value in (settings or {}).items()))
+
+
+def as_text(value: Setting) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)

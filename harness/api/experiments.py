@@ -1,0 +1,134 @@
+"""Experiments of the papers: `bench experiment` as functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.api.arguments import Seeds, Settings, as_assignments, as_list, as_seeds, call_text
+from rlhf_bench.harness.api.reports import Report, as_written
+from rlhf_bench.harness.api.runs import make_machine
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress
+from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan.request import raise_first
+from rlhf_bench.harness.presets import which_policy
+from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.reports import build, ledger
+from rlhf_bench.reports import experiments as experiment_results
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """The result of an experiment.
+
+    `path`: its folder, with experiment.json, experiment.md and the files of the report.  `data`: the content of
+    experiment.json, with contrasts and analyses.  `report`: None where the experiment trains nothing.
+    """
+
+    path: Path
+    data: JsonObject = field(repr=False)
+    report: Report | None
+
+    @property
+    def claims(self) -> list[JsonObject]:
+        """The papers' claims that the experiment tests, each with a verdict and the interval it follows from."""
+        return list(self.data["claims"])
+
+
+class ExperimentPlan(NamedTuple):
+    """An experiment of experiments.toml with the stages it needs."""
+
+    experiment: experiments.Experiment
+    made: experiments.Made
+    out: Path
+
+
+def experiment(
+    name: str,
+    seeds: Seeds | None = None,
+    *,
+    settings: Settings | None = None,
+    policy: str = "",
+    preset: str = "",
+    out: str | os.PathLike[str] = "runs",
+    jobs: int | None = None,
+    device: str = "",
+    trackers: str | Sequence[str] = (),
+    progress: StageProgress | None = None,
+) -> ExperimentResult:
+    """Run an experiment of the papers.  `bench experiment` as a function.
+
+    `name` is one of `bench list experiments`; `seeds` default to the experiment's own; the other parameters are those
+    of `run`.  Raises BenchError for wrong arguments and, after writing what can be said, for the first failed stage.
+    """
+    command = call_text(experiment, locals())
+    checked = check_trackers(as_list(trackers))
+    planned = plan_experiment(
+        name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, Path(out)
+    )
+    machine = make_machine(True, jobs, 1, device, checked, progress)
+    failure = compute_experiment(planned, machine, command)
+    result = write_experiment(planned, failure)
+    if failure:
+        raise failure
+    written = result.report and as_written(result.report)
+    return replace(result, data=json.loads(json.dumps(result.data)), report=written)
+
+
+def plan_experiment(
+    name: str,
+    seeds: Sequence[int],
+    assignments: experiments.Assignments,
+    policy: str,
+    preset: str,
+    out: Path,
+) -> ExperimentPlan:
+    """The plan of an experiment; no seeds mean its own.  Raises BenchError."""
+    found = experiments.find(name)
+    return ExperimentPlan(found, experiments.make(found, seeds, assignments, which_policy(policy, preset), preset), out)
+
+
+def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) -> BenchError | None:
+    """Record the experiment and execute what `planned.out` lacks.  A failure is returned, not raised."""
+    root = store.Store(planned.out)
+    path = experiments.record_path(planned.out, planned.experiment.name)
+    record = experiments.record(planned.experiment, planned.made, command)
+    root.prepare()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a record that differs in the command alone stays: the results that hold it stay as they are too
+    if not path.exists() or {**store.read_json(path), "command": ""} != {**record, "command": ""}:
+        store.write_json(path, record)
+    try:
+        raise_first(experiments.run(planned.made, root, machine))
+    except BenchError as error:
+        return error
+    return None
+
+
+def write_experiment(planned: ExperimentPlan, failure: BenchError | None) -> ExperimentResult:
+    """Write what the recorded experiment shows.  Raises `failure`, or else BenchError, where nothing is finished."""
+    record = store.read_json(experiments.record_path(planned.out, planned.experiment.name))
+    folder = experiment_results.folder_of(record, planned.out)
+    try:
+        found = experiment_results.build_experiment(record, planned.out, Estimator())
+    except BenchError as error:
+        raise failure or error from None
+    folder.mkdir(parents=True, exist_ok=True)
+    store.write_json(folder / experiment_results.FILE, found)
+    text = ledger.experiment_markdown(found)
+    (folder / "experiment.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    if not found["report"]:
+        return ExperimentResult(folder, found, None)
+    shown = experiment_results.page_report(found)
+    build.write(shown, folder, experiment_results.cells_of(record, planned.out))
+    return ExperimentResult(folder, found, Report(folder, shown, tuple(found["missing"])))

@@ -1,0 +1,79 @@
+"""Judging stored generations again, and scoring texts: `bench judge` and `bench score` as functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.api.arguments import Settings, as_assignments, as_list, call_text
+from rlhf_bench.harness.api.reports import Report, existing, make_report
+from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress
+from rlhf_bench.harness.plan.request import raise_first
+from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.found import find_cells
+from rlhf_bench.harness.results.rejudge import Rejudged, judge_cells
+from rlhf_bench.harness.results.text_rewards import TextRewards, score_texts
+
+
+def judge(
+    runs: str | os.PathLike[str],
+    judges: str | Sequence[str],
+    *,
+    settings: Settings | None = None,
+    progress: StageProgress | None = None,
+) -> Report:
+    """Judge the generations in the results folder `runs` again, train nothing, and write its report anew.
+
+    Verdicts that are there stay; undecided cases are judged again.  `settings`: the judges' own, by "judge.key".
+    Raises BenchError when no cell is finished, and when a judge fails; verdicts of the others are kept.
+    """
+    command = call_text(judge, locals())
+    names = as_list(judges)
+    groups = as_assignments(settings)
+    unknown = sorted(set(groups) - set(names))
+    if unknown:
+        raise BenchError(f"The settings name {unknown[0]!r}, no judge of this call.", did_you_mean(unknown[0], names))
+    _, made, missing = rejudge(Path(runs), names, groups, progress or no_stage_progress, command)
+    return existing(made, missing)
+
+
+def rejudge(
+    runs: Path,
+    judges: Sequence[str],
+    assignments: Mapping[str, Mapping[str, str]],
+    progress: StageProgress,
+    command: str,
+) -> tuple[Rejudged, Report | None, list[str]]:
+    """Judge again and write RUNS/report: what was done, the report, what it lacks.  Raises the first failure before."""
+    found, missing = find_cells([runs])
+    if not found:
+        raise BenchError("No cell is finished.", "; ".join(missing))
+    root = store.Store(found[0].root)
+    done = judge_cells(found, root, judges, assignments, progress)
+    raise_first(done.outcome)
+    # written anew in any case: a key does not tell that undecided cases were judged again
+    records = sorted((root.root / "cells").glob("*.json"))
+    made, _ = make_report(records, root.root / "report", Estimator(), command)
+    return done, made, missing
+
+
+def score(
+    rm: str,
+    prompts: str | Sequence[str],
+    responses: str | Sequence[str],
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    seed: int | None = None,
+) -> list[TextRewards]:
+    """Rewards per token of each response to the prompt in the same place.
+
+    `rm` is a reward model that a cell in `runs` trained (with this training seed; default: the lowest), or one that
+    needs no training.  Raises BenchError where there is none.
+    """
+    asked, answers = as_list(prompts), as_list(responses)
+    if len(asked) != len(answers):
+        raise BenchError(f"{len(asked)} prompts and {len(answers)} responses.", "Give one response for each prompt.")
+    return score_texts(rm, asked, answers, Path(runs), seed)

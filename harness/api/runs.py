@@ -1,0 +1,234 @@
+"""Planning and computing runs: `bench run` as functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.api.arguments import Seeds, Settings, as_assignments, as_list, as_seeds, as_text, call_text
+from rlhf_bench.harness.api.reports import Report, existing, make_report
+from rlhf_bench.harness.pipeline.execute import Outcome
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, usable_cores
+from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.plan import request as requests
+from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, raise_first
+from rlhf_bench.harness.presets import which_policy
+from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.undecided import complaints
+
+
+class PlannedStage(NamedTuple):
+    """A stage of a plan: whether its result is there, else about how long it takes (None where that is unknown)."""
+
+    name: str
+    done: bool
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What `run` would do.  `stages` shows it; `cells` holds the planned cells, `request` what was asked for."""
+
+    request: Request
+    cells: Plan = field(repr=False)
+    out: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the results of all stages are there, so that `run` computes nothing."""
+        return all(stage.done(store.Store(self.out)) for stage in self.cells.order)
+
+    @property
+    def stages(self) -> list[PlannedStage]:
+        """Every stage once, in the order of execution."""
+        return planned_stages(self.cells.order, self.out)
+
+
+def planned_stages(order: Sequence[Stage], out: Path) -> list[PlannedStage]:
+    """The state of every stage in a results folder."""
+    root = store.Store(out)
+    done = [stage.done(root) for stage in order]
+    rough = requests.rough_seconds([stage for stage, there in zip(order, done, strict=True) if not there], root)
+    return [
+        PlannedStage(stage.name, there, None if there else rough[stage.key])
+        for stage, there in zip(order, done, strict=True)
+    ]
+
+
+def plan(
+    task: str,
+    rms: str | Sequence[str],
+    seeds: Seeds = 1,
+    *,
+    judges: str | Sequence[str] | None = None,
+    optimizers: str | Sequence[str] = ("ppo",),
+    n: Sequence[int] | None = None,
+    settings: Settings | None = None,
+    policy: str = "",
+    preset: str = "",
+    data: str = "",
+    prompts: str | Sequence[str] = (),
+    train_prompts: str = "",
+    limit: int = 0,
+    out: str | os.PathLike[str] = "runs",
+) -> RunPlan:
+    """Plan a run as `run` does, check all that can be checked, and compute nothing.
+
+    Takes the parameters of `run` that say what is computed.  Raises BenchError.
+    """
+    return plan_request(
+        Request(
+            task=task,
+            reward_models=as_list(rms),
+            seeds=as_seeds(seeds),
+            policy=policy,
+            judges=as_list(judges or ()),
+            assignments=as_assignments(settings),
+            data=data,
+            limit=limit,
+            preset=preset,
+            prompts=as_list(prompts),
+            train_prompts=train_prompts,
+            optimizers=as_list(optimizers),
+            n=None if n is None else as_text(n),
+        ),
+        Path(out),
+    )
+
+
+def plan_request(request: Request, out: Path) -> RunPlan:
+    """`plan` for a Request; an empty policy means the preset's own, no judges mean the default ones."""
+    request = replace(
+        request, policy=which_policy(request.policy, request.preset), judges=request.judges or DEFAULT_JUDGES
+    )
+    return RunPlan(request, requests.make_plan(request), out)
+
+
+def run(
+    task: str,
+    rms: str | Sequence[str],
+    seeds: Seeds = 1,
+    *,
+    judges: str | Sequence[str] | None = None,
+    optimizers: str | Sequence[str] = ("ppo",),
+    n: Sequence[int] | None = None,
+    settings: Settings | None = None,
+    policy: str = "",
+    preset: str = "",
+    data: str = "",
+    prompts: str | Sequence[str] = (),
+    train_prompts: str = "",
+    limit: int = 0,
+    out: str | os.PathLike[str] = "runs",
+    jobs: int | None = None,
+    threads: int | None = None,
+    device: str = "",
+    trackers: str | Sequence[str] = (),
+    progress: StageProgress | None = None,
+) -> Report:
+    """Train, judge and report: a cell for every reward model, optimizer and seed.  `bench run` as a function.
+
+    Stages whose results are in `out` are reused, so the same call again returns at once.
+
+    Parameters
+    ----------
+    task
+        Name of a task, or "module:attribute".
+    rms
+        One reward model or several, by name or "module:attribute".
+    seeds
+        A number of seeds (3: seeds 0, 1, 2), a list of seeds, or a text like "11-14".
+    judges
+        Default: winrate, utility, length, empty.
+    optimizers
+        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo" and "sft-chosen".
+    n
+        What best-of-n takes, e.g. [1, 4, 16].
+    settings
+        Values by "group.key", e.g. {"ppo.kl": 0.1}.  See `bench list settings`.
+    policy
+        "tiny", a model folder, or a hub id (ID@REVISION).  Default: the preset's.
+    preset
+        Name of a settings preset.  Default: by the kind of policy.
+    data
+        The task's real data: a path, "hub" or a hub id.
+    prompts
+        Other tasks whose held-out prompts are evaluated.  Default: the task's own.
+    train_prompts
+        Another task whose prompts PPO optimises on.
+    limit
+        At most this many examples of every split; 0 for all.
+    out
+        Results folder.  The report is written to its folder `report`.
+    jobs
+        Stages side by side.  Default: one per core with the tiny policy, else one.
+    threads
+        CPU threads of each job.  Default: 1 with the tiny policy, else one per core.
+    device
+        "cpu", "cuda" or "mps".  Default: the accelerator where there is one.
+    trackers
+        "tensorboard", "wandb", "trackio": where PPO's scalars are logged while training.
+    progress
+        Called with (event, stage name, done, total).
+
+    Raises
+    ------
+    BenchError
+        Before anything is computed, for whatever is wrong with the arguments; afterwards for the first stage that
+        failed.  Finished stages are kept, and the report of the finished cells is written all the same.
+    """
+    command = call_text(run, locals())
+    checked = check_trackers(as_list(trackers))
+    planned = plan(
+        task, rms, seeds, judges=judges, optimizers=optimizers, n=n, settings=settings, policy=policy, preset=preset,
+        data=data, prompts=prompts, train_prompts=train_prompts, limit=limit, out=out,
+    )  # fmt: skip
+    small = planned.request.policy == "tiny"
+    computed = compute(planned, make_machine(small, jobs, threads, device, checked, progress), command)
+    raise_first(computed.outcome)
+    return existing(computed.report, computed.missing)
+
+
+def make_machine(
+    small: bool,
+    jobs: int | None,
+    threads: int | None,
+    device: str,
+    trackers: Sequence[str] = (),
+    progress: StageProgress | None = None,
+) -> Machine:
+    """The machine for a policy that is `small` or not: a small one gains more from jobs than from threads."""
+    threads = threads or (1 if small else usable_cores())
+    return Machine(jobs or (0 if small else 1), threads, device, progress or no_stage_progress, trackers)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """How computing a plan ended: the report of the finished cells, what it lacks, and judges that decided too little.
+
+    `report` is None where no cell is finished.
+    """
+
+    outcome: Outcome
+    report: Report | None
+    missing: list[str]
+    undecided: list[str]
+
+
+def compute(planned: RunPlan, machine: Machine, command: str) -> Computed:
+    """Execute what `planned.out` lacks and write the report.  Failed stages are in the outcome, not raised."""
+    root = store.Store(planned.out)
+    outcome = requests.run(planned.cells, root, machine)
+    cells = requests.finished(planned.cells, root)
+    made, missing = None, list[str]()
+    if cells:
+        stats = planned.cells.settings.stats
+        estimator = Estimator(stats.level, stats.seed)
+        made, missing = make_report(cells, planned.out / "report", estimator, command, reuse=True)
+    judged = [stage for by_judge in planned.cells.judged.values() for stage in by_judge.values()]
+    return Computed(outcome, made, missing, complaints(judged, root))
