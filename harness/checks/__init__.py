@@ -1,1 +1,1 @@
-"""Conformance tests for plugins and sampling engines."""
+"""Conformance checks of plugins and sampling engines: what `bench check` runs."""

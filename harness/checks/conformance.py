@@ -1,6 +1,10 @@
-"""Does a plugin keep the rules of its seam?  `bench check` and plugin authors' own tests call `check`.
+"""Conformance of a plugin with its Protocol in seams.py: what `bench check KIND NAME` and plugins' own tests call.
 
-Nothing a plugin does wrong leaves `check` as an exception: it becomes a Finding that says what was seen.
+```python
+assert all(finding.ok for finding in check("reward-model", "my_rewards:Brevity", {}))
+```
+
+Nothing that a plugin does wrong leaves `check` as an exception: it becomes a Finding that says what was seen.
 """
 
 from __future__ import annotations
@@ -14,42 +18,50 @@ from rlhf_bench.harness.checks.judge import judge_probes
 from rlhf_bench.harness.checks.reward_model import reward_probes
 from rlhf_bench.harness.checks.task import task_probes
 from rlhf_bench.harness.seams import Judge, RewardModel, Task, TrainableRewardModel
+from rlhf_bench.harness.text.types import Row
 
 SEAMS: Mapping[plugins.Kind, tuple[type, ...]] = {
     "task": (Task,),
     "reward-model": (RewardModel, TrainableRewardModel),
     "judge": (Judge,),
 }
+"""The Protocols of each kind of plugin, of which it needs one."""
 
 
-def check(kind: plugins.Kind, name: str, settings: Mapping[str, Any]) -> list[Finding]:
-    """All findings about one plugin.  A name that nobody has raises BenchError; all else becomes a Finding."""
+def check(kind: plugins.Kind, name: str, settings: Row) -> list[Finding]:
+    """Build a plugin with its settings and try every rule of its Protocol.
+
+    The list ends early where later rules cannot be tried: the plugin cannot be built, or lacks members.  Raises
+    BenchError for a name that is not registered; all else becomes a Finding.
+    """
     plugins.find(kind, name)
     built: list[Any] = []
 
-    def make() -> str:
+    def build() -> str:
         built.append(plugins.build(kind, name, settings))
         return type(built[0]).__name__
 
-    found = [attempt("it can be made", make)]
+    found = [attempt("it can be built", build)]
     if built:
-        found.append(attempt("it has the members of its seam", lambda: _members(kind, built[0])))
+        found.append(attempt("it has the members of its Protocol", lambda: check_members(kind, built[0])))
     if not found[-1].ok:
         return found
-    return found + [attempt(checked, probe) for checked, probe in _probes(kind, name, settings, built[0])]
-
-
-def _probes(kind: plugins.Kind, name: str, settings: Mapping[str, Any], made: Any) -> Iterator[tuple[str, Probe]]:
+    probes: Iterator[tuple[str, Probe]]
     if kind == "task":
-        return task_probes(made, lambda: plugins.build(kind, name, settings))
-    return reward_probes(name, made) if kind == "reward-model" else judge_probes(name, made)
+        probes = task_probes(built[0], lambda: plugins.build(kind, name, settings))
+    else:
+        probes = reward_probes(name, built[0]) if kind == "reward-model" else judge_probes(name, built[0])
+    return found + [attempt(rule, probe) for rule, probe in probes]
 
 
-def _members(kind: plugins.Kind, made: Any) -> str:
-    lacking = [[n for n in sorted(_names(seam)) if not hasattr(made, n)] for seam in SEAMS[kind]]
-    demand([] in lacking, " or ".join(f"{type(made).__name__} lacks {', '.join(names)}" for names in lacking))
-    return ", ".join(n for seam in SEAMS[kind] for n in sorted(_names(seam)) if hasattr(made, n))
+def check_members(kind: plugins.Kind, plugin: object) -> str:
+    """The members of its Protocols that an object has; BrokenError where it lacks some of each."""
+    members = {seam: sorted(_members(seam)) for seam in SEAMS[kind]}
+    lacking = [[n for n in names if not hasattr(plugin, n)] for names in members.values()]
+    demand([] in lacking, " or ".join(f"{type(plugin).__name__} lacks {', '.join(names)}" for names in lacking))
+    return ", ".join(n for names in members.values() for n in names if hasattr(plugin, n))
 
 
-def _names(seam: type) -> set[str]:
-    return {n for base in seam.__mro__ if base not in (Protocol, object) for n in vars(base) if not n.startswith("_")}
+def _members(seam: type) -> set[str]:
+    bases = [base for base in seam.__mro__ if base not in (Protocol, object)]
+    return {name for base in bases for name in vars(base) if not name.startswith("_")}

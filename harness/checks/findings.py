@@ -1,4 +1,4 @@
-"""What a conformance check found, and how a probe says that a rule is broken."""
+"""What a conformance check finds, and how a probe says that a rule is broken."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeVar
 from rlhf_bench.harness.errors import BenchError, one_line
 
 Probe = Callable[[], str]
-"""Tries one rule: returns what is worth telling, or raises."""
+"""Tries one rule.  Returns a detail to show ("" for none), or raises: BrokenError, or what the plugin raises."""
 
-Row = TypeVar("Row")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule: `detail` says what was seen."""
+    """The outcome for one rule, `checked`; `detail` says what was seen."""
 
     checked: str
     ok: bool
@@ -28,7 +28,7 @@ class BrokenError(Exception):
 
 
 def attempt(checked: str, probe: Probe) -> Finding:
-    """The probe's finding, whatever a plugin raises inside it."""
+    """Call a probe.  Its exceptions become the finding's detail, SystemExit included: a plugin may call sys.exit."""
     try:
         return Finding(checked, True, probe())
     except (BrokenError, BenchError) as error:
@@ -38,15 +38,15 @@ def attempt(checked: str, probe: Probe) -> Finding:
 
 
 def demand(kept: object, otherwise: str) -> None:
-    """Raise BrokenError unless the rule is kept."""
+    """Raise BrokenError with the message `otherwise` unless `kept` is true."""
     if not kept:
         raise BrokenError(otherwise)
 
 
-def rows_of_kind(found: object, kind: type[Row], call: str) -> Sequence[Row]:
-    """`found`, when it is a sequence of `kind`."""
+def sequence_of(found: object, kind: type[T], call: str) -> Sequence[T]:
+    """`found`, if it is a sequence of objects of class `kind`; BrokenError otherwise, with `call` as its name."""
     if not isinstance(found, Sequence):
         raise BrokenError(f"{call} is a {type(found).__name__}, not a list or tuple")
-    strange = [row for row in found if not isinstance(row, kind)]
+    strange = [one for one in found if not isinstance(one, kind)]
     demand(not strange, f"{call} holds {strange[:1]}, which is no {kind.__name__}")
     return found

@@ -1,4 +1,4 @@
-"""Does a judge keep the rules of its seam?  It is asked about a handful of cases, with and without gold."""
+"""Conformance of a judge: it measures a few cases, on a task with and on one without a true utility."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from dataclasses import dataclass
 from typing import get_args
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, rows_of_kind
+from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, sequence_of
 from rlhf_bench.harness.errors import one_line
 from rlhf_bench.harness.nouns import Case, Example, Generation, Measure, MeasureKind, Pair, Split, Utility
 from rlhf_bench.harness.seams import Judge, Task
 
 REFERENCE = "They meet at nine."
-PAIRS = ((REFERENCE, "Perhaps."), ("Perhaps.", REFERENCE), (REFERENCE, REFERENCE), ("", REFERENCE), (REFERENCE, ""))
 ODD = (" \n\t", "\x00\x1b[31m\u2028", "naïve 🤖 שלום", "word " * 500)
-TEXTS = (*PAIRS, *((text, "Perhaps.") for text in ODD))
-"""Responses after and before: better, worse, equal, empty, odd, and long beyond the limit."""
+TEXTS = (
+    (REFERENCE, "Perhaps."),
+    ("Perhaps.", REFERENCE),
+    (REFERENCE, REFERENCE),
+    ("", REFERENCE),
+    (REFERENCE, ""),
+    *((text, "Perhaps.") for text in ODD),
+)
+"""Responses after training and of the baseline: better, worse, equal, empty, and texts that models do write."""
 
 
 def judge_probes(name: str, judge: Judge) -> Iterator[tuple[str, Probe]]:
-    yield "measures have names and kinds", lambda: _measures(judge)
-    yield "verdicts on a task with gold", lambda: _verdicts(name, judge, _GoldFake())
-    yield "verdicts on a task without gold", lambda: _verdicts(name, judge, _Fake())
-    yield "the order of cases changes nothing", lambda: _order(name, judge)
-    yield "no cases, no verdicts", lambda: _no_cases(judge)
+    """The rules for a judge and the probes that try them; `name` is what errors call it."""
+    yield "measures have names and kinds", lambda: check_measures(judge)
+    yield "verdicts on a task with gold", lambda: check_verdicts(name, judge, GoldTaskFake())
+    yield "verdicts on a task without gold", lambda: check_verdicts(name, judge, TaskFake())
+    yield "the order of cases changes no verdict", lambda: check_order(name, judge)
+    yield "no verdicts for no cases", lambda: check_no_cases(judge)
 
 
-def _measures(judge: Judge) -> str:
-    measures = rows_of_kind(judge.measures, Measure, "measures")
+def check_measures(judge: Judge) -> str:
+    """Names are unique and not empty, kinds are known, and `before` names another measure."""
+    measures = sequence_of(judge.measures, Measure, "measures")
     names = [m.name for m in measures]
     demand(names and all(names), f"the measures are {names}")
     demand(len(set(names)) == len(names), f"a name occurs twice in {names}")
@@ -38,10 +46,11 @@ def _measures(judge: Judge) -> str:
     return ", ".join(f"{m.name} ({m.kind})" for m in measures)
 
 
-def _verdicts(name: str, judge: Judge, task: Task) -> str:
+def check_verdicts(name: str, judge: Judge, task: Task) -> str:
+    """One valid verdict per case (`stages.judge.measure`), which can be stored as JSON."""
     from rlhf_bench.harness.stages.judge import measure, verdict_row
 
-    cases = _cases()
+    cases = make_cases()
     found = measure(name, judge, cases, task)
     for case, verdict in zip(cases, found, strict=True):
         try:
@@ -52,55 +61,55 @@ def _verdicts(name: str, judge: Judge, task: Task) -> str:
     return f"{len(undecided)} of {len(cases)} undecided: {', '.join(sorted(set(undecided)))}" if undecided else ""
 
 
-def _order(name: str, judge: Judge) -> str:
+def check_order(name: str, judge: Judge) -> str:
+    """A verdict depends on its case alone: results of a run must not depend on which prompts are evaluated."""
     from rlhf_bench.harness.stages.judge import measure
 
-    cases = _cases()
-    forth, back = measure(name, judge, cases, _GoldFake()), measure(name, judge, cases[::-1], _GoldFake())[::-1]
-    moved = [case.id for case, a, b in zip(cases, forth, back, strict=True) if dict(a.values) != dict(b.values)]
-    demand(not moved, f"{len(moved)} verdicts change with the order of cases, {moved[:1]} among them")
+    cases = make_cases()
+    forward = measure(name, judge, cases, GoldTaskFake())
+    backward = measure(name, judge, cases[::-1], GoldTaskFake())[::-1]
+    both = zip(cases, forward, backward, strict=True)
+    changed = [case.id for case, a, b in both if dict(a.values) != dict(b.values)]
+    demand(not changed, f"{len(changed)} verdicts change with the order of cases, {changed[:1]} among them")
     return ""
 
 
-def _no_cases(judge: Judge) -> str:
-    count = len(list(judge.measure([], _Fake())))
+def check_no_cases(judge: Judge) -> str:
+    """An empty list of cases gives an empty list of verdicts."""
+    count = len(list(judge.measure([], TaskFake())))
     demand(count == 0, f"{count} verdicts on no cases")
     return ""
 
 
-def _cases() -> list[Case]:
-    return [_case(i, after, before) for i, (after, before) in enumerate(TEXTS)]
+def make_cases() -> list[Case]:
+    """A case for each of TEXTS, in two slices."""
+    cases = []
+    for i, (after, before) in enumerate(TEXTS):
+        example = Example(f"case-{i}", f"Question {i}: when?", REFERENCE, slices=("odd" if i % 2 else "even",))
+        cases.append(Case(example, _generation(example, 4, after), _generation(example, 0, before)))
+    return cases
 
 
-def _case(i: int, after: str, before: str) -> Case:
-    example = Example(f"case-{i}", _question(i), REFERENCE, slices=("odd" if i % 2 else "even",))
-    return Case(example, _generation(i, 4, after), _generation(i, 0, before))
-
-
-def _question(i: int) -> str:
-    return f"Question {i}: when do they meet?"
-
-
-def _generation(i: int, iteration: int, text: str) -> Generation:
+def _generation(example: Example, iteration: int, text: str) -> Generation:
     tokens = len(text.split())
-    return Generation(f"case-{i}", iteration, "sample", _question(i), text, tokens, finished=tokens < 100)
+    return Generation(example.id, iteration, "sample", example.prompt, text, tokens, finished=tokens < 100)
 
 
 @dataclass(frozen=True)
-class _Fake:
-    """A task of nothing but a length limit."""
+class TaskFake:
+    """A task with the examples of `make_cases` and without a utility."""
 
     max_response_tokens: int = 128
 
     def examples(self, split: Split) -> Sequence[Example]:
-        return [case.example for case in _cases()] if split == "test" else []
+        return [case.example for case in make_cases()] if split == "test" else []
 
     def pairs(self, split: Split) -> Sequence[Pair]:  # noqa: ARG002
         return []
 
 
-class _GoldFake(_Fake):
-    """The same with a gold utility: the share of the reference's words that the response has."""
+class GoldTaskFake(TaskFake):
+    """The same with a utility: the share of the reference's words that the response has."""
 
     def utility(self, example: Example, response: str) -> Utility:
         wanted = example.completion.split()

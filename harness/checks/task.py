@@ -1,92 +1,105 @@
-"""Does a task keep the rules of its seam?"""
+"""Conformance of a task: its data are read twice and checked, and its utility is computed for odd responses."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, rows_of_kind
+from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, sequence_of
 from rlhf_bench.harness.errors import one_line
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
+from rlhf_bench.harness.text.types import JsonObject
 
 SPLITS: tuple[Split, ...] = ("sft", "train", "test")
 PAIR_SPLITS: tuple[Split, ...] = ("train", "test")
 ODD = ("", " \n\t", "\x00\x1b[31m\u2028", "naïve 🤖 שלום \ufffd", "?!", "word " * 5000)
-"""Responses that a policy may write and nobody wishes for."""
+"""Responses that a badly trained policy may write."""
 
 SAMPLED = 20
+"""Examples whose utility is computed."""
 
 
-def task_probes(task: Task, again: Callable[[], Task]) -> Iterator[tuple[str, Probe]]:
-    yield "max_response_tokens is at least 2", lambda: _longest(task)
-    yield "no split is empty", lambda: _sizes(task)
-    yield "ids are unique within a split", lambda: _unique(task)
-    yield "no prompt is empty, and demonstrations have completions", lambda: _filled(task)
-    yield "held-out prompts are not trained on", lambda: _apart(task)
-    yield "pairs have a chosen text that differs from the rejected one", lambda: _pairs(task)
-    yield "examples are JSON", lambda: _as_json(task)
-    yield "made again, it has the same content", lambda: _same_content(task, again())
-    yield "the origin of the data is stated", lambda: _origin(task)
-    yield "the utility of any response is finite", lambda: _utility(task)
+def task_probes(task: Task, rebuild: Callable[[], Task]) -> Iterator[tuple[str, Probe]]:
+    """The rules for a task and the probes that try them; `rebuild` builds it again with the same settings."""
+    yield "max_response_tokens is at least 2", lambda: check_length(task)
+    yield "no split is empty", lambda: check_sizes(task)
+    yield "ids are unique within a split", lambda: check_ids(task)
+    yield "no prompt is empty, and demonstrations have completions", lambda: check_texts(task)
+    yield "held-out prompts are not trained on", lambda: check_held_out(task)
+    yield "pairs have a chosen text that differs from the rejected one", lambda: check_pairs(task)
+    yield "examples are JSON", lambda: check_json(task)
+    yield "built again, it has the same content", lambda: check_reproducible(task, rebuild())
+    yield "the origin of the data is stated", lambda: check_origin(task)
+    yield "the utility of any response is finite", lambda: check_utility(task)
 
 
-def _longest(task: Task) -> str:
+def examples_of(task: Task, split: Split) -> Sequence[Example]:
+    """The examples of a split; BrokenError where they are not a sequence of Example."""
+    return sequence_of(task.examples(split), Example, f"examples({split!r})")
+
+
+def pairs_of(task: Task, split: Split) -> Sequence[Pair]:
+    """The pairs of a split; BrokenError where they are not a sequence of Pair."""
+    return sequence_of(task.pairs(split), Pair, f"pairs({split!r})")
+
+
+def content_of(task: Task) -> Mapping[str, Sequence[Example | Pair]]:
+    """All data of a task, by names for messages."""
+    examples = {f"{split} examples": examples_of(task, split) for split in SPLITS}
+    return {**examples, **{f"{split} pairs": pairs_of(task, split) for split in PAIR_SPLITS}}
+
+
+def check_length(task: Task) -> str:
+    """A response has room for one token and end-of-sequence."""
     longest = task.max_response_tokens
     demand(isinstance(longest, int) and longest >= 2, f"it is {longest!r}")
     return str(longest)
 
 
-def _examples(task: Task, split: Split) -> Sequence[Example]:
-    return rows_of_kind(task.examples(split), Example, f"examples({split!r})")
-
-
-def _all_pairs(task: Task, split: Split) -> Sequence[Pair]:
-    return rows_of_kind(task.pairs(split), Pair, f"pairs({split!r})")
-
-
-def _sizes(task: Task) -> str:
-    counts = {f"{split} examples": len(_examples(task, split)) for split in SPLITS}
-    counts |= {f"{split} pairs": len(_all_pairs(task, split)) for split in PAIR_SPLITS}
+def check_sizes(task: Task) -> str:
+    """Every split has rows."""
+    counts = {name: len(rows) for name, rows in content_of(task).items()}
     empty = [name for name, count in counts.items() if not count]
     demand(not empty, f"no {', no '.join(empty)}")
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _unique(task: Task) -> str:
-    ids = {f"{split} examples": [e.id for e in _examples(task, split)] for split in SPLITS}
-    ids |= {f"{split} pairs": [pair.id for pair in _all_pairs(task, split)] for split in PAIR_SPLITS}
-    for name, given in ids.items():
-        twice = [i for i, count in Counter(given).items() if count > 1]
-        demand(not twice, f"{len(twice)} ids occur twice in the {name}, {twice[:1]} among them")
+def check_ids(task: Task) -> str:
+    """Ids are unique within a split: responses and verdicts are matched by them."""
+    for name, rows in content_of(task).items():
+        repeated = [i for i, count in Counter(row.id for row in rows).items() if count > 1]
+        demand(not repeated, f"{len(repeated)} ids occur twice in the {name}, {repeated[:1]} among them")
     return ""
 
 
-def _filled(task: Task) -> str:
+def check_texts(task: Task) -> str:
+    """No prompt and no demonstration is blank."""
     for split in SPLITS:
-        bare = [e.id for e in _examples(task, split) if not e.prompt.strip()]
-        demand(not bare, f"{len(bare)} {split} prompts are empty, {bare[:1]} among them")
-    mute = [e.id for e in _examples(task, "sft") if not e.completion.strip()]
-    demand(not mute, f"{len(mute)} demonstrations have no completion, {mute[:1]} among them")
+        blank = [e.id for e in examples_of(task, split) if not e.prompt.strip()]
+        demand(not blank, f"{len(blank)} {split} prompts are empty, {blank[:1]} among them")
+    blank = [e.id for e in examples_of(task, "sft") if not e.completion.strip()]
+    demand(not blank, f"{len(blank)} demonstrations have no completion, {blank[:1]} among them")
     return ""
 
 
-def _apart(task: Task) -> str:
-    trained = {row.prompt for rows in (_examples(task, "sft"), _examples(task, "train")) for row in rows}
-    trained |= {pair.prompt for pair in _all_pairs(task, "train")}
-    held = {row.prompt for row in _examples(task, "test")} | {pair.prompt for pair in _all_pairs(task, "test")}
-    shared = sorted(trained & held)
-    demand(not shared, f"{len(shared)} prompts stand in training and in test, such as {shared[:1]}"[:300])
+def check_held_out(task: Task) -> str:
+    """No prompt of a test split is in training data, pairs included."""
+    trained = {row.prompt for rows in (examples_of(task, "sft"), examples_of(task, "train")) for row in rows}
+    trained |= {pair.prompt for pair in pairs_of(task, "train")}
+    held_out = {row.prompt for row in examples_of(task, "test")} | {pair.prompt for pair in pairs_of(task, "test")}
+    shared = sorted(trained & held_out)
+    demand(not shared, f"{len(shared)} prompts are in training and in test, such as {shared[:1]}"[:300])
     return ""
 
 
-def _pairs(task: Task) -> str:
+def check_pairs(task: Task) -> str:
+    """Every pair has texts that differ, and flaws that lie inside them."""
     for split in PAIR_SPLITS:
-        for pair in _all_pairs(task, split):
+        for pair in pairs_of(task, split):
             wrong = _wrong_with(pair)
             demand(not wrong, f"{split} pair {pair.id!r}: {wrong}")
     return ""
@@ -104,16 +117,10 @@ def _wrong_with(pair: Pair) -> str:
     return ""
 
 
-def stored(example: Example) -> Example:
-    """The example as later stages read it back."""
-    row: dict[str, Any] = json.loads(store.canonical(to_row(example)))
-    row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
-    return Example(**row)
-
-
-def _as_json(task: Task) -> str:
+def check_json(task: Task) -> str:
+    """Every example can be stored as JSON and read back."""
     for split in SPLITS:
-        for example in _examples(task, split):
+        for example in examples_of(task, split):
             try:
                 stored(example)
             except (TypeError, ValueError) as error:
@@ -121,33 +128,41 @@ def _as_json(task: Task) -> str:
     return ""
 
 
-def _same_content(task: Task, other: Task) -> str:
-    for split in SPLITS:
-        same = list(map(repr, _examples(task, split))) == list(map(repr, _examples(other, split)))
-        demand(same, f"the {split} examples differ: data must be a pure function of the settings")
-    for split in PAIR_SPLITS:
-        same = list(map(repr, _all_pairs(task, split))) == list(map(repr, _all_pairs(other, split)))
-        demand(same, f"the {split} pairs differ: data must be a pure function of the settings")
+def stored(example: Example) -> Example:
+    """The example as later stages read it back: dictionary keys in `facts` are strings, tuples there are lists."""
+    row: JsonObject = json.loads(store.canonical(to_row(example)))
+    row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
+    return Example(**row)
+
+
+def check_reproducible(task: Task, other: Task) -> str:
+    """A second object with the same settings has the same data in the same order."""
+    others = content_of(other)
+    for name, rows in content_of(task).items():
+        same = list(map(repr, rows)) == list(map(repr, others[name]))
+        demand(same, f"the {name} differ: data must be a pure function of the settings")
     return ""
 
 
-def _origin(task: Task) -> str:
+def check_origin(task: Task) -> str:
+    """The origin, if stated, is an Origin."""
     if not isinstance(task, HasOrigin):
         return "not stated: reported as of unknown origin"
     demand(isinstance(task.origin, Origin), f"origin is a {type(task.origin).__name__}, not an Origin")
     return f"{task.origin.kind}, licence: {task.origin.license}"
 
 
-def _utility(task: Task) -> str:
+def check_utility(task: Task) -> str:
+    """The utility, if there is one, is finite for any text, and the same for an example that was stored."""
     if not isinstance(task, GoldTask):
         return "the task has no gold utility"
-    demonstrations = []
-    for example in _examples(task, "test")[:SAMPLED]:
+    of_references = []
+    for example in examples_of(task, "test")[:SAMPLED]:
         for response in (example.completion, *ODD):
             found = task.utility(example, response)
             demand(isinstance(found, Utility), f"utility gives a {type(found).__name__}, not a Utility")
             finite = all(map(math.isfinite, (found.value, *found.parts.values())))
             demand(finite, f"{found} for {response[:40]!r} to {example.id!r}")
             demand(task.utility(stored(example), response) == found, f"{example.id!r} read back has another utility")
-        demonstrations.append(task.utility(example, example.completion).value)
-    return f"{sum(demonstrations) / len(demonstrations):.2f} on average for the references"
+        of_references.append(task.utility(example, example.completion).value)
+    return f"{sum(of_references) / len(of_references):.2f} on average for the references"

@@ -1,4 +1,4 @@
-"""The conformance checks pass what keeps the rules and say in one line what does not."""
+"""The conformance checks pass plugins that keep the rules and say in one line what is wrong with others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def findings(kind: Kind, factory: Any) -> list[Finding]:
 
 
 def broken(kind: Kind, factory: Any) -> str:
-    """All that is wrong, in one text."""
+    """All failed findings, in one text."""
     return "\n".join(f"{f.checked}: {f.detail}" for f in findings(kind, factory) if not f.ok)
 
 
@@ -65,16 +65,17 @@ def test_good_plugins_pass(kind: Kind, name: str, settings: dict[str, Any]) -> N
     assert len(found) >= 4
 
 
-def test_a_model_that_must_be_trained_is_not_judged_by_rewards_it_does_not_give() -> None:
-    assert [f.detail for f in check("reward-model", "scalar", {}) if f.checked == "rewards"] == ["not trained here"]
+def test_a_reward_model_that_must_be_trained_is_not_scored() -> None:
+    (finding,) = (f for f in check("reward-model", "scalar", {}) if f.checked == "rewards")
+    assert finding.detail == "not checked: it would have to be trained"
 
 
-def test_an_unknown_name_is_the_users_error() -> None:
+def test_an_unknown_name_is_an_error_not_a_finding() -> None:
     with pytest.raises(BenchError, match="Unknown judge 'winrat'"):
         check("judge", "winrat", {})
 
 
-def test_what_cannot_be_made_or_has_no_members() -> None:
+def test_a_plugin_that_cannot_be_built_or_lacks_members() -> None:
     def fails() -> None:
         raise RuntimeError("no such luck")
 
@@ -94,7 +95,7 @@ def test_what_cannot_be_made_or_has_no_members() -> None:
 
 
 class Words:
-    """A task in order, whose parts the tests replace."""
+    """A correct task, whose members the tests replace."""
 
     max_response_tokens = 8
 
@@ -117,7 +118,7 @@ def changed(**fields: Any) -> Callable[..., Sequence[Example]]:
     return lambda self, split: [replace(e, **fields) for e in Words.examples(self, split)]
 
 
-def test_the_task_that_the_others_break_is_in_order() -> None:
+def test_the_task_that_the_others_break_is_correct() -> None:
     assert broken("task", Words) == ""
 
 
@@ -130,7 +131,7 @@ def test_the_task_that_the_others_break_is_in_order() -> None:
         ({"examples": lambda *_: iter([])}, "is a list_iterator, not a list or tuple"),
         ({"examples": lambda *_: [{"id": "a"}]}, "which is no Example"),
         ({"examples": changed(id="a")}, "1 ids occur twice in the sft examples, ['a'] among them"),
-        ({"examples": changed(prompt="the same")}, "1 prompts stand in training and in test, such as ['the same']"),
+        ({"examples": changed(prompt="the same")}, "1 prompts are in training and in test, such as ['the same']"),
         ({"examples": changed(prompt=" ")}, "4 sft prompts are empty, ['sft-0'] among them"),
         ({"examples": changed(completion="")}, "4 demonstrations have no completion"),
         ({"examples": changed(facts={"n": {1, 2}})}, "'sft-0' is not JSON"),
@@ -138,7 +139,7 @@ def test_the_task_that_the_others_break_is_in_order() -> None:
         ({"pairs": lambda *_: [Pair("a", "p", "", "no")]}, "train pair 'a': the prompt or the chosen text is empty"),
         ({"pairs": lambda *_: [Pair("a", "p", "yes", "yes ")]}, "chosen and rejected are the same text"),
         ({"pairs": lambda *_: [Pair("a", "p", "yes", "no", ((0, 9),))]}, "the flaws [(0, 9)] lie outside the text"),
-        ({"pairs": lambda *_: [Pair("a", "p", "yes", "no")]}, "1 prompts stand in training and in test"),
+        ({"pairs": lambda *_: [Pair("a", "p", "yes", "no")]}, "1 prompts are in training and in test"),
         ({"examples": lambda self, _: self.nothing}, "it raised AttributeError"),
         ({"utility": lambda *_: Utility(math.inf)}, "Utility(value=inf"),
         ({"utility": lambda *_: 1.0}, "utility gives a float, not a Utility"),
@@ -150,12 +151,12 @@ def test_broken_tasks_are_caught(parts: dict[str, Any], said: str) -> None:
     assert said in broken("task", words(**parts))
 
 
-def test_a_task_that_depends_on_chance_is_caught() -> None:
+def test_a_task_with_random_data_is_caught() -> None:
     chance = words(examples=lambda self, s: random.sample(Words.examples(self, s) * 9, 36))
     assert "the sft examples differ: data must be a pure function of the settings" in broken("task", chance)
 
 
-def test_a_utility_that_needs_what_storing_loses_is_caught() -> None:
+def test_a_utility_that_cannot_read_a_stored_example_is_caught() -> None:
     keyed = words(examples=changed(facts={1: 2.0}), utility=lambda _, example, __: Utility(example.facts[1]))
     assert "it raised KeyError" in broken("task", keyed)
 
@@ -174,8 +175,8 @@ def reward_model(rewards: Callable[[Rollout], Any]) -> Any:
         (lambda r: r.mask.float() / 0, "NaN or infinite"),
         (lambda r: r.mask.float() + 1, "rewards outside the response mask"),
         (lambda r: [1.0] * len(r.prompts), "returned a list"),
-        (lambda r: r.mask.float() * random.random(), "when asked twice"),
-        (lambda r: r.mask.float() * r.mask.shape[1], "in batches of 1: padding or neighbours change them"),
+        (lambda r: r.mask.float() * random.random(), "when computed twice"),
+        (lambda r: r.mask.float() * r.mask.shape[1], "in batches of 1: padding or other rows change them"),
         (lambda r: r.nothing, "it raised AttributeError"),
     ],
 )
@@ -183,7 +184,7 @@ def test_broken_reward_models_are_caught(rewards: Callable[[Rollout], Any], said
     assert said in broken("reward-model", reward_model(rewards))
 
 
-def test_a_reward_model_in_order() -> None:
+def test_a_correct_reward_model_passes() -> None:
     assert broken("reward-model", reward_model(lambda rollout: rollout.mask.float())) == ""
 
 
@@ -233,6 +234,6 @@ def test_broken_judges_are_caught(factory: Any, said: str) -> None:
     assert said in broken("judge", factory)
 
 
-def test_a_judge_in_order() -> None:
+def test_a_correct_judge_passes() -> None:
     assert broken("judge", judge(every(win_rate=0.5))) == ""
     assert broken("judge", judge(lambda cases, _: [Verdict({"win_rate": None}, "no reply") for _ in cases])) == ""

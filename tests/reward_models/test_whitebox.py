@@ -18,7 +18,7 @@ from tiny import by_hand
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.checks.conformance import check
 from rlhf_bench.harness.checks.findings import attempt
-from rlhf_bench.harness.checks.reward_model import _rollout, reward_probes
+from rlhf_bench.harness.checks.reward_model import make_rollout, reward_probes
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Rollout
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
@@ -262,7 +262,7 @@ def test_the_registered_ones_keep_the_rules_once_they_know_the_examples(name: st
 @pytest.mark.parametrize("name", ["length", "repetition", "length_repetition"])
 def test_features_of_the_response_alone_need_no_examples(name: str) -> None:
     made = plugins.build("reward-model", f"rlhf_bench.reward_models.whitebox:{name}", {})
-    assert torch.isfinite(made.rewards(_rollout())).all()
+    assert torch.isfinite(made.rewards(make_rollout())).all()
 
 
 class Shy:
