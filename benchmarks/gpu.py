@@ -27,7 +27,7 @@ from rlhf_bench.harness.checks.engine import ENGINES
 from rlhf_bench.harness.cli.memory import plan_rows
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import memory
-from rlhf_bench.harness.models.placement import Holding, choose_holding, keep_holding
+from rlhf_bench.harness.models.placement import Placement, choose_placement, save_placement
 from rlhf_bench.harness.models.policies import (
     load_classifier,
     load_policy,
@@ -83,7 +83,7 @@ class LengthOnly:
         return rollout.mask.float()
 
 
-def make_folder(shape: dict[str, Any], size: Size, holding: Holding, folder: Path) -> Path:
+def make_folder(shape: dict[str, Any], size: Size, placement: Placement, folder: Path) -> Path:
     """An SFT folder of random weights in this shape; its tokenizer knows 300 of the vocabulary's tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -97,7 +97,7 @@ def make_folder(shape: dict[str, Any], size: Size, holding: Holding, folder: Pat
     finally:
         torch.set_default_dtype(torch.float32)
     save_model(model, tokenizer, folder)
-    keep_holding(holding, folder)
+    save_placement(placement, folder)
     return folder
 
 
@@ -202,9 +202,9 @@ def _speed(draw: Callable[[], Rollout], size: Size, device: str) -> dict[str, An
 
 def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, Any]:
     """One PPO iteration by phase: seconds, peak memory, and the share of a matrix product's speed in the update."""
-    from rlhf_bench.harness.models.placement import read_holding
+    from rlhf_bench.harness.models.placement import read_placement
 
-    holding = read_holding(folder)
+    placement = read_placement(folder)
     settings = replace(PPOSettings(), rollouts=size.rows, micro_batch=size.micro_batch, minibatches=2, lr=1e-6)
     actors = make_actors(folder, device, settings.lr, settings.critic_lr)
     found: dict[str, Any] = {"weights_gib": peak_gib(device)}
@@ -221,7 +221,7 @@ def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, 
     found["update_peak_gib"] = peak_gib(device)
     total = sum(p.numel() for p in actors.reference.parameters())
     tokens = int(experience.rollout.prompt_mask.sum() + experience.rollout.mask.sum())
-    backward = (2 if holding.lora else 4) + (2 if holding.gradient_checkpointing else 0)
+    backward = (2 if placement.lora else 4) + (2 if placement.gradient_checkpointing else 0)
     flops = 2.0 * (2 + backward) * total * tokens  # policy and critic; recomputation counts as work that is done
     found |= {"parameters": total, "tokens": tokens, "update_share_of_matmul": flops / found["update_s"] / speed}
     return found
@@ -262,10 +262,10 @@ def needs_of_7b(device: str) -> list[list[str]]:
 
 def measure(size: Size, device: str, scratch: Path) -> dict[str, Any]:
     """Everything, each part on its own; a part that fails says why and costs no other."""
-    half = choose_holding({"dtype": "auto"}, device).dtype
+    half = choose_placement({"dtype": "auto"}, device).dtype
     speed = memory.measured_speed(device, half == "bfloat16")
     found: dict[str, Any] = {"device": _name(device), "dtype": half, "matmul_flops": speed, "size": asdict(size)}
-    adapters, whole = Holding(lora=8, dtype=half), Holding(dtype=half)
+    adapters, whole = Placement(lora=8, dtype=half), Placement(dtype=half)
     policy = {name: make_folder(size.policy, size, held, scratch / name) for name, held in
               (("lora", adapters), ("full", whole))}  # fmt: skip
     parts: dict[str, Callable[[], Any]] = {

@@ -15,7 +15,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from peer_model import END, PAD, Sizes, make_policy, make_tokenizer, prompts
 
-from rlhf_bench.harness.forward.packing import teach
+from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts, sample
 from rlhf_bench.harness.text.templates import encode_prompts
 
@@ -25,7 +25,7 @@ Turn = Callable[[int], int]
 
 def turns(sizes: Sizes) -> dict[str, Turn]:
     tokenizer = make_tokenizer(sizes.vocabulary)
-    plain, model = make_policy(sizes, "gelu_pytorch_tanh"), teach(make_policy(sizes, "gelu_pytorch_tanh"))
+    plain, model = make_policy(sizes, "gelu_pytorch_tanh"), enable_packing(make_policy(sizes, "gelu_pytorch_tanh"))
     texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, sizes.batch)]
     ids, mask = pad_prompts(encode_prompts(tokenizer, texts), PAD, "cpu")
 

@@ -71,6 +71,7 @@ class ClassifierScorer:
         if labels != 1:
             raise BenchError(f"{self.source} has {labels} labels.", ONE_LABEL)
         device = policies.pick_device(self.device)
+        # the bar of the weights would tear the command's own display
         logging.disable_progress_bar()
         auto = getattr(transformers, f"AutoModelFor{LEVELS[self.level]}")
         options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
@@ -127,6 +128,7 @@ class ClassifierScorer:
 
         None with a reason where an answer cannot be read or its score is not finite.
         """
+        # the key leaves out what the model does not read
         rows = {_key(answer): self._row(answer) for answer in answers}
         usable = {key: row for key, row in rows.items() if not isinstance(row, str)}
         # Sorted by length to keep padding small, then by text, so that scores do not depend on the order of answers.
@@ -166,6 +168,7 @@ class ClassifierScorer:
         row = self.encoder.row(answer)
         if isinstance(row, str):
             return row
+        # a tokenizer without a limit has a model_max_length of about 1e30
         limit = min(policies.context_length(self.model) or math.inf, self.tokenizer.model_max_length)
         if len(row["input_ids"]) > limit:
             return f"longer than the reward model's {limit} tokens"

@@ -117,9 +117,9 @@ def unpadded_rows(rollout: Rollout, end: int) -> list[UnpaddedRow]:
 
     `end` is the corrector's end-of-sequence id; the ends that the policy's tokenizer lists are removed from bodies too.
     """
-    from rlhf_bench.harness.text.chat import ends_of
+    from rlhf_bench.harness.text.chat import end_token_ids
 
-    ends = {end, *ends_of(rollout.tokenizer)}
+    ends = {end, *end_token_ids(rollout.tokenizer)}
     prompts = _unpadded(rollout.prompt_ids, rollout.prompt_mask)
     responses = _unpadded(rollout.response_ids, rollout.mask)
     # In training, too, no end-of-sequence stands between a response and the marker.
@@ -145,15 +145,15 @@ class Corrector:
         """Compare token t with what the corrector would write after y_<t: one pass, without generation."""
         import torch
 
-        from rlhf_bench.harness.forward.packing import reads_rows
-        from rlhf_bench.harness.forward.passes import Packed, end_to_end, logits_and_hidden, spread
+        from rlhf_bench.harness.forward.packing import supports_packing
+        from rlhf_bench.harness.forward.passes import Packed, logits_and_hidden, pack_rows, scatter_to_mask
 
         inputs, mask, positions = self.inputs(rollout, with_responses=True)
         before = torch.zeros_like(inputs, dtype=torch.bool)
         # Corrections fill the last T columns, and each token is predicted one position before it.
         before[:, -rollout.mask.shape[1] - 1 : -1] = rollout.mask
-        if reads_rows(self.model) and not bool(mask.all()):
-            packed = end_to_end(inputs, mask.bool(), before, positions)
+        if supports_packing(self.model) and not bool(mask.all()):
+            packed = pack_rows(inputs, mask.bool(), before, positions)
         else:
             packed = Packed(inputs, before, mask.sum(1), {"attention_mask": mask, "position_ids": positions})
         with torch.no_grad():
@@ -161,7 +161,7 @@ class Corrector:
         top, chosen = logits.max(-1), rollout.response_ids[rollout.mask]
         matches = torch.zeros_like(rollout.mask).masked_scatter(rollout.mask, top.indices == chosen)
         margins = logits.gather(-1, chosen[:, None]).squeeze(-1) - top.values  # the normaliser cancels
-        return Comparison(matches, spread(margins, rollout.mask))
+        return Comparison(matches, scatter_to_mask(margins, rollout.mask))
 
     def free_running(self, rollout: Rollout, extra: int = 0) -> Comparison:
         """Compare token t with token t of the greedy correction, which is generated with a KV cache.
@@ -174,6 +174,7 @@ class Corrector:
         ids, mask, positions = self.inputs(rollout, with_responses=False)
         first, limits = self._correction_limits(rollout, extra)
         width, running, cache = rollout.response_ids.shape[1], limits > 0, None
+        # at least T columns, to be compared with the responses
         written = torch.full((len(ids), max(width, int(limits.max()))), NO_TOKEN, device=ids.device)
         margins = torch.full(rollout.mask.shape, float("-inf"), device=ids.device)
         for step in range(written.shape[1]):
@@ -186,7 +187,7 @@ class Corrector:
                     position_ids=positions,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=1,  # contexts are right-aligned: every next token follows the last column
                 )
             logits, cache = output.logits[:, -1].float(), output.past_key_values  # [B, V]
             top = logits.max(-1)
@@ -197,6 +198,7 @@ class Corrector:
             ids = torch.where(running, top.indices, self.pad)[:, None]
             # Rows that have ended repeat their last position: counting on could leave the model's context.
             positions = (first + torch.clamp(limits - 1, min=0, max=step))[:, None]
+            # Ended rows attend to their pad tokens too, but nothing of theirs is used any more.
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             running = running & (top.indices != self.end) & (step + 1 < limits)
         return Comparison((written[:, :width] == rollout.response_ids) & rollout.mask, margins, written)
@@ -217,6 +219,7 @@ class Corrector:
         from rlhf_bench.harness.models.policies import context_length
 
         rows, context = unpadded_rows(rollout, self.end), context_length(self.model)
+        # the last position of a layout with a correction of one token is that token's
         first = [self.layout.positions(len(row.prompt), len(row.body), 1)[-1] for row in rows]
         limits = [len(row.response) + extra for row in rows]
         if context is not None:  # only `extra` can exceed it: `inputs` has refused responses that do not fit
@@ -235,15 +238,16 @@ class Corrector:
         from rlhf_bench.harness.models.policies import context_length
 
         rows = unpadded_rows(rollout, self.end)
-        row_positions = [self.layout.positions(*map(len, row)) for row in rows]
-        check_context(max(map(max, row_positions)) + 1, context_length(self.model), "responses")
+        positions_of_rows = [self.layout.positions(*map(len, row)) for row in rows]
+        check_context(max(map(max, positions_of_rows)) + 1, context_length(self.model), "responses")
         contexts = [[*row.prompt, *row.body, *self.layout.marker] for row in rows]
         left, right = max(map(len, contexts)), rollout.response_ids.shape[1] if with_responses else 0
         inputs, mask, positions = [], [], []
-        for row, context, own_positions in zip(rows, contexts, row_positions, strict=True):
+        for row, context, own_positions in zip(rows, contexts, positions_of_rows, strict=True):
             ids = [*context, *row.response] if with_responses else context
             before, after = left - len(context), right - (len(ids) - len(context))
             inputs.append([self.pad] * before + ids + [self.pad] * after)
+            # padding has position 0: the mask hides it
             mask.append([0] * before + [1] * len(ids) + [0] * after)
             positions.append([0] * before + own_positions[: len(ids)] + [0] * after)
         device = rollout.response_ids.device

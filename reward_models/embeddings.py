@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.printable import well_formed
-from rlhf_bench.harness.text.tokens import check_reads
+from rlhf_bench.harness.text.tokens import check_has_vocabulary
 from rlhf_bench.reward_models.features import words
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class TfIdf:
 
     def _vector(self, text: str) -> Mapping[str, float]:
         if text not in self._vectors:
+            # sorted, so that rounding does not depend on the order of words
             weights = {t: n * self._idf.get(t, self._unseen) for t, n in sorted(Counter(_terms(text)).items())}
             norm = math.hypot(*weights.values())
             _add_to_cache(self._vectors, {text: {term: weight / norm for term, weight in weights.items()}})
@@ -125,6 +126,7 @@ class Encoder:
             part = missing[start : start + self.batch]
             vectors |= dict(zip(part, self._forward(part, device), strict=True))
         _add_to_cache(self._vectors, {text: vectors[text] for text in missing})
+        # before the first text with content the width is unknown
         width = self._width or 0
         return np.array([vectors.get(text, np.zeros(width)) for text in texts]).reshape(len(texts), width)
 
@@ -134,7 +136,7 @@ class Encoder:
         from transformers import AutoTokenizer
 
         tokenizer: Tokenizer = self._load(AutoTokenizer, "tokenizer")
-        check_reads(tokenizer, self.source)
+        check_has_vocabulary(tokenizer, self.source)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
         tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
@@ -178,7 +180,9 @@ class Encoder:
 
         from rlhf_bench.harness.models.policies import context_length
 
+        # longer texts would exceed the learned positions of the model
         longest = min(self.tokens, context_length(self.model) or self.tokens)
+        # tokenizers raise on lone surrogates
         rows = self.tokenizer(
             list(map(well_formed, texts)), truncation=True, max_length=longest, padding=True, return_tensors="pt"
         )
@@ -191,6 +195,7 @@ class Encoder:
                 f"The embedding model {self.source} returned shape {list(hidden.shape)} for {list(mask.shape)} tokens.",
                 "Give a model whose last_hidden_state is [batch, tokens, width].",
             )
+        # float64: dot products add no rounding of their own
         vectors: Array = mean_pooling(hidden, mask).double().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise BenchError(f"The embedding model {self.source} returned NaN or infinite numbers.", "Give another.")
@@ -205,6 +210,7 @@ class Encoder:
 
 def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
     """[B, width] mean of hidden [B, T, width] over the tokens of mask [B, T]; zeros for a row without tokens."""
+    # hidden states of padding are arbitrary: they are set to 0, not multiplied by 0, which would keep a NaN
     kept = mask.bool()[..., None]
     return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 

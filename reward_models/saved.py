@@ -1,7 +1,7 @@
 """A reward model that a run trained, from its folder: `--rm path:FOLDER`, shared or moved, for any policy.
 
-The folder says which arm trained it and with which settings.  A policy with another tokenizer is no obstacle: texts are
-read with the reward model's own, and its rewards go to the policy's tokens by their characters.
+The folder's record names the arm that was trained and its settings.  The policy may have another tokenizer: texts are
+encoded with the reward model's own, and its rewards are moved to the policy's tokens of the same characters.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from rlhf_bench.harness.training.record import read_record
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.text.types import Tokenizer
+
 
 @dataclass(frozen=True)
 class Saved:
-    """`source` is the folder of a finished reward stage (runs/reward/...) or a copy of it.
+    """The reward model of another run: path:FOLDER, its runs/reward/... folder or a copy.
 
-    `arm` reads the weights as another arm of the same recipe would (seq2seq-sentence what seq2seq-token trained), in
-    that arm's own settings; "" as the one that trained them.
+    `source` is that folder.  `arm` uses the weights as another arm of the same recipe, with that arm's default settings
+    (seq2seq-sentence for what seq2seq-token trained); "": as the arm that trained them, with its settings.  Raises
+    BenchError where no arm can load the folder.
     """
 
     source: str
     arm: str = ""
 
     def __post_init__(self) -> None:
-        self._trained  # noqa: B018  # what is no such folder must not show only after hours of training
+        self._trained  # noqa: B018  # another folder must be refused now, not after hours of training
 
     @property
     def _folder(self) -> Path:
@@ -42,54 +45,56 @@ class Saved:
 
     @property
     def content(self) -> Mapping[str, str]:
-        """The folder's files by hash, without the stage's own record: a copy is the same reward model."""
+        """The hash of the folder's files."""
         from rlhf_bench.harness.models.identity import folder_hash
         from rlhf_bench.harness.store import MARKER
 
+        # without the stage's record, which names the run: a copy is the same reward model
         return {"sha256": folder_hash(self._folder, without=(MARKER,))}
 
     @property
     def plugins(self) -> Sequence[str]:
-        """The arm that the folder was trained as, and the one that reads it."""
+        """The arm that was trained, and the one that its weights are used as (seams.LoadsPlugins)."""
         return [name for name in (read_record(self._folder)[0], self.arm) if name]
 
     @cached_property
     def _trained(self) -> TrainableRewardModel:
-        """The arm that can load the weights."""
+        """The arm that loads the weights."""
         name, settings = read_record(self._folder)
-        made: Any = plugins.build("reward-model", name, settings)
+        arm: Any = plugins.build("reward-model", name, settings)
         if self.arm:
-            first, made = made, plugins.build("reward-model", self.arm, {})
-            if getattr(made, "recipe", None) != first.recipe:
+            trained, arm = arm, plugins.build("reward-model", self.arm, {})
+            if getattr(arm, "recipe", None) != trained.recipe:
                 raise BenchError(f"{self.source} was trained as {name!r}, which {self.arm!r} cannot read.",
                                  "Choose an arm of the same recipe, or none.")  # fmt: skip
-        # no isinstance: it would ask for the training settings, and so for a base model that need not be here
-        if not callable(getattr(made, "load", None)):
+        # Not isinstance: it would read the training settings, and they a base model that may not be on this machine.
+        if not callable(getattr(arm, "load", None)):
             raise BenchError(f"{self.source} names {name!r}, which cannot load it.", "Give a reward stage's folder.")
-        trained: TrainableRewardModel = made
-        return trained
+        loader: TrainableRewardModel = arm
+        return loader
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] on the policy's tokens, whatever the reward model's are."""
-        from rlhf_bench.harness.sampling.translate import translated
+        """Rewards [B, T] on the policy's tokens."""
+        from rlhf_bench.harness.sampling.translate import translate_rewards
 
         model, tokenizer = self._loaded(str(rollout.mask.device))
-        return translated(model, tokenizer, rollout)
+        return translate_rewards(model, tokenizer, rollout)
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """What the reward model itself says of the responses, in its own tokens."""
-        from rlhf_bench.harness.sampling.translate import in_tokens_of, reads_text
+        """The reward model's own diagnostics [B] of the responses, on its own tokens; none where it has none."""
+        from rlhf_bench.harness.sampling.translate import reads_text, retokenize
 
         model, tokenizer = self._loaded(str(rollout.mask.device))
         if not isinstance(model, HasDiagnostics):
             return {}
-        return dict(model.diagnostics(rollout if reads_text(model) else in_tokens_of(tokenizer, rollout)))
+        return dict(model.diagnostics(rollout if reads_text(model) else retokenize(tokenizer, rollout)))
 
-    def _loaded(self, device: str) -> tuple[RewardModel, Any]:
-        found: tuple[RewardModel, Any] | None = self.__dict__.get("loaded")
+    def _loaded(self, device: str) -> tuple[RewardModel, Tokenizer]:
+        """(reward model, its tokenizer), loaded at the first use."""
+        found: tuple[RewardModel, Tokenizer] | None = self.__dict__.get("loaded")
         if found is None:
             from rlhf_bench.harness.models.policies import load_tokenizer
 
             found = (self._trained.load(self._folder, device), load_tokenizer(self._folder))
-            self.__dict__["loaded"] = found  # a frozen dataclass keeps it as cached_property would
+            self.__dict__["loaded"] = found  # the dataclass is frozen: stored as cached_property would store it
         return found

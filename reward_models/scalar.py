@@ -39,6 +39,7 @@ class Scalar:
     head_std: float = 0.02
     spread: str = "last"
 
+    # arms with an equal recipe and equal training settings share one training
     recipe = "scalar"
 
     def __post_init__(self) -> None:
@@ -63,22 +64,19 @@ class Scalar:
         trainee = classifier_trainee(job.policy, job.device, job.seed, self.head_std)
         tokenizer = trainee.tokenizer
         end = tokenizer.eos_token_id
+        assert end is not None
+        # The prompt ids are those that the policy reads, in its plain or chat form.
         prompts = encode_prompts(tokenizer, [pair.prompt for pair in job.pairs])
         chosen = encode(tokenizer, [pair.chosen for pair in job.pairs])
+        # a pair's missing response was filled with a sample of the SFT policy before training
         rejected = encode(tokenizer, [pair.rejected or "" for pair in job.pairs])
         # Both sides end with end-of-sequence, as a finished response does when it is scored.
         rows = [
             {"chosen_ids": [*p, *c, end], "rejected_ids": [*p, *r, end]}
             for p, c, r in zip(prompts, chosen, rejected, strict=True)
         ]
-        figures = trl.train_preferences(
-            trainee.trained,
-            tokenizer,
-            rows,
-            job.progress,
-            **trl.options(job, len(rows), self),
-            **trainee.options,
-        )
+        options = trl.TrainOptions.of_job(job, len(rows), self, trainee.placement)
+        figures = trl.train_preferences(trainee.trained, tokenizer, rows, options)
         policies.save_model(trainee.finished(), tokenizer, job.folder)
         return figures
 
@@ -115,12 +113,12 @@ class ScalarScorer:
         """The classifier's scores [B] of prompt + response."""
         import torch
 
-        from rlhf_bench.harness.forward.passes import hidden_states, last_places, pack
+        from rlhf_bench.harness.forward.passes import hidden_states, last_positions, pack
 
         packed = pack(rollout, self.model)
         # The last real token is chosen by its position: the class's own pooling looks for pad ids, which a policy may
         # sample.
         with torch.no_grad():
-            hidden = hidden_states(self.model.base_model, packed, last_places(packed))
+            hidden = hidden_states(self.model.base_model, packed, last_positions(packed))
             scores: Tensor = self.model.score(hidden).squeeze(-1)
         return scores

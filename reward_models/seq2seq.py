@@ -78,6 +78,7 @@ class Seq2Seq:
     mappings: str = "both"
     shuffle: bool = False
 
+    # arms with an equal recipe and equal training settings share one training
     recipe = "seq2seq"
 
     def __post_init__(self) -> None:
@@ -86,10 +87,12 @@ class Seq2Seq:
                 raise BenchError(f"{key}={getattr(self, key)!r} is unknown.", f"Choose one of: {', '.join(allowed)}.")
         if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
             raise BenchError("epochs, batch, save_every and lr of a seq2seq reward model must be above 0.")
+        # written so that NaN is refused too
         if not -inf < self.floor < 0:
             raise BenchError(f"floor={self.floor} is not a number below 0.", "It is a margin in nats: try floor=-5.")
         if self.extra_tokens < 0:
             raise BenchError(f"extra_tokens={self.extra_tokens} is below 0.", "0 cuts corrections at the response.")
+        # an alignment needs a second text; teacher forcing gives one token after each prefix
         if self.score == "aligned" and self.divergence != "free":
             raise BenchError(
                 f"score=aligned needs the whole correction; divergence={self.divergence} writes none.",
@@ -101,6 +104,7 @@ class Seq2Seq:
     @property
     def training_settings(self) -> Mapping[str, Any]:
         """The settings that change the trained weights."""
+        # without save_every, which changes no weight, and the comparison, score and reading, which follow training
         names = ("epochs", "batch", "lr", "warmup", "positions", "mappings")
         return {name: getattr(self, name) for name in names}
 
@@ -114,17 +118,12 @@ class Seq2Seq:
         tokenizer = trainee.tokenizer
         layout = Layout.of(tokenizer, self.positions)
         rows = [row for pair in job.pairs for row in mapping_rows(layout, tokenizer, pair, self.mappings)]
+        # the largest position id, not the number of tokens: reused positions need less context
         check_context(
             max(max(row["position_ids"]) for row in rows) + 1, policies.context_length(trainee.model), "pairs"
         )
-        figures = trl.train_lm(
-            trainee.trained,
-            tokenizer,
-            rows,
-            job.progress,
-            **trl.options(job, len(rows), self),
-            **trainee.options,
-        )
+        options = trl.TrainOptions.of_job(job, len(rows), self, trainee.placement)
+        figures = trl.train_lm(trainee.trained, tokenizer, rows, options)
         policies.save_model(trainee.finished(), tokenizer, job.folder)
         return figures
 
@@ -161,6 +160,7 @@ class Seq2SeqScorer:
     def __init__(self, model: CausalLM, tokenizer: Tokenizer, settings: Seq2Seq) -> None:
         self.corrector = Corrector(model, tokenizer, Layout.of(tokenizer, settings.positions))
         self.settings = settings
+        # t* by (prompt ids, response ids)
         self._divergences: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
 
     def to(self, device: str) -> None:
@@ -181,6 +181,7 @@ class Seq2SeqScorer:
             rewards = extraction.token_signs(comparison.matches, mask)
         if self.settings.reading == "positive":
             rewards = extraction.positive_part(rewards)
+        # after the rule, so that the shuffled control has the very rewards of the arm that it is a control for
         if self.settings.shuffle:
             rewards = extraction.shuffled(rewards, mask, rollout.prompts, rollout.responses)
         if self.settings.reading != "sentence":
@@ -192,6 +193,8 @@ class Seq2SeqScorer:
 
     def compare(self, rollout: Rollout) -> Comparison:
         """Every token against what the corrector would write there, by the setting `divergence`."""
+        from rlhf_bench.reward_models.extraction import divergence
+
         # Never cached: cached rewards could come from a batch of another padding, and a resumed run must get the
         # rewards of an undisturbed one to the bit.
         if self.settings.divergence == "teacher":
@@ -199,7 +202,11 @@ class Seq2SeqScorer:
         else:
             extra = self.settings.extra_tokens if self.settings.score == "aligned" else 0
             comparison = self.corrector.free_running(rollout, extra)
-        self._cache_divergences(rollout, comparison)
+        first = divergence(comparison.matches, rollout.mask).tolist()
+        fresh = dict(zip(self._keys(rollout), first, strict=True))
+        # dicts keep insertion order: the oldest entries are dropped first, those of this batch never
+        older = [item for item in self._divergences.items() if item[0] not in fresh]
+        self._divergences = dict(older[-CACHED_DIVERGENCES:]) | fresh
         return comparison
 
     def corrections(self, rollout: Rollout) -> list[str]:
@@ -227,15 +234,6 @@ class Seq2SeqScorer:
         first = torch.tensor([found[key] for key in keys], device=rollout.mask.device)
         length = rollout.mask.sum(1)
         return {"agreement_until": first / length.clamp(min=1), "copied": (first == length).float()}
-
-    def _cache_divergences(self, rollout: Rollout, comparison: Comparison) -> None:
-        from rlhf_bench.reward_models.extraction import divergence
-
-        first = divergence(comparison.matches, rollout.mask).tolist()
-        fresh = dict(zip(self._keys(rollout), first, strict=True))
-        # dicts keep insertion order: the oldest entries are dropped first, those of this batch never
-        older = [item for item in self._divergences.items() if item[0] not in fresh]
-        self._divergences = dict(older[-CACHED_DIVERGENCES:]) | fresh
 
     def _keys(self, rollout: Rollout) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         return [(row.prompt, row.response) for row in unpadded_rows(rollout, self.corrector.end)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.checks.findings import Finding
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.models.placement import read_holding
+from rlhf_bench.harness.models.placement import read_placement
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.engines import Sampler, open_sampler
 from rlhf_bench.harness.settings import PPOSettings
@@ -40,13 +40,13 @@ def check_sampler(name: str, policy: Path, device: str) -> list[Finding]:
     if name not in ENGINES:
         raise BenchError(f"There is no engine {name!r}.", f"Choose one of: {', '.join(ENGINES)}.")
     check_folder(policy)
-    holding = read_holding(policy)
-    if holding.lora:
+    placement = read_placement(policy)
+    if placement.lora:
         raise BenchError(f"{policy} is held with adapters.", "Give a folder with whole weights.")
     model, tokenizer = load_policy(policy, device)
     settings = PPOSettings(rollouts=ROWS, **ENGINES[name])  # type: ignore[arg-type]
     with open_sampler(settings, policy, tokenizer, PROMPTS, NEW, device) as sampler:
-        return list(_findings(sampler, model, tokenizer, TOLERANCE[holding.dtype]))
+        return list(_findings(sampler, model, tokenizer, TOLERANCE[placement.dtype]))
 
 
 def _findings(sampler: Sampler, model: Any, tokenizer: Any, tolerance: float) -> Iterator[Finding]:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.forward.replaced import forward_as
+from rlhf_bench.harness.forward.replaced import patched_forward
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @contextmanager
-def only_at(model: Any, places: Tensor) -> Iterator[None]:
+def last_layer_only_at(model: Any, places: Tensor) -> Iterator[None]:
     """Inside, hidden states and logits of `model` for ids [B, C] are right at `places` (bool [B, C]), undefined
     elsewhere.
 
@@ -28,7 +28,7 @@ def only_at(model: Any, places: Tensor) -> Iterator[None]:
     if mlp is None:
         yield
         return
-    with forward_as(mlp, lambda plain, hidden, *more, **named: _at(plain, places, hidden, *more, **named)):
+    with patched_forward(mlp, lambda plain, hidden, *more, **named: _at(plain, places, hidden, *more, **named)):
         yield
 
 

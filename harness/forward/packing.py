@@ -17,7 +17,7 @@ KNOWN = frozenset({"gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3"})
 """Architectures (`model_type`) whose layers share one causal mask and take the position ids they are given."""
 
 
-def teach(model: Any) -> Any:
+def enable_packing(model: Any) -> Any:
     """Let a model of transformers read rows laid end to end, where that is known to be right; returned for chaining.
 
     Everything else it is given it computes as under transformers' own "sdpa".  Models whose attention is not known,
@@ -29,27 +29,27 @@ def teach(model: Any) -> Any:
     return model
 
 
-def reads_rows(model: Any) -> bool:
+def supports_packing(model: Any) -> bool:
     """Whether rows laid end to end are right, and worth while, for a model.
 
     On a CPU alone: elsewhere an attention call for every row would cost more than the padding of rows sorted by length
     (torch.nn.attention.varlen may serve there; nothing was measured on a GPU).
     """
-    return is_taught(model) and model.device.type == "cpu"
+    return has_packed_attention(model) and model.device.type == "cpu"
 
 
-def is_taught(model: Any) -> bool:
+def has_packed_attention(model: Any) -> bool:
     """Whether `teach` changed the model's attention, which then takes whatever masks "sdpa" does."""
     return getattr(getattr(model, "config", None), "_attn_implementation", "") == NAME
 
 
-def row_mask(lengths: Tensor) -> Tensor:
+def packed_mask(lengths: Tensor) -> Tensor:
     """The attention mask of rows [B] tokens long that lie end to end: int64 [1, 1, 1, B], which transformers' models
     hand to their attention untouched, like every mask of four dimensions (masking_utils)."""
     return lengths.long()[None, None, None]
 
 
-def row_positions(lengths: Tensor) -> Tensor:
+def packed_positions(lengths: Tensor) -> Tensor:
     """Position ids [1, N] that begin again with every row."""
     import torch
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf_bench.harness.forward.last_layer import only_at
-from rlhf_bench.harness.forward.packing import reads_rows, row_mask, row_positions
+from rlhf_bench.harness.forward.last_layer import last_layer_only_at
+from rlhf_bench.harness.forward.packing import packed_mask, packed_positions, supports_packing
 from rlhf_bench.harness.nouns import Rollout
 
 if TYPE_CHECKING:
@@ -43,28 +43,28 @@ def pack(rollout: Rollout, model: Any) -> Packed:
     real = columns < lengths[:, None]
     ids = torch.full((len(whole), len(columns)), rollout.tokenizer.pad_token_id, device=whole.device)
     ids[real] = whole[kept]
-    if reads_rows(model) and not bool(real.all()):
-        return end_to_end(ids, real, before)
+    if supports_packing(model) and not bool(real.all()):
+        return pack_rows(ids, real, before)
     return Packed(ids, before, lengths, {})
 
 
-def end_to_end(ids: Tensor, real: Tensor, before: Tensor, positions: Tensor | None = None) -> Packed:
+def pack_rows(ids: Tensor, real: Tensor, before: Tensor, positions: Tensor | None = None) -> Packed:
     """What is `real` (bool) of rows [B, C], for a model that `reads_rows`.  `positions`: ids [B, C] of the places;
     None: every row counts from 0."""
     lengths = real.sum(1)
-    places = row_positions(lengths) if positions is None else positions[real][None]
-    named = {"position_ids": places, "attention_mask": row_mask(lengths)}
+    places = packed_positions(lengths) if positions is None else positions[real][None]
+    named = {"position_ids": places, "attention_mask": packed_mask(lengths)}
     return Packed(ids[real][None], before[real][None], lengths, named)
 
 
-def spread(values: Tensor, mask: Tensor) -> Tensor:
+def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
     """Values [N] of the True entries of mask [B, T], in order, as float32 [B, T], 0 elsewhere.  Differentiable."""
     import torch
 
     return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).index_put((mask,), values.float())
 
 
-def last_places(packed: Packed) -> Tensor:
+def last_positions(packed: Packed) -> Tensor:
     """bool, of the ids' shape: True at the last token of every row."""
     import torch
 
@@ -75,7 +75,7 @@ def last_places(packed: Packed) -> Tensor:
 
 def hidden_states(trunk: Any, packed: Packed, places: Tensor) -> Tensor:
     """Last hidden states [N, D] at the N `places` (bool, of the ids' shape), of a model without a head."""
-    with only_at(trunk, places):
+    with last_layer_only_at(trunk, places):
         hidden: Tensor = trunk(input_ids=packed.ids, use_cache=False, **packed.named).last_hidden_state
     return hidden[places]
 
@@ -94,7 +94,7 @@ def logits_and_hidden(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
 
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        with only_at(model, packed.before):
+        with last_layer_only_at(model, packed.before):
             logits: Tensor = model(input_ids=packed.ids, use_cache=False, **packed.named).logits
     finally:
         handle.remove()
@@ -115,12 +115,12 @@ def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tens
 
     chosen = rollout.response_ids[rollout.mask]
     if len(logits) <= CHUNK:
-        return spread(_of_chosen(logits, chosen, temperature), rollout.mask)
+        return scatter_to_mask(_of_chosen(logits, chosen, temperature), rollout.mask)
     parts = [
         checkpoint(_of_chosen, part, ids, temperature, use_reentrant=False, preserve_rng_state=False)
         for part, ids in zip(torch.split(logits, CHUNK), torch.split(chosen, CHUNK), strict=True)
     ]
-    return spread(torch.cat(parts), rollout.mask)
+    return scatter_to_mask(torch.cat(parts), rollout.mask)
 
 
 def _of_chosen(logits: Tensor, chosen: Tensor, temperature: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @contextmanager
-def forward_as(module: Any, function: Callable[..., Any]) -> Iterator[None]:
+def patched_forward(module: Any, function: Callable[..., Any]) -> Iterator[None]:
     """Inside, `module` computes function(its own forward, ...)."""
     inner, own = module.forward, vars(module).get("forward")
     module.forward = lambda *given, **named: function(inner, *given, **named)

@@ -19,11 +19,11 @@ Check = Callable[[], None]
 """What a long computation calls now and then: it raises when there is no use in going on."""
 
 
-class HaltedError(Exception):
+class CancelledError(Exception):
     """The other computation has ended with an error, and that one is to be shown."""
 
 
-def both(first: Callable[[Check], A], second: Callable[[Check], B], *, at_once: bool = True) -> tuple[A, B]:
+def run_concurrently(first: Callable[[Check], A], second: Callable[[Check], B], *, enabled: bool = True) -> tuple[A, B]:
     """What two computations give: in turn, or `at_once` where torch has two threads or more.
 
     `first` runs in the calling thread.  Neither may change what the other reads.  The number of threads alone decides
@@ -33,7 +33,7 @@ def both(first: Callable[[Check], A], second: Callable[[Check], B], *, at_once: 
     import torch
 
     threads = torch.get_num_threads()
-    if not at_once or threads < 2:
+    if not enabled or threads < 2:
         return first(_go_on), second(_go_on)
     over, found, errors = threading.Event(), list[B](), list[BaseException]()
     check = partial(_check, over)
@@ -44,7 +44,7 @@ def both(first: Callable[[Check], A], second: Callable[[Check], B], *, at_once: 
         torch.set_num_threads(threads - threads // 2)  # OpenMP and MKL keep a number for each thread
         mine = first(check)
         worker.join()
-    except HaltedError:
+    except CancelledError:
         pass
     finally:
         over.set()
@@ -85,7 +85,7 @@ def _modes() -> tuple[bool, bool, Any]:
 
 def _check(over: threading.Event) -> None:
     if over.is_set():
-        raise HaltedError
+        raise CancelledError
 
 
 def _go_on() -> None:

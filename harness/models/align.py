@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.text.tokens import Span, plain_parts, special_tokens
+from rlhf_bench.harness.text.tokens import Span, special_tokens, split_special_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ def _with_spans(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], l
 def _cut(tokenizer: Any, text: str, special: dict[int, str]) -> tuple[list[int], list[Span]]:
     """As tokens.encode reads a text in which a unigram model finds its special tokens."""
     found: list[tuple[int, Span]] = []
-    parts, start = plain_parts(text, special), 0
+    parts, start = split_special_tokens(text, special), 0
     for part, (ids, spans) in zip(parts, _with_spans(tokenizer, parts), strict=True):
         found += [(i, (start + a, start + b)) for i, (a, b) in zip(ids, spans, strict=True) if i not in special]
         start += len(part)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.models.placement import Holding
+from rlhf_bench.harness.models.placement import Placement
 
 NAME = "default"
 
@@ -23,7 +23,7 @@ def require_peft() -> None:
         raise BenchError("policy.lora needs the package peft.", "pip install 'rlhf-bench[lora]'")
 
 
-def twin(model: Any) -> Any:
+def copy_sharing_weights(model: Any) -> Any:
     """Another module tree over the same tensors: changing its modules leaves the first one's alone."""
     from copy import deepcopy
 
@@ -31,7 +31,7 @@ def twin(model: Any) -> Any:
     return deepcopy(model, shared)
 
 
-def add_adapter(model: Any, holding: Holding, seed: int) -> Any:
+def add_adapter(model: Any, placement: Placement, seed: int) -> Any:
     """`model` with float32 adapters that change nothing yet (B is zero), everything else frozen.
 
     The random half is drawn from `seed`, so every arm starts alike.  Raises BenchError for targets it does not have.
@@ -42,18 +42,18 @@ def add_adapter(model: Any, holding: Holding, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            made = inject_adapter_in_model(adapter_config(model, holding), model)
+            made = inject_adapter_in_model(adapter_config(model, placement), model)
         except ValueError as error:
             raise BenchError(
-                f"policy.lora_targets={holding.lora_targets!r} fits no layer of the policy.",
+                f"policy.lora_targets={placement.lora_targets!r} fits no layer of the policy.",
                 "auto takes every linear layer; or give names such as q_proj,v_proj.",
             ) from error
-    for parameter in trainable(made):
+    for parameter in trainable_parameters(made):
         parameter.data = parameter.data.float()
     return made
 
 
-def for_trainer(model: Any, holding: Holding, seed: int, head: str = "") -> Any:
+def wrap_for_trainer(model: Any, placement: Placement, seed: int, head: str = "") -> Any:
     """peft's own wrapper around `add_adapter`'s layers: trainers then store checkpoints of the adapter alone.
 
     `head` names a classifier's new head, which is trained whole.
@@ -64,40 +64,40 @@ def for_trainer(model: Any, holding: Holding, seed: int, head: str = "") -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a renamed property
         torch.manual_seed(seed)
-        config = adapter_config(model, holding)
+        config = adapter_config(model, placement)
         if head:
             config.task_type, config.modules_to_save = "SEQ_CLS", [head]
         return get_peft_model(model, config)
 
 
-def adapter_config(model: Any, holding: Holding) -> Any:
+def adapter_config(model: Any, placement: Placement) -> Any:
     """peft's configuration: no dropout, because PPO's ratios need a deterministic policy."""
     from peft import LoraConfig
     from transformers.pytorch_utils import Conv1D
 
-    targets = [name.strip() for name in holding.lora_targets.split(",") if name.strip()]
+    targets = [name.strip() for name in placement.lora_targets.split(",") if name.strip()]
     return LoraConfig(
-        r=holding.lora,
-        lora_alpha=holding.lora_alpha,  # peft's type says int; fractions work
-        target_modules="all-linear" if holding.lora_targets == "auto" else targets,
+        r=placement.lora,
+        lora_alpha=placement.lora_alpha,  # peft's type says int; fractions work
+        target_modules="all-linear" if placement.lora_targets == "auto" else targets,
         lora_dropout=0.0,
         bias="none",
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
     )
 
 
-def trainable(model: Any) -> list[Any]:
+def trainable_parameters(model: Any) -> list[Any]:
     """The parameters that training changes."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def save_adapter(model: Any, holding: Holding, folder: Path) -> None:
+def save_adapter(model: Any, placement: Placement, folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors, as peft itself writes and reads them."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = adapter_config(model, holding)
+    config = adapter_config(model, placement)
     config.inference_mode = True
     config.task_type = "CAUSAL_LM"
     config.save_pretrained(str(folder))
@@ -106,7 +106,7 @@ def save_adapter(model: Any, holding: Holding, folder: Path) -> None:
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def merge(model: Any) -> Any:
+def merge_adapters(model: Any) -> Any:
     """The adapters added into their layers (W + alpha/r B A, in float32), which are put back in their place."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Fit:
+class MicroBatchLimit:
     """The rows that may go through a model at once: as many as asked for, until that was too many for the memory.
 
     `rows` is None until then.  Each failure halves them for good and is said on stderr; what had been begun is done
@@ -19,7 +19,7 @@ class Fit:
     def __init__(self) -> None:
         self.rows: int | None = None
 
-    def attempt(self, function: Callable[[int], T], wanted: int) -> T:
+    def run(self, function: Callable[[int], T], wanted: int) -> T:
         """`function(rows)` with as many of the `wanted` rows as fit.  It must be repeatable.
 
         Raises torch.OutOfMemoryError when a single row does not fit.

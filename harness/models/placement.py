@@ -22,7 +22,7 @@ FILE = "holding.json"
 
 
 @dataclass(frozen=True)
-class Holding:
+class Placement:
     """Those settings of the group `policy` that say how it is held; `dtype` is resolved: float32 or bfloat16."""
 
     lora: int = 0
@@ -36,19 +36,19 @@ class Holding:
         return self.dtype == "bfloat16"
 
 
-def choose_holding(settings: Mapping[str, Any], device: str) -> Holding:
+def choose_placement(settings: Mapping[str, Any], device: str) -> Placement:
     """The holding that `settings` (group policy) ask for on this device.
 
     Raises BenchError for bfloat16 on a GPU that has none.
     """
-    names = {f.name for f in fields(Holding)}
-    wanted = Holding(**{k: v for k, v in settings.items() if k in names})
+    names = {f.name for f in fields(Placement)}
+    wanted = Placement(**{k: v for k, v in settings.items() if k in names})
     has = _has_bfloat16(device)
     if wanted.dtype == "bfloat16" and not has:
         raise BenchError(f"The device {device!r} cannot compute in bfloat16.", "Set policy.dtype=float32.")
     fast = has and device.startswith("cuda")
     resolved = ("bfloat16" if fast else "float32") if wanted.dtype == "auto" else wanted.dtype
-    return Holding(**{**asdict(wanted), "dtype": resolved})
+    return Placement(**{**asdict(wanted), "dtype": resolved})
 
 
 def _has_bfloat16(device: str) -> bool:
@@ -57,29 +57,29 @@ def _has_bfloat16(device: str) -> bool:
     return bool(torch.cuda.is_bf16_supported()) if device.startswith("cuda") else device == "cpu"
 
 
-def keep_holding(holding: Holding, folder: Path) -> None:
+def save_placement(placement: Placement, folder: Path) -> None:
     """Keep it beside the SFT policy."""
-    (folder / FILE).write_text(json.dumps(asdict(holding), indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(asdict(placement), indent=1) + "\n", encoding="utf-8")
 
 
-def read_holding(folder: Path) -> Holding:
+def read_placement(folder: Path) -> Placement:
     """The holding kept in an SFT folder; all weights in float32 where none is."""
     path = folder / FILE
-    return Holding(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Holding()
+    return Placement(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Placement()
 
 
-def compute_as(model: Any, holding: Holding) -> Any:
+def apply_placement(model: Any, placement: Placement) -> Any:
     """`model` (a causal language model or a trunk), computing as `holding` says from now on; returned for chaining.
 
     The trunk and the head are prepared apart, so that either may be called alone.
     """
     trunk = getattr(model, "base_model", model)
-    if holding.gradient_checkpointing:
+    if placement.gradient_checkpointing:
         _checkpoint(trunk)
-    if holding.half or holding.gradient_checkpointing:
-        _wrap_trunk(trunk, holding)
+    if placement.half or placement.gradient_checkpointing:
+        _wrap_trunk(trunk, placement)
     head = model.get_output_embeddings() if trunk is not model else None
-    if holding.half:
+    if placement.half:
         model.computes_half = True  # sampling then casts weights once for all its steps
         _prefer_tensor_cores()
         if head is not None:
@@ -93,7 +93,7 @@ def _checkpoint(trunk: Any) -> None:
     turn_on({"use_reentrant": False})
 
 
-def _wrap_trunk(trunk: Any, holding: Holding) -> None:
+def _wrap_trunk(trunk: Any, placement: Placement) -> None:
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -101,10 +101,10 @@ def _wrap_trunk(trunk: Any, holding: Holding) -> None:
     inner, kind = trunk.forward, next(trunk.parameters()).device.type
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if holding.gradient_checkpointing:
+        if placement.gradient_checkpointing:
             for layer in layers:  # only while gradients are wanted: sampling needs the cache that checkpointing forbids
                 layer.training = torch.is_grad_enabled()
-        with torch.autocast(kind, torch.bfloat16) if holding.half else nullcontext():
+        with torch.autocast(kind, torch.bfloat16) if placement.half else nullcontext():
             return inner(*args, **kwargs)
 
     trunk.forward = forward
@@ -129,11 +129,11 @@ def _prefer_tensor_cores() -> None:
     torch.set_float32_matmul_precision("high")
 
 
-def separate(holding: Holding, settings: PPOSettings, device: str) -> bool:
+def can_run_concurrently(placement: Placement, settings: PPOSettings, device: str) -> bool:
     """Whether PPO's models may compute at once: on a CPU, unless they share weights, or memory is to be saved.
 
     Nor in bfloat16: autocast has one cache of casts for all threads, and which finds what in it is chance (tried:
     gradients of two equal runs differed).
     """
-    shared = holding.lora or holding.half or settings.critic != "own"
-    return device == "cpu" and not (shared or holding.gradient_checkpointing or settings.offload)
+    shared = placement.lora or placement.half or settings.critic != "own"
+    return device == "cpu" and not (shared or placement.gradient_checkpointing or settings.offload)

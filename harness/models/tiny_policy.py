@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.forward.packing import teach
+from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.models.policies import PAD
 from rlhf_bench.harness.text.templates import CORRECTION, policy_prompt
 
@@ -72,4 +72,4 @@ def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int
     with torch.no_grad():
         model.transformer.wte.weight.normal_(std=1.0)  # tied to the output head, which the final norm keeps small
         model.transformer.ln_f.weight.fill_(0.1)
-    return teach(model)
+    return enable_packing(model)

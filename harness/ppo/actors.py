@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rlhf_bench.harness.forward.passes import hidden_states, pack, spread
-from rlhf_bench.harness.models.lora import add_adapter, merge, require_peft, save_adapter, trainable, twin
-from rlhf_bench.harness.models.placement import Holding, compute_as, read_holding
+from rlhf_bench.harness.forward.passes import hidden_states, pack, scatter_to_mask
+from rlhf_bench.harness.models.lora import (
+    add_adapter,
+    copy_sharing_weights,
+    merge_adapters,
+    require_peft,
+    save_adapter,
+    trainable_parameters,
+)
+from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
 from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Rollout
 
@@ -37,7 +44,7 @@ class Critic(nn.Module):
         """V(x, y_<t) [B, T], 0 outside the mask.  A value is of the tokens before y_t, which it does not see."""
         packed = pack(rollout, self.trunk)
         hidden = hidden_states(self.trunk, packed, packed.before)
-        return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
+        return scatter_to_mask(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
 
 class TrunkCritic(nn.Module):
@@ -56,7 +63,7 @@ class TrunkCritic(nn.Module):
 
     def values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
         """The values [B, T] from the policy's last hidden states [N, D] before each response token."""
-        return spread(self.head(hidden.float()).squeeze(-1), rollout.mask)
+        return scatter_to_mask(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
 
 def zero_head(width: int) -> nn.Linear:
@@ -77,7 +84,7 @@ class Actors:
     tokenizer: Tokenizer
     policy_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
-    holding: Holding = field(default_factory=Holding)
+    placement: Placement = field(default_factory=Placement)
 
 
 def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int = 0, shared: bool = False) -> Actors:
@@ -86,12 +93,12 @@ def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int =
     All weights are trained, and the reference is a frozen copy; or adapters drawn from `seed` are, and the models are
     views of one frozen base.  `shared`: the critic is a head on the policy's trunk.
     """
-    holding, tokenizer = read_holding(sft), load_tokenizer(sft)
-    if holding.lora:
+    placement, tokenizer = read_placement(sft), load_tokenizer(sft)
+    if placement.lora:
         require_peft()
-        reference = load_frozen(sft, tokenizer, device, holding)
-        policy = add_adapter(twin(reference), holding, seed)
-        trunk = None if shared else add_adapter(twin(reference).base_model, holding, seed)
+        reference = load_frozen(sft, tokenizer, device, placement)
+        policy = add_adapter(copy_sharing_weights(reference), placement, seed)
+        trunk = None if shared else add_adapter(copy_sharing_weights(reference).base_model, placement, seed)
     else:
         policy = load_causal(sft, tokenizer, device)
         reference = load_causal(sft, tokenizer, device).requires_grad_(False)
@@ -99,17 +106,17 @@ def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int =
     if trunk is None:
         critic: Critic | TrunkCritic = TrunkCritic(policy)
     else:
-        critic = Critic(compute_as(trunk, holding), policy.config.hidden_size)
+        critic = Critic(apply_placement(trunk, placement), policy.config.hidden_size)
     critic.to(device)
     fused = device == "cpu"  # there the unfused one takes four times as long; a GPU's default is as fast as fused
     return Actors(
-        compute_as(policy, holding),
-        compute_as(reference, holding),
+        apply_placement(policy, placement),
+        apply_placement(reference, placement),
         critic,
         tokenizer,
-        torch.optim.Adam(trainable(policy), lr, fused=fused),
-        torch.optim.Adam(trainable(critic), critic_lr, fused=fused),
-        holding,
+        torch.optim.Adam(trainable_parameters(policy), lr, fused=fused),
+        torch.optim.Adam(trainable_parameters(critic), critic_lr, fused=fused),
+        placement,
     )
 
 
@@ -118,19 +125,19 @@ def save_policy(actors: Actors, sft: Path, work: Path) -> None:
 
     Under adapters also `work`/adapter; policy/ is then the base of `sft` with the adapter merged.
     """
-    if not actors.holding.lora:
+    if not actors.placement.lora:
         save_model(actors.policy, actors.tokenizer, work / "policy")
         return
-    save_adapter(actors.policy, actors.holding, work / "adapter")
+    save_adapter(actors.policy, actors.placement, work / "adapter")
     # Merged into a fresh base: merging changes weights in place, and those in memory are the reference's too.
-    fresh = load_frozen(sft, actors.tokenizer, "cpu", actors.holding)
-    merged = add_adapter(fresh, actors.holding, seed=0)
+    fresh = load_frozen(sft, actors.tokenizer, "cpu", actors.placement)
+    merged = add_adapter(fresh, actors.placement, seed=0)
     trained = dict(actors.policy.named_parameters())
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(trained[name])
-    save_model(merge(merged), actors.tokenizer, work / "policy")
+    save_model(merge_adapters(merged), actors.tokenizer, work / "policy")
 
 
 def save_state(actors: Actors, iteration: int, path: Path) -> None:

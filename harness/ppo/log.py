@@ -19,8 +19,8 @@ def step_row(run: PPORun, iteration: int, experience: Experience, losses: Mappin
     `micro_batch` is there once the device's memory has limited it.  Raises BenchError where a figure is not finite.
     """
     row = {"iteration": iteration, **describe(run, experience), **losses}
-    if run.fit.rows:
-        row["micro_batch"] = run.fit.rows
+    if run.limit.rows:
+        row["micro_batch"] = run.limit.rows
     check_finite(run, row)
     return row
 

@@ -32,7 +32,7 @@ def offloadable(actors: Actors, reward_model: RewardModel) -> list[Movable]:
 
     Under adapters the reference shares its weights with the policy, so it stays.
     """
-    reference: list[Movable] = [] if actors.holding.lora else [actors.reference]
+    reference: list[Movable] = [] if actors.placement.lora else [actors.reference]
     return [*reference, *([reward_model] if isinstance(reward_model, Movable) else [])]
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.models.micro_batch import Fit
-from rlhf_bench.harness.models.placement import separate
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
+from rlhf_bench.harness.models.placement import can_run_concurrently
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, load_state, save_state
 from rlhf_bench.harness.ppo.offload import offload, offloaded
@@ -41,12 +41,12 @@ class PPORun:
     progress: Callable[[int, int], None]  # called with (done, total) after every iteration
     log: Callable[[Mapping[str, float]], None] = lambda _: None  # called with every iteration's figures
     sampler: Sampler = sample
-    fit: Fit = field(default_factory=Fit)
+    limit: MicroBatchLimit = field(default_factory=MicroBatchLimit)
 
     @property
     def concurrent(self) -> bool:
         """Whether forward passes, and the updates of policy and critic, may run in two threads."""
-        return separate(self.actors.holding, self.settings, self.actors.policy.device.type)
+        return can_run_concurrently(self.actors.placement, self.settings, self.actors.policy.device.type)
 
 
 class Experience(NamedTuple):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlhf_bench.harness.forward.threads import Check, both
-from rlhf_bench.harness.models.micro_batch import Fit
+from rlhf_bench.harness.forward.threads import Check, run_concurrently
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.offload import on_device
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
@@ -29,7 +29,7 @@ Pass = Callable[[Rollout], Tensor]
 def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards, the reference's log-probabilities and the critic's values of a rollout, [B, T] each."""
     s, actors = run.settings, run.actors
-    sizes = (s.micro_batch, s.micro_tokens, run.fit)
+    sizes = (s.micro_batch, s.micro_tokens, run.limit)
 
     def reference(part: Rollout) -> Tensor:
         return logprobs(actors.reference, part, s.temperature)
@@ -50,7 +50,7 @@ def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tenso
     # Reference and critic share weights, or autocast's cache of casts, so they stay in one thread.  The reward model
     # shares nothing with them: on a CPU it has a thread of its own, unless offloading keeps few models in memory.
     apart = actors.policy.device.type == "cpu" and not s.offload
-    rewards, (found, values) = both(score, others, at_once=apart)
+    rewards, (found, values) = run_concurrently(score, others, enabled=apart)
     return rewards, found, values
 
 
@@ -65,7 +65,7 @@ def sampled_logprobs(run: PPORun, rollout: Rollout) -> Tensor:
         return rollout.logprobs
     policy = run.actors.policy
     return map_batches(
-        lambda part: logprobs(policy, part, s.temperature), rollout, s.micro_batch, s.micro_tokens, run.fit
+        lambda part: logprobs(policy, part, s.temperature), rollout, s.micro_batch, s.micro_tokens, run.limit
     )
 
 
@@ -81,7 +81,7 @@ def concurrent_passes(
     rollout: Rollout,
     size: int,
     tokens: int = 0,
-    fit: Fit | None = None,
+    limit: MicroBatchLimit | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The rewards and the result of each of `passes`, [B, T] each, computed in two threads.
 
@@ -97,7 +97,7 @@ def concurrent_passes(
         while (job := queue.take()) is not None:
             check()
             model, part = job
-            found = map_batches(passes[model], rows_of(rollout, part), size, tokens, fit)
+            found = map_batches(passes[model], rows_of(rollout, part), size, tokens, limit)
             results[model][part, : found.shape[1]] = found
             queue.release(model)
 
@@ -106,7 +106,7 @@ def concurrent_passes(
         work(check)
         return rewards
 
-    rewards, _ = both(score_then_work, work)
+    rewards, _ = run_concurrently(score_then_work, work)
     return rewards, results
 
 

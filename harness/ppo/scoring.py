@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.models.micro_batch import Fit
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.rollout import map_batches, rows_of
 from rlhf_bench.harness.seams import HasCorrections, HasDiagnostics, RewardModel
@@ -25,7 +25,7 @@ class NamedRewardModel:
     name: str
     model: RewardModel
     batch: int = 64
-    fit: Fit = field(default_factory=Fit, compare=False, repr=False)
+    limit: MicroBatchLimit = field(default_factory=MicroBatchLimit, compare=False, repr=False)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [B, T] float32, unscaled and checked (`check_rewards`).
@@ -59,7 +59,7 @@ class NamedRewardModel:
         def score(part: Rollout) -> Tensor:
             return check_rewards(self.name, self._call(self.model.rewards, part), part)
 
-        return map_batches(score, rollout, self.batch, fit=self.fit)
+        return map_batches(score, rollout, self.batch, limit=self.limit)
 
     def _call(self, method: Callable[[Rollout], T], rollout: Rollout) -> T:
         import torch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
-from rlhf_bench.harness.forward.threads import Check, both
+from rlhf_bench.harness.forward.threads import Check, run_concurrently
 from rlhf_bench.harness.ppo import arithmetic
 from rlhf_bench.harness.ppo.actors import TrunkCritic
 from rlhf_bench.harness.ppo.run import Experience, PPORun
@@ -41,10 +41,10 @@ def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, flo
         steps = [joint_step(run, critic, experience, index) for index in minibatches]
     else:
         # No step of the policy reads what a step of its critic changes, nor the reverse: their order is free.
-        parts = both(
+        parts = run_concurrently(
             lambda check: [policy_step(run, experience, index, check) for index in minibatches],
             lambda check: [critic_step(run, experience, index, check) for index in minibatches],
-            at_once=run.concurrent,
+            enabled=run.concurrent,
         )
         steps = [policy | value for policy, value in zip(*parts, strict=True)]
     return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
@@ -131,7 +131,7 @@ def accumulate(
             sums.append(torch.stack([term.detach().float() for term in terms]))
         return torch.stack(sums).sum(0) / tokens
 
-    found: list[float] = run.fit.attempt(attempt, run.settings.micro_batch).tolist()
+    found: list[float] = run.limit.run(attempt, run.settings.micro_batch).tolist()
     return found
 
 

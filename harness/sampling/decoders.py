@@ -5,8 +5,8 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rlhf_bench.harness.forward.last_layer import only_at
-from rlhf_bench.harness.forward.packing import row_mask, row_positions
+from rlhf_bench.harness.forward.last_layer import last_layer_only_at
+from rlhf_bench.harness.forward.packing import packed_mask, packed_positions
 from rlhf_bench.harness.sampling.kv_cache import is_plain, make_cache
 from rlhf_bench.harness.sampling.kv_parts import attending_to, keep_rows, make_parts, part_of, stand_in, takes_masks
 
@@ -91,11 +91,11 @@ class PartsDecoder:
         lengths = kept.sum(1)
         last = lengths.cumsum(0) - 1
         ids = ids[kept][None]
-        with only_at(self._model, torch.zeros_like(ids, dtype=torch.bool).index_fill(1, last, True)):
+        with last_layer_only_at(self._model, torch.zeros_like(ids, dtype=torch.bool).index_fill(1, last, True)):
             output = self._model(
                 input_ids=ids,
-                attention_mask=row_mask(lengths),
-                position_ids=row_positions(lengths),
+                attention_mask=packed_mask(lengths),
+                position_ids=packed_positions(lengths),
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=last,
@@ -127,7 +127,7 @@ def after_prompts(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: 
 
     last = torch.zeros_like(ids, dtype=torch.bool)
     last[:, -1] = True
-    with only_at(model, last):
+    with last_layer_only_at(model, last):
         return next_logits(model, ids, mask, places, cache)
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from rlhf_bench.harness.forward.packing import attend, is_taught
+from rlhf_bench.harness.forward.packing import attend, has_packed_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def works_in_parts(model: Any) -> bool:
 
 def takes_masks(model: Any) -> bool:
     """Whether the model's attention takes a ready-made boolean mask."""
-    return is_taught(model) or getattr(model.config, "_attn_implementation", "") == "sdpa"
+    return has_packed_attention(model) or getattr(model.config, "_attn_implementation", "") == "sdpa"
 
 
 def _full_layers(model: Any) -> bool:

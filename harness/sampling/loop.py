@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.forward.threads import Check, both
+from rlhf_bench.harness.forward.threads import Check, run_concurrently
 from rlhf_bench.harness.sampling.decoders import Decodes, PartsDecoder
-from rlhf_bench.harness.text.chat import ends_of
+from rlhf_bench.harness.text.chat import end_token_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def write(
     enough = len(ids) >= 2 * LEAST and torch.get_num_threads() > 1
     if two and enough and isinstance(decoder, PartsDecoder):
         halves = slice(0, len(ids) // 2), slice(len(ids) // 2, None)
-        steps = max(both(*(partial(fill, half, decoder.part(half)) for half in halves)))
+        steps = max(run_concurrently(*(partial(fill, half, decoder.part(half)) for half in halves)))
     else:
         steps = fill(slice(None), decoder, lambda: None)
     return tokens[:, :steps], drawn[:, :steps]
@@ -126,7 +126,7 @@ def pick(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def ends_at(tokens: Tensor, tokenizer: Any) -> Tensor:
     """Where a token ends a response: end-of-sequence, and others that a chat model may write instead."""
-    first, *others = ends_of(tokenizer)
+    first, *others = end_token_ids(tokenizer)
     found = tokens == first
     for end in others:
         found |= tokens == end

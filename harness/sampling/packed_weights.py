@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.forward.replaced import forward_as
+from rlhf_bench.harness.forward.replaced import patched_forward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,9 +53,9 @@ def packed_weights(model: Any) -> Iterator[bool]:
     with ExitStack() as stack:
         for layer, weight in layers:
             laid_out = _laid_out(layer, weight, followed[layer][1] if layer in followed else NONE)
-            stack.enter_context(forward_as(layer, laid_out))
+            stack.enter_context(patched_forward(layer, laid_out))
         for activation in {activation for activation, _ in followed.values()}:
-            stack.enter_context(forward_as(activation, _already))
+            stack.enter_context(patched_forward(activation, _already))
         yield bool(layers)
 
 

@@ -8,9 +8,9 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from rlhf_bench.harness.forward.packing import reads_rows
+from rlhf_bench.harness.forward.packing import supports_packing
 from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
-from rlhf_bench.harness.models.micro_batch import Fit
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.decoders import Decoder, PartsDecoder
 from rlhf_bench.harness.sampling.kv_parts import attention_by_parts, works_in_parts
@@ -94,7 +94,7 @@ def _generate(
         parts = zip(torch.split(ids, rows), torch.split(mask, rows), numbers, strict=False)
         return [_generate_part(model, tokenizer, *part, max_new, temperature) for part in parts]
 
-    written = _fits.setdefault(model, Fit()).attempt(in_parts, len(ids))
+    written = _fits.setdefault(model, MicroBatchLimit()).run(in_parts, len(ids))
     if len(written) == 1:
         return written[0]
     tokens = [row for part, _ in written for row in part]
@@ -102,7 +102,7 @@ def _generate(
     return pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(drawn, True)
 
 
-_fits: WeakKeyDictionary[Any, Fit] = WeakKeyDictionary()
+_fits: WeakKeyDictionary[Any, MicroBatchLimit] = WeakKeyDictionary()
 """How many rows a model writes at once."""
 
 
@@ -115,7 +115,7 @@ def _generate_part(
     max_new: int,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    parts, rows = works_in_parts(model), reads_rows(model)
+    parts, rows = works_in_parts(model), supports_packing(model)
     with packed_weights(model) as packed, attention_by_parts(model) if parts else nullcontext():
         decoder = PartsDecoder(model, mask, rows) if parts else Decoder(model, mask, max_new)
         # autocast has one cache of casts for all threads; weights laid out are cast already
@@ -174,11 +174,15 @@ def batches_by_length(rollout: Rollout, index: Tensor, size: int, tokens: int = 
 
 
 def map_batches(
-    function: Callable[[Rollout], Tensor], rollout: Rollout, size: int, tokens: int = 0, fit: Fit | None = None
+    function: Callable[[Rollout], Tensor],
+    rollout: Rollout,
+    size: int,
+    tokens: int = 0,
+    limit: MicroBatchLimit | None = None,
 ) -> Tensor:
     """`function` [b, t] over parts of at most `size` rows and `tokens` tokens, put together as [B, T] in the rollout's
     order; `fit` knows, or learns, whether so many rows fit the memory."""
-    return (fit or Fit()).attempt(lambda rows: _map_parts(function, rollout, rows, tokens), size)
+    return (limit or MicroBatchLimit()).run(lambda rows: _map_parts(function, rollout, rows, tokens), size)
 
 
 def _map_parts(function: Callable[[Rollout], Tensor], rollout: Rollout, size: int, tokens: int) -> Tensor:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def translated(model: RewardModel, tokenizer: Any, rollout: Rollout) -> Tensor:
+def translate_rewards(model: RewardModel, tokenizer: Any, rollout: Rollout) -> Tensor:
     """Rewards [B, T] of `model`, which reads `tokenizer`'s tokens, on the rollout's own tokens, sums kept.
 
     Texts are read anew unless both tokenizers are the same; a response that was cut off gets no end-of-sequence.
     """
     if reads_text(model) or same_tokenizer(tokenizer, rollout.tokenizer):
         return model.rewards(rollout)
-    read = in_tokens_of(tokenizer, rollout)
+    read = retokenize(tokenizer, rollout)
     rewards, lengths = model.rewards(read).tolist(), read.mask.sum(1).tolist()
     return align_rows([row[:n] for row, n in zip(rewards, lengths, strict=True)], _spans(tokenizer, read), rollout)
 
@@ -33,7 +33,7 @@ def reads_text(model: RewardModel) -> bool:
     return bool(getattr(model, "reads_text", False))
 
 
-def in_tokens_of(tokenizer: Any, rollout: Rollout) -> Rollout:
+def retokenize(tokenizer: Any, rollout: Rollout) -> Rollout:
     """The same texts in another tokenizer's tokens."""
     read = text_rollout(tokenizer, rollout.prompts, rollout.responses, str(rollout.mask.device))
     mask = read.mask.clone()

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.models.placement import read_holding
+from rlhf_bench.harness.models.placement import read_placement
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.rollout import make_rollout, pad_prompts
-from rlhf_bench.harness.text.chat import ends_of
+from rlhf_bench.harness.text.chat import end_token_ids
 from rlhf_bench.harness.text.templates import encode_prompts
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -69,7 +69,7 @@ class VLLMSampler:
         import torch
 
         common: dict[str, Any] = {"max_tokens": max_new, "logprobs": 0, "detokenize": False, "ignore_eos": True}
-        common |= {"stop_token_ids": list(ends_of(tokenizer))}
+        common |= {"stop_token_ids": list(end_token_ids(tokenizer))}
         if generator is None:
             return [self._parameters(temperature=0.0, **common) for _ in range(rows)]
         seeds = torch.randint(SEEDS, (rows,), generator=generator).tolist()
@@ -92,7 +92,7 @@ def _tensors(outputs: Sequence[Any], max_new: int, tokenizer: Any, device: Any) 
     """Tokens [B, T], padded behind their ends, and vLLM's log-probabilities of them [B, T]."""
     import torch
 
-    ends = ends_of(tokenizer)
+    ends = end_token_ids(tokenizer)
     cut = [
         one for one in outputs if len(one.token_ids) < max_new and (not one.token_ids or one.token_ids[-1] not in ends)
     ]
@@ -128,7 +128,7 @@ def open_vllm(policy: Path, rows: int, room: int, device: str, memory: float) ->
             model=str(policy),
             skip_tokenizer_init=True,
             trust_remote_code=False,
-            dtype=read_holding(policy).dtype,
+            dtype=read_placement(policy).dtype,
             seed=0,
             max_model_len=room,
             max_num_seqs=rows,

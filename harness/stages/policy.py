@@ -1,47 +1,56 @@
-"""Stages that make the SFT policy and its own held-out generations, the baseline of everything."""
+"""The stages that train the SFT policy, and that sample its own held-out generations: the baseline of every arm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies, tiny_policy
-from rlhf_bench.harness.models.lora import for_trainer, merge, require_peft
-from rlhf_bench.harness.models.placement import Holding, choose_holding, keep_holding
+from rlhf_bench.harness.models.lora import merge_adapters, require_peft, wrap_for_trainer
+from rlhf_bench.harness.models.placement import Placement, choose_placement, save_placement
 from rlhf_bench.harness.nouns import Example, to_row
 from rlhf_bench.harness.pipeline.context import Context
-from rlhf_bench.harness.settings import EvalSettings, SFTSettings
-from rlhf_bench.harness.stages.evaluation import baseline_generations
-from rlhf_bench.harness.stages.prompts import check_examples, fitting, held_out, limited, load_task
-from rlhf_bench.harness.text.chat import choose_form, form_of
+from rlhf_bench.harness.settings import SFTSettings
+from rlhf_bench.harness.stages.evaluation import Evaluation, baseline_generations
+from rlhf_bench.harness.stages.prompts import check_examples, fitting, limited, load_task
+from rlhf_bench.harness.text.chat import choose_prompt_format, prompt_format
 from rlhf_bench.harness.text.templates import encode, encode_prompts
 from rlhf_bench.harness.training import trl
+from rlhf_bench.harness.training.collate import demonstration_row
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
+
+Splits = Mapping[str, Sequence[Example]]
 
 
 def sft(context: Context) -> Mapping[str, Any]:
-    """The SFT policy, in the standard layout."""
+    """Train the SFT policy on the task's demonstrations.
+
+    Reads: no stage; the task's examples, and the base model unless the policy is `tiny`.
+    Writes: the policy in the standard layout, holding.json (adapters and precision, for every later stage).
+    Parameters: task, policy (source, settings), sft, data, seed.
+
+    Raises BenchError for examples that cannot be used, and for prompts that do not fit the policy's context.
+    """
     p = context.params
     task = load_task(p)
     splits = limited(task, ("sft", "train", "test"), p["data"]["limit"])
     check_examples(p["task"]["name"], splits)
     settings = SFTSettings(**p["sft"])
-    holding = choose_holding(p["policy"]["settings"], context.device)
-    model, tokenizer = _start(p, splits, task.max_response_tokens, context.device, holding)
+    placement = choose_placement(p["policy"]["settings"], context.device)
+    model, tokenizer = load_start(p, splits, task.max_response_tokens, context.device, placement)
     commit = getattr(model.config, "_commit_hash", None)
     kept, dropped = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
-    _check_context(model, tokenizer, kept, task.max_response_tokens)
-    completions = _clipped(tokenizer, kept["sft"], task.max_response_tokens)
-    rows = _demonstrations(tokenizer, kept["sft"], completions)
-    if holding.lora:
+    check_context(model, tokenizer, kept, task.max_response_tokens)
+    rows, clipped = demonstrations(tokenizer, kept["sft"], task.max_response_tokens)
+    if placement.lora:
         require_peft()
-    trained = for_trainer(model, holding, p["seed"]) if holding.lora else model
-    figures = trl.train_lm(
-        trained,
-        tokenizer,
-        rows,
-        context.progress,
+    trained = wrap_for_trainer(model, placement, p["seed"]) if placement.lora else model
+    options = trl.TrainOptions(
         scratch=context.scratch,
         steps=settings.steps,
         batch=settings.batch,
@@ -50,50 +59,56 @@ def sft(context: Context) -> Mapping[str, Any]:
         save_every=settings.save_every,
         seed=p["seed"],
         device=context.device,
-        bf16=holding.half,
-        gradient_checkpointing=holding.gradient_checkpointing,
+        bf16=placement.half,
+        gradient_checkpointing=placement.gradient_checkpointing,
+        progress=context.progress,
     )
-    policies.save_model(merge(model) if holding.lora else model, tokenizer, context.work)
-    keep_holding(holding, context.work)
-    clipped = sum(row["clipped"] for row in completions)
+    figures = trl.train_lm(trained, tokenizer, rows, options)
+    policies.save_model(merge_adapters(model) if placement.lora else model, tokenizer, context.work)
+    save_placement(placement, context.work)
     return {
         **figures,
         "sft_examples": len(kept["sft"]),
         "sft_dropped": dropped["sft_dropped"],
         "clipped_demonstrations": clipped,
-        "parameters": _size(model),
-        "dtype": holding.dtype,
-        "template": form_of(tokenizer).template,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": placement.dtype,
+        "template": prompt_format(tokenizer).template,
         **({"commit": commit} if commit else {}),
     }
 
 
-def _start(
-    p: Mapping[str, Any], splits: Mapping[str, Sequence[Example]], max_response: int, device: str, holding: Holding
-) -> tuple[Any, Any]:
-    """The model and tokenizer that SFT starts from."""
-    if p["policy"]["source"] != tiny_policy.TINY:
-        form = p["policy"]["settings"]
-        tokenizer = policies.load_tokenizer(p["policy"]["source"], form["template"], form["system"])
-        if holding.lora:
-            return policies.load_frozen(p["policy"]["source"], tokenizer, device, holding), tokenizer
-        return policies.load_causal(p["policy"]["source"], tokenizer, device), tokenizer
-    demos, size = splits["sft"], p["policy"]["settings"]
-    tokenizer = tiny_policy.tiny_tokenizer([e.prompt for e in demos], [e.completion for e in demos], size["vocabulary"])
-    if size["system"] or size["template"] == "chat":
-        choose_form(tokenizer, size["template"], size["system"])
+def load_start(
+    p: Mapping[str, Any], splits: Splits, max_response: int, device: str, placement: Placement
+) -> tuple[CausalLM, Tokenizer]:
+    """The model and tokenizer that SFT starts from: those of `policy.source`, or new ones for the tiny policy."""
+    source, settings = p["policy"]["source"], p["policy"]["settings"]
+    if source != tiny_policy.TINY:
+        tokenizer = policies.load_tokenizer(source, settings["template"], settings["system"])
+        if placement.lora:
+            return policies.load_frozen(source, tokenizer, device, placement), tokenizer
+        return policies.load_causal(source, tokenizer, device), tokenizer
+    demos = splits["sft"]
+    texts = [e.prompt for e in demos], [e.completion for e in demos]
+    tokenizer = tiny_policy.tiny_tokenizer(*texts, settings["vocabulary"])
+    if settings["system"] or settings["template"] == "chat":
+        choose_prompt_format(tokenizer, settings["template"], settings["system"])
     kept, _ = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
-    longest = max(len(row) for split in kept.values() for row in encode_prompts(tokenizer, [e.prompt for e in split]))
-    context_length = longest + 2 * max_response + 32  # room for a response and its correction, made to measure
+    context_length = max(prompt_lengths(tokenizer, kept)) + 2 * max_response + 32  # a response and its correction
     model = tiny_policy.tiny_model(
-        tokenizer, context_length, size["layers"], size["width"], size["heads"], seed=p["seed"]
+        tokenizer, context_length, settings["layers"], settings["width"], settings["heads"], seed=p["seed"]
     )
     return model.to(device), tokenizer
 
 
-def _check_context(model: Any, tokenizer: Any, kept: Mapping[str, Sequence[Example]], max_response: int) -> None:
-    context = policies.context_length(model)
-    lengths = [len(row) for split in kept.values() for row in encode_prompts(tokenizer, [e.prompt for e in split])]
+def prompt_lengths(tokenizer: Tokenizer, splits: Splits) -> list[int]:
+    """Tokens of every prompt in the policy's form."""
+    return [len(row) for split in splits.values() for row in encode_prompts(tokenizer, [e.prompt for e in split])]
+
+
+def check_context(model: CausalLM, tokenizer: Tokenizer, splits: Splits, max_response: int) -> None:
+    """Raises BenchError where a prompt and the longest response do not fit the policy's context."""
+    context, lengths = policies.context_length(model), prompt_lengths(tokenizer, splits)
     if context is not None and max(lengths) + max_response > context:
         over = sum(length + max_response > context for length in lengths)
         raise BenchError(
@@ -103,37 +118,31 @@ def _check_context(model: Any, tokenizer: Any, kept: Mapping[str, Sequence[Examp
         )
 
 
-def _demonstrations(
-    tokenizer: Any, examples: Sequence[Example], completions: Sequence[Mapping[str, Any]]
-) -> list[dict[str, list[int]]]:
+def demonstrations(
+    tokenizer: Tokenizer, examples: Sequence[Example], longest: int
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Rows of SFT with completions cut to `longest` tokens, end-of-sequence included; and how many were cut."""
     prompts = encode_prompts(tokenizer, [e.prompt for e in examples])
-    rows = []
-    for prompt, row in zip(prompts, completions, strict=True):
-        made = trl.demonstration_row(prompt, row["ids"], tokenizer.eos_token_id)
-        if row["clipped"]:  # teaching an end in mid-sentence would teach truncated text
-            made = {name: ids[:-1] for name, ids in made.items()}
-        rows.append(made)
-    return rows
-
-
-def _clipped(tokenizer: Any, examples: Sequence[Example], longest: int) -> list[dict[str, Any]]:
-    """Completions cut to the longest response; a cut one has no end-of-sequence token."""
-    rows = encode(tokenizer, [e.completion for e in examples])
-    return [{"ids": row[: longest - 1], "clipped": len(row) > longest - 1} for row in rows]
-
-
-def _size(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    completions = encode(tokenizer, [e.completion for e in examples])
+    rows, clipped = [], 0
+    for prompt, completion in zip(prompts, completions, strict=True):
+        row = demonstration_row(prompt, completion[: longest - 1], tokenizer.eos_token_id)
+        if len(completion) > longest - 1:
+            # Without its end: end-of-sequence in the middle of a sentence would teach truncated responses.
+            row, clipped = {name: ids[:-1] for name, ids in row.items()}, clipped + 1
+        rows.append(row)
+    return rows, clipped
 
 
 def baseline(context: Context) -> Mapping[str, Any]:
-    """generations.jsonl of the SFT policy on the held-out prompts, sampled and greedy."""
-    p = context.params
-    settings = EvalSettings(**p["eval"])
+    """Let the SFT policy answer the held-out prompts.
+
+    Reads: sft (the policy), prompts (examples.test.jsonl).
+    Writes: generations.jsonl (iteration 0, sampled, and greedy where `eval.greedy`).
+    Parameters: eval, temperature, max_response, seed.
+    """
     model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
-    examples = held_out(context.inputs["prompts"], settings)
-    generations = baseline_generations(
-        model, tokenizer, examples, p["max_response"], settings, p["temperature"], p["seed"], context.progress
-    )
+    evaluation = Evaluation.of(context, context.params["temperature"])
+    generations = baseline_generations(model, tokenizer, evaluation, context.progress)
     store.write_rows(context.work / "generations.jsonl", map(to_row, generations))
     return {"generations": len(generations)}

@@ -22,7 +22,7 @@ DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptFormat:
     """`template` "plain" or "chat"; `system` is put in front ("turn": a system turn, "user": in the user's own, where
     the template knows no system role).  `ends` are further tokens that end a response, besides end-of-sequence."""
 
@@ -32,28 +32,28 @@ class Form:
     ends: tuple[int, ...] = ()
 
 
-def form_of(tokenizer: Any) -> Form:
+def prompt_format(tokenizer: Any) -> PromptFormat:
     """The form kept in a tokenizer; the plain one where there is none."""
     kept = getattr(tokenizer, "init_kwargs", {}).get(KEY)
-    return Form(**{**kept, "ends": tuple(kept["ends"])}) if kept else Form()
+    return PromptFormat(**{**kept, "ends": tuple(kept["ends"])}) if kept else PromptFormat()
 
 
-def has_form(tokenizer: Any) -> bool:
+def has_prompt_format(tokenizer: Any) -> bool:
     """Whether a form was chosen for this tokenizer."""
     return KEY in getattr(tokenizer, "init_kwargs", {})
 
 
-def keep_form(tokenizer: Any, form: Form) -> None:
+def store_prompt_format(tokenizer: Any, form: PromptFormat) -> None:
     """Keep `form` in the tokenizer: it is saved and loaded with it."""
     tokenizer.init_kwargs[KEY] = {**asdict(form), "ends": list(form.ends)}
 
 
-def ends_of(tokenizer: Any) -> list[int]:
+def end_token_ids(tokenizer: Any) -> list[int]:
     """All token ids that end a response, end-of-sequence first."""
-    return list(dict.fromkeys([tokenizer.eos_token_id, *form_of(tokenizer).ends]))
+    return list(dict.fromkeys([tokenizer.eos_token_id, *prompt_format(tokenizer).ends]))
 
 
-def choose_form(tokenizer: Any, template: str, system: str, ends: Iterable[int] = ()) -> Form:
+def choose_prompt_format(tokenizer: Any, template: str, system: str, ends: Iterable[int] = ()) -> PromptFormat:
     """Choose and keep the form: `template` auto, plain or chat; `ends` as the generation configuration lists them.
 
     In chat form the token that the template writes after an answer becomes end-of-sequence: it is what SFT teaches.
@@ -61,8 +61,8 @@ def choose_form(tokenizer: Any, template: str, system: str, ends: Iterable[int] 
     """
     chat = template == "chat" or (template == "auto" and bool(tokenizer.chat_template))
     if not chat:
-        form = Form("plain", system, ends=_others(tokenizer, ends))
-        keep_form(tokenizer, form)
+        form = PromptFormat("plain", system, ends=_others(tokenizer, ends))
+        store_prompt_format(tokenizer, form)
         return form
     if not tokenizer.chat_template:
         raise BenchError("The policy's tokenizer has no chat template.", "Choose --set policy.template=plain.")
@@ -71,8 +71,8 @@ def choose_form(tokenizer: Any, template: str, system: str, ends: Iterable[int] 
     turn = _end_of_turn(tokenizer, system, place)
     if turn is not None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(turn)
-    form = Form("chat", system, place, _others(tokenizer, listed))
-    keep_form(tokenizer, form)
+    form = PromptFormat("chat", system, place, _others(tokenizer, listed))
+    store_prompt_format(tokenizer, form)
     return form
 
 
@@ -80,7 +80,7 @@ def _others(tokenizer: Any, ends: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted({int(i) for i in ends if i is not None} - {tokenizer.eos_token_id}))
 
 
-def chat_ids(tokenizer: Any, prompts: Sequence[str], form: Form) -> list[list[int]]:
+def chat_ids(tokenizer: Any, prompts: Sequence[str], form: PromptFormat) -> list[list[int]]:
     """Token ids of prompts in the chat template, up to where the answer begins.
 
     The whole text is tokenised at once, as the model was trained to see it, with no special token added to those of the
@@ -106,7 +106,7 @@ def _apart(tokenizer: Any, frame: str, prompt: str) -> list[int]:
     return [*_ids(tokenizer, before), *encode(tokenizer, [prompt])[0], *_ids(tokenizer, after)]
 
 
-def before_answer(tokenizer: Any, prompt: str, form: Form) -> str:
+def before_answer(tokenizer: Any, prompt: str, form: PromptFormat) -> str:
     """The template's text before an answer to `prompt`.
 
     A template that knows no generation prompt shows in a finished conversation what it writes before the answer.

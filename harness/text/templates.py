@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_bench.harness.text.chat import chat_ids, ends_of, form_of
+from rlhf_bench.harness.text.chat import chat_ids, end_token_ids, prompt_format
 from rlhf_bench.harness.text.tokens import Span, encode
 
 __all__ = ["decode", "encode", "encode_prompts", "policy_prompt", "starts_with_bos", "token_spans"]
@@ -24,7 +24,7 @@ def policy_prompt(prompt: str, system: str = "") -> str:
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """Prompts in the form that the policy's tokenizer keeps (chat.py): its chat template, which brings its own special
     tokens, or the plain form after a beginning-of-sequence token where the tokenizer itself puts one."""
-    form = form_of(tokenizer)
+    form = prompt_format(tokenizer)
     if form.template == "chat":
         return chat_ids(tokenizer, prompts, form)
     start = [tokenizer.bos_token_id] if starts_with_bos(tokenizer) else []
@@ -40,7 +40,7 @@ def starts_with_bos(tokenizer: Any) -> bool:
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of response tokens; the first token that ends a response and all after it are left out."""
     row = list(ids)
-    for end in ends_of(tokenizer):
+    for end in end_token_ids(tokenizer):
         if end in row:
             row = row[: row.index(end)]
     return str(tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -35,11 +35,13 @@ def _cut(tokenizer: Any, text: str, special: dict[int, str]) -> list[int]:
 
     Unigram models (sentencepiece's, T5's) have their special tokens among the pieces of plain text.
     """
-    rows = tokenizer(plain_parts(text, special), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    rows = tokenizer(split_special_tokens(text, special), add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     return [i for row in rows for i in row if i not in special]
 
 
-def plain_parts(text: str, special: dict[int, str]) -> list[str]:
+def split_special_tokens(text: str, special: dict[int, str]) -> list[str]:
     """The text in parts, none empty, cut after the first letter of every special token's string."""
     pattern = "|".join(re.escape(token[0]) + f"(?={re.escape(token[1:])})" for token in special.values() if token)
     pieces = re.split(f"({pattern})", text)
@@ -50,7 +52,7 @@ BLANKS = " \u2581\u0120"
 """A space, and how unigram and byte-level tokenizers write it."""
 
 
-def check_reads(tokenizer: Any, source: object) -> None:
+def check_has_vocabulary(tokenizer: Any, source: object) -> None:
     """Raise BenchError for a tokenizer without a token of text.
 
     transformers makes such a one up, without a word, where a folder has a model but no tokenizer's files.

@@ -1,4 +1,4 @@
-"""Rows of a training step as tensors: padded to the longest, or end to end for a model that reads them so.
+"""Rows of a training step as tensors: padded to the longest, or end to end for a model that reads packed sequences.
 
 Which rows make a batch is the trainer's choice and the same either way, so training is the same up to rounding.
 """
@@ -6,26 +6,40 @@ Which rows make a batch is the trainer's choice and the same either way, so trai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.forward.packing import row_mask, row_positions
+from rlhf_bench.harness.forward.packing import packed_mask, packed_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
+"""The label of a position that is not trained on, as transformers' losses have it."""
+
 Row = Mapping[str, Sequence[int]]
+"""Token ids by column."""
+
+Batch = dict[str, "Tensor"]
+
+
+def demonstration_row(prompt: list[int], completion: list[int], end: int) -> dict[str, list[int]]:
+    """One row of SFT: the loss is on the completion and its end-of-sequence token `end` alone."""
+    ids = [*prompt, *completion, end]
+    return {"input_ids": ids, "labels": [IGNORED] * len(prompt) + ids[len(prompt) :]}
 
 
 class Collate:
-    """Rows of `input_ids`, `labels` and, where they have them, `position_ids`; `by_rows`: end to end."""
+    """A batch of rows of `input_ids`, `labels` and, where they have them, `position_ids`.
+
+    [B, C] padded on the right with `pad`; or, with `by_rows`, [1, N] end to end.
+    """
 
     def __init__(self, pad: int, by_rows: bool = False) -> None:
         self.pad, self.by_rows = pad, by_rows
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Row]) -> Batch:
         if self.by_rows:
-            return _end_to_end(rows)
+            return end_to_end(rows)
         fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0}
         batch = {name: table([row[name] for row in rows], fill[name]) for name in fill if name in rows[0]}
         batch["attention_mask"] = table([[1] * len(row["input_ids"]) for row in rows], 0)
@@ -33,23 +47,26 @@ class Collate:
 
 
 class CollatePairs:
-    """Rows of `chosen_ids` and `rejected_ids` end to end: first all chosen, then all rejected, as TRL's trainer takes
-    them."""
+    """A batch [1, N] of rows of `chosen_ids` and `rejected_ids`, end to end."""
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return _end_to_end([{"input_ids": row[name]} for name in ("chosen_ids", "rejected_ids") for row in rows])
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        # First all chosen, then all rejected: TRL's trainer splits the scores in the middle.
+        return end_to_end([{"input_ids": row[name]} for name in ("chosen_ids", "rejected_ids") for row in rows])
 
 
 def table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """[B, C], shorter rows filled up on the right."""
+    """Rows of integers as [B, C], shorter ones filled up on the right."""
     import torch
 
     width = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
-def pad_sides(rows: Sequence[Row], pad: int) -> dict[str, Any]:
-    """input_ids, attention_mask [B, S] and labels [B, T], each side padded on the right to its own longest row."""
+def pad_sides(rows: Sequence[Row], pad: int) -> Batch:
+    """An encoder-decoder's batch: `input_ids` and `attention_mask` [B, S], `labels` [B, T].
+
+    Each side is padded on the right to its own longest row.
+    """
     return {
         "input_ids": table([row["input_ids"] for row in rows], pad),
         "attention_mask": table([[1] * len(row["input_ids"]) for row in rows], 0),
@@ -57,17 +74,17 @@ def pad_sides(rows: Sequence[Row], pad: int) -> dict[str, Any]:
     }
 
 
-def _end_to_end(rows: Sequence[Row]) -> dict[str, Any]:
-    """[1, N] of each column; nothing is trained to predict the beginning of a row from the end of the one before."""
+def end_to_end(rows: Sequence[Row]) -> Batch:
+    """The columns of a packed sequence, [1, N] each, with the mask that keeps its rows apart (forward/packing.py)."""
     import torch
 
     def line(name: str) -> Tensor:
         return torch.tensor([[token for row in rows for token in row[name]]])
 
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    given = "position_ids" in rows[0]
-    batch = {"input_ids": line("input_ids"), "attention_mask": row_mask(lengths)}
-    batch["position_ids"] = line("position_ids") if given else row_positions(lengths)
+    batch = {"input_ids": line("input_ids"), "attention_mask": packed_mask(lengths)}
+    batch["position_ids"] = line("position_ids") if "position_ids" in rows[0] else packed_positions(lengths)
     if "labels" in rows[0]:
+        # A row's first label would be predicted from the last token of the row before.
         batch["labels"] = line("labels").index_fill(1, lengths.cumsum(0) - lengths, IGNORED)
     return batch

@@ -1,55 +1,61 @@
-"""A reward model made from the policy is trained as the policy is held: all weights or adapters, in its precision.
+"""A reward model that starts from the policy is trained as the policy is: all weights or adapters, in its precision.
 
-Adapters are merged when training ends, so what is stored is an ordinary model, whichever way it was trained.
+Adapters are merged when training ends, so the stored model is an ordinary one either way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rlhf_bench.harness.models import policies
-from rlhf_bench.harness.models.lora import for_trainer, merge, require_peft
-from rlhf_bench.harness.models.placement import Holding, read_holding
+from rlhf_bench.harness.models.lora import merge_adapters, require_peft, wrap_for_trainer
+from rlhf_bench.harness.models.placement import Placement, read_placement
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM, Classifier
+    from rlhf_bench.harness.text.types import Tokenizer
+
+M = TypeVar("M", bound="CausalLM")
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """A model to train: `trained` is what a trainer gets, `model` what is left of it in the end."""
+class Trainee(Generic[M]):
+    """A model to train: `trained` is what a trainer gets, which under adapters is peft's wrapper of `model`."""
 
-    model: Any
-    trained: Any
-    tokenizer: Any
-    holding: Holding
+    model: M
+    trained: M
+    tokenizer: Tokenizer
+    placement: Placement
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Further options of `train_lm` and `train_preferences`."""
-        return {"bf16": self.holding.half, "gradient_checkpointing": self.holding.gradient_checkpointing}
-
-    def finished(self) -> Any:
-        """The model to store."""
-        return merge(self.model) if self.holding.lora else self.model
+    def finished(self) -> M:
+        """The model to store, its adapters merged."""
+        merged: M = merge_adapters(self.model) if self.placement.lora else self.model
+        return merged
 
 
-def causal_trainee(policy: Path, device: str, seed: int) -> Trainee:
-    """A causal language model that starts from the SFT policy."""
-    holding, tokenizer = read_holding(policy), policies.load_tokenizer(policy)
-    if not holding.lora:
+def causal_trainee(policy: Path, device: str, seed: int) -> Trainee[CausalLM]:
+    """A causal language model that starts from the SFT policy in the folder `policy`."""
+    placement, tokenizer = read_placement(policy), policies.load_tokenizer(policy)
+    if not placement.lora:
         model = policies.load_causal(policy, tokenizer, device)
-        return Trainee(model, model, tokenizer, holding)
+        return Trainee(model, model, tokenizer, placement)
     require_peft()
-    model = policies.load_frozen(policy, tokenizer, device, holding)
-    return Trainee(model, for_trainer(model, holding, seed), tokenizer, holding)
+    model = policies.load_frozen(policy, tokenizer, device, placement)
+    return Trainee(model, wrap_for_trainer(model, placement, seed), tokenizer, placement)
 
 
-def classifier_trainee(policy: Path, device: str, seed: int, head_std: float) -> Trainee:
-    """A one-label classifier that starts from the SFT policy, its fresh head drawn from `seed` and always trained."""
-    holding, tokenizer = read_holding(policy), policies.load_tokenizer(policy)
+def classifier_trainee(policy: Path, device: str, seed: int, head_std: float) -> Trainee[Classifier]:
+    """A one-label classifier that starts from the SFT policy in the folder `policy`.
+
+    Its head is drawn from `seed` with standard deviation `head_std`, and trained whole also under adapters.
+    """
+    placement, tokenizer = read_placement(policy), policies.load_tokenizer(policy)
+    # Drawn on the CPU, so that the head is the same on every device.
     model = policies.load_classifier(policy, tokenizer, "cpu", seed=seed, head_std=head_std)
-    if not holding.lora:
-        return Trainee(model.to(device), model, tokenizer, holding)
+    if not placement.lora:
+        return Trainee(model.to(device), model, tokenizer, placement)
     require_peft()
-    model = policies.narrowed(model, holding, keep=model.score).requires_grad_(False).to(device)
-    return Trainee(model, for_trainer(model, holding, seed, head="score"), tokenizer, holding)
+    model = policies.cast_layers(model, placement, keep=model.score).requires_grad_(False).to(device)
+    return Trainee(model, wrap_for_trainer(model, placement, seed, head="score"), tokenizer, placement)

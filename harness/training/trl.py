@@ -9,20 +9,30 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.forward.packing import reads_rows
-from rlhf_bench.harness.seams import Progress, TrainingJob
-from rlhf_bench.harness.training.collate import IGNORED, Collate, CollatePairs, pad_sides
+from rlhf_bench.harness.forward.packing import supports_packing
+from rlhf_bench.harness.seams import Progress, TrainingJob, no_progress
+from rlhf_bench.harness.training.collate import Collate, CollatePairs, pad_sides
 from rlhf_bench.harness.training.trl_passes import labelled_only, scores_of_rows
 
-CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # the old name and the new one
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM, Classifier, EncoderDecoder
+    from rlhf_bench.harness.models.placement import Placement
+    from rlhf_bench.harness.text.types import Tokenizer
+
+TokenRow = Mapping[str, list[int]]
+"""One row of a training set: token ids by column."""
+
+Figures = dict[str, float]
+"""`loss` (mean over the steps), `steps`, `tokens` read, and `flop` as transformers counts them."""
 
 
 class Schedule(Protocol):
-    """How long and how fast a reward model learns: what its settings offer."""
+    """How long and how fast a reward model learns: a part of its settings."""
 
     @property
     def epochs(self) -> int: ...
@@ -36,26 +46,46 @@ class Schedule(Protocol):
     def save_every(self) -> int: ...
 
 
-def options(job: TrainingJob, rows: int, schedule: Schedule) -> dict[str, Any]:
-    """The options of `train_lm` and `train_preferences` for a job over `rows` rows; `lr` peaks after the warm-up."""
-    return {
-        "scratch": job.scratch,
-        "steps": max(1, schedule.epochs * rows // schedule.batch),
-        "batch": schedule.batch,
-        "lr": schedule.lr,
-        "warmup": schedule.warmup,
-        "save_every": schedule.save_every,
-        "seed": job.seed,
-        "device": job.device,
-    }
+@dataclass(frozen=True)
+class TrainOptions:
+    """How long, how fast and where to train.  AdamW without weight decay; the rate warms up and decays linearly."""
+
+    scratch: Path  # the trainer's checkpoints; survives an interruption
+    steps: int
+    batch: int  # rows per step
+    lr: float  # after the warm-up
+    warmup: float  # the share of all steps
+    save_every: int  # steps between checkpoints
+    seed: int
+    device: str
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    progress: Progress = no_progress
+
+    @classmethod
+    def of_job(
+        cls, job: TrainingJob, rows: int, schedule: Schedule, placement: Placement | None = None
+    ) -> TrainOptions:
+        """Those of a reward model's training over `rows` rows; `holding` of the policy it starts from, if it does."""
+        return cls(
+            scratch=job.scratch,
+            steps=max(1, schedule.epochs * rows // schedule.batch),
+            batch=schedule.batch,
+            lr=schedule.lr,
+            warmup=schedule.warmup,
+            save_every=schedule.save_every,
+            seed=job.seed,
+            device=job.device,
+            bf16=placement is not None and placement.half,
+            gradient_checkpointing=placement is not None and placement.gradient_checkpointing,
+            progress=job.progress,
+        )
 
 
-def train_lm(
-    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], progress: Progress, **options: Any
-) -> dict[str, float]:
+def train_lm(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[TokenRow], options: TrainOptions) -> Figures:
     """Next-token training on rows of `input_ids`, `labels` (-100: not trained on) and optional `position_ids`.
 
-    Returns the mean loss.  `options` are those of `_arguments`.
+    Raises BenchError where the loss is not a number.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -63,132 +93,129 @@ def train_lm(
     _score_labelled_positions_only()
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(SFTConfig, **options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        args=_arguments(SFTConfig, options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=Dataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
-        data_collator=Collate(tokenizer.pad_token_id, by_rows=reads_rows(model)),
-        callbacks=[_callback(progress)],
+        data_collator=Collate(tokenizer.pad_token_id, by_rows=supports_packing(model)),
+        callbacks=[_callback(options.progress)],
     )
     with labelled_only(model):
-        return _run(trainer, options["scratch"])
+        return _run(trainer, options.scratch)
 
 
 def train_preferences(
-    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], progress: Progress, **options: Any
-) -> dict[str, float]:
-    """Bradley-Terry training of a one-label sequence classifier on rows of `chosen_ids` and `rejected_ids`."""
+    model: Classifier, tokenizer: Tokenizer, rows: Sequence[TokenRow], options: TrainOptions
+) -> Figures:
+    """Bradley-Terry training of a one-label sequence classifier on rows of `chosen_ids` and `rejected_ids`.
+
+    Raises BenchError where the loss is not a number.
+    """
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    by_rows = reads_rows(model)
+    by_rows = supports_packing(model)
     trainer = RewardTrainer(
         model=model,
-        args=_arguments(RewardConfig, **options, max_length=None),
+        args=_arguments(RewardConfig, options, max_length=None),
         train_dataset=Dataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
         data_collator=CollatePairs() if by_rows else None,  # None: TRL's own
-        callbacks=[_callback(progress)],
+        callbacks=[_callback(options.progress)],
     )
     with scores_of_rows(model) if by_rows else nullcontext():
-        return _run(trainer, options["scratch"])
+        return _run(trainer, options.scratch)
 
 
 def train_dpo(
-    model: Any,
-    reference: Any,
-    tokenizer: Any,
-    rows: Sequence[Mapping[str, list[int]]],
-    progress: Progress,
-    *,
+    model: CausalLM,
+    reference: CausalLM | None,
+    tokenizer: Tokenizer,
+    rows: Sequence[TokenRow],
+    options: TrainOptions,
     beta: float,
-    **options: Any,
-) -> dict[str, float]:
-    """DPO on rows of `prompt_ids`, `chosen_ids` and `rejected_ids`, end-of-sequence included.
+) -> Figures:
+    """DPO (arXiv 2305.18290 eq. 7) on rows of `prompt_ids`, `chosen_ids` and `rejected_ids`, end-of-sequence included.
 
-    `reference` None: `model` wears a fresh adapter, and TRL compares with a copy of it.
+    `reference` None: `model` has a fresh adapter, and TRL compares with a copy of it.  Raises BenchError where the loss
+    is not a number.
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    # the trainer tokenises texts itself, without our form of a prompt: it gets a text to chew on, and then our ids
-    text = Dataset.from_list([{"prompt": "a", "chosen": "a", "rejected": "a"}])
+    # The trainer tokenises texts itself, without our form of a prompt: it gets a placeholder, and then our ids.
+    placeholder = Dataset.from_list([{"prompt": "a", "chosen": "a", "rejected": "a"}])
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,
-        args=_arguments(DPOConfig, **options, beta=beta, max_length=None),
-        train_dataset=text,
+        args=_arguments(DPOConfig, options, beta=beta, max_length=None),
+        train_dataset=placeholder,
         processing_class=tokenizer,
-        callbacks=[_callback(progress)],
+        callbacks=[_callback(options.progress)],
     )
     trainer.train_dataset = Dataset.from_list([dict(row) for row in rows])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL 1.16 asks transformers 5.23 for a renamed property
-        return _run(trainer, options["scratch"])
+        return _run(trainer, options.scratch)
 
 
 def train_encoder_decoder(
-    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, list[int]]], progress: Progress, **options: Any
-) -> dict[str, float]:
-    """Training of an encoder-decoder on rows of `input_ids` (read) and `labels` (written).  TRL has no trainer for
-    these: transformers' own."""
+    model: EncoderDecoder, tokenizer: Tokenizer, rows: Sequence[TokenRow], options: TrainOptions
+) -> Figures:
+    """Training of an encoder-decoder on rows of `input_ids` (the encoder's) and `labels` (the decoder's).
+
+    Raises BenchError where the loss is not a number.
+    """
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
 
-    trainer = Trainer(
+    trainer = Trainer(  # transformers' own: TRL has none for encoder-decoders
         model=model,
-        args=_arguments(TrainingArguments, **options),
+        args=_arguments(TrainingArguments, options),
         train_dataset=Dataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
         data_collator=lambda batch: pad_sides(batch, tokenizer.pad_token_id),
-        callbacks=[_callback(progress)],
+        callbacks=[_callback(options.progress)],
     )
-    return _run(trainer, options["scratch"])
+    return _run(trainer, options.scratch)
 
 
 def _score_labelled_positions_only() -> None:
-    """Let TRL's loss skip unlabelled positions on a CPU as it does on a GPU (its switch asks for Triton; 9 of 10
-    positions are prompt, and the head is half of a tiny model's step).  Same numbers; without it just slower."""
+    # On a GPU TRL's loss skips unlabelled positions; on a CPU its switch asks for Triton, which the skipping does not
+    # need.  9 of 10 positions are prompt, and the head is half of a tiny model's step.  Same numbers; slower without.
     from trl.trainer import utils
 
     if hasattr(utils, "_use_triton"):
         utils._use_triton = lambda _device: True
 
 
-def _arguments(
-    config: Any,
-    *,
-    scratch: Path,
-    steps: int,
-    batch: int,
-    lr: float,
-    warmup: float,
-    save_every: int,
-    seed: int,
-    device: str,
-    bf16: bool = False,
-    gradient_checkpointing: bool = False,
-    **extra: Any,
-) -> Any:
+def _arguments(config: Any, options: TrainOptions, **extra: Any) -> Any:
+    """The trainer's arguments: an instance of the class `config`."""
+    # The old and the new name of one option: transformers is renaming it.
+    checkpointing = {
+        name: options.gradient_checkpointing
+        for name in ("gradient_checkpointing", "activation_checkpointing")
+        if name in config.__dataclass_fields__
+    }
     return config(
-        output_dir=str(scratch),
-        max_steps=steps,
-        per_device_train_batch_size=batch,
-        learning_rate=lr,
+        output_dir=str(options.scratch),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch,
+        learning_rate=options.lr,
         lr_scheduler_type="linear",
-        warmup_steps=int(warmup * steps),
+        warmup_steps=int(options.warmup * options.steps),
         weight_decay=0.0,
-        bf16=bf16,
-        **{name: gradient_checkpointing for name in CHECKPOINTING if name in config.__dataclass_fields__},
-        seed=seed,
-        data_seed=seed,
-        use_cpu=device == "cpu",
+        bf16=options.bf16,
+        **checkpointing,
+        seed=options.seed,
+        data_seed=options.seed,
+        use_cpu=options.device == "cpu",
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         save_strategy="steps",
-        save_steps=save_every,
+        save_steps=options.save_every,
         save_total_limit=1,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
+        logging_strategy="no",  # the callback asks for logs
+        logging_nan_inf_filter=False,  # a loss that is not a number must show
         include_num_input_tokens_seen="all",
         report_to=[],
         disable_tqdm=True,
@@ -197,6 +224,7 @@ def _arguments(
 
 
 def _callback(progress: Progress) -> Any:
+    """Calls `progress` after every step, and has the loss logged with every checkpoint, which stores the log."""
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):  # type: ignore[misc]
@@ -207,7 +235,8 @@ def _callback(progress: Progress) -> Any:
     return Report()
 
 
-def _run(trainer: Any, scratch: Path) -> dict[str, float]:
+def _run(trainer: Any, scratch: Path) -> Figures:
+    """Train from the last checkpoint in `scratch`, if there is one."""
     from transformers.trainer_callback import PrinterCallback, TrainerState
 
     trainer.remove_callback(PrinterCallback)
@@ -218,15 +247,18 @@ def _run(trainer: Any, scratch: Path) -> dict[str, float]:
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
-    loss = _mean_loss(state.log_history)
+    loss = mean_loss(state.log_history)
     if loss != loss:
         raise BenchError("Training diverged: the loss is not a number.", "Lower the learning rate.")
     done = {"steps": state.global_step, "tokens": state.num_input_tokens_seen, "flop": state.total_flos}
     return {"loss": loss, **{name: float(value) for name, value in done.items()}}
 
 
-def _mean_loss(history: Sequence[Mapping[str, float]]) -> float:
-    """Over all steps, those before an interruption included (the trainer's own figure forgets them)."""
+def mean_loss(history: Sequence[Mapping[str, float]]) -> float:
+    """The mean over all steps of a trainer's log, whose rows are means since the row before.
+
+    Steps before an interruption are included; the trainer's own figure leaves them out.
+    """
     total, done = 0.0, 0.0
     for row in history:
         if "loss" in row:
@@ -236,19 +268,13 @@ def _mean_loss(history: Sequence[Mapping[str, float]]) -> float:
 
 
 def last_checkpoint(scratch: Path) -> Path | None:
-    """The newest complete checkpoint: `trainer_state.json` is what the trainer writes last."""
+    """The newest complete checkpoint of a trainer in `scratch`, None where there is none."""
     named = [p for p in scratch.glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
-    found = sorted(named, key=lambda p: int(p.name.partition("-")[2]), reverse=True)
-    for folder in found:
+    for folder in sorted(named, key=lambda p: int(p.name.partition("-")[2]), reverse=True):
         try:
+            # The file that the trainer writes last: without it the checkpoint was interrupted.
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            continue  # a kill hit it while it was being written
+            continue
         return folder
     return None
-
-
-def demonstration_row(prompt: list[int], completion: list[int], end: int) -> dict[str, list[int]]:
-    """One SFT row: the loss is on the completion and its end-of-sequence token alone."""
-    ids = [*prompt, *completion, end]
-    return {"input_ids": ids, "labels": [IGNORED] * len(prompt) + ids[len(prompt) :]}

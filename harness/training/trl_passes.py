@@ -1,4 +1,4 @@
-"""Inside a trainer's step: of a model's last layer and head only what the loss reads."""
+"""A model's forward pass inside a trainer's step: of the last layer and the head, only what the loss reads."""
 
 from __future__ import annotations
 
@@ -6,53 +6,57 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.forward.last_layer import only_at
-from rlhf_bench.harness.forward.replaced import forward_as
+from rlhf_bench.harness.forward.last_layer import last_layer_only_at
+from rlhf_bench.harness.forward.replaced import patched_forward
 from rlhf_bench.harness.training.collate import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.forward.types import CausalLM, Classifier
+
 
 @contextmanager
-def labelled_only(model: Any) -> Iterator[None]:
-    """Inside, `model` called with labels [B, C] computes its last feed-forward part for the positions that predict one:
-    of a demonstration the prompt's, most of it, are read by nobody there.  Same loss and gradients."""
+def labelled_only(model: CausalLM) -> Iterator[None]:
+    """Inside, the last feed-forward part of `model` is computed only for positions that predict a label.
+
+    It applies to calls with `labels` [B, C].  Same loss and gradients.
+    """
 
     def shortened(inner: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        import torch
+
         labels = named.get("labels")
         if labels is None:
             return inner(*given, **named)
-        with only_at(model, _predicting(labels)):
+        # bool [B, C]: where the next position has a label.  Most positions of a demonstration are its prompt's.
+        predicting = torch.cat([labels[:, 1:] != IGNORED, torch.zeros_like(labels[:, :1], dtype=torch.bool)], 1)
+        with last_layer_only_at(model, predicting):
             return inner(*given, **named)
 
-    with forward_as(model, shortened):
+    with patched_forward(model, shortened):
         yield
 
 
-def _predicting(labels: Tensor) -> Tensor:
-    """bool [B, C]: True where the next position has a label."""
-    import torch
-
-    return torch.cat([labels[:, 1:] != IGNORED, torch.zeros_like(labels[:, :1], dtype=torch.bool)], 1)
-
-
 @contextmanager
-def scores_of_rows(model: Any) -> Iterator[None]:
-    """Inside, a one-label sequence classifier called with rows end to end (packing.py) scores the last token of each:
-    `logits` [B, 1] as of padded rows."""
-    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model  # what peft wraps
+def scores_of_rows(model: Classifier) -> Iterator[None]:
+    """Inside, a one-label sequence classifier called with a packed sequence scores the last token of each row.
+
+    Its `logits` are [B, 1], as of padded rows.
+    """
+    # peft wraps the classifier.
+    classifier: Classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def shortened(_: Callable[..., Any], *, input_ids: Tensor, attention_mask: Tensor, **named: Any) -> Any:
         import torch
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         last = torch.zeros_like(input_ids, dtype=torch.bool)
-        last[0, attention_mask.flatten().cumsum(0) - 1] = True
+        last[0, attention_mask.flatten().cumsum(0) - 1] = True  # a packed sequence's mask holds the rows' lengths
         trunk = classifier.base_model
-        with only_at(trunk, last):
+        with last_layer_only_at(trunk, last):
             hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **named).last_hidden_state
         return SequenceClassifierOutput(logits=classifier.score(hidden[last]))
 
-    with forward_as(classifier, shortened):
+    with patched_forward(classifier, shortened):
         yield

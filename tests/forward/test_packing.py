@@ -15,10 +15,10 @@ from tiny import CONTEXT, by_hand, louder, make_tokenizer
 from torch import Tensor
 
 from rlhf_bench.harness.forward import packing, passes
-from rlhf_bench.harness.forward.packing import is_taught, row_mask, row_positions, teach
-from rlhf_bench.harness.forward.passes import hidden_states, last_places, logits_and_hidden, pack
+from rlhf_bench.harness.forward.packing import enable_packing, has_packed_attention, packed_mask, packed_positions
+from rlhf_bench.harness.forward.passes import hidden_states, last_positions, logits_and_hidden, pack
 from rlhf_bench.harness.models.lora import add_adapter
-from rlhf_bench.harness.models.placement import Holding, compute_as
+from rlhf_bench.harness.models.placement import Placement, apply_placement
 from rlhf_bench.harness.models.policies import load_causal, save_model
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.rollout import make_generator, rows_of, sample
@@ -66,7 +66,7 @@ def everything(model: Any, rollout: Rollout) -> tuple[list[Tensor], list[Tensor]
     of a function of them all."""
     packed = pack(rollout, model)
     logits, hidden = logits_and_hidden(model, packed)
-    last = hidden_states(model.base_model, packed, last_places(packed))
+    last = hidden_states(model.base_model, packed, last_positions(packed))
     found = [logits, hidden, last]
     wanted = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(sum(x.float().square().mean() for x in found), wanted)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def everything(model: Any, rollout: Rollout) -> tuple[list[Tensor], list[Tensor]
 
 def padded(model: Any, rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
     with monkeypatch.context() as patch:
-        patch.setattr(passes, "reads_rows", lambda _: False)
+        patch.setattr(passes, "supports_packing", lambda _: False)
         return everything(model, rollout)
 
 
@@ -88,9 +88,9 @@ def assert_alike(one: Any, other: Any, tolerance: float = 1e-4) -> None:
 def test_rows_end_to_end_give_what_padded_rows_give(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, rollout = make(kind), uneven()
     expected = everything(plain, rollout)
-    taught = teach(deepcopy(plain))
-    assert is_taught(taught)
-    assert not is_taught(plain)
+    taught = enable_packing(deepcopy(plain))
+    assert has_packed_attention(taught)
+    assert not has_packed_attention(plain)
     assert pack(rollout, taught).ids.shape == (1, 23)
     assert pack(rollout, plain).ids.shape == (5, 9)
     assert_alike(everything(taught, rollout), expected)
@@ -99,7 +99,7 @@ def test_rows_end_to_end_give_what_padded_rows_give(kind: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", sorted(packing.KNOWN))
 def test_a_row_does_not_see_its_neighbours(kind: str) -> None:
-    model, rollout = teach(make(kind)), uneven()
+    model, rollout = enable_packing(make(kind)), uneven()
     rollout.mask[4, 0] = True  # every row has something to compare
     logits, _ = logits_and_hidden(model, pack(rollout, model))
     alone = [rows_of(rollout, torch.tensor([row])) for row in range(5)]
@@ -109,20 +109,20 @@ def test_a_row_does_not_see_its_neighbours(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_checkpointed_layers_are_computed_again_row_by_row(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = compute_as(teach(make(kind)), Holding(gradient_checkpointing=True))
+    model = apply_placement(enable_packing(make(kind)), Placement(gradient_checkpointing=True))
     assert_alike(everything(model, uneven()), padded(model, uneven(), monkeypatch))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_bfloat16_reads_rows_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = compute_as(teach(make(kind)), Holding(dtype="bfloat16"))
+    model = apply_placement(enable_packing(make(kind)), Placement(dtype="bfloat16"))
     assert_alike(everything(model, uneven()), padded(model, uneven(), monkeypatch), tolerance=0.1)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_adapters_read_rows_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
-    adapted = add_adapter(teach(make(kind)).requires_grad_(False), Holding(lora=2), seed=0)
+    adapted = add_adapter(enable_packing(make(kind)).requires_grad_(False), Placement(lora=2), seed=0)
     assert_alike(everything(adapted, uneven()), padded(adapted, uneven(), monkeypatch))
 
 
@@ -138,19 +138,19 @@ def test_adapters_read_rows_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_not_known_to_be_right_stays_padded(kind: str, more: dict[str, Any]) -> None:
     model = make(kind, **more)
     before = model.config._attn_implementation
-    assert not is_taught(teach(model))
+    assert not has_packed_attention(enable_packing(model))
     assert model.config._attn_implementation == before
     assert pack(uneven(), model).ids.shape == (5, 9)
 
 
 def test_a_model_that_was_not_taught_refuses_rows_instead_of_misreading_them() -> None:
-    packed = pack(uneven(), teach(make("llama")))
+    packed = pack(uneven(), enable_packing(make("llama")))
     with pytest.raises(RuntimeError):
         make("llama")(input_ids=packed.ids, use_cache=False, **packed.named)
 
 
 def test_rows_of_equal_length_stay_a_table() -> None:
-    model, rollout = teach(make("gpt2")), by_hand(TOKENIZER, [[40, 41], [42]], [[50], [51, 52]])
+    model, rollout = enable_packing(make("gpt2")), by_hand(TOKENIZER, [[40, 41], [42]], [[50], [51, 52]])
     packed = pack(rollout, model)
     assert packed.ids.shape == (2, 3)
     assert not packed.named
@@ -158,14 +158,14 @@ def test_rows_of_equal_length_stay_a_table() -> None:
 
 def test_positions_and_lengths() -> None:
     lengths = torch.tensor([3, 1, 2])
-    assert row_positions(lengths).tolist() == [[0, 1, 2, 0, 0, 1]]
-    assert row_mask(lengths).flatten().tolist() == [3, 1, 2]
+    assert packed_positions(lengths).tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert packed_mask(lengths).flatten().tolist() == [3, 1, 2]
 
 
 def test_a_loaded_model_is_taught_and_stored_without_a_trace(tmp_path: Path) -> None:
     save_model(make("gpt2"), TOKENIZER, tmp_path / "plain")
     model = load_causal(tmp_path / "plain", TOKENIZER, "cpu")
-    assert is_taught(model)
+    assert has_packed_attention(model)
     save_model(model, TOKENIZER, tmp_path / "again")
     assert packing.NAME not in (tmp_path / "again" / "config.json").read_text(encoding="utf-8")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("plain", "again")]
@@ -178,7 +178,9 @@ def test_a_loaded_model_is_taught_and_stored_without_a_trace(tmp_path: Path) -> 
 def test_a_taught_model_samples_as_before(kind: str) -> None:
     model = make(kind)
     prompts = ["Where is Anna?", "?", "Who brings the map?"]
-    drawn = [sample(one, TOKENIZER, prompts, 8, generator=make_generator("x")) for one in (model, teach(model))]
+    drawn = [
+        sample(one, TOKENIZER, prompts, 8, generator=make_generator("x")) for one in (model, enable_packing(model))
+    ]
     assert torch.equal(drawn[0].response_ids, drawn[1].response_ids)
     assert torch.equal(drawn[0].logprobs, drawn[1].logprobs)  # type: ignore[arg-type]
 
@@ -188,7 +190,9 @@ def test_a_taught_model_samples_as_before(kind: str) -> None:
 def test_a_corrector_that_reads_rows_compares_alike(kind: str, positions: str) -> None:
     plain = make(kind)
     layout = Layout.of(TOKENIZER, positions)
-    one, two = (Corrector(m, TOKENIZER, layout).teacher_forced(uneven()) for m in (plain, teach(deepcopy(plain))))
+    one, two = (
+        Corrector(m, TOKENIZER, layout).teacher_forced(uneven()) for m in (plain, enable_packing(deepcopy(plain)))
+    )
     assert torch.equal(one.matches, two.matches)
     torch.testing.assert_close(one.margins, two.margins, rtol=1e-4, atol=1e-4)
 
@@ -199,5 +203,5 @@ def test_a_classifier_that_reads_rows_scores_alike(kind: str) -> None:
     config = make(kind).config
     config.num_labels = 1
     plain = louder(transformers.AutoModelForSequenceClassification.from_config(config), 8.0)
-    one, two = (ScalarScorer(m).scores(uneven()) for m in (plain, teach(deepcopy(plain))))
+    one, two = (ScalarScorer(m).scores(uneven()) for m in (plain, enable_packing(deepcopy(plain))))
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)

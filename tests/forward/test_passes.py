@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_bench.harness.forward import last_layer, passes
-from rlhf_bench.harness.forward.last_layer import only_at
-from rlhf_bench.harness.models.placement import Holding, compute_as
+from rlhf_bench.harness.forward.last_layer import last_layer_only_at
+from rlhf_bench.harness.models.placement import Placement, apply_placement
 from rlhf_bench.harness.models.policies import load_causal
 from rlhf_bench.harness.sampling import loop
 from rlhf_bench.harness.sampling.kv_cache import is_plain, make_cache
@@ -93,7 +93,7 @@ def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> No
     try:
         with torch.no_grad():
             for places in (torch.arange(7)[None] >= 4, torch.ones(1, 7, dtype=torch.bool)):
-                with only_at(tiny.model, places):
+                with last_layer_only_at(tiny.model, places):
                     tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions)
             tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions)
     finally:
@@ -149,7 +149,7 @@ print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_weights_cast_once_sample_what_casts_at_each_step_do(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 from float32 weights: to the bit, since the casts are the same."""
-    model = compute_as(load_causal(tiny.folder, tiny.tokenizer, "cpu"), Holding(dtype="bfloat16"))
+    model = apply_placement(load_causal(tiny.folder, tiny.tokenizer, "cpu"), Placement(dtype="bfloat16"))
     assert model.computes_half
     fast = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
     monkeypatch.setattr(loop, "_casts_kept", lambda *_: nullcontext())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from rlhf_bench.harness.forward.threads import Check, HaltedError, both
+from rlhf_bench.harness.forward.threads import CancelledError, Check, run_concurrently
 
 
 @pytest.fixture(params=[2, 3])
@@ -27,7 +27,7 @@ def whoami(_: Check) -> tuple[int, int]:
 
 
 def test_each_has_its_share_of_the_threads(threads: int) -> None:
-    (mine, own), (other, share) = both(whoami, whoami)
+    (mine, own), (other, share) = run_concurrently(whoami, whoami)
     assert mine == threading.get_ident() != other
     assert (own, share) == (threads - threads // 2, threads // 2)
     assert torch.get_num_threads() == threads
@@ -35,10 +35,10 @@ def test_each_has_its_share_of_the_threads(threads: int) -> None:
 
 def test_one_thread_or_in_turn_is_the_calling_thread_alone(threads: int) -> None:
     here = (threading.get_ident(), threads)
-    assert both(whoami, whoami, at_once=False) == (here, here)
+    assert run_concurrently(whoami, whoami, enabled=False) == (here, here)
     torch.set_num_threads(1)
     here = (threading.get_ident(), 1)
-    assert both(whoami, whoami) == (here, here)
+    assert run_concurrently(whoami, whoami) == (here, here)
 
 
 def modes(_: Check) -> tuple[bool, bool, torch.dtype]:
@@ -50,7 +50,7 @@ def modes(_: Check) -> tuple[bool, bool, torch.dtype]:
 @pytest.mark.usefixtures("threads")
 def test_the_worker_computes_in_the_callers_modes(gradients: bool, cast: bool) -> None:
     with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16, enabled=cast):
-        mine, other = both(modes, modes)
+        mine, other = run_concurrently(modes, modes)
     assert mine == other
     assert mine[:2] == (gradients, cast)
 
@@ -84,9 +84,9 @@ def test_an_error_of_either_stops_the_other_and_is_itself(threads: int, error: B
     watched = Watched()
     jobs = (failing(error), watched) if which == "first" else (watched, failing(error))
     with pytest.raises(type(error)) as caught:
-        both(*jobs)
+        run_concurrently(*jobs)
     assert caught.value is error
-    assert watched.ended is HaltedError
+    assert watched.ended is CancelledError
     assert torch.get_num_threads() == threads
 
 
@@ -103,6 +103,6 @@ def test_an_interrupt_stops_both(threads: int, busy: bool) -> None:
     """While the calling thread computes, and while it waits for the other."""
     watched = Watched()
     with pytest.raises(KeyboardInterrupt):
-        both(Watched() if busy else whoami, interrupting(watched))
-    assert watched.ended is HaltedError
+        run_concurrently(Watched() if busy else whoami, interrupting(watched))
+    assert watched.ended is CancelledError
     assert torch.get_num_threads() == threads

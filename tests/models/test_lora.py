@@ -13,8 +13,8 @@ from families import FAMILIES
 pytest.importorskip("peft", reason="the optional package peft is not installed")
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.models.lora import add_adapter, trainable
-from rlhf_bench.harness.models.placement import Holding, keep_holding
+from rlhf_bench.harness.models.lora import add_adapter, trainable_parameters
+from rlhf_bench.harness.models.placement import Placement, save_placement
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors, save_policy
@@ -24,7 +24,7 @@ from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.settings import PPOSettings
 
-LORA = Holding(lora=4)
+LORA = Placement(lora=4)
 EXAMPLES = [Example(str(i), f"Where {'on earth ' * (i % 3)}is {i}?") for i in range(5)]
 SMALL = PPOSettings(
     iterations=3, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=1,
@@ -47,7 +47,7 @@ def sft(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     source = FAMILIES[request.param](folder / "source")
     tokenizer = load_tokenizer(source, "auto")
     save_model(load_causal(source, tokenizer, "cpu"), tokenizer, folder / "sft")
-    keep_holding(LORA, folder / "sft")
+    save_placement(LORA, folder / "sft")
     return folder / "sft"
 
 
@@ -156,7 +156,7 @@ def trained_tensors(actors: Actors) -> list[torch.Tensor]:
     """Adapters, value head, and Adam's moments and step counts of both."""
     found = []
     for model, optimizer in ((actors.policy, actors.policy_optimizer), (actors.critic, actors.critic_optimizer)):
-        for parameter in trainable(model):
+        for parameter in trainable_parameters(model):
             found += [parameter.detach(), *(optimizer.state[parameter][m] for m in ("exp_avg", "exp_avg_sq", "step"))]
     return found
 

@@ -12,13 +12,19 @@ from families import FAMILIES
 from tiny import by_hand
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.models.placement import Holding, choose_holding, compute_as, keep_holding, read_holding
+from rlhf_bench.harness.models.placement import (
+    Placement,
+    apply_placement,
+    choose_placement,
+    read_placement,
+    save_placement,
+)
 from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_sampler, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.actors import make_actors
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
 
-HALF = Holding(dtype="bfloat16")
+HALF = Placement(dtype="bfloat16")
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -35,7 +41,7 @@ def rollout_of(tokenizer: Any) -> Rollout:
 
 def test_bfloat16_gives_float32_logits_near_the_exact_ones(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    exact, half = (compute_as(load_causal(folder, tokenizer, "cpu"), h) for h in (Holding(), HALF))
+    exact, half = (apply_placement(load_causal(folder, tokenizer, "cpu"), h) for h in (Placement(), HALF))
     rollout = rollout_of(tokenizer)
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
     with torch.no_grad():
@@ -47,7 +53,7 @@ def test_bfloat16_gives_float32_logits_near_the_exact_ones(folder: Path) -> None
 
 def test_a_frozen_base_is_kept_in_bfloat16_and_stored_without_loss(folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    model = compute_as(load_frozen(folder, tokenizer, "cpu", HALF), HALF)
+    model = apply_placement(load_frozen(folder, tokenizer, "cpu", HALF), HALF)
     assert model.get_output_embeddings().weight.dtype == torch.float32
     assert model.get_input_embeddings().weight.dtype == torch.float32
     dtypes = {
@@ -61,7 +67,7 @@ def test_a_frozen_base_is_kept_in_bfloat16_and_stored_without_loss(folder: Path,
     with torch.no_grad():
         before = logprobs(model, rollout)
         save_model(model, tokenizer, tmp_path)
-        after = logprobs(compute_as(load_frozen(tmp_path, tokenizer, "cpu", HALF), HALF), rollout)
+        after = logprobs(apply_placement(load_frozen(tmp_path, tokenizer, "cpu", HALF), HALF), rollout)
     assert torch.equal(before, after)
 
 
@@ -81,8 +87,8 @@ def saved_bytes(model: Any, rollout: Rollout) -> tuple[int, list[torch.Tensor]]:
 
 def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    plain = compute_as(load_causal(folder, tokenizer, "cpu"), Holding())
-    checkpointed = compute_as(load_causal(folder, tokenizer, "cpu"), Holding(gradient_checkpointing=True))
+    plain = apply_placement(load_causal(folder, tokenizer, "cpu"), Placement())
+    checkpointed = apply_placement(load_causal(folder, tokenizer, "cpu"), Placement(gradient_checkpointing=True))
     rollout = by_hand(tokenizer, [[5, 6, 7] * 20] * 4, [[12, 13, 14] * 5] * 4)
     (most, wanted), (least, found) = saved_bytes(plain, rollout), saved_bytes(checkpointed, rollout)
     assert least < 0.8 * most
@@ -95,7 +101,7 @@ def test_a_held_policy_samples_as_the_bare_one(folder: Path, lora: int, dtype: s
     """Checkpointing must not take away the cache; under bfloat16 what was sampled has the same odds again."""
     if lora:
         pytest.importorskip("peft", reason="the optional package peft is not installed")
-    keep_holding(Holding(lora=lora, dtype=dtype, gradient_checkpointing=True), folder)
+    save_placement(Placement(lora=lora, dtype=dtype, gradient_checkpointing=True), folder)
     actors = make_actors(folder, "cpu", 1e-3, 1e-3)
     sampler, tokenizer = load_sampler(folder, "cpu")
     prompts = ["Where?", "When do they meet?"]
@@ -115,11 +121,11 @@ def test_a_held_policy_samples_as_the_bare_one(folder: Path, lora: int, dtype: s
 
 def test_what_is_chosen_and_kept(tmp_path: Path) -> None:
     settings = {"dtype": "auto", "lora": 8, "gradient_checkpointing": True, "width": 64}
-    chosen = choose_holding(settings, "cpu")
-    assert chosen == Holding(lora=8, dtype="float32", gradient_checkpointing=True)
-    assert choose_holding({"dtype": "bfloat16"}, "cpu").half
+    chosen = choose_placement(settings, "cpu")
+    assert chosen == Placement(lora=8, dtype="float32", gradient_checkpointing=True)
+    assert choose_placement({"dtype": "bfloat16"}, "cpu").half
     with pytest.raises(BenchError, match="bfloat16"):
-        choose_holding({"dtype": "bfloat16"}, "mps")
-    assert read_holding(tmp_path) == Holding()
-    keep_holding(replace(chosen, lora_alpha=2.5), tmp_path)
-    assert read_holding(tmp_path) == replace(chosen, lora_alpha=2.5)
+        choose_placement({"dtype": "bfloat16"}, "mps")
+    assert read_placement(tmp_path) == Placement()
+    save_placement(replace(chosen, lora_alpha=2.5), tmp_path)
+    assert read_placement(tmp_path) == replace(chosen, lora_alpha=2.5)

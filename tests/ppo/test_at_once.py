@@ -14,7 +14,7 @@ from ppo_runs import SMALL, Table, assert_equal, make_policy, make_run, tensors
 from torch import Tensor
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.models.placement import Holding, keep_holding
+from rlhf_bench.harness.models.placement import Placement, save_placement
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.loop import collect, train
 from rlhf_bench.harness.ppo.schedule import BatchQueue, concurrent_passes, forward_passes
@@ -61,7 +61,7 @@ def test_concurrent_passes_equal_passes_in_turn(policy: Path, tmp_path: Path) ->
 def test_it_repeats_to_the_bit(tmp_path: Path, dtype: str) -> None:
     """Which thread is faster does not matter: two undisturbed runs and an interrupted one are equal."""
     make_policy(tmp_path / "policy")
-    keep_holding(Holding(dtype=dtype), tmp_path / "policy")
+    save_placement(Placement(dtype=dtype), tmp_path / "policy")
     runs = [make_run(tmp_path / "policy", tmp_path / str(number)) for number in range(2)]
     rows = [train(run) for run in runs]
     assert rows[0] == rows[1]
@@ -102,8 +102,8 @@ def test_each_model_reads_every_row_once(policy: Path, tmp_path: Path) -> None:
 def test_nothing_is_concurrent_where_weights_are_shared_or_memory_is_saved(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path)
     assert run.concurrent
-    for holding in (Holding(lora=2), Holding(gradient_checkpointing=True), Holding(dtype="bfloat16")):
-        assert not replace(run, actors=replace(run.actors, holding=holding)).concurrent
+    for placement in (Placement(lora=2), Placement(gradient_checkpointing=True), Placement(dtype="bfloat16")):
+        assert not replace(run, actors=replace(run.actors, placement=placement)).concurrent
     assert not make_run(policy, tmp_path, replace(SMALL, critic="trunk")).concurrent
     assert not make_run(policy, tmp_path, replace(SMALL, offload=True)).concurrent
 

@@ -54,7 +54,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
     assert update(narrow, experience, 0) == pytest.approx(expected, rel=1e-3, abs=1e-4)
     for name, value in tensors(calm.actors).items():
         torch.testing.assert_close(tensors(narrow.actors)[name], value, rtol=1e-3, atol=1e-4)
-    assert narrow.fit.rows == 2
+    assert narrow.limit.rows == 2
     assert [row["micro_batch"] for row in train(narrow)] == [2, 2]
     said = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert said == [

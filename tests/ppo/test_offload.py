@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ppo_runs import SMALL, THIRDS, Table, assert_equal, make_policy, make_run, tensors
 
-from rlhf_bench.harness.models.placement import Holding
+from rlhf_bench.harness.models.placement import Placement
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo import offload
 from rlhf_bench.harness.ppo.loop import train
@@ -77,6 +77,6 @@ def test_nothing_is_offloaded_by_default(policy: Path, tmp_path: Path, monkeypat
 def test_a_reference_that_shares_the_policys_weights_is_not_offloaded(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path / "run")
     assert offload.offloadable(run.actors, Table(THIRDS)) == [run.actors.reference]
-    assert offload.offloadable(replace(run.actors, holding=Holding(lora=4)), Table(THIRDS)) == []
+    assert offload.offloadable(replace(run.actors, placement=Placement(lora=4)), Table(THIRDS)) == []
     movable = MovableTable(THIRDS)
-    assert offload.offloadable(replace(run.actors, holding=Holding(lora=4)), movable) == [movable]
+    assert offload.offloadable(replace(run.actors, placement=Placement(lora=4)), movable) == [movable]

@@ -17,7 +17,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import text_rollout
-from rlhf_bench.harness.sampling.translate import in_tokens_of
+from rlhf_bench.harness.sampling.translate import retokenize
 from rlhf_bench.harness.seams import TrainingJob
 from rlhf_bench.harness.training.record import RECORD, write_record
 from rlhf_bench.reward_models.saved import Saved
@@ -83,7 +83,7 @@ def texts_of(rollout: Any) -> list[str]:
 def test_a_response_that_was_cut_off_stays_so(tokenizer: Any) -> None:
     rollout = text_rollout(make("unigram"), ["Where?"] * 2, ["at nine", ""], "cpu")
     cut = replace(rollout, finished=torch.tensor([False, False]))
-    read = in_tokens_of(tokenizer, cut)
+    read = retokenize(tokenizer, cut)
     assert not (read.response_ids[read.mask] == tokenizer.eos_token_id).any()
     assert read.mask.sum(1).tolist() == [len(tokenizer("at nine")["input_ids"]), 0]
 

@@ -14,8 +14,8 @@ from tiny import Tiny, louder, make_gpt2, make_llama, make_tokenizer
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 
-from rlhf_bench.harness.forward.packing import is_taught, teach
-from rlhf_bench.harness.models.placement import Holding, compute_as
+from rlhf_bench.harness.forward.packing import enable_packing, has_packed_attention
+from rlhf_bench.harness.models.placement import Placement, apply_placement
 from rlhf_bench.harness.sampling import decoders, kv_parts, loop, packed_weights, rollout
 from rlhf_bench.harness.sampling.kv_parts import works_in_parts
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
@@ -30,7 +30,7 @@ def taught(tiny_gpt2: Tiny, tiny_llama: Tiny, monkeypatch: pytest.MonkeyPatch) -
     """As models come from a folder, and as large ones are treated."""
     monkeypatch.setattr(packed_weights, "SMALLEST", 0)
     for model in (tiny_gpt2.model, tiny_llama.model):
-        assert is_taught(model) or is_taught(teach(model))
+        assert has_packed_attention(model) or has_packed_attention(enable_packing(model))
 
 
 def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
@@ -52,7 +52,7 @@ def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     tiny: Tiny, prompts: tuple[str, ...], greedy: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert works_in_parts(tiny.model)
-    monkeypatch.setattr(loop, "ends_of", lambda _: range(8))  # so that some rows end before others
+    monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))  # so that some rows end before others
     if not parts:
         monkeypatch.setattr(rollout, "works_in_parts", lambda _: False)
     fast = draw(tiny, prompts, greedy)
@@ -77,7 +77,7 @@ def two_threads() -> Iterator[None]:
 def test_two_threads_write_half_of_the_rows_each(
     tiny: Tiny, greedy: bool, writers: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "ends_of", lambda _: range(8))
+    monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))
     found = draw(tiny, PROMPTS * 6, greedy)
     assert len(writers) == 2
     assert torch.get_num_threads() == 2
@@ -105,7 +105,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
     tokenizer: Any, writers: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = Tiny(compute_as(teach(make_gpt2(tokenizer)), Holding(dtype="bfloat16")), tokenizer, Path())
+    tiny = Tiny(apply_placement(enable_packing(make_gpt2(tokenizer)), Placement(dtype="bfloat16")), tokenizer, Path())
     first = draw(tiny, PROMPTS * 6, greedy=False)
     assert len(writers) == 2
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
 def test_a_batch_too_large_for_the_memory_is_written_in_parts(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "ends_of", lambda _: range(8))
+    monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))
     whole = draw(tiny, PROMPTS * 3, greedy=False)
     by_one = rollout._generate_part
 
@@ -286,7 +286,7 @@ def test_a_model_that_computes_in_bfloat16_goes_on_doing_so(tokenizer: Any) -> N
     """As near to float32 as its own pass is, give or take: roundings of the same size, in another order."""
     for make in (make_gpt2, make_llama):
         exact = outputs(make(tokenizer, 4.0))
-        model = compute_as(make(tokenizer, 4.0), Holding(dtype="bfloat16"))
+        model = apply_placement(make(tokenizer, 4.0), Placement(dtype="bfloat16"))
         before = outputs(model)
         rounding = (before - exact).abs().max()
         assert rounding > 1e-4

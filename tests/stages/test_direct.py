@@ -13,7 +13,7 @@ from tiny import SENTENCES, Tiny
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.models.placement import Holding, keep_holding
+from rlhf_bench.harness.models.placement import Placement, save_placement
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.plan.request import Request, make_plan
@@ -95,7 +95,7 @@ def test_adapters_are_trained_where_sft_trained_adapters(method: str, tiny_llama
 
     pytest.importorskip("peft")
     sft = Path(shutil.copytree(tiny_llama.folder, tmp_path / "sft"))
-    keep_holding(Holding(lora=2), sft)
+    save_placement(Placement(lora=2), sft)
     figures = direct(context(method, sft, tmp_path / "run"))
     assert math.isfinite(figures["loss"])
     before, after = (margin(folder, tiny_llama.tokenizer) for folder in (sft, tmp_path / "run" / "work" / "policy"))

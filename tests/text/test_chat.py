@@ -11,7 +11,7 @@ from families import FAMILIES
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.policies import load_tokenizer
-from rlhf_bench.harness.text.chat import choose_form, ends_of, form_of
+from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids, prompt_format
 from rlhf_bench.harness.text.templates import decode, encode_prompts, policy_prompt
 
 CHATS = ("qwen2", "gemma", "llama")
@@ -35,7 +35,7 @@ def shown(tokenizer: Any, prompt: str) -> str:
 def test_the_pad_token_ends_nothing(family: tuple[str, Path]) -> None:
     tokenizer = load_tokenizer(family[1], "auto")
     assert tokenizer.pad_token_id is not None
-    assert tokenizer.pad_token_id not in ends_of(tokenizer)
+    assert tokenizer.pad_token_id not in end_token_ids(tokenizer)
     assert tokenizer.padding_side == "left"
 
 
@@ -44,8 +44,8 @@ def test_a_form_is_saved_and_loaded_with_its_tokenizer(family: tuple[str, Path],
     tokenizer.save_pretrained(tmp_path)
     shutil.copy(family[1] / "config.json", tmp_path)
     again = load_tokenizer(tmp_path)
-    assert form_of(again) == form_of(tokenizer)
-    assert ends_of(again) == ends_of(tokenizer)
+    assert prompt_format(again) == prompt_format(tokenizer)
+    assert end_token_ids(again) == end_token_ids(tokenizer)
     prompts = ["Where do they meet?", "At nine."]
     assert encode_prompts(again, prompts) == encode_prompts(tokenizer, prompts)
 
@@ -55,7 +55,7 @@ def test_a_form_is_saved_and_loaded_with_its_tokenizer(family: tuple[str, Path],
 def test_the_prompt_is_the_templates_once(folders: dict[str, Path], name: str, system: str) -> None:
     tokenizer = load_tokenizer(folders[name], "auto", system)
     user = {"role": "user", "content": "where do they meet?"}
-    place = form_of(tokenizer).place
+    place = prompt_format(tokenizer).place
     if system and place == "user":
         user["content"] = f"{system}\n\n{user['content']}"
     turns = [{"role": "system", "content": system}, user] if system and place == "turn" else [user]
@@ -73,8 +73,8 @@ def test_the_end_of_turn_becomes_the_end(folders: dict[str, Path]) -> None:
     ends = {}
     for name in CHATS:
         tokenizer = load_tokenizer(folders[name], "auto")
-        ends[name] = tokenizer.convert_ids_to_tokens(ends_of(tokenizer))
-        for end in ends_of(tokenizer):
+        ends[name] = tokenizer.convert_ids_to_tokens(end_token_ids(tokenizer))
+        for end in end_token_ids(tokenizer):
             assert (
                 decode(tokenizer, [*tokenizer("at nine", add_special_tokens=False)["input_ids"], end, 9]) == "at nine"
             )
@@ -107,11 +107,11 @@ def test_templates_that_cannot_be_used(tokenizer: Any, folders: dict[str, Path])
     from copy import deepcopy
 
     with pytest.raises(BenchError, match="no chat template"):
-        choose_form(deepcopy(tokenizer), "chat", "")
+        choose_prompt_format(deepcopy(tokenizer), "chat", "")
     broken = load_tokenizer(folders["qwen2"])
     broken.chat_template = "{{ raise_exception('never') }}"
     with pytest.raises(BenchError, match="never"):
-        choose_form(broken, "auto", "")
+        choose_prompt_format(broken, "auto", "")
 
 
 def test_a_template_with_todays_date_gives_the_same_prompt_every_day(folders: dict[str, Path]) -> None:
@@ -119,6 +119,6 @@ def test_a_template_with_todays_date_gives_the_same_prompt_every_day(folders: di
     tokenizer.chat_template = (
         "{{ date_string if date_string is defined else strftime_now('%f') }} {{ messages[0]['content'] }}"
     )
-    choose_form(tokenizer, "auto", "")
+    choose_prompt_format(tokenizer, "auto", "")
     assert encode_prompts(tokenizer, ["x"]) == encode_prompts(tokenizer, ["x"])
     assert "26 Jul 2024" in shown(tokenizer, "x")

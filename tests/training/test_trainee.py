@@ -12,7 +12,7 @@ from families import FAMILIES
 
 pytest.importorskip("peft", reason="the optional package peft is not installed")
 
-from rlhf_bench.harness.models.placement import Holding, keep_holding
+from rlhf_bench.harness.models.placement import Placement, save_placement
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.seams import TrainingJob
@@ -33,7 +33,7 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     source = FAMILIES["qwen2"](folder / "source")
     tokenizer = load_tokenizer(source, "auto")
     save_model(load_causal(source, tokenizer, "cpu"), tokenizer, folder / "sft")
-    keep_holding(Holding(lora=2, dtype=request.param), folder / "sft")
+    save_placement(Placement(lora=2, dtype=request.param), folder / "sft")
     return folder / "sft"
 
 
