@@ -158,17 +158,28 @@ class Verdict:
 
 
 MeasureKind = Literal["win", "rate", "change", "level"]
+MeasureFormat = Literal["number", "share", "percent", "tokens", "nats"]
+ReportPlace = Literal["headline", "curves", "figures", "slices", "pairs"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What one number in a judge's rows means, hence which interval it gets.
+    """What one number in a judge's rows means, which interval it gets, and how reports show it.
 
-    win: 1 win, .5 tie, 0 loss against the baseline, per prompt.   rate: 0 or 1, per response.
-    change: a difference to the baseline on the same prompt.       level: any number, of the response alone.
-    A level measure that names another one in `before` also gets the distribution statistics of collapse, after against
-    before.  `limit` is the largest size of a change, where it has one (1 of a difference of two rates): no bound of its
-    interval lies beyond.
+    `kind` decides the interval:
+      win: 1 win, .5 tie, 0 loss against the baseline, per prompt.   rate: 0 or 1, per response.
+      change: a difference to the baseline on the same prompt.       level: any number, of the response alone.
+    `before` names another level measure of the same judge, that of the baseline; the measure then also gets the
+    distribution statistics of collapse, after against before.  `limit` is the largest size of a change, where it has
+    one (1 of a difference of two rates): no bound of its interval lies beyond.
+
+    The rest is for reports; what is left empty follows from `kind` (reports/measures.py).
+    `title` heads the column ("" for the name and the judge).  `reference` is the value that means no effect (.5 for a
+    win, 0 for a change).  `format` is how values are written: "percent" for a share in whole percent, the others with
+    two or three decimals and their unit on axes.  `better` says which side of `reference` is the better one; a measure
+    with both is read as an answer: better or worse than the baseline.  `shown` lists where it appears (None for
+    everywhere, () for nowhere but estimates.csv): the table of final results, the table along training, the figures,
+    the table by slice, and the comparison of every two reward models.
     """
 
     name: str
@@ -176,6 +187,11 @@ class Measure:
     description: str = ""
     before: str = ""
     limit: float | None = None
+    title: str = ""
+    reference: float | None = None
+    format: MeasureFormat = "number"
+    better: Literal["", "higher", "lower"] = ""
+    shown: tuple[ReportPlace, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

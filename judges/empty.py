@@ -15,7 +15,8 @@ class Empty:
 
     @property
     def measures(self) -> Sequence[Measure]:
-        return [Measure("empty_rate", "rate", "responses without a visible character")]
+        what = "responses without a visible character"
+        return [Measure("empty_rate", "rate", what, title="empty", format="share", better="lower")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
         """One verdict per case, always decided."""

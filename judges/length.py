@@ -18,15 +18,18 @@ class Length:
 
     @property
     def measures(self) -> Sequence[Measure]:
+        more = "response tokens more than the SFT baseline's to the same prompt"
+        cut = "responses cut off at the longest length"
         return [
-            Measure("length_change", "change", "response tokens more than the SFT baseline's to the same prompt"),
-            Measure("length", "level", "response tokens"),
-            Measure("truncated_rate", "rate", "responses cut off at the longest length"),
+            Measure("length_change", "change", more, title="length change", format="tokens"),
+            Measure("length", "level", "response tokens", title="length", format="tokens", shown=()),
+            Measure("truncated_rate", "rate", cut, title="cut off", format="share", better="lower", shown=()),
         ]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
         """One verdict per case, always decided."""
         for case in cases:
+            # stored when the response was sampled: texts do not tell the number of tokens
             tokens = case.generation.tokens
             yield Verdict(
                 {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import GoldTask, Task
@@ -42,11 +42,35 @@ class UtilityChange:
 
     @property
     def measures(self) -> Sequence[Measure]:
-        name, what = ("score", f"score by {self.scorer}") if self.scorer else ("gold", "gold utility")
+        gold = not self.scorer
+        name, what = ("gold", "true utility") if gold else ("score", f"score by {self.scorer}")
+        # a scorer's opinion does not answer whether the policy got better
+        better: Literal["higher", ""] = "higher" if gold else ""
         return [
-            Measure(f"{name}_change", "change", f"{what} more than the SFT baseline's response to the same prompt"),
-            Measure(name, "level", f"{what} of the response", before=f"{name}_baseline"),
-            Measure(f"{name}_baseline", "level", f"{what} of the SFT baseline's response"),
+            Measure(
+                f"{name}_change",
+                "change",
+                f"{what} more than the SFT baseline's response to the same prompt",
+                title=f"{name} change",
+                better=better,
+                shown=("headline", "slices", "pairs") if gold else None,
+            ),
+            Measure(
+                name,
+                "level",
+                f"{what} of the response",
+                before=f"{name}_baseline",
+                title=name,
+                better=better,
+                shown=("headline", "curves", "figures", "pairs") if gold else (),
+            ),
+            Measure(
+                f"{name}_baseline",
+                "level",
+                f"{what} of the SFT baseline's response",
+                title=f"{name} of the SFT baseline",
+                shown=(),
+            ),
         ]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:

@@ -42,8 +42,9 @@ class WinRate:
 
     @property
     def measures(self) -> Sequence[Measure]:
-        by = f"scorer {self.scorer}" if self.scorer else "gold utility"
-        return [Measure("win_rate", "win", f"better than the SFT baseline's response to the same prompt, by {by}")]
+        by = f"scorer {self.scorer}" if self.scorer else "true utility"
+        what = f"better than the SFT baseline's response to the same prompt, by {by}"
+        return [Measure("win_rate", "win", what, title="win rate")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
         """One verdict per case, in order; the notes hold both scores."""
@@ -56,5 +57,6 @@ def win_verdict(before: Scored, after: Scored, tolerance: float) -> Verdict:
     if after.value is None or before.value is None:
         return Verdict({"win_rate": None}, after.reason or before.reason)
     margin = after.value - before.value
+    # a tie is 0.5, so that a policy without any change has a win rate of 0.5
     value = 0.5 if abs(margin) <= tolerance else float(margin > 0)
     return Verdict({"win_rate": value}, notes={"score": after.value, "baseline": before.value})

@@ -57,12 +57,13 @@ class WinRateRM:
     @property
     def measures(self) -> Sequence[Measure]:
         by = f"better than the SFT baseline's response to the same prompt, by the reward model {self.model}"
-        return [Measure("win_rate", "win", by)]
+        return [Measure("win_rate", "win", by, title="win rate by a reward model")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
         """One verdict per case, in order; the notes hold both scores."""
         scorer = ClassifierScorer(self.model, self.form, self.batch, self.device)
         found = before_and_after(cases, task, scorer)
+        # without cases the model was not loaded, and its account would load it
         if cases:
             self._last.update(scorer.account)
         return [win_verdict(before, after, self.tolerance) for before, after in found]

@@ -14,8 +14,10 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms
 from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.table import stored
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
+from rlhf_bench.reports.measures import described
 
 SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
@@ -46,8 +48,9 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "data": origins(cells),
         "arms": [describe(arm, labels[arm.key]) for arm in arms],
         "estimates": [asdict(estimate) for arm in arms for estimate in estimator.arm(arm)],
+        "measures": [asdict(column) for column in described(arms)],
         "comparison": compared,
-        "comparisons": [table._asdict() for table in comparison_tables(compared)],
+        "comparisons": [stored(table) for table in comparison_tables(compared)],
         "warnings": [*missing, *[w for arm in arms for w in warnings(arm, labels[arm.key])]],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
         "manifest": manifest(cells, command),

@@ -1,135 +1,133 @@
-"""The figures of a report: what was bought at which KL, what changed along training, utility before and after."""
+"""The figures of a report: measures against KL and along training, pair accuracy, distributions before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf_bench.harness.results.table import interval, number
+from rlhf_bench.harness.results.table import interval, value_text
 from rlhf_bench.reports import answer, figures
-from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.figures import Point, Series
-from rlhf_bench.reports.tables import Report, Row, own
+from rlhf_bench.reports.measures import RUN, Column, Report, arms_on, curve, of_report, pick, shown_at
 
-Json = dict[str, Any]
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
 Slots = Mapping[str, int]
 """Colour and marker of every label."""
 
-
-class Along(NamedTuple):
-    """A statistic drawn along training; `reach` is what its axis shows at least."""
-
-    column: Column
-    mark: float | None = None
-    reach: float | None = None
+KL = (RUN, "kl")
 
 
-ALONG = (
-    Along(Column("length change, tokens", "length", "length_change"), mark=0.0),
-    Along(Column("empty responses, share", "empty", "empty_rate"), reach=0.1),
-    Along(Column("refusals, share", "refusal", "refusal_rate"), reach=0.1),
-    Along(Column("KL to the SFT policy, nats", "run", "kl"), reach=1.0),
-)
+class Axis(NamedTuple):
+    """A figure's axis: what it shows, and the unit behind its name."""
+
+    name: str
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
 
 
-def charts(report: Report, task: str, slots: Slots) -> list[Json]:
+DISTANCE = Axis("KL to the SFT policy", "nats")
+
+
+def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
     """Every figure of a task but for its histograms, those with nothing to draw left out."""
-    found = [*against_kl(report, task, slots), *along(report, task, slots), accuracy(report, task, slots)]
-    return [one for one in found if one]
+    columns = shown_at(report, "figures")
+    # one number per policy says how good it is at a distance; the rest is followed over time
+    quality = [c for c in columns if c.kind == "win" or (c.kind == "level" and c.better)]
+    found = [against_kl(report, task, slots, column) for column in quality]
+    found += [along(report, task, slots, column) for column in columns if column not in quality]
+    return [one for one in [*found, accuracy(report, task, slots)] if one]
 
 
 def pair_accuracy(arm: Row) -> float | None:
-    """The mean over training seeds, None where nobody measured it."""
+    """The mean over training seeds, None where it was not measured."""
     known = [one["pair_accuracy"] for one in arm["before"] if one.get("pair_accuracy") is not None]
     return sum(known) / len(known) if known else None
 
 
-def curve(report: Report, arm: str, judge: str, statistic: str) -> dict[int, Row]:
-    """The arm's estimates by iteration, those that say something."""
-    wanted = {"judge": judge, "statistic": statistic, "slice": "all", "decoding": "sample"}
-    found = [e for e in own(report, arm) if all(e[k] == v for k, v in wanted.items())]
-    return {e["iteration"]: e for e in sorted(found, key=lambda e: e["iteration"]) if e["value"] is not None}
-
-
-def against_kl(report: Report, task: str, slots: Slots) -> Iterator[Json | None]:
-    """Gold and win rates against KL: what was bought at which distance from the SFT policy."""
-    wanted = [Column("gold", "utility", "gold"), *answer.answering(report)]
-    for column in (c for c in wanted if c.statistic in ("gold", "win_rate")):
-        series = []
-        for arm in answer.arms_on(report, task):
-            distance = curve(report, arm["arm"], "run", "kl")
-            found = curve(report, arm["arm"], column.judge, column.statistic)
-            points = [_point(distance[i]["value"], row) for i, row in found.items() if i in distance]
-            start = _start(report, arm["arm"], column)
-            first = [Point(0.0, start)] if start is not None and points else []
-            series.append(Series(arm["label"], slots[arm["label"]], [*first, *points]))
-        yield chart(series, "KL to the SFT policy, nats", column.name, answer.reference(column.statistic))
+def against_kl(report: Report, task: str, slots: Slots, column: Column) -> JsonObject | None:
+    """A measure against KL: how good the policy is at which distance from the SFT policy."""
+    series = []
+    for arm in arms_on(report, task):
+        distance = curve(report, arm["arm"], KL)
+        found = curve(report, arm["arm"], column.key)
+        points = [point(distance[i]["value"], row) for i, row in found.items() if i in distance]
+        start = _start(report, arm["arm"], column)
+        first = [Point(0.0, start)] if start is not None and points else []
+        series.append(Series(arm["label"], slots[arm["label"]], [*first, *points]))
+    return chart(series, DISTANCE, Axis(column.title, column.unit), column.reference)
 
 
 def _start(report: Report, arm: str, column: Column) -> float | None:
-    """The SFT policy's own value: it has moved by no KL."""
-    if column.statistic == "gold":
-        found = curve(report, arm, "utility", "gold_baseline")
-        return next((row["value"] for row in found.values()), None)
-    return answer.reference(column.statistic)
+    """The SFT policy's own value, at a KL of 0: the baseline's level, or the value that means no effect."""
+    if not column.before:
+        return column.reference
+    found = curve(report, arm, (column.judge, column.before))
+    return next((row["value"] for row in found.values()), None)
 
 
-def _point(x: float, row: Row) -> Point:
+def point(x: float, row: Row) -> Point:
+    """An estimate at `x`, with its interval."""
     return Point(x, row["value"], row["low"], row["high"])
 
 
-def along(report: Report, task: str, slots: Slots) -> Iterator[Json | None]:
-    """Length, empty and refusal rates and KL at every checkpoint."""
-    for (name, judge, statistic), mark, reach in ALONG:
-        series = []
-        for arm in answer.arms_on(report, task):
-            found = curve(report, arm["arm"], judge, statistic)
-            series.append(Series(arm["label"], slots[arm["label"]], [_point(i, row) for i, row in found.items()]))
-        yield chart(series, "PPO iteration", name, mark, reach)
+def along(report: Report, task: str, slots: Slots, column: Column) -> JsonObject | None:
+    """A measure at every checkpoint."""
+    series = []
+    for arm in arms_on(report, task):
+        found = curve(report, arm["arm"], column.key)
+        series.append(Series(arm["label"], slots[arm["label"]], [point(i, row) for i, row in found.items()]))
+    # the axis reaches this far at least, so that a tiny rate or KL is not drawn as a large one
+    reach = 0.1 if column.kind == "rate" else 1.0 if column.key == KL else None
+    return chart(series, Axis("PPO iteration"), Axis(column.title, column.unit), column.reference, reach)
 
 
-def chart(series: Sequence[Series], x: str, y: str, mark: float | None, reach: float | None = None) -> Json | None:
+def chart(
+    series: Sequence[Series], x: Axis, y: Axis, mark: float | None, reach: float | None = None
+) -> JsonObject | None:
     """A figure with its name; None where there is nothing to draw."""
     drawn = [one for one in series if one.points]
     if not drawn:
         return None
-    ends = "; ".join(f"{one.name} {number(one.points[-1].y)} at {number(one.points[-1].x)}" for one in drawn)
-    svg = figures.lines(drawn, x, y, f"{y} by {x}. Last points: {ends}.", mark, reach)
-    return {"title": f"{y.partition(',')[0]} by {x.partition(',')[0]}", "svg": svg}
+    ends = "; ".join(f"{one.name} {value_text(one.points[-1].y)} at {value_text(one.points[-1].x)}" for one in drawn)
+    svg = figures.lines(drawn, str(x), str(y), f"{y} by {x}. Last points: {ends}.", mark, reach)
+    return {"title": f"{y.name} by {x.name}", "svg": svg}
 
 
-def accuracy(report: Report, task: str, slots: Slots) -> Json | None:
-    """Pair accuracy, what reward models are usually compared by, beside what became of the policy."""
+def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
+    """Pair accuracy, by which reward models are usually compared, against the first measure that answers."""
     for column in answer.answering(report):
         series = []
         for outcome in answer.outcomes(report, task, column):
             known = pair_accuracy(outcome.arm)
             if outcome.estimate and outcome.estimate["value"] is not None and known is not None:
-                series.append(
-                    Series(outcome.arm["label"], slots[outcome.arm["label"]], [_point(known, outcome.estimate)])
-                )
+                label = outcome.arm["label"]
+                series.append(Series(label, slots[label], [point(known, outcome.estimate)]))
         if len(series) > 1:
             said = "; ".join(
-                f"{s.name} accuracy {number(s.points[0].x)}, {column.name} {number(s.points[0].y)}" for s in series
+                f"{s.name} accuracy {value_text(s.points[0].x)}, {column.title} {value_text(s.points[0].y)}"
+                for s in series
             )
-            drawn = figures.scatter(series, "pair accuracy", column.name, said, answer.reference(column.statistic))
-            return {"title": f"{column.name} by pair accuracy", "svg": drawn}
+            drawn = figures.scatter(series, "pair accuracy", column.title, said, column.reference)
+            return {"title": f"{column.title} by pair accuracy", "svg": drawn}
     return None
 
 
-def histograms(report: Report, task: str) -> list[Json]:
-    """Utility before and after, one figure an arm."""
+def histograms(report: Report, task: str) -> list[JsonObject]:
+    """The distributions before and after, a figure for each arm and measure."""
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
+    titles = {column.key: column.title for column in of_report(report)}
     found = []
-    for row in report.get("distributions", ()):
-        if row["task"] != task:
-            continue
-        name, label = row["statistic"], labels[row["arm"]]
-        ratio = answer.final(report, row["arm"], row["judge"], f"{name} variance ratio")
-        text = f"variance ratio {interval(ratio)}" if ratio and ratio["value"] is not None else ""
-        said = f"{name} under {label}: {_spread(row, 'before')} before, {_spread(row, 'after')} after. {text}"
+    for row in (row for row in report.get("distributions", ()) if row["task"] == task):
+        name, label = titles.get((row["judge"], row["statistic"]), row["statistic"]), labels[row["arm"]]
+        ratio = pick(report, row["arm"], (row["judge"], f"{row['statistic']} variance ratio"))
+        note = f"variance ratio {interval(ratio)}" if ratio and ratio["value"] is not None else ""
+        said = f"{name} under {label}: {_spread(row, 'before')} before, {_spread(row, 'after')} after. {note}"
         drawn = figures.histogram(row["low"], row["width"], row["before"], row["after"], name, said)
-        found.append({"title": label, "note": text, "svg": drawn})
+        found.append({"title": label, "note": note, "svg": drawn})
     return found
 
 
@@ -139,5 +137,5 @@ def _spread(row: Row, name: str) -> str:
     for k, count in enumerate(row[name]):
         running += count
         if 2 * running >= total:
-            return f"median near {number(row['low'] + (k + 0.5) * row['width'])}"
+            return f"median near {value_text(row['low'] + (k + 0.5) * row['width'])}"
     return "nothing"

@@ -30,7 +30,7 @@ function compareTable(box, found, place) {
     return cell;
   }
 
-  const range = (low, high) => (low === null || high === null ? "" : `[${number(low)}, ${number(high)}]`);
+  const range = (low, high, format) => (low === null || high === null ? "" : `[${written(low, format)}, ${written(high, format)}]`);
 
   /** The stored difference of two arms, paired by prompt and seed; pairs are stored once, in one direction. */
   function paired(arm, other, column) {
@@ -43,12 +43,12 @@ function compareTable(box, found, place) {
   }
 
   /** A stored estimate as it is; against another arm the stored paired difference, else a difference of points. */
-  function estimateCell(row, other, pair) {
+  function estimateCell(row, other, pair, format) {
     if (!row || row[0] === null) return numberCell(null, DASH, "", row ? row[3] : 0);
     const [value, low, high, undecided] = row;
-    if (other === null) return numberCell(value, number(value), range(low, high), undecided);
-    if (pair) return numberCell(pair[0], signed(pair[0]), range(pair[1], pair[2]), undecided);
-    return other && other[0] !== null ? numberCell(value - other[0], signed(value - other[0]), "", undecided) : numberCell(null, DASH, "", undecided);
+    if (other === null) return numberCell(value, written(value, format), range(low, high, format), undecided);
+    if (pair) return numberCell(pair[0], signed(pair[0], format), range(pair[1], pair[2], format), undecided);
+    return other && other[0] !== null ? numberCell(value - other[0], signed(value - other[0], format), "", undecided) : numberCell(null, DASH, "", undecided);
   }
 
   function fill() {
@@ -57,10 +57,11 @@ function compareTable(box, found, place) {
     const stored = slice.value === "all" && decoding.value === "sample";
     const rows = found.arms.map((arm, k) => {
       const against = chosen === null || chosen === k ? null : chosen;
-      const cells = found.columns.map((_, column) => estimateCell(
+      const cells = found.columns.map(({ format }, column) => estimateCell(
         kept.get(`${k}|${column}|${decoding.value}|${slice.value}`),
         against === null ? null : kept.get(`${against}|${column}|${decoding.value}|${slice.value}`) ?? false,
         against !== null && stored ? paired(k, against, column) : null,
+        format,
       ));
       const other = against === null ? null : found.arms[against].accuracy;
       const accuracy = arm.accuracy === null || (against !== null && other === null) ? numberCell(null, DASH)

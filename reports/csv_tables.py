@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.results.table import DASH, Cell, restored, text
 from rlhf_bench.reports.ledger import claims_table
-from rlhf_bench.reports.tables import TABLES, Report, all_tables, indexed
+from rlhf_bench.reports.measures import Report, indexed
+from rlhf_bench.reports.tables import TABLES, all_tables
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-NUMBERS = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?( \[-?[\d.e+-]+, -?[\d.e+-]+\])?")
 
 ESTIMATES = (
     "task", "label", "reward_model", "arm", "judge", "statistic", "slice", "decoding", "iteration", "value", "low",
@@ -41,16 +41,19 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     """File name, columns and rows of every table."""
     report = indexed(report)
     yield "estimates.csv", ESTIMATES, _estimates(report)
-    names = ["estimates", "claims", *(name for name in TABLES if name != "comparisons")]
-    for name in names[2:]:
-        for table in all_tables(report, [name]):
-            yield f"{name}.csv", table.columns, table.rows
+    names = [name for name in TABLES if name != "comparisons"]
+    taken: dict[str, int] = {}
+    for name in names:
+        for table in all_tables(report, [name]):  # several of one name: a distribution for each measure
+            yield f"{_unique(name, taken)}.csv", table.columns, table.rows
     if report.get("claims"):
         claims = claims_table(report["claims"])
         yield "claims.csv", claims.columns, claims.rows
-    taken = dict.fromkeys(names, 1)
+    # a name is taken whether its table has rows or not: adding seeds renames no file
+    taken |= {name: max(1, taken.get(name, 1)) for name in ("estimates", "claims", *names)}
     for stored in report.get("comparisons", ()):  # each under its own title
-        yield f"{_unique(slug(stored['title']), taken)}.csv", stored["columns"], stored["rows"]
+        rows = restored(stored).rows if "cells" in stored else stored["rows"]
+        yield f"{_unique(slug(stored['title']), taken)}.csv", stored["columns"], rows
 
 
 def slug(title: str) -> str:
@@ -67,30 +70,28 @@ def _estimates(report: Report) -> Iterator[Sequence[object]]:
     """Every estimate, a row each; seeds separated by spaces, nothing where nothing can be said."""
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
     for row in report["estimates"]:
-        shown = _estimate(row, labels)
+        shown = {**row, "label": labels.get(row["arm"], ""), "seeds": " ".join(map(str, row["seeds"]))}
         yield [shown[name] for name in ESTIMATES]
-
-
-def _estimate(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    return {**row, "label": labels.get(row["arm"], ""), "seeds": " ".join(map(str, row["seeds"]))}
 
 
 def table_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """RFC 4180 with LF line ends."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow([cell(name) for name in columns])
     writer.writerows([[cell(value) for value in row] for row in rows])
-    return text.getvalue()
+    return file.getvalue()
 
 
 def cell(value: object) -> str:
-    """One cell as text that no spreadsheet runs; an empty one for None and for the dash of the tables."""
-    if value is None or value == "–":
+    """One entry as text that no spreadsheet runs; an empty one for None and where there is no number."""
+    if value is None or value == DASH or (isinstance(value, Cell) and value.value is None):
         return ""
+    if isinstance(value, Cell):
+        return text(value)
+    if isinstance(value, int | float):
+        return repr(float(value)) if isinstance(value, float) else str(value)
     if isinstance(value, list | tuple):
-        return cell(" ".join(map(str, value)))
-    text = printable(repr(float(value)) if isinstance(value, float) else str(value))
-    if text.lstrip().startswith(FORMULA) and not NUMBERS.fullmatch(text):
-        return "'" + text
-    return text
+        value = " ".join(text(one) if isinstance(one, Cell) else str(one) for one in value)
+    shown = printable(str(value))
+    return f"'{shown}" if shown.lstrip().startswith(FORMULA) else shown

@@ -16,6 +16,7 @@ from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
 from rlhf_bench.harness.results.found import find_cells, is_complete
 from rlhf_bench.harness.results.sheets import Sheets
+from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
 from rlhf_bench.harness.statistics.interval import Interval
@@ -100,7 +101,7 @@ def page_report(built: Mapping[str, Any]) -> dict[str, Any]:
         "experiment": built["name"],
         "question": built["question"],
         "claims": built["claims"],
-        "comparisons": [*(table._asdict() for table in more), *report["comparisons"]],
+        "comparisons": [*map(stored, more), *report["comparisons"]],
         "warnings": [*left_out, *report["warnings"]],
     }
 

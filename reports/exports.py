@@ -1,48 +1,48 @@
-"""A report in forms that others read: Every Eval Ever (evaleval/every_eval_ever, eval.schema.json 0.2.1) and the
+"""A report in the formats of others: Every Eval Ever (evaleval/every_eval_ever, eval.schema.json 0.2.1) and the
 model-index of a Hugging Face model card.
 
-Only what those forms can say is exported: final, sampled numbers over all prompts.  Every Eval Ever wants to know the
-range of a score and whether less is better, so gold utilities (no range) and refusals (neither) are left out there.
+Final, sampled numbers over all prompts are exported.  Every Eval Ever asks for the range of a score and whether lower
+is better: it gets win rates and rates that say which side is better, not gold utility, which has no range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.reports.answer import columns
-from rlhf_bench.reports.tables import Report, Row, indexed, pick
+from rlhf_bench.reports.measures import Column, Report, indexed, pick, shown_at
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 EEE_VERSION = "0.2.1"
-LOWER_IS_BETTER = {"win_rate": False, "empty_rate": True, "truncated_rate": True}
-"""Statistics from 0 to 1 that say better or worse."""
-Json = dict[str, Any]
 
 
-def every_eval_ever(report: Report, timestamp: str, organization: str) -> list[Json]:
+def every_eval_ever(report: Report, timestamp: str, organization: str) -> list[JsonObject]:
     """One record an arm.  `timestamp`: when it is exported, in seconds since 1970; `organization`: who evaluated.
 
-    Raises BenchError when no arm has a number that the form can hold.
+    Raises BenchError when no arm has a number that the format can hold.
     """
     report = indexed(report)
     found = [record for arm in report["arms"] if (record := _record(report, arm, timestamp, organization))]
     if not found:
         raise BenchError(
-            "The report has no statistic that Every Eval Ever can hold.", f"It holds {', '.join(LOWER_IS_BETTER)}."
+            "The report has no statistic that Every Eval Ever can hold.",
+            "It holds win rates, and rates that say which side is better, such as empty_rate.",
         )
     return found
 
 
-def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json | None:
+def _record(report: Report, arm: Row, timestamp: str, organization: str) -> JsonObject | None:
     results = [
-        _result(report, arm, row)
-        for row in _final(report, arm)
-        if row["statistic"] in LOWER_IS_BETTER and row["value"] is not None
+        _result(report, arm, row, column)
+        for column, row in _final(report, arm)
+        if column.kind in ("win", "rate") and column.better
     ]
     if not results:
         return None
     name = model_name(arm)
+    versions = {stage["versions"].get("rlhf-bench", "unknown") for stage in report["manifest"]["stages"].values()}
     return {
         "schema_version": EEE_VERSION,
         "evaluation_id": f"{arm['task']}/{name}/{timestamp}",
@@ -53,41 +53,39 @@ def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json
             "source_organization_name": organization,
             "evaluator_relationship": "first_party",
         },
-        "eval_library": {"name": "rlhf-bench", "version": _version(report)},
-        "model_info": {"name": arm["label"], "id": name, "additional_details": _details(arm)},
+        "eval_library": {"name": "rlhf-bench", "version": ", ".join(sorted(versions)) or "unknown"},
+        "model_info": {
+            "name": arm["label"],
+            "id": name,
+            "additional_details": {
+                "reward_model": arm["reward_model"],
+                "seeds": " ".join(map(str, arm["seeds"])),
+                **{f"setting {setting}": str(value) for setting, value in arm["differing"].items()},
+            },
+        },
         "evaluation_results": results,
     }
 
 
 def model_name(arm: Row) -> str:
-    """What the trained policy is called: policy, task, reward model and the arm's key."""
+    """The name of the trained policy: policy, task, reward model and the arm's key."""
     return f"rlhf-bench/{arm['policy']}-{arm['task']}-{arm['reward_model']}-{arm['arm'][:12]}".replace(":", "-")
 
 
-def _details(arm: Row) -> dict[str, str]:
-    settings = {f"setting {name}": str(value) for name, value in arm["differing"].items()}
-    return {"reward_model": arm["reward_model"], "seeds": " ".join(map(str, arm["seeds"])), **settings}
+def _final(report: Report, arm: Row) -> list[tuple[Column, Row]]:
+    """The measures of the table of final results that have a value for this arm, each with its estimate."""
+    found = [(column, pick(report, arm["arm"], column.key)) for column in shown_at(report, "headline")]
+    return [(column, row) for column, row in found if row is not None and row["value"] is not None]
 
 
-def _version(report: Report) -> str:
-    found = {stage["versions"].get("rlhf-bench", "unknown") for stage in report["manifest"]["stages"].values()}
-    return ", ".join(sorted(found)) or "unknown"
-
-
-def _final(report: Report, arm: Row) -> list[Row]:
-    rows = [pick(report, arm["arm"], column.judge, column.statistic) for column in columns(report)]
-    return [row for row in rows if row is not None]
-
-
-def _result(report: Report, arm: Row, row: Row) -> Json:
-    statistic = row["statistic"]
+def _result(report: Report, arm: Row, row: Row, column: Column) -> JsonObject:
     details = {"judge": row["judge"], "undecided": str(row["n_invalid"]), "note": row["note"]}
-    score: Json = {"score": row["value"], "details": {k: v for k, v in details.items() if v}}
+    score: JsonObject = {"score": row["value"], "details": {k: v for k, v in details.items() if v}}
     if row["low"] is not None and row["high"] is not None:
         ends = {"lower": row["low"], "upper": row["high"], "confidence_level": row["level"], "method": row["method"]}
         score["uncertainty"] = {"confidence_interval": ends, "num_samples": row["n"]}
     return {
-        "evaluation_name": f"{arm['task']} {statistic}",
+        "evaluation_name": f"{arm['task']} {column.statistic}",
         "source_data": {
             "dataset_name": arm["task"],
             "source_type": "other",
@@ -95,7 +93,7 @@ def _result(report: Report, arm: Row, row: Row) -> Json:
         },
         "metric_config": {
             "evaluation_description": "after PPO, against the SFT baseline's responses to the same held-out prompts",
-            "lower_is_better": LOWER_IS_BETTER[statistic],
+            "lower_is_better": column.better == "lower",
             "score_type": "continuous",
             "min_score": 0.0,
             "max_score": 1.0,
@@ -106,12 +104,12 @@ def _result(report: Report, arm: Row, row: Row) -> Json:
 
 
 def _origin(report: Report, task: str) -> dict[str, str]:
-    found: Mapping[str, Any] = next((origin for origin in report["data"] if origin["task"] == task), {})
+    found: Row = next((origin for origin in report["data"] if origin["task"] == task), {})
     return {name: str(found[name]) for name in ("kind", "description", "sha256", "license") if name in found}
 
 
-def model_index(report: Report, arm: Row) -> list[Json]:
-    """The `model-index` of the card of an arm's policy: every final statistic, its interval in `args`."""
+def model_index(report: Report, arm: Row) -> list[JsonObject]:
+    """The `model-index` of the card of an arm's policy: every final measure, its interval in `args`."""
     origin = _origin(report, arm["task"])
     metrics = [
         {
@@ -120,8 +118,7 @@ def model_index(report: Report, arm: Row) -> list[Json]:
             "value": row["value"],
             "args": {"low": row["low"], "high": row["high"], "level": row["level"], "n": row["n"]},
         }
-        for row in _final(report, arm)
-        if row["value"] is not None
+        for _, row in _final(report, arm)
     ]
     dataset = {"name": arm["task"], "type": arm["task"], "revision": origin.get("sha256", "")[:16]}
     result = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}

@@ -79,7 +79,7 @@ function worded(value, measure) {
   if (value === null || value === undefined) return DASH;
   if (measure.kind === "win" && [0, 0.5, 1].includes(value)) return { 0: "loss", 0.5: "tie", 1: "win" }[value];
   if (measure.kind === "rate" && [0, 1].includes(value)) return value ? "yes" : "no";
-  const text = Number.isInteger(value) ? String(value).replace("-", "−") : number(value);
+  const text = Number.isInteger(value) && measure.format !== "percent" ? String(value).replace("-", "−") : written(value, measure.format);
   return measure.kind === "change" && value > 0 ? "+" + text : text;
 }
 
@@ -87,7 +87,7 @@ function worded(value, measure) {
 function verdictTable(task, cells, place) {
   const head = cells.map((cell) => make("th", { scope: "col", class: "n" }, visible(cell.label), " ", make("span", { class: "seeds", text: `seed ${cell.seed}` })));
   const rows = task.measures.map((measure, k) => make("tr", {},
-    make("th", { scope: "row", title: measure.description, text: visible(`${measure.name.replaceAll("_", " ")} (${measure.judge})`) }),
+    make("th", { scope: "row", title: measure.description, text: visible(measure.title) }),
     ...cells.map((cell) => cell.rows[place]).map((row) => make("td", { class: "n", text: row && (row.v?.[k] ?? null) === null && row.w?.[measure.judge] ? "undecided" : worded(row?.v?.[k], measure) }))));
   return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Verdicts" }, make("table", { class: "verdicts-of" },
     make("caption", { text: "Verdicts of the judges" }), make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "measure" }), ...head)), make("tbody", {}, ...rows)));
@@ -195,14 +195,15 @@ function inside(box, tasks) {
     const labels = [...new Set(boxes.map(([label]) => label))];
     const groups = labels.map((label) => make("span", { class: "choice" }, visible(label), ...boxes.filter(([own]) => own === label).map(([, box]) => box)));
     cellsBox.replaceChildren(make("legend", { text: "Side by side, by seed" }), ...groups);
-    const measures = task.measures.map((measure, k) => [k, measure.name.replaceAll("_", " ") + ` (${measure.judge})`]);
+    const measures = task.measures.map((measure, k) => [k, visible(measure.title)]);
     const usual = [...task.measures.keys()].sort((a, b) => rank(task.measures[a]) - rank(task.measures[b]))[0] ?? "";
     byBox.replaceChildren(...measures.map(([value, text]) => make("option", { value, text })));
     byBox.value = task.measures[Number(state.get("by", usual))] ? state.get("by", usual) : usual;
     refresh();
   }
 
-  const rank = (measure) => (measure.name === "gold_change" ? 0 : measure.kind === "win" ? 1 : measure.kind === "change" ? 2 : 3);
+  /** Prompts are sorted first by a change that says better or worse, else by a win. */
+  const rank = (measure) => (measure.kind === "change" ? (measure.better ? 0 : 2) : measure.kind === "win" ? 1 : 3);
 
   function matches(place, words) {
     const prompt = task.prompts[place], texts = [prompt.id, prompt.x, prompt.reference, ...prompt.slices, ...rowsOf(place).map((row) => row.x)];
@@ -229,11 +230,11 @@ function inside(box, tasks) {
   }
 
   function entry(place) {
-    const prompt = task.prompts[place], by = Number(byBox.value), kind = task.measures[by]?.kind;
+    const prompt = task.prompts[place], by = Number(byBox.value), measure = task.measures[by] ?? {};
     const chips = cells().map((cell) => {
-      const value = cell.rows[place]?.v?.[by] ?? null, middle = kind === "win" ? 0.5 : 0, turned = kind === "win" || kind === "change";
-      const tone = value === null || !turned || value === middle ? "" : value > middle ? " up" : " down";
-      return make("span", { class: "chip" + tone, title: `${cell.label}, seed ${cell.seed}`, text: worded(value, task.measures[by] ?? {}) });
+      const value = cell.rows[place]?.v?.[by] ?? null, middle = measure.reference ?? null;
+      const tone = value === null || middle === null || value === middle ? "" : (value > middle) === (measure.better !== "lower") ? " up" : " down";
+      return make("span", { class: "chip" + tone, title: `${cell.label}, seed ${cell.seed}`, text: worded(value, measure) });
     });
     const button = make("button", { type: "button", "data-place": place }, make("b", { text: visible(prompt.id) }),
       make("span", { class: "start", dir: "auto", text: visible(prompt.x.slice(0, 160)) }), ...chips);

@@ -16,6 +16,7 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.estimates import CellFiles, arms_of
+from rlhf_bench.reports.measures import complete
 
 BUDGET = 4_000_000
 """Bytes of the page; with its tables and figures it then stays below 5 MB."""
@@ -160,7 +161,19 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
     baselines = {block.baseline: (block.before, block.greedy_before) for block in blocks}
     return {
         "task": blocks[0].task,
-        "measures": [{"judge": j, "name": n, **_described(m)} for (j, n), m in sorted(measures.items())],
+        "measures": [
+            {
+                "judge": column.judge,
+                "name": column.statistic,
+                "kind": column.kind,
+                "description": column.description,
+                "title": column.title,
+                "reference": column.reference,
+                "format": column.format,
+                "better": column.better,
+            }
+            for column in sorted(complete(measures), key=lambda column: column.key)
+        ],
         "prompts": [_prompt(prompts[i]) for i in order],
         "baselines": [
             [_response(rows.get(i), {}, (), extent, greedy.get(i)) for i in order]
@@ -168,10 +181,6 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
         ],
         "cells": [_cell(block, labels, order, sorted(measures), list(baselines), extent) for block in blocks],
     }
-
-
-def _described(measure: Mapping[str, Any]) -> Json:
-    return {"kind": measure["kind"], "description": measure.get("description", "")}
 
 
 def _prompt(example: Mapping[str, Any]) -> Json:

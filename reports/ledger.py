@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.results.table import Table, interval, number
+from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.reports import tables
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
 
@@ -21,9 +21,9 @@ def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         (
             row["id"],
             row["verdict"],
-            interval(row),
-            str(len(row["seeds"])),
-            "" if row["detectable"] is None else number(row["detectable"]),
+            estimated(row),
+            Cell(len(row["seeds"]), format="count"),
+            "" if row["detectable"] is None else Cell(row["detectable"]),
             row["measured"],
             row["rule"],
         )
@@ -35,7 +35,10 @@ def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The short form, for a terminal: what is claimed, and the verdict."""
-    shown = [(row["verdict"], row["text"], interval(row), str(len(row["seeds"])), row["id"]) for row in rows]
+    shown = [
+        (row["verdict"], row["text"], estimated(row), Cell(len(row["seeds"]), format="count"), row["id"])
+        for row in rows
+    ]
     return Table("Claims", ("verdict", "claim", "interval", "seeds", "id"), shown)
 
 
@@ -54,9 +57,9 @@ def contrasts_table(built: Built) -> Table:
             f"{row['a']} - {row['b']}",
             f"{row['judge']}.{row['statistic']}" + ("" if row["slice"] == "all" else f" ({row['slice']})"),
             row["decoding"],
-            interval(row),
+            estimated(row),
             _says(row),
-            " ".join(map(number, row["by_seed"])),
+            tuple(map(Cell, row["by_seed"])),
         )
         for row in built["contrasts"]
     ]
@@ -75,7 +78,13 @@ def analysis_tables(built: Built) -> Iterator[Table]:
     """Credit, overhead and agreement, one table a run; for agreement what was ranked, too."""
     for run, analysis in built["analyses"].items():
         rows = [
-            (row["reward_model"] or "all", row["statistic"], str(len(row["seeds"])), interval(row), row["note"])
+            (
+                row["reward_model"] or "all",
+                row["statistic"],
+                Cell(len(row["seeds"]), format="count"),
+                estimated(row),
+                row["note"],
+            )
             for row in analysis["rows"]
         ]
         yield Table(f"{analysis['kind']}: {run}", ("reward model", "statistic", "seeds", "interval", "note"), rows)
@@ -88,7 +97,7 @@ def standings_table(measured: Sequence[Mapping[str, Any]]) -> Table:
     names = [name for name in measured[0] if name != "reward_model"]
     last = names[-1]
     order = sorted(measured, key=lambda row: math.inf if row[last] is None else -row[last])
-    rows = [(row["reward_model"], *(number(row[name]) for name in names)) for row in order]
+    rows = [(row["reward_model"], *(Cell(row[name]) for name in names)) for row in order]
     note = "Pair accuracy on held-out pairs, and gains in gold over the SFT policy; means over seeds."
     return Table("What was ranked", ("reward model", *names), rows, note)
 
@@ -127,6 +136,8 @@ def _experiment(built: Built, mark: str) -> Iterator[str]:
 
 def without_folder(command: str) -> str:
     """The command as anybody may give it: where one machine keeps its results is no part of what was done."""
+    if not command.startswith("bench "):
+        return command  # a call of the Python API, which names no folder; shlex would remove its quotes
     try:
         words = iter(shlex.split(command))
     except ValueError:  # nobody's command line

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_bench.harness.printable import printable_lines
-from rlhf_bench.harness.results.table import Table
+from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.reports.tables import all_tables
 
 
@@ -17,7 +17,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("# Reward models, by what PPO makes of them", "")
+    yield from ("# The policy after PPO, by reward model", "")
     for origin in report["data"]:
         yield f"**Data of {escape(origin['task'])}** ({escape(origin['kind'])}): {escape(origin['description'])}"
         yield f"License: {escape(origin['license'])}. Content sha256 `{origin['sha256'][:16]}`."
@@ -32,9 +32,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(task: str, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What was kept of the task's data, and what was not."""
+    """How many of the task's examples and pairs were kept, and how many were not."""
     arm = next((arm for arm in arms if arm["task"] == task), None)
-    if arm is None:  # the data that a policy was trained on, evaluated on other prompts alone
+    if arm is None:  # the policy was trained on these data, and evaluated on prompts of another task
         return
     sft, pairs, found = arm["sft"], arm["counts"], {**arm["sft"], **arm["prompts"]}
     kept = ", ".join(f"{found[f'{s}_examples']} {name}" for s, name in SPLITS.items() if f"{s}_examples" in found)
@@ -52,27 +52,19 @@ SPLITS = {"sft": "demonstrations", "train": "PPO prompts", "test": "held-out pro
 
 
 def escape(text: object) -> str:
-    """Text that Markdown shows as it is, on one line, without control characters."""
+    """Text that Markdown shows unchanged, on one line, without control characters."""
     shown = "".join(c if c.isprintable() else " " for c in str(text))
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", shown)
 
 
 def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
     """A titled Markdown table."""
-    yield from (f"{heading} {table.title}", "")
+    yield from (f"{heading} {escape(table.title)}", "")
     yield "| " + " | ".join(map(escape, table.columns)) + " |"
     yield "|" + "|".join("--:" if numeric(table, place) else "---" for place in range(len(table.columns))) + "|"
     for row in table.rows:
-        yield "| " + " | ".join(map(escape, row)) + " |"
+        yield "| " + " | ".join(escape(text(entry)) for entry in row) + " |"
     yield from ("", table.note, "") if table.note else ("",)
-
-
-NUMERIC = re.compile(r"<?[-–+\d.,%\s\[\]e]*")
-
-
-def numeric(table: Table, place: int) -> bool:
-    """Whether a column holds numbers, which are aligned to the right; one that only says nothing does too."""
-    return place > 0 and all(NUMERIC.fullmatch(row[place]) for row in table.rows)
 
 
 def _undecided(report: Mapping[str, Any]) -> Iterator[str]:

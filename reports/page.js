@@ -27,9 +27,17 @@ function number(value) {
   return value < 0 && Number(text) !== 0 ? "−" + text : text;
 }
 
-function signed(value) {
-  const text = number(value);
-  return value > 0 && Number(text) !== 0 ? "+" + text : text;
+/** A number in the format of its measure, as the tables write it: whole percent, or `number`. */
+function written(value, format) {
+  if (format !== "percent" || value === null || value === undefined) return number(value);
+  const size = Math.abs(100 * value), below = Math.floor(size);
+  const whole = size - below === 0.5 ? below + (below % 2) : Math.round(size);
+  return (value < 0 && whole !== 0 ? "−" : "") + whole + "%";
+}
+
+function signed(value, format) {
+  const text = written(value, format);
+  return value > 0 && Number.parseFloat(text) !== 0 ? "+" + text : text;
 }
 
 /** The page's state lies in the address after #, so that what is seen can be linked; plain anchors are left alone. */

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.printable import printable, printable_lines
-from rlhf_bench.harness.results.table import Table
+from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.text.tokens import Span
-from rlhf_bench.reports.answer import question, sentence, tasks
+from rlhf_bench.reports.answer import question, sentence
 from rlhf_bench.reports.ledger import verdicts_table
-from rlhf_bench.reports.markdown import numeric
+from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.tables import TABLES, all_tables, headline
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
+
+    from rlhf_bench.harness.text.types import Row
 
 
-def show_headline(console: Console, report: Mapping[str, Any]) -> None:
-    """The end table of a run, its data source and its warnings."""
+def show_headline(console: Console, report: Row) -> None:
+    """The final results of a run, where its data come from, and its warnings."""
     for origin in report["data"]:
         console.print(
             f"{origin['task']}: {printable(origin['description'])}", markup=False, soft_wrap=not console.is_terminal
@@ -30,8 +32,8 @@ def show_headline(console: Console, report: Mapping[str, Any]) -> None:
     console.print(table.note, markup=False, soft_wrap=not console.is_terminal)
 
 
-def show_report(console: Console, report: Mapping[str, Any]) -> None:
-    """All that fits a terminal: question, answers, warnings, verdicts and every table."""
+def show_report(console: Console, report: Row) -> None:
+    """The parts that fit a terminal: question, answers, warnings, verdicts on claims and every table."""
     wide = not console.is_terminal
     for said in (question(report), *(sentence(report, task) for task in tasks(report))):
         console.print(printable(said), markup=False, soft_wrap=wide, style="bold")
@@ -51,18 +53,20 @@ def show(console: Console, table: Table) -> None:
     """A table: boxed on a terminal, tab-separated when piped."""
     if not console.is_terminal:
         for row in (table.columns, *table.rows):
-            plain(console, "\t".join(map(printable, row)))
+            plain(console, "\t".join(printable(text(entry)) for entry in row))
         return
     from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    drawn = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left")
-    for position, name in enumerate(table.columns):
-        drawn.add_column(name, justify="right" if numeric(table, position) else "left", overflow="fold")
+    drawn = RichTable(title=escape(printable(table.title)), box=box.SIMPLE_HEAD, title_justify="left")
+    for place, name in enumerate(table.columns):
+        justify: JustifyMethod = "right" if numeric(table, place) else "left"
+        drawn.add_column(escape(printable(name)), justify=justify, overflow="fold")
     for row in table.rows:
-        numbers = [printable(cell).replace(" [", "\n[") for cell in row[2:]]  # intervals below their values
-        drawn.add_row(*map(escape, [*map(printable, row[:2]), *numbers]))
+        # intervals below their values, which keeps columns narrow
+        entries = (printable(entry) if isinstance(entry, str) else text(entry, before_interval="\n") for entry in row)
+        drawn.add_row(*map(escape, entries))
     console.print(drawn)
 
 

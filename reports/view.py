@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.results.table import Table, interval, number
+from rlhf_bench.harness.results.table import (
+    Cell,
+    Entry,
+    Table,
+    estimated,
+    interval_text,
+    numeric,
+    restored,
+    text,
+    value_text,
+)
 from rlhf_bench.reports import answer, charts, figures
-from rlhf_bench.reports.answer import Column
 from rlhf_bench.reports.charts import pair_accuracy
 from rlhf_bench.reports.ledger import claims_table
+from rlhf_bench.reports.measures import Column, Report, arms_on, indexed, own, pick, shown_at, tasks
 from rlhf_bench.reports.proxy import proxy_charts
-from rlhf_bench.reports.tables import Report, Row, all_tables, indexed, own
+from rlhf_bench.reports.tables import all_tables
 
-Json = dict[str, Any]
-NUMBER = re.compile(r"(<?-?[\d.]+(?:e-?\d+)?%?)(?: (\[.*\]))?$")
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
+TABLES = ("curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features")
+"""The tables of the section with that name; the others have places of their own on the page."""
 MINUTE, HOUR = 60, 3600
 
 
-def view(report: Report) -> Json:
-    """All that the template needs but for the rows inside and the security headers."""
+def view(report: Report) -> JsonObject:
+    """Everything that the template needs, but for the rows inside and the security headers."""
     report = indexed(report)
     slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
-    names = answer.tasks(report)
+    names = tasks(report)
     return {
         "experiment": str(report.get("experiment", "")),
         "question": answer.question(report),
@@ -37,13 +49,8 @@ def view(report: Report) -> Json:
         "level": ", ".join(f"{level:.3g}%" for level in sorted({100 * e["level"] for e in report["estimates"]})),
         "several": len(names) > 1,
         "tasks": [task_view(report, task, slots) for task in names],
-        "comparisons": [shown(_table(one)) for one in report.get("comparisons", ())],
-        "tables": [
-            shown(table)
-            for table in all_tables(
-                report, ("curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features")
-            )
-        ],
+        "comparisons": [shown(restored(one)) for one in report.get("comparisons", ())],
+        "tables": [shown(table) for table in all_tables(report, TABLES)],
         "undecided": undecided(report),
         "cost": cost(report["manifest"]),
         "manifest": manifest(report["manifest"]),
@@ -51,12 +58,12 @@ def view(report: Report) -> Json:
     }
 
 
-def task_view(report: Report, task: str, slots: Mapping[str, int]) -> Json:
+def task_view(report: Report, task: str, slots: Mapping[str, int]) -> JsonObject:
     """Everything about one task."""
-    arms = answer.arms_on(report, task)
+    arms = arms_on(report, task)
     return {
         "task": task,
-        "forests": [forest(report, task, column) for column in answer.answering(report)[:2]],
+        "forests": [forest(report, task, column) for column in answer.answering(report)],
         "compare": compare(report, task),
         "legend": [{"label": arm["label"], "key": figures.marker(slots[arm["label"]])} for arm in arms],
         "charts": [*charts.charts(report, task, slots), *filter(None, proxy_charts(report, task, slots))],
@@ -64,15 +71,16 @@ def task_view(report: Report, task: str, slots: Mapping[str, int]) -> Json:
     }
 
 
-def forest(report: Report, task: str, column: Column) -> Json:
-    """Rows of intervals over one scale, the largest estimate first."""
+def forest(report: Report, task: str, column: Column) -> JsonObject:
+    """Rows of intervals over one scale, the best estimate first."""
     results = answer.outcomes(report, task, column)
-    mark = answer.reference(column.statistic)
+    mark = column.reference
     rows = [o.estimate for o in results if o.estimate and o.estimate["value"] is not None]
     values = [v for row in rows for v in (row["value"], row["low"], row["high"]) if v is not None]
     scale = figures.axis([*values, *([mark] if mark is not None else [])], 3)
     return {
-        "name": column.name,
+        "name": column.title,
+        "description": column.description,
         "mark": "" if mark is None else figures.label(mark),
         "axis": figures.bar_axis(scale),
         "rows": [
@@ -80,7 +88,7 @@ def forest(report: Report, task: str, column: Column) -> Json:
                 "label": o.arm["label"],
                 "seeds": len(o.arm["seeds"]),
                 "side": {"unknown": "not known"}.get(o.side, o.side),
-                "cell": cell(interval(o.estimate)),
+                "cell": cell(estimated(o.estimate, column.format)),
                 "bar": figures.interval_bar(*_ends(o.estimate), scale, mark),
             }
             for o in results
@@ -92,46 +100,30 @@ def _ends(row: Row | None) -> tuple[float | None, float | None, float | None]:
     return (row["value"], row["low"], row["high"]) if row else (None, None, None)
 
 
-def compare(report: Report, task: str) -> Json:
-    """The table of reward models x statistics, and the same numbers for every slice and decoding as plain rows."""
-    found = columns_on(report, task)
-    arms = answer.arms_on(report, task)
-    rows = [
-        {
-            "label": arm["label"],
-            "seeds": len(arm["seeds"]),
-            "cells": [
-                {**_exact(interval(row), row["value"] if row else None), "undecided": row["n_invalid"] if row else 0}
-                for row in found_cells
-            ],
-            "accuracy": _exact(number(pair_accuracy(arm)), pair_accuracy(arm)),
-        }
-        for arm in arms
-        for found_cells in [[answer.final(report, arm["arm"], c.judge, c.statistic) for c in found]]
-    ]
+def compare(report: Report, task: str) -> JsonObject:
+    """The table of reward models x measures, and the same numbers for every slice and decoding as plain rows."""
+    columns, arms = shown_at(report, "headline", task), arms_on(report, task)
+    rows = []
+    for arm in arms:
+        found = [pick(report, arm["arm"], column.key) for column in columns]
+        cells = [
+            {**cell(estimated(row, column.format)), "undecided": row["n_invalid"] if row else 0}
+            for row, column in zip(found, columns, strict=True)
+        ]
+        accuracy = cell(Cell(pair_accuracy(arm)))
+        rows.append({"label": arm["label"], "seeds": len(arm["seeds"]), "cells": cells, "accuracy": accuracy})
     return {
-        "columns": [column.name for column in found],
+        "columns": [{"name": c.title, "format": c.format, "description": c.description} for c in columns],
         "rows": rows,
-        "estimates": list(final_rows(report, arms, found)),
-        "pairs": list(pair_rows(report, arms, found)),
+        "estimates": list(final_rows(report, arms, columns)),
+        "pairs": list(pair_rows(report, arms, columns)),
         "arms": [{"label": arm["label"], "accuracy": pair_accuracy(arm), "seeds": len(arm["seeds"])} for arm in arms],
     }
 
 
-def _exact(text: str, value: float | None) -> Json:
-    """A cell that sorts by the number itself, not by what is left of it in print."""
-    return {**cell(text), "number": value}
-
-
-def columns_on(report: Report, task: str) -> list[Column]:
-    """The columns that some arm of the task has a value in."""
-    keys = {(e["judge"], e["statistic"]) for e in report["estimates"] if e["task"] == task and e["value"] is not None}
-    return [column for column in answer.columns(report) if (column.judge, column.statistic) in keys]
-
-
-def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[Any]]:
+def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[object]]:
     """[arm, column, decoding, slice, value, low, high, undecided] of the last checkpoint; arm and column by place."""
-    places = {(c.judge, c.statistic): k for k, c in enumerate(columns)}
+    places = {column.key: k for k, column in enumerate(columns)}
     for k, arm in enumerate(arms):
         found = [e for e in own(report, arm["arm"]) if (e["judge"], e["statistic"]) in places]
         last = max((e["iteration"] for e in found), default=0)
@@ -140,9 +132,9 @@ def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -
             yield [k, place, e["decoding"], e["slice"], e["value"], e["low"], e["high"], e["n_invalid"]]
 
 
-def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[Any]]:
+def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[object]]:
     """[arm, other arm, column, difference, low, high, p after Holm] of the stored pairs; arms and column by place."""
-    places = {(c.judge, c.statistic): k for k, c in enumerate(columns)}
+    places = {column.key: k for k, column in enumerate(columns)}
     keys = {arm["arm"]: k for k, arm in enumerate(arms)}
     for row in report.get("comparison", {}).get("pairs", ()):
         place = places.get((row["judge"], row["statistic"]))
@@ -151,7 +143,7 @@ def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) ->
             yield [keys[row["a"]], keys[row["b"]], place, *ends]
 
 
-def claims(report: Report) -> Json | None:
+def claims(report: Report) -> JsonObject | None:
     """The verdicts on the claims, counted and as a table."""
     rows = report.get("claims", ())
     if not rows:
@@ -163,7 +155,7 @@ def claims(report: Report) -> Json | None:
 
 
 def undecided(report: Report) -> list[str]:
-    """Sentences about undecided cases, each checkpoint and decoding for itself."""
+    """Sentences about undecided cases, one for each arm, measure, decoding and checkpoint."""
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
     rows = [e for e in report["estimates"] if e["slice"] == "all" and "undecided:" in e["note"]]
     return [
@@ -173,11 +165,11 @@ def undecided(report: Report) -> list[str]:
     ]
 
 
-def cost(manifest: Mapping[str, Any]) -> Json:
+def cost(manifest: Row) -> JsonObject:
     """Time by kind of stage, and every stage."""
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    kinds: dict[str, list[Row]] = {}
     for name, stage in manifest["stages"].items():
-        kinds.setdefault(name.split(" ")[0], []).append(stage)
+        kinds.setdefault(name.split(" ")[0], []).append(stage)  # stages are named "KIND LABEL-KEY"
     total = sum(stage["seconds"] for stage in manifest["stages"].values()) or 1.0
     rows = [
         {
@@ -194,29 +186,29 @@ def cost(manifest: Mapping[str, Any]) -> Json:
         }
         for kind, stages in kinds.items()
     ]
-    stages = Table(
-        "Every stage", ("stage", "seconds", "CPU seconds", "device"),
-        [(n, f"{s['seconds']:.1f}", f"{s['cpu_seconds']:.1f}", s["device"]) for n, s in manifest["stages"].items()],
-    )  # fmt: skip
+    stages = [
+        (name, *(Cell(stage[key], format="seconds") for key in ("seconds", "cpu_seconds")), stage["device"])
+        for name, stage in manifest["stages"].items()
+    ]
     return {
         "rows": sorted(rows, key=lambda r: (-r["seconds"], r["kind"])),
         "total": duration(total),
-        "stages": shown(stages),
+        "stages": shown(Table("Every stage", ("stage", "seconds", "CPU seconds", "device"), stages)),
     }
 
 
-def _sum(stages: Iterable[Mapping[str, Any]], name: str) -> float:
+def _sum(stages: Iterable[Row], name: str) -> float:
     return float(sum(stage[name] or 0.0 for stage in stages))
 
 
-def memory(stages: Iterable[Mapping[str, Any]]) -> str:
+def memory(stages: Iterable[Row]) -> str:
     """The largest peak of a stage's process, a dash where none was recorded."""
     known = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb") is not None]
     return f"{max(known):.0f} MB" if known else "–"
 
 
-def amount(stages: Iterable[Mapping[str, Any]], name: str) -> str:
-    """What the stages that say it did together, such as 1.2M; a dash where none does."""
+def amount(stages: Iterable[Row], name: str) -> str:
+    """The sum of a figure over the stages that have it, such as 1.2M; a dash where none has."""
     known = [stage["figures"][name] for stage in stages if stage["figures"].get(name)]
     if not known:
         return "–"
@@ -228,13 +220,13 @@ def amount(stages: Iterable[Mapping[str, Any]], name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them."""
+    """Seconds in s, min or h."""
     if seconds >= HOUR:
         return f"{seconds / HOUR:.1f} h"
     return f"{seconds / MINUTE:.1f} min" if seconds >= 2 * MINUTE else f"{seconds:.1f} s"
 
 
-def manifest(found: Mapping[str, Any]) -> Json:
+def manifest(found: Row) -> JsonObject:
     """How the report was made."""
     versions = sorted({f"{k} {v}" for stage in found["stages"].values() for k, v in stage["versions"].items()})
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in found["stages"].values()})
@@ -242,39 +234,19 @@ def manifest(found: Mapping[str, Any]) -> Json:
     return {**keep, "versions": versions, "machines": machines}
 
 
-def _table(found: Mapping[str, Any]) -> Table:
-    """A stored table, whatever is in its cells."""
-    rows = [tuple(_text(value) for value in row) for row in found["rows"]]
-    return Table(found["title"], tuple(map(str, found["columns"])), rows, found.get("note") or "")
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return number(value)
-    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def shown(table: Table) -> Json:
-    """A table whose columns of numbers are known, so that they align and sort."""
-    rows = [[cell(text) for text in row] for row in table.rows]
-    numeric = [
-        any(r[k]["number"] is not None for r in rows)
-        and all(r[k]["number"] is not None or r[k]["text"] in ("–", "") for r in rows)
-        for k in range(len(table.columns))
+def shown(table: Table) -> JsonObject:
+    """A table whose columns of numbers are marked, so that they align and sort."""
+    rows = [[cell(entry) for entry in row] for row in table.rows]
+    names = [
+        {"name": name, "numeric": numeric(table, k) and any(row[k]["number"] is not None for row in rows)}
+        for k, name in enumerate(table.columns)
     ]
-    names = [{"name": name, "numeric": is_number} for name, is_number in zip(table.columns, numeric, strict=True)]
     return {"title": table.title, "columns": names, "rows": rows, "note": table.note}
 
 
-def cell(text: str) -> Json:
-    """A cell: its text, the number to sort by (None for words), and the interval that stands below it."""
-    match = NUMBER.match(text)
-    if not match:
-        return {"text": text, "number": None, "interval": ""}
-    try:
-        value = float(match[1].strip("<%"))
-    except ValueError:
-        return {"text": text, "number": None, "interval": ""}
-    return {"text": match[1].replace("-", "−"), "number": value, "interval": (match[2] or "").replace("-", "−")}
+def cell(entry: Entry) -> JsonObject:
+    """An entry: its text, the number to sort by (None for words), and the interval that stands below it."""
+    if not isinstance(entry, Cell):
+        return {"text": text(entry), "number": None, "interval": ""}
+    value = value_text(entry.value, entry.format).replace("-", "−")
+    return {"text": value, "number": entry.value, "interval": interval_text(entry).replace("-", "−")}

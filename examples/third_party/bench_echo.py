@@ -70,10 +70,28 @@ class Vowels:
 
 
 class ExactEcho:
-    """Whether the response is the prompt, word by word."""
+    """Whether the response is the prompt, word by word, and whether it repeats more of it than the SFT baseline's.
 
-    measures = (Measure("exact_echo", "rate", "responses that repeat the prompt and nothing else"),)
+    Title, reference value and format of a measure are what reports show it with, in every table and figure.
+    """
+
+    measures = (
+        Measure("exact_echo", "rate", "responses that repeat the prompt and nothing else", title="exact echoes",
+                format="percent"),
+        Measure("longer_echo", "win", "repeats more words from the prompt's start than the SFT baseline's response",
+                title="longer echoes", reference=0.5),
+    )  # fmt: skip
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
         for case in cases:
-            yield Verdict({"exact_echo": float(case.generation.response.split() == case.example.prompt.split())})
+            wanted, given = case.example.prompt.split(), case.generation.response.split()
+            after, before = echoed(wanted, given), echoed(wanted, case.baseline.response.split())
+            win = 0.5 if after == before else float(after > before)
+            yield Verdict({"exact_echo": float(given == wanted), "longer_echo": win})
+
+
+def echoed(wanted: Sequence[str], given: Sequence[str]) -> int:
+    """How many words a response repeats from the start."""
+    return next(
+        (k for k, (a, b) in enumerate(zip(wanted, given, strict=False)) if a != b), min(len(wanted), len(given))
+    )

@@ -1,32 +1,147 @@
-"""A table of a report as rows of text, and how its numbers are written."""
+"""Tables of typed cells, and how a number is written.
+
+A cell keeps its value, its interval and its format until a table is shown; `text` writes it, and nothing reads the
+text back.  `stored` and `restored` are the JSON form of a table in a report.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from rlhf_bench.harness.nouns import MeasureFormat
+
+DASH = "–"
+"""Stands where there is no number."""
+
+CellFormat = MeasureFormat | Literal["count", "p", "seconds"]
+"""The formats of measures, and of whole numbers, p values and times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number, with its interval where it has one; value None where nothing can be said."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    format: CellFormat = "number"
+
+
+Entry = str | Cell | tuple[Cell, ...]
+"""What a table holds in one place: words, a number, or several numbers (one a seed)."""
 
 
 class Table(NamedTuple):
-    """A titled table; all cells are text, the first columns name things and the rest are numbers."""
+    """A titled table; the first columns name things."""
 
     title: str
     columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+    rows: Sequence[tuple[Entry, ...]]
     note: str = ""
 
 
+def estimated(row: Mapping[str, Any] | None, format: CellFormat = "number") -> Cell:
+    """The cell of an estimate's row (value, low, high), empty without one."""
+    if row is None or row["value"] is None:
+        return Cell(None, format=format)
+    if row["low"] is None:
+        return Cell(row["value"], format=format)
+    return Cell(row["value"], row["low"], row["high"], format)
+
+
+def numeric(table: Table, place: int) -> bool:
+    """Whether a column holds numbers, which are aligned to the right; so is one that holds nothing."""
+    return place > 0 and all(not isinstance(row[place], str) or row[place] in ("", DASH) for row in table.rows)
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+
 def number(value: float | None) -> str:
-    """Three significant decimals at most, without a needless minus zero."""
+    """Two decimals, three below 0.1; no minus sign before a zero."""
     if value is None:
-        return "–"
+        return DASH
     text = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3f}"
     return text.replace("-0.00", "0.00") if float(text) == 0 else text
 
 
-def interval(row: Mapping[str, Any] | None) -> str:
-    """`value [low, high]`, `value` where there is no interval, a dash where nothing can be said."""
-    if row is None or row["value"] is None:
-        return "–"
-    if row["low"] is None:
-        return number(row["value"])
-    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+def value_text(value: float | None, format: CellFormat = "number") -> str:
+    """A number as its format writes it."""
+    if value is None:
+        return DASH
+    if format == "percent":
+        text = f"{value:.0%}"
+        return "0%" if text == "-0%" else text
+    if format == "count":
+        return f"{value:.0f}"
+    if format == "seconds":
+        return f"{value:.1f}"
+    if format == "p":
+        return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return number(value)  # also a format of a later version
+
+
+def interval_text(cell: Cell) -> str:
+    """`[low, high]`, "" where there is no interval."""
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"[{value_text(cell.low, cell.format)}, {value_text(cell.high, cell.format)}]"
+
+
+def text(entry: Entry, before_interval: str = " ") -> str:
+    """An entry in words: `value [low, high]`, `value` where there is no interval, a dash where nothing can be said."""
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, tuple):
+        return " ".join(text(cell) for cell in entry)
+    interval = interval_text(entry)
+    return value_text(entry.value, entry.format) + (f"{before_interval}{interval}" if interval else "")
+
+
+def interval(row: Mapping[str, Any] | None, format: CellFormat = "number") -> str:
+    """An estimate in words, for a sentence."""
+    return text(estimated(row, format))
+
+
+# ---- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def stored(table: Table) -> dict[str, Any]:
+    """The JSON form: `rows` as text to read, and `cells`, the same rows typed."""
+    return {
+        "title": table.title,
+        "columns": list(table.columns),
+        "rows": [[text(entry) for entry in row] for row in table.rows],
+        "cells": [[_stored(entry) for entry in row] for row in table.rows],
+        "note": table.note,
+    }
+
+
+def _stored(entry: Entry) -> Any:
+    if isinstance(entry, tuple):
+        return [_stored(cell) for cell in entry]
+    if isinstance(entry, str):
+        return entry
+    return {name: value for name, value in asdict(entry).items() if value is not None or name == "value"}
+
+
+def restored(found: Mapping[str, Any]) -> Table:
+    """The table of a JSON form.  Plain numbers count as cells; without `cells`, `rows` are taken as they stand."""
+    rows = [tuple(_restored(value) for value in row) for row in found.get("cells", found["rows"])]
+    return Table(str(found["title"]), tuple(map(str, found["columns"])), rows, found.get("note") or "")
+
+
+def _restored(value: object) -> Entry:
+    if isinstance(value, Mapping):
+        return Cell(**{name: value[name] for name in ("value", "low", "high", "format") if name in value})
+    if isinstance(value, list | tuple):
+        parts = [_restored(one) for one in value]
+        cells = tuple(part for part in parts if isinstance(part, Cell))
+        return cells if len(cells) == len(parts) else ", ".join(map(text, parts))
+    if value is None:
+        return Cell(None)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Cell(value, format="count" if isinstance(value, int) else "number")
+    return str(value)

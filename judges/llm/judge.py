@@ -92,6 +92,7 @@ class WinRateLLM:
         if self.max_cost and not (self.price_in or self.price_out):
             raise BenchError("winrate-llm.max_cost needs prices.", "Set price_in and price_out, per million tokens.")
         _check_address(self.base_url)
+        # a key pasted here by mistake is refused, and not repeated in the message
         if self.key_env and not (self.key_env.isidentifier() and self.key_env.isupper()):
             raise BenchError(
                 "winrate-llm.key_env is no name of an environment variable in capitals.",
@@ -105,6 +106,7 @@ class WinRateLLM:
         """What a verdict depends on, a rubric by its words; retries, prices and budgets change no verdict."""
         named = ("model", "temperature", "max_tokens", "votes")
         criteria = dict(rubric_of(self.rubric, None).criteria) if self.rubric else {}
+        # servers treat both forms of the address alike, so they share verdicts
         return {**{n: getattr(self, n) for n in named}, "base_url": self.base_url.rstrip("/"), "rubric": criteria}
 
     @property
@@ -112,7 +114,12 @@ class WinRateLLM:
         """Those of the rubric in force: a task's own is known once its cases are measured."""
         used = self._last.get("rubric") or rubric_of(self.rubric, None)
         by = f"better than the SFT baseline's response to the same prompt, by {self.model} with the rubric {used.name}"
-        return [Measure(name, "win", by) for name in used.criteria]
+        titles = {
+            "win_rate": "win rate by a language model",
+            "win_rate_helpful": "more helpful",
+            "win_rate_harmless": "more harmless",
+        }
+        return [Measure(name, "win", by, title=titles.get(name, "")) for name in used.criteria]
 
     def measure(self, cases: Sequence[Case], task: Task | None) -> Iterable[Verdict]:
         """One verdict per case, in order; undecided measures are None.
@@ -120,6 +127,7 @@ class WinRateLLM:
         Raises BenchError when the server or the cache cannot be used at all.
         """
         rubric = self._last["rubric"] = rubric_of(self.rubric, task)
+        # all cases together, so that the threads always have questions to send
         questions = [question for case in cases for question in self._questions(case, rubric)]
         replies = dict(zip(questions, self.replies(questions), strict=True))
         return [self._verdict(case, rubric, replies) for case in cases]
@@ -166,9 +174,11 @@ class WinRateLLM:
     def _questions(self, case: Case, rubric: Rubric) -> Iterator[Question]:
         """Every question about a case; none when both responses are identical, which is a tie."""
         after, before = case.generation.response, case.baseline.response
+        # identical texts need no judge: no tokens are spent on them
         if after == before:
             return
         for criterion in rubric.criteria.values():
+            # Judges prefer a position, so each question is asked with both responses in either place.
             for order, (first, second) in enumerate(((after, before), (before, after))):
                 for vote in range(self.votes):
                     yield Question(case.example.prompt, first, second, criterion, order, vote)

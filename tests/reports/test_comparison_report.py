@@ -14,6 +14,7 @@ import pytest
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import sheets
 from rlhf_bench.harness.results.estimates import CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.table import Cell, text
 from rlhf_bench.harness.statistics import comparisons, power, rules
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import rank
@@ -220,7 +221,8 @@ def test_constant_and_undecided_data_are_said_not_computed(tmp_path: Path, value
         assert (row["value"], row["low"]) == (None if value is None else 0, None)
         assert row["note"]
     for table in report.tables(found):
-        assert all("nan" not in cell and "inf" not in cell for line in table.rows for cell in line)
+        written = [text(entry) for line in table.rows for entry in line]
+        assert all("nan" not in entry and "inf" not in entry for entry in written)
 
 
 def test_one_arm_alone_has_only_its_length_controlled_rate(tmp_path: Path) -> None:
@@ -242,9 +244,9 @@ def test_tables_show_every_row(tmp_path: Path) -> None:
     assert [len(table.rows) for table in tables] == [len(found[k]) for k in ("pairs", "ranking", "length_controlled")]
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}
-    assert report.p_text(0.0004) == "<0.001"
-    assert report.p_text(0.04) == "0.040"
-    assert report.p_text(None) == "–"
+    assert text(Cell(0.0004, format="p")) == "<0.001"
+    assert text(Cell(0.04, format="p")) == "0.040"
+    assert text(Cell(None, format="p")) == "–"
     assert not math.isnan(found["pairs"][0]["value"])
 
 

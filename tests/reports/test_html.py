@@ -19,6 +19,7 @@ from payloads import PAYLOADS
 from stored import NAMES, Stored, make, report_of
 
 from rlhf_bench.reports import answer, figures, html, inside
+from rlhf_bench.reports.measures import Column
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -237,7 +238,8 @@ def small_report(*ends: tuple[float | None, float | None, float | None], seeds: 
 )  # fmt: skip
 def test_only_a_whole_interval_decides(ends: tuple[float | None, float | None, float | None], side: str) -> None:
     report = small_report(ends)
-    assert answer.outcomes(report, "t", answer.Column("win rate", "winrate", "win_rate"))[0].side == side
+    (column,) = answer.answering(report) or [Column("winrate", "win_rate", "win", "win rate", reference=0.5)]
+    assert answer.outcomes(report, "t", column)[0].side == side
 
 
 def test_the_answer_in_a_sentence() -> None:

@@ -61,8 +61,8 @@ def column(tab: Browser, place: int) -> list[float | None]:
 def test_it_opens_from_disk_without_a_complaint_or_a_request(tab: Browser, path: Path) -> None:
     tab.open(path)
     assert tab.complaints() == []
-    assert tab.run("document.title").startswith("What does PPO make")
-    assert "generated world" in texts(tab, ".tag")
+    assert tab.run("document.title").startswith("How good is the policy after PPO")
+    assert "synthetic task (known ground truth)" in texts(tab, ".tag")
     assert "real data" in texts(tab, ".tag")
 
 

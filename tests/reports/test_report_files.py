@@ -26,6 +26,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.claims import Claim, Result
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.table import Cell
 from rlhf_bench.reports import build, csv_tables, schema
 from rlhf_bench.reports.files import texts
 
@@ -158,7 +159,7 @@ def test_text_comes_back_from_a_table(texts_: list[str]) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_stay_numbers(value: float) -> None:
     assert float(csv_tables.cell(value)) == value
-    assert csv_tables.cell("-0.53 [-0.60, -0.46]") == "-0.53 [-0.60, -0.46]"
+    assert csv_tables.cell(Cell(-0.53, -0.6, -0.46)) == "-0.53 [-0.60, -0.46]"
 
 
 def test_seeds_that_one_version_made_and_another_did_not_are_named(tmp_path: Path) -> None:

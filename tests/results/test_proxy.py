@@ -13,6 +13,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator
 from rlhf_bench.harness.results.proxy_curves import curves_of
 from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
+from rlhf_bench.harness.results.table import Cell, text
 from rlhf_bench.harness.statistics import best_of_n, gao
 from rlhf_bench.reports import proxy
 
@@ -202,8 +203,8 @@ def test_tables_say_what_the_estimates_say(tmp_path: Path) -> None:
     shown = {"task": "t", "arm": arm.key, "label": "fake", "seeds": [1, 2], "optimizer": "ppo", "before": before}
     report = {"arms": [shown], "estimates": [asdict(e) for e in proxy_estimates(arm, Estimator())]}
     (row,) = proxy.monotonicity(report).rows
-    assert row[:3] == ("t", "fake", "2")
-    assert row[3].startswith("0.50")
+    assert row[:3] == ("t", "fake", Cell(2, format="count"))
+    assert text(row[3]).startswith("0.50")
     assert [r[2] for r in proxy.points(report).rows] == ["iteration 0", "iteration 2", "iteration 4"]
     assert [(r[2], r[3]) for r in proxy.features(report).rows] == [("all", "li"), ("closed", "li"), ("open", "li")]
     charts = [c for c in proxy.proxy_charts(report, "t", {"fake": 0}) if c]
