@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
@@ -16,67 +16,69 @@ from rlhf_bench.harness.stages.prompts import held_out
 from rlhf_bench.harness.stages.reward import scorer_of
 from rlhf_bench.harness.statistics.best_of_n import check_ns, kl_bound, picks
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row, Tokenizer
 
 
 def best_of_n(context: Context) -> Mapping[str, Any]:
-    """generations.jsonl: the best of n samples at every n (as `iteration`, the analytic KL bound as `kl`);
-    pool.jsonl: per prompt the rewards of all samples, gold utilities where the task knows them, and diagnostics.
+    """Choose the best of the first n samples of every held-out prompt, at every n.
 
-    `params["best_of_n"]` holds `n` (a list), `pool` (samples per prompt) and `independent`.  Best-of-n takes the first
-    n samples of the pool.  Unless `independent`, the first sample is the baseline's own: at n = 1 every judge finds the
-    baseline against itself, and changes are paired most closely.  A win rate against that baseline is then higher than
-    against an independent one (with a perfect reward model and n = 2: .75, not .67); `best_of_n.win_rate` of the pool
-    is free of this.  Resumable after each draw.
+    Reads: sft (the tokenizer), prompts (examples.test.jsonl), pool (draw.N.jsonl), reward (where the reward model is
+        trained), train_prompts (where it reads examples).
+    Writes: generations.jsonl (the best at every n, with n as `iteration` and the analytic KL bound as `kl`),
+        pool.jsonl (per prompt the rewards of all samples, gold utilities where the task knows them, and diagnostics).
+    Parameters: best_of_n (`n`, a list; `pool`, samples per prompt), eval, rm.
+
+    Unless the pool is independent, its first sample is the baseline's own: at n = 1 every judge compares the baseline
+    with itself, and changes are paired most closely.  A win rate against that baseline is then higher than against an
+    independent one (with a perfect reward model and n = 2: .75, not .67); `best_of_n.win_rate` of the pool has no such
+    bias.  Resumable after each draw.
     """
     p = context.params
     size = int(p["best_of_n"]["pool"])
     ns = check_ns(p["best_of_n"]["n"], size)
     examples = held_out(context.inputs["prompts"], EvalSettings(**p["eval"]))
-    draws = _scored(context, examples, size)
+    draws = scored_draws(context, examples, size)
     rewards = [[draw[row]["reward"] for draw in draws] for row in range(len(examples))]
     generations = [
-        _generation(example, draws[index][row], n)
+        to_generation(example, draws[index][row], n)
         for n in ns
         for row, (example, index) in enumerate(zip(examples, picks(rewards, n).tolist(), strict=True))
     ]
-    store.write_rows(context.work / "pool.jsonl", [_pool_row(e, [d[i] for d in draws]) for i, e in enumerate(examples)])
+    pools = [pool_row(example, [draw[row] for draw in draws]) for row, example in enumerate(examples)]
+    store.write_rows(context.work / "pool.jsonl", pools)
     store.write_rows(context.work / "generations.jsonl", map(to_row, generations))
     last = [g.reward for g in generations if g.iteration == ns[-1] and g.reward is not None]
     return {"samples": size * len(examples), "reward": sum(last) / len(last), "kl_bound": kl_bound(ns[-1])}
 
 
-def _scored(context: Context, examples: Sequence[Example], size: int) -> list[list[Row]]:
-    """The pool's rows with reward and figures, draw by draw; what an interrupted run scored is in `scratch`."""
-    missing = [number for number in range(size) if not draw_file(context.scratch, number).exists()]
+def scored_draws(context: Context, examples: Sequence[Example], size: int) -> list[list[JsonObject]]:
+    """The rows of every draw with their reward and figures, without token ids.
+
+    The scores of a draw are kept in `scratch`, so an interrupted run computes none twice.
+    """
+    drawn, scores = context.inputs["pool"], context.scratch
+    missing = [number for number in range(size) if not draw_file(scores, number).exists()]
     if missing:
         tokenizer, scorer = policies.load_tokenizer(context.inputs["sft"]), scorer_of(context)
         for number in missing:
-            rows = _score(context, tokenizer, scorer, examples, number)
-            store.write_rows(draw_file(context.scratch, number), rows)
+            rows = score_draw(context, tokenizer, scorer, examples, number)
+            store.write_rows(draw_file(scores, number), rows)
             context.progress(number + 1, size)
-    return [
-        [{**row, **scored} for row, scored in zip(_drawn(context, number), _again(context, number), strict=True)]
-        for number in range(size)
-    ]
+    found = []
+    for number in range(size):
+        pairs = zip(*(store.read_rows(draw_file(folder, number)) for folder in (drawn, scores)), strict=True)
+        found.append([{name: value for name, value in row.items() if name != "ids"} | score for row, score in pairs])
+    return found
 
 
-def _drawn(context: Context, number: int) -> list[Row]:
-    """Without the token ids, which only scoring needs."""
-    rows = store.read_rows(draw_file(context.inputs["pool"], number))
-    return [{name: value for name, value in row.items() if name != "ids"} for row in rows]
-
-
-def _again(context: Context, number: int) -> list[Row]:
-    return store.read_rows(draw_file(context.scratch, number))
-
-
-def _score(
-    context: Context, tokenizer: Any, scorer: NamedRewardModel, examples: Sequence[Example], number: int
-) -> list[Row]:
-    """Reward and figures of one draw's sample of every prompt."""
+def score_draw(
+    context: Context, tokenizer: Tokenizer, scorer: NamedRewardModel, examples: Sequence[Example], number: int
+) -> list[JsonObject]:
+    """`reward` and `figures` of one draw's sample of every prompt."""
     drawn = store.read_rows(draw_file(context.inputs["pool"], number))
-    size, rows = context.params["eval"]["batch"], list[Row]()
+    size = context.params["eval"]["batch"]
+    rows: list[JsonObject] = []
     for start in range(0, len(examples), size):
         prompts = [example.prompt for example in examples[start : start + size]]
         rollout = stored_rollout(tokenizer, prompts, drawn[start : start + size], context.device)
@@ -87,12 +89,13 @@ def _score(
     return rows
 
 
-def _generation(example: Example, row: Row, n: int) -> Generation:
+def to_generation(example: Example, row: Row, n: int) -> Generation:
+    """The sample chosen at n."""
     texts = row["response"], row["tokens"], row["finished"]
     return Generation(example.id, n, "sample", example.prompt, *texts, kl=kl_bound(n), reward=row["reward"])
 
 
-def _pool_row(example: Example, samples: Sequence[Row]) -> Row:
+def pool_row(example: Example, samples: Sequence[Row]) -> JsonObject:
     """All samples of one prompt, by column; their texts stay in the pool's own folder."""
     columns = {"tokens": "tokens", "finished": "finished", "rewards": "reward"}
     columns |= {"gold": "gold"} if "gold" in samples[0] else {}

@@ -1,9 +1,9 @@
-"""The stage that asks a reward model for its token rewards where the flawed characters of a response are known."""
+"""The stage that scores responses whose flawed characters are known, for credit assignment per token."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
@@ -17,11 +17,15 @@ from rlhf_bench.harness.stages.scale import scorable
 from rlhf_bench.harness.text.templates import decode
 from rlhf_bench.harness.text.tokens import Span
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Tokenizer
+
 BATCH = 64
+"""Responses that are scored at once."""
 
 
 class Marked(NamedTuple):
-    """One response whose flaws are known, the first pair and side it stands in, and the prompt it answers."""
+    """A response whose flaws are known, the first pair and side it is found in, and its prompt."""
 
     pair: str
     side: str
@@ -31,20 +35,26 @@ class Marked(NamedTuple):
 
 
 def credit(context: Context) -> Mapping[str, Any]:
-    """credit.jsonl: one row per held-out response with known flaws, for `credit.credit_estimates`.
+    """Compute the token rewards of the held-out responses with known flaws (`statistics.credit` has the estimates).
 
-    pair, side, cluster (equal for pairs on one prompt), and per token: spans, rewards, flawed.  End-of-sequence and
-    tokens without characters are left out; `end` is the reward on the former.  A response that stands in several pairs
-    is scored once.  One whose tokens do not decode to its text has no usable spans: left out and counted.
+    Reads: sft (the tokenizer), pairs (pairs.test.jsonl), reward (where the reward model is trained), prompts and
+        train_prompts (where it reads examples).
+    Writes: credit.jsonl, one row per response: pair, side, cluster (equal for pairs on one prompt), and per token
+        spans, rewards, flawed; `end` is the reward on end-of-sequence, which is no token of these, as are none without
+        characters.
+    Parameters: rm.
+
+    A response that is in several pairs is scored once.  One whose tokens do not decode to its text has no usable spans:
+    it is left out and counted as `misaligned`.
     """
     scorer = scorer_of(context)
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     found, declined = scorable(scorer, read_pairs(context.inputs["pairs"], "test"))
     sides = sum(flaws is not None for pair in found for flaws in (pair.chosen_flaws, pair.rejected_flaws))
     marked = marked_responses(found)
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     for start in range(0, len(marked), BATCH):
-        rows += _score(scorer, tokenizer, marked[start : start + BATCH], context.device)
+        rows += token_rewards(scorer, tokenizer, marked[start : start + BATCH], context.device)
         context.progress(min(start + BATCH, len(marked)), len(marked))
     store.write_rows(context.work / "credit.jsonl", rows)
     return {
@@ -72,7 +82,10 @@ def marked_responses(pairs: Sequence[Pair]) -> list[Marked]:
     return list(found.values())
 
 
-def _score(scorer: NamedRewardModel, tokenizer: Any, marked: Sequence[Marked], device: str) -> Iterator[dict[str, Any]]:
+def token_rewards(
+    scorer: NamedRewardModel, tokenizer: Tokenizer, marked: Sequence[Marked], device: str
+) -> Iterator[JsonObject]:
+    """Rows of credit.jsonl, none for a response whose tokens do not decode to its text."""
     rollout = text_rollout(tokenizer, [m.prompt for m in marked], [m.response for m in marked], device)
     rewards, ids = scorer.rewards(rollout).tolist(), rollout.response_ids.tolist()
     for row, tokens, spans, one in zip(rewards, ids, rollout.spans, marked, strict=True):
@@ -92,10 +105,9 @@ def _score(scorer: NamedRewardModel, tokenizer: Any, marked: Sequence[Marked], d
 
 
 def is_flawed(text: str, span: Span, flaws: Sequence[Span]) -> bool:
-    """Whether a token's characters overlap a flaw.
+    """Whether a token's characters overlap a flaw; white space at the token's edges does not count, unless it is all.
 
-    White space at the token's edges does not count (unless there is nothing else): byte-level tokens begin with the
-    space before a word, which would put the word after a flaw inside it.
+    Byte-level tokens begin with the space before a word, which would put the word after a flaw inside it.
     """
     start, end = span
     piece = text[start:end]

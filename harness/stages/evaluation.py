@@ -3,40 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout
+from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.seams import Progress, no_progress
 from rlhf_bench.harness.settings import EvalSettings
+from rlhf_bench.harness.stages.prompts import held_out
 
-AT_ONCE = 32
+if TYPE_CHECKING:
+    import torch
+
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
+
+LOGIT_ROWS = 32
 """Rows of which logits are computed at once; `eval.batch` is for generation, which keeps those of one token alone."""
 
 
-def rollouts(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    max_new: int,
-    settings: EvalSettings,
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out prompts of a stage, and how responses to them are sampled."""
+
+    examples: Sequence[Example]
+    max_new: int  # tokens of the longest response
+    settings: EvalSettings
+    temperature: float
+    seed: int  # of the run
+
+    @classmethod
+    def of(cls, context: Context, temperature: float) -> Evaluation:
+        """That of a stage with the input `prompts` and the parameters `eval`, `max_response` and `seed`."""
+        p, settings = context.params, EvalSettings(**context.params["eval"])
+        examples = held_out(context.inputs["prompts"], settings)
+        return cls(examples, p["max_response"], settings, temperature, p["seed"])
+
+
+@dataclass(frozen=True)
+class EvaluatedPolicy:
+    """A trained policy with what it is compared with: the SFT policy, for KL, and the arm's reward model."""
+
+    policy: CausalLM
+    reference: CausalLM
+    tokenizer: Tokenizer
+    reward_model: NamedRewardModel
+
+
+def decodings(settings: EvalSettings) -> list[Decoding]:
+    """How the first and the last policy of a run are decoded; at checkpoints between them it is sampling alone."""
+    return ["sample", "greedy"] if settings.greedy else ["sample"]
+
+
+def sample_batches(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    evaluation: Evaluation,
     decoding: Decoding,
-    temperature: float,
-    seed_of: Callable[[int], Any],
+    generator_of: Callable[[int], torch.Generator],
     progress: Progress = no_progress,
 ) -> list[tuple[Sequence[Example], Rollout]]:
-    """Batches of responses; `seed_of(batch)` gives the generator of each when sampling."""
+    """Responses to the held-out prompts in batches of `eval.batch`, each beside its examples.
+
+    `generator_of(batch)` gives the random numbers of a batch when sampling.
+    """
+    examples, size = evaluation.examples, evaluation.settings.batch
     found = []
-    for number, start in enumerate(range(0, len(examples), settings.batch)):
-        batch = examples[start : start + settings.batch]
-        generator = seed_of(number) if decoding == "sample" else None
-        prompts = [e.prompt for e in batch]
-        found.append((batch, sample(model, tokenizer, prompts, max_new, generator=generator, temperature=temperature)))
-        progress(min(start + settings.batch, len(examples)), len(examples))
+    for number, start in enumerate(range(0, len(examples), size)):
+        batch = examples[start : start + size]
+        rollout = sample(
+            model,
+            tokenizer,
+            [e.prompt for e in batch],
+            evaluation.max_new,
+            generator=generator_of(number) if decoding == "sample" else None,
+            temperature=evaluation.temperature,
+        )
+        found.append((batch, rollout))
+        progress(min(start + size, len(examples)), len(examples))
     return found
 
 
@@ -52,27 +100,17 @@ def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, d
 
 
 def baseline_generations(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    max_new: int,
-    settings: EvalSettings,
-    temperature: float,
-    seed: int,
-    progress: Progress = no_progress,
+    model: CausalLM, tokenizer: Tokenizer, evaluation: Evaluation, progress: Progress = no_progress
 ) -> list[Generation]:
-    """The SFT policy's responses: iteration 0, sampled, and greedy where settings ask for it."""
+    """The SFT policy's responses: iteration 0, sampled, and greedy where `eval.greedy`."""
     generations = []
-    for decoding in decodings(settings):
-        batches = rollouts(
+    for decoding in decodings(evaluation.settings):
+        batches = sample_batches(
             model,
             tokenizer,
-            examples,
-            max_new,
-            settings,
+            evaluation,
             decoding,
-            temperature,
-            lambda number: make_generator("baseline", seed, number),
+            lambda number: make_generator("baseline", evaluation.seed, number),
             progress,
         )
         for batch, rollout in batches:
@@ -81,79 +119,82 @@ def baseline_generations(
     return generations
 
 
-def decodings(settings: EvalSettings) -> list[Decoding]:
-    """How the ends of a run are decoded."""
-    return ["sample", "greedy"] if settings.greedy else ["sample"]
-
-
 def policy_generations(
-    policy: Any,
-    reference: Any,
-    tokenizer: Any,
-    reward_model: NamedRewardModel,
-    examples: Sequence[Example],
-    max_new: int,
-    settings: EvalSettings,
-    temperature: float,
-    seed: int,
-    iteration: int,
-    decoding: Decoding,
-    detailed: bool,
+    evaluated: EvaluatedPolicy, evaluation: Evaluation, iteration: int, decoding: Decoding, detailed: bool
 ) -> list[Generation]:
-    """A checkpoint's responses with KL to the SFT policy and the reward model's sum; `detailed` keeps token rewards."""
+    """A checkpoint's responses with KL to the SFT policy in nats and the reward model's unscaled sum.
+
+    `detailed` keeps token rewards, and the reward model's corrections of the first `eval.corrections` samples.
+    """
     import torch
 
+    reference, reward_model = evaluated.reference, evaluated.reward_model
+    settings, temperature = evaluation.settings, evaluation.temperature
     generations = []
-    batches = rollouts(
-        policy,
-        tokenizer,
-        examples,
-        max_new,
-        settings,
+    batches = sample_batches(
+        evaluated.policy,
+        evaluated.tokenizer,
+        evaluation,
         decoding,
-        temperature,
-        lambda number: make_generator("evaluation", seed, iteration, number),
+        lambda number: make_generator("evaluation", evaluation.seed, iteration, number),
     )
     for number, (batch, rollout) in enumerate(batches):
         rewards = reward_model.rewards(rollout)
         wanted = settings.corrections - number * settings.batch if detailed and decoding == "sample" else 0
-        written = _corrections(reward_model, rollout, wanted)
+        corrections = first_corrections(reward_model, rollout, wanted)
         assert rollout.logprobs is not None
         with torch.no_grad():
-            drift = rollout.logprobs - map_batches(
-                lambda part: logprobs(reference, part, temperature), rollout, AT_ONCE
+            log_ratios = rollout.logprobs - map_batches(
+                lambda part: logprobs(reference, part, temperature), rollout, LOGIT_ROWS
             )
-        sums, kls = rewards.sum(1).tolist(), drift.sum(1).tolist()
+        sums, kls = rewards.sum(1).tolist(), log_ratios.sum(1).tolist()
         for row, generation in enumerate(to_generations(batch, rollout, iteration, decoding)):
             length = int(rollout.mask[row].sum())
             generations.append(
                 replace(
                     generation,
+                    # Of greedy responses the sum of log-ratios estimates no KL.
                     kl=kls[row] if decoding == "sample" else None,
                     reward=sums[row],
                     spans=rollout.spans[row] if detailed else None,
                     token_rewards=tuple(round(x, 5) for x in rewards[row, :length].tolist()) if detailed else None,
-                    correction=written[row],
+                    correction=corrections[row],
                 )
             )
     return generations
 
 
-def _corrections(reward_model: NamedRewardModel, rollout: Rollout, wanted: int) -> list[str | None]:
+def first_corrections(reward_model: NamedRewardModel, rollout: Rollout, wanted: int) -> list[str | None]:
     """The reward model's corrections of the first `wanted` responses, None for the others."""
     import torch
 
     count = min(max(0, wanted), len(rollout.prompts))
-    if not count:
-        return [None] * len(rollout.prompts)
     ids, batch = torch.arange(count, device=rollout.mask.device), reward_model.batch
     parts = [ids[start : start + batch] for start in range(0, count, batch)]
     found = [text for part in parts for text in reward_model.corrections(rows_of(rollout, part))]
     return [*found, *[None] * (len(rollout.prompts) - count)]
 
 
+def write_generations(
+    path: Path,
+    evaluated: EvaluatedPolicy,
+    evaluation: Evaluation,
+    iteration: int,
+    ways: Sequence[Decoding],
+    detailed: bool,
+) -> int:
+    """Write what the policy answers to the held-out prompts, decoded in each of `ways`; returns the number of rows."""
+    rows = [
+        to_row(generation)
+        for decoding in ways
+        for generation in policy_generations(evaluated, evaluation, iteration, decoding, detailed)
+    ]
+    store.write_rows(path, rows)
+    return len(rows)
+
+
 def read_generations(path: Path) -> list[Generation]:
-    """Generations that a stage stored."""
+    """The rows that a stage wrote to a generations.jsonl."""
     generations = []
     for row in store.read_rows(path):
         row["spans"] = tuple(tuple(span) for span in row["spans"]) if "spans" in row else None

@@ -1,13 +1,10 @@
-"""The stage that lets a judge measure stored generations.  Needs no GPU and no torch of its own.
-
-What a judge may offer beside its seam is asked here: what its verdicts depend on, what they took, how many may fail.
-"""
+"""The stage in which a judge measures stored generations.  It needs no GPU, and no torch unless the judge does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -17,9 +14,18 @@ from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, Task
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
 
 def verdicts(context: Context) -> Mapping[str, Any]:
-    """verdicts.jsonl: one row per case; measures.json: what the numbers mean; account.json: what it took, if told."""
+    """Have a judge compare every stored response with the baseline's to the same prompt.
+
+    Reads: prompts (examples.test.jsonl), baseline and generations (generations.jsonl).
+    Writes: verdicts.jsonl (one row per case), measures.json (what the numbers mean), account.json (what the judging
+        took, where the judge has an `account`).
+    Parameters: judge (name), judge_settings, task.
+    """
     name = context.params["judge"]["name"]
     judge = load_judge(name, context.params["judge_settings"])
     cases = read_cases(context)
@@ -33,13 +39,13 @@ def verdicts(context: Context) -> Mapping[str, Any]:
     return {"cases": len(cases), "undecided": len(undecided(rows)), **threshold}
 
 
-def undecided(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def undecided(rows: Sequence[Row]) -> list[Row]:
     """The stored rows that lack a measure."""
     return [row for row in rows if None in row["values"].values()]
 
 
 def load_judge(name: str, settings: Mapping[str, Any]) -> Judge:
-    """The judge, or a BenchError when the object is none."""
+    """A judge with its settings.  Raises BenchError where the object is none."""
     judge = plugins.build("judge", name, settings)
     if not isinstance(judge, Judge):
         raise BenchError(f"The judge {name!r} lacks members of the Judge seam.", f"See: bench check judge {name}")
@@ -47,7 +53,7 @@ def load_judge(name: str, settings: Mapping[str, Any]) -> Judge:
 
 
 def read_cases(context: Context) -> list[Case]:
-    """Every stored generation beside the baseline's answer to the same prompt, decoded the same way."""
+    """Every stored generation with the baseline's response to the same prompt, decoded the same way."""
     examples = {e.id: e for e in read_examples(context.inputs["prompts"], "test")}
     baseline: dict[tuple[str, str], Generation] = {
         (g.example_id, g.decoding): g for g in read_generations(context.inputs["baseline"] / "generations.jsonl")
@@ -79,6 +85,7 @@ def measure(name: str, judge: Judge, cases: Sequence[Case], task: Task) -> list[
 
 
 def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
+    """What is wrong with a verdict; "" for nothing."""
     if set(verdict.values) != set(measures):
         return f"measures {sorted(verdict.values)} instead of {sorted(measures)}"
     for name, value in verdict.values.items():
@@ -94,9 +101,9 @@ def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
     return ""
 
 
-def verdict_row(case: Case, verdict: Verdict) -> dict[str, Any]:
-    """What is stored of one verdict: enough to recompute every number without the texts."""
-    row: dict[str, Any] = {
+def verdict_row(case: Case, verdict: Verdict) -> JsonObject:
+    """A row of verdicts.jsonl: enough to compute every estimate without the texts."""
+    row: JsonObject = {
         "example_id": case.example.id,
         "iteration": case.generation.iteration,
         "decoding": case.generation.decoding,

@@ -1,7 +1,7 @@
 """The stage that measures what scoring a response costs, by response length and model size, on random weights.
 
-Time and memory do not depend on what the weights are.  It always runs on the CPU with one thread, whatever the run's
-device: the figures are for comparing passes with each other.
+Time and memory do not depend on the values of the weights.  It always runs on the CPU with one thread, whatever the
+run's device: the figures are for comparing passes with each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Rollout
@@ -22,26 +22,41 @@ from rlhf_bench.harness.statistics.cost import KINDS, OverheadSettings, forward_
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.forward.types import CausalLM, Classifier
+    from rlhf_bench.harness.text.types import JsonObject, Tokenizer
+
 Passes = Mapping[str, Callable[[], object]]
+"""The passes to measure by kind (`statistics.cost.KINDS`)."""
+
+
+class Models(NamedTuple):
+    """A causal language model and a one-label classifier of one size."""
+
+    causal: CausalLM
+    classifier: Classifier
 
 
 def overhead(context: Context) -> Mapping[str, Any]:
-    """overhead.jsonl: a row per kind of pass, size and length.
+    """Measure scalar scoring, seq2seq scoring and generation of one response.
 
-    kind, width, layers, parameters (of the layers), prompt, response, tokens and flop (counted: `statistics/cost.py`),
-    seconds (of processor time, one per repeat) and peak_bytes: the most that torch's CPU allocator held at once for the
-    pass, beyond weights and inputs, by torch.profiler; None for generation, whose profile is too large.
+    Reads: nothing.
+    Writes: overhead.jsonl, a row per kind of pass, size and length: kind, width, layers, parameters (of the layers),
+        prompt, response, tokens and flop (counted: statistics/cost.py), seconds (of processor time, one per repeat),
+        peak_bytes (`peak_bytes` below; null for generation, whose profile is too large).
+    Parameters: overhead (the fields of OverheadSettings; its defaults without).
     """
+    from rlhf_bench.harness.models.tiny_policy import train_tokenizer
+
     settings = OverheadSettings(**context.params.get("overhead", {}))
-    tokenizer = _tokenizer()
-    rows: list[dict[str, Any]] = []
+    tokenizer = train_tokenizer(["An answer."], 300)
+    rows: list[JsonObject] = []
     total = len(settings.widths) * len(settings.lengths)
     with one_thread():
         for width, layers in zip(settings.widths, settings.layers, strict=True):
-            models = _models(settings, width, layers, tokenizer)
+            models = make_models(settings, width, layers, tokenizer)
             for length in settings.lengths:
-                rollout = _rollout(settings, tokenizer, length)
-                rows += _measure(settings, models, tokenizer, rollout, width, layers)
+                passes, marker = make_passes(models, tokenizer, make_rollout(settings, tokenizer, length))
+                rows += measure(settings, passes, marker, (width, layers), length)
                 context.progress(len(rows) // len(KINDS), total)
     store.write_rows(context.work / "overhead.jsonl", rows)
     return {"rows": len(rows), "seconds_timed": round(sum(sum(row["seconds"]) for row in rows), 3)}
@@ -60,20 +75,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _tokenizer() -> Any:
-    from rlhf_bench.harness.models.tiny_policy import train_tokenizer
-
-    return train_tokenizer(["An answer."], 300)
-
-
-def _models(settings: OverheadSettings, width: int, layers: int, tokenizer: Any) -> dict[str, Any]:
-    """A causal language model and a one-label classifier of one size."""
+def make_models(settings: OverheadSettings, width: int, layers: int, tokenizer: Tokenizer) -> Models:
+    """Models of one size with random weights."""
     import torch
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=settings.vocabulary,
-        n_positions=settings.prompt + 2 * max(settings.lengths) + 64,
+        n_positions=settings.prompt + 2 * max(settings.lengths) + 64,  # a response, its correction, and the marker
         n_embd=width,
         n_layer=layers,
         n_head=width // 32,
@@ -84,62 +93,40 @@ def _models(settings: OverheadSettings, width: int, layers: int, tokenizer: Any)
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(settings.seed)
-    return {"causal": GPT2LMHeadModel(config).eval(), "classifier": GPT2ForSequenceClassification(config).eval()}
+    return Models(GPT2LMHeadModel(config).eval(), GPT2ForSequenceClassification(config).eval())
 
 
-def _rollout(settings: OverheadSettings, tokenizer: Any, length: int) -> Rollout:
+def make_rollout(settings: OverheadSettings, tokenizer: Tokenizer, length: int) -> Rollout:
     """One response of `length` random tokens, end-of-sequence last, to a prompt of random tokens."""
     import torch
 
     generator = torch.Generator().manual_seed(settings.seed)
-    first = max(tokenizer.eos_token_id, tokenizer.pad_token_id) + 1
-    ids = torch.randint(first, settings.vocabulary, (1, settings.prompt + length), generator=generator)
-    ids[0, -1] = tokenizer.eos_token_id
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    ids = torch.randint(max(end, pad) + 1, settings.vocabulary, (1, settings.prompt + length), generator=generator)
+    ids[0, -1] = end
     prompt, response = ids[:, : settings.prompt], ids[:, settings.prompt :]
     mask = torch.ones_like(response, dtype=torch.bool)
     return Rollout(("",), ("",), prompt, torch.ones_like(prompt), response, mask, torch.ones(1).bool(), tokenizer)
 
 
-def _measure(
-    settings: OverheadSettings, models: Mapping[str, Any], tokenizer: Any, rollout: Rollout, width: int, layers: int
-) -> Iterator[dict[str, Any]]:
-    passes, marker = _passes(models, tokenizer, rollout)
-    seconds = _seconds(settings, passes)
-    prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
-    for kind in KINDS:
-        tokens, logits = pass_of(kind, prompt, response, marker)
-        yield {
-            "kind": kind,
-            "width": width,
-            "layers": layers,
-            "parameters": layer_parameters(width, layers),
-            "prompt": prompt,
-            "response": response,
-            "tokens": tokens,
-            "flop": forward_flop(width, layers, tokens, logits, settings.vocabulary),
-            "seconds": seconds[kind],
-            "peak_bytes": None if kind == "generation" else peak_bytes(passes[kind]),
-        }
-
-
-def _passes(models: Mapping[str, Any], tokenizer: Any, rollout: Rollout) -> tuple[Passes, int]:
-    """The passes by kind, and the tokens of the correction marker."""
+def make_passes(models: Models, tokenizer: Tokenizer, rollout: Rollout) -> tuple[Passes, int]:
+    """The passes by kind, and the number of tokens of the correction marker."""
     from rlhf_bench.reward_models.corrector import Layout
     from rlhf_bench.reward_models.scalar import ScalarScorer
     from rlhf_bench.reward_models.seq2seq import Seq2Seq, Seq2SeqScorer
 
-    scalar = ScalarScorer(models["classifier"])
-    seq2seq = Seq2SeqScorer(models["causal"], tokenizer, Seq2Seq(positions="plain"))
+    scalar = ScalarScorer(models.classifier)
+    seq2seq = Seq2SeqScorer(models.causal, tokenizer, Seq2Seq(positions="plain"))
     passes: Passes = {
         "scalar": partial(scalar.rewards, rollout),
         "seq2seq": partial(seq2seq.rewards, rollout),
-        "generation": partial(write, models["causal"], rollout.prompt_ids, rollout.response_ids.shape[1]),
+        "generation": partial(write, models.causal, rollout.prompt_ids, rollout.response_ids.shape[1]),
     }
     return passes, len(Layout.of(tokenizer, "plain").marker)
 
 
-def write(model: Any, prompt: Tensor, length: int) -> int:
-    """Greedy decoding of exactly `length` tokens with the key-value cache; how many tokens the model read."""
+def write(model: CausalLM, prompt: Tensor, length: int) -> int:
+    """Greedy decoding of exactly `length` tokens with the KV cache; returns how many tokens the model read."""
     import torch
 
     ids, cache, read = prompt, None, 0
@@ -151,17 +138,39 @@ def write(model: Any, prompt: Tensor, length: int) -> int:
     return read
 
 
-def _seconds(settings: OverheadSettings, passes: Passes) -> dict[str, list[float]]:
+def measure(
+    settings: OverheadSettings, passes: Passes, marker: int, size: tuple[int, int], response: int
+) -> Iterator[JsonObject]:
+    """Rows of overhead.jsonl of one `size` (width, layers) and one length of `response`, in tokens."""
+    width, layers = size
+    seconds = time_passes(settings, passes)
+    for kind in KINDS:
+        tokens, logits = pass_of(kind, settings.prompt, response, marker)
+        yield {
+            "kind": kind,
+            "width": width,
+            "layers": layers,
+            "parameters": layer_parameters(width, layers),
+            "prompt": settings.prompt,
+            "response": response,
+            "tokens": tokens,
+            "flop": forward_flop(width, layers, tokens, logits, settings.vocabulary),
+            "seconds": seconds[kind],
+            "peak_bytes": None if kind == "generation" else peak_bytes(passes[kind]),
+        }
+
+
+def time_passes(settings: OverheadSettings, passes: Passes) -> dict[str, list[float]]:
     """Processor seconds by kind and repeat, after a warm-up.
 
-    On one thread they are the wall's on an idle machine, and on a busy one they leave out what others took.  The kinds
-    take turns, in alternating order, so that what slows the machine for a while slows both sides of a ratio.
+    On one thread they are the wall's on an idle machine, and on a busy one they leave out what other processes took.
     """
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for kind in ("scalar", "seq2seq"):
         passes[kind]()
     for repeat in range(settings.repeats):
         kinds = KINDS if repeat < settings.generation_repeats else KINDS[:2]
+        # In alternating order: what slows the machine for a while slows both sides of a ratio.
         for kind in kinds if repeat % 2 else kinds[::-1]:
             start = time.process_time()
             passes[kind]()
@@ -176,7 +185,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
     """
     from torch.profiler import ProfilerActivity, profile
 
-    with _no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         function()
     events = profiled.profiler.kineto_results.events()
     held, most = 0, 0
@@ -187,14 +196,15 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 @contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Nothing on the process's error stream: torch's profiler writes lines there that no setting turns off."""
+def no_stderr() -> Iterator[None]:
+    """The process's error stream to the null device: torch's profiler writes lines there that no setting turns off."""
     sys.stderr.flush()
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    # By descriptor: the lines come from C++, which does not know sys.stderr.
+    before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
         os.dup2(before, 2)
         os.close(before)
-        os.close(nowhere)
+        os.close(null)

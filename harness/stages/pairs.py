@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
@@ -16,14 +16,24 @@ from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.templates import encode, encode_prompts
+from rlhf_bench.harness.text.tokens import Span
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Tokenizer
 
 
 def pairs(context: Context) -> Mapping[str, Any]:
-    """pairs.train.jsonl and pairs.test.jsonl: filtered once for all reward models, with samples of the SFT policy where
-    the task leaves the rejected response to it.  Pairs with equal responses teach nothing: dropped and counted.
+    """Filter the task's pairs once for all reward models, and sample the rejected responses that it does not give.
+
+    Reads: sft (the policy).
+    Writes: pairs.train.jsonl, pairs.test.jsonl.
+    Parameters: task, data (limit, max_prompt_tokens), pairs (overlap), eval (batch), temperature, seed.
+
+    Pairs that are too long, and pairs with equal responses, which teach nothing, are dropped and counted.  Raises
+    BenchError where no pair of a split is left, or training pairs are about held-out prompts.
     """
     p = context.params
-    task = load_task(p)
+    task, name = load_task(p), p["task"]["name"]
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     context_tokens = policies.context_of(context.inputs["sft"])
     room = context_tokens - task.max_response_tokens if context_tokens else math.inf
@@ -34,21 +44,21 @@ def pairs(context: Context) -> Mapping[str, Any]:
     for split in splits:
         found = list(task.pairs(split))
         found = found[: p["data"]["limit"]] if p["data"]["limit"] else found
-        _check_pairs(p["task"]["name"], split, found)
+        check_pairs(name, split, found)
         leaked = sum(pair.prompt in held_out for pair in found) if split == "train" else 0
         if leaked:
-            raise BenchError(f"{leaked} training pairs of {p['task']['name']!r} are about held-out test prompts.")
-        fitting = _fit(tokenizer, found, longest, task.max_response_tokens)
-        complete = _sample_rejected(context, fitting, split, task.max_response_tokens)
+            raise BenchError(f"{leaked} training pairs of {name!r} are about held-out test prompts.")
+        fitting = fitting_pairs(tokenizer, found, longest, task.max_response_tokens)
+        complete = sample_rejected(context, fitting, split, task.max_response_tokens)
         kept = [pair for pair in complete if pair.chosen.strip() != (pair.rejected or "").strip()]
         if split == "train":
             kept = by_overlap(kept, p["pairs"]["overlap"])
         if not kept:
             raise BenchError(
-                f"No usable {split} pairs of {p['task']['name']!r} are left of {len(found)} "
+                f"No usable {split} pairs of {name!r} are left of {len(found)} "
                 f"({len(found) - len(fitting)} too long, {len(complete) - len(kept)} with equal responses).",
                 f"They need prompts of at most {longest} and responses of at most {task.max_response_tokens} tokens; "
-                f"--set {p['task']['name']}.response_tokens=N allows longer ones.",
+                f"--set {name}.response_tokens=N allows longer ones.",
             )
         store.write_rows(context.work / f"pairs.{split}.jsonl", map(pair_row, kept))
         longer = sum(len(pair.chosen) > len(pair.rejected or "") for pair in kept)
@@ -71,18 +81,20 @@ THIRDS = ("low", "middle", "high")
 
 
 def by_overlap(found: Sequence[Pair], which: str) -> list[Pair]:
-    """The third of the pairs with low, middle or high overlap, or all of them; in their order."""
+    """The third `which` of the pairs by their overlap, or "all" of them; in their order."""
     return [pair for pair, third in zip(found, thirds(found), strict=True) if which in ("all", third)]
 
 
 def thirds(found: Sequence[Pair]) -> list[str]:
-    """In which third of the pairs each one's overlap lies; ties are broken by a hash of the id, so by nothing."""
+    """The third of each pair's overlap among all of them."""
+    # Ties are broken by a hash of the id, so that the order of a task's pairs does not decide.
     ranked = sorted(range(len(found)), key=lambda i: (overlap(found[i]), store.content_key(found[i].id), i))
     places = {at: THIRDS[rank * 3 // len(found)] for rank, at in enumerate(ranked)}
     return [places[at] for at in range(len(found))]
 
 
-def _check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
+def check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
+    """Raises BenchError for a split without pairs, and for empty prompts or chosen responses."""
     if not found:
         raise BenchError(
             f"The task {name!r} has no {split} pairs.", "Reward models learn from train, are tested on test."
@@ -94,8 +106,8 @@ def _check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
         )
 
 
-def _fit(tokenizer: Any, found: Sequence[Pair], longest: float, max_response: int) -> list[Pair]:
-    """Pairs whose prompt and responses have no more tokens than the run and the policy's context allow."""
+def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, max_response: int) -> list[Pair]:
+    """The pairs whose prompt has at most `longest` tokens, and whose responses leave room for end-of-sequence."""
     prompts = encode_prompts(tokenizer, [pair.prompt for pair in found])
     chosen = encode(tokenizer, [pair.chosen for pair in found])
     rejected = encode(tokenizer, [pair.rejected or "" for pair in found])
@@ -106,7 +118,8 @@ def _fit(tokenizer: Any, found: Sequence[Pair], longest: float, max_response: in
     ]
 
 
-def _sample_rejected(context: Context, found: Sequence[Pair], split: str, max_response: int) -> list[Pair]:
+def sample_rejected(context: Context, found: Sequence[Pair], split: str, max_response: int) -> list[Pair]:
+    """The pairs, with a sample of the SFT policy in place of every `rejected` that is None."""
     missing = [i for i, pair in enumerate(found) if pair.rejected is None]
     complete = list(found)
     if not missing:
@@ -124,17 +137,18 @@ def _sample_rejected(context: Context, found: Sequence[Pair], split: str, max_re
     return complete
 
 
-def pair_row(pair: Pair) -> dict[str, Any]:
-    """As stored.  No flaws at all is kept: it says the text is known to be clean, which None does not."""
+def pair_row(pair: Pair) -> JsonObject:
+    """A row of pairs.SPLIT.jsonl."""
+    # An empty list of flaws is kept: the text is known to have none, while without a list nothing is known.
     flaws = {"chosen_flaws": pair.chosen_flaws, "rejected_flaws": pair.rejected_flaws}
     return to_row(pair) | {name: spans for name, spans in flaws.items() if spans is not None}
 
 
 def read_pairs(folder: Path, split: str) -> list[Pair]:
-    """Pairs that the stage above stored."""
+    """The pairs of a split that the stage `pairs` stored in `folder`."""
 
-    def spans(value: Any) -> Any:
-        return None if value is None else tuple(tuple(span) for span in value)
+    def spans(value: Sequence[Sequence[int]] | None) -> tuple[Span, ...] | None:
+        return None if value is None else tuple((start, end) for start, end in value)
 
     return [
         Pair(

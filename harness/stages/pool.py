@@ -8,88 +8,91 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts
-from rlhf_bench.harness.settings import EvalSettings
-from rlhf_bench.harness.stages.evaluation import rollouts, to_generations
-from rlhf_bench.harness.stages.prompts import held_out, load_task
+from rlhf_bench.harness.stages.evaluation import Evaluation, sample_batches, to_generations
+from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.stages.scale import gold_of
 from rlhf_bench.harness.text.templates import encode_prompts
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import torch
+
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import JsonObject, Row, Tokenizer
 
 
 def pool(context: Context) -> Mapping[str, Any]:
-    """draw.N.jsonl: the N-th sample of every prompt: its token ids, response, tokens, finished, and its gold utility
-    where the task knows it (null where undecided).
+    """Draw samples of the SFT policy for every held-out prompt.
 
-    `params["pool"]` holds `samples` (draws) and `independent`.  Unless `independent`, the first draw is the baseline's
-    own, from the same random numbers.  Resumable after each draw.
+    Reads: sft (the policy), prompts (examples.test.jsonl).
+    Writes: draw.N.jsonl, the N-th sample of every prompt: token ids, response, tokens, finished, and its gold utility
+        where the task knows it (null where undecided).
+    Parameters: task, pool (`samples` draws; `independent`), eval, temperature, max_response, seed.
+
+    Unless `independent`, the first draw is the baseline's own, from the same random numbers.  Resumable after each
+    draw.
     """
     p = context.params
-    settings, count = EvalSettings(**p["eval"]), int(p["pool"]["samples"])
-    examples = held_out(context.inputs["prompts"], settings)
+    evaluation, count = Evaluation.of(context, p["temperature"]), int(p["pool"]["samples"])
     missing = [number for number in range(count) if not draw_file(context.scratch, number).exists()]
     if missing:
-        policy = policies.load_sampler(context.inputs["sft"], context.device)
-        worth = gold_of(load_task(p))
+        model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
+        gold = gold_of(load_task(p))
         for number in missing:
-            store.write_rows(draw_file(context.scratch, number), _draw(context, policy, examples, number, worth))
+            shared = number == 0 and not p["pool"]["independent"]
+            rows = draw(model, tokenizer, evaluation, generators(p["seed"], None if shared else number), gold)
+            store.write_rows(draw_file(context.scratch, number), rows)
             context.progress(number + 1, count)
     for number in range(count):
         store.write_rows(draw_file(context.work, number), store.read_rows(draw_file(context.scratch, number)))
-    return {"samples": count * len(examples)}
+    return {"samples": count * len(evaluation.examples)}
 
 
 def draw_file(folder: Path, number: int) -> Path:
-    """Where a draw lies."""
+    """The file of the draw `number`."""
     return folder / f"draw.{number}.jsonl"
 
 
-def _draw(
-    context: Context,
-    policy: tuple[Any, Any],
-    examples: Sequence[Example],
-    number: int,
-    worth: Callable[[Example, str], float] | None,
-) -> list[Row]:
-    p = context.params
-    shared = number == 0 and not p["pool"]["independent"]
+def generators(seed: int, number: int | None) -> Callable[[int], torch.Generator]:
+    """The generators of the batches of a draw, or of the baseline (None)."""
+    names = ("baseline", seed) if number is None else ("best-of-n", seed, number)
+    return lambda batch: make_generator(*names, batch)
 
-    def seed_of(batch: int) -> Any:
-        if shared:
-            return make_generator("baseline", p["seed"], batch)
-        return make_generator("best-of-n", p["seed"], number, batch)
 
-    settings = EvalSettings(**p["eval"])
-    rows: list[Row] = []
-    found = rollouts(*policy, examples, p["max_response"], settings, "sample", p["temperature"], seed_of)
-    for batch, rollout in found:
+def draw(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    evaluation: Evaluation,
+    generator_of: Callable[[int], torch.Generator],
+    gold: Callable[[Example, str], float] | None,
+) -> list[JsonObject]:
+    """One sample of every prompt, as rows of a draw's file."""
+    rows: list[JsonObject] = []
+    for batch, rollout in sample_batches(model, tokenizer, evaluation, "sample", generator_of):
         lengths, ids = rollout.mask.sum(1).tolist(), rollout.response_ids.tolist()
         for at, (example, one) in enumerate(zip(batch, to_generations(batch, rollout, 0, "sample"), strict=True)):
             row = {"ids": ids[at][: lengths[at]], "response": one.response}
             row |= {"tokens": one.tokens, "finished": one.finished}
-            rows.append(row | ({"gold": _decided(worth(example, one.response))} if worth else {}))
+            if gold:
+                value = gold(example, one.response)
+                row["gold"] = value if math.isfinite(value) else None
+            rows.append(row)
     return rows
 
 
-def _decided(value: float) -> float | None:
-    """None for a gold utility that is no finite number."""
-    return value if math.isfinite(value) else None
-
-
-def stored_rollout(tokenizer: Any, prompts: Sequence[str], rows: Sequence[Row], device: str) -> Rollout:
-    """Stored samples as the Rollout they were drawn as, to the token."""
+def stored_rollout(tokenizer: Tokenizer, prompts: Sequence[str], rows: Sequence[Row], device: str) -> Rollout:
+    """Stored samples as the Rollout they were drawn as, to the token; `rows` have `ids`, `response` and `finished`."""
     import torch
 
-    ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, device)
-    width = max(1, *(len(row["ids"]) for row in rows)) if rows else 1
     pad = tokenizer.pad_token_id
+    ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), pad, device)
+    width = max(1, *(len(row["ids"]) for row in rows)) if rows else 1
     response = torch.tensor([row["ids"] + [pad] * (width - len(row["ids"])) for row in rows], device=device)
     lengths = torch.tensor([len(row["ids"]) for row in rows], device=device)
     kept = torch.arange(width, device=device)[None] < lengths[:, None]

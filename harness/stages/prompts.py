@@ -1,10 +1,10 @@
-"""The stage that fixes the prompts of a run: those PPO optimises on and those held out, the task's own or another's."""
+"""The stage that chooses the prompts of a run: those PPO optimises on, and those held out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
@@ -14,6 +14,12 @@ from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.text.templates import encode_prompts
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Tokenizer
+
+Splits = Mapping[str, Sequence[Example]]
+"""Examples by split."""
 
 
 def load_task(params: Mapping[str, Any]) -> Task:
@@ -28,11 +34,14 @@ def load_task(params: Mapping[str, Any]) -> Task:
 
 
 def prompts(context: Context) -> Mapping[str, Any]:
-    """examples.test.jsonl, and examples.train.jsonl where PPO optimises on them.
+    """Filter a task's examples once, so that every arm gets the same prompts.
 
-    Filtered once, here, so that every arm sees the same ones.  Another task's prompts (out of distribution) must not
-    stand in the home task's training data, and those that leave no room for a response are dropped and counted: the
-    policy was chosen for the home task.
+    Reads: sft (the tokenizer and the length of the policy's context).
+    Writes: examples.test.jsonl, and examples.train.jsonl where PPO optimises on them.
+    Parameters: task, home (the task of the SFT policy), splits, data (limit, max_prompt_tokens), max_response.
+
+    Prompts of another task than `home` (out of distribution) that leave no room for a response are dropped and counted:
+    the policy was chosen for the home task.  Raises BenchError where they are in the home task's training data.
     """
     p = context.params
     away = p["task"]["sha256"] != p["home"]["sha256"]
@@ -40,11 +49,11 @@ def prompts(context: Context) -> Mapping[str, Any]:
     check_examples(p["task"]["name"], splits)
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     if away:
-        _check_unseen(p["task"]["name"], splits, load_task({"task": p["home"]}))
+        check_unseen(p["task"]["name"], splits, load_task({"task": p["home"]}))
     kept, figures = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     if away:
-        kept, unfitting = _with_room(context, tokenizer, kept)
-        figures |= unfitting
+        kept, dropped = with_room(context, tokenizer, kept)
+        figures |= dropped
     for split, examples in kept.items():
         store.write_rows(context.work / f"examples.{split}.jsonl", map(to_row, examples))
         figures[f"{split}_examples"] = len(examples)
@@ -56,8 +65,8 @@ def limited(task: Task, splits: Iterable[Split], limit: int) -> dict[str, list[E
     return {split: list(task.examples(split))[: limit or None] for split in splits}
 
 
-def check_examples(name: str, splits: Mapping[str, Sequence[Example]]) -> None:
-    """Raises BenchError for an empty split or text, and for prompts that are both trained on and held out."""
+def check_examples(name: str, splits: Splits) -> None:
+    """Raises BenchError for an empty split or text, and for prompts that are in training and held-out splits."""
     for split, examples in splits.items():
         if not examples:
             raise BenchError(f"The task {name!r} has no examples in split {split!r}.")
@@ -75,7 +84,8 @@ def check_examples(name: str, splits: Mapping[str, Sequence[Example]]) -> None:
         )
 
 
-def _check_unseen(name: str, splits: Mapping[str, Sequence[Example]], home: Task) -> None:
+def check_unseen(name: str, splits: Splits, home: Task) -> None:
+    """Raises BenchError for held-out prompts that are in the training data of the task `home`."""
     trained = {e.prompt for e in (*home.examples("sft"), *home.examples("train"))}
     trained |= {pair.prompt for pair in home.pairs("train")}
     shared = {e.prompt for e in splits["test"]} & trained
@@ -86,10 +96,11 @@ def _check_unseen(name: str, splits: Mapping[str, Sequence[Example]], home: Task
         )
 
 
-def fitting(
-    tokenizer: Any, splits: Mapping[str, Sequence[Example]], longest: int
-) -> tuple[dict[str, list[Example]], dict[str, int]]:
-    """Examples whose prompt has at most `longest` tokens in the template (0: all), and how many were dropped."""
+def fitting(tokenizer: Tokenizer, splits: Splits, longest: int) -> tuple[dict[str, list[Example]], dict[str, int]]:
+    """The examples whose prompt has at most `longest` tokens in the policy's form (0: all), and how many were dropped.
+
+    Raises BenchError where none of a split is left.
+    """
     kept, dropped = {}, {}
     for split, examples in splits.items():
         rows = encode_prompts(tokenizer, [e.prompt for e in examples]) if longest else [[]] * len(examples)
@@ -102,10 +113,13 @@ def fitting(
     return kept, dropped
 
 
-def _with_room(
-    context: Context, tokenizer: Any, splits: Mapping[str, Sequence[Example]]
+def with_room(
+    context: Context, tokenizer: Tokenizer, splits: Splits
 ) -> tuple[dict[str, list[Example]], dict[str, int]]:
-    """Prompts that leave room in the policy's context for a response."""
+    """The examples whose prompt leaves room in the policy's context for a response, and how many were dropped.
+
+    Raises BenchError where none of a split is left.
+    """
     room = policies.context_of(context.inputs["sft"])
     if room is None:
         return {split: list(examples) for split, examples in splits.items()}, {}
@@ -125,10 +139,10 @@ def _with_room(
 
 
 def read_examples(folder: Path, split: str) -> list[Example]:
-    """Examples that the prompts stage stored."""
+    """The examples of a split that the stage `prompts` stored in `folder`."""
     rows = store.read_rows(folder / f"examples.{split}.jsonl")
     for row in rows:
-        row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
+        row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}  # JSON has lists
     return [Example(**row) for row in rows]
 
 

@@ -16,36 +16,43 @@ from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.prompts import read_examples
 from rlhf_bench.harness.training.record import write_record
 
+Examples = Mapping[str, Sequence[Example]]
+"""Examples by split."""
+
 
 def reward(context: Context) -> Mapping[str, Any]:
-    """A trained reward model, by its own `train`, and which arm it is."""
+    """Train a reward model by its own `train`.
+
+    Reads: sft (the policy), pairs (pairs.train.jsonl).
+    Writes: what `train` writes (safetensors in the standard layout), reward_model.json (name and settings).
+    Parameters: rm (name, settings), max_response, seed.
+
+    Resumable as far as `train` is, which gets `scratch`.
+    """
     p = context.params
     arm = plugins.build("reward-model", p["rm"]["name"], p["rm"]["settings"])
     job = TrainingJob(
-        read_pairs(context.inputs["pairs"], "train"),
-        context.inputs["sft"],
-        context.work,
-        context.scratch,
-        p["seed"],
-        p["max_response"],
-        context.device,
-        context.progress,
+        pairs=read_pairs(context.inputs["pairs"], "train"),
+        policy=context.inputs["sft"],
+        folder=context.work,
+        scratch=context.scratch,
+        seed=p["seed"],
+        max_response_tokens=p["max_response"],
+        device=context.device,
+        progress=context.progress,
     )
     figures = arm.train(job)
     write_record(context.work, p["rm"]["name"], p["rm"]["settings"])
     return {"recipe": arm.recipe, **figures}
 
 
-Examples = Mapping[str, Sequence[Example]]
-"""Examples by split."""
-
-
 def load_reward_model(
     params: Mapping[str, Any], folder: Path | None, device: str, examples: Callable[[], Examples] | None = None
 ) -> NamedRewardModel:
-    """The scorer of a stage's `params`, from the folder its training left (None where it needs none).
+    """The scorer of a stage's `params`, from the folder that its training wrote (None where it needs none).
 
-    `examples` gives those it is shown if it reads any; without, it scores what prompts and responses alone allow.
+    `examples` gives the examples of both splits to a reward model that reads any; without, it scores what prompts and
+    responses alone allow.  Raises BenchError where it cannot be built, or is no reward model.
     """
     spec = params["rm"]
     model: Any = plugins.build("reward-model", spec["name"], spec["settings"])
@@ -53,7 +60,14 @@ def load_reward_model(
         assert folder is not None
         model = model.load(folder, device)
     if isinstance(model, ReadsExamples) and examples is not None:
-        model = _shown(spec["name"], model, examples())
+        found = examples()
+        try:
+            model = model.with_examples(found)
+        except BenchError as error:
+            raise BenchError(f"The reward model {spec['name']!r}: {error.seen}", error.fix) from error
+        except Exception as error:  # a plugin may raise anything
+            seen = f"The reward model {spec['name']!r} failed on the examples: {one_line(error)}."
+            raise BenchError(seen) from error
     if not isinstance(model, RewardModel):
         raise BenchError(
             f"The reward model {spec['name']!r} has no rewards(rollout).", f"bench check reward-model {spec['name']}"
@@ -61,22 +75,13 @@ def load_reward_model(
     return NamedRewardModel(spec["name"], model, params.get("micro_batch", 64))
 
 
-def _shown(name: str, model: ReadsExamples, examples: Examples) -> RewardModel:
-    try:
-        return model.with_examples(examples)
-    except BenchError as error:
-        raise BenchError(f"The reward model {name!r}: {error.seen}", error.fix) from error
-    except Exception as error:
-        raise BenchError(f"The reward model {name!r} failed on the examples: {one_line(error)}.") from error
-
-
 def scorer_of(context: Context) -> NamedRewardModel:
-    """A stage's reward model, shown the run's prompts: those PPO optimises on and those held out."""
+    """A stage's reward model, with the run's examples: those of the prompts PPO optimises on, and the held-out ones."""
     inputs = context.inputs
     return load_reward_model(context.params, inputs.get("reward"), context.device, lambda: examples_of(inputs))
 
 
 def examples_of(inputs: Mapping[str, Path]) -> Examples:
-    """Both splits of a stage's prompts; "train" lies in a folder of its own where other prompts are held out."""
+    """Both splits of a stage's prompts; "train" has a folder of its own where prompts of another task are held out."""
     folders = {"train": inputs.get("train_prompts", inputs["prompts"]), "test": inputs["prompts"]}
     return {split: read_examples(folder, split) for split, folder in folders.items()}

@@ -1,12 +1,13 @@
-"""The stage that puts a reward model on the common scale and looks at it before anything is optimised."""
+"""The stage that puts a reward model on the common scale, and measures it before anything is optimised."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
@@ -21,20 +22,34 @@ from rlhf_bench.harness.stages.pairs import THIRDS, read_pairs, thirds
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 from rlhf_bench.harness.stages.reward import scorer_of
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Tokenizer
+
+BATCH = 64
+"""Pairs that are scored at once."""
+
 
 def scale(context: Context) -> Mapping[str, Any]:
-    """scale.json: what divides the arm's rewards, pair accuracy, and what must be watched in every run (diagnostics).
+    """Measure a reward model on samples of the SFT policy and on the held-out pairs.
 
-    The scale is the standard deviation of the sequence sum over samples of the SFT policy on training prompts, or 1
-    where rewards are taken as they come; no mean is taken off.
+    Reads: sft (the policy), prompts (examples.train.jsonl), pairs (pairs.test.jsonl), reward (where the reward model is
+        trained).
+    Writes: scale.json: `scale` (the divisor of the arm's rewards), `sft_samples` (diagnostics of the samples, with
+        variances and correlations), pair accuracy, and the diagnostics of chosen and rejected responses.
+    Parameters: task, ppo (scale_prompts, scale_samples, temperature, normalise), rm, max_response, seed.
+
+    The scale is the standard deviation of the sequence sum over the samples, or 1 unless `ppo.normalise` is sd; the
+    mean is not subtracted.
     """
     p = context.params
     settings = PPOSettings(**p["ppo"])
     scorer = scorer_of(context)
     model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
     examples = read_examples(context.inputs["prompts"], "train")[: settings.scale_prompts]
-    worth = gold_of(load_task(p))
-    sums, samples, gold = [], [], []
+    gold_utility = gold_of(load_task(p))
+    sums: list[Tensor] = []
+    samples: list[dict[str, Tensor]] = []
+    gold: list[float] = []
     for number in range(settings.scale_samples):
         generator = make_generator("scale", p["seed"], number)
         prompts = [e.prompt for e in examples]
@@ -44,15 +59,16 @@ def scale(context: Context) -> Mapping[str, Any]:
         rewards = scorer.rewards(rollout)
         sums.append(rewards.sum(1))
         samples.append(diagnose(scorer, rollout, rewards))
-        gold += [worth(e, text) for e, text in zip(examples, rollout.responses, strict=True)] if worth else []
+        if gold_utility:
+            gold += [gold_utility(e, text) for e, text in zip(examples, rollout.responses, strict=True)]
         context.progress(number + 1, settings.scale_samples)
     grid = torch.stack(sums, 1)  # [prompts, samples]
     spread = reward_scale(grid.flatten())
-    figures = _means(samples) | _spread(grid, samples) | {"correlation_with_gold": _with_gold(sums, gold)}
+    with_gold = correlation(torch.cat(sums), torch.tensor(gold)) if gold else None
     record = {
         "scale": spread if settings.normalise == "sd" else 1.0,
-        "sft_samples": figures,
-        **_on_pairs(scorer, tokenizer, context),
+        "sft_samples": means(samples) | variances(grid, samples) | {"correlation_with_gold": with_gold},
+        **pair_figures(scorer, tokenizer, context),
     }
     store.write_json(context.work / "scale.json", record)
     return {"scale": record["scale"], "pair_accuracy": record["pair_accuracy"]}
@@ -63,46 +79,43 @@ def gold_of(task: Task) -> Callable[[Example, str], float] | None:
     return (lambda example, response: task.utility(example, response).value) if isinstance(task, GoldTask) else None
 
 
-def _with_gold(sums: Sequence[torch.Tensor], gold: Sequence[float]) -> float | None:
-    """Correlation of the reward's sum with gold over the SFT samples, None where there is no gold or no variance."""
-    return correlation(torch.cat(list(sums)), torch.tensor(gold)) if gold else None
-
-
-def correlation(a: torch.Tensor, b: torch.Tensor) -> float | None:
-    """Pearson's, None where one of the two does not vary or there is one point."""
+def correlation(a: Tensor, b: Tensor) -> float | None:
+    """Pearson's correlation of two [N], None where one of them does not vary or N < 2."""
     if len(a) < 2 or float(a.std()) < 1e-8 or float(b.std()) < 1e-8:
         return None
     return float(torch.corrcoef(torch.stack([a.float(), b.float()]))[0, 1])
 
 
-def _means(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    return {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+def means(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """The mean of each figure [B] over the responses of all batches."""
+    return {name: float(torch.cat([batch[name] for batch in batches]).mean()) for name in batches[0]}
 
 
-def _spread(grid: torch.Tensor, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float | None]:
-    """Within-prompt variance (what PPO can learn from, arXiv 2503.15477) and the correlation of the sum with length."""
+def variances(grid: Tensor, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, float | None]:
+    """Variances of the sequence sums [prompts, samples], and their correlation with length."""
     length = torch.cat([part["length"] for part in samples])
     total = torch.cat([part["sum"] for part in samples])
-    within = float(grid.var(1).mean()) if grid.shape[1] > 1 else None
     return {
-        "within_prompt_variance": within,
+        # What PPO can learn from: little of it means slow training, whatever the accuracy (arXiv 2503.15477).
+        "within_prompt_variance": float(grid.var(1).mean()) if grid.shape[1] > 1 else None,
         "variance": float(grid.var()) if grid.numel() > 1 else 0.0,
         "correlation_with_length": correlation(length, total),
     }
 
 
-def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dict[str, Any]:
-    """Pair accuracy on the held-out pairs (a tie counts half), by lexical overlap too, and the means of both sides.
+def pair_figures(scorer: NamedRewardModel, tokenizer: Tokenizer, context: Context) -> JsonObject:
+    """Pair accuracy on the held-out pairs, all and by lexical overlap, and the means of both sides' diagnostics.
 
-    None where the reward model can score no pair; those it declines are counted, by reason.
+    A tie counts half.  The accuracy is None where the reward model can score no pair; pairs that it declines are
+    counted by reason.
     """
     stored = read_pairs(context.inputs["pairs"], "test")
     found, declined = scorable(scorer, stored)
     right: list[float] = []
-    chosen: list[Mapping[str, torch.Tensor]] = []
-    rejected: list[Mapping[str, torch.Tensor]] = []
-    for start in range(0, len(found), 64):
-        batch = found[start : start + 64]
+    chosen: list[Mapping[str, Tensor]] = []
+    rejected: list[Mapping[str, Tensor]] = []
+    for start in range(0, len(found), BATCH):
+        batch = found[start : start + BATCH]
         sides = []
         for texts, parts in (([q.chosen for q in batch], chosen), ([q.rejected or "" for q in batch], rejected)):
             rollout = text_rollout(tokenizer, [q.prompt for q in batch], texts, context.device)
@@ -110,23 +123,24 @@ def _on_pairs(scorer: NamedRewardModel, tokenizer: Any, context: Context) -> dic
             parts.append(diagnose(scorer, rollout, rewards))
             sides.append(rewards.sum(1))
         right += ((sides[0] > sides[1]).float() + 0.5 * (sides[0] == sides[1]).float()).tolist()
+    # Thirds are of all stored pairs, so that they are the same for a reward model that declines some.
     own = {pair.id: third for pair, third in zip(stored, thirds(stored), strict=True)}
     by_third = {name: [r for r, q in zip(right, found, strict=True) if own[q.id] == name] for name in THIRDS}
     return {
         "pair_accuracy": sum(right) / len(right) if right else None,
         "pair_accuracy_by_overlap": {name: sum(part) / len(part) for name, part in by_third.items() if part},
         "test_pairs": len(found),
-        "chosen": _means(chosen) if chosen else {},
-        "rejected": _means(rejected) if rejected else {},
+        "chosen": means(chosen) if chosen else {},
+        "rejected": means(rejected) if rejected else {},
         **({"declined_pairs": declined} if declined else {}),
     }
 
 
-def scorable(scorer: NamedRewardModel, found: Sequence[Pair]) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs that a reward model can score, and why not the others (reason -> how many)."""
+def scorable(scorer: NamedRewardModel, pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs that a reward model can score, and why it declines the others (reason -> how many)."""
     model = scorer.model
     if not isinstance(model, MayDecline):
-        return list(found), {}
-    reasons = [model.why_not(pair.prompt) for pair in found]
-    kept = [pair for pair, reason in zip(found, reasons, strict=True) if not reason]
+        return list(pairs), {}
+    reasons = [model.why_not(pair.prompt) for pair in pairs]
+    kept = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
     return kept, dict(Counter(filter(None, reasons)))

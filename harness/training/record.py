@@ -1,26 +1,32 @@
-"""What stands beside a trained reward model's weights, so that the folder can be shared: which arm it is."""
+"""The record beside a trained reward model's weights: which arm trained them, so that the folder can be shared."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
 
 RECORD = "reward_model.json"
 """{"name", "settings"} of the arm that trained the weights beside it."""
 
 
 def write_record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Say beside the weights which arm trained them."""
+    """Write the record of the arm `name` with `settings` beside the weights in `folder`."""
     store.write_json(folder / RECORD, {"name": name, "settings": dict(settings)})
 
 
-def read_record(folder: Path) -> tuple[str, dict[str, Any]]:
-    """(arm, settings) of a trained reward model.  Raises BenchError for a folder that is none, or is damaged."""
+def read_record(folder: Path) -> tuple[str, JsonObject]:
+    """(name, settings) of the arm that trained a reward model.
+
+    Raises BenchError for a folder without a record or weights, or with a damaged record.
+    """
     if not folder.is_dir():
         raise BenchError(f"There is no folder {folder}.", "Give runs/reward/NAME of a run, or a copy of it.")
     try:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.models.tiny_policy import train_tokenizer
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.stages import overhead
 from rlhf_bench.harness.statistics.cost import (
     KINDS,
@@ -76,29 +77,29 @@ def test_flop_are_those_that_torch_counts(width: int, layers: int, tokens: int, 
 
 
 def test_parameters_are_those_of_the_layers_matrices() -> None:
-    tokenizer = overhead._tokenizer()
+    tokenizer = train_tokenizer(["An answer."], 300)
     settings = OverheadSettings(widths=(64,), layers=(3,), lengths=(4,))
-    layers = overhead._models(settings, 64, 3, tokenizer)["causal"].transformer.h
+    layers = overhead.make_models(settings, 64, 3, tokenizer).causal.transformer.h
     assert layer_parameters(64, 3) == sum(p.numel() for p in layers.parameters() if p.ndim == 2)
 
 
 def test_the_passes_read_the_tokens_that_are_counted() -> None:
     settings = OverheadSettings(widths=(32,), layers=(1,), lengths=(9,), prompt=7)
-    tokenizer = overhead._tokenizer()
-    models = overhead._models(settings, 32, 1, tokenizer)
-    rollout = overhead._rollout(settings, tokenizer, 9)
-    passes, marker = overhead._passes(models, tokenizer, rollout)
+    tokenizer = train_tokenizer(["An answer."], 300)
+    models = overhead.make_models(settings, 32, 1, tokenizer)
+    rollout = overhead.make_rollout(settings, tokenizer, 9)
+    passes, marker = overhead.make_passes(models, tokenizer, rollout)
     read: list[int] = []
     logits: list[int] = []
-    for model in models.values():
+    for model in models:
         model.transformer.wte.register_forward_hook(lambda _, ids, __: read.append(ids[0].numel()))
-    models["causal"].lm_head.register_forward_hook(lambda _, __, out: logits.append(out.shape[1]))
+    models.causal.lm_head.register_forward_hook(lambda _, __, out: logits.append(out.shape[1]))
     for kind in KINDS:
         passes[kind]()
         assert (sum(read), sum(logits)) == pass_of(kind, 7, 9, marker), kind
         read.clear()
         logits.clear()
-    assert overhead.write(models["causal"], rollout.prompt_ids, 9) == pass_of("generation", 7, 9, marker).tokens
+    assert overhead.write(models.causal, rollout.prompt_ids, 9) == pass_of("generation", 7, 9, marker).tokens
 
 
 # ---- trends ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tiny import Tiny
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair, Rollout
-from rlhf_bench.harness.pipeline.stage import Context
+from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.stages import credit as stages_credit
 from rlhf_bench.harness.stages.credit import credit, is_flawed, marked_responses

@@ -21,8 +21,8 @@ from rlhf_bench.harness.models.flop import parameters_of
 from rlhf_bench.harness.models.policies import load_causal, load_classifier
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.seams import TrainingJob, no_progress
-from rlhf_bench.harness.training.collate import IGNORED, Collate, CollatePairs
-from rlhf_bench.harness.training.trl import demonstration_row, last_checkpoint, train_lm, train_preferences
+from rlhf_bench.harness.training.collate import IGNORED, Collate, CollatePairs, demonstration_row
+from rlhf_bench.harness.training.trl import TrainOptions, last_checkpoint, train_lm, train_preferences
 from rlhf_bench.harness.training.trl_passes import labelled_only, scores_of_rows
 from rlhf_bench.reward_models import scalar, seq2seq
 
@@ -173,7 +173,7 @@ def test_the_loss_is_plain_cross_entropy(tiny: Tiny, tmp_path: Path, positions: 
     loss.backward()
     expected = float(loss.detach())
     options = {**OPTIONS, "steps": 1, "lr": rate, "warmup": 0.0}
-    figures = train_lm(model, tiny.tokenizer, rows, no_progress, scratch=tmp_path, **options)
+    figures = train_lm(model, tiny.tokenizer, rows, TrainOptions(tmp_path, **options))
     read = sum(len(row["input_ids"]) for row in rows)  # no padding
     work = {"steps": 1.0, "tokens": read, "flop": 6.0 * parameters_of(model) * read}
     assert figures == {"loss": pytest.approx(expected, rel=1e-4), **work}
@@ -188,7 +188,7 @@ def by_rows_and_padded(train: Callable[[], tuple[Any, Any]], monkeypatch: pytest
     """(model, figures) of two trainings: of rows end to end, and of padded ones with every layer whole."""
     found = [train()]
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf_bench.harness.training.trl.reads_rows", lambda _: False)
+        patch.setattr("rlhf_bench.harness.training.trl.supports_packing", lambda _: False)
         patch.setattr(last_layer, "_last_mlp", lambda _: None)
         found.append(train())
     return found
@@ -245,12 +245,12 @@ def train_tiny(
     kind: str, tiny: Tiny, scratch: Path, progress: Callable[[int, int], None] = no_progress, steps: int = STEPS
 ) -> tuple[Any, Any]:
     scratch.mkdir(exist_ok=True)
-    options = {**OPTIONS, "steps": steps}
+    options = TrainOptions(scratch, progress=progress, **{**OPTIONS, "steps": steps})
     if kind == "lm":
         model = load_causal(tiny.folder, tiny.tokenizer, "cpu")
-        return model, train_lm(model, tiny.tokenizer, lm_rows(), progress, scratch=scratch, **options)
+        return model, train_lm(model, tiny.tokenizer, lm_rows(), options)
     model = load_classifier(tiny.folder, tiny.tokenizer, "cpu", seed=1, head_std=0.02)
-    return model, train_preferences(model, tiny.tokenizer, pair_rows(), progress, scratch=scratch, **options)
+    return model, train_preferences(model, tiny.tokenizer, pair_rows(), options)
 
 
 def assert_equal_weights(one: Any, two: Any) -> None:
@@ -314,7 +314,7 @@ def test_a_training_that_had_ended_is_not_repeated(tiny_gpt2: Tiny, tmp_path: Pa
 def test_a_training_that_diverges_is_stopped(tiny_gpt2: Tiny, tmp_path: Path) -> None:
     model = make_gpt2(tiny_gpt2.tokenizer)
     with pytest.raises(BenchError, match="diverged"):
-        train_lm(model, tiny_gpt2.tokenizer, lm_rows(), no_progress, scratch=tmp_path, **{**OPTIONS, "lr": 1e30})
+        train_lm(model, tiny_gpt2.tokenizer, lm_rows(), TrainOptions(tmp_path, **{**OPTIONS, "lr": 1e30}))
 
 
 # --- reward models
