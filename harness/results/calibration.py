@@ -20,7 +20,7 @@ from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Ver
 from rlhf_bench.harness.results.table import Table, number
 from rlhf_bench.harness.seams import Judge, Task
 from rlhf_bench.harness.stages.judge import measure
-from rlhf_bench.harness.statistics.interval import Interval, nothing
+from rlhf_bench.harness.statistics.interval import Interval, undefined
 from rlhf_bench.harness.statistics.rules import exact, percentile, wilson
 
 Label = Literal["a", "b", "tie"]
@@ -238,13 +238,13 @@ def kappa_interval(
     """Percentile bootstrap of kappa over pairs: resampling pairs is one multinomial draw over the table's cells."""
     n = int(counts.sum())
     if n == 0:
-        return nothing("no decided pair", "percentile bootstrap")
+        return undefined("no decided pair", "percentile bootstrap")
     value = float(kappa(counts))
     if not np.isfinite(value):
-        return nothing("people and judge always give the same one label", "percentile bootstrap")
+        return undefined("people and judge always give the same one label", "percentile bootstrap")
     draws = kappa(rng.multinomial(n, counts.ravel() / n, size=resamples).reshape(resamples, *counts.shape))
-    undefined = float(np.isnan(draws).mean())
-    note = f"undefined in {undefined:.1%} of resamples" if undefined else ""
+    lost = float(np.isnan(draws).mean())
+    note = f"undefined in {lost:.1%} of resamples" if lost else ""
     return percentile(value, draws, level, note)
 
 

@@ -16,7 +16,7 @@ from scipy import special, stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
-from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import bca
 
 RESAMPLES = 1999
@@ -32,7 +32,7 @@ FEW_VALUES = 100  # up to which a product is faster than a sum over all values
 CHUNK = 100  # swaps at a time: bounds the memory
 
 
-@quiet
+@allow_non_finite
 def collapse(
     before: npt.ArrayLike,
     after: npt.ArrayLike,
@@ -52,12 +52,12 @@ def collapse(
     n, units = pair.shape[1], pair.shape[1] if codes is None else int(codes.max()) + 1
     if units < 3:
         what = f"{n} prompts" if codes is None else f"{units} clusters of prompts"
-        return dict.fromkeys(KEYS, nothing(f"{what} decided both before and after: needs 3"))
+        return dict.fromkeys(KEYS, undefined(f"{what} decided both before and after: needs 3"))
     scale = float(np.abs(pair).max()) or 1.0  # so that squares neither overflow nor vanish
     first, second = pair / scale
     return {
         "variance ratio": variance_ratio(first, second, rng, level, resamples, codes),
-        "levene p": _levene(first, second) if codes is None else nothing(CLUSTERED),
+        "levene p": _levene(first, second) if codes is None else undefined(CLUSTERED),
         **_distances(first, second, np.arange(n) if codes is None else codes, scale, rng, resamples),
     }
 
@@ -84,9 +84,9 @@ def variance_ratio(
 ) -> Interval:
     """BCa interval of var(second) / var(first), paired by prompt [n]; whole clusters (codes [n]) are resampled."""
     if constant(first):
-        return nothing("the values before do not vary")
+        return undefined("the values before do not vary")
     if constant(second):
-        return alone(0.0, "none", "the values after do not vary at all: resampling cannot tell how certain that is")
+        return unbounded(0.0, "none", "the values after do not vary at all: resampling cannot tell how certain that is")
     one, two = first - first.mean(), second - second.mean()  # so that the squares of the means take nothing away
     columns = cluster_sums(np.stack([np.ones_like(one), one, one * one, two, two * two]), codes)
     found = bca(columns.T, _ratio_of_variances, level, rng, resamples)
@@ -102,8 +102,8 @@ def _ratio_of_variances(totals: Array) -> Array:
 
 def _levene(first: Array, second: Array) -> Interval:
     if constant(first) and constant(second):
-        return nothing("the values vary neither before nor after", "levene (median)")
-    return alone(float(stats.levene(first, second, center="median").pvalue), "levene (median)")
+        return undefined("the values vary neither before nor after", "levene (median)")
+    return unbounded(float(stats.levene(first, second, center="median").pvalue), "levene (median)")
 
 
 def _distances(
@@ -129,8 +129,8 @@ def _distances(
         reached += (found_here >= observed[:, None] * (1 - 1e-9)).sum(axis=1)
     found: dict[str, Interval] = {}
     for name, value, factor, count in zip(SHAPES, observed, (1.0, scale, scale**0.5), reached, strict=True):
-        found[name] = alone(float(value * factor), name)
-        found[f"{name} p"] = alone(float(count / (resamples + 1)), "permutation within prompts")
+        found[name] = unbounded(float(value * factor), name)
+        found[f"{name} p"] = unbounded(float(count / (resamples + 1)), "permutation within prompts")
     return found
 
 
@@ -169,10 +169,10 @@ def repetition(responses: Sequence[str]) -> dict[str, Interval]:
     """
     texts = [" ".join(response.split()) for response in responses]
     if not texts:
-        return dict.fromkeys(("top share", "distinct-1", "distinct-2"), nothing("no response"))
+        return dict.fromkeys(("top share", "distinct-1", "distinct-2"), undefined("no response"))
     most = Counter(texts).most_common(1)[0][1]
     return {
-        "top share": alone(most / len(texts), "count", f"{most} of {len(texts)} responses"),
+        "top share": unbounded(most / len(texts), "count", f"{most} of {len(texts)} responses"),
         "distinct-1": _distinct(texts, 1),
         "distinct-2": _distinct(texts, 2),
     }
@@ -181,11 +181,11 @@ def repetition(responses: Sequence[str]) -> dict[str, Interval]:
 def _distinct(texts: Sequence[str], n: int) -> Interval:
     grams = [gram for words in map(str.split, texts) for gram in zip(*(words[i:] for i in range(n)), strict=False)]
     if not grams:
-        return nothing(f"no response has {n} words", f"distinct-{n}")
-    return alone(len(set(grams)) / len(grams), f"distinct-{n}", f"of {len(grams)}")
+        return undefined(f"no response has {n} words", f"distinct-{n}")
+    return unbounded(len(set(grams)) / len(grams), f"distinct-{n}", f"of {len(grams)}")
 
 
-@quiet
+@allow_non_finite
 def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
     """One statistic measured once per training seed, as one Interval.
 
@@ -193,19 +193,19 @@ def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
     training runs on these prompts.  P-values are listed, not averaged.  Seeds without a value are counted in the note.
     """
     if not found:
-        return nothing("no seed")
+        return undefined("no seed")
     if len(found) == 1:
         one = found[0]
         return one if one.value is None or ONE_RUN in one.note else one.noted(ONE_RUN)
     values = [one.value for one in found if one.value is not None]
     missing = _missing(found)
     if not values:
-        return nothing(missing)
+        return undefined(missing)
     if name.endswith(" p"):
-        return nothing(f"p-values of {len(values)} seeds: {', '.join(map(_short, values))}").noted(missing)
+        return undefined(f"p-values of {len(values)} seeds: {', '.join(map(_short, values))}").noted(missing)
     if len(values) == 1:
         (only,) = (one for one in found if one.value is not None)
-        return alone(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)
+        return unbounded(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)
     return _student(name, np.array(values), level).noted(f"{len(values)} seeds, on these prompts", missing)
 
 
@@ -234,6 +234,6 @@ def _student(name: str, values: Array, level: float) -> Interval:
         mean, half, note = float(scaled[0]), 0.0, "; ".join(filter(None, (note, equal)))
     bounds = np.array([mean, mean - half, mean + half])
     value, low, high = (np.exp(bounds) if ratio else bounds).tolist()
-    found = made(value, low, high, method, note)
+    found = bounded(value, low, high, method, note)
     highest = 1.0 if name in SHARES else np.inf
     return found if ratio else found.clipped(0.0, highest)

@@ -29,7 +29,7 @@ from rlhf_bench.harness.statistics.cells import (
     tidy,
     upper_tail,
 )
-from rlhf_bench.harness.statistics.interval import Interval, alone, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import RESAMPLES, interval, percentile, same_everywhere
 from rlhf_bench.harness.statistics.variance import Moments, moments
 
@@ -37,7 +37,7 @@ FEW_POINTS = 7
 ROUNDING = 1e-12  # relative: sums this close are equal
 
 
-@quiet
+@allow_non_finite
 def difference(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
@@ -67,7 +67,7 @@ def _differences(a: npt.ArrayLike, b: npt.ArrayLike, clusters: Clusters | None) 
     return cells, codes, "; ".join(filter(None, (note, left_out)))
 
 
-@quiet
+@allow_non_finite
 def p_value(
     a: npt.ArrayLike, b: npt.ArrayLike, kind: MeasureKind, rng: np.random.Generator, clusters: Clusters | None = None
 ) -> Interval:
@@ -78,7 +78,7 @@ def p_value(
     """
     cells, codes, _ = _differences(a, b, clusters)
     if not cells.size:
-        return nothing("no decided case")
+        return undefined("no decided case")
     if len(cells) > 1:
         return two_way_p(cells, codes, bounded=kind in ("win", "rate"))
     exact = kind in ("win", "rate") and codes is None
@@ -86,7 +86,7 @@ def p_value(
     return found.noted("of these two training runs")
 
 
-@quiet
+@allow_non_finite
 def two_way_p(cells: npt.ArrayLike, clusters: Clusters | None = None, bounded: bool = False) -> Interval:
     """Two-sided p of mean 0 for cells [S, P]: 1 minus the level at which `two_way`'s interval ends at 0.
 
@@ -95,16 +95,16 @@ def two_way_p(cells: npt.ArrayLike, clusters: Clusters | None = None, bounded: b
     kept, codes, note = tidy(cells, clusters)
     method = "two-way t"
     if not kept.size:
-        return nothing("no decided case", method)
+        return undefined("no decided case", method)
     if len(kept) < 2 or kept.shape[1] < 2 or (codes is not None and codes.max() == 0):
-        return nothing("a p-value needs two seeds and two prompts (or clusters)", method)
+        return undefined("a p-value needs two seeds and two prompts (or clusters)", method)
     units = kept.shape[1] if codes is None else int(codes.max()) + 1
     if constant(kept):
         return _equal_differences(float(kept.flat[np.flatnonzero(~np.isnan(kept))[0]]), units, bounded)
     m = moments(kept, codes)
     if not (math.isfinite(m.mean) and math.isfinite(m.variance) and m.variance > 0):
-        return nothing("the spread is not a finite number above 0", method)
-    return alone(_level_reaching(m), method).noted(m.note, note)
+        return undefined("the spread is not a finite number above 0", method)
+    return unbounded(_level_reaching(m), method).noted(m.note, note)
 
 
 def _level_reaching(m: Moments) -> float:
@@ -119,14 +119,14 @@ def _level_reaching(m: Moments) -> float:
 def _equal_differences(value: float, units: int, bounded: bool) -> Interval:
     """All differences equal: for bounded ones the p at which the exact bound of `same_everywhere` is 0."""
     if value == 0:
-        return alone(1.0, "two-way t", "all differences are 0")
+        return unbounded(1.0, "two-way t", "all differences are 0")
     if not bounded:
-        return nothing("all differences are equal: their spread is unknown", "two-way t")
+        return undefined("all differences are equal: their spread is unknown", "two-way t")
     p = min(1.0, 2.0 * (1.0 + abs(value)) ** -float(units))
-    return alone(p, "exact bound", f"all differences are equal: {units} independent prompts")
+    return unbounded(p, "exact bound", f"all differences are equal: {units} independent prompts")
 
 
-@quiet
+@allow_non_finite
 def permutation_p(
     diff: npt.ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES, clusters: Clusters | None = None
 ) -> Interval:
@@ -136,29 +136,29 @@ def permutation_p(
     """
     cells, codes, _ = tidy(as_line(diff), clusters)
     if not cells.size:
-        return nothing("no decided case")
+        return undefined("no decided case")
     kept = cluster_sums(cells[0] / (np.abs(cells).max() or 1.0), codes)  # scaled so that sums do not overflow
     if kept.size < 2:
-        return alone(1.0, "sign-flip permutation", "one case" if codes is None else "one cluster of prompts")
+        return unbounded(1.0, "sign-flip permutation", "one case" if codes is None else "one cluster of prompts")
     observed = abs(kept.sum()) * (1 - ROUNDING)
     if 2**kept.size <= resamples:
         signs = 1.0 - 2.0 * (np.arange(2**kept.size)[:, None] >> np.arange(kept.size) & 1)
-        return alone(float((np.abs(signs @ kept) >= observed).mean()), "sign-flip permutation", "all sign flips")
+        return unbounded(float((np.abs(signs @ kept) >= observed).mean()), "sign-flip permutation", "all sign flips")
     reached = 1  # the data as they are is one of the flips
     for count in batches(resamples, kept.size):
         signs = rng.integers(2, size=(count, kept.size), dtype=np.int8).astype(np.float64)
         reached += int((np.abs(2 * (signs @ kept) - kept.sum()) >= observed).sum())
-    return alone(reached / (resamples + 1), "sign-flip permutation")
+    return unbounded(reached / (resamples + 1), "sign-flip permutation")
 
 
 def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> Interval:
     """McNemar's exact two-sided p for paired verdicts [n]: a binomial test on the prompts where a and b differ."""
     diff = decided_values(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
     if not diff.size:
-        return nothing("no decided case", "exact McNemar")
+        return undefined("no decided case", "exact McNemar")
     up, differing = int((diff > 0).sum()), int((diff != 0).sum())
     p = stats.binomtest(up, differing).pvalue if differing else 1.0
-    return alone(float(p), "exact McNemar", f"{up} up, {differing - up} down, {diff.size - differing} equal")
+    return unbounded(float(p), "exact McNemar", f"{up} up, {differing - up} down, {diff.size - differing} equal")
 
 
 def holm(pvalues: Sequence[float | None]) -> list[float | None]:
@@ -188,7 +188,7 @@ def smallest_detectable(
     return effect if math.isfinite(effect) else None
 
 
-@quiet
+@allow_non_finite
 def spearman(
     x: npt.ArrayLike, y: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = 2000
 ) -> Interval:
@@ -200,10 +200,10 @@ def spearman(
     points = points[:, ~np.isnan(points).any(axis=0)]
     n = points.shape[1]
     if n < 3 or any(constant(row) for row in points):
-        return nothing("fewer than 3 points" if n < 3 else "one of the two does not vary", "spearman")
+        return undefined("fewer than 3 points" if n < 3 else "one of the two does not vary", "spearman")
     rho = float(_rank_correlation(points[0], points[1]))
     if n <= FEW_POINTS:
-        return alone(rho, "spearman, exact permutation", _few_points(points, rho))
+        return unbounded(rho, "spearman, exact permutation", _few_points(points, rho))
     drawn = rng.integers(n, size=(resamples, n))
     result = percentile(rho, _rank_correlation(points[0][drawn], points[1][drawn]), level)
     return replace(result.clipped(-1.0, 1.0), method="spearman, percentile bootstrap")

@@ -17,7 +17,7 @@ from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, upper_tail
-from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
 
 KINDS = ("scalar", "seq2seq", "generation")
 """A scalar pass, a seq2seq-token pass, and, for reference, writing the response with a key-value cache."""
@@ -101,7 +101,7 @@ def forward_flop(width: int, layers: int, tokens: int, logits: int, vocabulary: 
 # ---- trends ---------------------------------------------------------------------------------------------------------
 
 
-@quiet
+@allow_non_finite
 def overhead_estimates(rows: Sequence[Mapping[str, Any]], level: float) -> dict[str, Interval]:
     """Trends of the rows of overhead.jsonl, by name.
 
@@ -135,11 +135,11 @@ def _exponents(rows: Sequence[Mapping[str, Any]], level: float) -> tuple[Interva
     varying = [name for name, column in zip(("length", "size"), columns, strict=False) if len(set(column)) > 1]
     fits = iter(power_law([columns[i] for i, n in enumerate(("length", "size")) if n in varying], columns[2], level))
     return tuple(  # type: ignore[return-value]
-        next(fits) if name in varying else nothing(f"one {name} was measured") for name in ("length", "size")
+        next(fits) if name in varying else undefined(f"one {name} was measured") for name in ("length", "size")
     )
 
 
-@quiet
+@allow_non_finite
 def power_law(factors: Sequence[Array], values: Array, level: float) -> list[Interval]:
     """Exponents b of values [n] = a product of factors [n] to the powers b, by least squares on logarithms.
 
@@ -150,20 +150,20 @@ def power_law(factors: Sequence[Array], values: Array, level: float) -> list[Int
     x = np.stack([np.ones(len(values)), *(np.log(np.asarray(factor, float)) for factor in factors)], axis=1)
     y = np.log(np.asarray(values, float))
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return [nothing("not every number is above 0", "log-log least squares")] * len(factors)
+        return [undefined("not every number is above 0", "log-log least squares")] * len(factors)
     solution, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
     if rank < x.shape[1]:
-        return [nothing("the factors do not vary independently", "log-log least squares")] * len(factors)
+        return [undefined("the factors do not vary independently", "log-log least squares")] * len(factors)
     freedom = len(y) - x.shape[1]
     if freedom < 1:
         note = "as many points as parameters: no interval"
-        return [alone(float(b), "log-log least squares", note) for b in solution[1:]]
+        return [unbounded(float(b), "log-log least squares", note) for b in solution[1:]]
     error = float(((y - x @ solution) ** 2).sum())
     spread = float(((y - y.mean()) ** 2).sum())
     note = f"R2 = {1 - error / spread:.3f} over {len(y)} points" if spread else "the values do not vary"
     halves = special.stdtrit(freedom, upper_tail(level)) * np.sqrt(np.diag(np.linalg.inv(x.T @ x)) * error / freedom)
     return [
-        made(float(b), float(b - half), float(b + half), "log-log least squares", note)
+        bounded(float(b), float(b - half), float(b + half), "log-log least squares", note)
         for b, half in zip(solution[1:], halves[1:], strict=True)
     ]
 
@@ -184,26 +184,26 @@ def _by_length(pairs: Pairs) -> dict[int, Pairs]:
     return {length: [pair for pair in pairs if pair[0]["response"] == length] for length in lengths}
 
 
-@quiet
+@allow_non_finite
 def time_ratio(pairs: Pairs, level: float) -> Interval:
     """Geometric mean of the seconds' ratio, with a t interval over the repeats that all cells have."""
     method = "t on logarithms over repeats"
     repeats = min((min(len(a["seconds"]), len(b["seconds"])) for a, b in pairs), default=0)
     if not repeats:
-        return nothing("not measured", method)
+        return undefined("not measured", method)
     logs = np.log([np.divide(a["seconds"][:repeats], b["seconds"][:repeats]) for a, b in pairs]).mean(axis=0)
     mean, note = float(logs.mean()), f"{repeats} repeats of {len(pairs)} cells, on this machine"
     if repeats == 1:
-        return alone(math.exp(mean), method, note)
+        return unbounded(math.exp(mean), method, note)
     half = float(special.stdtrit(repeats - 1, upper_tail(level)) * logs.std(ddof=1)) / math.sqrt(repeats)
-    return made(math.exp(mean), math.exp(mean - half), math.exp(mean + half), method, note)
+    return bounded(math.exp(mean), math.exp(mean - half), math.exp(mean + half), method, note)
 
 
 def count_ratio(pairs: Pairs, column: str) -> Interval:
     """Geometric mean of the ratio of a count, and its range."""
     known = [(a[column], b[column]) for a, b in pairs if a.get(column) and b.get(column)]
     if not known:
-        return nothing("not measured", "geometric mean")
+        return undefined("not measured", "geometric mean")
     logs = np.log([a / b for a, b in known])
     note = f"from {math.exp(logs.min()):.3g} to {math.exp(logs.max()):.3g} over {len(known)} cells"
-    return alone(float(np.exp(logs.mean())), "geometric mean", note)
+    return unbounded(float(np.exp(logs.mean())), "geometric mean", note)

@@ -17,7 +17,7 @@ from scipy import sparse, stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Codes, upper_tail
-from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import WIDE, interval, percentile, rate_over_seeds
 from rlhf_bench.harness.statistics.variance import Moments
 
@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
     clusters: Codes
 
 
-@quiet
+@allow_non_finite
 def credit_estimates(
     tables_by_seed: Mapping[int, Sequence[Mapping[str, Any]]], level: float, rng: np.random.Generator
 ) -> dict[str, Interval]:
@@ -59,10 +59,10 @@ def credit_estimates(
     upper_tail(level)
     tokens = _columns([tables_by_seed[seed] for seed in sorted(tables_by_seed)])
     if not tokens.flawed.size:
-        return dict.fromkeys(KEYS, nothing("no token of a response with known flaws"))
+        return dict.fromkeys(KEYS, undefined("no token of a response with known flaws"))
     share = rate_over_seeds(tokens.flawed[None].astype(np.float64), level, tokens.clusters)
     if why := _no_credit(tokens, [row for rows in tables_by_seed.values() for row in rows]):
-        return dict.fromkeys(KEYS, nothing(why)) | {"flawed share": share}
+        return dict.fromkeys(KEYS, undefined(why)) | {"flawed share": share}
     return {
         **_rates(tokens, level, rng),
         "flawed share": share,
@@ -120,7 +120,9 @@ def _rates(tokens: Tokens, level: float, rng: np.random.Generator) -> dict[str, 
     found = {"precision": precision, "recall": recall, "flagged share": flagged}
     reasons = {"precision": "no token has a negative reward", "recall": "no token is flawed"}
     return {
-        name: nothing(reasons[name]) if np.isnan(cells).all() else interval("rate", cells, level, rng, tokens.clusters)
+        name: undefined(reasons[name])
+        if np.isnan(cells).all()
+        else interval("rate", cells, level, rng, tokens.clusters)
         for name, cells in found.items()
     }
 
@@ -132,7 +134,7 @@ def _within(tokens: Tokens, level: float, rng: np.random.Generator) -> Interval:
     pieces = np.split(order, np.searchsorted(tokens.responses[order], np.arange(1, count)))
     cells = np.array([[_auroc(row[piece], tokens.flawed[piece]) for piece in pieces] for row in tokens.rewards])
     if np.isnan(cells).all():
-        return nothing("no response has both flawed and clean tokens")
+        return undefined("no response has both flawed and clean tokens")
     clusters = np.array([tokens.clusters[piece[0]] for piece in pieces])
     return interval("level", cells, level, rng, clusters).clipped(0.0, 1.0)
 
@@ -172,7 +174,7 @@ def _curves(tokens: Tokens, level: float, rng: np.random.Generator) -> dict[str,
     for i, name in enumerate(CURVES):
         seeds = np.isfinite(whole[:, i])
         if not seeds.any():
-            found[name] = nothing(reasons[name])
+            found[name] = undefined(reasons[name])
             continue
         lowest = 0.0 if name == "auroc" else -1.0
         resampled = draws[0][seeds, i] if draws else None
@@ -227,12 +229,12 @@ def _correlation(x: Array, every: Array, bad: Array) -> Array:
 def _interval(values: Array, draws: Array | None, clusters: int, level: float) -> Interval:
     """One statistic: values [S], bootstrap draws [S, R] under shared resamples of the clusters."""
     if draws is None:
-        return alone(float(values.mean()), "none", "one pair: the spread between pairs is unknown")
+        return unbounded(float(values.mean()), "none", "one pair: the spread between pairs is unknown")
     usable = np.isfinite(draws).all(axis=0)
     lost = f"{int((~usable).sum())} of {usable.size} resamples undefined" if not usable.all() else ""
     draws = draws[:, usable]
     if draws.shape[1] < 2:
-        return alone(float(values.mean()), "none").noted(lost)
+        return unbounded(float(values.mean()), "none").noted(lost)
     same = "nothing varied between resamples: the width says that, not that the value is certain"
     note = same if np.ptp(draws) == 0 else ""
     if len(values) == 1:
@@ -251,6 +253,6 @@ def _t_interval(values: Array, draws: Array, clusters: int, level: float) -> Int
     shared = float((draws - draws.mean(axis=0)).var(axis=1).mean()) / (seeds - 1)
     parts = Moments(mean, between, max(pairs - shared, 0.0), max(pairs, shared), seeds - 1, clusters - 1)
     if parts.variance == 0:
-        return made(mean, mean, mean, "t over seeds and pairs", "nothing varied between seeds or resamples")
+        return bounded(mean, mean, mean, "t over seeds and pairs", "nothing varied between seeds or resamples")
     half = parts.half_width(1 - upper_tail(level))
-    return made(mean, mean - half, mean + half, "t over seeds and pairs")
+    return bounded(mean, mean - half, mean + half, "t over seeds and pairs")

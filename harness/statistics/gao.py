@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, drawn_weights
-from rlhf_bench.harness.statistics.interval import Interval, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, undefined
 from rlhf_bench.harness.statistics.monotonicity import ONE_RUN, cube_of, seed_weights, units_of
 from rlhf_bench.harness.statistics.rules import percentile
 
@@ -38,7 +38,7 @@ class Curve:
     points: int
 
 
-@quiet
+@allow_non_finite
 def fit(
     form: Form,
     kl: npt.ArrayLike,
@@ -62,7 +62,7 @@ def fit(
     x, y = _means(worth, distance, np.ones((1, units)))
     used = int((np.isfinite(x) & np.isfinite(y) & (x > 0)).sum())
     if not np.isfinite(value).all():
-        none = nothing(f"{used} points at a distance above 0 do not determine two coefficients", "least squares")
+        none = undefined(f"{used} points at a distance above 0 do not determine two coefficients", "least squares")
         return Curve(form, none, none, none, none, None, used)
     drawn = drawn_weights(rng, resamples, units), seed_weights(rng, resamples, seeds)
     draws = _solve(form, worth, distance, *drawn)
@@ -132,7 +132,7 @@ def _top(form: Form, coefficients: Array) -> Array:
 
 def _bounded(value: float, draws: Array, level: float, seeds: int, what: str) -> Interval:
     if not math.isfinite(value):
-        return nothing(f"the fitted curve has no {what} at a distance above 0", "least squares")
+        return undefined(f"the fitted curve has no {what} at a distance above 0", "least squares")
     note = ONE_RUN if seeds == 1 else f"{seeds} seeds resampled: with few the interval is too short"
     lost = float(np.mean(~np.isfinite(draws)))
     gone = f"no {what} in {lost:.1%} of resamples" if lost else ""

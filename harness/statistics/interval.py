@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+allow_non_finite = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
 # Overflow is let through as inf on purpose: `made` turns it into None with a reason.
 
 
@@ -33,22 +33,22 @@ class Interval:
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
-def nothing(reason: str, method: str = "none") -> Interval:
+def undefined(reason: str, method: str = "none") -> Interval:
     """Nothing can be said, and why."""
     return Interval(None, None, None, method, reason)
 
 
-def made(value: float, low: float, high: float, method: str, note: str = "") -> Interval:
+def bounded(value: float, low: float, high: float, method: str, note: str = "") -> Interval:
     """Value with bounds.  Bounds that miss the value (a bootstrap of a few skewed values) are widened to hold it."""
     if not math.isfinite(value):
-        return nothing("the value is not a finite number", method)
+        return undefined("the value is not a finite number", method)
     if not (math.isfinite(low) and math.isfinite(high)):
         return Interval(float(value), None, None, method).noted(note, "the bounds are not finite numbers")
     return Interval(float(value), float(min(low, value)), float(max(high, value)), method, note)
 
 
-def alone(value: float, method: str, note: str = "") -> Interval:
+def unbounded(value: float, method: str, note: str = "") -> Interval:
     """A number without bounds: a p-value, a distance, or an estimate whose spread is unknown."""
     if not math.isfinite(value):
-        return nothing("the value is not a finite number", method)
+        return undefined("the value is not a finite number", method)
     return Interval(float(value), None, None, method, note)

@@ -25,7 +25,7 @@ from rlhf_bench.harness.statistics.cells import (
     drawn_weights,
     tidy,
 )
-from rlhf_bench.harness.statistics.interval import Interval, alone, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import interval, percentile, two_way
 
 RESAMPLES = 1999
@@ -45,7 +45,7 @@ class Fit(NamedTuple):
     information: Array
 
 
-@quiet
+@allow_non_finite
 def length_controlled(
     verdicts: npt.ArrayLike,
     differences: npt.ArrayLike,
@@ -63,17 +63,17 @@ def length_controlled(
     """
     cells, codes, x = _cases(verdicts, differences, clusters)
     if not cells.size:
-        return nothing("no case with a verdict and a length", METHOD)
+        return undefined("no case with a verdict and a length", METHOD)
     if why := _as_raw(cells, x):
         return interval("win", cells, level, rng, codes).noted(why)
     if why := _one_sided(x[~np.isnan(cells)]):
-        return nothing(why, METHOD)
+        return undefined(why, METHOD)
     y, units = cells, cells.shape[1] if codes is None else int(codes.max()) + 1
     fitted = fit(x.reshape(1, -1), np.nan_to_num(y).reshape(1, -1), (~np.isnan(y)).astype(np.float64).reshape(1, -1))
     value = float(special.expit(fitted.coefficients[0, 0]))
     note = f"slope {fitted.coefficients[0, 1]:.2f} per tanh(length difference / sd)"
     if units < 2:
-        return alone(value, METHOD, "one prompt or one cluster of prompts").noted(note)
+        return unbounded(value, METHOD, "one prompt or one cluster of prompts").noted(note)
     if len(y) > 1:
         return _over_seeds(y, x, fitted, codes, level).noted(note)
     draws = np.concatenate(list(_draws(y[0], x[0], codes, rng, resamples)))
@@ -87,7 +87,7 @@ def predicted(intercept: float, difficulty_weight: float, difficulties: npt.Arra
     return float(chances.mean()), float(chances.std(ddof=1) / np.sqrt(chances.size))
 
 
-@quiet
+@allow_non_finite
 def fit(x: Array, y: Array, weights: Array, ridge: float = RIDGE) -> Fit:
     """Weighted logistic regressions of y on 1 and x by Newton's method, one per row of [R, n] (or shared [1, n]).
 

@@ -17,7 +17,7 @@ from scipy import special, stats
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, as_matrix, constant, drawn_weights, tidy, upper_tail
 from rlhf_bench.harness.statistics.comparisons import spearman
-from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import interval, percentile
 
 ONE_RUN = "conditional on this training run"
@@ -35,7 +35,7 @@ class Agreement:
     over_seeds: Interval
 
 
-@quiet
+@allow_non_finite
 def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.random.Generator) -> Agreement:
     """Of proxy and gold [S, n] over n points: means at fixed checkpoints, or changes of the same prompts.
 
@@ -55,17 +55,17 @@ def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.r
 def _student(values: Array, level: float) -> Interval:
     """t interval of the mean of correlations [S]."""
     if not values.size:
-        return nothing("no seed has a value", "t over seeds")
+        return undefined("no seed has a value", "t over seeds")
     if values.size == 1:
-        return alone(float(values[0]), "spearman", f"one seed has a value, {ONE_RUN}")
+        return unbounded(float(values[0]), "spearman", f"one seed has a value, {ONE_RUN}")
     if constant(values):
-        return alone(float(values[0]), "t over seeds", "all seeds agree: their spread is unknown")
+        return unbounded(float(values[0]), "t over seeds", "all seeds agree: their spread is unknown")
     mean, spread = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
     half = float(special.stdtrit(values.size - 1, upper_tail(level))) * spread
-    return made(mean, mean - half, mean + half, "t over seeds", f"{values.size} seeds").clipped(-1.0, 1.0)
+    return bounded(mean, mean - half, mean + half, "t over seeds", f"{values.size} seeds").clipped(-1.0, 1.0)
 
 
-@quiet
+@allow_non_finite
 def of_means(
     proxy: npt.ArrayLike,
     gold: npt.ArrayLike,
@@ -80,7 +80,7 @@ def of_means(
     """
     first, second = _same(cube_of(proxy), cube_of(gold))
     if np.isnan(first).all(axis=2).any() or np.isnan(second).all(axis=2).any():
-        return nothing("a checkpoint has no decided prompt")
+        return undefined("a checkpoint has no decided prompt")
     found = agreement(np.nanmean(first, axis=2), np.nanmean(second, axis=2), level, rng).over_seeds
     if found.value is None or found.low is not None or len(first) == 1:
         return found
@@ -94,7 +94,7 @@ def of_means(
     return percentile(found.value, draws, level, note).clipped(-1.0, 1.0)
 
 
-@quiet
+@allow_non_finite
 def within_prompts(
     proxy: npt.ArrayLike,
     gold: npt.ArrayLike,
@@ -178,7 +178,7 @@ def peak(
     count = int(units.max()) + 1 if units.size else 0
     if count < 4:
         reason = f"{count} prompts (or clusters) cannot be halved: needs 4"
-        return Peak((None,) * len(cube), nothing(reason), nothing(reason))
+        return Peak((None,) * len(cube), undefined(reason), undefined(reason))
     choosing = (make_rng().permutation(count) < count // 2)[units]
     found = [_highest(run[:, choosing]) for run in cube]
     measured = cube[:, :, ~choosing]

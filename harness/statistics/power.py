@@ -19,7 +19,7 @@ from scipy.stats import qmc
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, constant, tidy
-from rlhf_bench.harness.statistics.interval import quiet
+from rlhf_bench.harness.statistics.interval import allow_non_finite
 from rlhf_bench.harness.statistics.variance import complete_layout, half_widths, mean_squares
 
 DRAWS = 12  # 2^12 points
@@ -53,7 +53,7 @@ class Plan:
     note: str = ""
 
 
-@quiet
+@allow_non_finite
 def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Components | None:
     """Variance components of a pilot's cells [S, P] (differences of two arms, or of wins); None where nothing varies.
 
@@ -84,7 +84,7 @@ def _chi_squares(seeds: int, prompts: int) -> Array:
     return np.asarray(2 * special.gammaincinv(freedom / 2, points) / freedom).T
 
 
-@quiet
+@allow_non_finite
 def power(found: Components, difference: float, seeds: int, prompts: int, level: float = 0.95) -> float:
     """Chance that the interval of a design excludes 0 when the true mean is `difference`."""
     error, halves = _design(found, seeds, prompts, level)
@@ -115,7 +115,7 @@ def _design(found: Components, seeds: int, prompts: int, level: float) -> tuple[
     return error, half_widths(squares, seeds, prompts, tail)
 
 
-@quiet
+@allow_non_finite
 def smallest_detectable(
     found: Components, seeds: int, prompts: int, level: float = 0.95, wanted: float = 0.8
 ) -> float | None:

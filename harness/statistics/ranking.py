@@ -17,7 +17,7 @@ from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, batches, cluster_sums, drawn_weights, tidy
-from rlhf_bench.harness.statistics.interval import Interval, alone, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import percentile, two_way
 
 RESAMPLES = 1999
@@ -43,7 +43,7 @@ class Games(NamedTuple):
     games: Array
 
 
-@quiet
+@allow_non_finite
 def rank(
     values: Sequence[npt.ArrayLike],
     level: float,
@@ -60,13 +60,13 @@ def rank(
     """
     cells = _stack(values)
     if why := _cannot(cells):
-        return Ranking((nothing(why, METHOD),) * len(cells), (None,) * len(cells))
+        return Ranking((undefined(why, METHOD),) * len(cells), (None,) * len(cells))
     cells, codes = _tidy(cells, clusters)
     games = _games(cells, codes)
     wins = _square(games, games.wins.sum(axis=(1, 2)), games.games.sum(axis=(1, 2)), len(cells))
     if not _connected(wins + wins.T):
         return Ranking(
-            (nothing("not all are compared, even by way of others", METHOD),) * len(cells), (None,) * len(cells)
+            (undefined("not all are compared, even by way of others", METHOD),) * len(cells), (None,) * len(cells)
         )
     value = strengths(wins)
     draws = np.concatenate(list(_draws(games, len(cells), rng, resamples)))
@@ -180,7 +180,7 @@ def _intervals(
 ) -> Iterator[Interval]:
     why = _no_bounds(cells, codes, wins)
     if why:
-        yield from (alone(float(one), METHOD, why) for one in value)
+        yield from (unbounded(float(one), METHOD, why) for one in value)
     elif cells.shape[1] > 1:
         for one in linearised(cells, wins, value):
             found = two_way(one, level, codes)

@@ -32,7 +32,7 @@ from rlhf_bench.harness.statistics.cells import (
     tidy,
     upper_tail,
 )
-from rlhf_bench.harness.statistics.interval import Interval, alone, made, nothing, quiet
+from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
 from rlhf_bench.harness.statistics.variance import moments
 
 RESAMPLES = 9999
@@ -50,11 +50,11 @@ def wilson(values: npt.ArrayLike, level: float) -> Interval:
     """
     kept = decided_values(values, 0.0, 1.0)
     if not kept.size:
-        return nothing("no decided case", "wilson")
+        return undefined("no decided case", "wilson")
     n, p, z = kept.size, float(kept.mean()), float(special.ndtri(upper_tail(level)))
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     shrink = 1 + z * z / n
-    return made(p, (centre - half) / shrink, (centre + half) / shrink, "wilson").clipped(0.0, 1.0)
+    return bounded(p, (centre - half) / shrink, (centre + half) / shrink, "wilson").clipped(0.0, 1.0)
 
 
 def exact(k: int, n: int, level: float) -> Interval:
@@ -63,12 +63,12 @@ def exact(k: int, n: int, level: float) -> Interval:
     if not 0 <= k <= n:
         raise BenchError(f"{k} successes of {n} trials.", "Give 0 <= k <= n.")
     if n == 0:
-        return nothing("no decided case", "exact")
+        return undefined("no decided case", "exact")
     bounds = stats.binomtest(k, n).proportion_ci(confidence_level=level)
-    return made(k / n, float(bounds.low), float(bounds.high), "exact")
+    return bounded(k / n, float(bounds.low), float(bounds.high), "exact")
 
 
-@quiet
+@allow_non_finite
 def paired(
     values: npt.ArrayLike,
     level: float,
@@ -103,10 +103,10 @@ def _ratio(totals: Array) -> Array:
 
 def _scaled(found: Interval, scale: float) -> Interval:
     value, low, high = (math.nan if x is None else x * scale for x in (found.value, found.low, found.high))
-    return made(value, low, high, found.method, found.note)
+    return bounded(value, low, high, found.method, found.note)
 
 
-@quiet
+@allow_non_finite
 def bca(
     columns: Array,
     statistic: Callable[[Array], Array],
@@ -129,7 +129,7 @@ def bca(
     if tails is None:
         return percentile(value, draws, level, "BCa is undefined here")
     low, high = np.quantile(draws, tails)
-    return made(value, float(low), float(high), "BCa bootstrap")
+    return bounded(value, float(low), float(high), "BCa bootstrap")
 
 
 def _quantile(n: int | None, level: float) -> float:
@@ -144,10 +144,10 @@ def percentile(value: float, draws: Array, level: float, note: str = "") -> Inte
     """Percentile interval of bootstrap draws [R]; undefined draws are left out."""
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [1 - upper_tail(level), upper_tail(level)]) if draws.size else (math.nan, math.nan)
-    return made(value, float(low), float(high), "percentile bootstrap", note)
+    return bounded(value, float(low), float(high), "percentile bootstrap", note)
 
 
-@quiet
+@allow_non_finite
 def verdicts(values: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
     """Percentile bootstrap of the mean of values [n] with few distinct levels k: one multinomial draw [R, k]."""
     kept = decided_values(values)
@@ -161,7 +161,7 @@ def verdicts(values: npt.ArrayLike, level: float, rng: np.random.Generator, resa
 # ---- several seeds --------------------------------------------------------------------------------------------------
 
 
-@quiet
+@allow_non_finite
 def two_way(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
     """t interval on the grand mean of cells [S, P], seeds and prompts both random.
 
@@ -173,10 +173,10 @@ def two_way(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None
         return plain.noted(note)
     m = moments(cells, codes)
     half = m.half_width(1 - upper_tail(level))
-    return made(m.mean, m.mean - half, m.mean + half, "two-way t").noted(m.note, note)
+    return bounded(m.mean, m.mean - half, m.mean + half, "two-way t").noted(m.note, note)
 
 
-@quiet
+@allow_non_finite
 def pigeonhole(
     cells: npt.ArrayLike,
     level: float,
@@ -201,7 +201,7 @@ def pigeonhole(
     return replace(found, method="pigeonhole bootstrap")
 
 
-@quiet
+@allow_non_finite
 def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
     """Clopper and Pearson's interval for cells [S, P] in [0, 1] at the effective sample size (Korn and Graubard 1998).
 
@@ -211,16 +211,16 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
     """
     cells, codes, note = tidy(cells, clusters, 0.0, 1.0)
     if not cells.size:
-        return nothing("no decided case", "Korn-Graubard")
+        return undefined("no decided case", "Korn-Graubard")
     if constant(cells):
         return same_everywhere(cells, codes, level, 0.0, 1.0).noted(note)
     if why := _too_small(cells, codes, several=False):
-        return alone(float(np.nanmean(cells)), "none", why).noted(note)
+        return unbounded(float(np.nanmean(cells)), "none", why).noted(note)
     m, n = moments(cells, codes), int((~np.isnan(cells)).sum())
     half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
     size = min(float(n), (t * math.sqrt(m.mean * (1 - m.mean)) / half) ** 2) if half > 0 else float(n)
     low, high = _clopper_pearson(m.mean, size, level)
-    found = made(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
+    found = bounded(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
     return found.noted(EDGE if len(cells) > 1 and not 0.05 < m.mean < 0.95 else "")
 
 
@@ -235,7 +235,7 @@ def _clopper_pearson(p: float, n: float, level: float) -> tuple[float, float]:
 # ---- the one rule ---------------------------------------------------------------------------------------------------
 
 
-@quiet
+@allow_non_finite
 def interval(
     kind: MeasureKind, cells: npt.ArrayLike, level: float, rng: np.random.Generator, clusters: Clusters | None = None
 ) -> Interval:
@@ -245,14 +245,14 @@ def interval(
     Korn-Graubard, change and level two-way t.  `clusters` [P] names what prompts share ("" stands alone); with it, one
     seed's win and rate are Korn-Graubard too, over clusters.
     """
-    bounded = kind in ("win", "rate")
-    cells, codes, note = tidy(cells, clusters, *((0.0, 1.0) if bounded else ()))
+    proportion = kind in ("win", "rate")
+    cells, codes, note = tidy(cells, clusters, *((0.0, 1.0) if proportion else ()))
     if not cells.size:
-        return nothing("no decided case")
+        return undefined("no decided case")
     if len(cells) > 1:
-        found = rate_over_seeds(cells, level, codes) if bounded else two_way(cells, level, codes)
+        found = rate_over_seeds(cells, level, codes) if proportion else two_way(cells, level, codes)
         return found.noted(WIDE if len(cells) == 2 else "", note)
-    if not bounded:
+    if not proportion:
         result = paired(cells[0], level, rng, codes)
     else:
         result = wilson(cells[0], level) if codes is None else rate_over_seeds(cells, level, codes)
@@ -274,16 +274,16 @@ def _too_small(cells: Array, codes: Codes | None, several: bool = True) -> str:
 def _degenerate(cells: Array, codes: Codes | None, several: bool = True) -> Interval | None:
     """What can be said of tidy data whose spread cannot be estimated; None where it can."""
     if not cells.size:
-        return nothing("no decided case")
+        return undefined("no decided case")
     if why := _too_small(cells, codes, several):
-        return alone(float(np.nanmean(cells)), "none", why)
+        return unbounded(float(np.nanmean(cells)), "none", why)
     return _unvarying(cells) if constant(cells) else None
 
 
 def _unvarying(cells: Array) -> Interval:
     value, n = float(np.nanmax(cells)), int((~np.isnan(cells)).sum())
     note = f"all {n} values are equal: the width 0 says that nothing varied here, not that the value is certain"
-    return made(value, value, value, "percentile bootstrap", note)
+    return bounded(value, value, value, "percentile bootstrap", note)
 
 
 def same_everywhere(cells: Array, codes: Codes | None, level: float, low: float, high: float) -> Interval:
@@ -291,4 +291,4 @@ def same_everywhere(cells: Array, codes: Codes | None, level: float, low: float,
     n, value = cells.shape[1] if codes is None else int(codes.max()) + 1, float(np.nanmax(cells))
     share = _clopper_pearson(0.0, n, level)[1]
     bounds = value - share * (value - low), value + share * (high - value)
-    return made(value, *bounds, "Korn-Graubard", f"all values are equal: exact bound for {n} independent prompts")
+    return bounded(value, *bounds, "Korn-Graubard", f"all values are equal: exact bound for {n} independent prompts")

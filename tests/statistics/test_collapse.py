@@ -12,7 +12,7 @@ from scipy import stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.collapse import KEYS, collapse, over_seeds, repetition
-from rlhf_bench.harness.statistics.interval import Interval, alone, nothing
+from rlhf_bench.harness.statistics.interval import Interval, unbounded, undefined
 
 numbers = st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, math.nan])
 pairs = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(0, 12)), elements=numbers)
@@ -195,7 +195,7 @@ def test_quick_enough_for_every_cell_of_a_report():
 
 
 def values_of(*values):
-    return [nothing("too few") if value is None else alone(value, "count") for value in values]
+    return [undefined("too few") if value is None else unbounded(value, "count") for value in values]
 
 
 NAMES = st.sampled_from([*KEYS, "top share", "distinct-1", "distinct-2"])
@@ -219,7 +219,7 @@ def test_one_seed_keeps_its_interval_and_says_so_once():
     assert (found.value, found.low, found.high, found.method) == (0.5, 0.2, 0.9, "BCa bootstrap")
     assert found.note == "conditional on this training run"
     assert over_seeds("variance ratio", [found], 0.95) == found
-    assert over_seeds("ks", [nothing("too few")], 0.95) == nothing("too few")
+    assert over_seeds("ks", [undefined("too few")], 0.95) == undefined("too few")
 
 
 def test_several_seeds_get_students_t():
