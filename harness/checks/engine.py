@@ -1,16 +1,16 @@
-"""Does another engine write what ours would?  `bench check engine NAME --policy FOLDER`.
+"""Conformance of a sampling engine: `bench check engine NAME --policy FOLDER`.
 
-Both get the same weights.  What the engine writes is judged by our own pass over it (rollout.logprobs): how far a
-greedy token lies behind our own first choice, and how far the engine's log-probabilities are from ours.  A token by
-token comparison alone would call every near tie a failure.  Asked again after the weights were changed, because PPO
-changes them before every rollout.
+The engine and the harness get the same weights.  What the engine samples is scored by a forward pass of the harness
+(`rollout.logprobs`): how far a greedy token lies behind the most likely one, and how far the engine's log-probabilities
+are from those of the pass.  Comparing tokens alone would fail at every near tie, where rounding decides.  All is
+repeated after the weights were changed, because PPO changes them before every rollout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.checks.findings import Finding
 from rlhf_bench.harness.errors import BenchError
@@ -22,78 +22,81 @@ from rlhf_bench.harness.settings import PPOSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
+
 ENGINES = {"vllm": {"engine": "vllm"}}
 """Settings of the group `ppo` by the engine's name."""
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
-"""Nats per token, in the mean, that rounding may account for."""
+"""Largest mean difference that rounding can explain, in nats per token, by the layers' precision."""
 PROMPTS = ("Where?", "Who brings the map, and when do they meet?", "Write one sentence about a river. " * 3)
 ROWS, NEW, TEMPERATURE = 24, 24, 0.8
 
 
 def check_sampler(name: str, policy: Path, device: str) -> list[Finding]:
-    """Findings about an engine over the policy in this folder.
+    """Compare an engine with the harness on the policy in a folder.
 
-    Raises BenchError for an engine that nobody has, that is not installed or cannot open the policy.
+    Raises BenchError for an unknown engine, one that is not installed, and one that cannot open the policy.
     """
     from rlhf_bench.harness.models.policies import check_folder, load_policy
 
     if name not in ENGINES:
-        raise BenchError(f"There is no engine {name!r}.", f"Choose one of: {', '.join(ENGINES)}.")
+        raise BenchError(f"Unknown engine {name!r}.", f"Choose one of: {', '.join(ENGINES)}.")
     check_folder(policy)
     placement = read_placement(policy)
     if placement.lora:
-        raise BenchError(f"{policy} is held with adapters.", "Give a folder with whole weights.")
+        raise BenchError(f"{policy} has adapters beside its weights.", "Give a folder with whole weights.")
     model, tokenizer = load_policy(policy, device)
     settings = PPOSettings(rollouts=ROWS, **ENGINES[name])  # type: ignore[arg-type]
     with open_sampler(settings, policy, tokenizer, PROMPTS, NEW, device) as sampler:
-        return list(_findings(sampler, model, tokenizer, TOLERANCE[placement.dtype]))
+        return list(compare(sampler, model, tokenizer, TOLERANCE[placement.dtype]))
 
 
-def _findings(sampler: Sampler, model: Any, tokenizer: Any, tolerance: float) -> Iterator[Finding]:
+def compare(sampler: Sampler, model: CausalLM, tokenizer: Tokenizer, tolerance: float) -> Iterator[Finding]:
+    """Two findings for the model's weights, and the same two for changed weights; the model is changed in place."""
     from rlhf_bench.harness.sampling.rollout import make_generator, sample
 
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(ROWS)]
     for state in ("", ", after new weights"):
         if state:
-            _disturb(model)
+            change_weights(model)
         greedy = sampler(model, tokenizer, prompts, NEW)
-        equal = _equal(greedy, sample(model, tokenizer, prompts, NEW))
-        behind = _behind(model, greedy)
-        yield _finding(f"greedy tokens are our own choices{state}", behind, tolerance, f"{equal:.1%} of rows equal")
+        equal = share_equal(greedy, sample(model, tokenizer, prompts, NEW))
+        nats = behind_best(model, greedy)
+        yield make_finding(f"greedy tokens match{state}", nats, tolerance, f"{equal:.1%} of rows equal")
         drawn = sampler(model, tokenizer, prompts, NEW, generator=make_generator("check"), temperature=TEMPERATURE)
-        yield _finding(f"log-probabilities are ours{state}", _apart(model, drawn), tolerance, "of sampled tokens")
+        nats = logprob_gap(model, drawn)
+        yield make_finding(f"log-probabilities match{state}", nats, tolerance, "of sampled tokens")
 
 
-def _finding(checked: str, nats: Tensor, tolerance: float, more: str) -> Finding:
+def make_finding(checked: str, nats: Tensor, tolerance: float, more: str) -> Finding:
+    """A finding about differences [N] in nats: their mean must be within the tolerance."""
     mean, most = float(nats.mean()), float(nats.max())
-    seen = f"off by {mean:.2g} nats in the mean, {most:.2g} at most (mean allowed: {tolerance}); {more}"
+    seen = f"difference of {mean:.2g} nats in the mean, {most:.2g} at most (mean allowed: {tolerance}); {more}"
     return Finding(checked, mean <= tolerance, seen)
 
 
-def _disturb(model: Any) -> None:
-    """Change every weight matrix in place, by a tenth of its size."""
+def change_weights(model: CausalLM) -> None:
+    """Add noise to every weight matrix in place: a tenth of its standard deviation."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
+                # Drawn on the CPU, so that the weights are the same on every device.
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.add_(0.1 * parameter.std() * noise)
 
 
-def _equal(one: Rollout, two: Rollout) -> float:
-    """The share of rows with the same response."""
-    pairs = zip(_rows(one), _rows(two), strict=True)
-    return sum(a == b for a, b in pairs) / len(one.prompts)
+def share_equal(one: Rollout, other: Rollout) -> float:
+    """The share of rows with the same response tokens."""
+    rows, others = ([r.response_ids[i, r.mask[i]].tolist() for i in range(len(r.prompts))] for r in (one, other))
+    return sum(a == b for a, b in zip(rows, others, strict=True)) / len(one.prompts)
 
 
-def _rows(rollout: Rollout) -> list[list[int]]:
-    return [row[kept].tolist() for row, kept in zip(rollout.response_ids, rollout.mask, strict=True)]
-
-
-def _behind(model: Any, rollout: Rollout) -> Tensor:
-    """By how many nats each token lies behind the most likely one at its place [N]."""
+def behind_best(model: CausalLM, rollout: Rollout) -> Tensor:
+    """By how many nats each response token [N] is less likely than the most likely token at its position."""
     import torch
 
     from rlhf_bench.harness.sampling.rollout import full_inputs
@@ -101,19 +104,20 @@ def _behind(model: Any, rollout: Rollout) -> Tensor:
     ids, mask, positions = full_inputs(rollout)
     with torch.no_grad():
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    logits = output.logits[:, rollout.prompt_ids.shape[1] - 1 : -1].float()
+    logits = output.logits[:, rollout.prompt_ids.shape[1] - 1 : -1].float()  # [B, T, V], each predicts a response token
     chosen = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
+    # Differences of logits are differences of log-probabilities: the normaliser cancels.
     behind: Tensor = (logits.amax(-1) - chosen)[rollout.mask]
     return behind
 
 
-def _apart(model: Any, rollout: Rollout) -> Tensor:
-    """Distances of the engine's log-probabilities from our own pass [N]."""
+def logprob_gap(model: CausalLM, rollout: Rollout) -> Tensor:
+    """Absolute differences [N] of the engine's log-probabilities from those of a forward pass of the harness."""
     import torch
 
     from rlhf_bench.harness.sampling.rollout import logprobs
 
     assert rollout.logprobs is not None
     with torch.no_grad():
-        ours = logprobs(model, rollout, TEMPERATURE)
-    return (ours - rollout.logprobs)[rollout.mask].abs()
+        own = logprobs(model, rollout, TEMPERATURE)
+    return (own - rollout.logprobs)[rollout.mask].abs()
