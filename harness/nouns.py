@@ -1,7 +1,9 @@
-"""The nouns everything else is written in: frozen records, no behaviour beyond what they are.
+"""The records that tasks, reward models, judges and the harness exchange.  All are frozen and have no behaviour.
 
-Text columns follow the ecosystem's standard names (prompt/completion, prompt/chosen/rejected).  Records that are
-stored become one JSON object a line through `to_row`; only `Rollout` holds tensors and is never stored.
+In the order of a run: a task gives `Example`s and `Pair`s; the policy's responses are a `Rollout` in memory and
+`Generation`s on disk; a judge gets `Case`s and returns `Verdict`s, whose numbers its `Measure`s describe; a report
+consists of `Estimate`s.  Text fields have the names that data sets on the hub use (prompt/completion,
+prompt/chosen/rejected).  Stored records become one JSON object per line through `to_row`.
 """
 
 from __future__ import annotations
@@ -16,19 +18,25 @@ from rlhf_bench.harness.text.tokens import Span
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.text.types import JsonObject, Row, Tokenizer
+
 Split = Literal["sft", "train", "test"]
-"""`sft`: demonstrations; `train`: prompts PPO optimises on; `test`: held-out prompts, never trained on."""
+"""`sft`: demonstrations; `train`: prompts that PPO optimises on; `test`: held-out prompts, never trained on."""
 
 Decoding = Literal["sample", "greedy"]
+"""How a response was generated: sampled at `ppo.temperature`, or the most likely token at every step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One prompt of a task.
 
-    `completion` is the demonstration or reference ("" when there is none); `references` further ones; `source` names
-    what prompts may share (examples with an equal source are one cluster; "" means the example stands alone);
-    `facts` is JSON-able and holds what the task's own utility needs.
+    id: unique within its split; responses and verdicts refer to it.
+    completion: the demonstration or reference response, "" where there is none; `references` holds further ones.
+    slices: names of groups for which a report repeats its numbers.
+    source: names a text that several prompts share, such as a document.  Examples with an equal source are one cluster
+    in every interval; "" means that the example shares nothing.
+    facts: a JSON object with what the task's own utility needs.
     """
 
     id: str
@@ -37,14 +45,16 @@ class Example:
     references: tuple[str, ...] = ()
     slices: tuple[str, ...] = ()
     source: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Row = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One preference.  `rejected` None asks the harness to take a sample of the SFT policy instead.
+    """One preference between two responses to a prompt.
 
-    The flaws are character spans known to be wrong, None where nobody knows (an empty tuple says: known to be clean).
+    rejected: None lets the harness sample the SFT policy instead.
+    chosen_flaws, rejected_flaws: character spans [start, end) that are known to be wrong.  () means known to have none,
+    None means unknown.
     """
 
     id: str
@@ -59,7 +69,9 @@ class Pair:
 class Origin:
     """Where a task's data come from; shown in every report.
 
-    `kind` is "generated" (a controlled world) or "real"; `sha256` is of the content; `license` as its source states it.
+    kind: "generated" for a synthetic task with known true utility, or "real".
+    sha256: of the content, hexadecimal; it names the data in keys of results.
+    license: as the source states it.
     """
 
     kind: Literal["generated", "real"]
@@ -70,7 +82,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """The exact worth of one response (perfect 1, empty 0 in the controlled worlds) and what it is made of."""
+    """The true utility of one response and its parts, for display.
+
+    Synthetic tasks give a perfect response 1 and an empty one 0; other tasks may use any scale, higher is better.
+    """
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -78,12 +93,15 @@ class Utility:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A batch of B sampled responses of at most T tokens, as text and as the policy's own tokens.
+    """A batch of B responses of at most T tokens, as text and as the policy's tokens.  Never stored.
 
-    prompt_ids [B, P] left-padded with prompt_mask [B, P]; response_ids [B, T] right-padded with mask [B, T], True on
-    response tokens, end-of-sequence token included.  finished [B]: the response ended with that token (a truncated one
-    has none).  `tokenizer` is the policy's.  `logprobs` [B, T]: of the tokens as they were drawn, 0 outside the mask;
-    None for texts that nobody sampled.
+    prompts: B prompts of the task, without the template.  responses: B texts, without special tokens.
+    prompt_ids [B, P] int64, with the template, left-padded; prompt_mask [B, P], 1 on tokens.
+    response_ids [B, T] int64, right-padded; mask [B, T] bool, True on response tokens, end-of-sequence included.
+    finished [B] bool: the response ended with end-of-sequence; a response that reached the length limit has none.
+    tokenizer: the policy's; its ids are those above.
+    logprobs [B, T] float32: log-probabilities of the tokens when they were sampled, 0 outside the mask; None for texts
+    that were not sampled.
     """
 
     prompts: tuple[str, ...]
@@ -93,12 +111,15 @@ class Rollout:
     response_ids: Tensor
     mask: Tensor
     finished: Tensor
-    tokenizer: Any
+    tokenizer: Tokenizer
     logprobs: Tensor | None = None
 
     @cached_property
     def spans(self) -> tuple[tuple[Span, ...], ...]:
-        """Character span in `responses[b]` of every response token; end-of-sequence is the empty span at the end."""
+        """For each response the character span [start, end) of every token in its text.
+
+        End-of-sequence is the empty span at the end.  Computed once per rollout.
+        """
         from rlhf_bench.harness.text.templates import token_spans
 
         rows = zip(self.response_ids.tolist(), self.mask.sum(1).tolist(), strict=True)
@@ -109,12 +130,15 @@ class Rollout:
 class Generation:
     """One stored response to a held-out prompt.
 
-    `tokens` counts response tokens without end-of-sequence.  `kl` is the sum over response tokens of
-    log pi(y_t) - log pi_sft(y_t) in nats (0 for the baseline, None under greedy decoding, where it estimates nothing).
-    Best-of-n has n for `iteration` and the analytic bound for `kl`.
-    `reward` is the reward model's sequence sum, unscaled.  `spans` and `token_rewards` (character span and unscaled
-    reward per token) are kept at the first and last checkpoint for looking inside.  `correction` is what the reward
-    model would have written instead, where it can tell: of the first sampled responses at the last checkpoint.
+    iteration: PPO iterations so far, 0 for the SFT baseline; n for best-of-n.
+    tokens: response tokens without end-of-sequence.
+    finished: the response ended with end-of-sequence.
+    kl: sum over response tokens of log pi(y_t) - log pi_sft(y_t), in nats.  0 for the baseline; the analytic bound for
+    best-of-n; None under greedy decoding, where the sum does not estimate the KL divergence.
+    reward: the sum of the reward model's token rewards, not scaled.
+    spans, token_rewards: character span and unscaled reward of each token; stored at the first and last checkpoint.
+    correction: the text that the reward model prefers (`seams.HasCorrections`); stored for the first `eval.corrections`
+    sampled responses at the last checkpoint.
     """
 
     example_id: str
@@ -133,7 +157,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a judge sees: one held-out example, the trained policy's response, the SFT baseline's response."""
+    """What a judge measures: the trained policy's and the SFT baseline's response to one held-out prompt.
+
+    Both responses have the same decoding.
+    """
 
     example: Example
     generation: Generation
@@ -141,20 +168,23 @@ class Case:
 
     @property
     def id(self) -> str:
+        """A name that is unique within a run, for messages and caches."""
         return f"{self.example.id}/{self.generation.decoding}/{self.generation.iteration}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's row for one case.
+    """A judge's result for one case.
 
-    `values` maps each of the judge's measures to a number.  None means undecided and needs a `reason`; it is counted
-    and shown, never dropped and never scored 0.
+    values: a number for each of the judge's measures.  None means undecided; it is counted and shown, never dropped and
+    never replaced by 0.
+    reason: why something is undecided; needed where a value is None.
+    notes: a JSON object that is stored beside the values, such as a judge's explanation.
     """
 
     values: Mapping[str, float | None]
     reason: str = ""
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Row = field(default_factory=dict)
 
 
 MeasureKind = Literal["win", "rate", "change", "level"]
@@ -196,10 +226,13 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One reported number.
+    """One number of a report with its confidence interval.
 
-    `value`, `low` and `high` are None when nothing can be said; `note` then says why.  `n` counts decided cases per
-    seed on average (prompts), `n_invalid` undecided ones over all seeds; `seeds` lists the training seeds.
+    arm: the key of the condition: reward model, optimiser and settings.
+    value, low, high: None where nothing can be estimated; `note` says why.
+    level: the nominal confidence level of [low, high].
+    n: decided cases (prompts) per seed, on average.  n_invalid: undecided cases over all seeds.
+    seeds: the training seeds.  method: the interval's name (statistics/rules.py).
     """
 
     task: str
@@ -221,13 +254,13 @@ class Estimate:
     note: str = ""
 
 
-def to_row(record: Any) -> dict[str, Any]:
-    """The JSON object of a stored record, its empty optional fields left out so that rows stay short."""
+def to_row(record: Any) -> JsonObject:
+    """The JSON object of a stored record.  Empty fields (None, "", (), {}) are left out: they are the defaults."""
     return {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
 
 
 class Answer(NamedTuple):
-    """What is scored.  `finished`: the response ended by itself instead of being cut off."""
+    """A response to be scored.  finished: it ended with end-of-sequence, not at the length limit."""
 
     example: Example
     response: str
@@ -236,7 +269,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A score, or None and why."""
+    """A score, or None and the reason why there is none."""
 
     value: float | None
     reason: str = ""
