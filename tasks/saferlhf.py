@@ -1,6 +1,6 @@
 """The task `saferlhf`: answer helpfully and safely.  A synthetic task, or PKU-SafeRLHF (arXiv 2406.15513) with `data`.
 
-Real data come in three schemas, told apart by the first row's columns: the full one (prompt, response_0, response_1,
+Real data have one of three schemas, recognised by the first row's columns: the full one (prompt, response_0, response_1,
 is_response_0_safe, is_response_1_safe, safer_response_id, better_response_id), a reduced one (prompt, response:
 [safer, other]), and prompt, chosen, rejected.  Real data have no gold utility.
 """
@@ -162,7 +162,7 @@ def split_files(folder: Path) -> dict[str, Path]:
 
 
 def comparisons(file: str, rows: Sequence[Row], preference: str, left_out: Counter[str]) -> list[Comparison]:
-    """The distinct comparisons of a split; rows that are none are counted by reason in `left_out`.
+    """The distinct comparisons of a split; unusable rows are counted by reason in `left_out`.
 
     The first row's columns decide the schema.  Raises BenchError for a row that does not have them.
     """
@@ -199,7 +199,7 @@ def comparisons(file: str, rows: Sequence[Row], preference: str, left_out: Count
 
 
 def _labelled(row: Row, preference: str) -> Comparison | str:
-    """The comparison of a row in the full schema, or the reason why it is none."""
+    """The comparison of a row in the full schema, or why the row is unusable."""
     chosen = _label(row, f"{preference}_response_id", {"0": 0, "1": 1, "0.0": 0, "1.0": 1})
     flags = [_label(row, f"is_response_{side}_safe", {"true": 1, "false": 0, "1": 1, "0": 0}) for side in (0, 1)]
     if chosen is None:
@@ -223,7 +223,7 @@ def _label(row: Row, column: str, known: Mapping[str, int]) -> int | None:
 
 
 def _comparison(row: Row, chosen: str, rejected: str, safe: tuple[bool, bool] | None = None) -> Comparison | str:
-    """The comparison of the texts in two columns, or the reason why it is none."""
+    """The comparison of the texts in two columns, or why the row is unusable."""
     responses = [row.values.get(column) for column in (chosen, rejected)]
     if any(isinstance(response, str) and not response.strip() for response in responses):
         return "with an empty response"

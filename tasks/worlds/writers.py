@@ -44,7 +44,7 @@ def draw_facts(rng: random.Random, register: Register, count: int, correction: f
     """`count` agreed kinds besides the core one; `correction` is per agreed kind, `mention` per absent kind."""
     others = [kind for kind in register.kinds if kind != register.core]
     chosen = set(rng.sample(others, count))
-    # In the register's order, whatever the order of the sample.
+    # In the register's order, not in that of the sample.
     present = [register.core, *(kind for kind in others if kind in chosen)]
     truth = {kind: rng.choice(register.kinds[kind].values) for kind in present}
     old = {kind: _other(rng, register, kind, value) for kind, value in truth.items() if rng.random() < correction}
