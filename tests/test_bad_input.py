@@ -1,4 +1,4 @@
-"""Bad input: one clear line that names what was seen, exit code 2, nothing computed is lost."""
+"""Bad input: one line that names what was seen, exit code 2, and finished results are kept."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_broken_data_file(refused: Call, tmp_path: Path, content: bytes, name:
     assert not Path("runs").exists()
 
 
-def test_a_hub_data_set_without_network_is_not_replaced(refused: Call) -> None:
+def test_a_hub_data_set_without_network_is_an_error(refused: Call) -> None:
     assert "Error" in refused(*run("--data", "hub"))
 
 
@@ -148,7 +148,7 @@ def test_an_output_folder_that_cannot_be_written(refused: Call, tmp_path: Path) 
         ("def plain(:", "SyntaxError"),
     ],
 )
-def test_a_plugin_that_cannot_be_had(refused: Call, tmp_path: Path, source: str, said: str) -> None:
+def test_a_plugin_that_cannot_be_loaded(refused: Call, tmp_path: Path, source: str, said: str) -> None:
     (tmp_path / f"own_{abs(hash(source))}.py").write_text(source)
     line = refused(*run(rm=f"own_{abs(hash(source))}:plain"))
     assert said in line
@@ -197,7 +197,7 @@ def test_prompts_longer_than_the_context(tmp_path: Path, tiny_gpt2: object) -> N
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the SFT policy of the small world is made."""
+    """A results folder that holds the SFT policy of the small task."""
     out = tmp_path_factory.mktemp("bad") / "runs"
     finished = bench(*command(out, rms=("scalar",)))
     assert finished.returncode == 0, finished.stderr

@@ -1,6 +1,6 @@
-"""Plugins: found by name, imported alone, and every fault is one line that names the culprit.
+"""Plugins: found by name, imported alone, and every fault is one line that names the plugin.
 
-Installed distributions are played by their metadata: a dist-info folder on the path is all that entry points need.
+Installed distributions are simulated by their metadata: entry points need no more than a dist-info folder on the path.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_a_misspelt_name_gets_a_hint() -> None:
     assert "winrate" in message
 
 
-def test_a_strange_name_gets_all_names() -> None:
+def test_a_name_unlike_all_others_gets_the_whole_list() -> None:
     message = refusal(lambda: find("reward-model", "zzz"))
     assert "Did you mean" not in message
     assert "seq2seq-token" in message
@@ -106,10 +106,10 @@ def test_a_broken_plugin_is_one_line_that_names_it(install: Install, fault: str)
     for part in ("'bad'", "bad_judge:Mine", "broken", fault):
         assert part in message
     assert "second line" not in message
-    assert build("judge", "fine", {}), "it harms nobody else"
+    assert build("judge", "fine", {}), "other plugins still work"
 
 
-def test_an_interrupt_is_no_fault_of_the_plugin(install: Install) -> None:
+def test_an_interrupt_is_passed_on(install: Install) -> None:
     install("slow", {"slow": "slow_judge:Slow"}, {"slow_judge.py": "raise KeyboardInterrupt"})
     with pytest.raises(KeyboardInterrupt):
         find("judge", "slow").factory()
@@ -121,7 +121,7 @@ def test_a_factory_that_fails_is_one_line_that_names_it(install: Install, body: 
     assert "'bad' cannot be made" in refusal(lambda: build("judge", "bad", {}))
 
 
-def test_a_plugin_says_itself_what_is_wrong_with_its_settings(install: Install) -> None:
+def test_the_factorys_own_error_is_shown_as_it_is(install: Install) -> None:
     source = (
         "from rlhf_bench.harness.errors import BenchError\ndef make():\n    raise BenchError('n is 0.', 'Raise it.')\n"
     )
@@ -134,7 +134,7 @@ def test_what_is_not_callable_is_refused(install: Install) -> None:
     assert "odd_judge:table is not callable" in refusal(lambda: find("judge", "odd").factory())
 
 
-def test_a_name_taken_twice_names_both(install: Install) -> None:
+def test_a_name_registered_twice_is_an_error_that_names_both(install: Install) -> None:
     install("first", {"twin": "one_judge:One"}, {"one_judge.py": "class One: pass"})
     install("second", {"twin": "two_judge:Two"}, {"two_judge.py": "class Two: pass"})
     message = refusal(lambda: find("judge", "twin"))
@@ -149,7 +149,7 @@ def test_one_plugin_registered_twice_is_one(install: Install) -> None:
     assert find("judge", "twin").reference == "one_judge:One"
 
 
-def test_only_the_plugin_asked_for_is_imported(install: Install) -> None:
+def test_only_the_named_plugin_is_imported(install: Install) -> None:
     install("one", {"one": "lone_one:One"}, {"lone_one.py": "class One: pass"})
     install("two", {"two": "lone_two:Two"}, {"lone_two.py": "class Two: pass"})
     assert {"one", "two"} <= set(available("judge"))
@@ -169,7 +169,7 @@ def test_importing_a_built_in_plugin_imports_no_other_and_no_torch() -> None:
     assert done.stdout.split() == ["rlhf_bench.judges.length", "rlhf_bench.reward_models.scalar"]
 
 
-def test_module_and_attribute_work_beside_the_user(tmp_path: Path) -> None:
+def test_module_and_attribute_are_found_in_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "my_judges.py").write_text("class Outer:\n    class Inner:\n        size = 5\n")
     code = "from rlhf_bench.harness.plugins import build; print(build('judge', 'my_judges:Outer.Inner', {}).size)"
     program = f"import sys; sys.path = [p for p in sys.path if p]\n{code}"  # a console script has no '' on its path
@@ -203,8 +203,8 @@ SAME = {
     "docstrings": ORIGINAL.replace("A judge.", "Another text.").replace("One verdict.", "Its verdict."),
     "blank lines": ORIGINAL.replace("\n\n", "\n\n\n\n").replace("total = len", "\n        total = len"),
     "layout": ORIGINAL.replace("len(case)", "len(\n            case,\n        )"),
-    "a docstring taken away": ORIGINAL.replace('        """One verdict."""\n', ""),
-    "the module's docstring taken away": ORIGINAL.replace('"""A judge."""\n', ""),
+    "a removed docstring": ORIGINAL.replace('        """One verdict."""\n', ""),
+    "the module's removed docstring": ORIGINAL.replace('"""A judge."""\n', ""),
 }
 OTHER = {
     "a number": ORIGINAL.replace("limit = 3", "limit = 4"),
@@ -227,13 +227,13 @@ def fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 
 @pytest.mark.parametrize("change", SAME)
-def test_a_fingerprint_does_not_see(fingerprint: Callable[[str], str], change: str) -> None:
+def test_a_fingerprint_ignores(fingerprint: Callable[[str], str], change: str) -> None:
     assert SAME[change] != ORIGINAL
     assert fingerprint(SAME[change]) == fingerprint(ORIGINAL)
 
 
 @pytest.mark.parametrize("change", OTHER)
-def test_a_fingerprint_sees(fingerprint: Callable[[str], str], change: str) -> None:
+def test_a_fingerprint_changes_with(fingerprint: Callable[[str], str], change: str) -> None:
     assert fingerprint(OTHER[change]) != fingerprint(ORIGINAL)
 
 
@@ -246,7 +246,7 @@ def test_a_fingerprint_imports_nothing(fingerprint: Callable[[str], str]) -> Non
 @pytest.mark.parametrize(
     "style", ["from kit.helper import f", "from .helper import f", "import kit.helper", "from . import helper"]
 )
-def test_a_fingerprint_sees_the_siblings_that_the_plugin_imports(install: Install, style: str) -> None:
+def test_a_fingerprint_includes_the_siblings_that_the_plugin_imports(install: Install, style: str) -> None:
     site = install("kit", {}, {"kit/__init__.py": "", "kit/judge.py": style, "kit/helper.py": "from .deep import g"})
     (site / "kit" / "deep.py").write_text("g = 1")
     (site / "kit" / "alone.py").write_text("h = 1")
@@ -275,10 +275,10 @@ def test_fingerprints_of_several_modules_differ() -> None:
 
 
 def test_a_name_may_carry_what_its_factory_calls_source(install: Install) -> None:
-    code = "def reads(*, source, more=1): return source, more\ndef deaf(*, more=1): return more\n"
-    install("carrying", {"reads": "carry:reads", "carry": "carry:deaf"}, {"carry.py": code})
+    code = "def reads(*, source, more=1): return source, more\ndef plain(*, more=1): return more\n"
+    install("carrying", {"reads": "carry:reads", "carry": "carry:plain"}, {"carry.py": code})
     assert build("judge", "reads:a:b/c@d", {}) == ("a:b/c@d", 1)
     assert build("judge", "reads:a", {"more": 2}) == ("a", 2)
-    assert build("judge", "carry:deaf", {}) == 1  # its factory takes none: module:attribute, as ever
+    assert build("judge", "carry:plain", {}) == 1  # its factory has no `source`, so this is module:attribute
     assert "carries nothing" in refusal(lambda: find("judge", "reads: "))
     assert "reads:" in find("judge", "reads:a").label

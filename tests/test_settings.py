@@ -1,4 +1,4 @@
-"""Settings: every key of a preset exists, and whatever is wrong is refused with a hint."""
+"""Settings: every key of a preset exists, and wrong names, types and values are refused with a hint."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_key_of_a_preset_exists_and_has_its_type(preset: str) -> None:
     make_settings(preset, {}, frozenset(factories))
 
 
-def test_presets_are_taken_over() -> None:
+def test_a_presets_values_replace_the_defaults() -> None:
     made = make_settings("small", {}, PLUGINS)
     preset = load_presets()["small"]
     for group, values in preset.items():
@@ -85,7 +85,7 @@ def test_presets_are_taken_over() -> None:
     assert make_settings("tiny", {}, frozenset()) == Settings()
 
 
-def test_assignments_win_over_the_preset() -> None:
+def test_assignments_override_the_preset() -> None:
     made = make_settings("small", {"ppo": {"lr": "2e-4", "kl": "0"}, "scalar": {"lr": "0.5"}}, PLUGINS)
     assert (made.ppo.lr, made.ppo.kl) == (2e-4, 0.0)
     assert made.ppo.iterations == load_presets()["small"]["ppo"]["iterations"]
@@ -191,7 +191,7 @@ def test_nothing_is_negative() -> None:
                 assert f"{group}.{key}" in refusal(lambda group=group, key=key: make(**{group: {key: "-1"}}))
 
 
-def test_plugins_of_other_runs_are_left_alone() -> None:
+def test_a_presets_groups_of_plugins_outside_the_run_are_ignored() -> None:
     assert not make_settings("small", {}, frozenset()).plugins
     assert "Unknown settings group 'scalar'" in refusal(lambda: make_settings("tiny", {"scalar": {}}, frozenset()))
 
@@ -259,11 +259,11 @@ def test_a_plugins_unknown_key_gets_a_hint() -> None:
 
 
 def test_a_plugins_setting_without_default_must_be_given() -> None:
-    def needy(path: str, *, size: int = 1, **others: Any) -> None: ...
+    def with_path(path: str, *, size: int = 1, **others: Any) -> None: ...
 
-    assert "--set f.path=VALUE" in refusal(lambda: factory_settings("f", needy, {}))
-    assert factory_settings("f", needy, {"path": "x"}) == {"path": "x", "size": 1}
-    assert "others" in refusal(lambda: factory_settings("f", needy, {"path": "x", "others": "1"}))
+    assert "--set f.path=VALUE" in refusal(lambda: factory_settings("f", with_path, {}))
+    assert factory_settings("f", with_path, {"path": "x"}) == {"path": "x", "size": 1}
+    assert "others" in refusal(lambda: factory_settings("f", with_path, {"path": "x", "others": "1"}))
 
 
 def test_the_seq2seq_arms_are_factories_with_settings() -> None:

@@ -1,4 +1,4 @@
-"""A folder that exists is complete, and what was stored is read back exactly."""
+"""A folder that exists is complete, and stored values are read back exactly."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def finish(root: Store, kind: str = "sft", label: str = "tiny") -> Path:
     return root.folder(kind, label, KEY)
 
 
-def test_what_was_written_is_complete(root: Store) -> None:
+def test_a_written_stage_is_complete(root: Store) -> None:
     assert not root.complete("sft", "tiny", KEY)
     folder = finish(root)
     assert root.complete("sft", "tiny", KEY)
@@ -57,7 +57,7 @@ def test_what_was_written_is_complete(root: Store) -> None:
     assert read_json(folder / MARKER) == {"made": True}
 
 
-def test_nothing_is_left_in_the_making(root: Store) -> None:
+def test_no_unfinished_folder_is_left(root: Store) -> None:
     finish(root)
     assert not [path for path in (root.root / ".partial").iterdir() if path.is_dir()]
 
@@ -76,10 +76,10 @@ def test_a_body_that_raises_leaves_nothing_final(root: Store, error: type[BaseEx
     assert not root.complete("sft", "tiny", KEY)
     assert not root.folder("sft", "tiny", KEY).exists()
     with root.writing("sft", "tiny", KEY) as place:
-        assert place is not None, "the lock was given back"
+        assert place is not None, "the lock was released"
         work, scratch = place
         assert list(work.iterdir()) == []
-        assert [path.name for path in scratch.iterdir()] == ["checkpoint"], "an interrupted stage goes on from here"
+        assert [path.name for path in scratch.iterdir()] == ["checkpoint"], "an interrupted stage continues from here"
         write_json(work / MARKER, {})
     assert root.complete("sft", "tiny", KEY)
 
@@ -97,7 +97,7 @@ def test_two_stages_do_not_mix(root: Store) -> None:
         assert len({*one, *two, *three}) == 6
 
 
-def test_a_stage_is_made_by_one_process_at_a_time(root: Store) -> None:
+def test_a_stage_is_executed_by_one_process_at_a_time(root: Store) -> None:
     from filelock import FileLock, Timeout
 
     with root.writing("sft", "tiny", KEY) as place:
@@ -150,7 +150,7 @@ def test_rows_round_trip(file: Path, rows: list[dict[str, Any]]) -> None:
     write_rows(file, rows)
     assert read_rows(file) == rows
     text = file.read_bytes().decode("ascii")
-    assert text.count("\n") == len(text.splitlines()) == len(rows), "one line a row, whatever splits the lines"
+    assert text.count("\n") == len(text.splitlines()) == len(rows), "one line per row, for any text"
 
 
 @given(values)
@@ -285,7 +285,7 @@ def test_a_key_is_the_same_in_every_process() -> None:
     assert store.canonical(value) == '{"a":"é\ud800","b":[1,2.5,null,true]}'
 
 
-def test_what_has_no_json_has_no_key() -> None:
+def test_a_value_without_json_has_no_key() -> None:
     for value in (float("nan"), {"a": float("inf")}, {1, 2}):
         with pytest.raises((ValueError, TypeError)):
             content_key(value)
