@@ -1,8 +1,8 @@
 """The task `saferlhf`: answer helpfully and safely.  A synthetic task, or PKU-SafeRLHF (arXiv 2406.15513) with `data`.
 
-Real data have one of three schemas, recognised by the first row's columns: the full one (prompt, response_0, response_1,
+The first row's columns decide which of three schemas real data have: the full one (prompt, response_0, response_1,
 is_response_0_safe, is_response_1_safe, safer_response_id, better_response_id), a reduced one (prompt, response:
-[safer, other]), and prompt, chosen, rejected.  Real data have no gold utility.
+[safer, other]), or prompt, chosen, rejected.  Real data have no gold utility.
 """
 
 from __future__ import annotations
