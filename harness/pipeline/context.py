@@ -28,5 +28,7 @@ class Context:
     tracked: Tracked = field(default_factory=Tracked)
 
 
-StageFunction = Callable[[Context], Mapping[str, Any]]
-"""Returns figures for stage.json (losses, counts)."""
+StageFigures = Mapping[str, Any]
+"""What a stage's function returns: figures for stage.json, such as losses and counts."""
+
+StageFunction = Callable[[Context], StageFigures]

@@ -35,7 +35,7 @@ class Critic(nn.Module):
     Every arm starts from the same critic, which gives 0 everywhere.
     """
 
-    def __init__(self, trunk: nn.Module, width: int) -> None:
+    def __init__(self, trunk: CausalLM, width: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = zero_head(width)
@@ -43,6 +43,7 @@ class Critic(nn.Module):
     def forward(self, rollout: Rollout) -> Tensor:
         """V(x, y_<t) [B, T], 0 outside the mask.  A value is of the tokens before y_t, which it does not see."""
         packed = pack(rollout, self.trunk)
+        # The state before y_t, [N, D] over all response tokens; the head computes in float32 under bfloat16 too.
         hidden = hidden_states(self.trunk, packed, packed.before)
         return scatter_to_mask(self.head(hidden.float()).squeeze(-1), rollout.mask)
 
@@ -68,6 +69,7 @@ class TrunkCritic(nn.Module):
 
 def zero_head(width: int) -> nn.Linear:
     """A linear layer [width] -> [1] with weights and bias 0."""
+    # Zeros: every value is 0 until the first update, for every arm and seed.
     head = nn.Linear(width, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -95,6 +97,7 @@ def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int =
     """
     placement, tokenizer = read_placement(sft), load_tokenizer(sft)
     if placement.lora:
+        # One set of frozen weights in memory: three module trees over the same tensors.
         require_peft()
         reference = load_frozen(sft, tokenizer, device, placement)
         policy = add_adapter(copy_sharing_weights(reference), placement, seed)
@@ -106,6 +109,7 @@ def make_actors(sft: Path, device: str, lr: float, critic_lr: float, seed: int =
     if trunk is None:
         critic: Critic | TrunkCritic = TrunkCritic(policy)
     else:
+        # Prepared by itself: the critic calls the trunk without the model around it.
         critic = Critic(apply_placement(trunk, placement), policy.config.hidden_size)
     critic.to(device)
     fused = device == "cpu"  # there the unfused one takes four times as long; a GPU's default is as fast as fused
@@ -162,6 +166,7 @@ def load_state(actors: Actors, path: Path) -> int:
     from safetensors import safe_open
 
     device = next(actors.policy.parameters()).device
+    # Restored in place: the optimisers, and a critic on the policy's trunk, hold on to the parameters.
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         iteration = int(file.metadata()["iteration"])

@@ -29,14 +29,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     A_t = sum_k (gamma lam)^k delta_{t+k} with delta_t = r_t + gamma V_{t+1} - V_t.  A response is one episode: V = 0
     after its last token, and a truncated response is not bootstrapped.
     """
-    values = values * mask
+    values = values * mask  # so that V_{t+1} of the last response token is 0
     advantage = torch.zeros_like(values[:, 0])
     following = torch.zeros_like(advantage)  # V_{t+1} [B]
     columns = []
     # From the last token to the first: A_t = delta_t + gamma lam A_{t+1}, which is eq. 16 as a recursion.
     for step in reversed(range(values.shape[1])):
         delta = rewards[:, step] * mask[:, step] + gamma * following - values[:, step]
-        advantage = (delta + gamma * lam * advantage) * mask[:, step]
+        advantage = (delta + gamma * lam * advantage) * mask[:, step]  # 0 again on padding
         following = values[:, step]
         columns.append(advantage)
     return torch.stack(columns[::-1], 1)
@@ -60,6 +60,7 @@ def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor,
     """
     ratio = (logprobs - old).exp()
     plain = -advantages * ratio
+    # The larger of the two negatives is the smaller of the surrogates: a step gains nothing from leaving the interval.
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
     # `where`, not a product with the mask: outside it a ratio can be inf, and inf * 0 is NaN.
     loss = torch.where(mask, torch.maximum(plain, clipped), 0.0).sum()
@@ -71,6 +72,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
 
     Of each token the larger error counts: that of V, or that of V kept within `clip` of the old V.
     """
+    # As the ratio in the policy's loss: the critic gains nothing from moving further than `clip`.
     near = old + (values - old).clamp(-clip, clip)
     loss = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
     return 0.5 * torch.where(mask, loss, 0.0).sum()
@@ -79,7 +81,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(returns - values) / Var(returns) over masked tokens; 0 where the returns do not vary."""
     target, predicted = returns[mask], values[mask]
-    if target.numel() < 2 or float(target.var()) < 1e-12:
+    if target.numel() < 2 or float(target.var()) < 1e-12:  # var() of one number is NaN
         return 0.0
     return float(1 - (target - predicted).var() / target.var())
 
@@ -91,4 +93,4 @@ def reward_scale(sums: Tensor) -> float:
     is a single sample, because such a reward has no scale to set.
     """
     deviation = float(sums.float().std(correction=0)) if sums.numel() > 1 else 0.0
-    return deviation if deviation > 1e-8 else 1.0
+    return deviation if deviation > 1e-8 else 1.0  # below it the sums differ by rounding alone

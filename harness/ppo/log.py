@@ -34,10 +34,12 @@ def describe(run: PPORun, experience: Experience) -> StepRow:
     rollout = experience.rollout
     lengths = (rollout.mask.sum(1) - rollout.finished.long()).float()
     row = {
+        # Unscaled, so that curves of one reward model compare across runs with another scale.
         "reward": float(experience.rewards.sum(1).mean()),
         "reward_scaled": float(experience.rewards.sum(1).mean() / run.scale),
         # Both log-probabilities are of sampled tokens: an unbiased estimate of KL(pi || pi_ref), of either sign.
         "kl": float((experience.logprobs - experience.reference).sum(1).mean()),
+        # Per token, of the sampled tokens: -log pi has the entropy as its mean.
         "entropy_estimate": float(-experience.logprobs.sum() / rollout.mask.sum()),
         "tokens": float(lengths.mean()),
         "read_tokens": float(rollout.prompt_mask.sum() + rollout.mask.sum()),
@@ -54,7 +56,7 @@ def describe(run: PPORun, experience: Experience) -> StepRow:
 def check_finite(run: PPORun, row: StepRow) -> None:
     """Raises BenchError where a figure of the row is NaN or infinite."""
     bad = [name for name, value in row.items() if not math.isfinite(value)]
-    if bad:
+    if bad:  # before the row is stored or evaluated: what follows would be of a broken policy
         raise BenchError(
             f"PPO diverged at iteration {row['iteration']}: {', '.join(bad)} not finite "
             f"(reward model {run.reward_model.name!r}, seed {run.seed}).",

@@ -29,7 +29,7 @@ def train(run: PPORun) -> list[StepRow]:
     """
     done, rows = start(run)
     stops = set(checkpoints(run.settings))
-    for iteration in range(done, run.settings.iterations):
+    for iteration in range(done, run.settings.iterations):  # from 0; stored and reported iterations count from 1
         experience = collect(run, iteration)
         losses = update(run, experience, iteration)
         row = step_row(run, iteration + 1, experience, losses)

@@ -17,7 +17,7 @@ from rlhf_bench.harness.seams import RewardModel
 if TYPE_CHECKING:
     from rlhf_bench.harness.ppo.run import PPORun
 
-OFFLOAD_DEVICE = "cpu"
+OFFLOAD_DEVICE = "cpu"  # tests put another device here
 
 
 @runtime_checkable
@@ -45,6 +45,7 @@ def offload(models: Sequence[Movable]) -> None:
     """Move models to main memory, and return the device memory that torch caches, theirs included."""
     for model in models:
         model.to(OFFLOAD_DEVICE)
+    # Torch keeps freed memory for itself, where other libraries on the device (vLLM) cannot use it.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -54,7 +55,7 @@ def on_device(run: PPORun, *models: object) -> Iterator[None]:
     """Inside, the offloaded ones of `models` are on the policy's device; no models given: all that are offloaded."""
     needed = [one for one in offloaded(run) if not models or any(one is model for model in models)]
     for model in needed:
-        model.to(str(run.actors.policy.device))
+        model.to(str(run.actors.policy.device))  # in place, so that everything that refers to the model sees it
     try:
         yield
     finally:

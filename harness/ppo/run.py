@@ -69,7 +69,7 @@ class Experience(NamedTuple):
 
 def checkpoints(settings: PPOSettings) -> list[int]:
     """Iterations after which the policy is evaluated: evenly spread, the last included, fixed before training."""
-    count = min(settings.checkpoints, settings.iterations)
+    count = min(settings.checkpoints, settings.iterations)  # no iteration is evaluated twice
     return [round(settings.iterations * (i + 1) / count) for i in range(count)]
 
 
@@ -102,5 +102,7 @@ def start(run: PPORun) -> tuple[int, list[StepRow]]:
 
 def save(run: PPORun, iteration: int, rows: Sequence[StepRow]) -> None:
     """Write the state after `iteration` iterations, and their figures, to `run.scratch`."""
+    # Figures first: a run that is killed between the two writes has figures too many, which `start` leaves out, and
+    # never a state without figures.
     store.write_rows(run.scratch / "steps.jsonl", rows)
     save_state(run.actors, iteration, run.scratch / "state.safetensors")

@@ -88,6 +88,7 @@ def concurrent_passes(
     The reward model, which may be a plugin, runs in the calling thread; the other thread begins with the passes, and
     the first joins it when the rewards are done.  `size`, `tokens` and `fit` are those of `map_batches`.
     """
+    # Sorted by length, shortest first, and taken from the end: the longest batches cannot be left for one thread.
     rows = torch.arange(len(rollout.prompts), device=rollout.mask.device)
     parts = batches_by_length(rollout, rows, size, tokens)
     results = [torch.zeros_like(rollout.mask, dtype=torch.float32) for _ in passes]
@@ -97,10 +98,12 @@ def concurrent_passes(
         while (job := queue.take()) is not None:
             check()
             model, part = job
+            # A batch again in `map_batches`, which divides it further where the memory is too small for it.
             found = map_batches(passes[model], rows_of(rollout, part), size, tokens, limit)
             results[model][part, : found.shape[1]] = found
             queue.release(model)
 
+    # Each row of a result is written by one thread alone, so the threads need no lock for the results.
     def score_then_work(check: Check) -> Tensor:
         rewards = reward_model.rewards(rollout)
         work(check)

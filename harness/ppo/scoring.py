@@ -25,6 +25,7 @@ class NamedRewardModel:
     name: str
     model: RewardModel
     batch: int = 64
+    # Apart from the policy's limit: the reward model has a size of its own.
     limit: MicroBatchLimit = field(default_factory=MicroBatchLimit, compare=False, repr=False)
 
     def rewards(self, rollout: Rollout) -> Tensor:
@@ -39,6 +40,7 @@ class NamedRewardModel:
             return self._score(rollout)
         device = rollout.mask.device
         found = self._score(rows_of(rollout, torch.tensor(first, device=device)))
+        # `rows_of` trims columns that none of its rows needs.
         whole = torch.zeros(rollout.mask.shape, dtype=torch.float32, device=device)
         whole[:, : found.shape[1]] = found[torch.tensor(same, device=device)]
         return whole
@@ -84,7 +86,7 @@ def distinct(rollout: Rollout) -> tuple[list[int], list[int]]:
         (prompt, finished, *row[:length])
         for prompt, finished, row, length in zip(rollout.prompts, rollout.finished.tolist(), rows, lengths, strict=True)
     ]
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}  # the last to set a key is its first row
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     return sorted(first.values()), [places[key] for key in keys]
 
@@ -109,6 +111,7 @@ def check_rewards(name: str, rewards: object, rollout: Rollout) -> Tensor:
     if not bool(torch.isfinite(found).all()):
         bad = int((~torch.isfinite(found)).sum())
         raise BenchError(f"The reward model {name!r} returned {bad} rewards that are NaN or infinite.")
+    # They would be lost in a sum over the mask and counted in one without: a plugin's error, found here once.
     if bool((found * ~rollout.mask).any()):
         raise BenchError(f"The reward model {name!r} gave rewards outside the response mask.", "Multiply by the mask.")
     return found

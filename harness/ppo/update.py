@@ -33,6 +33,7 @@ def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, flo
     surrogate is clipped), and the norms of both gradients before clipping.
     """
     s, rollout = run.settings, experience.rollout
+    # Drawn for all epochs beforehand: policy and critic take their steps on the same minibatches.
     generator = make_generator("update", run.seed, iteration)
     orders = [torch.randperm(len(rollout.prompts), generator=generator) for _ in range(s.epochs)]
     minibatches = [part for order in orders for part in order.to(rollout.mask.device).chunk(s.minibatches)]
@@ -119,6 +120,7 @@ def accumulate(
 
     Every micro-batch is divided by the tokens of the whole minibatch, so the gradient does not depend on their size.
     """
+    # A mean over tokens, not over responses: every token of a minibatch has the same weight.
     tokens = experience.rollout.mask[index].sum()
 
     def attempt(rows: int) -> Tensor:
@@ -128,6 +130,7 @@ def accumulate(
         for part in batches_by_length(experience.rollout, index, rows, run.settings.micro_tokens):
             loss, terms = losses(experience.rows(part))
             (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            # Kept on the device until the step's end: a float() here would wait for every micro-batch.
             sums.append(torch.stack([term.detach().float() for term in terms]))
         return torch.stack(sums).sum(0) / tokens
 

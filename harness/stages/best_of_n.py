@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Generation, to_row
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stages.pool import draw_file, stored_rollout
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row, Tokenizer
 
 
-def best_of_n(context: Context) -> Mapping[str, Any]:
+def best_of_n(context: Context) -> StageFigures:
     """Choose the best of the first n samples of every held-out prompt, at every n.
 
     Reads: sft (the tokenizer), prompts (examples.test.jsonl), pool (draw.N.jsonl), reward (where the reward model is
@@ -40,6 +40,7 @@ def best_of_n(context: Context) -> Mapping[str, Any]:
     examples = held_out(context.inputs["prompts"], EvalSettings(**p["eval"]))
     draws = scored_draws(context, examples, size)
     rewards = [[draw[row]["reward"] for draw in draws] for row in range(len(examples))]
+    # picks: for every prompt the index of the best of its first n samples, the earliest of equals.
     generations = [
         to_generation(example, draws[index][row], n)
         for n in ns
@@ -66,6 +67,7 @@ def scored_draws(context: Context, examples: Sequence[Example], size: int) -> li
             store.write_rows(draw_file(scores, number), rows)
             context.progress(number + 1, size)
     found = []
+    # The draws' own rows are joined with their scores; ids are for scoring alone.
     for number in range(size):
         pairs = zip(*(store.read_rows(draw_file(folder, number)) for folder in (drawn, scores)), strict=True)
         found.append([{name: value for name, value in row.items() if name != "ids"} | score for row, score in pairs])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Pair
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import text_rollout
 from rlhf_bench.harness.stages.pairs import read_pairs
@@ -34,7 +34,7 @@ class Marked(NamedTuple):
     flaws: tuple[Span, ...]
 
 
-def credit(context: Context) -> Mapping[str, Any]:
+def credit(context: Context) -> StageFigures:
     """Compute the token rewards of the held-out responses with known flaws (`statistics.credit` has the estimates).
 
     Reads: sft (the tokenizer), pairs (pairs.test.jsonl), reward (where the reward model is trained), prompts and
@@ -89,6 +89,7 @@ def token_rewards(
     rollout = text_rollout(tokenizer, [m.prompt for m in marked], [m.response for m in marked], device)
     rewards, ids = scorer.rewards(rollout).tolist(), rollout.response_ids.tolist()
     for row, tokens, spans, one in zip(rewards, ids, rollout.spans, marked, strict=True):
+        # Tokenisers that normalise text: spans are of the decoded text, flaws of the original.
         if decode(tokenizer, tokens) != one.response:
             continue
         last = len(spans) - 1  # end-of-sequence
@@ -96,6 +97,7 @@ def token_rewards(
         yield {
             "pair": one.pair,
             "side": one.side,
+            # A hash, because only equality of prompts matters to the intervals.
             "cluster": store.content_key(one.prompt)[: store.KEY_LENGTH],
             "spans": [spans[i] for i in kept],
             "rewards": [row[i] for i in kept],

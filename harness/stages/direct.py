@@ -5,15 +5,15 @@ They are baselines of PPO: a report that shows them beside it says what a reward
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.lora import merge_adapters, require_peft, wrap_for_trainer
 from rlhf_bench.harness.models.placement import read_placement
 from rlhf_bench.harness.nouns import Pair
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.stages.evaluation import Evaluation, decodings, write_generations
 from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.ppo import trained_policy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 METHODS = ("dpo", "sft-chosen")
 
 
-def direct(context: Context) -> Mapping[str, Any]:
+def direct(context: Context) -> StageFigures:
     """Train the SFT policy on the pairs, without a reward model.
 
     Reads: sft (the policy), pairs (pairs.train.jsonl).
@@ -62,6 +62,7 @@ def direct(context: Context) -> Mapping[str, Any]:
         progress=context.progress,
     )
     if p["method"] == "dpo":
+        # Under adapters TRL computes the reference by the same weights with a copy of the fresh adapter.
         reference = None if placement.lora else policies.load_causal(sft, tokenizer, context.device)
         rows = preference_rows(tokenizer, pairs)
         figures = trl.train_dpo(trained, reference, tokenizer, rows, options, settings["beta"])
@@ -89,7 +90,7 @@ def chosen_rows(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[dict[str, l
     ]
 
 
-def written(context: Context) -> Mapping[str, Any]:
+def written(context: Context) -> StageFigures:
     """Let the policy of `direct` answer the held-out prompts.
 
     Reads: sft (the reference), direct (policy/), prompts (examples.test.jsonl), reward (where the reward model is
@@ -100,4 +101,5 @@ def written(context: Context) -> Mapping[str, Any]:
     evaluated = trained_policy(context, context.inputs["direct"] / "policy")
     evaluation = Evaluation.of(context, context.params["ppo"]["temperature"])
     path, ways = context.work / "generations.jsonl", decodings(evaluation.settings)
+    # Iteration 1: there is one policy, after its training, and 0 is the baseline's.
     return {"generations": write_generations(path, evaluated, evaluation, 1, ways, detailed=True)}

@@ -115,6 +115,7 @@ def baseline_generations(
         )
         for batch, rollout in batches:
             rows = to_generations(batch, rollout, 0, decoding)
+            # The SFT policy is the reference of every KL, so its own is 0.
             generations += [replace(row, kl=0.0) if decoding == "sample" else row for row in rows]
     return generations
 
@@ -140,6 +141,7 @@ def policy_generations(
     )
     for number, (batch, rollout) in enumerate(batches):
         rewards = reward_model.rewards(rollout)
+        # Corrections are written token by token, which takes as long as sampling: of the first few responses alone.
         wanted = settings.corrections - number * settings.batch if detailed and decoding == "sample" else 0
         corrections = first_corrections(reward_model, rollout, wanted)
         assert rollout.logprobs is not None
@@ -157,6 +159,7 @@ def policy_generations(
                     kl=kls[row] if decoding == "sample" else None,
                     reward=sums[row],
                     spans=rollout.spans[row] if detailed else None,
+                    # Five decimals: for a reader's eyes, not for computing.
                     token_rewards=tuple(round(x, 5) for x in rewards[row, :length].tolist()) if detailed else None,
                     correction=corrections[row],
                 )

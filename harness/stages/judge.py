@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Case, Generation, Measure, Verdict
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, Task
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
 
-def verdicts(context: Context) -> Mapping[str, Any]:
+def verdicts(context: Context) -> StageFigures:
     """Have a judge compare every stored response with the baseline's to the same prompt.
 
     Reads: prompts (examples.test.jsonl), baseline and generations (generations.jsonl).
@@ -29,7 +29,7 @@ def verdicts(context: Context) -> Mapping[str, Any]:
     name = context.params["judge"]["name"]
     judge = load_judge(name, context.params["judge_settings"])
     cases = read_cases(context)
-    found = measure(name, judge, cases, load_task(context.params))
+    found = measure(name, judge, cases, load_task(context.params))  # checked before anything is written
     rows = [verdict_row(case, verdict) for case, verdict in zip(cases, found, strict=True)]
     store.write_rows(context.work / "verdicts.jsonl", rows)
     store.write_json(context.work / "measures.json", [asdict(m) for m in judge.measures])
@@ -72,7 +72,7 @@ def measure(name: str, judge: Judge, cases: Sequence[Case], task: Task) -> list[
         found = list(judge.measure(cases, task))
     except BenchError:
         raise
-    except Exception as error:
+    except Exception as error:  # a plugin may raise anything
         raise BenchError(f"The judge {name!r} failed: {one_line(error)}.") from error
     if len(found) != len(cases):
         raise BenchError(f"The judge {name!r} gave {len(found)} verdicts for {len(cases)} cases.", "Give one per case.")

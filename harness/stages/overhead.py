@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.statistics.cost import KINDS, OverheadSettings, forward_flop, layer_parameters, pass_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Models(NamedTuple):
     classifier: Classifier
 
 
-def overhead(context: Context) -> Mapping[str, Any]:
+def overhead(context: Context) -> StageFigures:
     """Measure scalar scoring, seq2seq scoring and generation of one response.
 
     Reads: nothing.
@@ -102,6 +102,7 @@ def make_rollout(settings: OverheadSettings, tokenizer: Tokenizer, length: int) 
 
     generator = torch.Generator().manual_seed(settings.seed)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    # Ids above the special ones, so that no token ends or pads the response by accident.
     ids = torch.randint(max(end, pad) + 1, settings.vocabulary, (1, settings.prompt + length), generator=generator)
     ids[0, -1] = end
     prompt, response = ids[:, : settings.prompt], ids[:, settings.prompt :]
@@ -188,7 +189,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
     with no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         function()
     events = profiled.profiler.kineto_results.events()
-    held, most = 0, 0
+    held, most = 0, 0  # an event is an allocation (positive) or a release (negative), in bytes
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         held += event.nbytes()
         most = max(most, held)

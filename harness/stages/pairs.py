@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Pair, Split, to_row
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.templates import encode, encode_prompts
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
 
 
-def pairs(context: Context) -> Mapping[str, Any]:
+def pairs(context: Context) -> StageFigures:
     """Filter the task's pairs once for all reward models, and sample the rejected responses that it does not give.
 
     Reads: sft (the policy).
@@ -36,6 +36,7 @@ def pairs(context: Context) -> Mapping[str, Any]:
     task, name = load_task(p), p["task"]["name"]
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     context_tokens = policies.context_of(context.inputs["sft"])
+    # The prompt and the longest response must fit the context of a reward model that starts from the policy.
     room = context_tokens - task.max_response_tokens if context_tokens else math.inf
     longest = min(p["data"]["max_prompt_tokens"] or math.inf, room)
     held_out = {example.prompt for example in task.examples("test")}
@@ -51,7 +52,7 @@ def pairs(context: Context) -> Mapping[str, Any]:
         fitting = fitting_pairs(tokenizer, found, longest, task.max_response_tokens)
         complete = sample_rejected(context, fitting, split, task.max_response_tokens)
         kept = [pair for pair in complete if pair.chosen.strip() != (pair.rejected or "").strip()]
-        if split == "train":
+        if split == "train":  # test pairs are the same under every setting, so accuracies compare
             kept = by_overlap(kept, p["pairs"]["overlap"])
         if not kept:
             raise BenchError(
@@ -114,7 +115,7 @@ def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, m
     return [
         pair
         for pair, p, c, r in zip(found, prompts, chosen, rejected, strict=True)
-        if len(p) <= longest and max(len(c), len(r)) < max_response
+        if len(p) <= longest and max(len(c), len(r)) < max_response  # less: end-of-sequence is a token, too
     ]
 
 
@@ -128,6 +129,7 @@ def sample_rejected(context: Context, found: Sequence[Pair], split: str, max_res
     model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
     for number, start in enumerate(range(0, len(missing), p["eval"]["batch"])):
         rows = missing[start : start + p["eval"]["batch"]]
+        # Named by split and batch, so a pair's sample does not depend on the other split.
         generator = make_generator("rejected", split, p["seed"], number)
         prompts = [found[i].prompt for i in rows]
         rollout = sample(model, tokenizer, prompts, max_response, generator=generator, temperature=p["temperature"])

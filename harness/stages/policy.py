@@ -11,7 +11,7 @@ from rlhf_bench.harness.models import policies, tiny_policy
 from rlhf_bench.harness.models.lora import merge_adapters, require_peft, wrap_for_trainer
 from rlhf_bench.harness.models.placement import Placement, choose_placement, save_placement
 from rlhf_bench.harness.nouns import Example, to_row
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.settings import SFTSettings
 from rlhf_bench.harness.stages.evaluation import Evaluation, baseline_generations
 from rlhf_bench.harness.stages.prompts import check_examples, fitting, limited, load_task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Splits = Mapping[str, Sequence[Example]]
 
 
-def sft(context: Context) -> Mapping[str, Any]:
+def sft(context: Context) -> StageFigures:
     """Train the SFT policy on the task's demonstrations.
 
     Reads: no stage; the task's examples, and the base model unless the policy is `tiny`.
@@ -43,6 +43,7 @@ def sft(context: Context) -> Mapping[str, Any]:
     settings = SFTSettings(**p["sft"])
     placement = choose_placement(p["policy"]["settings"], context.device)
     model, tokenizer = load_start(p, splits, task.max_response_tokens, context.device, placement)
+    # The hub's commit, for the record: a name on the hub can point at other weights later.
     commit = getattr(model.config, "_commit_hash", None)
     kept, dropped = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     check_context(model, tokenizer, kept, task.max_response_tokens)
@@ -65,6 +66,7 @@ def sft(context: Context) -> Mapping[str, Any]:
     )
     figures = trl.train_lm(trained, tokenizer, rows, options)
     policies.save_model(merge_adapters(model) if placement.lora else model, tokenizer, context.work)
+    # Beside the weights: reward models and PPO train in the same way without being told again.
     save_placement(placement, context.work)
     return {
         **figures,
@@ -91,6 +93,7 @@ def load_start(
     demos = splits["sft"]
     texts = [e.prompt for e in demos], [e.completion for e in demos]
     tokenizer = tiny_policy.tiny_tokenizer(*texts, settings["vocabulary"])
+    # A tokenizer keeps the form of prompts with it; a new one has the plain form unless another is asked for.
     if settings["system"] or settings["template"] == "chat":
         choose_prompt_format(tokenizer, settings["template"], settings["system"])
     kept, _ = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
@@ -134,7 +137,7 @@ def demonstrations(
     return rows, clipped
 
 
-def baseline(context: Context) -> Mapping[str, Any]:
+def baseline(context: Context) -> StageFigures:
     """Let the SFT policy answer the held-out prompts.
 
     Reads: sft (the policy), prompts (examples.test.jsonl).

@@ -6,14 +6,14 @@ Drawn once for a policy and seed: every reward model chooses among the same samp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts
 from rlhf_bench.harness.stages.evaluation import Evaluation, sample_batches, to_generations
 from rlhf_bench.harness.stages.prompts import load_task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row, Tokenizer
 
 
-def pool(context: Context) -> Mapping[str, Any]:
+def pool(context: Context) -> StageFigures:
     """Draw samples of the SFT policy for every held-out prompt.
 
     Reads: sft (the policy), prompts (examples.test.jsonl).
@@ -49,6 +49,7 @@ def pool(context: Context) -> Mapping[str, Any]:
             rows = draw(model, tokenizer, evaluation, generators(p["seed"], None if shared else number), gold)
             store.write_rows(draw_file(context.scratch, number), rows)
             context.progress(number + 1, count)
+    # Copied at the end: `work` is complete or thrown away, `scratch` is kept.
     for number in range(count):
         store.write_rows(draw_file(context.work, number), store.read_rows(draw_file(context.scratch, number)))
     return {"samples": count * len(evaluation.examples)}
@@ -80,6 +81,7 @@ def draw(
             row = {"ids": ids[at][: lengths[at]], "response": one.response}
             row |= {"tokens": one.tokens, "finished": one.finished}
             if gold:
+                # JSON has no NaN, which is how a task says that it cannot decide.
                 value = gold(example, one.response)
                 row["gold"] = value if math.isfinite(value) else None
             rows.append(row)
@@ -92,6 +94,7 @@ def stored_rollout(tokenizer: Tokenizer, prompts: Sequence[str], rows: Sequence[
 
     pad = tokenizer.pad_token_id
     ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), pad, device)
+    # Padded to the right as the sampler does: one token at least, so that the tensors have a column.
     width = max(1, *(len(row["ids"]) for row in rows)) if rows else 1
     response = torch.tensor([row["ids"] + [pad] * (width - len(row["ids"])) for row in rows], device=device)
     lengths = torch.tensor([len(row["ids"]) for row in rows], device=device)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.flop import parameters_of, ppo_flop
 from rlhf_bench.harness.nouns import Decoding
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.pipeline.trackers import open_trackers
 from rlhf_bench.harness.ppo.actors import make_actors, save_policy
 from rlhf_bench.harness.ppo.loop import train
@@ -23,7 +21,7 @@ from rlhf_bench.harness.stages.prompts import read_examples
 from rlhf_bench.harness.stages.reward import scorer_of
 
 
-def ppo(context: Context) -> Mapping[str, Any]:
+def ppo(context: Context) -> StageFigures:
     """Train the SFT policy against a reward model by PPO.
 
     Reads: sft (the policy), prompts (examples.train.jsonl, and examples.test.jsonl to evaluate on), scale (scale.json),
@@ -49,6 +47,7 @@ def ppo(context: Context) -> Mapping[str, Any]:
         max_new=p["max_response"],
         seed=p["seed"],
         scratch=context.scratch,
+        # `run` is bound when the function is called, after this statement.
         evaluate=lambda iteration: evaluate_checkpoint(context, run, iteration),
         progress=context.progress,
     )
@@ -57,6 +56,7 @@ def ppo(context: Context) -> Mapping[str, Any]:
     with open_trackers(context.tracked) as log, opened as sampler:
         rows = train(replace(run, log=log, sampler=sampler))
     store.write_rows(context.work / "steps.jsonl", rows)
+    # Evaluations were written as they were made: a resumed run does not repeat those before its state.
     stored = [store.read_rows(checkpoint_file(context, i)) for i in checkpoints(settings)]
     store.write_rows(context.work / "generations.jsonl", [row for part in stored for row in part])
     save_policy(actors, inputs["sft"], context.work)
@@ -80,7 +80,7 @@ def checkpoint_file(context: Context, iteration: int) -> Path:
     return context.scratch / f"generations.{iteration}.jsonl"
 
 
-def transfer(context: Context) -> Mapping[str, Any]:
+def transfer(context: Context) -> StageFigures:
     """Let the trained policy answer prompts that it was not optimised on.
 
     Reads: sft (the reference), ppo (policy/), prompts (examples.test.jsonl), reward (where the reward model is

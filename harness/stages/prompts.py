@@ -10,7 +10,7 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Split, to_row
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.text.templates import encode_prompts
@@ -33,7 +33,7 @@ def load_task(params: Mapping[str, Any]) -> Task:
     return task
 
 
-def prompts(context: Context) -> Mapping[str, Any]:
+def prompts(context: Context) -> StageFigures:
     """Filter a task's examples once, so that every arm gets the same prompts.
 
     Reads: sft (the tokenizer and the length of the policy's context).
@@ -75,6 +75,7 @@ def check_examples(name: str, splits: Splits) -> None:
             raise BenchError(
                 f"Split {split!r} of {name!r} has {len(empty)} empty prompts or completions, e.g. {empty[0]!r}."
             )
+    # By text, not by id: the same prompt under two ids would be trained on all the same.
     held_out = {e.prompt for e in splits["test"]}
     shared = {e.prompt for split in ("sft", "train") for e in splits.get(split, ())} & held_out
     if shared:
@@ -87,6 +88,7 @@ def check_examples(name: str, splits: Splits) -> None:
 def check_unseen(name: str, splits: Splits, home: Task) -> None:
     """Raises BenchError for held-out prompts that are in the training data of the task `home`."""
     trained = {e.prompt for e in (*home.examples("sft"), *home.examples("train"))}
+    # Reward models have seen the prompts of pairs, and PPO optimises what they reward.
     trained |= {pair.prompt for pair in home.pairs("train")}
     shared = {e.prompt for e in splits["test"]} & trained
     if shared:

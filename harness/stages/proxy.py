@@ -5,13 +5,13 @@ The baseline is every arm's; its reward is each arm's own, and begins the curve 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Generation, Rollout
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import HasDiagnostics
 from rlhf_bench.harness.stages.evaluation import read_generations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
 
 
-def proxy(context: Context) -> Mapping[str, Any]:
+def proxy(context: Context) -> StageFigures:
     """Score the baseline's samples, and compute the reward model's own figures of them and of the last checkpoint's.
 
     Reads: sft (the tokenizer), baseline and generations (generations.jsonl), prompts (examples.test.jsonl), reward
@@ -39,6 +39,7 @@ def proxy(context: Context) -> Mapping[str, Any]:
     after = last_samples(read_generations(context.inputs["generations"] / "generations.jsonl"))
     tokenizer, scorer = policies.load_tokenizer(context.inputs["sft"]), scorer_of(context)
     rows = score(context, tokenizer, scorer, before, rewarded=True)
+    # The rewards of the last checkpoint are in its generations; without figures there is nothing to add.
     if isinstance(scorer.model, HasDiagnostics):
         rows += score(context, tokenizer, scorer, after, rewarded=False)
     store.write_rows(context.work / "proxy.jsonl", rows)

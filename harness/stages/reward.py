@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Example
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import ReadsExamples, RewardModel, TrainableRewardModel, TrainingJob
 from rlhf_bench.harness.stages.pairs import read_pairs
@@ -20,7 +20,7 @@ Examples = Mapping[str, Sequence[Example]]
 """Examples by split."""
 
 
-def reward(context: Context) -> Mapping[str, Any]:
+def reward(context: Context) -> StageFigures:
     """Train a reward model by its own `train`.
 
     Reads: sft (the policy), pairs (pairs.train.jsonl).
@@ -42,6 +42,7 @@ def reward(context: Context) -> Mapping[str, Any]:
         progress=context.progress,
     )
     figures = arm.train(job)
+    # Last: a folder with a record has all its weights.
     write_record(context.work, p["rm"]["name"], p["rm"]["settings"])
     return {"recipe": arm.recipe, **figures}
 
@@ -68,6 +69,7 @@ def load_reward_model(
         except Exception as error:  # a plugin may raise anything
             seen = f"The reward model {spec['name']!r} failed on the examples: {one_line(error)}."
             raise BenchError(seen) from error
+    # After the two steps above, each of which may return another object.
     if not isinstance(model, RewardModel):
         raise BenchError(
             f"The reward model {spec['name']!r} has no rewards(rollout).", f"bench check reward-model {spec['name']}"

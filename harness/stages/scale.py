@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Pair
-from rlhf_bench.harness.pipeline.context import Context
+from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.arithmetic import reward_scale
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.sampling.rollout import make_generator, sample, text_rollout
@@ -29,7 +29,7 @@ BATCH = 64
 """Pairs that are scored at once."""
 
 
-def scale(context: Context) -> Mapping[str, Any]:
+def scale(context: Context) -> StageFigures:
     """Measure a reward model on samples of the SFT policy and on the held-out pairs.
 
     Reads: sft (the policy), prompts (examples.train.jsonl), pairs (pairs.test.jsonl), reward (where the reward model is
@@ -51,6 +51,7 @@ def scale(context: Context) -> Mapping[str, Any]:
     samples: list[dict[str, Tensor]] = []
     gold: list[float] = []
     for number in range(settings.scale_samples):
+        # The same samples for every reward model of a seed: differences of scales are differences of rewards.
         generator = make_generator("scale", p["seed"], number)
         prompts = [e.prompt for e in examples]
         rollout = sample(

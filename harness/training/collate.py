@@ -58,7 +58,7 @@ def table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Rows of integers as [B, C], shorter ones filled up on the right."""
     import torch
 
-    width = max(map(len, rows))
+    width = max(map(len, rows))  # the batch's own, not the training set's: little is computed on padding
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 

@@ -32,13 +32,14 @@ def read_record(folder: Path) -> tuple[str, JsonObject]:
     try:
         row = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         name, settings = str(row["name"]), dict(row["settings"])
-    except FileNotFoundError:
+    except FileNotFoundError:  # the common mistake: a policy, or a reward model from elsewhere
         raise BenchError(
             f"{folder} has no {RECORD}: no run trained it as a reward model.",
             "Give runs/reward/NAME of a run; for any other classifier: --rm hf:FOLDER.",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchError(f"{folder / RECORD} cannot be read: {one_line(error)}.", "Copy the folder again.") from None
+    # Checked here, so that a half-copied folder is an error of one line, not one of transformers.
     if not list(folder.glob("*.safetensors")):
         raise BenchError(f"{folder} has no safetensors weights.", "Copy the whole folder.")
     return name, settings

@@ -42,6 +42,7 @@ def causal_trainee(policy: Path, device: str, seed: int) -> Trainee[CausalLM]:
         model = policies.load_causal(policy, tokenizer, device)
         return Trainee(model, model, tokenizer, placement)
     require_peft()
+    # Frozen before the wrapper adds trainable adapters: an optimiser then gets these alone.
     model = policies.load_frozen(policy, tokenizer, device, placement)
     return Trainee(model, wrap_for_trainer(model, placement, seed), tokenizer, placement)
 

@@ -209,11 +209,11 @@ def _arguments(config: Any, options: TrainOptions, **extra: Any) -> Any:
         seed=options.seed,
         data_seed=options.seed,
         use_cpu=options.device == "cpu",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
+        dataloader_pin_memory=False,  # it warns where there is no GPU
+        remove_unused_columns=False,  # our collators read columns that the model's forward does not name
         save_strategy="steps",
         save_steps=options.save_every,
-        save_total_limit=1,
+        save_total_limit=1,  # the last is enough to resume from
         logging_strategy="no",  # the callback asks for logs
         logging_nan_inf_filter=False,  # a loss that is not a number must show
         include_num_input_tokens_seen="all",
