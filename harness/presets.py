@@ -1,4 +1,4 @@
-"""From a preset and the texts of the command line to checked settings, and to a plugin's settings."""
+"""Settings from presets and from the texts of the command line, for the harness and for plugins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def which_policy(policy: str, preset: str) -> str:
-    """The policy that was named, else the preset's, else `tiny`.
+    """The given policy; without one the preset's; without a preset `tiny`.
 
     Raises BenchError for an unknown preset, and for one that names no policy where none was given.
     """
@@ -74,11 +74,11 @@ def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plu
 
 
 def parse_value(name: str, text: str, kind: type) -> Any:
-    """`text` as a bool, int, float or str; raises BenchError that names the setting and what was expected.
+    """The text of a setting as a value of type bool, int, float or str (any other `kind`: the text itself).
 
-    pydantic's own reading of texts differs: it takes "1.0" for an int, "t" and "y" for true, and refuses digits outside
-    ASCII.  What `--set` takes is kept.
+    Raises BenchError that names the setting and what was expected; NaN and infinity are no numbers here.
     """
+    # Not pydantic's parser: it takes "1.0" for an int and "t" and "y" for true, and refuses digits outside ASCII.
     if kind is bool:
         if text.lower() in ("true", "yes", "1", "on", "false", "no", "0", "off"):
             return text.lower() in ("true", "yes", "1", "on")
@@ -95,16 +95,15 @@ def parse_value(name: str, text: str, kind: type) -> Any:
 
 
 def factory_settings(name: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a plugin: its factory's defaults with `given` (texts are parsed by the defaults' types) on top.
+    """All settings of a plugin: its factory's defaults, overridden by `given`.
 
-    Raises BenchError for a key the factory does not have, or one without default that was not given.
+    Texts in `given` are parsed by the type of the parameter's default; other values are taken as they are.  Raises
+    BenchError for a key that the factory lacks, a text of another type, and a parameter without default that is not
+    given.
     """
-    parameters: Mapping[str, inspect.Parameter]
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        parameters = {}  # a builtin without signature takes no settings
-    own = {k: p for k, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    from rlhf_bench.harness.plugins import parameters  # here: entry points take time, and `bench --help` needs none
+
+    own = {k: p for k, p in parameters(factory).items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     values = {k: p.default for k, p in own.items() if p.default is not p.empty}
     for key, value in given.items():
         if key not in own:
@@ -119,10 +118,13 @@ def factory_settings(name: str, factory: Callable[..., Any], given: Mapping[str,
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds of a count, a range or a list; ValueError for anything else, negative ones and none at all."""
+    """Seeds of a count ("3": 0, 1, 2), a range ("11-14") or a list ("1,5,9").
+
+    Raises ValueError for other texts, for no seed, a repeated one, and one outside 0 .. 2**31 - 1.
+    """
     if "," in text:
         seeds = tuple(int(part) for part in text.split(","))
-    elif "-" in text[1:]:
+    elif "-" in text[1:]:  # not at the start: "-1" is a negative count
         low, _, high = text.partition("-")
         seeds = tuple(range(int(low), int(high) + 1))
     else:
@@ -133,7 +135,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """--set group.key=value texts as group -> key -> value; the value may contain anything."""
+    """Texts "group.key=value" of --set as group -> key -> value.
+
+    The key is what follows the last dot before the first "=", because a group may be `module.name:attribute`; the value
+    may contain anything.  Raises BenchError for another form.
+    """
     groups: dict[str, dict[str, str]] = {}
     for text in texts:
         name, equals, value = text.partition("=")
