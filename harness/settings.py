@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 
 Count = Annotated[int, Field(gt=0)]
-Limit = Annotated[int, Field(ge=0)]
+Limit = Annotated[int, Field(ge=0)]  # 0 mostly means none: each description says so
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -36,8 +36,13 @@ class Group:
         """Raises BenchError in one line for the first value that is not allowed, and for an unknown key."""
         try:
             return validate(values)
-        except ValidationError as error:
-            raise _refusal(cls, error) from None
+        except ValidationError as error:  # its own text has several lines and does not name the group
+            first = error.errors()[0]
+        name = next(name for name in GROUPS if isinstance(getattr(Settings(), name), cls))
+        key, known = str(first["loc"][0]), {one.key: one for one in describe_settings() if one.group == name}
+        if key not in known:
+            raise BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, known))
+        raise BenchError(f"{name}.{key} is {first['input']!r}.", f"It must be {known[key].allowed}.")
 
 
 @dataclass(frozen=True)
@@ -272,10 +277,10 @@ def describe_settings() -> Iterator[Setting]:
     for name in GROUPS:
         for key, info in type(getattr(Settings(), name)).__pydantic_fields__.items():
             description = " ".join((info.description or "").split())
-            yield Setting(name, key, info.default, description, _allowed(info.annotation, info.metadata))
+            yield Setting(name, key, info.default, description, allowed_values(info.annotation, info.metadata))
 
 
-def _allowed(kind: Any, constraints: Sequence[Any]) -> str:
+def allowed_values(kind: Any, constraints: Sequence[Any]) -> str:
     """The values of a field in words, from its type and its bounds (annotated_types.Gt, Ge, Lt and Le)."""
     if get_origin(kind) is Literal:
         return f"one of: {', '.join(get_args(kind))}"
@@ -293,13 +298,3 @@ def _allowed(kind: Any, constraints: Sequence[Any]) -> str:
         case {"ge": low}:
             return f"{number}, {low} or more"
     return number
-
-
-def _refusal(group: type[Group], error: ValidationError) -> BenchError:
-    """The first of pydantic's errors in one line: what was seen and what is allowed."""
-    first = error.errors()[0]
-    name = next(name for name in GROUPS if isinstance(getattr(Settings(), name), group))
-    key, known = str(first["loc"][0]), {one.key: one for one in describe_settings() if one.group == name}
-    if key not in known:
-        return BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, known))
-    return BenchError(f"{name}.{key} is {first['input']!r}.", f"It must be {known[key].allowed}.")

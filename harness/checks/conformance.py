@@ -10,7 +10,7 @@ Nothing that a plugin does wrong leaves `check` as an exception: it becomes a Fi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.checks.findings import Finding, Probe, attempt, demand
@@ -56,12 +56,10 @@ def check(kind: plugins.Kind, name: str, settings: Row) -> list[Finding]:
 
 def check_members(kind: plugins.Kind, plugin: object) -> str:
     """The members of its Protocols that an object has; BrokenError where it lacks some of each."""
-    members = {seam: sorted(_members(seam)) for seam in SEAMS[kind]}
+    # A Protocol has those of its base classes too; what Protocol itself adds begins with an underscore.
+    members = {
+        seam: sorted({n for base in seam.__mro__ for n in vars(base) if not n.startswith("_")}) for seam in SEAMS[kind]
+    }
     lacking = [[n for n in names if not hasattr(plugin, n)] for names in members.values()]
     demand([] in lacking, " or ".join(f"{type(plugin).__name__} lacks {', '.join(names)}" for names in lacking))
     return ", ".join(n for names in members.values() for n in names if hasattr(plugin, n))
-
-
-def _members(seam: type) -> set[str]:
-    bases = [base for base in seam.__mro__ if base not in (Protocol, object)]
-    return {name for base in bases for name in vars(base) if not name.startswith("_")}
