@@ -32,7 +32,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def spans(text: str) -> list[str]:
     """The code spans outside fenced blocks."""
-    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
 
 
 def commands(text: str) -> Iterator[list[str]]:

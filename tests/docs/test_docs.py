@@ -206,6 +206,7 @@ def test_commands_and_docstrings_are_on_the_site(site: Path) -> None:
         assert f"bench {command.name}" in text
         assert all(option in text for p in command.params for option in p.opts if option.startswith("--"))
     for page, members in {
+        "api": ("run", "load_report", "Report.to_pandas", "report"),
         "nouns": ("Rollout", "Verdict"), "seams": ("RewardModel", "TrainingJob"), "plugins": ("find",),
         "settings": ("PPOSettings",), "errors": ("BenchError",), "statistics": ("interval", "rank", "wilson"),
         "ppo-arithmetic": ("gae",),
