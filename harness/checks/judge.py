@@ -9,7 +9,18 @@ from typing import get_args
 from rlhf_bench.harness import store
 from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, sequence_of
 from rlhf_bench.harness.errors import one_line
-from rlhf_bench.harness.nouns import Case, Example, Generation, Measure, MeasureKind, Pair, Split, Utility
+from rlhf_bench.harness.nouns import (
+    Case,
+    Example,
+    Generation,
+    Measure,
+    MeasureFormat,
+    MeasureKind,
+    Pair,
+    ReportPlace,
+    Split,
+    Utility,
+)
 from rlhf_bench.harness.seams import Judge, Task
 
 REFERENCE = "They meet at nine."
@@ -35,7 +46,7 @@ def judge_probes(name: str, judge: Judge) -> Iterator[tuple[str, Probe]]:
 
 
 def check_measures(judge: Judge) -> str:
-    """Names are unique and not empty, kinds are known, and `before` names another measure."""
+    """Names are unique and not empty, kinds are known, `before` names another measure, and reports can show it."""
     measures = sequence_of(judge.measures, Measure, "measures")
     names = [m.name for m in measures]
     demand(names and all(names), f"the measures are {names}")
@@ -43,6 +54,11 @@ def check_measures(judge: Judge) -> str:
     for m in measures:
         demand(m.kind in get_args(MeasureKind), f"{m.name} is of kind {m.kind!r}, not one of {get_args(MeasureKind)}")
         demand(not m.before or m.before in names, f"{m.name} has before={m.before!r}, which is no measure")
+        formats, places = get_args(MeasureFormat), get_args(ReportPlace)
+        demand(m.format in formats, f"{m.name} has format={m.format!r}, not one of {formats}")
+        demand(m.better in ("", "higher", "lower"), f"{m.name} has better={m.better!r}, not 'higher' or 'lower'")
+        unknown = [place for place in m.shown or () if place not in places]
+        demand(not unknown, f"{m.name} is shown at {unknown[:1]}, not one of {places}")
     return ", ".join(f"{m.name} ({m.kind})" for m in measures)
 
 

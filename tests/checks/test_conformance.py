@@ -228,6 +228,9 @@ def every(**values: Any) -> Callable[[Sequence[Case], Task], Any]:
         (judge(every(a=1.0), Measure("a", "share")), "a is of kind 'share'"),  # type: ignore[arg-type]
         (judge(every(a=1.0), Measure("a", "level", before="b")), "before='b', which is no measure"),
         (judge(every(a=1.0), Measure("a", "level"), Measure("a", "win")), "a name occurs twice"),
+        (judge(every(a=1.0), Measure("a", "rate", format="euro")), "a has format='euro'"),  # type: ignore[arg-type]
+        (judge(every(a=1.0), Measure("a", "rate", better="more")), "a has better='more'"),  # type: ignore[arg-type]
+        (judge(every(a=1.0), Measure("a", "rate", shown=("page",))), "is shown at ['page']"),  # type: ignore[arg-type]
     ],
 )
 def test_broken_judges_are_caught(factory: Any, said: str) -> None:
