@@ -110,6 +110,7 @@ def rouge_l() -> Scorer:
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
 
     def score(example: Example, response: str) -> float | None:
+        # a demonstration counts as a reference
         references = [text for text in (example.completion, *example.references) if text.strip()]
         if not references:
             return None

@@ -54,6 +54,7 @@ class EncoderDecoder:
     floor: float = -5.0
     mappings: str = "both"
 
+    # arms with an equal recipe and equal training settings share one training
     recipe = "t5-seq2seq"
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class EncoderDecoder:
         model, tokenizer = _load(pinned(self.model, self.content), job.device)
         rows = [row for pair in job.pairs for row in mapping_rows(tokenizer, pair, self.mappings)]
         _check_context(model, [len(row["input_ids"]) for row in rows], [len(row["labels"]) for row in rows], "pairs")
-        figures = trl.train_encoder_decoder(model, tokenizer, rows, job.progress, **trl.options(job, len(rows), self))
+        figures = trl.train_encoder_decoder(model, tokenizer, rows, trl.TrainOptions.of_job(job, len(rows), self))
         policies.save_model(model, tokenizer, job.folder)
         return figures
 
@@ -149,6 +150,7 @@ def _check_context(model: types.EncoderDecoder, inputs: Sequence[int], outputs: 
 class EncoderDecoderScorer:
     """Rewards from an encoder-decoder that corrects, by the rule in `settings`, moved to the policy's tokens."""
 
+    # uses the texts of a rollout alone, so rollouts of any policy may be passed (sampling/translate.py)
     reads_text = True
 
     def __init__(self, model: types.EncoderDecoder, tokenizer: Tokenizer, settings: EncoderDecoder) -> None:
@@ -179,6 +181,7 @@ class EncoderDecoderScorer:
             # the mean over this model's own tokens
             scores = scores / mask.sum(1).clamp(min=1) if self.settings.summary == "mean" else scores
             return extraction.on_last_token(scores, rollout.mask)
+        # each row without its padding
         return align_rows([row[: len(s)] for row, s in zip(rewards.tolist(), spans, strict=True)], spans, rollout)
 
     def compare(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, list[list[Span]]]:
@@ -199,11 +202,13 @@ class EncoderDecoderScorer:
         sides = pad_sides(rows, self.pad)
         batch = {name: value.to(rollout.mask.device) for name, value in sides.items()}
         labels = batch.pop("labels")
+        # teacher forcing: position t reads the labels before t, so its logits predict y_t
         decoder_ids = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
         with torch.no_grad():
             logits = self.model(**batch, decoder_input_ids=decoder_ids, use_cache=False).logits.float()
         mask = labels != IGNORED
         top = logits.max(-1)
+        # IGNORED is negative and no index: 0 stands in its place, outside the mask
         margins = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - top.values
         return (top.indices == labels) & mask, margins, mask, [spans for _, spans in responses]
 

@@ -81,6 +81,7 @@ def aligned_signs(response_ids: Tensor, mask: Tensor, finished: Tensor, correcti
     """
     import torch
 
+    # on the CPU: an alignment is a loop over the tokens of one pair of texts
     rewards = torch.zeros(mask.shape, dtype=torch.float32)
     rows = zip(response_ids.tolist(), mask.sum(1).tolist(), finished.tolist(), corrections.tolist(), strict=True)
     for row, (ids, length, ended, correction) in enumerate(rows):
@@ -154,6 +155,7 @@ def on_last_token(scores: Tensor, mask: Tensor) -> Tensor:
     import torch
 
     rewards = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+    # an empty row's last index would be -1: the last column of the batch
     rows = torch.nonzero(mask.any(1)).squeeze(1)
     rewards[rows, mask[rows].sum(1) - 1] = scores[rows].float()
     return rewards
@@ -161,6 +163,7 @@ def on_last_token(scores: Tensor, mask: Tensor) -> Tensor:
 
 def spread_evenly(scores: Tensor, mask: Tensor) -> Tensor:
     """A score per response [B] as rewards [B, T]: an equal share on each of its tokens, which sum to the score."""
+    # clamp: an empty row is 0 / 1 instead of 0 / 0
     return scores.float()[:, None] * mask / mask.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -176,6 +179,7 @@ def shuffled(rewards: Tensor, mask: Tensor, prompts: Sequence[str], responses: S
 
     permuted = rewards.clone()
     for row, (length, *texts) in enumerate(zip(mask.sum(1).tolist(), prompts, responses, strict=True)):
+        # drawn on the CPU, so that every device gets the same order
         order = torch.randperm(length, generator=make_generator("shuffled rewards", *texts))
         permuted[row, :length] = rewards[row, order.to(rewards.device)]
     return permuted

@@ -60,10 +60,11 @@ class Function:
 
     def _call(self, *arguments: Sequence[Any]) -> Any:
         try:
+            # lists, as documented: the rollout has tuples
             return self._function(*map(list, arguments))
         except BenchError:
             raise
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # a user's function may call sys.exit
             raise BenchError(f"{self.source} failed: {one_line(error)}.", "Correct the function.") from error
 
     def _numbers(self, values: Any, count: int, what: str) -> list[float]:

@@ -78,6 +78,7 @@ class HubReward:
         from rlhf_bench.reward_models.extraction import on_last_token
 
         scorer = self._scorer(str(rollout.mask.device))
+        # longest first: one special string may be part of another
         special = sorted(scorer.encoder.special, key=len, reverse=True) if scorer.encoder.form == "chat" else []
         texts = zip(rollout.prompts, rollout.responses, rollout.finished.tolist(), strict=True)
         answers = [

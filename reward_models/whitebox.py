@@ -83,6 +83,7 @@ class Whitebox:
         if not self.embedding.strip():
             raise BenchError("embedding is empty.", "Give tfidf, a folder, or a hub id such as facebook/contriever.")
         for key in ("length_unit", "ngram", "relevance_range", "max_len", "embedding_tokens", "embedding_batch"):
+            # written so that NaN is refused too
             if not 0 < getattr(self, key) < inf:
                 raise BenchError(f"{key}={getattr(self, key)} of a white-box reward must be above 0.")
 
@@ -102,6 +103,7 @@ class Whitebox:
         Raises BenchError where the formula needs a prompt's type or a reference answer that no example states.
         """
         facts = prompt_facts(example for split in examples.values() for example in split)
+        # always on "train", whatever is scored: word counts, and so rewards, must not differ between stages
         scorer = WhiteboxScorer(self, facts, [e.prompt for e in examples.get("train", ())])
         lacking = [prompt for prompt in facts if scorer.why_not(prompt)]
         if lacking:
@@ -269,6 +271,7 @@ class WhiteboxScorer:
         pairs = [(i, text) for i in chosen for text in self._references(prompts[i])]
         if pairs:
             at = np.array([i for i, _ in pairs])
+            # the start of a maximum: dot products may be negative
             found[at] = -inf
             dots = self.relevance.dots([text for _, text in pairs], [responses[i] for i, _ in pairs], device)
             np.maximum.at(found, at, dots)

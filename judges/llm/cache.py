@@ -107,6 +107,7 @@ class Cache:
         row = (key, canonical(request), response, int(usable), time.time())
         with self._transaction() as connection:
             connection.execute(
+                # in one statement: between a check and a write another process could store a usable one
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET response = "
                 "excluded.response, usable = excluded.usable, time = excluded.time "
                 "WHERE excluded.usable >= answers.usable",
@@ -132,6 +133,7 @@ class Cache:
             spent = connection.execute(
                 "SELECT TOTAL(tokens), TOTAL(cost) FROM spending WHERE session = ?", (session(),)
             ).fetchone()
+            # reservations of pending requests are in the sum, so it is an upper bound
             if (max_tokens and spent[0] + tokens > max_tokens) or (max_cost and spent[1] + cost > max_cost):
                 return None
             row = connection.execute("INSERT INTO spending VALUES (NULL, ?, ?, ?)", (session(), tokens, cost))
@@ -148,6 +150,7 @@ def session() -> str:
 
     Its process id and start time in the kernel's ticks ("" without /proc), because process ids are used again.
     """
+    # cells are judged in worker processes under --jobs
     parent = multiprocessing.parent_process()
     pid = parent.pid if parent is not None else os.getpid()
     try:

@@ -112,6 +112,7 @@ class Server:
 
     def close(self) -> None:
         """Close the connections."""
+        # the cached property would create a client only to close it
         if "_client" in self.__dict__:
             self._client.close()
 
@@ -123,6 +124,7 @@ class Server:
         """
         left, timeouts = (self.policy.retries if retries is None else retries), 0
         for attempt in range(left + 1):
+            # another thread may have been told to wait
             self._wait(self._paused_until[0] - time.monotonic())
             try:
                 return Response(self._redact(self._send(messages, parameters)), timeouts)
@@ -199,4 +201,5 @@ def retry_after(header: str, now: float) -> float | None:
             seconds = parsedate_to_datetime(header).timestamp() - now
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
+    # float() accepts "nan" and "inf"; a date may be in the past
     return max(seconds, 0.0) if math.isfinite(seconds) else None

@@ -87,8 +87,11 @@ def message_text(answer: Row) -> str:
     return text
 
 
+# A whole message in a Markdown fence.
 _FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
+# Reasoning models write their thoughts before the message; verdicts in them are not final.
 _THINKING = re.compile(r"\A<think>.*?</think>", re.DOTALL)
+# A line such as "**Verdict:** [[A]]" and nothing else.
 _VERDICT = re.compile(r"[\s*_#]*(?:final\s+)?verdict[\s*_]*[:=][\s*_\"'\[(]*(a|b|tie)[\s*_\"'\]).]*", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\A\W*(?:(?:i['’]?m (?:very )?)?sorry|i apologi[sz]e|as an ai|i won['’]t|i can(?:not|['’]t)|i am unable)\b",
@@ -105,6 +108,7 @@ def parse_verdict(text: str) -> tuple[Choice, str]:
         raise UnusableError("empty reply")
     fenced = _FENCE.match(text)
     whole = fenced[1].strip() if fenced else text
+    # a message that begins as JSON is JSON or nothing: its last line is not tried
     if whole.startswith(("{", "[")) and not whole.startswith("[["):  # [[A]] is another judge's notation, not JSON
         return _from_json(whole), whole
     found, last = _verdict_lines(text), text.splitlines()[-1]
@@ -117,25 +121,25 @@ def parse_verdict(text: str) -> tuple[Choice, str]:
 
 
 def _from_json(whole: str) -> Choice:
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
+        # json keeps the last of two equal keys: an earlier verdict would go unseen
+        if len(dict(pairs)) < len(pairs):
+            repeated = sum(key == "verdict" for key, _ in pairs) > 1
+            raise UnusableError("conflicting verdicts" if repeated else "wrong schema")
+        return dict(pairs)
+
     try:
-        found = json.loads(whole, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError):
+        found = json.loads(whole, object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError):  # the latter for JSON of a hundred thousand levels
         raise UnusableError("invalid JSON") from None
     verdict, reason = (found.get("verdict"), found.get("reason", "")) if isinstance(found, dict) else (None, "")
     choice = CHOICES.get(verdict.strip().lower()) if isinstance(verdict, str) else None
     if choice is None or not isinstance(reason, str):
         raise UnusableError("wrong schema")
+    # the reason may state another verdict than the field
     if any(other != choice for other in _verdict_lines(reason)):
         raise UnusableError("conflicting verdicts")
     return choice
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
-    # json keeps the last of two equal keys, so the earlier verdict would go unseen
-    if len(dict(pairs)) < len(pairs):
-        repeated = sum(key == "verdict" for key, _ in pairs) > 1
-        raise UnusableError("conflicting verdicts" if repeated else "wrong schema")
-    return dict(pairs)
 
 
 def _verdict_lines(text: str) -> list[Choice]:

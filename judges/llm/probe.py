@@ -66,7 +66,9 @@ def probe(server: Server, cache: Cache, temperature: float, max_tokens: int) -> 
     before = stored_profile(server, cache)
     first = (before.format,) if before else ()
     accepted, body = _plain_request(server, [*first, *(f for f in FORMATS if f not in first)], temperature, max_tokens)
+    # an alias such as "latest" is answered by a dated model, whose name the keys of answers need
     model = _json_object(body).get("model")
+    # capabilities are probed once per server: they cost requests and change nothing
     honours = before.honours if before else _capabilities(server, accepted, temperature, max_tokens)
     found = ServerProfile(model if isinstance(model, str) and model else server.model, accepted, honours)
     # the key is "manner" in the caches of users

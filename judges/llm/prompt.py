@@ -43,6 +43,7 @@ class Question:
 def render(question: Question, folded: bool = False) -> list[Message]:
     """The chat messages of a question; `folded` puts the instructions into the user turn (no system role)."""
     prompt, first, second = (well_formed(text) for text in (question.prompt, question.first, question.second))
+    # a hash of the texts, not a random number: the same question must have the same cache key
     nonce = content_key([prompt, first, second])[:16]
     material = "\n\n".join(
         f"<{tag}-{nonce}>\n{escape(text)}\n</{tag}-{nonce}>"
@@ -59,6 +60,7 @@ def as_messages(system: str, user: str, folded: bool) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
+# An opening or closing tag of the prompt, with any white space and capitals.
 _TAG = re.compile(r"<(?=\s*/?\s*(?:prompt|answer)\b)", re.IGNORECASE)
 
 

@@ -175,6 +175,7 @@ class QuestionRunner:
         pool = ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="judge")
         try:
             futures = {pool.submit(self._send, key, question): key for key, question in missing.items()}
+            # result() raises a BenchError of a thread here, which ends the other threads by `stop`
             return {futures[future]: future.result() for future in as_completed(futures)}
         finally:
             self.server.stop.set()
@@ -186,6 +187,7 @@ class QuestionRunner:
         most = (_tokens(request), self.max_tokens)  # counted where the server reports no usage
         reserved = self._reserve(*most)
         if self._stopped:
+            # another thread stopped the runner while this one waited for its reservation
             self._settle(reserved, (0, 0), 0, most)
             return ParsedReply(None, self._stopped)
         try:
@@ -202,6 +204,7 @@ class QuestionRunner:
             self._settle(reserved, (0, 0), 0, most)
             raise
         reply = self._parse(response.body, question)
+        # stored before it is counted: an interrupt after this line loses nothing
         self.cache.store_response(key, request, response.body, reply.choice is not None)
         counted = reply.prompt_tokens, reply.completion_tokens
         used = [upper if count is None else count for count, upper in zip(counted, most, strict=True)]
@@ -209,6 +212,7 @@ class QuestionRunner:
             self._failures = 0
             self.account.asked += 1
             self.account.uncounted += None in counted
+            # servers count their own chat format too: later predictions must not be below what was counted
             self._ratio = max(self._ratio, (counted[0] or 0) / most[0])
         self._settle(reserved, (used[0], used[1]), response.timeouts, most)
         return reply
@@ -233,6 +237,7 @@ class QuestionRunner:
                 if not self._pending:
                     self._stopped = BUDGET
                 self._changed.wait(0 if self._stopped else 0.2)
+            # the loop ended without a reservation: stopped by another thread, or by an interrupt
             self._stopped = self._stopped or "interrupted"
         return None
 
