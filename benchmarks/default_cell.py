@@ -50,7 +50,7 @@ def main() -> None:
     timed("PPO: rewards", NamedRewardModel, "rewards")
     timed("PPO: reference and values", schedule, "map_batches")
     timed("PPO: update", loop, "update")
-    timed("PPO: evaluation at checkpoints", stages_ppo, "_evaluate")
+    timed("PPO: evaluation at checkpoints", stages_ppo, "evaluate_checkpoint")
     from rlhf_bench.harness.cli.main import bench
 
     with tempfile.TemporaryDirectory() as name:

@@ -69,6 +69,7 @@ def check_policy(run: PPORun, iteration: int, experience: Experience) -> None:
 
     The figures of an iteration are of the policy before its last optimiser step; an evaluation is of the one after it.
     """
+    # One row is enough: weights that are not finite spread to every logit.
     part = rows_of(experience.rollout, torch.arange(1, device=experience.rollout.mask.device))
     with torch.no_grad():
         total = float(logprobs(run.actors.policy, part).sum())

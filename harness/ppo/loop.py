@@ -1,13 +1,14 @@
 """The PPO loop, one for every reward model: sample, reward, advantage, update, log.
 
 - Sample: one response to each prompt of the iteration, from the policy as it is.
-- Reward: r_t per token; a sequence-level score is on the last token.  Divided by the arm's scale, less a penalty per
-  token for leaving the SFT policy, kl (log pi(y_t) - log pi_ref(y_t)): KL inside the reward, arXiv 1909.08593.
+- Reward: r_t per token, a sequence-level score on the last token, divided by the arm's scale.  Of each token the KL
+  penalty kl (log pi(y_t) - log pi_ref(y_t)) is subtracted: KL inside the reward, arXiv 1909.08593.
 - Advantage: generalised advantage estimation, Schulman et al. 2016, arXiv 1506.02438 eq. 16.
 - Update: the clipped surrogate, Schulman et al. 2017, arXiv 1707.06347 eq. 7, and a clipped value loss.
 - Log: a row of figures per iteration; at checkpoints the policy is evaluated on held-out prompts.
 
-The formulas are in arithmetic.py, the optimiser steps in update.py, the figures in log.py.
+The formulas are in arithmetic.py (to change the advantage, open it), the optimiser steps in update.py, the figures in
+log.py.  Rewards of all reward models have one form here, so the loop does not depend on the reward model.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def train(run: PPORun) -> list[StepRow]:
     for iteration in range(done, run.settings.iterations):  # from 0; stored and reported iterations count from 1
         experience = collect(run, iteration)
         losses = update(run, experience, iteration)
-        row = step_row(run, iteration + 1, experience, losses)
+        row = step_row(run, iteration + 1, experience, losses)  # raises where a figure is not finite
         rows.append(row)
         run.log(row)
         if iteration + 1 in stops:

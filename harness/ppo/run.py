@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from rlhf_bench.harness.ppo.offload import offload, offloaded
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.engines import Sampler
 from rlhf_bench.harness.sampling.rollout import make_generator, rows_of, sample
-from rlhf_bench.harness.settings import PPOSettings
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import PPOSettings
 
 StepRow = dict[str, float]
 """The figures of one iteration, as they are logged and stored."""

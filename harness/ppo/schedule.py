@@ -29,7 +29,7 @@ Pass = Callable[[Rollout], Tensor]
 def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards, the reference's log-probabilities and the critic's values of a rollout, [B, T] each."""
     s, actors = run.settings, run.actors
-    sizes = (s.micro_batch, s.micro_tokens, run.limit)
+    sizes = (s.micro_batch, s.micro_tokens, run.limit)  # of every pass: one model's memory is much like another's
 
     def reference(part: Rollout) -> Tensor:
         return logprobs(actors.reference, part, s.temperature)
@@ -86,7 +86,7 @@ def concurrent_passes(
     """The rewards and the result of each of `passes`, [B, T] each, computed in two threads.
 
     The reward model, which may be a plugin, runs in the calling thread; the other thread begins with the passes, and
-    the first joins it when the rewards are done.  `size`, `tokens` and `fit` are those of `map_batches`.
+    the first joins it when the rewards are done.  `size`, `tokens` and `limit` are those of `map_batches`.
     """
     # Sorted by length, shortest first, and taken from the end: the longest batches cannot be left for one thread.
     rows = torch.arange(len(rollout.prompts), device=rollout.mask.device)
@@ -96,7 +96,7 @@ def concurrent_passes(
 
     def work(check: Check) -> None:
         while (job := queue.take()) is not None:
-            check()
+            check()  # raises once the other thread has failed
             model, part = job
             # A batch again in `map_batches`, which divides it further where the memory is too small for it.
             found = map_batches(passes[model], rows_of(rollout, part), size, tokens, limit)
@@ -131,6 +131,7 @@ class BatchQueue:
             free = [i for i, batches in enumerate(self._batches) if batches and i not in self._locked]
             if not free:
                 return None
+            # Equal counts: the first model, in every run.  Which thread takes it changes no number.
             model = max(free, key=lambda i: len(self._batches[i]))
             self._locked.add(model)
             return model, self._batches[model].pop()

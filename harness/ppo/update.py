@@ -56,7 +56,7 @@ def policy_step(run: PPORun, experience: Experience, index: Tensor, check: Check
     policy, optimizer = run.actors.policy, run.actors.policy_optimizer
 
     def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
-        check()
+        check()  # raises once the critic's thread has failed
         logits, _ = logits_and_hidden(policy, pack(batch.rollout, policy))
         loss, clipped = surrogate(run, batch, logits)
         return loss, (loss, clipped)
@@ -70,7 +70,7 @@ def critic_step(run: PPORun, experience: Experience, index: Tensor, check: Check
     critic, optimizer = run.actors.critic, run.actors.critic_optimizer
 
     def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
-        check()
+        check()  # raises once the policy's thread has failed
         loss = value_error(run, batch, critic(batch.rollout))
         return loss, (loss,)
 
@@ -142,5 +142,5 @@ def descend(run: PPORun, module: nn.Module | CausalLM, optimizer: Optimizer) -> 
     """One step along the gradients, clipped to norm `ppo.max_grad_norm`; returns their norm before that."""
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), run.settings.max_grad_norm)
     optimizer.step()
-    optimizer.zero_grad()
+    optimizer.zero_grad()  # frees the gradients before the next rollout
     return float(norm)

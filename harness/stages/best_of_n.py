@@ -92,13 +92,14 @@ def score_draw(
 
 
 def to_generation(example: Example, row: Row, n: int) -> Generation:
-    """The sample chosen at n."""
+    """The sample chosen at n, as a generation of "iteration" n."""
     texts = row["response"], row["tokens"], row["finished"]
     return Generation(example.id, n, "sample", example.prompt, *texts, kl=kl_bound(n), reward=row["reward"])
 
 
 def pool_row(example: Example, samples: Sequence[Row]) -> JsonObject:
     """All samples of one prompt, by column; their texts stay in the pool's own folder."""
+    # The file's name of a column, and the row's.
     columns = {"tokens": "tokens", "finished": "finished", "rewards": "reward"}
     columns |= {"gold": "gold"} if "gold" in samples[0] else {}
     found = {name: [row[key] for row in samples] for name, key in columns.items()}

@@ -50,6 +50,7 @@ def credit(context: Context) -> StageFigures:
     scorer = scorer_of(context)
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     found, declined = scorable(scorer, read_pairs(context.inputs["pairs"], "test"))
+    # Responses with known flaws, repeated ones included: their number less the distinct ones is reported.
     sides = sum(flaws is not None for pair in found for flaws in (pair.chosen_flaws, pair.rejected_flaws))
     marked = marked_responses(found)
     rows: list[JsonObject] = []

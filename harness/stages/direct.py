@@ -50,6 +50,7 @@ def direct(context: Context) -> StageFigures:
     settings = p["settings"]
     options = trl.TrainOptions(
         scratch=context.scratch,
+        # Whole batches alone; at least one step where a task has fewer pairs than a batch.
         steps=max(1, settings["epochs"] * len(pairs) // settings["batch"]),
         batch=settings["batch"],
         lr=settings["lr"],

@@ -13,13 +13,13 @@ from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.seams import Progress, no_progress
-from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.stages.prompts import held_out
 
 if TYPE_CHECKING:
     import torch
 
     from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.settings import EvalSettings
     from rlhf_bench.harness.text.types import Tokenizer
 
 LOGIT_ROWS = 32
@@ -39,6 +39,8 @@ class Evaluation:
     @classmethod
     def of(cls, context: Context, temperature: float) -> Evaluation:
         """That of a stage with the input `prompts` and the parameters `eval`, `max_response` and `seed`."""
+        from rlhf_bench.harness.settings import EvalSettings  # here: reports import this module, without pydantic
+
         p, settings = context.params, EvalSettings(**context.params["eval"])
         examples = held_out(context.inputs["prompts"], settings)
         return cls(examples, p["max_response"], settings, temperature, p["seed"])
@@ -90,7 +92,7 @@ def sample_batches(
 
 def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, decoding: Decoding) -> list[Generation]:
     """One Generation per response; `tokens` does not count end-of-sequence."""
-    lengths = (rollout.mask.sum(1) - rollout.finished.long()).tolist()
+    lengths = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
     return [
         Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
         for example, text, length, finished in zip(
@@ -144,6 +146,7 @@ def policy_generations(
         # Corrections are written token by token, which takes as long as sampling: of the first few responses alone.
         wanted = settings.corrections - number * settings.batch if detailed and decoding == "sample" else 0
         corrections = first_corrections(reward_model, rollout, wanted)
+        # log pi - log pi_sft of the sampled tokens, both at the sampling temperature, [B, T].
         assert rollout.logprobs is not None
         with torch.no_grad():
             log_ratios = rollout.logprobs - map_batches(

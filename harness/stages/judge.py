@@ -58,6 +58,7 @@ def read_cases(context: Context) -> list[Case]:
     baseline: dict[tuple[str, str], Generation] = {
         (g.example_id, g.decoding): g for g in read_generations(context.inputs["baseline"] / "generations.jsonl")
     }
+    # A KeyError here would be a fault of ours: the baseline has every prompt in both decodings.
     generations = read_generations(context.inputs["generations"] / "generations.jsonl")
     return [Case(examples[g.example_id], g, baseline[g.example_id, g.decoding]) for g in generations]
 
@@ -89,7 +90,7 @@ def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
     if set(verdict.values) != set(measures):
         return f"measures {sorted(verdict.values)} instead of {sorted(measures)}"
     for name, value in verdict.values.items():
-        if value is None:
+        if value is None:  # undecided: counted by its reason, never scored 0
             if not verdict.reason:
                 return f"{name} is undecided without a reason"
         elif not isinstance(value, int | float) or value != value or abs(value) == float("inf"):

@@ -1,7 +1,7 @@
 """The stage that measures what scoring a response costs, by response length and model size, on random weights.
 
-Time and memory do not depend on the values of the weights.  It always runs on the CPU with one thread, whatever the
-run's device: the figures are for comparing passes with each other.
+Time and memory do not depend on the values of the weights.  It always runs on the CPU with one thread, also
+where the run has an accelerator: the figures are for comparing passes with each other.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ def write(model: CausalLM, prompt: Tensor, length: int) -> int:
     ids, cache, read = prompt, None, 0
     with torch.no_grad():
         for _ in range(length):
+            # Logits of the last position alone, as every generation loop computes them.
             output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             read += ids.shape[1]
             cache, ids = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
@@ -200,7 +201,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 def no_stderr() -> Iterator[None]:
     """The process's error stream to the null device: torch's profiler writes lines there that no setting turns off."""
     sys.stderr.flush()
-    # By descriptor: the lines come from C++, which does not know sys.stderr.
+    # By descriptor: the lines come from C++, which does not use sys.stderr.
     before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

@@ -109,6 +109,7 @@ def check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
 
 def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, max_response: int) -> list[Pair]:
     """The pairs whose prompt has at most `longest` tokens, and whose responses leave room for end-of-sequence."""
+    # All texts of a kind in one call: tokenising them one by one takes many times as long.
     prompts = encode_prompts(tokenizer, [pair.prompt for pair in found])
     chosen = encode(tokenizer, [pair.chosen for pair in found])
     rejected = encode(tokenizer, [pair.rejected or "" for pair in found])

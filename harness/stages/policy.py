@@ -66,7 +66,7 @@ def sft(context: Context) -> StageFigures:
     )
     figures = trl.train_lm(trained, tokenizer, rows, options)
     policies.save_model(merge_adapters(model) if placement.lora else model, tokenizer, context.work)
-    # Beside the weights: reward models and PPO train in the same way without being told again.
+    # Beside the weights: every later stage reads from it how to train and compute.
     save_placement(placement, context.work)
     return {
         **figures,
@@ -93,7 +93,7 @@ def load_start(
     demos = splits["sft"]
     texts = [e.prompt for e in demos], [e.completion for e in demos]
     tokenizer = tiny_policy.tiny_tokenizer(*texts, settings["vocabulary"])
-    # A tokenizer keeps the form of prompts with it; a new one has the plain form unless another is asked for.
+    # A tokenizer keeps the form of prompts with it; a new one has the plain form unless the settings name another.
     if settings["system"] or settings["template"] == "chat":
         choose_prompt_format(tokenizer, settings["template"], settings["system"])
     kept, _ = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
@@ -111,6 +111,7 @@ def prompt_lengths(tokenizer: Tokenizer, splits: Splits) -> list[int]:
 
 def check_context(model: CausalLM, tokenizer: Tokenizer, splits: Splits, max_response: int) -> None:
     """Raises BenchError where a prompt and the longest response do not fit the policy's context."""
+    # Found now: an error in the middle of PPO would cost everything trained before it.
     context, lengths = policies.context_length(model), prompt_lengths(tokenizer, splits)
     if context is not None and max(lengths) + max_response > context:
         over = sum(length + max_response > context for length in lengths)

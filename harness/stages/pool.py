@@ -45,6 +45,7 @@ def pool(context: Context) -> StageFigures:
         model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
         gold = gold_of(load_task(p))
         for number in missing:
+            # The baseline's own sample first: at n = 1 best-of-n is then the baseline itself.
             shared = number == 0 and not p["pool"]["independent"]
             rows = draw(model, tokenizer, evaluation, generators(p["seed"], None if shared else number), gold)
             store.write_rows(draw_file(context.scratch, number), rows)

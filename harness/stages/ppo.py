@@ -100,5 +100,5 @@ def trained_policy(context: Context, folder: Path) -> EvaluatedPolicy:
     """The policy in `folder`, held as the SFT policy of the stage is, with that policy and the reward model."""
     sft = context.inputs["sft"]
     policy, tokenizer = policies.load_sampler(folder, context.device, sft)
-    reference, _ = policies.load_sampler(sft, context.device)
+    reference, _ = policies.load_sampler(sft, context.device)  # its tokenizer is the policy's
     return EvaluatedPolicy(policy, reference, tokenizer, scorer_of(context))

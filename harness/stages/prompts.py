@@ -12,10 +12,10 @@ from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Split, to_row
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.harness.settings import EvalSettings
 from rlhf_bench.harness.text.templates import encode_prompts
 
 if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import EvalSettings
     from rlhf_bench.harness.text.types import Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
@@ -80,7 +80,7 @@ def check_examples(name: str, splits: Splits) -> None:
     shared = {e.prompt for split in ("sft", "train") for e in splits.get(split, ())} & held_out
     if shared:
         raise BenchError(
-            f"{len(shared)} prompts of {name!r} stand both in training and in the test split.",
+            f"{len(shared)} prompts of {name!r} are both in training and in the test split.",
             "Held-out prompts must not be trained on.",
         )
 
@@ -93,7 +93,7 @@ def check_unseen(name: str, splits: Splits, home: Task) -> None:
     shared = {e.prompt for e in splits["test"]} & trained
     if shared:
         raise BenchError(
-            f"{len(shared)} held-out prompts of {name!r} stand in the training data of the task they are to test.",
+            f"{len(shared)} held-out prompts of {name!r} are in the training data of the task they are to test.",
             "Held-out prompts must not be trained on.",
         )
 
@@ -106,6 +106,7 @@ def fitting(tokenizer: Tokenizer, splits: Splits, longest: int) -> tuple[dict[st
     kept, dropped = {}, {}
     for split, examples in splits.items():
         rows = encode_prompts(tokenizer, [e.prompt for e in examples]) if longest else [[]] * len(examples)
+        # Without a limit nothing is tokenised: it takes seconds for large tasks.
         kept[split] = [e for e, row in zip(examples, rows, strict=True) if len(row) <= longest or not longest]
         dropped[f"{split}_dropped"] = len(examples) - len(kept[split])
         if not kept[split]:

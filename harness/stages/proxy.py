@@ -44,6 +44,7 @@ def proxy(context: Context) -> StageFigures:
         rows += score(context, tokenizer, scorer, after, rewarded=False)
     store.write_rows(context.work / "proxy.jsonl", rows)
     counts = [len(ids) for ids in encode(tokenizer, [g.response for g in before])]
+    # Of responses that ended by themselves as of truncated ones: neither count includes end-of-sequence.
     other = sum(count != g.tokens for count, g in zip(counts, before, strict=True))
     return {"responses": len(rows), "retokenised": other}
 

@@ -85,5 +85,6 @@ def scorer_of(context: Context) -> NamedRewardModel:
 
 def examples_of(inputs: Mapping[str, Path]) -> Examples:
     """Both splits of a stage's prompts; "train" has a folder of its own where prompts of another task are held out."""
+    # Every stage gives the same "train": a reward model may count words in it.
     folders = {"train": inputs.get("train_prompts", inputs["prompts"]), "test": inputs["prompts"]}
     return {split: read_examples(folder, split) for split, folder in folders.items()}

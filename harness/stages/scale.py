@@ -63,7 +63,7 @@ def scale(context: Context) -> StageFigures:
         if gold_utility:
             gold += [gold_utility(e, text) for e, text in zip(examples, rollout.responses, strict=True)]
         context.progress(number + 1, settings.scale_samples)
-    grid = torch.stack(sums, 1)  # [prompts, samples]
+    grid = torch.stack(sums, 1)  # [prompts, samples]: variances within prompts are along the rows
     spread = reward_scale(grid.flatten())
     with_gold = correlation(torch.cat(sums), torch.tensor(gold)) if gold else None
     record = {
@@ -97,7 +97,7 @@ def variances(grid: Tensor, samples: Sequence[Mapping[str, Tensor]]) -> dict[str
     length = torch.cat([part["length"] for part in samples])
     total = torch.cat([part["sum"] for part in samples])
     return {
-        # What PPO can learn from: little of it means slow training, whatever the accuracy (arXiv 2503.15477).
+        # What PPO can learn from: little of it means slow training, at any accuracy (arXiv 2503.15477).
         "within_prompt_variance": float(grid.var(1).mean()) if grid.shape[1] > 1 else None,
         "variance": float(grid.var()) if grid.numel() > 1 else 0.0,
         "correlation_with_length": correlation(length, total),
@@ -123,6 +123,7 @@ def pair_figures(scorer: NamedRewardModel, tokenizer: Tokenizer, context: Contex
             rewards = scorer.rewards(rollout)
             parts.append(diagnose(scorer, rollout, rewards))
             sides.append(rewards.sum(1))
+        # A tie counts half, so that a constant reward has accuracy .5.
         right += ((sides[0] > sides[1]).float() + 0.5 * (sides[0] == sides[1]).float()).tolist()
     # Thirds are of all stored pairs, so that they are the same for a reward model that declines some.
     own = {pair.id: third for pair, third in zip(stored, thirds(stored), strict=True)}

@@ -58,5 +58,6 @@ def classifier_trainee(policy: Path, device: str, seed: int, head_std: float) ->
     if not placement.lora:
         return Trainee(model.to(device), model, tokenizer, placement)
     require_peft()
+    # The head is new, so it stays in float32 and is trained as a whole.
     model = policies.cast_layers(model, placement, keep=model.score).requires_grad_(False).to(device)
     return Trainee(model, wrap_for_trainer(model, placement, seed, head="score"), tokenizer, placement)

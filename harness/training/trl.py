@@ -154,7 +154,7 @@ def train_dpo(
     )
     trainer.train_dataset = Dataset.from_list([dict(row) for row in rows])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TRL 1.16 asks transformers 5.23 for a renamed property
+        warnings.simplefilter("ignore", FutureWarning)  # TRL 1.16 uses a property that transformers 5.23 renames
         return _run(trainer, options.scratch)
 
 
@@ -180,7 +180,7 @@ def train_encoder_decoder(
 
 
 def _score_labelled_positions_only() -> None:
-    # On a GPU TRL's loss skips unlabelled positions; on a CPU its switch asks for Triton, which the skipping does not
+    # On a GPU TRL's loss skips unlabelled positions; on a CPU its switch requires Triton, which the skipping does not
     # need.  9 of 10 positions are prompt, and the head is half of a tiny model's step.  Same numbers; slower without.
     from trl.trainer import utils
 
@@ -214,7 +214,7 @@ def _arguments(config: Any, options: TrainOptions, **extra: Any) -> Any:
         save_strategy="steps",
         save_steps=options.save_every,
         save_total_limit=1,  # the last is enough to resume from
-        logging_strategy="no",  # the callback asks for logs
+        logging_strategy="no",  # the callback decides when
         logging_nan_inf_filter=False,  # a loss that is not a number must show
         include_num_input_tokens_seen="all",
         report_to=[],
