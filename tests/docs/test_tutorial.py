@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT, blocks
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 
 def test_the_blocks_run_in_order(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_the_blocks_run_in_order(tmp_path: Path) -> None:
     script.write_text("\n".join(found), encoding="utf-8")
     made = subprocess.run(
         [sys.executable, script], cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stdout + made.stderr
     assert (tmp_path / "report" / "report.html").is_file()
