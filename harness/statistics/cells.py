@@ -1,4 +1,7 @@
-"""Cells [S seeds, P prompts] as arrays: checked, without what is wholly undecided, grouped by source, resampled."""
+"""Cells [S seeds, P prompts] as arrays: validated, without undecided seeds and prompts, summed by cluster, resampled.
+
+NaN is an undecided cell.  `clusters` [P] name the source of each prompt: equal names share one, "" stands alone.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,14 @@ AT_ONCE = 100_000  # numbers of a batch of resamples: what a processor's cache h
 
 
 def upper_tail(level: float) -> float:
-    """The upper tail's quantile of a two-sided level."""
+    """The upper tail's quantile of a two-sided level: .975 for .95.  Raises BenchError outside (0, 1)."""
     if not 0 < level < 1:
         raise BenchError(f"A confidence level of {level}.", "Give one between 0 and 1, such as .95.")
     return (1 + level) / 2
 
 
 def as_line(values: npt.ArrayLike) -> Array:
+    """Values [P] as floats, None as NaN.  Raises BenchError for any other shape."""
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 1:
         raise BenchError(f"Values of shape {found.shape}.", "Give a list of numbers, one per prompt.")
@@ -33,6 +37,10 @@ def as_line(values: npt.ArrayLike) -> Array:
 
 
 def as_matrix(cells: npt.ArrayLike, low: float = -math.inf, high: float = math.inf) -> Array:
+    """Cells [S, P] as floats, a line [P] as one seed [1, P].
+
+    Raises BenchError for another shape or a value outside [low, high]; NaN is allowed.
+    """
     found = np.asarray(cells, dtype=np.float64)
     if found.ndim == 1:
         found = found[None]
@@ -46,7 +54,7 @@ def as_matrix(cells: npt.ArrayLike, low: float = -math.inf, high: float = math.i
 
 
 def decided_values(values: npt.ArrayLike, low: float = -math.inf, high: float = math.inf) -> Array:
-    """The decided values [n]."""
+    """The decided values [n], each in [low, high]."""
     found = as_matrix(as_line(values), low, high)
     return found[~np.isnan(found)]
 
@@ -54,7 +62,11 @@ def decided_values(values: npt.ArrayLike, low: float = -math.inf, high: float = 
 def tidy(
     cells: npt.ArrayLike, clusters: Clusters | None, low: float = -math.inf, high: float = math.inf
 ) -> tuple[Array, Codes | None, str]:
-    """Cells without wholly undecided seeds and prompts; cluster codes 0.. [P], None where all prompts stand alone."""
+    """Cells without wholly undecided seeds and prompts, the cluster codes of the rest, and a note on seeds left out.
+
+    Codes [P] count from 0; they are None where every prompt stands alone.  Raises BenchError for cells of a wrong
+    shape or outside [low, high], and where there is not one cluster per prompt.
+    """
     found = as_matrix(cells, low, high)
     if clusters is not None and len(clusters) != found.shape[1]:
         raise BenchError(f"{len(clusters)} clusters for {found.shape[1]} prompts.", "Give one per prompt.")
@@ -64,19 +76,20 @@ def tidy(
     kept = found[seeds][:, prompts]
     if clusters is None or not kept.size:
         return kept, None, note
+    # A prompt without a source is a cluster of its own: tuples of one and of two never collide.
     keys = [(i,) if clusters[i] == "" else ("", clusters[i]) for i in prompts.tolist()]
     codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
     return kept, None if len(codes) == len(keys) else np.array([codes[key] for key in keys]), note
 
 
 def constant(cells: Array) -> bool:
-    """Equal but for rounding: a difference of two columns rarely cancels exactly."""
+    """Whether all decided cells are equal but for rounding: a difference of two columns rarely cancels exactly."""
     low, high = float(np.nanmin(cells)), float(np.nanmax(cells))
     return high - low <= 8 * float(np.finfo(np.float64).eps) * max(abs(low), abs(high))
 
 
 def cluster_sums(rows: Array, codes: Codes | None) -> Array:
-    """[..., P] -> [..., clusters] the sums of each cluster; the rows themselves where all prompts stand alone."""
+    """[..., P] -> [..., clusters] the sums of each cluster; the rows themselves where every prompt stands alone."""
     if codes is None:
         return rows
     flat, count = rows.reshape(-1, rows.shape[-1]), int(codes.max()) + 1
@@ -85,7 +98,7 @@ def cluster_sums(rows: Array, codes: Codes | None) -> Array:
 
 
 def batches(resamples: int, n: int) -> Iterator[int]:
-    """Sizes of batches of resamples of n units each."""
+    """Sizes of batches of resamples of n units each; the sizes add up to `resamples`."""
     size = max(1, AT_ONCE // max(n, 1))
     for start in range(0, resamples, size):
         yield min(size, resamples - start)
@@ -97,37 +110,40 @@ def drawn_totals(columns: Array, rng: np.random.Generator, resamples: int) -> Ar
     lines = np.ascontiguousarray(columns.T)
     for count in batches(resamples, n):
         drawn = rng.integers(n, size=(count, n), dtype=np.int32).astype(np.intp)  # half the time of 64 bits
-        # counting ones needs no draws
+        # A column of ones totals n in every resample.
         sums = [np.full(count, float(n)) if (line == 1).all() else line.take(drawn).sum(axis=1) for line in lines]
         found.append(np.stack(sums, axis=1))
     return np.concatenate(found)
 
 
 def drawn_weights(rng: np.random.Generator, count: int, n: int) -> Array:
-    """[count, n] how often each of n is drawn in n draws with replacement."""
+    """[count, n] how often each of n units is drawn in n draws with replacement."""
+    # Each row counts in its own range of n codes, so that one bincount serves all rows.
     drawn = rng.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
     return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
 
 
 def bca_tails(value: float, draws: Array, left_out: Array, z: float) -> tuple[float, float] | None:
-    """The shares of the draws [R] below either bound, from the bias and the jackknife [n]; None where undefined."""
+    """The shares of the draws that lie below the two BCa bounds (Efron 1987); None where they are undefined.
+
+    draws [R]: the statistic of each resample.   left_out [n]: the statistic without each unit (jackknife).   z: the
+    quantile of an uncorrected bound.
+    """
     if not (np.isfinite(draws).all() and np.isfinite(left_out).all()):
         return None
-    rounding = 1e-12 * float(np.abs(draws - value).max())  # equal draws count half wherever their sums were rounded
+    # Draws equal to the value but for rounding count half below and half above.
+    rounding = 1e-12 * float(np.abs(draws - value).max())
     below, above = int((draws < value - rounding).sum()), int((draws > value + rounding).sum())
     influence = left_out.mean() - left_out
     largest = float(np.abs(influence).max())
     bias = float(special.ndtri((draws.size + below - above) / 2 / draws.size))
     if not (math.isfinite(bias) and math.isfinite(largest) and largest > 0):
         return None
-    influence = influence / largest  # so that cubes do not vanish
+    influence = influence / largest  # scaled so that cubes do not underflow
     acceleration = float((influence**3).sum()) / (6 * float((influence**2).sum()) ** 1.5)
-    shares = [_corrected(bias + side * z, bias, acceleration) for side in (-1, 1)]
+    shares = []
+    for at in (bias - z, bias + z):
+        stretch = 1 - acceleration * at
+        # Past the pole of the correction, the bound lies beyond all draws.
+        shares.append(float(at > 0) if stretch <= 0 else float(special.ndtr(bias + at / stretch)))
     return shares[0], shares[1]
-
-
-def _corrected(at: float, bias: float, acceleration: float) -> float:
-    """The share of draws below the bound that a normal quantile `at` stands for; past its pole, all or none of them."""
-    if 1 - acceleration * at <= 0:
-        return float(at > 0)
-    return float(special.ndtr(bias + at / (1 - acceleration * at)))

@@ -1,8 +1,7 @@
-"""Has the distribution of an outcome collapsed?  Spread and shape before against after, and how repetitive texts are.
+"""Collapse of an outcome's distribution: spread and shape before against after training, and repetition of texts.
 
-Before and after are paired by prompt: resampling draws prompts (or what they share), and the permutation null swaps
-the two within them.
-Each statistic is measured once per training run; `over_seeds` says what several runs tell together.
+Before and after are paired by prompt: resampling draws prompts (or clusters of them), and the permutation null swaps
+the two within a prompt.  Each statistic is measured once per training run; `over_seeds` combines several runs.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ SHAPES = ("ks", "wasserstein", "energy")
 KEYS = ("variance ratio", "levene p", *(key for shape in SHAPES for key in (shape, f"{shape} p")))
 SHARES = ("top share", "distinct-1", "distinct-2", "ks")
 ONE_RUN = "conditional on this training run"
+# Notes that reports show.
 CLUSTERED = "Levene's test takes prompts for independent, and these share sources: see the variance ratio"
 ENOUGH = 300  # independent prompts: with fewer, the variance ratio's interval covers .87 to .93 (docs/coverage.md)
 SHORT = f"fewer than {ENOUGH} independent prompts: the interval is a little short, the more so for long tails"
-ROUNDING = 1e-12  # of the mean square: a smaller variance is none
+ROUNDING = 1e-12  # relative to the mean square: a smaller variance counts as 0
 FEW_VALUES = 100  # up to which a product is faster than a sum over all values
 CHUNK = 100  # swaps at a time: bounds the memory
 
@@ -46,32 +46,36 @@ def collapse(
     The ratio of variances after / before (BCa), Levene's p around medians (Brown & Forsythe 1974; it ignores the
     pairing), and three distances, each with a permutation p: Kolmogorov-Smirnov, Wasserstein (the data's unit), energy
     (Szekely & Rizzo 2013; the square root of the unit).  Undecided prompts are left out of both.  With clusters [n]
-    whole clusters are resampled and swapped; Levene's test knows none and is left out.
+    whole clusters are resampled and swapped; Levene's test has no form for clusters and is left out.  Raises BenchError
+    unless both have the same shape [n].
     """
-    pair, codes = _paired(before, after, clusters)
-    n, units = pair.shape[1], pair.shape[1] if codes is None else int(codes.max()) + 1
-    if units < 3:
-        what = f"{n} prompts" if codes is None else f"{units} clusters of prompts"
-        return dict.fromkeys(KEYS, undefined(f"{what} decided both before and after: needs 3"))
-    scale = float(np.abs(pair).max()) or 1.0  # so that squares neither overflow nor vanish
-    first, second = pair / scale
-    return {
-        "variance ratio": variance_ratio(first, second, rng, level, resamples, codes),
-        "levene p": _levene(first, second) if codes is None else undefined(CLUSTERED),
-        **_distances(first, second, np.arange(n) if codes is None else codes, scale, rng, resamples),
-    }
-
-
-def _paired(before: npt.ArrayLike, after: npt.ArrayLike, clusters: Clusters | None) -> tuple[Array, Codes | None]:
-    """[2, n] the prompts with two finite numbers, and their cluster codes."""
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape:
         raise BenchError(
             f"Shapes {first.shape} before and {second.shape} after.", "Give one number per prompt in both."
         )
     pair = np.stack([first, second])
+    # [2, n] the prompts with two finite numbers: an undecided side takes the whole prompt out
     kept, codes, _ = tidy(np.where(np.isfinite(pair).all(axis=0), pair, np.nan), clusters)
-    return kept.reshape(2, -1), codes
+    pair = kept.reshape(2, -1)
+    n, units = pair.shape[1], pair.shape[1] if codes is None else int(codes.max()) + 1
+    if units < 3:
+        what = f"{n} prompts" if codes is None else f"{units} clusters of prompts"
+        return dict.fromkeys(KEYS, undefined(f"{what} decided both before and after: needs 3"))
+    scale = float(np.abs(pair).max()) or 1.0  # the largest value becomes 1: squares neither overflow nor underflow
+    first, second = pair / scale
+    if codes is not None:
+        levene = undefined(CLUSTERED)
+    elif constant(first) and constant(second):
+        levene = undefined("the values vary neither before nor after", "levene (median)")
+    else:
+        # Around medians: Brown & Forsythe (1974).
+        levene = unbounded(float(stats.levene(first, second, center="median").pvalue), "levene (median)")
+    return {
+        "variance ratio": variance_ratio(first, second, rng, level, resamples, codes),
+        "levene p": levene,
+        **_distances(first, second, np.arange(n) if codes is None else codes, scale, rng, resamples),
+    }
 
 
 def variance_ratio(
@@ -86,48 +90,51 @@ def variance_ratio(
     if constant(first):
         return undefined("the values before do not vary")
     if constant(second):
-        return unbounded(0.0, "none", "the values after do not vary at all: resampling cannot tell how certain that is")
-    one, two = first - first.mean(), second - second.mean()  # so that the squares of the means take nothing away
+        return unbounded(0.0, "none", "the values after do not vary: resampling gives no bounds")
+
+    def ratio(totals: Array) -> Array:
+        """[..., 5] totals of 1, x, x^2, y, y^2 -> [...] var(y) / var(x)."""
+        count, x, xx, y, yy = np.moveaxis(totals, -1, 0)
+        before, after = (np.maximum(squares / count - (sums / count) ** 2, 0.0) for sums, squares in ((x, xx), (y, yy)))
+        # nan where x does not vary in a resample: such a resample is left out
+        return np.asarray(after / np.where(before > ROUNDING * xx / count, before, np.nan))
+
+    # E x^2 - (E x)^2 loses digits where the mean is large against the spread: centred values have a mean of 0.
+    one, two = first - first.mean(), second - second.mean()
     columns = cluster_sums(np.stack([np.ones_like(one), one, one * one, two, two * two]), codes)
-    found = bca(columns.T, _ratio_of_variances, level, rng, resamples)
+    found = bca(columns.T, ratio, level, rng, resamples)
     return found.noted(SHORT if columns.shape[1] < ENOUGH else "")
-
-
-def _ratio_of_variances(totals: Array) -> Array:
-    """[..., 5] totals of 1, x, x^2, y, y^2 -> var(y) / var(x); nan where x does not vary: a resample of no use."""
-    count, x, xx, y, yy = np.moveaxis(totals, -1, 0)
-    before, after = (np.maximum(squares / count - (sums / count) ** 2, 0.0) for sums, squares in ((x, xx), (y, yy)))
-    return np.asarray(after / np.where(before > ROUNDING * xx / count, before, np.nan))
-
-
-def _levene(first: Array, second: Array) -> Interval:
-    if constant(first) and constant(second):
-        return undefined("the values vary neither before nor after", "levene (median)")
-    return unbounded(float(stats.levene(first, second, center="median").pvalue), "levene (median)")
 
 
 def _distances(
     first: Array, second: Array, codes: Codes, scale: float, rng: np.random.Generator, resamples: int
 ) -> dict[str, Interval]:
-    """Distances between the two distribution functions and the share of swaps within prompts that reach them.
+    """Distances between the two distribution functions, and the share of swaps within prompts that reach them.
 
     Prompts of one cluster (equal codes [n]) are swapped together.
     """
     n, units = first.size, int(codes.max()) + 1
     pooled = np.concatenate([first, second])
     order = np.argsort(pooled, kind="stable")
+    # Values in rising order [2n]: the gap to the next one, +1 before and -1 after, the cluster.
     gaps, side, unit = np.diff(pooled[order]), np.where(order < n, 1.0, -1.0), codes[order % n]
+    ends = np.flatnonzero(gaps > 0)  # the last of each group of ties, but for the largest value
+    few = 0 < ends.size <= FEW_VALUES
+    if few:
+        # [units, k] what each unit adds to n (F_before - F_after) at the k ends.  These are whole numbers, so that a
+        # product with the swaps is exact.
+        steps = np.zeros((units, ends.size))
+        place = np.minimum(np.searchsorted(ends, np.arange(side.size)), ends.size - 1)
+        np.add.at(steps, (unit, place), np.where(np.arange(side.size) <= ends[-1], side, 0.0))
+        steps = np.cumsum(steps, axis=1)
     observed = _shapes(side[None], gaps)[:, 0]
-    reached = np.ones(len(SHAPES))  # the data as they are is one of the swaps
-    steps = _steps(side, gaps, unit, units)
+    reached = np.ones(len(SHAPES))  # the observed sides are one of the swaps, so that p is never 0
     for start in range(0, resamples, CHUNK):
         flips = 2.0 * rng.integers(0, 2, size=(min(CHUNK, resamples - start), units)) - 1.0
-        if steps is None:
-            found_here = _shapes(side * flips[:, unit], gaps)
-        else:
-            found_here = _of_curve(flips @ steps / n, gaps[gaps > 0])
-        reached += (found_here >= observed[:, None] * (1 - 1e-9)).sum(axis=1)
+        null = _of_curve(flips @ steps / n, gaps[ends]) if few else _shapes(side * flips[:, unit], gaps)
+        reached += (null >= observed[:, None] * (1 - 1e-9)).sum(axis=1)  # equal but for rounding counts
     found: dict[str, Interval] = {}
+    # Back to the data's unit: KS has none, Wasserstein the unit itself, energy its square root.
     for name, value, factor, count in zip(SHAPES, observed, (1.0, scale, scale**0.5), reached, strict=True):
         found[name] = unbounded(float(value * factor), name)
         found[f"{name} p"] = unbounded(float(count / (resamples + 1)), "permutation within prompts")
@@ -140,26 +147,10 @@ def _shapes(sides: Array, gaps: Array) -> Array:
 
 
 def _of_curve(curve: Array, gaps: Array) -> Array:
-    """The same from F_before - F_after between neighbouring values [R, k] and what lies between them [k]."""
+    """The same from F_before - F_after between neighbouring values [R, k] and the gaps between them [k]."""
     absolute = np.abs(curve)
+    # sup |D|, the integral of |D|, and sqrt(2 integral of D^2) (Szekely & Rizzo 2013); ties have a gap of 0.
     return np.stack([(absolute * (gaps > 0)).max(axis=1), absolute @ gaps, np.sqrt(2 * (curve * curve) @ gaps)])
-
-
-def _steps(side: Array, gaps: Array, unit: Codes, units: int) -> Array | None:
-    """[units, k] what each unit adds to the curve at k ends of ties; None where there are so many that sums are faster.
-
-    Whole numbers, so that a product with the swaps is exact.
-    """
-    ends = np.flatnonzero(gaps > 0)
-    if not 0 < ends.size <= FEW_VALUES:
-        return None
-    found = np.zeros((units, ends.size))
-    np.add.at(
-        found,
-        (unit, np.minimum(np.searchsorted(ends, np.arange(side.size)), ends.size - 1)),
-        np.where(np.arange(side.size) <= ends[-1], side, 0.0),
-    )
-    return np.asarray(np.cumsum(found, axis=1))
 
 
 def repetition(responses: Sequence[str]) -> dict[str, Interval]:
@@ -167,7 +158,7 @@ def repetition(responses: Sequence[str]) -> dict[str, Interval]:
 
     Words are split at white space.  Distinct-n falls with the amount of text, so compare equal numbers of responses.
     """
-    texts = [" ".join(response.split()) for response in responses]
+    texts = [" ".join(response.split()) for response in responses]  # responses that differ in white space are equal
     if not texts:
         return dict.fromkeys(("top share", "distinct-1", "distinct-2"), undefined("no response"))
     most = Counter(texts).most_common(1)[0][1]
@@ -189,7 +180,7 @@ def _distinct(texts: Sequence[str], n: int) -> Interval:
 def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
     """One statistic measured once per training seed, as one Interval.
 
-    Several seeds: Student's t over their values, on the logarithm where the name ends with "ratio"; it speaks of other
+    Several seeds: Student's t over their values, on the logarithm where the name ends with "ratio"; it holds for other
     training runs on these prompts.  P-values are listed, not averaged.  Seeds without a value are counted in the note.
     """
     if not found:
@@ -198,35 +189,29 @@ def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
         one = found[0]
         return one if one.value is None or ONE_RUN in one.note else one.noted(ONE_RUN)
     values = [one.value for one in found if one.value is not None]
-    missing = _missing(found)
+    reasons = dict.fromkeys(one.note for one in found if one.value is None)
+    count = len(found) - len(values)
+    missing = f"{count} of {len(found)} seeds without a value ({'; '.join(reasons)})" if count else ""
     if not values:
         return undefined(missing)
     if name.endswith(" p"):
-        return undefined(f"p-values of {len(values)} seeds: {', '.join(map(_short, values))}").noted(missing)
+        listed = ", ".join(f"{p:.3g}".removeprefix("0") or "0" for p in values)
+        return undefined(f"p-values of {len(values)} seeds: {listed}").noted(missing)
     if len(values) == 1:
         (only,) = (one for one in found if one.value is not None)
         return unbounded(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)
     return _student(name, np.array(values), level).noted(f"{len(values)} seeds, on these prompts", missing)
 
 
-def _missing(found: Sequence[Interval]) -> str:
-    reasons = list(dict.fromkeys(one.note for one in found if one.value is None))
-    count = sum(one.value is None for one in found)
-    return f"{count} of {len(found)} seeds without a value ({'; '.join(reasons)})" if count else ""
-
-
-def _short(p: float) -> str:
-    return f"{p:.3g}".removeprefix("0") or "0"
-
-
 def _student(name: str, values: Array, level: float) -> Interval:
-    """t interval over values [n], n at least 2, inside the statistic's range."""
+    """t interval over the seeds' values [S], S at least 2, inside the statistic's range."""
     method, note = "t over seeds", ""
     zeros = int((values <= 0).sum())
     ratio = name.endswith("ratio") and not zeros
-    if zeros and name.endswith("ratio"):  # a collapse to one value has no logarithm
+    if zeros and name.endswith("ratio"):
+        # The variance ratio of a collapse to one value is 0, which has no logarithm.
         note = f"{zeros} values are 0: the mean of the ratios themselves, not of their logarithms"
-    scaled = np.log(values) if ratio else values
+    scaled = np.log(values) if ratio else values  # ratios r and 1 / r are equally far from 1 on this scale
     mean = float(scaled.mean())
     half = float(special.stdtrit(len(values) - 1, upper_tail(level)) * scaled.std(ddof=1)) / len(values) ** 0.5
     if constant(scaled):

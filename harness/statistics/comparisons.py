@@ -1,6 +1,6 @@
-"""Comparing: paired differences, tests on them, what a design could have found, and rank correlation.
+"""Paired differences, tests on them, the smallest effect that a design detects, and rank correlation.
 
-Numpy and scipy only, generators explicit; an undecided case is left out, and no nan leaves this file.
+Numpy and scipy only, generators explicit; an undecided case is left out, and no result is nan.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from rlhf_bench.harness.statistics.cells import (
 )
 from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import RESAMPLES, interval, percentile, same_everywhere
-from rlhf_bench.harness.statistics.variance import Moments, moments
+from rlhf_bench.harness.statistics.variance import moments
 
-FEW_POINTS = 7
+FEW_POINTS = 7  # up to here all permutations are tried (7! = 5040): so few points have no useful bootstrap
 ROUNDING = 1e-12  # relative: sums this close are equal
 
 
@@ -46,10 +46,15 @@ def difference(
     rng: np.random.Generator,
     clusters: Clusters | None = None,
 ) -> Interval:
-    """Interval of the paired difference a - b of one measure: same prompts (columns), seeds matched by index."""
+    """Interval of the paired difference a - b of one measure, a and b [S, P] on the same prompts.
+
+    Seeds are matched by index; where one has more, the rest is left out with a note.  Raises BenchError for different
+    numbers of prompts.
+    """
     cells, codes, note = _differences(a, b, clusters)
     if kind in ("change", "level"):
         return interval(kind, cells, level, rng, codes).noted(note)
+    # Differences of wins and rates lie in [-1, 1]: equal ones have an exact bound instead of a width of 0.
     if cells.size and constant(cells):
         return same_everywhere(cells, codes, level, -1.0, 1.0).noted(note)
     return interval("change", cells, level, rng, codes).clipped(-1.0, 1.0).noted(note)
@@ -71,7 +76,7 @@ def _differences(a: npt.ArrayLike, b: npt.ArrayLike, clusters: Clusters | None) 
 def p_value(
     a: npt.ArrayLike, b: npt.ArrayLike, kind: MeasureKind, rng: np.random.Generator, clusters: Clusters | None = None
 ) -> Interval:
-    """Two-sided p of no difference between a and b [S, P], by the rule that makes `difference`'s interval.
+    """Two-sided p of no difference between a and b [S, P], by the method of `difference`'s interval.
 
     One seed: exact McNemar for win and rate, else (and for clusters) sign-flip permutation, both conditional on the two
     training runs.  Several: the level at which the two-way t interval reaches 0.
@@ -98,32 +103,25 @@ def two_way_p(cells: npt.ArrayLike, clusters: Clusters | None = None, bounded: b
         return undefined("no decided case", method)
     if len(kept) < 2 or kept.shape[1] < 2 or (codes is not None and codes.max() == 0):
         return undefined("a p-value needs two seeds and two prompts (or clusters)", method)
-    units = kept.shape[1] if codes is None else int(codes.max()) + 1
     if constant(kept):
-        return _equal_differences(float(kept.flat[np.flatnonzero(~np.isnan(kept))[0]]), units, bounded)
+        value = float(kept.flat[np.flatnonzero(~np.isnan(kept))[0]])
+        if value == 0:
+            return unbounded(1.0, method, "all differences are 0")
+        if not bounded:
+            return undefined("all differences are equal: their spread is unknown", method)
+        units = kept.shape[1] if codes is None else int(codes.max()) + 1
+        # `same_everywhere` reaches 0 at the share |value| / (1 + |value|), the exact bound 1 - (p / 2)^(1 / units).
+        p = min(1.0, 2.0 * (1.0 + abs(value)) ** -float(units))
+        return unbounded(p, "exact bound", f"all differences are equal: {units} independent prompts")
     m = moments(kept, codes)
     if not (math.isfinite(m.mean) and math.isfinite(m.variance) and m.variance > 0):
         return undefined("the spread is not a finite number above 0", method)
-    return unbounded(_level_reaching(m), method).noted(m.note, note)
-
-
-def _level_reaching(m: Moments) -> float:
-    """p at which the half width is the distance of the mean from 0, by bisection on its logarithm."""
-    low, high = -300.0, 0.0  # log10 of p; the half width falls as p rises
+    # Bisection on log10 p: the half width falls as p rises, and p is where it equals the mean's distance from 0.
+    low, high = -300.0, 0.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if m.half_width(10**middle / 2) > abs(m.mean) else (low, middle)
-    return float(min(1.0, 10**high))
-
-
-def _equal_differences(value: float, units: int, bounded: bool) -> Interval:
-    """All differences equal: for bounded ones the p at which the exact bound of `same_everywhere` is 0."""
-    if value == 0:
-        return unbounded(1.0, "two-way t", "all differences are 0")
-    if not bounded:
-        return undefined("all differences are equal: their spread is unknown", "two-way t")
-    p = min(1.0, 2.0 * (1.0 + abs(value)) ** -float(units))
-    return unbounded(p, "exact bound", f"all differences are equal: {units} independent prompts")
+    return unbounded(float(min(1.0, 10**high)), method).noted(m.note, note)
 
 
 @allow_non_finite
@@ -142,17 +140,22 @@ def permutation_p(
         return unbounded(1.0, "sign-flip permutation", "one case" if codes is None else "one cluster of prompts")
     observed = abs(kept.sum()) * (1 - ROUNDING)
     if 2**kept.size <= resamples:
+        # [2^n, n]: the bits of each row's number are its signs
         signs = 1.0 - 2.0 * (np.arange(2**kept.size)[:, None] >> np.arange(kept.size) & 1)
         return unbounded(float((np.abs(signs @ kept) >= observed).mean()), "sign-flip permutation", "all sign flips")
-    reached = 1  # the data as they are is one of the flips
+    reached = 1  # the observed signs are one of the flips, so that p is never 0
     for count in batches(resamples, kept.size):
+        # [count, n] of 0 and 1: with signs 2 b - 1 the sum is 2 b . x - sum(x)
         signs = rng.integers(2, size=(count, kept.size), dtype=np.int8).astype(np.float64)
         reached += int((np.abs(2 * (signs @ kept) - kept.sum()) >= observed).sum())
     return unbounded(reached / (resamples + 1), "sign-flip permutation")
 
 
 def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> Interval:
-    """McNemar's exact two-sided p for paired verdicts [n]: a binomial test on the prompts where a and b differ."""
+    """McNemar's exact two-sided p for paired verdicts [n]: a binomial test on the prompts where a and b differ.
+
+    The note counts the prompts where a is higher, lower and equal.
+    """
     diff = decided_values(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
     if not diff.size:
         return undefined("no decided case", "exact McNemar")
@@ -162,10 +165,14 @@ def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> Interval:
 
 
 def holm(pvalues: Sequence[float | None]) -> list[float | None]:
-    """Holm's (1979) step-down adjusted p-values in the order given; None stays None and is not counted."""
+    """Holm's (1979) step-down adjusted p-values in the order given; None stays None and is not counted.
+
+    A comparison is significant at level alpha, over the whole family, where its adjusted p is at most alpha.
+    """
     order = sorted((p, i) for i, p in enumerate(pvalues) if p is not None)
     adjusted, largest = list(pvalues), 0.0
     for rank, (p, i) in enumerate(order):
+        # Holm (1979): the r-th smallest of m, counted from 0, times m - r; the maximum so far keeps the order.
         largest = max(largest, min(1.0, (len(order) - rank) * p))
         adjusted[i] = largest
     return adjusted
@@ -174,15 +181,17 @@ def holm(pvalues: Sequence[float | None]) -> list[float | None]:
 def smallest_detectable(
     level: float, power: float = 0.8, *, n: int | None = None, se: float | None = None, df: float = 1e9
 ) -> float | None:
-    """The true effect that a two-sided test at 1 - level finds with this power, in the data's unit.
+    """The true effect that a two-sided test at 1 - level detects with this power, in the data's unit.
 
-    From the standard error `se` (with its degrees of freedom) or from n verdicts, whose spread is at most .5.
+    From the standard error `se` (with its degrees of freedom) or from n verdicts.  None where it is not finite (n = 0).
+    Raises BenchError unless exactly one of n and se is given.
     """
     if (n is None) == (se is None):
         raise BenchError(
             "smallest_detectable needs one of n and se.", "Give the number of prompts or a standard error."
         )
     if se is None:
+        # The standard deviation of values in [0, 1] is at most .5.
         se = 0.5 / math.sqrt(n) if n else math.inf
     effect = float(special.stdtrit(df, upper_tail(level)) + special.stdtrit(df, power)) * se
     return effect if math.isfinite(effect) else None
@@ -194,7 +203,7 @@ def spearman(
 ) -> Interval:
     """Spearman's rank correlation of x, y [n] with a percentile bootstrap over points.
 
-    Up to 7 points have no useful bootstrap: the note gives the exact permutation p and the smallest it could have been.
+    Up to 7 points have no useful bootstrap: the note gives the exact permutation p and the smallest p possible.
     """
     points = np.stack([as_line(x), as_line(y)])
     points = points[:, ~np.isnan(points).any(axis=0)]
@@ -203,19 +212,18 @@ def spearman(
         return undefined("fewer than 3 points" if n < 3 else "one of the two does not vary", "spearman")
     rho = float(_rank_correlation(points[0], points[1]))
     if n <= FEW_POINTS:
-        return unbounded(rho, "spearman, exact permutation", _few_points(points, rho))
+        # [n!, n] every order of y against x; 1e-9 lets equal correlations count as equal
+        orders = np.array(list(itertools.permutations(range(n))))
+        null = np.abs(_rank_correlation(points[0][None], points[1][orders]))
+        p, least = np.mean(null >= abs(rho) - 1e-9), np.mean(null >= null.max() - 1e-9)
+        note = f"{n} points are too few for an interval: exact two-sided p = {p:.3f}, at best {least:.3f}"
+        return unbounded(rho, "spearman, exact permutation", note)
     drawn = rng.integers(n, size=(resamples, n))
     result = percentile(rho, _rank_correlation(points[0][drawn], points[1][drawn]), level)
     return replace(result.clipped(-1.0, 1.0), method="spearman, percentile bootstrap")
 
 
-def _few_points(points: Array, rho: float) -> str:
-    orders = np.array(list(itertools.permutations(range(points.shape[1]))))
-    null = np.abs(_rank_correlation(points[0][None], points[1][orders]))
-    p, least = np.mean(null >= abs(rho) - 1e-9), np.mean(null >= null.max() - 1e-9)
-    return f"{points.shape[1]} points tell little: exact two-sided p = {p:.3f}, at best {least:.3f}; no interval"
-
-
 def _rank_correlation(x: Array, y: Array) -> Array:
+    """[..., n] -> [...] Pearson's correlation of midranks; nan where one of the two does not vary."""
     a, b = (stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
     return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))

@@ -1,15 +1,14 @@
-"""Do token rewards fall where the flaws are?  From the rows of `stage_credit` to estimates, numpy and scipy only.
+"""Agreement of token rewards with known flaws: from the rows of `stages/credit.py` to estimates.
 
-A negative reward is read as "this token is flawed".  The tokens of a pair, and pairs on one prompt, are no independent
+A negative reward is read as "this token is flawed".  The tokens of a pair, and pairs on one prompt, are not independent
 evidence: the resampling unit is the cluster of pairs that share a prompt (one pair where every pair has its own).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,9 @@ from rlhf_bench.harness.statistics.cells import Array, Codes, upper_tail
 from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
 from rlhf_bench.harness.statistics.rules import WIDE, interval, percentile, rate_over_seeds
 from rlhf_bench.harness.statistics.variance import Moments
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
 RESAMPLES = 2000
 RATES = ("precision", "recall", "flagged share", "flawed share")
@@ -44,7 +46,7 @@ class Tokens(NamedTuple):
 
 @allow_non_finite
 def credit_estimates(
-    tables_by_seed: Mapping[int, Sequence[Mapping[str, Any]]], level: float, rng: np.random.Generator
+    tables_by_seed: Mapping[int, Sequence[Row]], level: float, rng: np.random.Generator
 ) -> dict[str, Interval]:
     """Agreement of token rewards with known flaws, from the rows of credit.jsonl by training seed; the keys are KEYS.
 
@@ -53,27 +55,41 @@ def credit_estimates(
     responses" compares tokens of one response only and averages over the responses that have both kinds.
     point-biserial, spearman: correlation of the reward with being flawed, hence negative where the reward is right.
 
-    Rates go through `statistics.interval`.  The others: percentile bootstrap over clusters for one seed; for several,
-    t with the variance between seeds added to that between clusters, by the rule of `statistics.two_way`.
+    Rates are estimated by `rules.interval` over clusters.  The others: percentile bootstrap over clusters for one seed;
+    for several, t with the variance between seeds added to that between clusters, as in `rules.two_way`.  Raises
+    BenchError for a damaged row and a level outside (0, 1).
     """
     upper_tail(level)
     tokens = _columns([tables_by_seed[seed] for seed in sorted(tables_by_seed)])
     if not tokens.flawed.size:
         return dict.fromkeys(KEYS, undefined("no token of a response with known flaws"))
     share = rate_over_seeds(tokens.flawed[None].astype(np.float64), level, tokens.clusters)
-    if why := _no_credit(tokens, [row for rows in tables_by_seed.values() for row in rows]):
+    if not np.nan_to_num(tokens.rewards).any():
+        ends = any(row.get("end") for rows in tables_by_seed.values() for row in rows)
+        why = SEQUENCE_LEVEL if ends else "the reward of every token is 0"
         return dict.fromkeys(KEYS, undefined(why)) | {"flawed share": share}
-    return {
-        **_rates(tokens, level, rng),
-        "flawed share": share,
-        **_curves(tokens, level, rng),
-        WITHIN: _within(tokens, level, rng),
+    negative = tokens.rewards < 0
+    flagged = np.where(np.isnan(tokens.rewards), np.nan, negative)
+    # [S, T] cells of each rate; nan takes a token out of its denominator
+    rates = {
+        "precision": (
+            np.where(negative, tokens.flawed[None].astype(np.float64), np.nan),
+            "no token has a negative reward",
+        ),
+        "recall": (np.where(tokens.flawed[None], flagged, np.nan), "no token is flawed"),
+        "flagged share": (flagged, ""),
     }
+    found = {
+        name: undefined(why) if np.isnan(cells).all() else interval("rate", cells, level, rng, tokens.clusters)
+        for name, (cells, why) in rates.items()
+    }
+    curves = _curves(tokens, level, rng)
+    return {**found, "flawed share": share, **curves, WITHIN: _within(tokens, level, rng)}
 
 
-def _columns(tables: Sequence[Sequence[Mapping[str, Any]]]) -> Tokens:
-    """One column per token of the same place in the same response, whichever seeds have it."""
-    columns: dict[tuple[Any, ...], int] = {}
+def _columns(tables: Sequence[Sequence[Row]]) -> Tokens:
+    """The tokens of all seeds' tables; a column is one place in one response, in the order of first occurrence."""
+    columns: dict[tuple[tuple[str, str], int, int], int] = {}
     responses: dict[tuple[str, str], int] = {}
     clusters: dict[str, int] = {}
     facts: list[tuple[bool, int, int]] = []
@@ -81,72 +97,45 @@ def _columns(tables: Sequence[Sequence[Mapping[str, Any]]]) -> Tokens:
     for rows in tables:
         given.append([])
         for row in rows:
+            spans, rewards, flaws = row["spans"], row["rewards"], row["flawed"]
+            if not len(spans) == len(rewards) == len(flaws):
+                seen = f"Pair {row['pair']!r} has {len(spans)} spans, {len(rewards)} rewards and {len(flaws)} flaws."
+                raise BenchError(seen, "The row is damaged: delete its folder and run again.")
             side = (str(row["pair"]), str(row["side"]))
             response = responses.setdefault(side, len(responses))
             cluster = clusters.setdefault(str(row.get("cluster", row["pair"])), len(clusters))
-            for span, reward, flawed in _aligned(row):
-                column = columns.setdefault((side, *span), len(columns))
+            for (start, end), reward, flawed in zip(spans, rewards, flaws, strict=True):
+                column = columns.setdefault((side, start, end), len(columns))
                 if column == len(facts):
                     facts.append((bool(flawed), response, cluster))
                 given[-1].append((column, float(reward)))
-    rewards = np.full((len(given), len(facts)), np.nan)
+    table = np.full((len(given), len(facts)), np.nan)
     for seed, cells in enumerate(given):
         for column, reward in cells:
-            rewards[seed, column] = reward
-    parts = list(zip(*facts, strict=True)) or [(), (), ()]
-    flawed, response_codes, cluster_codes = parts
-    return Tokens(rewards, np.array(flawed, bool), np.array(response_codes, np.intp), np.array(cluster_codes, np.intp))
-
-
-def _aligned(row: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
-    spans, rewards, flawed = row["spans"], row["rewards"], row["flawed"]
-    if not len(spans) == len(rewards) == len(flawed):
-        seen = f"Pair {row['pair']!r} has {len(spans)} spans, {len(rewards)} rewards and {len(flawed)} flaws."
-        raise BenchError(seen, "The row is damaged: delete its folder and run again.")
-    return list(zip(spans, rewards, flawed, strict=True))
-
-
-def _no_credit(tokens: Tokens, rows: Sequence[Mapping[str, Any]]) -> str:
-    if np.nan_to_num(tokens.rewards).any():
-        return ""
-    return SEQUENCE_LEVEL if any(row.get("end") for row in rows) else "the reward of every token is 0"
-
-
-def _rates(tokens: Tokens, level: float, rng: np.random.Generator) -> dict[str, Interval]:
-    given, negative = ~np.isnan(tokens.rewards), tokens.rewards < 0
-    flagged = np.where(given, negative, np.nan)
-    precision = np.where(negative, tokens.flawed[None].astype(np.float64), np.nan)
-    recall = np.where(tokens.flawed[None], flagged, np.nan)
-    found = {"precision": precision, "recall": recall, "flagged share": flagged}
-    reasons = {"precision": "no token has a negative reward", "recall": "no token is flawed"}
-    return {
-        name: undefined(reasons[name])
-        if np.isnan(cells).all()
-        else interval("rate", cells, level, rng, tokens.clusters)
-        for name, cells in found.items()
-    }
+            table[seed, column] = reward
+    flawed, in_response, in_cluster = zip(*facts, strict=True) if facts else ((), (), ())
+    return Tokens(table, np.array(flawed, bool), np.array(in_response, np.intp), np.array(in_cluster, np.intp))
 
 
 def _within(tokens: Tokens, level: float, rng: np.random.Generator) -> Interval:
-    """Mean over responses of their own AUROC: what a reward that only tells responses apart cannot score."""
+    """Mean over responses of their own AUROC: chance level for a reward that only separates responses."""
     count = int(tokens.responses.max()) + 1
     order = np.argsort(tokens.responses, kind="stable")
     pieces = np.split(order, np.searchsorted(tokens.responses[order], np.arange(1, count)))
-    cells = np.array([[_auroc(row[piece], tokens.flawed[piece]) for piece in pieces] for row in tokens.rewards])
+    cells = np.full((len(tokens.rewards), count), np.nan)  # [S, responses]; nan without both kinds of tokens
+    for seed, row in enumerate(tokens.rewards):
+        for response, piece in enumerate(pieces):
+            kept = piece[~np.isnan(row[piece])]
+            flawed = tokens.flawed[kept]
+            bad, good = int(flawed.sum()), int((~flawed).sum())
+            if bad and good:
+                # AUROC by rank sums (Mann and Whitney 1947), ties half: U / (bad good).
+                ranks = float(stats.rankdata(-row[kept])[flawed].sum())
+                cells[seed, response] = (ranks - bad * (bad + 1) / 2) / (bad * good)
     if np.isnan(cells).all():
         return undefined("no response has both flawed and clean tokens")
     clusters = np.array([tokens.clusters[piece[0]] for piece in pieces])
     return interval("level", cells, level, rng, clusters).clipped(0.0, 1.0)
-
-
-def _auroc(rewards: Array, flawed: Bools) -> float:
-    """By rank sums (Mann and Whitney 1947), ties half; nan without both kinds."""
-    kept = ~np.isnan(rewards)
-    rewards, flawed = rewards[kept], flawed[kept]
-    bad, good = int(flawed.sum()), int((~flawed).sum())
-    if not bad or not good:
-        return math.nan
-    return (float(stats.rankdata(-rewards)[flawed].sum()) - bad * (bad + 1) / 2) / (bad * good)
 
 
 # ---- statistics of all tokens, under weights of the clusters --------------------------------------------------------
@@ -156,64 +145,60 @@ class Groups(NamedTuple):
     """Tokens of one seed by distinct reward: values [K] rising, counts of flawed and clean tokens [K, clusters]."""
 
     values: Array
-    flawed: Any
-    clean: Any
+    flawed: sparse.csr_array
+    clean: sparse.csr_array
 
 
 def _curves(tokens: Tokens, level: float, rng: np.random.Generator) -> dict[str, Interval]:
     count = int(tokens.clusters.max()) + 1
     groups = [_grouped(row, tokens, count) for row in tokens.rewards]
     whole = np.stack([_weighted(one, np.ones((1, count)))[:, 0] for one in groups])  # [S, statistics]
-    draws = [_draws(groups, count, rng)] if count > 1 else []
-    reasons = {
-        "auroc": "no token is flawed" if not tokens.flawed.any() else "every token is flawed",
-        "point-biserial": "the rewards or the flaws do not vary",
-        "spearman": "the rewards or the flaws do not vary",
-    }
+    parts = []
+    # A weight matrix [R, clusters] and the groups' totals [R, K] both stay within ROOM.
+    size = max(1, ROOM // max(count, *(one.values.size for one in groups)))
+    for start in range(0, RESAMPLES if count > 1 else 0, size):
+        rows = min(size, RESAMPLES - start)
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
+        parts.append(np.stack([_weighted(one, weights) for one in groups]))  # the same resamples for every seed
+    draws = np.concatenate(parts, axis=2) if parts else None  # [S, statistics, R]
+    flat = "the rewards or the flaws do not vary"
+    one_kind = "no token is flawed" if not tokens.flawed.any() else "every token is flawed"
     found = {}
     for i, name in enumerate(CURVES):
         seeds = np.isfinite(whole[:, i])
         if not seeds.any():
-            found[name] = undefined(reasons[name])
+            found[name] = undefined(one_kind if name == "auroc" else flat)
             continue
         lowest = 0.0 if name == "auroc" else -1.0
-        resampled = draws[0][seeds, i] if draws else None
+        resampled = None if draws is None else draws[seeds, i]
         note = f"{int((~seeds).sum())} of {len(seeds)} seeds without a value" if not seeds.all() else ""
         found[name] = _interval(whole[seeds, i], resampled, count, level).clipped(lowest, 1.0).noted(note)
     return found
 
 
 def _grouped(rewards: Array, tokens: Tokens, clusters: int) -> Groups:
+    """The tokens of one seed's rewards [T] by distinct reward: sums over K values are cheaper than over T tokens."""
     kept = np.flatnonzero(~np.isnan(rewards))
     values, codes = np.unique(rewards[kept], return_inverse=True)
     shape, where = (max(1, values.size), clusters), tokens.clusters[kept]
     flawed = tokens.flawed[kept].astype(np.float64)
     bad = sparse.csr_array((flawed, (codes, where)), shape=shape)
     good = sparse.csr_array((1 - flawed, (codes, where)), shape=shape)
+    # Correlations do not depend on the scale: the largest reward becomes 1, so that squares do not overflow.
     return Groups(values / (np.abs(values).max(initial=0.0) or 1.0), bad, good)
-
-
-def _draws(groups: Sequence[Groups], clusters: int, rng: np.random.Generator) -> Array:
-    """[S, statistics, R] under the same resamples of clusters for every seed."""
-    size = max(1, ROOM // max(clusters, *(one.values.size for one in groups)))
-    parts = []
-    for start in range(0, RESAMPLES, size):
-        rows = min(size, RESAMPLES - start)
-        weights = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=rows).astype(np.float64)
-        parts.append(np.stack([_weighted(one, weights) for one in groups]))
-    return np.concatenate(parts, axis=2)
 
 
 def _weighted(groups: Groups, weights: Array) -> Array:
     """[statistics, R] in the order of CURVES, each cluster counted `weights` [R, clusters] times; nan is undefined."""
     if not groups.values.size:
         return np.full((len(CURVES), len(weights)), np.nan)
-    bad, good = (np.asarray(counts @ weights.T).T for counts in (groups.flawed, groups.clean))
+    bad, good = (np.asarray(counts @ weights.T).T for counts in (groups.flawed, groups.clean))  # [R, K] each
     every = bad + good
+    # For each reward the clean tokens above it, and half of those that tie with it: the pairs a flawed token loses.
     above = good.sum(axis=1, keepdims=True) - good.cumsum(axis=1) + good / 2
     auroc = (bad * above).sum(axis=1) / (bad.sum(axis=1) * good.sum(axis=1))
     values = np.broadcast_to(groups.values, every.shape)
-    midranks = every.cumsum(axis=1) - every / 2
+    midranks = every.cumsum(axis=1) - every / 2  # Spearman's correlation is Pearson's of midranks, up to a constant
     return np.stack([auroc, _correlation(values, every, bad), _correlation(midranks, every, bad)])
 
 
@@ -221,38 +206,37 @@ def _correlation(x: Array, every: Array, bad: Array) -> Array:
     """Pearson's correlation [R] of x with being flawed, by groups [R, K] of equal x."""
     n, share = every.sum(axis=1), bad.sum(axis=1) / every.sum(axis=1)
     deviation = x - ((every * x).sum(axis=1) / n)[:, None]
-    spread = (every * deviation**2).sum(axis=1) / n * share * (1 - share)
+    spread = (every * deviation**2).sum(axis=1) / n * share * (1 - share)  # product of the two variances
     varies = ((every > 0).sum(axis=1) > 1) & (spread > 0)
     return np.where(varies, (bad * deviation).sum(axis=1) / n / np.sqrt(spread), np.nan)
 
 
 def _interval(values: Array, draws: Array | None, clusters: int, level: float) -> Interval:
-    """One statistic: values [S], bootstrap draws [S, R] under shared resamples of the clusters."""
+    """One statistic: values [S], bootstrap draws [S, R] under shared resamples of the clusters.
+
+    For several seeds the bootstrap analogue of `rules.two_way`, with the t quantile of `Moments.half_width`.
+    """
     if draws is None:
         return unbounded(float(values.mean()), "none", "one pair: the spread between pairs is unknown")
     usable = np.isfinite(draws).all(axis=0)
     lost = f"{int((~usable).sum())} of {usable.size} resamples undefined" if not usable.all() else ""
-    draws = draws[:, usable]
+    draws, seeds, mean = draws[:, usable], len(values), float(values.mean())
     if draws.shape[1] < 2:
-        return unbounded(float(values.mean()), "none").noted(lost)
-    same = "nothing varied between resamples: the width says that, not that the value is certain"
-    note = same if np.ptp(draws) == 0 else ""
-    if len(values) == 1:
+        return unbounded(mean, "none").noted(lost)
+    flat = "nothing varied between resamples: a width of 0 does not make the value certain"
+    note = flat if np.ptp(draws) == 0 else ""
+    if seeds == 1:
         found = percentile(float(values[0]), draws[0], level, "conditional on this training run")
         return replace(found, method="percentile bootstrap over pairs").noted(lost, note)
-    return _t_interval(values, draws, clusters, level).noted(lost, WIDE if len(values) == 2 else "")
-
-
-def _t_interval(values: Array, draws: Array, clusters: int, level: float) -> Interval:
-    """The bootstrap analogue of `two_way`: variance s^2 / S + b - e / S, s^2 between seeds, b of the seeds' mean over
-    resamples, e / S what both count (the seeds' own part of b), with the t quantile of `Moments.half_width`.
-    """
-    seeds, mean = len(values), float(values.mean())
+    # V = s^2 / S + b - e / S: s^2 between seeds, b of the seeds' mean over resamples, e / S the seeds' own part of b,
+    # which s^2 / S holds too.
     between = float(values.var(ddof=1)) / seeds
     pairs = float(draws.mean(axis=0).var())
     shared = float((draws - draws.mean(axis=0)).var(axis=1).mean()) / (seeds - 1)
     parts = Moments(mean, between, max(pairs - shared, 0.0), max(pairs, shared), seeds - 1, clusters - 1)
+    few = WIDE if seeds == 2 else ""
     if parts.variance == 0:
-        return bounded(mean, mean, mean, "t over seeds and pairs", "nothing varied between seeds or resamples")
+        equal = "nothing varied between seeds or resamples"
+        return bounded(mean, mean, mean, "t over seeds and pairs", equal).noted(lost, few)
     half = parts.half_width(1 - upper_tail(level))
-    return bounded(mean, mean - half, mean + half, "t over seeds and pairs")
+    return bounded(mean, mean - half, mean + half, "t over seeds and pairs").noted(lost, few)

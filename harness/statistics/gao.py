@@ -1,6 +1,6 @@
-"""The curves of Gao et al. (2210.10760): gold against the distance that optimisation has gone, d = sqrt(KL).
+"""The curves of Gao et al. (2210.10760): gold against the distance from the SFT policy, d = sqrt(KL).
 
-Pure functions of arrays; NaN is undecided.
+Least squares on arrays; NaN is undecided.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Form = Literal["rl", "best-of-n"]
 class Curve:
     """gold = d (a - b log d) ("rl") or d (a - b d) ("best-of-n"), d = sqrt(KL) in sqrt(nats), gold against d = 0.
 
-    `top_distance` and `top_gold` are the curve's maximum; `residual` the root mean square of what it leaves.
+    top_distance, top_gold: the curve's maximum.   residual: the root mean square of gold minus the curve.   points: how
+    many have a distance above 0.
     """
 
     form: Form
@@ -51,12 +52,19 @@ def fit(
     """Least squares over the points of all seeds and checkpoints, with bootstrap intervals over seeds and prompts.
 
     gold [S, C, P]: change against the SFT policy, prompt by prompt; kl: in nats, of any shape that broadcasts to it
-    (per prompt, or analytic [C, 1]).  Both are averaged over prompts, then fitted; a mean KL below 0 (sampling noise)
-    is taken for 0.  One seed: prompts alone are resampled.
+    (per prompt, or analytic [C, 1]).  Both are averaged over prompts, then fitted.  One seed: prompts alone are
+    resampled.  Raises BenchError for another form or shape.
     """
     if form not in ("rl", "best-of-n"):
         raise BenchError(f"The form {form!r} of a curve is unknown.", "Choose one of: rl, best-of-n.")
-    worth, distance = _by_unit(kl, gold, clusters)
+    cube = cube_of(gold)
+    try:
+        spread = np.broadcast_to(np.asarray(kl, dtype=np.float64), cube.shape)
+    except ValueError:
+        raise BenchError(f"KL of shape {np.shape(kl)} for gold of {cube.shape}.", "Give one that broadcasts.") from None
+    codes = units_of(cube.shape[2], clusters)
+    member = np.eye(int(codes.max()) + 1)[codes]  # [P, U]: 1 where a prompt belongs to a unit
+    worth, distance = _totals(cube, member), _totals(spread, member)
     seeds, _, units = worth[0].shape
     value = _solve(form, worth, distance, np.ones((1, units)), np.ones((1, seeds)))
     x, y = _means(worth, distance, np.ones((1, units)))
@@ -77,17 +85,6 @@ Totals = tuple[Array, Array]
 """Sums and counts [S, C, U] of what each unit (a prompt, or a cluster of them) adds."""
 
 
-def _by_unit(kl: npt.ArrayLike, gold: npt.ArrayLike, clusters: Clusters | None) -> tuple[Totals, Totals]:
-    cube = cube_of(gold)
-    try:
-        spread = np.broadcast_to(np.asarray(kl, dtype=np.float64), cube.shape)
-    except ValueError:
-        raise BenchError(f"KL of shape {np.shape(kl)} for gold of {cube.shape}.", "Give one that broadcasts.") from None
-    units = units_of(cube.shape[2], clusters)
-    member = np.eye(int(units.max()) + 1)[units]
-    return _totals(cube, member), _totals(spread, member)
-
-
 def _totals(cube: Array, member: Array) -> Totals:
     decided = np.isfinite(cube)
     return np.where(decided, cube, 0.0) @ member, decided.astype(np.float64) @ member
@@ -96,11 +93,12 @@ def _totals(cube: Array, member: Array) -> Totals:
 def _means(worth: Totals, distance: Totals, units: Array) -> tuple[Array, Array]:
     """d and gold [R, S, C] under the weights of units [R, U]."""
     kl, gold = (np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(n @ units.T, -1, 0) for sums, n in (distance, worth))
-    return np.sqrt(np.maximum(kl, 0.0)), gold
+    return np.sqrt(np.maximum(kl, 0.0)), gold  # an estimated KL near 0 can fall below it by sampling noise
 
 
 def _basis(form: Form, d: Array) -> Array:
-    """[2, ...] what a and b multiply; d log d is 0 at 0."""
+    """[2, ...] the factors of a and b: d, and -d log d or -d^2."""
+    # d log d tends to 0 at 0, where the logarithm itself is infinite.
     bend = d * np.log(np.where(d > 0, d, 1.0)) if form == "rl" else d * d
     return np.stack([d, -bend])
 
@@ -110,13 +108,14 @@ def _solve(form: Form, worth: Totals, distance: Totals, units: Array, seeds: Arr
     d, gold = _means(worth, distance, units)
     weight = seeds[:, :, None] * (np.isfinite(d) & np.isfinite(gold))
     x, y = _basis(form, np.where(np.isfinite(d), d, 0.0)), np.where(np.isfinite(gold), gold, 0.0)
+    # Normal equations of two coefficients, summed over seeds and checkpoints, solved by Cramer's rule.
     (aa, ab, bb), (ay, by) = (
         [(weight * one * other).sum(axis=(1, 2)) for one, other in pairs]
         for pairs in ([(x[0], x[0]), (x[0], x[1]), (x[1], x[1])], [(x[0], y), (x[1], y)])
     )
-    found = aa * bb - ab * ab
-    found = np.where(found > FLAT * aa * bb, found, np.nan)
-    return np.stack([(ay * bb - by * ab) / found, (aa * by - ab * ay) / found], axis=1)
+    determinant = aa * bb - ab * ab
+    determinant = np.where(determinant > FLAT * aa * bb, determinant, np.nan)
+    return np.stack([(ay * bb - by * ab) / determinant, (aa * by - ab * ay) / determinant], axis=1)
 
 
 def _top(form: Form, coefficients: Array) -> Array:
@@ -124,9 +123,11 @@ def _top(form: Form, coefficients: Array) -> Array:
     a, b = coefficients.T
     b = np.where(b > 0, b, np.nan)
     if form == "rl":
+        # a - b log d - b = 0 at d = exp(a / b - 1), where gold is b d
         at = np.exp(a / b - 1)
         return np.stack([at, b * at], axis=1)
     a = np.where(a > 0, a, np.nan)
+    # a - 2 b d = 0 at d = a / 2b, where gold is a^2 / 4b; at or below 0 for a <= 0
     return np.stack([a / (2 * b), a * a / (4 * b)], axis=1)
 
 

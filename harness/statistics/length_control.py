@@ -1,7 +1,7 @@
-"""Win rate at equal length, beside the raw one: what verdicts would be if responses were as long as the baseline's.
+"""Win rate at equal length: an estimate of the verdicts if responses were as long as the baseline's.
 
 After AlpacaEval 2 (Dubois et al. 2404.04475): logistic regression of the verdict on tanh(length difference / its
-standard deviation), predicted where the difference is 0.  It answers a question of its own and replaces nothing.
+standard deviation), predicted where the difference is 0.  It is shown beside the raw rate, never instead.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, u
 from rlhf_bench.harness.statistics.rules import interval, percentile, two_way
 
 RESAMPLES = 1999
-STEPS = 60
-LONGEST_STEP = 2.0
+STEPS = 60  # most Newton steps; the loop ends at convergence
+LONGEST_STEP = 2.0  # log odds: a full Newton step can overshoot
+# 1 / the variance of a normal prior on the slope.  A dozen verdicts outweigh it, but where length decides every verdict
+# it keeps the slope finite.
 RIDGE = 0.01
-"""1 / the variance of a normal prior on the slope: next to nothing beside a dozen verdicts, but where length decides
-every verdict it keeps the slope finite."""
-EACH_SIDE = 5
+EACH_SIDE = 5  # responses on either side of the baseline's length that a prediction at equal length needs
 METHOD = "length-controlled"
 
 
 class Fit(NamedTuple):
-    """Log odds [..., 2] of a win at equal length, and their slope on tanh(difference / sd)."""
+    """Coefficients [R, 2]: log odds of a win at equal length, and their slope; information [R, 2, 2]."""
 
     coefficients: Array
     information: Array
@@ -58,21 +58,27 @@ def length_controlled(
 
     One seed: percentile bootstrap over prompts (or clusters), the regression refitted in each.  Several seeds: the
     two-way t interval of the linearised log odds.  Where lengths never differ, or all verdicts are equal, it is the raw
-    rate; where nearly all responses lie on one side of the baseline's length, equal length was not seen and nothing is
-    said.  Cases without a verdict or a length are left out.
+    rate; it is undefined where nearly all responses lie on one side of the baseline's length, since a prediction at
+    equal length would extrapolate.  Cases without a verdict or a length are left out.  Raises BenchError for shapes
+    that differ and verdicts outside [0, 1].
     """
-    cells, codes, x = _cases(verdicts, differences, clusters)
-    if not cells.size:
+    y, codes, x = _cases(verdicts, differences, clusters)
+    if not y.size:
         return undefined("no case with a verdict and a length", METHOD)
-    if why := _as_raw(cells, x):
-        return interval("win", cells, level, rng, codes).noted(why)
-    if why := _one_sided(x[~np.isnan(cells)]):
-        return undefined(why, METHOD)
-    y, units = cells, cells.shape[1] if codes is None else int(codes.max()) + 1
-    fitted = fit(x.reshape(1, -1), np.nan_to_num(y).reshape(1, -1), (~np.isnan(y)).astype(np.float64).reshape(1, -1))
+    if constant(y):
+        return interval("win", y, level, rng, codes).noted("all verdicts are equal: the raw rate")
+    if not x.any():
+        return interval("win", y, level, rng, codes).noted("no length differs from the baseline's: the raw rate")
+    decided = ~np.isnan(y)
+    shorter, longer = int((x[decided] <= 0).sum()), int((x[decided] >= 0).sum())
+    if min(shorter, longer) < EACH_SIDE:
+        counts = f"{shorter} responses no longer and {longer} no shorter than the baseline's"
+        return undefined(f"{counts}: equal length needs {EACH_SIDE} of each", METHOD)
+    # One regression over all cases [1, S P]; undecided ones weigh 0.
+    fitted = fit(x.reshape(1, -1), np.nan_to_num(y).reshape(1, -1), decided.astype(np.float64).reshape(1, -1))
     value = float(special.expit(fitted.coefficients[0, 0]))
     note = f"slope {fitted.coefficients[0, 1]:.2f} per tanh(length difference / sd)"
-    if units < 2:
+    if y.shape[1] < 2 or (codes is not None and not codes.max()):
         return unbounded(value, METHOD, "one prompt or one cluster of prompts").noted(note)
     if len(y) > 1:
         return _over_seeds(y, x, fitted, codes, level).noted(note)
@@ -82,7 +88,10 @@ def length_controlled(
 
 
 def predicted(intercept: float, difficulty_weight: float, difficulties: npt.ArrayLike) -> tuple[float, float]:
-    """(mean, standard error) of AlpacaEval's length-controlled rate over instructions [n]: its length term left out."""
+    """(mean, standard error) of AlpacaEval's length-controlled rate over instructions [n].
+
+    The prediction of Dubois et al. (2404.04475) with the length term at 0: intercept + weight * difficulty.
+    """
     chances = special.expit(intercept + difficulty_weight * np.asarray(difficulties, dtype=np.float64))
     return float(chances.mean()), float(chances.std(ddof=1) / np.sqrt(chances.size))
 
@@ -91,7 +100,7 @@ def predicted(intercept: float, difficulty_weight: float, difficulties: npt.Arra
 def fit(x: Array, y: Array, weights: Array, ridge: float = RIDGE) -> Fit:
     """Weighted logistic regressions of y on 1 and x by Newton's method, one per row of [R, n] (or shared [1, n]).
 
-    y may be any number in [0, 1].  `ridge` penalises the slope only: ridge * slope^2 / 2 off the log likelihood.
+    y may be any number in [0, 1].  `ridge` penalises the slope only: the log likelihood minus ridge * slope^2 / 2.
     """
     rows = len(weights)
     found, information = np.zeros((rows, 2)), np.zeros((rows, 2, 2))
@@ -101,18 +110,14 @@ def fit(x: Array, y: Array, weights: Array, ridge: float = RIDGE) -> Fit:
         gradient = np.stack([rest.sum(1), (rest * x).sum(1) - ridge * found[:, 1]], axis=1)
         cross = (spread * x).sum(1)
         information = np.stack([spread.sum(1), cross, cross, (spread * x * x).sum(1) + ridge], axis=1).reshape(-1, 2, 2)
-        step = _solved(information, gradient)
+        # [R, 2] by Cramer's rule; nan or inf where a matrix is singular, since such a row has nothing to fit
+        (a, b), (c, d) = np.moveaxis(information, 0, -1)
+        u, v = gradient.T
+        step = np.asarray(np.stack([d * u - b * v, a * v - c * u], axis=1) / (a * d - b * c)[:, None])
         found = found + step * np.minimum(1.0, LONGEST_STEP / np.maximum(np.abs(step).max(1, keepdims=True), 1e-300))
         if not np.abs(np.nan_to_num(step)).max(initial=0.0) > 1e-9:
             break
     return Fit(found, information)
-
-
-def _solved(matrices: Array, right: Array) -> Array:
-    """[R, 2] by Cramer's rule; nan or inf where a matrix [2, 2] is singular: nothing was there to fit."""
-    (a, b), (c, d) = np.moveaxis(matrices, 0, -1)
-    u, v = right.T
-    return np.asarray(np.stack([d * u - b * v, a * v - c * u], axis=1) / (a * d - b * c)[:, None])
 
 
 def _cases(
@@ -129,25 +134,9 @@ def _cases(
     if not kept.size:
         return kept, codes, kept
     lengths = np.where(decided, lengths, 0.0)[decided.any(axis=1)][:, decided.any(axis=0)]
-    lengths = lengths / (np.abs(lengths).max() or 1.0)  # so that squares do not overflow
+    lengths = lengths / (np.abs(lengths).max() or 1.0)  # the longest becomes 1, so that squares do not overflow
     sd = float(lengths[~np.isnan(kept)].std())
     return kept, codes, np.tanh(lengths / sd) if sd > 0 else np.sign(lengths)
-
-
-def _as_raw(cells: Array, x: Array) -> str:
-    """Why length cannot be controlled and need not be, or ""."""
-    if constant(cells):
-        return "all verdicts are equal: the raw rate"
-    return "no length differs from the baseline's: the raw rate" if not x.any() else ""
-
-
-def _one_sided(x: Array) -> str:
-    """Why a prediction at equal length would be an extrapolation, or ""."""
-    shorter, longer = int((x <= 0).sum()), int((x >= 0).sum())
-    if min(shorter, longer) >= EACH_SIDE:
-        return ""
-    counts = f"{shorter} responses no longer and {longer} no shorter than the baseline's"
-    return f"{counts}: equal length needs {EACH_SIDE} of each"
 
 
 def _draws(y: Array, x: Array, codes: Codes | None, rng: np.random.Generator, resamples: int) -> Iterator[Array]:
@@ -157,7 +146,7 @@ def _draws(y: Array, x: Array, codes: Codes | None, rng: np.random.Generator, re
         weights = drawn_weights(rng, count, units)
         weights = weights if codes is None else weights[:, codes]
         found = weights @ y / weights.sum(axis=1)
-        mixed = (found > 0) & (found < 1)  # with one verdict only, the maximum is that verdict
+        mixed = (found > 0) & (found < 1)  # with one verdict alone the fit is that verdict
         if mixed.any():
             found[mixed] = special.expit(fit(x[None], y[None], weights[mixed]).coefficients[:, 0])
         yield found
@@ -166,9 +155,12 @@ def _draws(y: Array, x: Array, codes: Codes | None, rng: np.random.Generator, re
 def _over_seeds(y: Array, x: Array, fitted: Fit, codes: Codes | None, level: float) -> Interval:
     """Two-way t on cells whose mean is the log odds at equal length and whose spread is its error to first order."""
     log_odds, slope = fitted.coefficients[0]
-    residual = y - special.expit(log_odds + slope * x)
+    residual = y - special.expit(log_odds + slope * x)  # [S, P]
     inverse = np.linalg.inv(fitted.information[0])
+    # Influence of a case on the log odds: the first row of I^-1 times its score (residual, x residual); times the
+    # number of cases, so that the mean of the cells moves as the estimate does.
     cells = log_odds + (inverse[0, 0] + inverse[0, 1] * x) * residual * int((~np.isnan(y)).sum())
     found = two_way(cells, level, codes)
+    # The interval is symmetric in log odds; as rates its bounds stay in [0, 1].
     at = [None if v is None else float(special.expit(v)) for v in (float(log_odds), found.low, found.high)]
     return Interval(at[0], at[1], at[2], f"{METHOD}, two-way t", found.note)

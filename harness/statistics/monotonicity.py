@@ -1,7 +1,7 @@
-"""Does gold rise with the proxy?  Rank agreement, gold's peak and fall, and the curves of Gao et al. (2210.10760).
+"""Whether gold rises with the proxy: rank agreement over checkpoints, and gold's peak and its fall afterwards.
 
-About ten checkpoints of one run depend on each other and say little: every function takes seeds, and prompts where it
-can.  Pure functions of arrays; NaN is undecided.
+The checkpoints of one run depend on each other and are few (about ten): every function takes several seeds, and prompts
+where it can.  NaN is undecided.  The curves of Gao et al. (2210.10760) are in gao.py.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class Agreement:
 
 @allow_non_finite
 def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.random.Generator) -> Agreement:
-    """Of proxy and gold [S, n] over n points: means at fixed checkpoints, or changes of the same prompts.
+    """Rank agreement of proxy and gold [S, n] over n points: means at fixed checkpoints, or changes per prompt.
 
     Each seed: `comparisons.spearman` (bootstrap; exact permutation for few points).  Over seeds: Student's t on their
-    correlations, which is nothing where all seeds agree.  A seed without a value is left out and counted.
+    correlations, without bounds where all seeds have the same one.  A seed without a value is left out and counted.
+    Raises BenchError for shapes that differ.
     """
     first, second = _same(as_matrix(proxy), as_matrix(gold))
     by_seed = tuple(spearman(x, y, level, rng) for x, y in zip(first, second, strict=True))
@@ -49,20 +50,20 @@ def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.r
     values = [one.value for one in by_seed if one.value is not None]
     missing = next((one.note for one in by_seed if one.value is None), "")
     note = f"{len(by_seed) - len(values)} of {len(by_seed)} seeds without a value ({missing})" if missing else ""
-    return Agreement(by_seed, _student(np.array(values), level).noted(note))
-
-
-def _student(values: Array, level: float) -> Interval:
-    """t interval of the mean of correlations [S]."""
-    if not values.size:
-        return undefined("no seed has a value", "t over seeds")
-    if values.size == 1:
-        return unbounded(float(values[0]), "spearman", f"one seed has a value, {ONE_RUN}")
-    if constant(values):
-        return unbounded(float(values[0]), "t over seeds", "all seeds agree: their spread is unknown")
-    mean, spread = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
-    half = float(special.stdtrit(values.size - 1, upper_tail(level))) * spread
-    return bounded(mean, mean - half, mean + half, "t over seeds", f"{values.size} seeds").clipped(-1.0, 1.0)
+    if not values:
+        return Agreement(by_seed, undefined("no seed has a value", "t over seeds").noted(note))
+    if len(values) == 1:
+        alone = unbounded(values[0], "spearman", f"one seed has a value, {ONE_RUN}")
+        return Agreement(by_seed, alone.noted(note))
+    rhos = np.array(values)
+    if constant(rhos):
+        # Equal correlations are common with few points; a width of 0 would claim that other seeds agree too.
+        alike = unbounded(values[0], "t over seeds", "all seeds agree: their spread is unknown")
+        return Agreement(by_seed, alike.noted(note))
+    mean, spread = float(rhos.mean()), float(rhos.std(ddof=1)) / math.sqrt(rhos.size)
+    half = float(special.stdtrit(rhos.size - 1, upper_tail(level))) * spread
+    several = bounded(mean, mean - half, mean + half, "t over seeds", f"{rhos.size} seeds").clipped(-1.0, 1.0)
+    return Agreement(by_seed, several.noted(note))
 
 
 @allow_non_finite
@@ -73,10 +74,11 @@ def of_means(
     rng: np.random.Generator,
     clusters: Clusters | None = None,
 ) -> Interval:
-    """Over seeds, as `agreement`, of the means over prompts of proxy and gold [S, C, P] at C fixed checkpoints.
+    """Agreement over seeds of the means over prompts of proxy and gold [S, C, P] at C fixed checkpoints.
 
-    Where all of several seeds have the same correlation (ranks of few points have few values; often it is 1) Student's
-    t has no spread to go by: then prompts and seeds are resampled together, and the checkpoints ranked again each time.
+    As `agreement`, but where all of several seeds have the same correlation (ranks of few points have few values; often
+    it is 1), prompts and seeds are resampled together, and the checkpoints ranked again each time.  Raises BenchError
+    for shapes that differ.
     """
     first, second = _same(cube_of(proxy), cube_of(gold))
     if np.isnan(first).all(axis=2).any() or np.isnan(second).all(axis=2).any():
@@ -84,10 +86,15 @@ def of_means(
     found = agreement(np.nanmean(first, axis=2), np.nanmean(second, axis=2), level, rng).over_seeds
     if found.value is None or found.low is not None or len(first) == 1:
         return found
+    # Student's t has no spread to use here: bootstrap over prompts (or clusters) [R, P] and seeds [R, S].
     units = units_of(first.shape[2], clusters)
     drawn = drawn_weights(rng, RESAMPLES, int(units.max()) + 1)[:, units]
-    resampled = (_weighted_means(cube, drawn) for cube in (first, second))
-    correlations = _rank_correlations(*resampled)
+    means = []
+    for cube in (first, second):
+        decided = ~np.isnan(cube)
+        sums = np.where(decided, cube, 0.0) @ drawn.T / (decided @ drawn.T)  # [S, C, R] over decided prompts
+        means.append(np.moveaxis(sums, -1, 0))
+    correlations = _rank_correlations(means[0], means[1])  # [R, S]
     seeds = seed_weights(rng, RESAMPLES, len(first))
     draws = (correlations * seeds).sum(axis=1) / seeds.sum(axis=1)
     note = "all seeds agree, so prompts and seeds were resampled"
@@ -104,7 +111,8 @@ def within_prompts(
 ) -> Interval:
     """Mean over prompts of the rank correlation within each: proxy and gold [S, P, n] over n samples or checkpoints.
 
-    A prompt where one of the two does not vary ranks nothing: it is left out and counted.
+    A prompt where one of the two does not vary has no ranks: it is left out and counted.  Raises BenchError for other
+    shapes.
     """
     first, second = _same(np.asarray(proxy, dtype=np.float64), np.asarray(gold, dtype=np.float64))
     if first.ndim != 3:
@@ -116,15 +124,8 @@ def within_prompts(
     return replace(found, method=f"mean spearman within prompts, {found.method}").noted(note)
 
 
-def _weighted_means(cube: Array, weights: Array) -> Array:
-    """[R, S, C] means over decided prompts of [S, C, P] under weights [R, P]."""
-    decided = ~np.isnan(cube)
-    sums = np.where(decided, cube, 0.0) @ weights.T / (decided @ weights.T)
-    return np.moveaxis(sums, -1, 0)
-
-
 def _rank_correlations(x: Array, y: Array) -> Array:
-    """[..., n] -> [...] Spearman's over the last axis; NaN where a point is, or where one of the two does not vary."""
+    """[..., n] -> [...] Spearman's over the last axis; NaN where a point is NaN or one of the two does not vary."""
     bad = (np.isnan(x) | np.isnan(y)).any(axis=-1, keepdims=True)
     a, b = (stats.rankdata(np.where(bad, 0.0, v), axis=-1) for v in (x, y))
     a, b = (v - v.mean(axis=-1, keepdims=True) for v in (a, b))
@@ -148,7 +149,11 @@ def drop_from(
     rng: np.random.Generator,
     clusters: Clusters | None = None,
 ) -> Interval:
-    """gold at checkpoint `fixed` (an index chosen beforehand) minus gold at the last one, from gold [S, C, P]."""
+    """Gold at checkpoint `fixed` minus gold at the last one, from gold [S, C, P], in gold's unit.
+
+    The index must be chosen before the results are seen: a peak chosen afterwards lies above the last checkpoint by
+    selection alone (see `peak`).  Raises BenchError for an index out of range.
+    """
     cube = cube_of(gold)
     if not 0 <= fixed < cube.shape[1]:
         raise BenchError(
@@ -159,7 +164,10 @@ def drop_from(
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Gold's highest checkpoint of each seed (an index, None where undecided), its height, and the fall from it."""
+    """Gold's highest checkpoint of each seed, its height, and the fall from it to the last checkpoint.
+
+    checkpoints [S]: an index, None where a checkpoint has no decided prompt.   height, drop: in gold's unit.
+    """
 
     checkpoints: tuple[int | None, ...]
     height: Interval
@@ -171,16 +179,26 @@ def peak(
 ) -> Peak:
     """The peak of gold [S, C, P], chosen on one half of the prompts and measured on the other.
 
-    On one set of prompts "peak minus last" is never negative and finds a fall in half of the runs where nothing
-    happens (statistics.md).  Prompts of one cluster stay together.  `make_rng` gives a fresh generator at each call.
+    Prompts of one cluster stay together.  `make_rng` gives a fresh generator at each call.  Undefined with fewer than 4
+    prompts (or clusters).
     """
     cube, units = cube_of(gold), units_of(np.asarray(gold).shape[-1], clusters)
     count = int(units.max()) + 1 if units.size else 0
     if count < 4:
         reason = f"{count} prompts (or clusters) cannot be halved: needs 4"
         return Peak((None,) * len(cube), undefined(reason), undefined(reason))
+    # On one set of prompts "peak minus last" is never negative: it finds a fall in 49% of the runs where nothing
+    # happens, on two halves in 4% (simulated).
     choosing = (make_rng().permutation(count) < count // 2)[units]
-    found = [_highest(run[:, choosing]) for run in cube]
+    found: list[int | None] = []
+    for run in cube:
+        half = run[:, choosing]
+        decided = ~np.isnan(half)
+        if not decided.any(axis=1).all():  # a checkpoint without a decided prompt cannot be compared
+            found.append(None)
+            continue
+        means = np.where(decided, half, 0.0).sum(axis=1) / decided.sum(axis=1)  # [C]
+        found.append(int(means.argmax()))  # the first of equals
     measured = cube[:, :, ~choosing]
     missing = np.full(measured.shape[2], np.nan)
     tops = np.array([missing if at is None else run[at] for run, at in zip(measured, found, strict=True)])
@@ -191,22 +209,14 @@ def peak(
     return Peak(tuple(found), height, drop)
 
 
-def _highest(run: Array) -> int | None:
-    """The checkpoint with the highest mean of [C, P], the first of equals; None where one has no decided prompt."""
-    decided = ~np.isnan(run)
-    if not decided.any(axis=1).all():
-        return None
-    return int((np.where(decided, run, 0.0).sum(axis=1) / decided.sum(axis=1)).argmax())
-
-
 def units_of(prompts: int, clusters: Clusters | None) -> npt.NDArray[np.intp]:
-    """[P] codes of what prompts share, each its own where nothing is shared."""
+    """[P] codes of the clusters, a code per prompt where every prompt stands alone."""
     _, codes, _ = tidy(np.zeros((1, prompts)), clusters)
     return np.arange(prompts) if codes is None else codes
 
 
 def cube_of(values: npt.ArrayLike) -> Array:
-    """Gold [seeds, checkpoints, prompts]."""
+    """Gold [S, C, P] as floats; raises BenchError for another shape and for no cells."""
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 3 or not found.size:
         raise BenchError(f"Gold of shape {found.shape}.", "Give [seeds, checkpoints, prompts], not empty.")
@@ -214,5 +224,5 @@ def cube_of(values: npt.ArrayLike) -> Array:
 
 
 def seed_weights(rng: np.random.Generator, resamples: int, seeds: int) -> Array:
-    """[R, S] how often each seed is drawn; a single one always."""
+    """[R, S] how often each seed is drawn; a single seed is drawn once in every resample."""
     return np.ones((resamples, 1)) if seeds == 1 else drawn_weights(rng, resamples, seeds)

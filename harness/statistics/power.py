@@ -1,8 +1,8 @@
 """Planning: from a pilot's cells to the smallest detectable difference of a design, and the design for a difference.
 
-A pilot [S seeds, P prompts] gives three variance components: between training seeds, between prompts, and the rest.
-The power of another design is that of the interval this project reports (`statistics.two_way`), by simulating the
-mean squares that a two-way normal layout would have; the draws are the same for every design, so tables do not jitter.
+A pilot [S seeds, P prompts] gives three variance components: between training seeds, between prompts, and the residual.
+The power of another design is that of the interval that reports show (`rules.two_way`), from simulated mean squares of
+a two-way normal layout.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from rlhf_bench.harness.statistics.variance import complete_layout, half_widths,
 DRAWS = 12  # 2^12 points
 SEEDS = (1, 2, 3, 5, 10, 20)
 PROMPTS = (50, 100, 200, 500, 1000, 2000)
-MOST_PROMPTS = 1_000_000
-ONE_SEED = "conditional on one training run: says nothing of other seeds"
+MOST_PROMPTS = 1_000_000  # above this number of prompts a design counts as impossible
+ONE_SEED = "conditional on one training run: no estimate for other seeds"
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Variances of a measure; seed None: the pilot had one seed.  A prompt is a cluster where the pilot has clusters.
+    """Variance components of a measure, in its squared unit; a prompt is a cluster where the pilot has clusters.
 
-    With one seed `prompt` holds all that varies between prompts, and `residual` is 0.
+    seed: None where the pilot had one seed.   prompt: with one seed, all variation between prompts.   residual: 0 with
+    one seed.
     """
 
     seed: float | None
@@ -44,7 +45,10 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One design and what it can find.  None is unknown or impossible, and the note says why."""
+    """One design and the difference it detects, in the data's unit.
+
+    None is unknown or impossible, and the note gives the reason.   prompts: clusters where the pilot has clusters.
+    """
 
     seeds: int
     prompts: int | None
@@ -57,8 +61,7 @@ class Plan:
 def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Components | None:
     """Variance components of a pilot's cells [S, P] (differences of two arms, or of wins); None where nothing varies.
 
-    From the mean squares: seed (MS_seed - MS_error) / P, prompt (MS_prompt - MS_error) / S, residual MS_error.  A
-    negative one is 0, and the note says so.
+    A negative estimate is set to 0, with a note.  Clusters and holes: see `variance.complete_layout`.
     """
     kept, codes, note = tidy(cells, clusters)
     if not kept.size or kept.shape[1] < 2 or constant(kept) or (codes is not None and not codes.max()):
@@ -68,30 +71,37 @@ def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Compon
     if len(layout) == 1:
         return Components(None, float(layout[0].var(ddof=1)), 0.0, "; ".join(filter(None, (ONE_SEED, note))))
     squares = mean_squares(layout)
+    # E MS_seed = residual + P seed, E MS_prompt = residual + S prompt, E MS_error = residual.
     seed = (squares.seed - squares.error) / layout.shape[1]
     prompt = (squares.prompt - squares.error) / layout.shape[0]
     low = " and ".join(name for name, value in (("seeds", seed), ("prompts", prompt)) if value < 0)
-    few = f"{len(layout)} seeds tell their spread badly" if len(layout) < 5 else ""
-    unseen = f"no spread between {low} was seen beyond chance" if low else ""
+    few = f"the spread between seeds is estimated from {len(layout)} alone" if len(layout) < 5 else ""
+    unseen = f"no spread between {low} beyond chance" if low else ""
     return Components(max(seed, 0.0), max(prompt, 0.0), squares.error, "; ".join(filter(None, (few, unseen, note))))
 
 
 @functools.lru_cache(maxsize=256)
 def _chi_squares(seeds: int, prompts: int) -> Array:
-    """[3, 2^DRAWS] mean squares of unit variance for seeds, prompts and error: the same points for every design."""
+    """[3, 2^DRAWS] mean squares of unit variance for seeds, prompts and error."""
+    # Every design uses the same quasi-random points, so that tables do not vary by simulation noise.
     points = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random_base2(DRAWS)
     freedom = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)], dtype=np.float64)
+    # The quantile function of chi-squared / df at the points: 2 gammaincinv(df / 2, u) / df.
     return np.asarray(2 * special.gammaincinv(freedom / 2, points) / freedom).T
 
 
 @allow_non_finite
 def power(found: Components, difference: float, seeds: int, prompts: int, level: float = 0.95) -> float:
-    """Chance that the interval of a design excludes 0 when the true mean is `difference`."""
+    """Chance that the interval of a design excludes 0 when the true mean is `difference`.
+
+    Raises BenchError for fewer than 1 seed or 2 prompts, and for several seeds after a pilot of one.
+    """
     error, halves = _design(found, seeds, prompts, level)
     return _excludes(difference, error, halves)
 
 
 def _excludes(difference: float, error: float, halves: Array) -> float:
+    """The chance, averaged over half widths [R], that a normal mean with this error lies a half width from 0."""
     away = (difference - halves) / error, (-difference - halves) / error
     return float(sum(special.ndtr(side).mean() for side in away))
 
@@ -104,11 +114,13 @@ def _design(found: Components, seeds: int, prompts: int, level: float) -> tuple[
     if seeds == 1:
         error = math.sqrt((found.prompt + found.residual) / prompts)
         freedom = prompts - 1
+        # One seed: the half width depends on one chi-squared variable, sampled at its quantiles.
         points = (np.arange(256) + 0.5) / 256
         spread = np.sqrt(2 * special.gammaincinv(freedom / 2, points) / freedom)
         return error, -float(special.stdtrit(freedom, tail)) * error * spread
     if found.seed is None:
-        raise BenchError("A pilot of one seed tells nothing of several.", "Run the pilot with at least two seeds.")
+        raise BenchError("A pilot of one seed has no spread between seeds.", "Run the pilot with at least two seeds.")
+    # [3] expected mean squares of the new design, times [3, R] simulated ones of unit variance
     expected = np.array([prompts * found.seed, seeds * found.prompt, 0.0]) + found.residual
     squares = expected[:, None] * _chi_squares(seeds, prompts)
     error = math.sqrt((expected[0] + seeds * found.prompt) / (seeds * prompts))
@@ -119,11 +131,15 @@ def _design(found: Components, seeds: int, prompts: int, level: float) -> tuple[
 def smallest_detectable(
     found: Components, seeds: int, prompts: int, level: float = 0.95, wanted: float = 0.8
 ) -> float | None:
-    """The true difference that a design finds with the wanted power, in the data's unit; None where nothing varies."""
+    """The true difference that a design detects with the wanted power, in the data's unit.
+
+    None where nothing varies.  Raises BenchError as `power` does.
+    """
     error, halves = _design(found, seeds, prompts, level)
     if not (error > 0 and math.isfinite(error)):
         return None
     low, high = 0.0, error
+    # Power rises with the difference: bracket the wanted power by doubling, then bisect to a part in 2^32.
     while _excludes(high, error, halves) < wanted:
         high *= 2
     for _ in range(32):
@@ -135,9 +151,13 @@ def smallest_detectable(
 def prompts_needed(
     found: Components, difference: float, seeds: int, level: float = 0.95, wanted: float = 0.8
 ) -> int | None:
-    """The fewest prompts with which so many seeds find a difference; None where no number of prompts would do."""
+    """The fewest prompts with which a number of seeds detects a difference with the wanted power.
+
+    None where MOST_PROMPTS do not reach it: the spread between seeds stays.  Raises BenchError as `power` does.
+    """
     if power(found, difference, seeds, MOST_PROMPTS, level) < wanted:
         return None
+    # Doubling, then bisection between the last size that fails and the first that succeeds.
     low, high = 1, 2
     while power(found, difference, seeds, high, level) < wanted:
         low, high = high, 2 * high
@@ -156,10 +176,11 @@ def table(
     level: float = 0.95,
     wanted: float = 0.8,
 ) -> list[Plan]:
-    """What `bench power` shows: every design's smallest detectable difference; with `difference`, its power too, and
-    per number of seeds one row with the fewest prompts that find it.
+    """The rows of `bench power` for a pilot [S, P]: the smallest detectable difference of every design.
 
-    One seed is always conditional on that training run.  Raises BenchError on a difference that is not above 0.
+    With `difference` (in the data's unit), also its power, and per number of seeds one row with the fewest prompts that
+    detect it.  One seed is always conditional on that training run.  Raises BenchError on a difference that is not
+    above 0.
     """
     if difference is not None and not (math.isfinite(difference) and difference > 0):
         raise BenchError(f"A difference of {difference}.", "Give a number above 0, such as .05.")
@@ -169,22 +190,19 @@ def table(
     possible = [n for n in seeds if n == 1 or found.seed is not None]
     plans = [_plan(found, n, size, difference, level, wanted) for n in possible for size in prompts]
     if difference is not None:
-        plans += [_needed(found, n, difference, level, wanted) for n in possible]
+        for n in possible:
+            size = prompts_needed(found, difference, n, level, wanted)
+            if size is None:
+                why = f"no number of prompts finds {difference:g}: the seeds differ too much"
+                plans.append(Plan(n, None, None, None, why))
+            else:
+                plans.append(_plan(found, n, size, difference, level, wanted))
     return plans
-
-
-def _note(found: Components, seeds: int) -> str:
-    return found.note if seeds > 1 or ONE_SEED in found.note else "; ".join(filter(None, (ONE_SEED, found.note)))
 
 
 def _plan(found: Components, seeds: int, prompts: int, difference: float | None, level: float, wanted: float) -> Plan:
     reached = None if difference is None else power(found, difference, seeds, prompts, level)
     least = smallest_detectable(found, seeds, prompts, level, wanted)
-    return Plan(seeds, prompts, least, reached, _note(found, seeds))
-
-
-def _needed(found: Components, seeds: int, difference: float, level: float, wanted: float) -> Plan:
-    prompts = prompts_needed(found, difference, seeds, level, wanted)
-    if prompts is None:
-        return Plan(seeds, None, None, None, f"no number of prompts finds {difference:g}: the seeds differ too much")
-    return _plan(found, seeds, prompts, difference, level, wanted)
+    # The components of a pilot of one seed hold this note already.
+    one_seed = "" if seeds > 1 or ONE_SEED in found.note else ONE_SEED
+    return Plan(seeds, prompts, least, reached, "; ".join(filter(None, (one_seed, found.note))))

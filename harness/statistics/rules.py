@@ -1,8 +1,8 @@
-"""The intervals of every reported number: numpy and scipy only, generators always explicit.  Tests: comparisons.py.
+"""The interval of every reported number; tests of differences are in comparisons.py.
 
-Cells [S seeds, P prompts] hold one number per training seed and held-out prompt; NaN (or None) is undecided and
-is left out, never scored.  What cannot be said is None, and the note says why.  Columns of one comparison share their
-resamples when each call gets a fresh generator of the same seed.
+Cells [S seeds, P prompts] hold one number per training seed and held-out prompt; NaN (or None) is undecided and is
+left out, never scored.  An undefined value is None, and the note gives the reason.  Generators are always explicit:
+columns of one comparison share their resamples when each call gets a fresh generator of the same seed.
 """
 
 from __future__ import annotations
@@ -44,21 +44,26 @@ WIDE = "two seeds say little of the spread between training runs: the interval i
 
 
 def wilson(values: npt.ArrayLike, level: float) -> Interval:
-    """Wilson's score interval on the mean of values [n] in [0, 1]; a tie counts .5 (Wilson 1927).
+    """Wilson's score interval (1927) on the mean of values [n] in [0, 1]; a tie counts .5.
 
-    With fractional values it is conservative: p(1 - p) bounds their variance.
+    With fractional values it is conservative: p(1 - p) bounds their variance.  Raises BenchError for a value outside
+    [0, 1].
     """
     kept = decided_values(values, 0.0, 1.0)
     if not kept.size:
         return undefined("no decided case", "wilson")
     n, p, z = kept.size, float(kept.mean()), float(special.ndtri(upper_tail(level)))
+    # Wilson (1927): (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     shrink = 1 + z * z / n
     return bounded(p, (centre - half) / shrink, (centre + half) / shrink, "wilson").clipped(0.0, 1.0)
 
 
 def exact(k: int, n: int, level: float) -> Interval:
-    """Clopper and Pearson's interval for k of n."""
+    """Clopper and Pearson's exact interval for k successes of n trials.
+
+    Raises BenchError unless 0 <= k <= n.
+    """
     upper_tail(level)
     if not 0 <= k <= n:
         raise BenchError(f"{k} successes of {n} trials.", "Give 0 <= k <= n.")
@@ -76,34 +81,25 @@ def paired(
     clusters: Clusters | None = None,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """BCa bootstrap of the mean of per-prompt numbers [n], expanded for small n (see `bca`).
+    """BCa bootstrap of the mean of per-prompt numbers [n], expanded for small n (see `bca`), in their unit.
 
     With clusters [n] whole clusters are resampled, and the statistic is the ratio of their sums to their sizes.
     """
     cells, codes, note = tidy(as_line(values), clusters)
     if plain := _degenerate(cells, codes, several=False):
         return plain
-    scale = float(np.abs(cells).max())  # so that totals do not overflow
+    scale = float(np.abs(cells).max())  # the largest value becomes 1, so that totals do not overflow
+    n = cells.size
     if codes is None:
-        found = bca(cells.T / scale, _mean(cells.size), level, rng, resamples, expanded=True)
+        # [n, 1]: a resample of n prompts has n of them, so the mean needs no second column
+        found = bca(cells.T / scale, lambda totals: np.asarray(totals[..., 0] / n), level, rng, resamples, True)
     else:
-        columns = cluster_sums(np.stack([cells[0] / scale, np.ones(cells.size)]), codes)
-        found = bca(columns.T, _ratio, level, rng, resamples, expanded=True)
-    units = cells.size if codes is None else int(codes.max()) + 1
-    return _scaled(found, scale).noted(FEW if units < 30 else "", note)
-
-
-def _mean(n: int) -> Callable[[Array], Array]:
-    return lambda totals: np.asarray(totals[..., 0] / n)
-
-
-def _ratio(totals: Array) -> Array:
-    return np.asarray(totals[..., 0] / totals[..., 1])
-
-
-def _scaled(found: Interval, scale: float) -> Interval:
+        # [clusters, 2]: the sum and the size of each
+        columns = cluster_sums(np.stack([cells[0] / scale, np.ones(n)]), codes).T
+        found = bca(columns, lambda totals: np.asarray(totals[..., 0] / totals[..., 1]), level, rng, resamples, True)
     value, low, high = (math.nan if x is None else x * scale for x in (found.value, found.low, found.high))
-    return bounded(value, low, high, found.method, found.note)
+    units = n if codes is None else int(codes.max()) + 1
+    return bounded(value, low, high, found.method, found.note).noted(FEW if units < 30 else "", note)
 
 
 @allow_non_finite
@@ -115,7 +111,7 @@ def bca(
     resamples: int,
     expanded: bool = False,
 ) -> Interval:
-    """BCa interval (Efron 1987) of a statistic of column totals; percentile, and said so, where BCa is undefined.
+    """BCa interval (Efron 1987) of a statistic of column totals; percentile, with a note, where BCa is undefined.
 
     columns [n, c]: what each independent unit (a prompt, or a cluster of them) adds to c totals; statistic: totals
     [..., c] -> [...].  The numbers are those of `scipy.stats.bootstrap` with the same generator, without its loops.
@@ -124,24 +120,19 @@ def bca(
     """
     n, totals = len(columns), columns.sum(axis=0)
     value, draws = float(statistic(totals)), statistic(drawn_totals(columns, rng, resamples))
-    left_out = statistic(totals - columns)
-    tails = bca_tails(value, draws, left_out, _quantile(n if expanded else None, level))
+    left_out = statistic(totals - columns)  # [n] jackknife: the totals without each unit
+    upper = upper_tail(level)
+    # Hesterberg (2015): t of n - 1 degrees of freedom times sqrt(n / (n - 1)) in place of the normal quantile.
+    t = float(special.stdtrit(n - 1, upper)) * math.sqrt(n / (n - 1)) if expanded else float(special.ndtri(upper))
+    tails = bca_tails(value, draws, left_out, t)
     if tails is None:
         return percentile(value, draws, level, "BCa is undefined here")
     low, high = np.quantile(draws, tails)
     return bounded(value, float(low), float(high), "BCa bootstrap")
 
 
-def _quantile(n: int | None, level: float) -> float:
-    """The upper quantile of the normal distribution, or of t inflated for n units."""
-    upper = upper_tail(level)
-    if n is None:
-        return float(special.ndtri(upper))
-    return float(special.stdtrit(n - 1, upper)) * math.sqrt(n / (n - 1))
-
-
 def percentile(value: float, draws: Array, level: float, note: str = "") -> Interval:
-    """Percentile interval of bootstrap draws [R]; undefined draws are left out."""
+    """Percentile interval of bootstrap draws [R]; undefined draws (nan, inf) are left out."""
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [1 - upper_tail(level), upper_tail(level)]) if draws.size else (math.nan, math.nan)
     return bounded(value, float(low), float(high), "percentile bootstrap", note)
@@ -149,11 +140,15 @@ def percentile(value: float, draws: Array, level: float, note: str = "") -> Inte
 
 @allow_non_finite
 def verdicts(values: npt.ArrayLike, level: float, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
-    """Percentile bootstrap of the mean of values [n] with few distinct levels k: one multinomial draw [R, k]."""
+    """Percentile bootstrap of the mean of values [n] with few distinct levels k, by one multinomial draw.
+
+    No reported number uses it: Wilson's interval covers better (docs/coverage.md).
+    """
     kept = decided_values(values)
     if plain := _degenerate(kept[None], None, several=False):
         return plain
     levels, counts = np.unique(kept, return_counts=True)
+    # [R, k] counts of each level: the same bootstrap as drawing the values, without an array [R, n]
     draws = rng.multinomial(kept.size, counts / kept.size, size=resamples)
     return percentile(float(kept.mean()), draws @ levels / kept.size, level)
 
@@ -165,8 +160,8 @@ def verdicts(values: npt.ArrayLike, level: float, rng: np.random.Generator, resa
 def two_way(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
     """t interval on the grand mean of cells [S, P], seeds and prompts both random.
 
-    V = (MS_seed + MS_prompt - MS_error) / (S P) with the t quantile of `Moments.half_width`; never below the interval
-    that takes the seeds as given.  Clusters and holes: see `moments`.
+    V = (MS_seed + MS_prompt - MS_error) / (S P) with the t quantile of `Moments.half_width` (Cochran 1964); never
+    narrower than the interval that takes the seeds as given.  Clusters and holes: see `moments`.
     """
     cells, codes, note = tidy(cells, clusters)
     if plain := _degenerate(cells, codes):
@@ -186,7 +181,7 @@ def pigeonhole(
 ) -> Interval:
     """Percentile bootstrap that resamples seeds and prompts (or clusters) of cells [S, P] independently (Owen 2007).
 
-    The companion of `two_way`: with few seeds its interval is too short, since S seeds have few resamples.
+    A check beside `two_way`: with few seeds its interval is too short, since S seeds have few resamples.
     """
     cells, codes, note = tidy(cells, clusters)
     if plain := _degenerate(cells, codes):
@@ -194,6 +189,8 @@ def pigeonhole(
     decided = ~np.isnan(cells)
     sums, counts = (cluster_sums(each, codes) for each in (np.where(decided, cells, 0.0), decided.astype(np.float64)))
     draws = []
+    # sums, counts [S, units].  A resample is the ratio of both, each cell weighted by how often its seed and its unit
+    # are drawn.
     for count in batches(resamples, sums.shape[1]):
         seeds, prompts = (drawn_weights(rng, count, n) for n in sums.shape)
         draws.append(((seeds @ sums) * prompts).sum(axis=1) / ((seeds @ counts) * prompts).sum(axis=1))
@@ -205,9 +202,8 @@ def pigeonhole(
 def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None) -> Interval:
     """Clopper and Pearson's interval for cells [S, P] in [0, 1] at the effective sample size (Korn and Graubard 1998).
 
-    n_eff = p(1 - p) (t / half)^2 with the t quantile for all cases and half the width of `two_way`, at most the number
-    of cases.  Where all cases are equal V says nothing: n_eff = prompts (or clusters), as if seeds only repeated
-    each other.
+    Where all cases are equal the variance is 0: then n_eff is the number of prompts (or clusters), as if seeds only
+    repeated each other.  Raises BenchError for a cell outside [0, 1].
     """
     cells, codes, note = tidy(cells, clusters, 0.0, 1.0)
     if not cells.size:
@@ -218,6 +214,7 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
         return unbounded(float(np.nanmean(cells)), "none", why).noted(note)
     m, n = moments(cells, codes), int((~np.isnan(cells)).sum())
     half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
+    # Korn and Graubard (1998): n_eff = p (1 - p) (t / half)^2, at most the number of cases.
     size = min(float(n), (t * math.sqrt(m.mean * (1 - m.mean)) / half) ** 2) if half > 0 else float(n)
     low, high = _clopper_pearson(m.mean, size, level)
     found = bounded(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)
@@ -225,8 +222,9 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
 
 
 def _clopper_pearson(p: float, n: float, level: float) -> tuple[float, float]:
-    """The exact interval with fractional counts, by beta quantiles."""
+    """The exact interval of a rate p of n cases, n and n p of any size."""
     k, upper = n * p, upper_tail(level)
+    # The exact bounds are quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k), which allow fractional counts.
     low = special.betaincinv(k, n - k + 1, 1 - upper) if k > 0 else 0.0
     high = special.betaincinv(k + 1, n - k, upper) if k < n else 1.0
     return float(low), float(high)
@@ -239,11 +237,12 @@ def _clopper_pearson(p: float, n: float, level: float) -> tuple[float, float]:
 def interval(
     kind: MeasureKind, cells: npt.ArrayLike, level: float, rng: np.random.Generator, clusters: Clusters | None = None
 ) -> Interval:
-    """The interval of a measure over cells [S, P]; every reported number goes through here.
+    """The interval of a measure over cells [S, P]; every reported number uses this function.
 
     One seed: win and rate Wilson, change and level BCa, all conditional on that training run.  Several: win and rate
-    Korn-Graubard, change and level two-way t.  `clusters` [P] names what prompts share ("" stands alone); with it, one
-    seed's win and rate are Korn-Graubard too, over clusters.
+    Korn-Graubard, change and level two-way t.  `clusters` [P] names the source of each prompt ("" stands alone); with
+    it, one seed's win and rate are Korn-Graubard too, over clusters.  Raises BenchError for a win or rate outside
+    [0, 1], a matrix that is not [S, P], and clusters that are not one per prompt.
     """
     proportion = kind in ("win", "rate")
     cells, codes, note = tidy(cells, clusters, *((0.0, 1.0) if proportion else ()))
@@ -255,6 +254,7 @@ def interval(
     if not proportion:
         result = paired(cells[0], level, rng, codes)
     else:
+        # Wilson's interval takes prompts for independent, which prompts of one source are not.
         result = wilson(cells[0], level) if codes is None else rate_over_seeds(cells, level, codes)
     return result.noted("conditional on this training run", note)
 
@@ -272,22 +272,25 @@ def _too_small(cells: Array, codes: Codes | None, several: bool = True) -> str:
 
 
 def _degenerate(cells: Array, codes: Codes | None, several: bool = True) -> Interval | None:
-    """What can be said of tidy data whose spread cannot be estimated; None where it can."""
+    """The interval of tidy data whose spread cannot be estimated; None where it can."""
     if not cells.size:
         return undefined("no decided case")
     if why := _too_small(cells, codes, several):
         return unbounded(float(np.nanmean(cells)), "none", why)
-    return _unvarying(cells) if constant(cells) else None
-
-
-def _unvarying(cells: Array) -> Interval:
+    if not constant(cells):
+        return None
     value, n = float(np.nanmax(cells)), int((~np.isnan(cells)).sum())
     note = f"all {n} values are equal: the width 0 says that nothing varied here, not that the value is certain"
     return bounded(value, value, value, "percentile bootstrap", note)
 
 
 def same_everywhere(cells: Array, codes: Codes | None, level: float, low: float, high: float) -> Interval:
-    """Bounded values all equal: at most a share can be otherwise, the exact bound for 0 of n (rule of three)."""
+    """The interval of tidy cells [S, P] in [low, high] that are all equal.
+
+    The share of cases that differ is at most the exact upper bound for 0 of n (rule of three); each of them can lie as
+    far as `low` or `high`.
+    """
+    # n counts prompts or clusters, not cells: seeds that agree everywhere add no evidence on prompts
     n, value = cells.shape[1] if codes is None else int(codes.max()) + 1, float(np.nanmax(cells))
     share = _clopper_pearson(0.0, n, level)[1]
     bounds = value - share * (value - low), value + share * (high - value)

@@ -55,7 +55,8 @@ def test_expansion_is_for_few_prompts():
     for n, least, most in ((10, 1.15, 1.35), (1000, 1.0, 1.01)):
         y = rng(7).normal(size=n)
         columns = np.stack([y, np.ones(n)], axis=1)
-        plain, wide = (s.bca(columns, s._ratio, 0.95, rng(), 20000, expanded) for expanded in (False, True))
+        ratio = lambda totals: totals[..., 0] / totals[..., 1]  # noqa: E731
+        plain, wide = (s.bca(columns, ratio, 0.95, rng(), 20000, expanded) for expanded in (False, True))
         assert least <= (wide.high - wide.low) / (plain.high - plain.low) <= most
 
 
