@@ -68,14 +68,14 @@ def test_a_second_reward_model_shares_what_it_can(done: Path) -> None:
     rows = [line.split("\t") for line in plan.stdout.splitlines() if "\t" in line]
     state = {row[0]: row[1] for row in rows}
     assert state["sft dialogsum-tiny-s0"] == state["reward dialogsum-seq2seq-s0"] == "reused"
-    assert state["ppo dialogsum-seq2seq-sentence-s0"] == "to make"
+    assert state["ppo dialogsum-seq2seq-sentence-s0"] == "pending"
     assert not list((done / "ppo").glob("*seq2seq-sentence*"))  # a plan computes nothing
 
 
 def test_a_changed_setting_is_a_new_cell_that_keeps_the_old(done: Path) -> None:
     plan = bench(*command(done, "--dry-run", **{"ppo.kl": 0.1}))
     state = dict(line.split("\t")[:2] for line in plan.stdout.splitlines() if "\t" in line)
-    assert state["ppo dialogsum-seq2seq-token-s0"] == "to make"
+    assert state["ppo dialogsum-seq2seq-token-s0"] == "pending"
     assert state["scale dialogsum-seq2seq-token-s0"] == "reused"
 
 

@@ -113,29 +113,22 @@ def make_report(
 ) -> tuple[Report | None, list[str]]:
     """The report of the cells in `places` (results folders or records), None where none is finished; what is missing.
 
-    It is written to `out`, with `command` in its manifest.  `reuse`: unless the same report is there already.
+    It is written to `out`, with `command` in its manifest; with `reuse` not if the same report is complete there.
     """
     found, missing = find_cells(places)
     if not found:
         return None, missing
-    if reuse and out is not None:
-        stored = _stored(out)
-        if stored is not None and stored.get("key") == build.report_key(found, missing, estimator):
+    if reuse and out is not None and all((out / name).is_file() for name in ("report.html", "report.md")):
+        try:
+            stored = load_report(out).data
+        except BenchError:
+            stored = {}  # of another version, or damaged
+        if stored.get("key") == build.report_key(found, missing, estimator):
             return Report(out, stored, tuple(missing)), missing
     made = build.build(found, missing, estimator, command)
     if out is not None:
         build.write(made, out, found)
     return Report(out, made, tuple(missing)), missing
-
-
-def _stored(out: Path) -> JsonObject | None:
-    """The report in `out`; None where there is none of this version, or where one of its main files is missing."""
-    if not all((out / name).is_file() for name in ("report.html", "report.md")):
-        return None
-    try:
-        return load_report(out).data
-    except BenchError:
-        return None
 
 
 def existing(made: Report | None, missing: Sequence[str]) -> Report:

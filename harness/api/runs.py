@@ -151,16 +151,14 @@ def run(
         What best-of-n takes, e.g. [1, 4, 16].
     settings
         Values by "group.key", e.g. {"ppo.kl": 0.1}.  See `bench list settings`.
-    policy
-        "tiny", a model folder, or a hub id (ID@REVISION).  Default: the preset's.
-    preset
-        Name of a settings preset.  Default: by the kind of policy.
+    policy, preset
+        "tiny" (default), a model folder, or a hub id (ID@REVISION); a preset of settings, which may name a policy too.
     data
         The task's real data: a path, "hub" or a hub id.
     prompts
         Other tasks whose held-out prompts are evaluated.  Default: the task's own.
     train_prompts
-        Another task whose prompts PPO optimises on.
+        Another task whose prompts PPO optimises on.  Default: the task's own.
     limit
         At most this many examples of every split; 0 for all.
     out

@@ -1,12 +1,15 @@
-"""Reading what was typed, and the two consoles it is answered on."""
+"""What a command writes to: results on stdout, progress and complaints on stderr."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress
 from rlhf_bench.harness.printable import printable
 
 if TYPE_CHECKING:
@@ -14,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def command_line() -> str:
-    """The command as it was typed."""
+    """The command as it was typed, for manifests."""
     return "bench " + shlex.join(sys.argv[1:])
 
 
 def complain(lines: Sequence[str], fix: str) -> bool:
-    """Say on stderr, whatever is quiet, why the exit code will be 3."""
+    """Say on stderr, under --quiet too, why the exit code will be 3; whether there is anything to say."""
     for line in lines:
         print(printable(f"{line}. {fix}").strip(), file=sys.stderr)
     return bool(lines)
@@ -30,3 +33,64 @@ def consoles(quiet: bool) -> tuple[Console, Console]:
     from rich.console import Console
 
     return Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet, highlight=False)
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def watching(console: Console, quiet: bool) -> Iterator[StageProgress]:
+    """Progress of stages: bars on a terminal, one line for each start and end elsewhere, nothing if `quiet`."""
+    if quiet:
+        yield no_stage_progress
+    elif console.is_terminal:
+        with progress_bars(console) as progress:
+            yield progress
+    else:
+        yield ProgressLines(console)
+
+
+class ProgressLines:
+    """A StageProgress for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started: dict[str, float] = {}
+
+    def __call__(self, event: str, name: str, done: int, total: int) -> None:  # noqa: ARG002
+        if event == "start":
+            self.started[name] = time.monotonic()
+            self.console.print(f"{name} ...", markup=False, highlight=False)
+        elif event == "end":
+            seconds = time.monotonic() - self.started.pop(name, time.monotonic())
+            self.console.print(f"{name} {seconds:.1f} s", markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[StageProgress]:
+    """A StageProgress for terminals: a bar for each stage that has started."""
+    from rich import progress
+    from rich.markup import escape
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=30),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console) as bars:
+        tasks = {}
+
+        def show(event: str, name: str, done: int, total: int) -> None:
+            if event == "start":
+                tasks[name] = bars.add_task(escape(name), total=None)
+            elif event == "step" and name in tasks:
+                bars.update(tasks[name], completed=done, total=total)
+            elif event == "end" and name in tasks:
+                # a stage without steps has no total: its bar ends as 1 of 1
+                total = int(bars.tasks[tasks[name]].total or 1)
+                bars.update(tasks.pop(name), completed=total, total=total)
+
+        yield show

@@ -1,4 +1,4 @@
-"""What this machine and installation can do."""
+"""`bench doctor`: what this machine and installation can do."""
 
 from __future__ import annotations
 
@@ -17,40 +17,35 @@ from rlhf_bench.harness.pipeline.machine import usable_cores
 from rlhf_bench.harness.results.table import Table
 from rlhf_bench.reports import terminal
 
-NEEDED = ("torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich", "click")
-OPTIONAL = ("openai", "peft", "rouge-score")
+PACKAGES = (
+    *("rlhf-bench", "torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich"),
+    *("click", "openai", "peft", "rouge-score"),
+)
 
 
 def doctor() -> int:
     """bench doctor"""
-    stdout, _ = consoles(False)
-    terminal.show(stdout, Table("doctor", ("what", "found"), facts()))
-    return 0
-
-
-def facts() -> list[tuple[str, str]]:
-    """(what, found) rows: versions, devices, cores, memory, disk, plugins that cannot be imported."""
     rows = [("python", platform.python_version()), ("machine", f"{platform.system()} {platform.machine()}")]
-    rows += [(name, _version(name)) for name in ("rlhf-bench", *NEEDED, *OPTIONAL)]
-    rows += _hardware()
-    rows += preset_rows(pick_device())
-    for kind in ("task", "reward-model", "judge"):
+    for name in PACKAGES:
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            rows.append((name, "missing"))
+    rows += [*hardware_rows(), *preset_rows(pick_device())]
+    kinds: tuple[plugins.Kind, ...] = ("task", "reward-model", "judge")
+    for kind in kinds:
         for plugin in plugins.available(kind).values():
             try:
                 plugin.factory()
             except BenchError as error:
                 rows.append((f"{kind} {plugin.name}", f"BROKEN: {error.seen}"))
-    return rows
+    stdout, _ = consoles(False)
+    terminal.show(stdout, Table("doctor", ("what", "found"), rows))
+    return 0
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "missing"
-
-
-def _hardware() -> list[tuple[str, str]]:
+def hardware_rows() -> list[tuple[str, str]]:
+    """(what, found) of cores, memory, disk and GPUs."""
     import torch
 
     rows = [("cores", str(usable_cores())), ("torch threads", str(torch.get_num_threads()))]

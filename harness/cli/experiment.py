@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
 from rlhf_bench.harness.api.runs import make_machine, planned_stages
-from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
-from rlhf_bench.harness.cli.progress import watching
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
 from rlhf_bench.harness.cli.run import show_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import experiments
@@ -63,7 +62,12 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
     for name in only:
         experiments.find(name)
     stdout, _ = consoles(False)
-    text = _read(intro) if intro else ""
+    text = ""
+    if intro:
+        try:
+            text = intro.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BenchError(f"Cannot read {intro}: {error}.", "Give a text file.") from None
     built, missing = [], []
     for record, root in results.find_records(runs):
         if only and record["name"] not in only:
@@ -78,21 +82,11 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
     for sentence in missing:
         stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)
     if out:
-        _write(out, ledger.results_markdown(built, rows, text))
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            page = ledger.results_markdown(built, rows, text)
+            out.write_text(page, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise BenchError(f"Cannot write {out}: {error.strerror}.", "Give another --out.") from None
         stdout.print(str(out), markup=False, soft_wrap=True)
     return 3 if missing or any(row["verdict"] == "not run" for row in rows) else 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"Cannot read {path}: {error}.", "Give a text file.") from None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise BenchError(f"Cannot write {path}: {error.strerror}.", "Give another --out.") from None

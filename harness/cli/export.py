@@ -1,44 +1,42 @@
-"""`bench export`: a written report in forms that others read (reports/exports.py)."""
+"""`bench export`: a written report in formats of other projects (reports/exports.py)."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-from rlhf_bench.harness import api, store
+from rlhf_bench.harness import store
+from rlhf_bench.harness.api.reports import load_report
 from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.reports import exports
 
 
 def export(report: Path, form: str, out: Path, organization: str) -> int:
-    """bench export"""
-    found = api.load_report(report).data
+    """bench export: one JSON file for each arm"""
+    found = load_report(report).data
+    if form == "every-eval-ever":
+        if not organization:
+            raise BenchError("Every Eval Ever wants to know who evaluated.", "Give --organization NAME.")
+        records = exports.every_eval_ever(found, str(int(time.time())), organization)
+        files = {file_name(record["model_info"]["id"]): record for record in records}
+    else:
+        files = {
+            file_name(exports.model_name(arm)): {"model-index": exports.model_index(found, arm)}
+            for arm in found["arms"]
+        }
     stdout, _ = consoles(False)
-    if form == "every-eval-ever" and not organization:
-        raise BenchError("Every Eval Ever wants to know who evaluated.", "Give --organization NAME.")
-    for name, value in _files(found, form, organization):
-        path = out / name
+    for name, value in files.items():
         try:
             out.mkdir(parents=True, exist_ok=True)
-            store.write_json(path, value)
+            store.write_json(out / name, value)
         except OSError as error:
             raise BenchError(f"Cannot write to {out}: {error.strerror}.", "Give another --out.") from None
-        stdout.print(str(path), markup=False, soft_wrap=True)
+        stdout.print(str(out / name), markup=False, soft_wrap=True)
     return 0
 
 
-def _files(report: dict[str, Any], form: str, organization: str) -> list[tuple[str, Any]]:
-    """(file name, content), one an arm; names are made of the arm's key, which is a hash or a name of ours."""
-    if form == "every-eval-ever":
-        records = exports.every_eval_ever(report, str(int(time.time())), organization)
-        return [(f"{_safe(record['model_info']['id'])}.json", record) for record in records]
-    return [
-        (f"{_safe(exports.model_name(arm))}.json", {"model-index": exports.model_index(report, arm)})
-        for arm in report["arms"]
-    ]
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name.removeprefix("rlhf-bench/")).lstrip(".")
+def file_name(model: str) -> str:
+    """The file of a model; what is no letter, digit, dot or underscore becomes a hyphen."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in model.removeprefix("rlhf-bench/"))
+    return f"{name.lstrip('.')}.json"

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.api.judging import rejudge
-from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
 from rlhf_bench.harness.cli.listing import parameters_of
-from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.results.undecided import complaints

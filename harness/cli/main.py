@@ -1,8 +1,12 @@
-"""The command line.  Imports are late: `bench --help` needs click alone, and nothing but training needs torch."""
+"""The command line: declarations only.  Each command is a function of the module of its name.
+
+Imports are inside the functions: `bench --help` needs click alone, and only what computes needs torch.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,11 @@ from rlhf_bench.harness.printable import printable
 
 
 def main() -> None:
-    """Entry point: a BenchError is one line on stderr and exit code 2."""
+    """Entry point.  A BenchError is one line on stderr and exit code 2, an interruption exit code 130."""
     try:
         bench(standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the second into the first
-        click.echo("Interrupted. What was computed is kept; run the same command to go on.", err=True)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click raises the first for the second
+        click.echo("Interrupted. Finished stages are kept; run the same command to continue.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
@@ -27,13 +31,13 @@ def main() -> None:
         click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(2)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone
+        sys.stderr.close()  # the program that read our output has ended; nothing more can be said
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="rlhf-bench", prog_name="bench")
 def bench() -> None:
-    """Train a policy with PPO against each reward model, everything else held equal, and measure what comes out."""
+    """Train a policy with PPO against each reward model, everything else held equal, and measure the policy."""
 
 
 class SeedsType(click.ParamType[tuple[int, ...]]):
@@ -50,20 +54,18 @@ class SeedsType(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
 
 
-SETTINGS = [
-    click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help="Override a setting; repeat."),
-    click.option("--quiet", "-q", is_flag=True, help="No progress, no tables."),
-]
+Decorated = Callable[..., None]
 
 
-def settings_options(command: Any) -> Any:
-    for option in reversed(SETTINGS):
-        command = option(command)
-    return command
+def settings_options(command: Decorated) -> Decorated:
+    """--set and --quiet."""
+    command = click.option("--quiet", "-q", is_flag=True, help="No progress, no tables.")(command)
+    text = "Override a setting; repeat.  See: bench list settings"
+    return click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help=text)(command)
 
 
 def named(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """Refuse an empty name that was given: a variable of a script that is not set, never a wish for the default."""
+    """Refuse an empty name that was given: it comes from an unset variable of a script and never means the default."""
     if not value and ctx.get_parameter_source(param.name or "") == click.core.ParameterSource.COMMANDLINE:
         raise BenchError(f"{param.opts[0]} is empty.", "Name one, or leave the option out for its default.")
     return value
@@ -87,7 +89,7 @@ track_option = click.option(
     "--track",
     multiple=True,
     metavar="NAME",
-    help="Log PPO's scalars while training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
+    help="Log PPO's scalars during training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
     "WANDB_API_KEY is set) or trackio; repeat.",
 )
 
@@ -111,7 +113,7 @@ track_option = click.option(
     "--data",
     default="",
     callback=named,
-    help="The task's real data: a path, 'hub' or a hub id.  Default: controlled world.",
+    help="The task's real data: a path, 'hub' or a hub id.  Default: the synthetic task.",
 )
 @click.option(
     "--prompts", multiple=True, help="Another task whose held-out prompts are evaluated; repeat.  Default: --task."
@@ -126,7 +128,7 @@ track_option = click.option(
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
 def run(**options: Any) -> None:
-    """Train, judge and report: one cell for every reward model and seed."""
+    """Train, judge and report: one run for every reward model and seed."""
     from rlhf_bench.harness.cli.run import run
     from rlhf_bench.harness.plan.request import Request
     from rlhf_bench.harness.presets import parse_assignments
@@ -143,7 +145,7 @@ def run(**options: Any) -> None:
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
 def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
-    """Compare every cell found in RUNS.  Reads files only."""
+    """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics."""
     from rlhf_bench.harness.cli.report import report
 
     sys.exit(report(runs, out, level, quiet, in_terminal))
@@ -152,12 +154,14 @@ def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: f
 @bench.command()
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["every-eval-ever", "model-index"]), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for one JSON file an arm.")
-@click.option("--organization", default="", help="Who evaluated; Every Eval Ever asks for it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the JSON files, one for each arm."
+)
+@click.option("--organization", default="", help="Who evaluated; needed by every-eval-ever.")
 def export(report: Path, form: str, out: Path, organization: str) -> None:
-    """A written REPORT (folder or report.json) in a form that others read.
+    """Convert a written REPORT (its folder or report.json) to a format of other projects.
 
-    every-eval-ever: the final numbers that have a range and a better side.  model-index: the evaluation results of a
+    every-eval-ever: final numbers that have a range and a better side.  model-index: the evaluation results of a
     Hugging Face model card.
     """
     from rlhf_bench.harness.cli.export import export
@@ -168,7 +172,7 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
 @bench.command()
 @click.argument("runs", required=False, type=click.Path(path_type=Path))
 @click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
-@click.option("--model", help="Short for --set NAME.model=...: what winrate-llm asks, or what winrate-rm scores with.")
+@click.option("--model", help="Short for --set NAME.model=...: the model of winrate-llm or winrate-rm.")
 @click.option("--base-url", help="Short for --set NAME.base_url=...: an OpenAI-compatible server.")
 @click.option(
     "--calibrate",
@@ -179,9 +183,9 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
 )
 @settings_options
 def judge(**options: Any) -> None:
-    """Judge again what was generated in RUNS; nothing is retrained.
+    """Judge the responses in RUNS again; nothing is retrained.
 
-    Verdicts that are there stay; undecided ones are asked for again, and only those cost anything.
+    Stored verdicts stay.  Undecided cases are judged again, and only they cost anything.
     """
     from rlhf_bench.harness.cli.judge import judge, judge_settings
     from rlhf_bench.harness.presets import parse_assignments
@@ -192,13 +196,15 @@ def judge(**options: Any) -> None:
 
 
 @bench.command()
-@click.option("--rm", required=True, help="A cell of --runs by reward model, or a reward model that needs no training.")
+@click.option("--rm", required=True, help="A reward model trained in --runs, or one that needs no training.")
 @click.option("--prompt", required=True, help="The prompt; @FILE reads it from a file.")
 @click.option("--response", required=True, help="The response; @FILE reads it from a file.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Which training seed; default: the lowest found.")
 def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> None:
-    """Rewards per token of one response."""
+    """Show the rewards per token of one response."""
     from rlhf_bench.harness.cli.score import score
 
     sys.exit(score(rm, prompt, response, runs, seed))
@@ -216,7 +222,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> 
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
 def experiment(**options: Any) -> None:
-    """Run an experiment of the papers and say what its claims' intervals show.  See: bench list experiments"""
+    """Run an experiment of the papers and rule on its claims by their intervals.  See: bench list experiments"""
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
     from rlhf_bench.harness.pipeline.trackers import check_trackers
@@ -237,7 +243,7 @@ def experiment(**options: Any) -> None:
 @click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: tuple[str, ...], level: float) -> None:
-    """The ledger of the papers' claims, each with a verdict from the experiments found in RUNS (default: runs)."""
+    """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs)."""
     from rlhf_bench.harness.cli.experiment import claims
 
     sys.exit(claims(runs or (Path("runs"),), out, intro, level, only))
@@ -245,24 +251,24 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
 
 @bench.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--difference", type=float, required=True, help="What you want to find, in the measure's unit.")
-@click.option("--judge", default="utility", show_default=True, help="Whose measure.")
-@click.option("--measure", default="gold_change", show_default=True, help="Which measure.")
+@click.option("--difference", type=float, required=True, help="The difference to find, in the measure's unit.")
+@click.option("--judge", default="utility", show_default=True, help="The judge of the measure.")
+@click.option("--measure", default="gold_change", show_default=True, help="The measure.")
 @click.option("--task", default="", help="Only this task.")
 @click.option("--rm", "reward_model", default="", help="Only this reward model.")
-@click.option("--versus", default="", help="Plan for its difference to this reward model, on the same prompts.")
+@click.option("--versus", default="", help="Plan for the difference of --rm to this reward model, on the same prompts.")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 def power(**options: Any) -> None:
-    """How many seeds and prompts a difference needs, from the spread in finished cells (a pilot)."""
-    from rlhf_bench.harness.cli.power import run
+    """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot)."""
+    from rlhf_bench.harness.cli.power import power
 
-    sys.exit(run(**options))
+    sys.exit(power(**options))
 
 
 @bench.command(name="list")
 @click.argument("what", type=click.Choice(["tasks", "reward-models", "judges", "experiments", "presets", "settings"]))
 def list_(what: str) -> None:
-    """What is there: tasks, reward models, judges, experiments, presets, settings."""
+    """List tasks, reward models, judges, experiments, presets or settings, with a line about each."""
     from rlhf_bench.harness.cli.listing import listing
 
     sys.exit(listing(what))
@@ -272,10 +278,10 @@ def list_(what: str) -> None:
 @click.argument("kind", type=click.Choice(["task", "reward-model", "judge", "engine"]))
 @click.argument("name")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the plugin; repeat.")
-@click.option("--policy", metavar="FOLDER", help="For an engine (vllm): the policy that it must sample from.")
+@click.option("--policy", metavar="FOLDER", help="For an engine (vllm): the policy to sample from.")
 @click.option("--device", default="", help="For an engine: as in bench run.")
 def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None, device: str) -> None:
-    """Conformance tests for a plugin, or for a sampling engine over a policy."""
+    """Run conformance tests on a plugin, or on a sampling engine with a policy."""
     from rlhf_bench.harness.cli.check import check, check_engine
 
     if kind == "engine":
@@ -285,7 +291,7 @@ def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None
 
 @bench.command()
 def doctor() -> None:
-    """Versions, devices, threads and what is missing."""
+    """Show versions, devices, threads, whether the presets fit this machine, and what is missing."""
     from rlhf_bench.harness.cli.doctor import doctor
 
     sys.exit(doctor())

@@ -1,4 +1,4 @@
-"""The memory plan as a table: for `bench run --dry-run`, and in one line a preset for `bench doctor`."""
+"""The memory and time of PPO as a table: for `bench run --dry-run`, and in one line a preset for `bench doctor`."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import memory
 from rlhf_bench.harness.models.placement import can_run_concurrently, choose_placement
 from rlhf_bench.harness.presets import load_presets, make_settings
-from rlhf_bench.harness.settings import PPOSettings, Settings
-
-Row = tuple[str, str, str]
+from rlhf_bench.harness.settings import Settings
 
 
-def plan_rows(policy: str, settings: Settings, response: int, device: str) -> list[Row]:
-    """(role, what, size) of PPO with `policy` on this device, and what it comes to."""
+def plan_rows(policy: str, settings: Settings, response: int, device: str) -> list[tuple[str, str, str]]:
+    """(role, what, size) of PPO with `policy` on this device, the peak against what is available, and the time.
+
+    `response`: tokens of the longest response.  Raises BenchError where the policy's config cannot be read.
+    """
+    ppo = settings.ppo
     placement = choose_placement(settings.group("policy"), device)
     prompt = settings.data.max_prompt_tokens or memory.PROMPT
     sizes = memory.sizes_of(memory.config_of(policy), placement, prompt, response)
-    concurrent = can_run_concurrently(placement, settings.ppo, device)
-    plan = memory.make_plan(sizes, placement, settings.ppo, prompt, response, concurrent)
-    speed = memory.measured_speed(device, placement.half)
-    held = f"rank {placement.lora} adapters" if placement.lora else "all weights trained"
-    first = (policy, f"{held}, {placement.dtype}, prompt {prompt} + response {response} tokens", f"{sizes.total:,}")
-    return [first, *_verdicts(plan, settings.ppo, memory.available_bytes(device), speed)]
-
-
-def _verdicts(plan: memory.MemoryPlan, ppo: PPOSettings, available: int, speed: float) -> list[Row]:
-    rows = [(need.role, need.what, gib(need.bytes)) for need in plan.needs]
-    rows.append(("sampling", f"cache and logits of {ppo.rollouts} rows", gib(ppo.rollouts * plan.sampled)))
-    rows.append(("update", f"a micro-batch of {ppo.micro_batch} rows", gib(ppo.micro_batch * plan.row)))
-    peak = plan.peak(ppo.micro_batch, ppo.rollouts)
+    concurrent = can_run_concurrently(placement, ppo, device)
+    plan = memory.make_plan(sizes, placement, ppo, prompt, response, concurrent)
+    available, speed = memory.available_bytes(device), memory.measured_speed(device, placement.half)
+    peak, largest = plan.peak(ppo.micro_batch, ppo.rollouts), plan.largest_micro_batch(available, ppo.rollouts)
+    trained = f"rank {placement.lora} adapters" if placement.lora else "all weights trained"
+    lengths = f"prompt {prompt} + response {response} tokens"
     verdict = "fits" if peak <= memory.SPARE * available else "does NOT fit"
-    rows.append(("peak", f"{verdict} in {gib(available)}", gib(peak)))
-    largest = plan.largest_micro_batch(available, ppo.rollouts)
-    rows.append(("largest", "ppo.micro_batch", str(largest) if largest else "none: not one row fits"))
+    # hours at the share of a matrix product's speed that PPO reaches
     hours = plan.flops / (memory.SPEED_SHARE * speed) / 3600
     basis = f"at {memory.SPEED_SHARE:.0%} of a matrix product's {speed / 1e12:.2g} TFLOP/s, measured here"
-    return [*rows, ("PPO", basis, f"about {hours:.1f} hours")]
+    return [
+        (policy, f"{trained}, {placement.dtype}, {lengths}", f"{sizes.total:,}"),
+        *((need.role, need.what, gib(need.bytes)) for need in plan.needs),
+        ("sampling", f"cache and logits of {ppo.rollouts} rows", gib(ppo.rollouts * plan.sampled)),
+        ("update", f"a micro-batch of {ppo.micro_batch} rows", gib(ppo.micro_batch * plan.row)),
+        ("peak", f"{verdict} in {gib(available)}", gib(peak)),
+        ("largest", "ppo.micro_batch", str(largest) if largest else "none: not one row fits"),
+        ("PPO", basis, f"about {hours:.1f} hours"),
+    ]
 
 
 def preset_rows(device: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`bench power`: how many training seeds and prompts a difference needs, from the spread seen in a pilot's cells."""
+"""`bench power`: how many training seeds and prompts a difference needs, from the spread in the cells of a pilot."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Arm, arms_of
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.results.table import Cell, Table
-from rlhf_bench.harness.statistics import power
+from rlhf_bench.harness.statistics.power import Plan
+from rlhf_bench.harness.statistics.power import table as plans_of
 from rlhf_bench.reports import terminal
 
-SHORT = (1, 3, 5, 10)
-PROMPTS = (100, 200, 500, 1000)
+SEEDS, PROMPTS = (1, 3, 5, 10), (100, 200, 500, 1000)
+"""The designs that are shown."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Pilot:
     clusters: Sequence[str]
 
 
-def run(
+def power(
     runs: Sequence[Path],
     difference: float,
     judge: str,
@@ -51,7 +52,7 @@ def run(
     if not arms:
         raise BenchError(f"No finished cell of task {task!r}.", did_you_mean(task, {a.task for a in arms_of(found)}))
     for pilot in pilots(arms, Where(judge, measure), reward_model, versus):
-        plans = power.table(pilot.cells, difference, pilot.clusters, SHORT, PROMPTS, level)
+        plans = plans_of(pilot.cells, difference, pilot.clusters, SEEDS, PROMPTS, level)
         terminal.show(stdout, plan_table(pilot, f"{judge}.{measure}", difference, plans))
         for note in dict.fromkeys(plan.note for plan in plans if plan.note):
             stdout.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -59,7 +60,10 @@ def run(
 
 
 def pilots(arms: Sequence[Arm], where: Where, reward_model: str, versus: str) -> Iterator[Pilot]:
-    """The cells that planning starts from: of every arm, of the one named, or of its difference to another."""
+    """The cells that planning starts from: of every arm, of the one named, or of its difference to another.
+
+    Raises BenchError for a reward model without finished cells, and for `versus` without `reward_model`.
+    """
     for name in filter(None, (reward_model, versus)):
         if name not in {arm.reward_model for arm in arms}:
             raise BenchError(f"No finished cell of {name!r}.", did_you_mean(name, {arm.reward_model for arm in arms}))
@@ -75,7 +79,7 @@ def pilots(arms: Sequence[Arm], where: Where, reward_model: str, versus: str) ->
             yield Pilot(f"{named} on {arm.task}", own - against if other else own, clusters)
 
 
-def plan_table(pilot: Pilot, measure: str, difference: float, plans: Sequence[power.Plan]) -> Table:
+def plan_table(pilot: Pilot, measure: str, difference: float, plans: Sequence[Plan]) -> Table:
     """Designs with what they can find; the last row of each number of seeds has the fewest prompts that do."""
     rows = [
         (

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.api import runs
-from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
-from rlhf_bench.harness.cli.progress import watching
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.trackers import check_trackers
@@ -57,14 +56,14 @@ def run(
 def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
     """The stages of a plan, which of them are reused, and a time estimate."""
     rows = [
-        (stage.name, "reused" if stage.done else "to make", "" if stage.seconds is None else f"{stage.seconds:.0f} s")
+        (stage.name, "reused" if stage.done else "pending", "" if stage.seconds is None else f"{stage.seconds:.0f} s")
         for stage in stages
     ]
     terminal.show(console, Table("Plan", ("stage", "state", "estimate"), rows))
     pending = [stage for stage in stages if not stage.done]
     minutes = sum(stage.seconds or 0.0 for stage in pending) / 60
     rest = " and what cannot be estimated yet" if any(stage.seconds is None for stage in pending) else ""
-    console.print(f"{len(pending)} of {len(stages)} stages to make, about {minutes:.1f} minutes of one core{rest}.")
+    console.print(f"{len(pending)} of {len(stages)} stages pending, about {minutes:.1f} minutes of one core{rest}.")
 
 
 def show_memory(planned: runs.RunPlan, device: str, console: Console) -> None:

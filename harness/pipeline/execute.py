@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, quiet_libraries, set_threads
+from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
 from rlhf_bench.harness.store import Store
 
@@ -44,17 +44,13 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
     BenchError when a worker process is killed.
     """
     missing = [stage for stage in stages if not stage.done(root)]
-    if not missing:
-        return Outcome()
-    if machine.jobs == 1 or len(missing) == 1:
-        set_threads(machine.threads)
-        return _one_by_one(missing, root, machine)
-    return _side_by_side(missing, root, machine)
-
-
-def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
+    if machine.jobs > 1 and len(missing) > 1:
+        return _side_by_side(missing, root, machine)
     outcome = Outcome()
-    unavailable = set()
+    if missing:
+        set_threads(machine.threads)
+    # keys, not names: stages that differ in a setting alone have one name
+    unavailable = set[str]()
     for stage in missing:
         if any(needed.key in unavailable for needed in stage.inputs.values()):
             unavailable.add(stage.key)
@@ -72,12 +68,12 @@ def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine) -> Outc
 
 
 def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[[int, int], None]) -> bool:
-    """`run_stage`, with the machine's own failures (disk full, out of memory) as a BenchError."""
+    """`run_stage`, with failures of the machine (disk full, out of memory) as a BenchError."""
     quiet_libraries()
     try:
         return run_stage(stage, root, machine.device, progress, machine.trackers)
     except OSError as error:
-        fix = "What was computed is kept; mend it and run again."
+        fix = "Finished stages are kept; run again when this is repaired."
         raise BenchError(f"{stage.name}: {one_line(error)}.", fix) from error
     except RuntimeError as error:
         if "out of memory" not in str(error).lower():
@@ -97,6 +93,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
         {stage.key: [needed.key for needed in stage.inputs.values() if needed.key in position] for stage in missing}
     )
     sorter.prepare()
+    # `ready` holds stages that could run but have no free worker, in the order of the plan
     outcome, ready, ended = Outcome(), list[str](), set[str]()
     running: dict[Future[bool], Stage] = {}
     context = multiprocessing.get_context("spawn")
@@ -113,13 +110,16 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
                     machine.progress("start", stage.name, 0, 0)
                 if not running:
                     break  # all is made, or what is left needs a stage that failed
+                # the timeout is how often a bar moves while no stage ends
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                _forward(events, machine.progress)
+                with suppress(queue.Empty):
+                    while True:
+                        machine.progress(*events.get_nowait())
                 for future in done:
                     stage = running.pop(future)
                     ended.add(stage.key)
                     if _collect(future, stage, outcome):
-                        sorter.done(stage.key)
+                        sorter.done(stage.key)  # without it the stages that need this one never become ready
                     machine.progress("end", stage.name, 0, 0)
         except KeyboardInterrupt:
             for process in list(pool._processes.values()):
@@ -142,13 +142,6 @@ def _main_module_hidden() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _forward(events: Events, progress: StageProgress) -> None:
-    """Call `progress` with the events that workers have sent."""
-    with suppress(queue.Empty):
-        while True:
-            progress(*events.get_nowait())
 
 
 def _collect(future: Future[bool], stage: Stage, outcome: Outcome) -> bool:

@@ -1,7 +1,7 @@
-"""Scalars of a stage while it trains, for TensorBoard, W&B or trackio: watched, never read back.
+"""Logging a stage's scalars to TensorBoard, W&B or trackio while it trains.
 
-The libraries are optional and imported at a stage's first row, in the process that trains.  What they do has no part in
-the result: a tracker that fails is left out with a warning, and no key knows of one.
+The libraries are optional, and imported at a stage's first row in the process that trains.  They have no effect on
+results or keys: nothing is read back, and a tracker that fails is switched off with a warning.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from rlhf_bench.harness.printable import printable
 
 PROJECT = "rlhf-bench"
 Log = Callable[[Mapping[str, float]], None]
-"""Called with every row of a training: `iteration` (from 1) and its scalars."""
+"""Called with every row of a training: its `iteration`, from 1, and its scalars by name."""
+
+
+LibraryCalls = tuple[Callable[..., object], Callable[[], object]]
+"""Of an open run of a library: (log one step, end the run)."""
 
 
 class Tracker(Protocol):
-    """Where the scalars of one stage go."""
+    """Logs the scalars of one stage."""
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
@@ -35,9 +39,10 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Tracked:
-    """Which trackers a stage logs to (none: `names` is empty), as what, and where.
+    """The trackers that a stage logs to (`names`; empty for none), and under which name and where.
 
-    `folder` is the stage's own below OUT/tracking; `scratch` survives an interruption and goes when the stage is done.
+    `folder` is the stage's own below OUT/tracking.  `scratch` survives an interruption and is removed when the stage is
+    done.
     """
 
     names: tuple[str, ...] = ()
@@ -47,7 +52,10 @@ class Tracked:
 
 
 class TensorBoard:
-    """Event files in the stage's folder.  Steps from `first` on that an interrupted run left there are dropped."""
+    """Event files in the stage's folder.
+
+    `first`: the first step to log; steps from there on that an interrupted run left are dropped.
+    """
 
     def __init__(self, tracked: Tracked, first: int) -> None:
         writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
@@ -56,20 +64,20 @@ class TensorBoard:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
-        self.writer.flush()  # a step takes long enough that one wants to see it
+        self.writer.flush()  # a step may take minutes: it must be visible before the next one ends
 
     def close(self) -> None:
         self.writer.close()
 
 
-class Remembering:
-    """A run of a library that cannot take steps back: what was logged before an interruption is not logged again.
+class ResumedRun:
+    """A run of a library that cannot remove steps: what was logged before an interruption is not logged again.
 
-    `memory` holds the run's id and last step.  It is written before a step is logged, so a kill between the two loses
-    that step's point rather than doubling it.  `open_run(id)` returns the library's calls for a step and for the end.
+    The file `memory` holds the run's id and last step.  `open_run(id)` opens or resumes the run and returns the
+    library's functions for one step and for the end.
     """
 
-    def __init__(self, memory: Path, open_run: Callable[[str], tuple[Any, Any]]) -> None:
+    def __init__(self, memory: Path, open_run: Callable[[str], LibraryCalls]) -> None:
         self.memory = memory
         known: Any = store.read_json(memory) if memory.exists() else {"id": uuid.uuid4().hex[:12], "step": 0}
         self.id: str = known["id"]
@@ -79,6 +87,7 @@ class Remembering:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         if step > self.last:
             self.last = step
+            # before the step is logged: a kill between the two loses the step's point instead of doubling it
             store.write_json(self.memory, {"id": self.id, "step": step})
             self.send(dict(scalars), step=step)
 
@@ -87,30 +96,31 @@ class Remembering:
 
 
 def _wandb(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
-    """Offline unless the environment names a mode or a key: nothing goes out unasked.  `wandb sync` sends it later."""
+    """Offline unless the environment names a mode or a key; `wandb sync` uploads an offline run later."""
     wandb = importlib.import_module("wandb")
     online = {} if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY") else {"mode": "offline"}
     tracked.folder.mkdir(parents=True, exist_ok=True)
 
-    def open_run(name: str) -> tuple[Any, Any]:
+    def open_run(name: str) -> LibraryCalls:
         where = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "dir": str(tracked.folder)}
-        # terminal and repository are nobody's business
+        # by default W&B uploads the terminal's output and the state of the repository
         settings = wandb.Settings(console="off", disable_git=True)
         run = wandb.init(**where, name=tracked.run_name, id=name, resume="allow", settings=settings, **online)
         return run.log, run.finish
 
-    return Remembering(tracked.scratch / "wandb.json", open_run)
+    return ResumedRun(tracked.scratch / "wandb.json", open_run)
 
 
 def _trackio(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
-    """trackio's own database on this machine.  Its runs are found by name, so the name holds the id."""
+    """trackio's database on this machine."""
     trackio = importlib.import_module("trackio")
 
-    def open_run(name: str) -> tuple[Any, Any]:
+    def open_run(name: str) -> LibraryCalls:
+        # trackio finds the run to resume by its name, so the name holds the id
         run = trackio.init(project=PROJECT, name=f"{tracked.run_name} {name}", resume="allow")
-        return run.log, trackio.finish  # its run's own `finish` is called once more at exit, and prints
+        return run.log, trackio.finish  # not run.finish: trackio calls that again at exit, and it prints
 
-    return Remembering(tracked.scratch / "trackio.json", open_run)
+    return ResumedRun(tracked.scratch / "trackio.json", open_run)
 
 
 OPENERS: Mapping[str, Callable[[Tracked, int], Tracker]] = {
@@ -118,11 +128,11 @@ OPENERS: Mapping[str, Callable[[Tracked, int], Tracker]] = {
     "wandb": _wandb,
     "trackio": _trackio,
 }
-"""By the name of the library, which is that of the extra that brings it: (where, the first step) -> a tracker."""
+"""By the name of the library, which is also that of the extra that installs it: (where, first step) -> tracker."""
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once.  Raises BenchError for an unknown one and for a library that is not installed."""
+    """The names without repetitions.  Raises BenchError for an unknown one and for a library that is not installed."""
     for name in names:
         if name not in OPENERS:
             raise BenchError(f"Unknown tracker {name!r}.", did_you_mean(name, OPENERS))
@@ -132,7 +142,7 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class Trackers:
-    """Several as one, opened at the first row.  One that raises gets no further rows; one warning says so."""
+    """Several trackers as one `Log`, opened at the first row.  One that raises is closed, with one warning."""
 
     def __init__(self, tracked: Tracked) -> None:
         self.tracked = tracked
@@ -144,20 +154,20 @@ class Trackers:
         if self.opened is None:
             self.opened = {}
             for name in self.tracked.names:
-                with self._surviving(name):
+                with self._guarded(name):
                     self.opened[name] = OPENERS[name](self.tracked, step)
         for name, tracker in list(self.opened.items()):
-            with self._surviving(name):
+            with self._guarded(name):
                 tracker.log(step, scalars)
 
     def close(self) -> None:
         for name, tracker in list((self.opened or {}).items()):
-            with self._surviving(name):
+            with self._guarded(name):
                 tracker.close()
 
     @contextmanager
-    def _surviving(self, name: str) -> Iterator[None]:
-        """Training goes on whatever a tracker does; what one prints goes to stderr, where no results are."""
+    def _guarded(self, name: str) -> Iterator[None]:
+        """Keep a tracker's exception from training; send what it prints to stderr, because stdout is for results."""
         try:
             with redirect_stdout(sys.stderr):
                 yield
@@ -172,7 +182,7 @@ class Trackers:
 
 @contextmanager
 def open_trackers(tracked: Tracked) -> Iterator[Log]:
-    """What a training calls with each of its rows; closed at the end, also an early one."""
+    """A function that a training calls with each of its rows.  Its trackers are closed at the end, also by an error."""
     trackers = Trackers(tracked)
     try:
         yield trackers

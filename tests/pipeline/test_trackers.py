@@ -262,5 +262,5 @@ def test_a_run_is_tracked_from_its_worker_and_named_as_without(tmp_path: Path, c
     assert given["dir"] == str(out / "tracking" / f"ppo-{folder.name}")
     plan = bench(*command(out, "--dry-run"))
     states = {line.split("\t")[1] for line in plan.stdout.splitlines() if "\t" in line}
-    assert "to make" not in states
+    assert "pending" not in states
     assert "reused" in states
