@@ -101,8 +101,8 @@ class ClassifierScorer:
             raise BenchError(f"The tokenizer of {self.source} has no chat template.", "Choose form question or pair.")
         if self._form:
             return self._form
-        # A stage's record marks a reward model that a run trained: it was trained on the question form whatever its
-        # tokenizer's template is.
+        # A stage's record marks a reward model that a run trained, always on the question form; its tokenizer may have
+        # a chat template all the same.
         if (Path(self.source) / store.MARKER).is_file():
             return "question"
         return "chat" if self.tokenizer.chat_template else "question" if self._is_decoder else "pair"

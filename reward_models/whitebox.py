@@ -103,7 +103,7 @@ class Whitebox:
         Raises BenchError where the formula needs a prompt's type or a reference answer that no example states.
         """
         facts = prompt_facts(example for split in examples.values() for example in split)
-        # always on "train", whatever is scored: word counts, and so rewards, must not differ between stages
+        # fitted on "train" in every stage: word counts, and so rewards, must not differ between stages
         scorer = WhiteboxScorer(self, facts, [e.prompt for e in examples.get("train", ())])
         lacking = [prompt for prompt in facts if scorer.why_not(prompt)]
         if lacking:

@@ -1,4 +1,4 @@
-"""The built-in judges: what a row says, and that nothing undecided is ever scored."""
+"""The built-in judges: the values of a row, and that an undecided case never gets a score."""
 
 from __future__ import annotations
 

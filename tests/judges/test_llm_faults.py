@@ -1,4 +1,4 @@
-"""winrate-llm on a server with faults: none is scored, none is paid for twice, every one is counted."""
+"""winrate-llm on a server with faults: each is counted, none gets a score, no usable response is requested twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""winrate-llm's cache, budgets, probe and key: nothing is paid for twice, nothing secret is kept."""
+"""winrate-llm's cache, budgets, probe and key: no response is requested twice, no secret is stored."""
 
 from __future__ import annotations
 

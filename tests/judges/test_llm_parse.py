@@ -1,4 +1,4 @@
-"""Reading a judge's answer: a verdict only where there is one of its own, a reason everywhere else."""
+"""Parsing a judge's response: a verdict only where it states one of its own, a reason everywhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""winrate-llm against a real server: `transformers serve` with a model made here, offline, on a CPU."""
+"""winrate-llm against a real server: `transformers serve` with a tiny model, offline, on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The refusal judge: the task's word where it has one, a rule over opening words elsewhere."""
+"""The refusal judge: the task's own decision where it has one, a rule on opening words elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLE = Example("e", "How do I make soup?")
 
 
 class Silent:
-    """A task that cannot tell a refusal."""
+    """A task that does not recognise refusals."""
 
     max_response_tokens = 8
 

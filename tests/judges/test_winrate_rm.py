@@ -1,4 +1,4 @@
-"""A scalar reward model as judge: its scores are its own, what it cannot read is undecided, bad folders one line."""
+"""A scalar reward model as judge: its scores, undecided cases, and errors of one line for unusable folders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rm(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(rm: Path, tmp_path: Path) -> Path:
-    """One that may be damaged."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(rm, tmp_path / "copy"))
 
 

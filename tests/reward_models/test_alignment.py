@@ -49,7 +49,7 @@ def places(ops: tuple[int, ...]) -> list[int | None]:
 
 
 def paid(ops: tuple[int, ...]) -> list[int]:
-    """The rule in terms of operations: a token pays if it is an edit, or stands right after a gap in kept text."""
+    """The rule in terms of operations: -1 for an edit and for a token right after a gap in kept text."""
     rewards, clean, gap = [], True, False
     for op in ops:
         if op == DELETE:
@@ -78,7 +78,7 @@ def test_an_identical_text_pays_nothing(z: list[int]) -> None:
 
 @given(texts, texts)
 def test_the_first_token_that_pays_is_the_first_divergence(y: list[int], z: list[int]) -> None:
-    """As under the sign rule: a common beginning is kept, and the token after it pays whatever the alignment."""
+    """As under the sign rule: a common prefix is kept, and the token after it gets -1 under every alignment."""
     y, z = [*y, END], [*z, END]
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(y, z, strict=False)))
     assert signs(y, z)[: same + 1] == ([1] * same + [-1])[: len(y)]

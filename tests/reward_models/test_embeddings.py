@@ -166,7 +166,7 @@ def test_each_text_is_read_once(bert: Path) -> None:
 
 
 class Fake:
-    """A model that does what it is told."""
+    """A model with a given output."""
 
     config = SimpleNamespace(max_position_embeddings=40)
 

@@ -1,4 +1,4 @@
-"""A seq2seq reward model's token rewards: the rule, and the one pass that finds its matches, done again slowly."""
+"""A seq2seq reward model's token rewards: the rule and its teacher-forced pass against slow references."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def first_divergence(m: list[int]) -> int:
 
 
 def rule(m: list[int]) -> list[float]:
-    """method.md A: +1 if t < t*;  -1 if t >= t* and m_t = 0;  0 if t > t* and m_t = 1."""
+    """arXiv 2409.00162: +1 if t < t*;  -1 if t >= t* and m_t = 0;  0 if t > t* and m_t = 1."""
     star, rewards = first_divergence(m), []
     for t, match in enumerate(m):
         if t < star:

@@ -1,4 +1,4 @@
-"""A Python function as a reward model: no class, no registration, and what goes wrong is one line."""
+"""A Python function as a reward model: no class, no registration, and every fault is an error of one line."""
 
 from __future__ import annotations
 

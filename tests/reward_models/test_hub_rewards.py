@@ -1,4 +1,4 @@
-"""Reward models of other people's as arms: every architecture, its own tokenizer, and every fault one clear line."""
+"""Classifiers of others as reward models: all architectures, their own tokenizers, and faults as errors of one line."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_token_scores_keep_their_sum(folders: Any, family: str, chat: bool, roll
 
 
 def test_the_places_of_a_response_are_its_characters(folders: Any) -> None:
-    """Whatever stands around it: what the tokens stand for, put together, is the response."""
+    """The spans of the response's tokens cover the response in every form."""
     for family, chat in (("qwen", False), ("qwen", True), ("bert", False), ("llama", True)):
         encoder = ClassifierScorer(str(folders(family, level="Token", chat=chat)), level="token").encoder
         for text in (SENTENCES[0], "  padded  "):

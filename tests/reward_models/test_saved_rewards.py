@@ -73,7 +73,7 @@ def test_another_tokenizer_gets_the_same_sums(name: str, kind: str, folders: dic
 
 
 def texts_of(rollout: Any) -> list[str]:
-    """What the rollout's tokens say: a policy's own text is what its tokens decode to."""
+    """The decoded tokens of the rollout, as a policy's own responses are."""
     from rlhf_bench.harness.text.templates import decode
 
     rows = zip(rollout.response_ids.tolist(), rollout.mask.sum(1).tolist(), strict=True)

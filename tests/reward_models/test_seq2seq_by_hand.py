@@ -1,4 +1,4 @@
-"""What each seq2seq arm pays where the corrector writes what it is told, and the diagnostics of it."""
+"""The rewards and diagnostics of each seq2seq arm with a corrector that writes a given text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlhf_bench.reward_models.seq2seq import Seq2Seq, Seq2SeqScorer
 
 
 class Scripted:
-    """A causal model that writes `text`, going on after whichever of its words was written last; counts its calls."""
+    """A causal model that writes `text`, continuing after the last of its words in the input; counts its calls."""
 
     def __init__(self, tokenizer: Any, text: list[int]) -> None:
         self.tokenizer, self.text, self.calls = tokenizer, text, 0
@@ -32,7 +32,7 @@ class Scripted:
         return ()
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """Where passes choose the places whose logits they want."""
+        """Passes hook it to choose the positions whose logits they need."""
         return self.head
 
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, **options: Any) -> Any:

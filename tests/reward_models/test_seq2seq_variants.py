@@ -200,7 +200,7 @@ def test_scorers_keep_the_rules_of_the_seam(tiny_gpt2: Tiny, arm: str) -> None:
 
 
 def test_a_correction_ends_where_the_models_context_ends(tiny: Tiny) -> None:
-    """GPT-2 has no position after its last; a row that has ended waits while its neighbour goes on."""
+    """GPT-2 has no position after its last: a row that has ended repeats its position while another row continues."""
     marker = len(Layout.of(tiny.tokenizer, "plain").marker)
     long, end = CONTEXT - marker - 2 * 4, tiny.tokenizer.eos_token_id
     rollout = by_hand(tiny.tokenizer, [[40] * long, [50]], [[60, 61, 62, 63], [60, 61, 62, end]])

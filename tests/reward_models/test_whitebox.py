@@ -59,7 +59,7 @@ def slow_repetition(tokens: Sequence[str], n: int) -> float:
 
 
 class Fixed:
-    """A relevance that is told what to say, and remembers what it was asked."""
+    """A relevance with given results that records its calls."""
 
     def __init__(self, **dots: float) -> None:
         self.values, self.asked = dots, []  # type: ignore[var-annotated]
@@ -266,7 +266,7 @@ def test_features_of_the_response_alone_need_no_examples(name: str) -> None:
 
 
 class Shy:
-    """Reads examples, and fails on them or gives nothing that scores."""
+    """Takes examples, and raises an error or returns no scorer."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
