@@ -1,92 +1,73 @@
-"""Two computations at once in two Python threads, each with its share of the CPU threads.
+"""Two computations at once in two Python threads, each with its share of torch's CPU threads.
 
-Small operations gain little from a second core: they end before it has woken up.  Computations that do not depend on
-each other do gain: torch lets go of Python's lock inside its operations, and a backward pass on a CPU runs in the
-thread that calls it.
+Small operations gain little from a second core: they end before the second thread has woken up.  Two computations that
+do not depend on each other do gain: torch releases Python's lock inside its operations, and a backward pass on a CPU
+runs in the thread that calls it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 Check = Callable[[], None]
-"""What a long computation calls now and then: it raises when there is no use in going on."""
+"""A long computation calls it from time to time.  It raises CancelledError when the other computation has failed."""
 
 
 class CancelledError(Exception):
-    """The other computation has ended with an error, and that one is to be shown."""
+    """Ends a computation whose result is no longer needed."""
 
 
 def run_concurrently(first: Callable[[Check], A], second: Callable[[Check], B], *, enabled: bool = True) -> tuple[A, B]:
-    """What two computations give: in turn, or `at_once` where torch has two threads or more.
+    """The results of two computations: at once where torch has two threads or more, one after the other otherwise and
+    where not `enabled`.
 
-    `first` runs in the calling thread.  Neither may change what the other reads.  The number of threads alone decides
-    who gets how many, never the clock, so the same call gives the same bits.  An error of either stops the other at its
-    next check and is raised as itself; so is an interrupt, which Python gives to the main thread.
+    `first` runs in the calling thread.  Neither may change what the other reads.  The shares depend on the number of
+    threads alone, never on time, so the same call gives the same bits.  An error of either cancels the other at its
+    next check and is raised; so is an interrupt, which Python delivers to the main thread.
     """
     import torch
 
     threads = torch.get_num_threads()
     if not enabled or threads < 2:
-        return first(_go_on), second(_go_on)
-    over, found, errors = threading.Event(), list[B](), list[BaseException]()
-    check = partial(_check, over)
-    job = partial(_guarded, partial(second, check), found, errors, over, threads // 2, _modes())
-    worker = threading.Thread(target=job, daemon=True)
+        return first(lambda: None), second(lambda: None)
+    cancelled, results, errors = threading.Event(), list[B](), list[BaseException]()
+    # torch keeps these modes for each thread, and a new thread starts with the defaults
+    gradients, autocast, dtype = (
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+    )
+
+    def check() -> None:
+        if cancelled.is_set():
+            raise CancelledError
+
+    def work() -> None:
+        torch.set_num_threads(threads // 2)  # OpenMP and MKL keep this number for each thread, too
+        try:
+            with torch.set_grad_enabled(gradients), torch.autocast("cpu", dtype, enabled=autocast):
+                results.append(second(check))
+        except BaseException as error:  # raised again in the calling thread, SystemExit included
+            errors.append(error)
+            cancelled.set()
+
+    worker = threading.Thread(target=work, daemon=True)
     try:
         worker.start()
-        torch.set_num_threads(threads - threads // 2)  # OpenMP and MKL keep a number for each thread
-        mine = first(check)
+        torch.set_num_threads(threads - threads // 2)
+        own = first(check)
         worker.join()
     except CancelledError:
-        pass
+        pass  # the worker's error is the one to show
     finally:
-        over.set()
+        cancelled.set()
         worker.join()
         torch.set_num_threads(threads)
     if errors:
         raise errors[0]
-    return mine, found[0]
-
-
-def _guarded(
-    job: Callable[[], B],
-    found: list[B],
-    errors: list[BaseException],
-    over: threading.Event,
-    threads: int,
-    modes: tuple[bool, bool, Any],
-) -> None:
-    """The worker thread: it starts with torch's defaults, so it is told what the calling thread was."""
-    import torch
-
-    gradients, cast, dtype = modes
-    torch.set_num_threads(threads)
-    try:
-        with torch.set_grad_enabled(gradients), torch.autocast("cpu", dtype, enabled=cast):
-            found.append(job())
-    except BaseException as error:  # whatever it is: it is raised again in the calling thread
-        errors.append(error)
-        over.set()
-
-
-def _modes() -> tuple[bool, bool, Any]:
-    """What torch keeps for each thread by itself: gradients wanted, autocast on, its type."""
-    import torch
-
-    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-
-
-def _check(over: threading.Event) -> None:
-    if over.is_set():
-        raise CancelledError
-
-
-def _go_on() -> None:
-    """The check of a computation that is by itself."""
+    return own, results[0]

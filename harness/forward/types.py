@@ -73,8 +73,11 @@ class CausalLM(Module, Protocol):
     def save_pretrained(self, folder: Any, **options: Any) -> Any:
         """Write configuration and weights."""
 
-    def num_parameters(self) -> int:
+    def num_parameters(self, *, exclude_embeddings: bool = False) -> int:
         """How many parameters it has."""
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Compute attention with the registered implementation of this name."""
 
 
 class Classifier(CausalLM, Protocol):

@@ -1,4 +1,4 @@
-"""What fits the device's memory, learned by running out of it."""
+"""How many rows go through a model at once: smaller micro-batches after the device has run out of memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class MicroBatchLimit:
-    """The rows that may go through a model at once: as many as asked for, until that was too many for the memory.
+    """The most rows that fit the device's memory, found by trial.
 
-    `rows` is None until then.  Each failure halves them for good and is said on stderr; what had been begun is done
-    again in smaller parts, whose sums are the same.
+    `rows` is None until a micro-batch was too large.  Every failure halves it for good and is reported on stderr; the
+    computation is then repeated in smaller parts, whose sums are the same.
     """
 
     def __init__(self) -> None:
@@ -33,12 +33,8 @@ class MicroBatchLimit:
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
-            self._halve(rows)  # out here: the exception's traceback would hold on to the tensors
-
-    def _halve(self, rows: int) -> None:
-        import torch
-
-        self.rows = min(rows // 2, self.rows or rows)  # another thread may have halved them further
-        sys.stderr.write(f"Out of memory with {rows} rows at once: going on with {self.rows}.\n")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            # outside of the except clause: the exception's traceback keeps the tensors of the failed attempt alive
+            self.rows = min(rows // 2, self.rows or rows)  # another thread may have halved them further
+            sys.stderr.write(f"Out of memory with {rows} rows at once: going on with {self.rows}.\n")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

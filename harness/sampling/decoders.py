@@ -1,92 +1,100 @@
-"""What a model says comes next, token by token, of a batch whose rows leave when they have ended."""
+"""Decoders: the next token's logits of a batch, with the KV cache that serves the model best.
+
+`CachedDecoder` works for every model.  `SplitCacheDecoder` is the fast one on a CPU (split_attention.py).  The loop
+that chooses tokens is loop.py.
+"""
 
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rlhf_bench.harness.forward.last_layer import last_layer_only_at
+import torch
+from torch import Tensor
+
 from rlhf_bench.harness.forward.packing import packed_mask, packed_positions
-from rlhf_bench.harness.sampling.kv_cache import is_plain, make_cache
-from rlhf_bench.harness.sampling.kv_parts import attending_to, keep_rows, make_parts, part_of, stand_in, takes_masks
+from rlhf_bench.harness.forward.patch import last_layer_only_at
+from rlhf_bench.harness.sampling.kv_cache import SplitCache, is_preallocated, preallocated_cache
+from rlhf_bench.harness.sampling.split_attention import attending_to, placeholder_mask, takes_boolean_masks
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from transformers import DynamicCache
+
+    from rlhf_bench.harness.forward.types import CausalLM
 
 
-class Decodes(Protocol):
-    """What rollout's loop asks: logits [B, V] after the prompts [B, P], then after one token [B] at a time, of rows of
-    which only those at some indices stay."""
+class Decoder(Protocol):
+    """What the decoding loop calls.  B rows at first; `select_rows` makes them fewer."""
 
-    def read(self, ids: Tensor) -> Tensor: ...
+    def prefill(self, ids: Tensor) -> Tensor:
+        """Logits [B, V] after the prompts' ids [B, P]; called once, first."""
 
-    def write(self, token: Tensor) -> Tensor: ...
+    def step(self, token: Tensor) -> Tensor:
+        """Logits [B, V] after one more token [B]."""
 
-    def keep(self, rows: Tensor) -> None: ...
+    def select_rows(self, rows: Tensor) -> None:
+        """Go on with the rows at these indices only."""
 
 
-class Decoder:
-    """Any model, with a cache that has room for `max_new` tokens after the prompts.
+class CachedDecoder:
+    """A decoder of any model, with a preallocated cache where its layers attend to all tokens.
 
-    `mask` [B, P] is 1 on the tokens of left-padded prompts.
+    `mask` [B, P] is 1 on the tokens of left-padded prompts, which get at most `max_new` tokens each.
     """
 
-    def __init__(self, model: Any, mask: Tensor, max_new: int) -> None:
-        import torch
-
-        self._model, self._read = model, mask.shape[1]
-        self._places = (mask.cumsum(1) - 1).clamp(min=0)
-        self._cache = make_cache(model, mask.shape[1] + max_new)
-        self._seen = torch.cat([mask, mask.new_ones(len(mask), max_new)], 1)  # what a row may attend to, once there
-        self._ready = is_plain(self._cache) and takes_masks(model)
+    def __init__(self, model: CausalLM, mask: Tensor, max_new: int) -> None:
+        self._model, self._length = model, mask.shape[1]  # columns that have been read
+        self._positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self._cache = preallocated_cache(model, mask.shape[1] + max_new)
+        self._mask = torch.cat([mask, mask.new_ones(len(mask), max_new)], 1)  # of all columns there will be
+        self._one_mask = is_preallocated(self._cache) and takes_boolean_masks(model)
         self._padded = not bool(mask.all())
 
-    def read(self, ids: Tensor) -> Tensor:
+    def prefill(self, ids: Tensor) -> Tensor:
         """Logits [B, V] after the prompts' ids [B, P]."""
-        return after_prompts(self._model, ids, self._seen[:, : self._read], self._places, self._cache)
+        return prompt_logits(self._model, ids, self._mask[:, : self._length], self._positions, self._cache)
 
-    def write(self, token: Tensor) -> Tensor:
+    def step(self, token: Tensor) -> Tensor:
         """Logits [B, V] after one more token [B]."""
-        self._read += 1
-        self._places = self._places[:, -1:] + 1
-        return next_logits(self._model, token[:, None], self._visible(), self._places, self._cache)
+        self._length += 1
+        self._positions = self._positions[:, -1:] + 1
+        columns = self._mask[:, : self._length]
+        if not self._one_mask:  # layers that differ in what they see make their masks from the columns
+            mask: Tensor | None = columns
+        else:  # [B, 1, 1, columns], ready for attention, which saves the model from building it for every token
+            mask = columns[:, None, None].bool() if self._padded else None
+        return next_logits(self._model, token[:, None], mask, self._positions, self._cache)
 
-    def keep(self, rows: Tensor) -> None:
-        """From now on the rows at these indices alone."""
+    def select_rows(self, rows: Tensor) -> None:
+        """Go on with the rows at these indices only."""
         self._cache.batch_select_indices(rows)
-        self._places, self._seen = self._places[rows], self._seen[rows]
-
-    def _visible(self) -> Tensor | None:
-        """The mask of one token: a row's columns ready-made [B, 1, 1, columns], which spares the model from building it
-        again, or none where nothing is hidden; models whose layers differ in what they see get the columns."""
-        if not self._ready:
-            return self._seen[:, : self._read]
-        return self._seen[:, None, None, : self._read].bool() if self._padded else None
+        self._positions, self._mask = self._positions[rows], self._mask[rows]
 
 
-class PartsDecoder:
-    """A model that decodes in parts (kv_parts.works_in_parts), inside `attention_by_parts`; used as Decoder is."""
+class SplitCacheDecoder:
+    """A decoder with a SplitCache, for models that support it, used inside `split_attention`.
 
-    def __init__(self, model: Any, mask: Tensor, rows: bool = False) -> None:
-        """`rows`: the model reads rows that lie end to end (packing.reads_rows)."""
-        self._model, self._mask, self._rows = model, mask, rows and not bool(mask.all())
-        self._places = (mask.cumsum(1) - 1).clamp(min=0)
-        self._cache = make_parts(model, mask)
-        self._stand_in = stand_in(mask)
+    `mask` [B, P] is 1 on the tokens of left-padded prompts.  `pack`: the model supports packed rows (packing.py).
+    """
 
-    def read(self, ids: Tensor) -> Tensor:
+    def __init__(self, model: CausalLM, mask: Tensor, pack: bool = False) -> None:
+        self._model, self._mask, self._pack = model, mask, pack and not bool(mask.all())
+        self._positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self._cache = SplitCache(model, mask)
+        self._placeholder = placeholder_mask(mask)
+
+    def prefill(self, ids: Tensor) -> Tensor:
+        """Logits [B, V] after the prompts' ids [B, P]."""
         with attending_to(self._cache):
-            logits = self._end_to_end(ids) if self._rows else self._padded(ids)
-        self._cache.reading = False
+            if self._pack:
+                logits = self._prefill_packed(ids)
+            else:
+                logits = prompt_logits(self._model, ids, self._mask, self._positions, self._cache)
+        self._cache.prefilling = False
         return logits
 
-    def _padded(self, ids: Tensor) -> Tensor:
-        return after_prompts(self._model, ids, self._mask, self._places, self._cache)
-
-    def _end_to_end(self, ids: Tensor) -> Tensor:
-        """Prompts of different length without their padding; their keys and values get it afterwards."""
-        import torch
-
+    def _prefill_packed(self, ids: Tensor) -> Tensor:
+        """The prompts without their padding; their keys and values get it afterwards."""
         kept = self._mask.bool()
         lengths = kept.sum(1)
         last = lengths.cumsum(0) - 1
@@ -101,42 +109,43 @@ class PartsDecoder:
                 logits_to_keep=last,
             )
         for layer in self._cache.layers:
-            layer.spread(kept)
+            layer.unpack(kept)
         logits: Tensor = output.logits[0]
         return logits
 
-    def write(self, token: Tensor) -> Tensor:
-        self._places = self._places[:, -1:] + 1
+    def step(self, token: Tensor) -> Tensor:
+        """Logits [B, V] after one more token [B]."""
+        self._positions = self._positions[:, -1:] + 1
         with attending_to(self._cache):
-            return next_logits(self._model, token[:, None], self._stand_in, self._places, self._cache)
+            return next_logits(self._model, token[:, None], self._placeholder, self._positions, self._cache)
 
-    def keep(self, rows: Tensor) -> None:
-        keep_rows(self._cache, rows)
-        self._places = self._places[rows]
+    def select_rows(self, rows: Tensor) -> None:
+        """Go on with the rows at these indices only."""
+        self._cache.select_rows(rows)
+        self._positions = self._positions[rows]
 
-    def part(self, rows: slice) -> PartsDecoder:
-        """A decoder of these rows, by itself from now on."""
+    def slice_rows(self, rows: slice) -> SplitCacheDecoder:
+        """A decoder of these rows; from now on the two are independent and may run in two threads."""
         made = copy(self)
-        made._cache = part_of(self._cache, rows)
-        made._places = self._places[rows]
+        made._cache = self._cache.slice_rows(rows)
+        made._positions = self._positions[rows]
         return made
 
 
-def after_prompts(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:
-    import torch
-
+def prompt_logits(model: CausalLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits [B, V] after left-padded prompts' ids [B, P]; the cache then holds them."""
     last = torch.zeros_like(ids, dtype=torch.bool)
     last[:, -1] = True
     with last_layer_only_at(model, last):
-        return next_logits(model, ids, mask, places, cache)
+        return next_logits(model, ids, mask, positions, cache)
 
 
-def next_logits(model: Any, ids: Tensor, mask: Tensor | None, places: Tensor, cache: Any) -> Tensor:
-    """Logits [B, V] of the token after `ids`; the cache then holds `ids`."""
+def next_logits(model: CausalLM, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits [B, V] of the token after `ids` [B, n]; the cache then holds `ids`."""
     output = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=places,
+        position_ids=positions,
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.rollout import sample
-from rlhf_bench.harness.settings import PPOSettings, Settings
 from rlhf_bench.harness.text.templates import encode_prompts
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import PPOSettings, Settings
 
 
 class Sampler(Protocol):

@@ -1,4 +1,7 @@
-"""What a policy writes after its prompts: draws, ends, and rows that leave the batch."""
+"""The decoding loop: choose a decoder, draw tokens, note which rows have ended, and take those out of the batch.
+
+rollout.py calls `generate`; decoders.py computes the logits.
+"""
 
 from __future__ import annotations
 
@@ -6,111 +9,107 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from rlhf_bench.harness.forward.packing import supports_packing
 from rlhf_bench.harness.forward.threads import Check, run_concurrently
-from rlhf_bench.harness.sampling.decoders import Decodes, PartsDecoder
+from rlhf_bench.harness.sampling.decoders import CachedDecoder, Decoder, SplitCacheDecoder
+from rlhf_bench.harness.sampling.packed_weights import packed_weights
+from rlhf_bench.harness.sampling.split_attention import split_attention, supports_split_cache
 from rlhf_bench.harness.text.chat import end_token_ids
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
 
 COMPACT = 0.8
-"""Ended rows are taken out of a batch when at most this share of it still writes: taking out copies the cache."""
+"""Ended rows leave a batch when at most this share of it is still running: leaving copies the cache."""
 
 LEAST = 8
-"""Rows that a thread should have at least: on a CPU of two threads each writes half of a batch."""
+"""Rows that each of two threads should have at least."""
 
 
-def write(
-    decoder: Decodes,
-    model: Any,
-    tokenizer: Any,
+def generate(
+    model: CausalLM,
+    tokenizer: Tokenizer,
     ids: Tensor,
-    max_new: int,
+    mask: Tensor,
     uniforms: Tensor | None,
+    max_new: int,
     temperature: float,
-    *,
-    two: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """What a decoder's model writes after the prompts' ids [B, P]: tokens and log-probabilities [B, steps].
+    """Tokens and their log-probabilities at the temperature, both [B, steps], after prompts' ids and mask [B, P].
 
-    `two`: two threads may write half of the rows each.
+    `uniforms` [B, max_new] decide the draws; None is greedy.  On a CPU two threads may decode half of the rows each.
     """
-    import torch
-
-    # made outside of inference mode: what is written into them inside may be trained on
+    # created outside of inference mode: tensors created inside may not be trained on
     tokens = torch.full((len(ids), max_new), tokenizer.pad_token_id, dtype=torch.long, device=ids.device)
-    drawn = torch.zeros(len(ids), max_new, device=ids.device)
-    with torch.inference_mode(), _casts_kept(model, ids.device.type):
-        logits = decoder.read(ids)
+    logprobs = torch.zeros(len(ids), max_new, device=ids.device)
+    split = supports_split_cache(model)
+    with packed_weights(model) as packed, split_attention(model) if split else nullcontext():
+        decoder: CachedDecoder | SplitCacheDecoder = (
+            SplitCacheDecoder(model, mask, supports_packing(model)) if split else CachedDecoder(model, mask, max_new)
+        )
+        with torch.inference_mode(), _outer_autocast(model, ids.device.type):
+            logits = decoder.prefill(ids)
 
-    def fill(rows: slice, mine: Decodes, check: Check) -> int:
-        numbers = None if uniforms is None else uniforms[rows]
-        with torch.inference_mode(), _casts_kept(model, ids.device.type):
-            return _fill(mine, logits[rows], tokenizer, tokens[rows], drawn[rows], numbers, temperature, check)
+        def decode(rows: slice, decoder: Decoder, check: Check) -> int:
+            numbers = None if uniforms is None else uniforms[rows]
+            with torch.inference_mode(), _outer_autocast(model, ids.device.type):
+                given = logits[rows], tokens[rows], logprobs[rows], numbers
+                return decode_rows(decoder, tokenizer, *given, temperature, check)
 
-    enough = len(ids) >= 2 * LEAST and torch.get_num_threads() > 1
-    if two and enough and isinstance(decoder, PartsDecoder):
-        halves = slice(0, len(ids) // 2), slice(len(ids) // 2, None)
-        steps = max(run_concurrently(*(partial(fill, half, decoder.part(half)) for half in halves)))
-    else:
-        steps = fill(slice(None), decoder, lambda: None)
-    return tokens[:, :steps], drawn[:, :steps]
+        # autocast has one cache of casts for all threads; packed weights are cast already
+        two = packed or not getattr(model, "computes_half", False)
+        if two and isinstance(decoder, SplitCacheDecoder) and len(ids) >= 2 * LEAST and torch.get_num_threads() > 1:
+            halves = slice(0, len(ids) // 2), slice(len(ids) // 2, None)
+            steps = max(run_concurrently(*(partial(decode, half, decoder.slice_rows(half)) for half in halves)))
+        else:
+            steps = decode(slice(None), decoder, lambda: None)
+    return tokens[:, :steps], logprobs[:, :steps]
 
 
-def _fill(
-    decoder: Decodes,
+def decode_rows(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
     logits: Tensor,
-    tokenizer: Any,
     tokens: Tensor,
-    drawn: Tensor,
+    logprobs: Tensor,
     uniforms: Tensor | None,
     temperature: float,
     check: Check,
 ) -> int:
-    """Fills `tokens` and `drawn` [B, steps] until every row has ended, from the logits [B, V] after the prompts;
-    returns how many steps it took."""
-    import torch
+    """Fill `tokens` and `logprobs` [B, max_new] until every row has ended, from the logits [B, V] after the prompts.
 
-    active = torch.arange(len(tokens), device=tokens.device)  # rows of the batch that still write, of all rows
-    running = torch.ones_like(active, dtype=torch.bool)
+    Returns how many steps it took.  A row depends on its own uniforms [B, max_new] only, not on the other rows.
+    """
+    active = torch.arange(len(tokens), device=tokens.device)  # rows that are in the decoder's batch
+    running = torch.ones_like(active, dtype=torch.bool)  # of those: which have not ended
     for step in range(tokens.shape[1]):
         check()
-        token, chosen = pick(_tempered(logits, temperature), None if uniforms is None else uniforms[active, step])
+        logits = logits.float() if temperature == 1.0 else logits.float() / temperature
+        token, chosen = choose_tokens(logits, None if uniforms is None else uniforms[active, step])
         tokens[active[running], step] = token[running]
-        drawn[active, step] = chosen
-        running = running & ~ends_at(token, tokenizer)
+        logprobs[active, step] = chosen
+        running = running & ~is_end(token, tokenizer)
         left = int(running.sum())
         if not left or step + 1 == tokens.shape[1]:
             break
-        if left <= COMPACT * len(active):  # rows that ended leave the batch; a row's numbers are its own
+        if left <= COMPACT * len(active):
             keep = torch.nonzero(running).squeeze(1)
-            decoder.keep(keep)
+            decoder.select_rows(keep)
             token, active, running = token[keep], active[keep], running[keep]
-        logits = decoder.write(token)
+        logits = decoder.step(token)
     return step + 1
 
 
-def _casts_kept(model: Any, device: str) -> AbstractContextManager[Any]:
-    """Where a model computes in bfloat16 from float32 weights, they are cast once for all steps: the outermost autocast
-    keeps its casts until it ends."""
-    import torch
+def choose_tokens(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Next tokens [B] and their log-probabilities [B] under float32 logits [B, V].
 
-    half = getattr(model, "computes_half", False)
-    return torch.autocast(device, torch.bfloat16) if half else nullcontext()
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    return logits.float() if temperature == 1.0 else logits.float() / temperature
-
-
-def pick(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probabilities [B]: the inverse of the cumulative distribution at `uniform`, or the
-    argmax.
-
-    One pass of exponentials gives both: the last entry of their cumulative sum is the normaliser.
+    A token is the inverse of the cumulative distribution at `uniform` [B], or the argmax without it.  One pass of
+    exponentials gives both: the last entry of their cumulative sum is the normaliser.
     """
-    import torch
-
     highest = logits.amax(-1, keepdim=True)
     cumulative = (logits - highest).exp_().cumsum(-1)
     total = cumulative[:, -1:]
@@ -124,10 +123,19 @@ def pick(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
     return token, chosen.squeeze(-1)
 
 
-def ends_at(tokens: Tensor, tokenizer: Any) -> Tensor:
-    """Where a token ends a response: end-of-sequence, and others that a chat model may write instead."""
+def is_end(tokens: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """bool of the tokens' shape: whether a token ends a response (end-of-sequence, or a chat's end of turn)."""
     first, *others = end_token_ids(tokenizer)
     found = tokens == first
     for end in others:
         found |= tokens == end
     return found
+
+
+def _outer_autocast(model: CausalLM, device: str) -> AbstractContextManager[Any]:
+    """For a model that computes in bfloat16 from float32 weights, one autocast around all steps.
+
+    The outermost autocast keeps its casts until it ends, so the weights are cast once and not for every token.
+    """
+    half = getattr(model, "computes_half", False)
+    return torch.autocast(device, torch.bfloat16) if half else nullcontext()

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rlhf_bench.harness.forward.last_layer import last_layer_only_at
-from rlhf_bench.harness.forward.replaced import patched_forward
+from rlhf_bench.harness.forward.patch import last_layer_only_at, patched_forward
 from rlhf_bench.harness.training.collate import IGNORED
 
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ def scores_of_rows(model: Classifier) -> Iterator[None]:
         last = torch.zeros_like(input_ids, dtype=torch.bool)
         last[0, attention_mask.flatten().cumsum(0) - 1] = True  # a packed sequence's mask holds the rows' lengths
         trunk = classifier.base_model
+        # The head's scores of all other positions would be thrown away.
         with last_layer_only_at(trunk, last):
             hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **named).last_hidden_state
         return SequenceClassifierOutput(logits=classifier.score(hidden[last]))

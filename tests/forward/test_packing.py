@@ -84,7 +84,7 @@ def assert_alike(one: Any, other: Any, tolerance: float = 1e-4) -> None:
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", sorted(packing.KNOWN))
+@pytest.mark.parametrize("kind", sorted(packing.ARCHITECTURES))
 def test_rows_end_to_end_give_what_padded_rows_give(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, rollout = make(kind), uneven()
     expected = everything(plain, rollout)
@@ -97,7 +97,7 @@ def test_rows_end_to_end_give_what_padded_rows_give(kind: str, monkeypatch: pyte
     assert_alike(padded(taught, rollout, monkeypatch), expected)  # without row lengths it is what it was
 
 
-@pytest.mark.parametrize("kind", sorted(packing.KNOWN))
+@pytest.mark.parametrize("kind", sorted(packing.ARCHITECTURES))
 def test_a_row_does_not_see_its_neighbours(kind: str) -> None:
     model, rollout = enable_packing(make(kind)), uneven()
     rollout.mask[4, 0] = True  # every row has something to compare
@@ -146,14 +146,14 @@ def test_what_is_not_known_to_be_right_stays_padded(kind: str, more: dict[str, A
 def test_a_model_that_was_not_taught_refuses_rows_instead_of_misreading_them() -> None:
     packed = pack(uneven(), enable_packing(make("llama")))
     with pytest.raises(RuntimeError):
-        make("llama")(input_ids=packed.ids, use_cache=False, **packed.named)
+        make("llama")(input_ids=packed.ids, use_cache=False, **packed.inputs)
 
 
 def test_rows_of_equal_length_stay_a_table() -> None:
     model, rollout = enable_packing(make("gpt2")), by_hand(TOKENIZER, [[40, 41], [42]], [[50], [51, 52]])
     packed = pack(rollout, model)
     assert packed.ids.shape == (2, 3)
-    assert not packed.named
+    assert not packed.inputs
 
 
 def test_positions_and_lengths() -> None:
@@ -167,7 +167,7 @@ def test_a_loaded_model_is_taught_and_stored_without_a_trace(tmp_path: Path) -> 
     model = load_causal(tmp_path / "plain", TOKENIZER, "cpu")
     assert has_packed_attention(model)
     save_model(model, TOKENIZER, tmp_path / "again")
-    assert packing.NAME not in (tmp_path / "again" / "config.json").read_text(encoding="utf-8")
+    assert packing.ATTENTION not in (tmp_path / "again" / "config.json").read_text(encoding="utf-8")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("plain", "again")]
     assert {k for one in configs for k in one if "attn_impl" in k} == set()
     opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")

@@ -1,4 +1,4 @@
-"""Faster passes equal the plain ones: the cache with room, one ready-made mask, and a last layer that skips prompts."""
+"""Faster passes equal the plain ones: the preallocated cache, one ready-made mask, a last layer that skips prompts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tiny import Tiny, by_hand, make_tokenizer
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlhf_bench.harness.forward import last_layer, passes
-from rlhf_bench.harness.forward.last_layer import last_layer_only_at
+from rlhf_bench.harness.forward import passes, patch
+from rlhf_bench.harness.forward.patch import last_layer_only_at
 from rlhf_bench.harness.models.placement import Placement, apply_placement
 from rlhf_bench.harness.models.policies import load_causal
 from rlhf_bench.harness.sampling import loop
-from rlhf_bench.harness.sampling.kv_cache import is_plain, make_cache
+from rlhf_bench.harness.sampling.kv_cache import is_preallocated, preallocated_cache
 from rlhf_bench.harness.sampling.rollout import full_inputs, logprobs, make_generator, sample
 
 PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
@@ -29,10 +29,10 @@ def pieces() -> list[Tensor]:
     return [torch.randn(3, 2, width, 5, generator=generator) for width in (4, 1, 1, 1, 1, 1)]
 
 
-@pytest.mark.parametrize("room", [0, 5, 9])
-def test_the_cache_with_room_holds_what_transformers_own_holds(tiny: Tiny, room: int) -> None:
+@pytest.mark.parametrize("capacity", [0, 5, 9])
+def test_the_preallocated_cache_holds_what_transformers_own_holds(tiny: Tiny, capacity: int) -> None:
     """Also where more is written than there was room for, and after rows have left."""
-    plain, growing = DynamicCache(), make_cache(tiny.model, room)
+    plain, growing = DynamicCache(), preallocated_cache(tiny.model, capacity)
     keep = torch.tensor([0, 2])
     for number, keys in enumerate(pieces()):
         if number == 3:
@@ -55,7 +55,7 @@ def test_layers_that_see_a_window_keep_their_own_cache() -> None:
     )
     torch.manual_seed(0)
     model = MistralForCausalLM(config).eval()
-    assert not is_plain(make_cache(model, 20))
+    assert not is_preallocated(preallocated_cache(model, 20))
     drawn = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("window"))
     assert drawn.logprobs is not None
     torch.testing.assert_close(drawn.logprobs, logprobs(model, drawn).detach(), rtol=1e-4, atol=1e-4)
@@ -87,7 +87,7 @@ def test_passes_that_skip_what_nobody_reads_give_the_same_logprobs_and_gradients
 
 def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> None:
     ids, mask, positions = full_inputs(by_hand(tiny.tokenizer, [[40, 41, 42, 43]], [[70, 71, 72]]))
-    mlp = last_layer._last_mlp(tiny.model)
+    mlp = patch.last_mlp(tiny.model)
     seen: list[int] = []
     handle = next(iter(mlp.children())).register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
     try:
@@ -105,10 +105,10 @@ def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> No
 def test_a_model_that_checkpoints_gradients_is_left_as_it_is(tiny: Tiny) -> None:
     tiny.model.activation_checkpointing_enable()
     try:
-        assert last_layer._last_mlp(tiny.model) is None
+        assert patch.last_mlp(tiny.model) is None
     finally:
         tiny.model.activation_checkpointing_disable()
-    assert last_layer._last_mlp(tiny.model) is not None
+    assert patch.last_mlp(tiny.model) is not None
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -152,7 +152,7 @@ def test_weights_cast_once_sample_what_casts_at_each_step_do(tiny: Tiny, monkeyp
     model = apply_placement(load_causal(tiny.folder, tiny.tokenizer, "cpu"), Placement(dtype="bfloat16"))
     assert model.computes_half
     fast = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
-    monkeypatch.setattr(loop, "_casts_kept", lambda *_: nullcontext())
+    monkeypatch.setattr(loop, "_outer_autocast", lambda *_: nullcontext())
     slow = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
     assert torch.equal(fast.response_ids, slow.response_ids)
     assert fast.logprobs is not None

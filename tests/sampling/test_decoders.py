@@ -12,13 +12,13 @@ import pytest
 import torch
 from tiny import Tiny, louder, make_gpt2, make_llama, make_tokenizer
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 
 from rlhf_bench.harness.forward.packing import enable_packing, has_packed_attention
 from rlhf_bench.harness.models.placement import Placement, apply_placement
-from rlhf_bench.harness.sampling import decoders, kv_parts, loop, packed_weights, rollout
-from rlhf_bench.harness.sampling.kv_parts import works_in_parts
+from rlhf_bench.harness.sampling import decoders, kv_cache, loop, packed_weights, rollout, split_attention
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
+from rlhf_bench.harness.sampling.split_attention import supports_split_cache
 
 PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
 LONG = 40
@@ -40,9 +40,9 @@ def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
 
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own cache and masks, its layers as they are."""
-    monkeypatch.setattr(rollout, "works_in_parts", lambda _: False)
+    monkeypatch.setattr(loop, "supports_split_cache", lambda _: False)
     monkeypatch.setattr(packed_weights, "LARGEST", 0)
-    monkeypatch.setattr(decoders, "make_cache", lambda model, _: DynamicCache(config=model.config))
+    monkeypatch.setattr(decoders, "preallocated_cache", lambda model, _: DynamicCache(config=model.config))
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS * 3, PROMPTS[:1] * 9], ids=["padded", "equal lengths"])
@@ -51,17 +51,17 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     tiny: Tiny, prompts: tuple[str, ...], greedy: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert works_in_parts(tiny.model)
+    assert supports_split_cache(tiny.model)
     monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))  # so that some rows end before others
     if not parts:
-        monkeypatch.setattr(rollout, "works_in_parts", lambda _: False)
+        monkeypatch.setattr(loop, "supports_split_cache", lambda _: False)
     fast = draw(tiny, prompts, greedy)
     plainly(monkeypatch)
     plain = draw(tiny, prompts, greedy)
     assert torch.equal(fast.response_ids, plain.response_ids)
     torch.testing.assert_close(fast.logprobs, plain.logprobs, rtol=1e-4, atol=1e-4)
     lengths = plain.mask.sum(1).tolist()
-    assert greedy or min(lengths) < kv_parts.RECENT < max(lengths), "no row has left, or the buffer was never full"
+    assert greedy or min(lengths) < kv_cache.RECENT < max(lengths), "no row has left, or the buffer was never full"
 
 
 @pytest.fixture
@@ -91,13 +91,13 @@ def test_two_threads_write_half_of_the_rows_each(
 def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the threads that write."""
     names: set[str] = set()
-    by_one = loop._fill
+    by_one = loop.decode_rows
 
     def write(*given: Any) -> int:
         names.add(threading.current_thread().name)
         return by_one(*given)
 
-    monkeypatch.setattr(loop, "_fill", write)
+    monkeypatch.setattr(loop, "decode_rows", write)
     return names
 
 
@@ -123,15 +123,15 @@ def test_a_batch_too_large_for_the_memory_is_written_in_parts(
 ) -> None:
     monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))
     whole = draw(tiny, PROMPTS * 3, greedy=False)
-    by_one = rollout._generate_part
+    by_one = loop.generate
 
     def small(model: Any, tokenizer: Any, ids: Tensor, *given: Any) -> Any:
         if len(ids) > 3:
             raise torch.OutOfMemoryError
         return by_one(model, tokenizer, ids, *given)
 
-    monkeypatch.setattr(rollout, "_generate_part", small)
-    monkeypatch.setattr(rollout, "_fits", {})
+    monkeypatch.setattr(loop, "generate", small)
+    monkeypatch.setattr(rollout, "_limits", {})
     for _ in range(2):
         found = draw(tiny, PROMPTS * 3, greedy=False)
         assert torch.equal(found.response_ids, whole.response_ids)
@@ -161,23 +161,22 @@ def test_a_change_of_the_weights_is_seen(tokenizer: Any) -> None:
 
 
 @pytest.fixture
-def wrong_attention() -> Iterator[list[int]]:
-    """An attention of this name that forgets the scale, as one that knows less than a model asks for would."""
+def wrong_attention(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An attention that ignores the scale, as one would that knows less than a model asks for; and its calls."""
     calls: list[int] = []
+    right = split_attention.attend
 
     def attend(*given: Any, **named: Any) -> Any:
         calls.append(1)
-        return kv_parts._attend(*given, **{**named, "scaling": 0.01})
+        return right(*given, **{**named, "scaling": 0.01})
 
-    kv_parts._register()
-    AttentionInterface.register(kv_parts.NAME, attend)
-    yield calls
-    AttentionInterface.register(kv_parts.NAME, kv_parts._attend)
+    monkeypatch.setattr(split_attention, "attend", attend)
+    return calls
 
 
 def test_a_model_that_decodes_otherwise_in_parts_keeps_one_buffer(tokenizer: Any, wrong_attention: list[int]) -> None:
     model = make_llama(tokenizer)
-    assert not works_in_parts(model)
+    assert not supports_split_cache(model)
     tried = len(wrong_attention)
     assert tried
     drawn = sample(model, tokenizer, PROMPTS, 12, generator=make_generator("wrong"))
@@ -195,21 +194,21 @@ def test_an_attention_that_is_never_asked_is_noticed(tokenizer: Any, monkeypatch
             return sdpa_attention_forward
 
     monkeypatch.setattr(modeling_llama, "ALL_ATTENTION_FUNCTIONS", Own())
-    assert not works_in_parts(make_llama(tokenizer))
+    assert not supports_split_cache(make_llama(tokenizer))
 
 
 @pytest.mark.parametrize("implementation", ["eager"])
 def test_other_attention_keeps_one_buffer(tokenizer: Any, implementation: str) -> None:
     model = make_gpt2(tokenizer)
     model.set_attn_implementation(implementation)
-    assert not works_in_parts(model)
+    assert not supports_split_cache(model)
 
 
 def test_the_model_asks_for_its_own_attention_again_afterwards(tiny: Tiny) -> None:
     before = tiny.model.config._attn_implementation
     draw(tiny, PROMPTS, greedy=True)
     assert tiny.model.config._attn_implementation == before
-    with pytest.raises(ZeroDivisionError), kv_parts.attention_by_parts(tiny.model):
+    with pytest.raises(ZeroDivisionError), split_attention.split_attention(tiny.model):
         raise ZeroDivisionError
     assert tiny.model.config._attn_implementation == before
 
@@ -239,7 +238,7 @@ def test_laid_out_weights_give_the_same_and_nothing_stays(tiny: Tiny) -> None:
 def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     before = outputs(tiny.model)
     made: list[int] = []
-    lay_out = packed_weights._laid_out
+    lay_out = packed_weights._packed_forward
 
     def fail_at_third(*given: Any) -> Any:
         made.append(1)
@@ -247,7 +246,7 @@ def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pyt
             raise MemoryError
         return lay_out(*given)
 
-    monkeypatch.setattr(packed_weights, "_laid_out", fail_at_third)
+    monkeypatch.setattr(packed_weights, "_packed_forward", fail_at_third)
     with pytest.raises(MemoryError), packed_weights.packed_weights(tiny.model):
         pass
     assert not [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]

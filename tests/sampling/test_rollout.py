@@ -13,7 +13,7 @@ from tiny import CONTEXT, SENTENCES, Tiny, by_hand, other_padding
 from torch import Tensor
 
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.sampling.loop import pick
+from rlhf_bench.harness.sampling.loop import choose_tokens
 from rlhf_bench.harness.sampling.rollout import (
     batches_by_length,
     full_inputs,
@@ -52,14 +52,14 @@ def test_the_middle_of_every_step_of_the_distribution_gives_its_token(logits: li
     shares = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(0)
     likely = torch.nonzero(shares > 1e-5).squeeze(1)
     middles = (shares.cumsum(0) - shares / 2)[likely].float()
-    drawn = pick(torch.tensor(logits).expand(len(likely), -1) / temperature, middles)[0]
+    drawn = choose_tokens(torch.tensor(logits).expand(len(likely), -1) / temperature, middles)[0]
     assert drawn.tolist() == likely.tolist()
 
 
 @given(distributions, st.sampled_from([0.3, 1.0, 2.5]))
 def test_the_ends_of_the_unit_interval_give_a_possible_token(logits: list[float], temperature: float) -> None:
     ends = torch.tensor([0.0, 0.99999994])  # what torch.rand can return: 1 - 2^-24 is the largest
-    first, last = pick(torch.tensor(logits).expand(2, -1) / temperature, ends)[0].tolist()
+    first, last = choose_tokens(torch.tensor(logits).expand(2, -1) / temperature, ends)[0].tolist()
     shares = (torch.tensor(logits) / temperature).softmax(0)
     possible = torch.nonzero(shares).squeeze(1).tolist()
     assert (first, last) == (possible[0], last)
@@ -71,7 +71,7 @@ def test_frequencies_of_a_fixed_distribution() -> None:
     logits = torch.tensor([-math.inf, 0.5, 2.0, -math.inf, -3.0, 1.0, -math.inf])
     shares, draws = (logits / 0.7).softmax(0), 40_000
     uniforms = torch.rand(draws, generator=make_generator("frequencies"))
-    counts = torch.bincount(pick(logits.expand(draws, -1) / 0.7, uniforms)[0], minlength=len(shares))
+    counts = torch.bincount(choose_tokens(logits.expand(draws, -1) / 0.7, uniforms)[0], minlength=len(shares))
     sigma = (draws * shares * (1 - shares)).sqrt()
     assert ((counts - draws * shares).abs() <= 4 * sigma).all()
     assert not counts[shares == 0].any()

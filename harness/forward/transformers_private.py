@@ -1,0 +1,232 @@
+"""All private and undocumented names of transformers that the package uses.
+
+`config._attn_implementation`, `masking_utils.sdpa_mask`, `integrations.sdpa_attention.sdpa_attention_forward`
+    Attention over packed rows (packing.py) and over a split KV cache (sampling/split_attention.py).  Both rely on two
+    further properties: masks of four dimensions reach the attention unchanged, and position ids are used as given.
+    Gain: no padding is computed, PACKING_GAIN; decoding steps SPLIT_GAIN.
+    Public path: padded rows with transformers' own "sdpa" attention and its own cache.
+`cache_utils.DynamicLayer` as a base class, `Cache.layers`
+    Cache layers that do not copy all keys and values for every token (sampling/kv_cache.py).  Gain: see above.
+    Public path: `transformers.DynamicCache`.
+`modeling_layers.GradientCheckpointingLayer`
+    Layers with gradient checkpointing, which is switched on while gradients are wanted: sampling needs the KV cache,
+    which a checkpointed layer drops.  Gain: none, but the layers are known for certain.
+    Public path: `torch.utils.checkpoint` around every element of the model's first list of modules.
+`config._commit_hash`
+    The commit of a model from the hub, for the record.  Without it: None.
+
+Tested with transformers 5.23 (constraints.txt; pyproject.toml allows no later minor version).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rlhf_bench.harness.forward.fast_paths import FastPath, require_close
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_bench.harness.forward.types import CausalLM, Module
+
+TINY = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 16, "max_position_embeddings": 16, "sliding_window": None,
+    "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
+}  # fmt: skip
+"""Sizes of the models of the self-tests, by the names that configurations of decoders share."""
+
+
+# --- attention
+
+
+def attention_name(model: Module) -> str:
+    """The name of the model's attention implementation ("sdpa", "eager", a registered one), "" where it has none."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+
+
+def register_attention(name: str, attention: Callable[..., Any]) -> None:
+    """Let `model.set_attn_implementation(name)` use `attention`, which gets the masks that "sdpa" gets."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def sdpa_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: Any
+) -> tuple[Tensor, None]:
+    """transformers' "sdpa": query [B, H, N, D], key and value [B, K, M, D] to [B, N, H, D]."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(module, query, key, value, mask, **named)  # type: ignore[no-any-return]
+
+
+def _tiny_model(model_type: str) -> Any:
+    """A model of the architecture in evaluation mode, its matrices large enough that attention and positions matter."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(8.0)
+    return model
+
+
+def _test_packed_attention(model_type: str) -> None:
+    import torch
+
+    from rlhf_bench.harness.forward.packing import ATTENTION, packed_attention, packed_mask, packed_positions
+
+    model, rows = _tiny_model(model_type), [torch.tensor([2, 3, 4]), torch.tensor([5]), torch.tensor([6, 7])]
+    expected = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
+    register_attention(ATTENTION, packed_attention)
+    model.set_attn_implementation(ATTENTION)
+    if attention_name(model) != ATTENTION:
+        raise ValueError("the attention implementation cannot be set")
+    lengths = torch.tensor([len(row) for row in rows])
+    packed = {"attention_mask": packed_mask(lengths), "position_ids": packed_positions(lengths)}
+    found = model(input_ids=torch.cat(rows)[None], use_cache=False, **packed).logits[0]
+    require_close(found, expected)
+
+
+PACKED_ATTENTION = FastPath("packed attention", _test_packed_attention, default_case="gpt2")
+"""Its cases are architectures (`config.model_type`)."""
+
+
+# --- KV cache
+
+
+def cache_layer_base() -> Any:
+    """transformers' growing cache layer, the base class of ours; `object` where there is none, and `CACHE_LAYERS` is
+    then not usable."""
+    try:
+        from transformers.cache_utils import DynamicLayer
+    except Exception:
+        return object
+    return DynamicLayer
+
+
+def _test_cache_layers(_: str) -> None:
+    """A layer of our own gets the keys and values of every pass, and what it returns is attended to."""
+    import torch
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    class Layer(DynamicLayer):  # type: ignore[misc]
+        updates = 0
+
+        def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            self.updates += 1
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+            self.keys, self.values = (
+                states if self.updates == 1 else torch.cat([old, states], -2)
+                for old, states in ((self.keys, keys), (self.values, values))
+            )
+            return self.keys, self.values
+
+    model, ids = _tiny_model("gpt2"), torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
+    expected = model(input_ids=ids, use_cache=False).logits[1:, 3]
+    cache = DynamicCache(config=model.config)
+    if [type(layer) for layer in cache.layers] != [DynamicLayer]:
+        raise ValueError("a cache of other layers")
+    cache.layers = [Layer()]
+    model(input_ids=ids[:, :3], past_key_values=cache, use_cache=True)
+    cache.batch_select_indices(torch.tensor([1]))
+    found = model(input_ids=ids[1:, 3:], past_key_values=cache, use_cache=True).logits[:, 0]
+    if cache.layers[0].updates != 2 or cache.layers[0].get_seq_length() != 4:
+        raise ValueError("the cache layer was not used")
+    require_close(found, expected)
+
+
+CACHE_LAYERS = FastPath("cache layers", _test_cache_layers)
+
+
+# --- gradient checkpointing
+
+
+def enable_checkpointing(trunk: Module) -> Callable[[bool], None]:
+    """Gradient checkpointing of a model's layers; returns the function that switches it on and off (it starts off).
+
+    Switched on, a layer keeps only its input for the backward pass and drops its KV cache.
+    """
+    switch = _checkpoint_by_transformers(trunk) if CHECKPOINTING.usable() else None
+    return switch or _checkpoint_by_torch(trunk)
+
+
+def _checkpoint_by_transformers(trunk: Any) -> Callable[[bool], None] | None:
+    """None where no layer of the model is made for it."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    # the method's new name where there is one
+    turn_on = getattr(trunk, "activation_checkpointing_enable", None) or trunk.gradient_checkpointing_enable
+    turn_on({"use_reentrant": False})
+    layers = [module for module in trunk.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def switch(on: bool) -> None:
+        for layer in layers:
+            layer.training = on  # of the layer itself, not of its dropouts: the flag that checkpointing looks at
+
+    return switch if layers else None
+
+
+def _checkpoint_by_torch(trunk: Any) -> Callable[[bool], None]:
+    from functools import partial
+
+    from torch.nn import ModuleList
+    from torch.utils.checkpoint import checkpoint
+
+    active = [False]
+
+    def forward(plain: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        return checkpoint(plain, *given, use_reentrant=False, **named) if active[0] else plain(*given, **named)
+
+    layers = next((module for module in trunk.modules() if isinstance(module, ModuleList)), ())
+    for layer in layers:
+        layer.gradient_checkpointing = True  # patch.last_mlp looks at it
+        layer.forward = partial(forward, layer.forward)
+
+    def switch(on: bool) -> None:
+        active[0] = on
+
+    return switch
+
+
+def _test_checkpointing(_: str) -> None:
+    import torch
+
+    ids, gradients, passes = torch.tensor([[2, 3, 4]]), [], []
+    for checkpointed in (False, True):
+        model, calls = _tiny_model("gpt2"), list[int]()
+        if checkpointed and (switch := _checkpoint_by_transformers(model.base_model)):
+            switch(True)
+        model.transformer.h[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        with torch.enable_grad():
+            loss = model(input_ids=ids, use_cache=False).logits.square().mean()
+            gradients.append(torch.autograd.grad(loss, model.transformer.wte.weight)[0])
+        passes.append(len(calls))
+    if passes != [1, 2]:
+        raise ValueError(f"a layer was computed {passes[1]} times instead of twice")
+    require_close(gradients[1], gradients[0])
+
+
+CHECKPOINTING = FastPath("gradient checkpointing", _test_checkpointing)
+
+
+# --- names without a self-test: nothing is computed by them
+
+
+def commit_hash(model: CausalLM) -> str | None:
+    """The commit of a model loaded from the hub, None where it is unknown."""
+    return getattr(model.config, "_commit_hash", None)
+
+
+def is_conv1d(module: object) -> bool:
+    """Whether a module is GPT-2's linear layer, which keeps its weight as [in, out]; told by the name of its class."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__.partition(".")[0] == "transformers"
