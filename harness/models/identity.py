@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.models.lora import require_peft
 from rlhf_bench.harness.models.policies import check_folder
 from rlhf_bench.harness.models.tiny_policy import TINY
-from rlhf_bench.harness.settings import Settings
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import Settings
 
 SIZES = ("layers", "width", "heads", "vocabulary")
 """Settings that make the tiny policy and mean nothing to another."""

@@ -8,12 +8,14 @@ tests/test_memory.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import load_error, split_revision
 from rlhf_bench.harness.models.placement import Placement
-from rlhf_bench.harness.settings import PPOSettings
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import PPOSettings
 
 PROMPT, RESPONSE = 512, 128
 """Tokens where nothing says how long texts are."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -20,9 +20,11 @@ from rlhf_bench.harness.plan.tasks import Tasks
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.sampling.engines import check_engine
 from rlhf_bench.harness.seams import LoadsPlugins, ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
-from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.statistics.best_of_n import check_ns, parse_ns
 from rlhf_bench.harness.text.types import JsonObject, Row
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import Settings
 
 Stages = Mapping[str, Stage]
 
@@ -122,6 +124,8 @@ class ArmContext:
 
 def scale(arm: ArmContext) -> Stage:
     """The stage that measures the reward's spread over SFT samples, by which every arm's rewards are divided."""
+    from rlhf_bench.harness.settings import Settings
+
     ppo, defaults = arm.settings.ppo, Settings().group("ppo")
     return Stage(
         "scale",

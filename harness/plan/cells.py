@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.pipeline.stage import Stage
@@ -16,8 +17,10 @@ from rlhf_bench.harness.plan.judges import JudgeSpec
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
-from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.text.types import JsonObject, Row
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
 from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
 from rlhf_bench.harness.presets import parse_seeds
-from rlhf_bench.harness.settings import GROUPS
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 Assignments = Mapping[str, Mapping[str, str]]
@@ -153,6 +152,8 @@ def make(
 
 
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
+    from rlhf_bench.harness.settings import GROUPS  # here: reports read experiments too, and do without pydantic
+
     judges = run.judges or DEFAULT_JUDGES
     sets: dict[str, dict[str, str]] = {}
     for name, value in run.set.items():
@@ -172,6 +173,8 @@ def _plugins(run: ExperimentRun) -> set[str]:
 
 
 def _check_groups(experiment: Experiment, given: Assignments) -> None:
+    from rlhf_bench.harness.settings import GROUPS
+
     names = set().union(*(_plugins(run) for run in experiment.runs))
     for group in given:
         if group not in GROUPS and not fnmatch.filter(names, group):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -20,8 +21,10 @@ from rlhf_bench.harness.plan.arms import OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
-from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.text.types import JsonObject
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import Settings
 
 DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 

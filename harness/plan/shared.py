@@ -6,10 +6,14 @@ the hash of its content) goes into `payload`, so that sweeps over unrelated sett
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
-from rlhf_bench.harness.settings import Settings
 from rlhf_bench.harness.text.types import Row
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import Settings
 
 H = "rlhf_bench.harness"
 

@@ -1,7 +1,7 @@
-"""The samplers of PPO's rollouts: our own decoding loop, or vLLM (`ppo.engine`).
+"""The samplers of PPO's rollouts: our own decoding loop, or vLLM (setting `ppo.engine`).
 
-Both have the signature of `rollout.sample`.  Evaluations, scales and baselines always come from the plain loop, so that
-what is measured does not depend on what was fast to train with.
+Both have the signature of `rollout.sample`.  Evaluations, scales and baselines always use our own loop, so that what is
+measured does not depend on the engine that was fast to train with.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
@@ -18,22 +18,27 @@ from rlhf_bench.harness.sampling.rollout import sample
 from rlhf_bench.harness.text.templates import encode_prompts
 
 if TYPE_CHECKING:
+    from torch import Generator
+
+    from rlhf_bench.harness.forward.types import CausalLM
     from rlhf_bench.harness.settings import PPOSettings, Settings
+    from rlhf_bench.harness.text.types import Tokenizer
 
 
 class Sampler(Protocol):
-    """As rollout.sample: one response to each prompt, from the model's weights as they are at the call."""
+    """As `rollout.sample`: one response to each prompt, from the model's weights at the time of the call."""
 
     def __call__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: CausalLM,
+        tokenizer: Tokenizer,
         prompts: Sequence[str],
         max_new: int,
         *,
-        generator: Any = None,
+        generator: Generator | None = None,
         temperature: float = 1.0,
-    ) -> Rollout: ...
+    ) -> Rollout:
+        """Responses of at most `max_new` tokens; greedy without a generator."""
 
 
 def require_vllm() -> None:
@@ -43,7 +48,7 @@ def require_vllm() -> None:
 
 
 def check_engine(settings: Settings) -> None:
-    """Raises BenchError for an engine that is not there or does not go with the other settings."""
+    """Raises BenchError for an engine that is not installed or does not go with the other settings."""
     if settings.ppo.engine != "vllm":
         return
     if settings.policy.lora:
@@ -56,23 +61,18 @@ def check_engine(settings: Settings) -> None:
 
 @contextmanager
 def open_sampler(
-    settings: PPOSettings, policy: Path, tokenizer: Any, prompts: Sequence[str], max_new: int, device: str
+    settings: PPOSettings, policy: Path, tokenizer: Tokenizer, prompts: Sequence[str], max_new: int, device: str
 ) -> Iterator[Sampler]:
-    """The sampler that the settings ask for, ready for `ppo.rollouts` of the prompts at a time; closed at the end.
+    """The sampler of the settings, ready for `ppo.rollouts` of the prompts at a time; closed at the end.
 
-    `policy` is the folder that the policy started from.  Raises BenchError where it cannot be opened.
+    `policy` is the folder that the policy started from.  Raises BenchError where the engine cannot open it.
     """
-    if settings.engine == "vllm":
-        require_vllm()
-        from rlhf_bench.harness.sampling.vllm import open_vllm
-
-        room = _room(tokenizer, prompts, max_new)
-        with open_vllm(policy, settings.rollouts, room, device, settings.engine_memory) as sampler:
-            yield sampler
-    else:
+    if settings.engine != "vllm":
         yield sample
+        return
+    require_vllm()
+    from rlhf_bench.harness.sampling.vllm import open_vllm
 
-
-def _room(tokenizer: Any, prompts: Sequence[str], max_new: int) -> int:
-    """Tokens of the longest prompt and a response to it."""
-    return max(map(len, encode_prompts(tokenizer, prompts))) + max_new
+    context = max(map(len, encode_prompts(tokenizer, prompts))) + max_new  # of the longest prompt and its response
+    with open_vllm(policy, settings.rollouts, context, device, settings.engine_memory) as sampler:
+        yield sampler
