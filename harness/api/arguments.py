@@ -12,9 +12,12 @@ from typing import Any
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.presets import parse_assignments, parse_seeds
 
+# Everything is taken in the forms that a notebook has at hand: one name or several, numbers or texts.
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Seeds = int | str | Sequence[int]
+"""A number of seeds (3: seeds 0, 1, 2), the seeds themselves, or a text like "11-14"."""
 Setting = str | int | float | bool | os.PathLike[str] | Sequence[int]
+"""A value of a setting; several numbers where the command takes 1,2,4."""
 Settings = Mapping[str, Setting]
 """By "group.key", as in `--set group.key=value`."""
 
@@ -34,6 +37,7 @@ def call_text(function: Callable[..., Any], given: Mapping[str, object]) -> str:
     shown = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
         for name, value in given.items()
+        # repr: arrays have no single truth value
         if name not in ("out", "progress") and repr(value) != repr(parameters[name].default)
     }
     return f"api.{function.__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
@@ -53,6 +57,7 @@ def as_seeds(given: Seeds) -> tuple[int, ...]:
         text = str(given)
     else:
         numbers = [str(seed) for seed in given]
+        # a lone number would mean how many seeds
         text = ",".join(numbers) if len(numbers) != 1 else f"{numbers[0]}-{numbers[0]}"
     try:
         return parse_seeds(text)
@@ -69,7 +74,7 @@ def as_assignments(settings: Settings | None) -> dict[str, dict[str, str]]:
 
 def as_text(value: Setting) -> str:
     if isinstance(value, bool):
-        return str(value).lower()
+        return str(value).lower()  # as --set takes it, so that both record the same text
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(str, value))
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)

@@ -80,7 +80,7 @@ def experiment(
     failure = compute_experiment(planned, machine, command)
     result = write_experiment(planned, failure)
     if failure:
-        raise failure
+        raise failure  # after the results of what finished are written
     written = result.report and as_written(result.report)
     return replace(result, data=json.loads(json.dumps(result.data)), report=written)
 
@@ -104,6 +104,7 @@ def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) 
     path = experiments.record_path(planned.out, planned.experiment.name)
     record = experiments.record(planned.experiment, planned.made, command)
     root.prepare()
+    # before the stages are executed, so that an interrupted experiment can be reported
     path.parent.mkdir(parents=True, exist_ok=True)
     # a record that differs in the command alone stays: the results that hold it stay as they are too
     if not path.exists() or {**store.read_json(path), "command": ""} != {**record, "command": ""}:

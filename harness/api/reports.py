@@ -52,12 +52,13 @@ class Report:
             import pandas
         except ImportError:
             raise BenchError("Report.to_pandas needs the package pandas.", "pip install pandas") from None
+        # estimates name their arm by its key; what else is known of it stands once, in `arms`
         arms = {arm["arm"]: arm for arm in self.data["arms"]}
         rows = []
         for estimate in self.data["estimates"]:
             arm = arms.get(estimate["arm"], {})
             described = {name: arm.get(name, "") for name in ("label", "policy")}
-            described["optimizer"] = arm.get("optimizer", "ppo")
+            described["optimizer"] = arm.get("optimizer", "ppo")  # older reports lack it: there was PPO alone
             rows.append({**estimate, **described, "seeds": tuple(estimate["seeds"])})
         return pandas.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 

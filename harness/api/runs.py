@@ -155,10 +155,8 @@ def run(
         "tiny" (default), a model folder, or a hub id (ID@REVISION); a preset of settings, which may name a policy too.
     data
         The task's real data: a path, "hub" or a hub id.
-    prompts
-        Other tasks whose held-out prompts are evaluated.  Default: the task's own.
-    train_prompts
-        Another task whose prompts PPO optimises on.  Default: the task's own.
+    prompts, train_prompts
+        Other tasks whose held-out prompts are evaluated, and one whose prompts PPO optimises on.
     limit
         At most this many examples of every split; 0 for all.
     out
@@ -180,13 +178,14 @@ def run(
         Before anything is computed, for whatever is wrong with the arguments; afterwards for the first stage that
         failed.  Finished stages are kept, and the report of the finished cells is written all the same.
     """
-    command = call_text(run, locals())
+    command = call_text(run, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
     planned = plan(
         task, rms, seeds, judges=judges, optimizers=optimizers, n=n, settings=settings, policy=policy, preset=preset,
         data=data, prompts=prompts, train_prompts=train_prompts, limit=limit, out=out,
     )  # fmt: skip
     small = planned.request.policy == "tiny"
+    # the report of what finished is written before the first failure is raised
     computed = compute(planned, make_machine(small, jobs, threads, device, checked, progress), command)
     raise_first(computed.outcome)
     return existing(computed.report, computed.missing)
@@ -224,7 +223,7 @@ def compute(planned: RunPlan, machine: Machine, command: str) -> Computed:
     outcome = requests.run(planned.cells, root, machine)
     cells = requests.finished(planned.cells, root)
     made, missing = None, list[str]()
-    if cells:
+    if cells:  # else a failure stopped all of them, which says more than a report would
         stats = planned.cells.settings.stats
         estimator = Estimator(stats.level, stats.seed)
         made, missing = make_report(cells, planned.out / "report", estimator, command, reuse=True)

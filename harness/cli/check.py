@@ -26,7 +26,7 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
         key, equals, value = text.partition("=")
         if not equals:
             raise BenchError(f"--set {text!r} is not of the form key=value.")
-        given[key.removeprefix(f"{name}.")] = value
+        given[key.removeprefix(f"{name}.")] = value  # NAME.KEY, as in bench run, is taken too
     settings = factory_settings(name, plugins.find(kind, name).factory(), given)
     return show_findings(f"{kind} {name}", conform(kind, name, settings))
 

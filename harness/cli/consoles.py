@@ -24,6 +24,7 @@ def command_line() -> str:
 def complain(lines: Sequence[str], fix: str) -> bool:
     """Say on stderr, under --quiet too, why the exit code will be 3; whether there is anything to say."""
     for line in lines:
+        # print, not a console: rich would wrap the line and drop it under --quiet
         print(printable(f"{line}. {fix}").strip(), file=sys.stderr)
     return bool(lines)
 

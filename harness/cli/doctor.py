@@ -32,6 +32,7 @@ def doctor() -> int:
         except PackageNotFoundError:
             rows.append((name, "missing"))
     rows += [*hardware_rows(), *preset_rows(pick_device())]
+    # importing a plugin is the only way to see whether it works
     kinds: tuple[plugins.Kind, ...] = ("task", "reward-model", "judge")
     for kind in kinds:
         for plugin in plugins.available(kind).values():

@@ -35,6 +35,7 @@ def experiment(
     with watching(stderr, quiet or all(stage.done(root) for stage in order)) as progress:
         machine = make_machine(True, jobs, 1, device, trackers, progress)
         failure = api.compute_experiment(planned, machine, command_line())
+    # what finished is shown before the failure is raised
     result = api.write_experiment(planned, failure)
     show(stdout, result)
     if failure:
@@ -69,6 +70,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         except (OSError, UnicodeDecodeError) as error:
             raise BenchError(f"Cannot read {intro}: {error}.", "Give a text file.") from None
     built, missing = [], []
+    # an experiment that cannot be read is named as missing: the ledger still has all others
     for record, root in results.find_records(runs):
         if only and record["name"] not in only:
             continue

@@ -18,6 +18,7 @@ def export(report: Path, form: str, out: Path, organization: str) -> int:
     if form == "every-eval-ever":
         if not organization:
             raise BenchError("Every Eval Ever wants to know who evaluated.", "Give --organization NAME.")
+        # the format wants the time of export, in seconds since 1970
         records = exports.every_eval_ever(found, str(int(time.time())), organization)
         files = {file_name(record["model_info"]["id"]): record for record in records}
     else:

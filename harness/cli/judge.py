@@ -52,6 +52,7 @@ def judge_settings(judges: Sequence[str], groups: Groups, short: Mapping[str, st
         if value is None:
             continue
         option = f"--{key.replace('_', '-')}"
+        # the one judge of the call that has a setting of that name
         having = [name for name in dict.fromkeys(judges) if key in parameters_of(plugins.find("judge", name))]
         if len(having) != 1:
             seen = f"{' and '.join(having) or 'No judge of this call'} {'have' if having else 'has'} the setting {key}."
@@ -74,6 +75,7 @@ def _calibrate(path: Path, judges: Sequence[str], groups: Groups, quiet: bool) -
     stdout, _ = consoles(quiet)
     lines = []
     for name in dict.fromkeys(judges):
+        # no task is involved: a calibration judges pairs of texts alone
         made = load_judge(name, judge_spec(name, groups.get(name, {})).settings)
         found = calibrate(made, rows, None, np.random.default_rng(0), name=name)
         terminal.show(stdout, agreement_table(name, found))

@@ -27,6 +27,7 @@ def plugin_rows(kind: plugins.Kind) -> Rows:
     """Registered plugins with the first line of their docstrings; a broken one with the reason instead."""
     for plugin in plugins.registered(kind):
         try:
+            # the target, not the factory: of a function that scores texts the factory is an adapter
             described = inspect.getdoc(plugin.target()) or ""
         except BenchError as error:
             described = error.seen

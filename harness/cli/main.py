@@ -47,7 +47,7 @@ class SeedsType(click.ParamType[tuple[int, ...]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
-            return value
+            return value  # click converts a default twice
         try:
             return parse_seeds(str(value))
         except ValueError:
@@ -134,6 +134,7 @@ def run(**options: Any) -> None:
     from rlhf_bench.harness.presets import parse_assignments
 
     machine = {name: options.pop(name) for name in ("out", "jobs", "threads", "device", "track", "dry_run", "quiet")}
+    # what is left has the names of a Request's fields
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
     sys.exit(run(Request(**options), **machine))
 
@@ -228,7 +229,7 @@ def experiment(**options: Any) -> None:
     from rlhf_bench.harness.pipeline.trackers import check_trackers
     from rlhf_bench.harness.presets import parse_assignments
 
-    trackers = check_trackers(options["track"])
+    trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
     wanted = [options[name] for name in ("policy", "preset", "out")]
     planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted)

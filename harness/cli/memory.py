@@ -16,11 +16,12 @@ def plan_rows(policy: str, settings: Settings, response: int, device: str) -> li
     """
     ppo = settings.ppo
     placement = choose_placement(settings.group("policy"), device)
-    prompt = settings.data.max_prompt_tokens or memory.PROMPT
+    prompt = settings.data.max_prompt_tokens or memory.PROMPT  # tokens; 0 sets no limit, so a typical length counts
     sizes = memory.sizes_of(memory.config_of(policy), placement, prompt, response)
     concurrent = can_run_concurrently(placement, ppo, device)
     plan = memory.make_plan(sizes, placement, ppo, prompt, response, concurrent)
     available, speed = memory.available_bytes(device), memory.measured_speed(device, placement.half)
+    # the largest micro-batch whose peak still fits, other settings equal
     peak, largest = plan.peak(ppo.micro_batch, ppo.rollouts), plan.largest_micro_batch(available, ppo.rollouts)
     trained = f"rank {placement.lora} adapters" if placement.lora else "all weights trained"
     lengths = f"prompt {prompt} + response {response} tokens"

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.results import contrasts
+from rlhf_bench.harness.results.arms import Arm, arms_of
 from rlhf_bench.harness.results.contrasts import Where
-from rlhf_bench.harness.results.estimates import Arm, arms_of
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.results.table import Cell, Table
 from rlhf_bench.harness.statistics.power import Plan
@@ -54,6 +54,7 @@ def power(
     for pilot in pilots(arms, Where(judge, measure), reward_model, versus):
         plans = plans_of(pilot.cells, difference, pilot.clusters, SEEDS, PROMPTS, level)
         terminal.show(stdout, plan_table(pilot, f"{judge}.{measure}", difference, plans))
+        # designs share their notes: each is said once
         for note in dict.fromkeys(plan.note for plan in plans if plan.note):
             stdout.print(f"note: {note}", markup=False, soft_wrap=True)
     return 0
@@ -72,8 +73,10 @@ def pilots(arms: Sequence[Arm], where: Where, reward_model: str, versus: str) ->
     for arm in arms:
         if reward_model not in ("", arm.reward_model):
             continue
+        # the same task, because a difference is taken prompt by prompt
         others = [b for b in arms if b.reward_model == versus and b.task == arm.task]
         for other in others if versus else [None]:
+            # without --versus the arm is paired with itself, which selects its cells and changes nothing
             own, against, clusters, _ = contrasts.paired(arm, other or arm, where)
             named = f"{arm.reward_model} - {versus}" if other else arm.reward_model
             yield Pilot(f"{named} on {arm.task}", own - against if other else own, clusters)

@@ -42,9 +42,11 @@ def run(
         show_plan(planned.stages, stdout)
         show_memory(planned, device, stdout)
         return 0
+    # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or planned.finished) as progress:
         machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
         ended = runs.compute(planned, machine, command_line())
+    # results before the failure: a failed stage costs only what needs it
     if ended.report:
         show_end(stdout, ended.report)
     elif ended.missing:

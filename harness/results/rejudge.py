@@ -19,7 +19,7 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import shared, tasks
 from rlhf_bench.harness.plan.judges import JudgeSpec, judge_spec
-from rlhf_bench.harness.results.estimates import CellFiles
+from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.undecided import stored_rows
 from rlhf_bench.harness.seams import SaysDeterministic
 from rlhf_bench.harness.stages.judge import load_judge, undecided
@@ -59,8 +59,10 @@ def judge_cells(
         done.outcome.failed |= outcome.failed
         done.kept += place.kept
         for path, stage in stages.items():
-            if stage.done(root):
-                _record(path, spec.name, stage)
+            record = store.read_json(path)
+            changed = {**record, "judges": {**record["judges"], spec.name: stage.place}}
+            if stage.done(root) and changed != record:
+                store.write_json(path, changed)
     return done
 
 
@@ -71,14 +73,6 @@ def _retries(judge: JudgeSpec, stages: Sequence[Stage], root: store.Store) -> di
         return {}
     counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in stages if stage.done(root)}
     return {key: count for key, count in counts.items() if count}
-
-
-def _record(path: Path, judge: str, stage: Stage) -> None:
-    """Name the judge's verdicts in the record of the cell."""
-    record = store.read_json(path)
-    changed = {**record, "judges": {**record["judges"], judge: stage.place}}
-    if changed != record:
-        store.write_json(path, changed)
 
 
 class RetryStore(store.Store):
@@ -110,6 +104,7 @@ class RetryStore(store.Store):
             for folder in (work, scratch):
                 folder.mkdir(parents=True)
             yield work, scratch
+            # removed from `retries` first: from here on the stage is complete, whichever verdicts stay
             self._replace(work, self.folder(kind, label, key), self.retries.pop(key))
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -118,18 +113,14 @@ class RetryStore(store.Store):
         if left > before:
             self.kept.append(f"{target.name}: {left} cases undecided now, {before} before; the earlier verdicts stay")
             return
-        _add_earlier(work / "account.json", target / "account.json")
+        new, old = work / "account.json", target / "account.json"
+        if new.is_file() and old.is_file():  # the new account then says what all tries cost
+            account = store.read_json(old)
+            earlier = [*account.pop("earlier", []), account]
+            store.write_json(new, {**store.read_json(new), "earlier": earlier})
         # one file at a time, each by an atomic rename, the marker last: a kill leaves whole files of either run
         for file in sorted(work.iterdir(), key=lambda file: file.name == store.MARKER):
             file.replace(target / file.name)
-
-
-def _add_earlier(new: Path, old: Path) -> None:
-    """Append the earlier accounts to the new one, which then says what all tries cost."""
-    if new.is_file() and old.is_file():
-        before = store.read_json(old)
-        earlier = [*before.pop("earlier", []), before]
-        store.write_json(new, {**store.read_json(new), "earlier": earlier})
 
 
 def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
@@ -140,7 +131,7 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
         inputs[role] = StoredStage(record["kind"], record["label"], record["params"], record["key"])
     spec = cell.record["evaluated"]
     task = _open_once(spec["name"], store.canonical(spec["settings"]))
-    if task.origin.sha256 != spec["sha256"]:
+    if task.origin.sha256 != spec["sha256"]:  # else a judge would see other references than the responses answer
         raise BenchError(
             f"The data of {spec['name']!r} changed since the run "
             f"({spec['sha256'][:12]} is now {task.origin.sha256[:12]}).",

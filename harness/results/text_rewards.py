@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.results.estimates import CellFiles
+from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.text.tokens import Span
 
@@ -38,10 +38,11 @@ def score_texts(
     from rlhf_bench.harness.sampling.rollout import text_rollout
     from rlhf_bench.harness.stages.reward import examples_of, load_reward_model
 
+    # a folder of results has everything a reward model needs: weights, settings, the policy's tokenizer
     cell = _choose(find_cells([runs])[0], rm, seed)
     set_threads(1)
     quiet_libraries()
-    made = store.read_json(cell.folder("scale") / store.MARKER)
+    made = store.read_json(cell.folder("scale") / store.MARKER)  # the one stage that every reward model has
     params, folder = made["params"], None
     if not _trained_by(cell, rm):
         params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
