@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rlhf_bench.harness.results.arms import Arm, arms_of
 from rlhf_bench.harness.results.contrasts import Where, paired
-from rlhf_bench.harness.results.estimates import Arm, Estimator, arms_of
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.statistics import comparisons
 

@@ -1,4 +1,7 @@
-"""From the folders of finished cells to one report: a dictionary that is written as JSON and shown in other forms."""
+"""One report from the folders of finished cells: a dictionary that is written as JSON and shown in other forms.
+
+An arm is a reward model with its settings on a task; a cell is an arm's run with one training seed.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms
-from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.measures import described
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
+
 SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
 SAMPLES = 5
+"""Prompts whose responses are shown in report.md."""
 SHOWN_WITH = (".html", ".css", ".js")
+"""Files that the page is made with, beside code."""
 
 MESSAGES = "rlhf_bench.harness.errors"
 NOT_REPORTING = tuple(
@@ -36,7 +45,7 @@ NOT_REPORTING = tuple(
 """Code that computes no number of a report: stages (their keys are in the records), plans, messages, pages."""
 
 
-def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> dict[str, Any]:
+def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> JsonObject:
     """The report of `cells`: estimates, arms, data, warnings, samples and manifest."""
     arms = arms_of(cells)
     labels = labels_of(arms)
@@ -58,7 +67,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
 
 
 def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of all that a report's files are made of; an equal one need not be written again."""
+    """Hash of everything that a report's files depend on; a report with an equal key need not be written again."""
     return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint()])
 
 
@@ -71,14 +80,18 @@ def page_fingerprint() -> str:
 
 
 def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of all that a report's numbers are computed from."""
+    """Hash of everything that a report's numbers are computed from: the cells' records (which hold the keys of their
+    stages), how intervals are made, and the code."""
     rows = sorted(store.canonical(cell.record) for cell in cells)
     code = fingerprint.of(__name__, without=NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
 
 
-def origins(cells: Sequence[CellFiles]) -> list[dict[str, Any]]:
-    """Where the data come from, once per task and source; for other prompts also where the policy's own come from."""
+def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
+    """Where the data come from, once per task and source.
+
+    For a policy that was trained on another task than the one it is evaluated on, also where its training data do.
+    """
     named = [(c.record["task"], c.record["origin"]) for c in cells]
     named += [
         (f"{c.record['home']} (training)", c.record["home_origin"])
@@ -89,61 +102,55 @@ def origins(cells: Sequence[CellFiles]) -> list[dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
-def describe(arm: Arm, label: str) -> dict[str, Any]:
-    """An arm's label, seeds and what was measured before optimisation (scale.json of every seed)."""
-    record = arm.cells[0].record
+def describe(arm: Arm, label: str) -> JsonObject:
+    """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end."""
+    first = arm.cells[0]
+    training = []
+    for cell in (cell for cell in arm.cells if "ppo" in cell.record["stages"]):
+        steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+        tail = steps[-max(1, len(steps) // 10) :]  # the last tenth: one iteration is noisy
+        names = ("explained_variance", "clip_share", "kl")
+        training.append({name: sum(row[name] for row in tail) / len(tail) for name in names})
     return {
         "task": arm.task,
         "reward_model": arm.reward_model,
         "arm": arm.key,
         "label": label,
-        "policy": record["policy"],
-        "optimizer": record.get("optimizer", "ppo"),
+        "policy": first.record["policy"],
+        "optimizer": first.record.get("optimizer", "ppo"),
         "seeds": list(arm.seeds),
-        "differing": record["differing"],
+        "differing": first.record["differing"],
         "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
-        "training": [_end_of_training(cell) for cell in arm.cells if "ppo" in cell.record["stages"]],
-        "counts": stage_record(arm.cells[0], "pairs")["figures"],
-        "sft": stage_record(arm.cells[0], "sft")["figures"],
-        "prompts": stage_record(arm.cells[0], "prompts")["figures"],
+        "training": training,
+        "counts": stage_record(first, "pairs")["figures"],
+        "sft": stage_record(first, "sft")["figures"],
+        "prompts": stage_record(first, "prompts")["figures"],
     }
-
-
-def _end_of_training(cell: CellFiles) -> dict[str, float]:
-    """Means over the last tenth of the iterations (at least one) of what PPO logs."""
-    steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
-    tail = steps[-max(1, len(steps) // 10) :]
-    return {name: sum(row[name] for row in tail) / len(tail) for name in ("explained_variance", "clip_share", "kl")}
 
 
 def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     """Arm key -> the reward model's name, with the settings by hand that tell it from the other arms shown."""
-    settings = {arm.key: _own_settings(arm, arms) for arm in arms}
-    common = set.intersection(*(set(own.items()) for own in settings.values())) if len(arms) > 1 else set()
+    settings: dict[str, dict[str, str]] = {}
+    for arm in arms:
+        # settings of other reward models say nothing about this arm; its own need no prefix
+        others = {other.reward_model for other in arms} - {arm.reward_model}
+        settings[arm.key] = {
+            name.removeprefix(f"{arm.reward_model}."): value
+            for name, value in arm.cells[0].record["differing"].items()
+            if name.rpartition(".")[0] not in others
+        }
+    common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
     labels = {}
     for arm in arms:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
-        if len(arms) == 1:
-            shown = []  # nothing to be told from; the command stands in the manifest
         optimizer = arm.cells[0].record.get("optimizer", "ppo")
         shown = [optimizer, *shown] if optimizer != "ppo" else shown
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
     shown_as = Counter((arm.task, labels[arm.key]) for arm in arms)
-    for arm in arms:  # the last resort for arms that still look alike, e.g. other data of one task
-        if shown_as[arm.task, labels[arm.key]] > 1:
+    for arm in arms:
+        if shown_as[arm.task, labels[arm.key]] > 1:  # arms that still look alike, such as other data of one task
             labels[arm.key] += f" #{arm.key[:6]}"
     return labels
-
-
-def _own_settings(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
-    """Settings by hand, those of other reward models left out and those of its own shortened."""
-    others = {other.reward_model for other in arms} - {arm.reward_model}
-    differing = arm.cells[0].record["differing"]
-    return {
-        name.removeprefix(f"{arm.reward_model}."): value
-        for name, value in differing.items()
-        if name.rpartition(".")[0] not in others
-    }
 
 
 def warnings(arm: Arm, label: str) -> list[str]:
@@ -154,13 +161,14 @@ def warnings(arm: Arm, label: str) -> list[str]:
     if arm.cells[0].record["differing"].get("ppo.critic") == "trunk":
         found.append(f"{label}: the critic shares the policy's trunk: another algorithm than with a trunk of its own")
     for cell in arm.cells:
+        of_seed = f"{label}, seed {cell.record['seed']}"
         if "ppo" in cell.record["stages"]:
             steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
-            found += [f"{label}, seed {cell.record['seed']}: {text}" for text in alarms(steps)]
+            found += [f"{of_seed}: {text}" for text in alarms(steps)]
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
-            found.append(f"{label}, seed {cell.record['seed']}: the reward does not vary over SFT samples")
-        found += [f"{label}, seed {cell.record['seed']}: {text}" for text in _undecided(cell)]
+            found.append(f"{of_seed}: the reward does not vary over SFT samples")
+        found += [f"{of_seed}: {text}" for text in undecided(cell)]
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
     if left:
         found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")
@@ -172,8 +180,8 @@ def warnings(arm: Arm, label: str) -> list[str]:
     return found
 
 
-def _undecided(cell: CellFiles) -> Iterator[str]:
-    """Judges that left more cases undecided than they say is bearable."""
+def undecided(cell: CellFiles) -> Iterator[str]:
+    """Judges that left more cases undecided than their threshold allows."""
     for name, folder in cell.judged().items():
         figures = store.read_json(folder / store.MARKER)["figures"]
         if figures["undecided"] > figures.get("threshold", 1) * figures["cases"]:
@@ -183,55 +191,56 @@ def _undecided(cell: CellFiles) -> Iterator[str]:
             )
 
 
-def stage_record(cell: CellFiles, role: str) -> dict[str, Any]:
+def stage_record(cell: CellFiles, role: str) -> JsonObject:
     """stage.json of one of a cell's stages."""
-    record: dict[str, Any] = store.read_json(cell.folder(role) / store.MARKER)
+    record: JsonObject = store.read_json(cell.folder(role) / store.MARKER)
     return record
 
 
-def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[JsonObject]:
     """The first held-out prompts with the reference, the baseline's and every arm's final response (lowest seed)."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]
         examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
         before = _responses(cell.folder("baseline"), last=False)
         after = _responses(cell.folder("generations"), last=True)
         for example in examples:
-            place = found.setdefault(
-                example["id"],
-                {
-                    "task": task,
-                    "example_id": example["id"],
-                    "prompt": example["prompt"],
-                    "reference": example.get("completion", ""),
-                    "responses": [],
-                },
-            )
-            if example["id"] not in after:
+            name, seed = example["id"], arm.seeds[0]
+            empty = {
+                "task": task,
+                "example_id": name,
+                "prompt": example["prompt"],
+                "reference": example.get("completion", ""),
+                "responses": [],
+            }
+            responses = found.setdefault(name, empty)["responses"]
+            if name not in after:
                 continue
-            if not place["responses"]:
-                place["responses"].append({"arm": "SFT baseline", "seed": arm.seeds[0], "text": before[example["id"]]})
-            place["responses"].append({"arm": labels[arm.key], "seed": arm.seeds[0], "text": after[example["id"]]})
+            if not responses:
+                responses.append({"arm": "SFT baseline", "seed": seed, "text": before[name]})
+            responses.append({"arm": labels[arm.key], "seed": seed, "text": after[name]})
     return list(found.values())
 
 
 def _responses(folder: Path, last: bool) -> dict[str, str]:
+    """Sampled responses by example, at the last checkpoint or of the baseline (iteration 0)."""
     written = columns.read(folder / "generations.jsonl")
     group = written.groups.get(("sample", (written.last("sample") or 0) if last else 0))
     return dict(zip(group.ids, group.texts, strict=True)) if group else {}
 
 
-def manifest(cells: Sequence[CellFiles], command: str) -> dict[str, Any]:
+def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:
     """Versions, commit, command, seeds, machine, and the seconds of every stage."""
     stages = {}
     for cell in cells:
         for role in cell.record["stages"]:
             record = stage_record(cell, role)
             name = f"{record['kind']} {record['label']}-{record['key'][: store.KEY_LENGTH]}"
-            stages[name] = {
-                k: record[k] for k in ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")
-            } | {k: record[k] for k in ("peak_memory_mb",) if record.get(k) is not None}
+            kept = ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")
+            stages[name] = {key: record[key] for key in kept}
+            if record.get("peak_memory_mb") is not None:
+                stages[name]["peak_memory_mb"] = record["peak_memory_mb"]
     return {
         "command": command,
         "git_commit": git_commit(),
@@ -242,7 +251,7 @@ def manifest(cells: Sequence[CellFiles], command: str) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout this package runs from, "" when it was installed from a wheel."""
+    """The commit of the checkout that this package runs from, "" for one installed from a wheel."""
     import subprocess
 
     folder = Path(__file__).resolve().parent.parent
@@ -257,7 +266,7 @@ def git_commit() -> str:
     return done.stdout.strip()
 
 
-def write(report: dict[str, Any], out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
+def write(report: JsonObject, out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
     """report.html, report.md, report.json and tables/*.csv in `out`; raises BenchError when it cannot be written.
 
     `cells` are those the report was built from: the page shows their responses, and has none without them.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_bench.harness.results.estimates import Arm, Estimator, reasons, twice, within
+from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.estimates import Estimator, reasons, twice, within
 from rlhf_bench.harness.results.sheets import Common, Rows, Sheets, common
 from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.harness.statistics import comparisons, power, rules

@@ -1,19 +1,24 @@
-"""What came of an experiment: its report, contrasts, analyses and the verdicts on its claims, as one dictionary."""
+"""The result of an experiment: its report, contrasts, analyses and the verdicts on its claims, as one dictionary.
+
+A *run* of an experiment is one `bench run` of its plan: tasks x reward models x seeds with one set of settings.  Its
+cells are finished runs of one task, reward model and seed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results import agreement, claims, contrasts
+from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.contrasts import Where
-from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells, is_complete
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.results.table import stored
@@ -22,35 +27,44 @@ from rlhf_bench.harness.statistics.credit import credit_estimates
 from rlhf_bench.harness.statistics.interval import Interval
 from rlhf_bench.reports import build, ledger
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
 SCHEMA = "rlhf-bench/experiment"
 SCHEMA_VERSION = 1
-
-
 FILE = "experiment.json"
 
+Tables = dict[str, dict[int, list["JsonObject"]]]
+"""Rows of an analysis by reward model and seed."""
 
-def folder_of(record: Mapping[str, Any], root: Path) -> Path:
+
+def folder_of(record: Row, root: Path) -> Path:
     """Where an experiment's results are written."""
     return root / "experiments" / str(record["name"])
 
 
-def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator) -> dict[str, Any]:
-    """Everything that can be said of the experiment whose record (experiments/NAME.json) is given, from files alone.
+def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObject:
+    """The result of the experiment with this record (experiments/NAME.json), from files alone.
 
-    Unfinished cells are named in `missing`.  What stands in the results folder already is taken when it is still what
-    would come out.  Raises BenchError when nothing of it is finished.
+    Unfinished cells are named in `missing`.  A result that is in the folder already is returned if its key is equal.
+    Raises BenchError when nothing of the experiment is finished.
     """
     cells, missing = _cells(record, root)
-    everything = _once(cells)
-    analyses = _tables(record, root, missing)
-    if not everything and not analyses:
+    every_cell = _distinct(cells)
+    analyses = _analysis_rows(record, root, missing)
+    if not every_cell and not analyses:
         raise BenchError(f"{record['name']}: nothing is finished.", f"Run: bench experiment {record['name']}")
-    key = _key(record, everything, missing, estimator)
-    stored = _stored(folder_of(record, root) / FILE)
-    if stored and stored["key"] == key:
-        return stored
-    report = build.build(everything, missing, estimator, record["command"]) if everything else None
-    analysed = {run: _analysed(run, *own, estimator) for run, own in analyses.items()}
+    code = fingerprint.of(__name__, without=build.NOT_REPORTING)
+    definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
+    key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), definition, code])
+    try:
+        before: JsonObject = store.read_json(folder_of(record, root) / FILE)
+    except BenchError:  # none yet, or a damaged one
+        before = {}
+    if before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key:
+        return before
+    report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
+    analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
     analysed |= _agreements(record["name"], cells, estimator)
     return {
         "schema": SCHEMA,
@@ -66,31 +80,17 @@ def build_experiment(record: Mapping[str, Any], root: Path, estimator: Estimator
     }
 
 
-def _key(record: Mapping[str, Any], cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of all that the result is computed from."""
-    code = fingerprint.of(__name__, without=build.NOT_REPORTING)
-    asked = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
-    return store.content_key([record, build.numbers_key(cells, missing, estimator), asked, code])
-
-
-def _stored(path: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = store.read_json(path)
-    except BenchError:
-        return None
-    return found if found.get("schema_version") == SCHEMA_VERSION and "key" in found else None
-
-
-def cells_of(record: Mapping[str, Any], root: Path) -> list[CellFiles]:
+def cells_of(record: Row, root: Path) -> list[CellFiles]:
     """All finished cells of an experiment, each once."""
-    return _once(_cells(record, root)[0])
+    return _distinct(_cells(record, root)[0])
 
 
-def _once(cells: Mapping[str, Sequence[CellFiles]]) -> list[CellFiles]:
+def _distinct(cells: Mapping[str, Sequence[CellFiles]]) -> list[CellFiles]:
+    """Cells that several runs share count once."""
     return list({cell.path: cell for own in cells.values() for cell in own}.values())
 
 
-def page_report(built: Mapping[str, Any]) -> dict[str, Any]:
+def page_report(built: Row) -> JsonObject:
     """The experiment's report with its question, claims, contrasts and analyses, as its page shows them."""
     more = [table for table in (ledger.contrasts_table(built), *ledger.analysis_tables(built)) if table.rows]
     left_out = [f"the run {run} was left out: it needs --set {needed}=..." for run, needed in built["left_out"].items()]
@@ -106,7 +106,10 @@ def page_report(built: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cells(record: Mapping[str, Any], root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
+# ---- what is finished -----------------------------------------------------------------------------------------------
+
+
+def _cells(record: Row, root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
     """Finished cells by run, and sentences about the others."""
     found: dict[str, list[CellFiles]] = {}
     missing: list[str] = []
@@ -115,15 +118,13 @@ def _cells(record: Mapping[str, Any], root: Path) -> tuple[dict[str, list[CellFi
         found[name] = own
         unfinished = len(cells) - len(own)
         missing += [f"{name}: {unfinished} of {len(cells)} cells are unfinished"] if unfinished else []
+        # runs share cells, hence their judges
         missing += [s for s in lacking if "the judge" in s and s not in missing]
     return found, missing
 
 
-Tables = dict[str, dict[int, list[dict[str, Any]]]]  # by reward model and seed
-
-
-def _tables(record: Mapping[str, Any], root: Path, missing: list[str]) -> dict[str, tuple[str, Tables]]:
-    """(kind, rows) of the finished analyses by run; sentences about the others go to `missing`."""
+def _analysis_rows(record: Row, root: Path, missing: list[str]) -> dict[str, tuple[str, Tables]]:
+    """(kind, rows) of the finished analyses by run; sentences about the others are appended to `missing`."""
     found: dict[str, tuple[str, Tables]] = {}
     for run, stages in record["analyses"].items():
         for stage in stages:
@@ -141,7 +142,10 @@ def _tables(record: Mapping[str, Any], root: Path, missing: list[str]) -> dict[s
     return found
 
 
-def _analysed(run: str, kind: str, tables: Tables, estimator: Estimator) -> dict[str, Any]:
+# ---- analyses, contrasts and claims ---------------------------------------------------------------------------------
+
+
+def _analyse(run: str, kind: str, tables: Tables, estimator: Estimator) -> JsonObject:
     """Statistics of an analysis by reward model; for overhead the measured rows too, which are few."""
     rows = []
     for rm, by_seed in tables.items():
@@ -158,9 +162,9 @@ def _analysed(run: str, kind: str, tables: Tables, estimator: Estimator) -> dict
     return {"kind": kind, "rows": rows, "measured": measured}
 
 
-def _agreements(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> dict[str, Any]:
-    """Rank agreement, by run of that kind; none where too little of what it ranks is finished."""
-    found: dict[str, Any] = {}
+def _agreements(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> JsonObject:
+    """Rank agreement by run of that kind; none where too little of what it ranks is finished."""
+    found: JsonObject = {}
     for run in experiments.find(name).runs:
         if run.kind == "agreement":
             trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
@@ -169,15 +173,15 @@ def _agreements(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: 
     return found
 
 
-def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[dict[str, Any]]:
+def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[JsonObject]:
     """Every contrast of the experiment in every run and task that has both of its reward models."""
-    rows = []
+    rows: list[JsonObject] = []
     sheets = Sheets()
     for run, own in cells.items():
-        arms = arms_of(own)
+        arms = {(arm.task, arm.reward_model): arm for arm in reversed(arms_of(own))}  # the first of several
         for contrast in experiments.find(name).contrasts:
-            for task in sorted({arm.task for arm in arms}):
-                a, b = (_only(arms, task, rm) for rm in (contrast.a, contrast.b))
+            for task in sorted({task for task, _ in arms}):
+                a, b = arms.get((task, contrast.a)), arms.get((task, contrast.b))
                 found = _contrast(contrast, a, b, estimator, sheets) if a and b else None
                 rows += [{"run": run, "task": task, **asdict(contrast), **found}] if found else []
     return rows
@@ -185,7 +189,7 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
 
 def _contrast(
     contrast: experiments.Contrast, a: Arm, b: Arm, estimator: Estimator, sheets: Sheets
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """The difference over all seeds and by seed; None where the runs have no such slice or judge."""
     where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
     try:
@@ -196,15 +200,11 @@ def _contrast(
     return {"seeds": sorted(set(a.seeds) & set(b.seeds)), "by_seed": each, **asdict(found)}
 
 
-def _only(arms: Sequence[Arm], task: str, rm: str) -> Arm | None:
-    return next((arm for arm in arms if arm.task == task and arm.reward_model == rm), None)
-
-
 def _claims(
     name: str,
     cells: Mapping[str, Sequence[CellFiles]],
-    report: Mapping[str, Any] | None,
-    analyses: Mapping[str, Any],
+    report: Row | None,
+    analyses: Row,
     estimator: Estimator,
 ) -> list[claims.Result]:
     estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
@@ -218,8 +218,8 @@ def _claims(
     return found
 
 
-def of_analysis(claim: claims.Claim, analysis: Mapping[str, Any], estimator: Estimator) -> claims.Result:
-    """The verdict on a claim about a run that is no training."""
+def of_analysis(claim: claims.Claim, analysis: Row, estimator: Estimator) -> claims.Result:
+    """The verdict on a claim about an analysis, which trains nothing."""
     for row in analysis["rows"]:
         if (row.get("reward_model"), row.get("statistic")) == (claim.arm, claim.statistic):
             interval = Interval(*(row[key] for key in ("value", "low", "high", "method", "note")))
@@ -227,8 +227,11 @@ def of_analysis(claim: claims.Claim, analysis: Mapping[str, Any], estimator: Est
     return claims.Result(claim, "not run", note=f"no {claim.statistic} of {claim.arm}")
 
 
-def find_records(folders: Sequence[Path]) -> list[tuple[dict[str, Any], Path]]:
-    """(record, results folder) of every experiment below the folders, in order of name."""
+def find_records(folders: Sequence[Path]) -> list[tuple[JsonObject, Path]]:
+    """(record, results folder) of every experiment below the folders, in order of name.
+
+    Raises BenchError for a path that is no folder.
+    """
     found = []
     for folder in folders:
         if not folder.is_dir():
@@ -237,9 +240,11 @@ def find_records(folders: Sequence[Path]) -> list[tuple[dict[str, Any], Path]]:
     return sorted(found, key=lambda item: item[0]["name"])
 
 
-def whole_ledger(built: Sequence[Mapping[str, Any]], only: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Every claim's row (of the experiments in `only`, where some are named), in the order of the ledger; those without
-    a finished experiment are `not run`."""
+def whole_ledger(built: Sequence[Row], only: Sequence[str] = ()) -> list[JsonObject]:
+    """The rows of every claim, or of the experiments in `only`, in the order of the ledger.
+
+    Claims without a finished experiment are `not run`.
+    """
     rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
     return [
         rows.get(claim.id) or claims.Result(claim, "not run", note=f"bench experiment {claim.experiment}").row()

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.results.estimates import CellFiles
+from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.reports.csv_tables import csv_files, csv_names
 from rlhf_bench.reports.html import page
 from rlhf_bench.reports.inside import distributions, inside, read
 from rlhf_bench.reports.markdown import markdown
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
+
 TABLES = "tables"
 
 
-def texts(report: Mapping[str, Any], cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, str]]:
-    """(path below the report's folder, content).  Without `cells` the page has nothing to look into."""
+def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, str]]:
+    """(path below the report's folder, content) of every file.  Without `cells` the page shows no responses."""
     blocks = read(cells)
     full = {**report, "distributions": distributions(blocks)} if cells else dict(report)
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
@@ -28,12 +31,21 @@ def texts(report: Mapping[str, Any], cells: Sequence[CellFiles] = ()) -> Iterato
     yield "report.md", markdown(full)
     for name, text in csv_files(full):
         yield f"{TABLES}/{name}", text
-    yield "report.json", json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n"  # last: it has the key
+    # last: its key says that the other files are up to date
+    yield "report.json", json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_files(report: Mapping[str, Any], out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
-    """Every file aside and renamed; tables that the report before this one had, and this one has not, are removed."""
-    stale = _tables_before(out)
+def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
+    """Write every file of the report; returns their paths.
+
+    Each is written under another name and renamed, so that a reader never sees half a file.  Tables of the report that
+    was in `out` before are removed where this report has none of that name; other files stay.
+    """
+    try:
+        before = store.read_json(out / "report.json")
+        stale = {out / TABLES / name for name in csv_names(before)}
+    except (BenchError, LookupError, TypeError, AttributeError):  # no report, or one of another version
+        stale = set()
     written = []
     for name, text in texts(report, cells):
         path = out / name
@@ -45,12 +57,3 @@ def write_files(report: Mapping[str, Any], out: Path, cells: Sequence[CellFiles]
     for path in stale - set(written):
         path.unlink(missing_ok=True)
     return written
-
-
-def _tables_before(out: Path) -> set[Path]:
-    """The tables that the report in `out` was written with."""
-    try:
-        before = store.read_json(out / "report.json")
-        return {out / TABLES / name for name in csv_names(before)}
-    except (BenchError, LookupError, TypeError, AttributeError):
-        return set()  # no report of ours, or one of another version

@@ -1,9 +1,9 @@
-"""Per-prompt rows for looking inside: what every policy wrote, which token got which reward, what the judges said.
+"""The rows of the page's section "Look inside": by prompt every policy's response, token rewards and verdicts.
 
-Rows are compact, because thousands of them go into one page.  Of a response: `x` its text, `n` its tokens, `c` 1 if it
-was cut off, `k` its KL, `r` its reward, `e` the end of every token (`s` its start too, where tokens do not follow one
-another), `t` the reward of every token, `q` the reward model's correction, `g` what the policy writes greedily, `v` the
-judges' values in the order of `measures`, `w` their reasons and `o` their notes.
+Names are one letter, because thousands of rows go into one page.  Of a response: `x` its text, `n` its tokens, `c` 1 if
+it was cut off, `k` its KL, `r` its reward, `e` the end of every token (`s` its start too, where tokens do not follow
+one another), `t` the reward of every token, `q` the reward model's correction, `g` the policy's greedy response, `v`
+the judges' values in the order of `measures`, `w` their reasons and `o` their notes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.estimates import CellFiles, arms_of
+from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.reports.measures import complete
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
 BUDGET = 4_000_000
-"""Bytes of the page; with its tables and figures it then stays below 5 MB."""
+"""Bytes of these rows in the page; with tables and figures the page then stays below 5 MB."""
 BINS = 20
-Json = dict[str, Any]
-Rows = Mapping[str, Mapping[str, Any]]
+"""Of a histogram."""
+Rows = Mapping[str, "Row"]
 """By example."""
 Key = tuple[str, str]
 """A judge and one of its measures."""
@@ -30,7 +33,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Block:
-    """One cell at its last checkpoint, sampled.  `rank` is the place of its seed among the arm's."""
+    """One cell (a task, reward model and seed) at its last checkpoint, sampled.
+
+    `rank` is the place of its seed among the arm's seeds; `baseline` names the folder of the SFT baseline's responses
+    `before`, which cells may share; `verdicts` are by example and judge.
+    """
 
     task: str
     arm: str
@@ -39,18 +46,16 @@ class Block:
     prompts: Rows
     responses: Rows
     verdicts: Mapping[str, Rows]
-    """By example and judge."""
     baseline: str
     before: Rows
-    """The responses of the baseline, which cells share by its name."""
-    measures: Mapping[Key, Mapping[str, Any]]
+    measures: Mapping[Key, Row]
     greedy: Mapping[str, str] = field(default_factory=dict)
     greedy_before: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is shown: seeds of every arm, whether with the rewards of tokens, prompts of every task (0: all)."""
+    """How much is shown: seeds of every arm, whether token rewards, prompts of every task (0 for all)."""
 
     seeds: int
     tokens: bool = True
@@ -58,7 +63,7 @@ class Extent:
 
 
 def read(cells: Sequence[CellFiles]) -> list[Block]:
-    """What the cells left at their last checkpoint, in order of arm and seed."""
+    """The cells' responses and verdicts at their last checkpoint, in order of arm and seed."""
     return [_read(cell, rank) for arm in arms_of(cells) for rank, cell in enumerate(arm.cells)]
 
 
@@ -67,8 +72,8 @@ def _read(cell: CellFiles, rank: int) -> Block:
     written_before = columns.read(cell.folder("baseline") / "generations.jsonl")
     after = written.final("sample")
     examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
-    verdicts: dict[str, dict[str, Mapping[str, Any]]] = {}
-    measures: dict[Key, Mapping[str, Any]] = {}
+    verdicts: dict[str, dict[str, Row]] = {}
+    measures: dict[Key, Row] = {}
     for judge, folder in sorted(cell.judged().items()):
         measures |= {(judge, m["name"]): m for m in store.read_json(folder / "measures.json")}
         for example, row in columns.read(folder / "verdicts.jsonl").final("sample").items():
@@ -93,26 +98,21 @@ def _texts(rows: Rows) -> dict[str, str]:
     return {example: row.get("response", "") for example, row in rows.items()}
 
 
-def inside(blocks: Sequence[Block], labels: Mapping[str, str], budget: int = BUDGET) -> Json:
+def inside(blocks: Sequence[Block], labels: Mapping[str, str], budget: int = BUDGET) -> JsonObject:
     """{"tasks": [...], "left_out": sentences}: as much as `budget` bytes hold; `labels` by arm.
 
-    Seeds are left out first, then the rewards of tokens, then prompts.
+    Seeds are left out first, then token rewards, then prompts.
     """
     for extent in _extents(blocks, labels, budget):
         found = {"tasks": _tasks(blocks, labels, extent), "left_out": _left_out(blocks, extent)}
         if size(found) <= budget:
             return found
-    return {"tasks": [], "left_out": ["The responses are too long for a page; they lie in generations.jsonl."]}
-
-
-def compact(value: object) -> str:
-    """JSON without spaces."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return {"tasks": [], "left_out": ["The responses are too long for a page; generations.jsonl has them."]}
 
 
 def embedded(value: object) -> str:
-    """JSON that no text in it can end inside a page: the characters that HTML reads are JSON escapes."""
-    text = compact(value)
+    """JSON for a page.  The characters that HTML reads become JSON escapes, so that no text can end the element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -124,9 +124,10 @@ def size(value: object) -> int:
 
 
 def _extents(blocks: Sequence[Block], labels: Mapping[str, str], budget: int) -> Iterator[Extent]:
-    """What to try, the most first.  Seeds are about equally large, which saves trying most of their numbers."""
+    """The extents to try, the largest first."""
     seeds = max((block.rank for block in blocks), default=0) + 1
     if seeds > 1:
+        # seeds are about equally large: more of them than fit by the size of the first need not be tried
         first = size(_tasks(blocks, labels, Extent(1)))
         yield from (Extent(count) for count in range(min(seeds, 2 + budget // first), 1, -1))
     yield Extent(1)
@@ -138,23 +139,24 @@ def _extents(blocks: Sequence[Block], labels: Mapping[str, str], budget: int) ->
 
 
 def _left_out(blocks: Sequence[Block], extent: Extent) -> list[str]:
-    """What a reader would miss."""
+    """Sentences about the parts that are not shown."""
     hidden = sum(block.rank >= extent.seeds for block in blocks)
-    found = [f"{hidden} cells of further seeds are left out to keep the page small."] if hidden else []
+    found = [f"{hidden} runs of further seeds are left out to keep the page small."] if hidden else []
     if not extent.tokens:
-        found.append("The rewards of single tokens are left out to keep the page small.")
+        found.append("Token rewards are left out to keep the page small.")
     if extent.prompts and any(len(block.prompts) > extent.prompts for block in blocks):
         found.append(f"Only the first {extent.prompts} prompts of a task are shown, to keep the page small.")
     return found
 
 
-def _tasks(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> list[Json]:
+def _tasks(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> list[JsonObject]:
     shown = [block for block in blocks if block.rank < extent.seeds]
     names = sorted({block.task for block in shown})
     return [_task([block for block in shown if block.task == name], labels, extent) for name in names]
 
 
-def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> Json:
+def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> JsonObject:
+    """The rows of one task; prompts in the order of the first cell that has them."""
     prompts = {i: example for block in reversed(blocks) for i, example in block.prompts.items()}
     order = list(dict.fromkeys(i for block in blocks for i in block.prompts))[: extent.prompts or None]
     measures = {key: measure for block in blocks for key, measure in block.measures.items()}
@@ -174,18 +176,21 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
             }
             for column in sorted(complete(measures), key=lambda column: column.key)
         ],
-        "prompts": [_prompt(prompts[i]) for i in order],
+        "prompts": [
+            {
+                "id": prompts[i]["id"],
+                "x": prompts[i]["prompt"],
+                "reference": prompts[i].get("completion", ""),
+                "slices": prompts[i].get("slices", []),
+            }
+            for i in order
+        ],
         "baselines": [
             [_response(rows.get(i), {}, (), extent, greedy.get(i)) for i in order]
             for rows, greedy in baselines.values()
         ],
         "cells": [_cell(block, labels, order, sorted(measures), list(baselines), extent) for block in blocks],
     }
-
-
-def _prompt(example: Mapping[str, Any]) -> Json:
-    found = {"id": example["id"], "x": example["prompt"], "reference": example.get("completion", "")}
-    return {**found, "slices": example.get("slices", [])}
 
 
 def _cell(
@@ -195,7 +200,7 @@ def _cell(
     measures: Sequence[Key],
     baselines: Sequence[str],
     extent: Extent,
-) -> Json:
+) -> JsonObject:
     rows = [
         _response(block.responses.get(i), block.verdicts.get(i, {}), measures, extent, block.greedy.get(i))
         for i in order
@@ -210,22 +215,25 @@ def _cell(
 
 
 def top(rewards: Sequence[float]) -> float:
-    """The size that gets the strongest colour: nine in ten rewards other than 0 are at most as large; 0 for none."""
+    """The size that gets the strongest colour, 0 for no rewards.
+
+    Nine in ten rewards other than 0 are at most as large: a single extreme reward must not leave all others pale.
+    """
     sizes = sorted(abs(reward) for reward in rewards if reward)
     return sizes[min(len(sizes) - 1, len(sizes) * 9 // 10)] if sizes else 0.0
 
 
 def _response(
-    row: Mapping[str, Any] | None,
+    row: Row | None,
     verdicts: Rows,
     measures: Sequence[Key],
     extent: Extent,
     greedy: str | None = None,
-) -> Json | None:
+) -> JsonObject | None:
     """A response with its verdicts, None where the cell has none for the prompt."""
     if row is None:
         return None
-    found: Json = {"x": row.get("response", ""), "n": row["tokens"], "c": None if row["finished"] else 1}
+    found: JsonObject = {"x": row.get("response", ""), "n": row["tokens"], "c": None if row["finished"] else 1}
     found |= {"k": _short(row.get("kl")), "r": _short(row.get("reward"))}
     if extent.tokens and row.get("token_rewards"):
         found |= {**_places(row["spans"]), "t": [_short(reward) for reward in row["token_rewards"]]}
@@ -236,8 +244,8 @@ def _response(
     return {key: value for key, value in found.items() if value not in (None, [], {})}
 
 
-def _places(spans: Sequence[Sequence[int]]) -> Json:
-    """Ends of the tokens, and their starts only where they do not follow one another."""
+def _places(spans: Sequence[Sequence[int]]) -> JsonObject:
+    """Ends of the tokens, and their starts unless each token begins where the last one ends."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
     return {"e": ends} if starts == [0, *ends[:-1]] else {"s": starts, "e": ends}
 
@@ -250,14 +258,17 @@ def _short(number: float | None) -> float | int | None:
     return int(short) if short == int(short) else short
 
 
-def distributions(blocks: Sequence[Block]) -> list[Json]:
+def distributions(blocks: Sequence[Block]) -> list[JsonObject]:
     """Histograms before and after, pooled over seeds, of every measure that has a `before`; bins shared on a task."""
     pairs: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
     for block in blocks:
         for (judge, name), measure in sorted(block.measures.items()):
             if measure.get("before"):
-                found = _pairs(block, judge, measure["before"], name)
-                pairs.setdefault((block.task, block.arm, judge, name), []).extend(found)
+                rows = [verdicts[judge]["values"] for verdicts in block.verdicts.values() if judge in verdicts]
+                both = [(values.get(measure["before"]), values.get(name)) for values in rows]
+                known = [(float(b), float(a)) for b, a in both if b is not None and a is not None]
+                pairs.setdefault((block.task, block.arm, judge, name), []).extend(known)
+    # arms of a task have the same bins, so that their histograms compare
     ranges: dict[tuple[str, str, str], list[float]] = {}
     for (task, _, judge, name), found in pairs.items():
         values = [value for pair in found for value in pair]
@@ -270,17 +281,10 @@ def distributions(blocks: Sequence[Block]) -> list[Json]:
     ]
 
 
-def _pairs(block: Block, judge: str, before: str, after: str) -> list[tuple[float, float]]:
-    """(before, after) of every prompt decided in both."""
-    values = [row[judge]["values"] for row in block.verdicts.values() if judge in row]
-    found = [(v.get(before), v.get(after)) for v in values]
-    return [(float(b), float(a)) for b, a in found if b is not None and a is not None]
-
-
-def binned(pairs: Sequence[tuple[float, float]], values: Sequence[float]) -> Json:
+def binned(pairs: Sequence[tuple[float, float]], values: Sequence[float]) -> JsonObject:
     """Counts of both members of the pairs in BINS equal bins over the range of `values`."""
     low, high = min(values), max(values)
-    width = (high - low) / BINS or 1.0
+    width = (high - low) / BINS or 1.0  # all values equal: any width will do
     counts = {"before": [0] * BINS, "after": [0] * BINS}
     for pair in pairs:
         for name, value in zip(counts, pair, strict=True):

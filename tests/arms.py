@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.results.estimates import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 
 
 def make_arm(

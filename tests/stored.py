@@ -9,7 +9,8 @@ from typing import Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Estimate
-from rlhf_bench.harness.results.estimates import Arm, Estimator
+from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator
-from rlhf_bench.harness.results.pools import read_pool
+from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.proxy_curves import read_pool
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.statistics import best_of_n, comparisons, monotonicity
 from rlhf_bench.harness.statistics.cells import Array

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results import contrasts
+from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.contrasts import Where
-from rlhf_bench.harness.results.estimates import Arm, Estimator
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.statistics.comparisons import smallest_detectable
 from rlhf_bench.harness.statistics.interval import Interval
 

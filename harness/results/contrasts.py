@@ -15,7 +15,8 @@ import numpy.typing as npt
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import MeasureKind
-from rlhf_bench.harness.results.estimates import ALL, Arm, Estimator, twice, within
+from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.estimates import ALL, Estimator, twice, within
 from rlhf_bench.harness.results.sheets import NO_PROMPT, Common, Rows, Sheets, common
 from rlhf_bench.harness.statistics import comparisons, rules
 from rlhf_bench.harness.statistics.interval import Interval

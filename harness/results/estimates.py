@@ -16,6 +16,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, Measure
 from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import Aligned, Columns, Group, align, checkpoints
 from rlhf_bench.harness.slices import length_slices
 from rlhf_bench.harness.statistics import collapse, rules
@@ -24,48 +25,6 @@ from rlhf_bench.harness.statistics.interval import Interval
 ALL = "all"
 Rows = Sequence[Mapping[str, Any]]
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class CellFiles:
-    """One finished cell on disk."""
-
-    record: Mapping[str, Any]
-    root: Path
-    path: Path | None = None  # of the record
-
-    def folder(self, role: str) -> Path:
-        kind, label, key = self.record["stages"][role]
-        found: Path = self.root / kind / f"{label}-{key}"
-        return found
-
-    def judged(self) -> dict[str, Path]:
-        """Folder of each judge's verdicts, by the judge's name."""
-        return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """All seeds of one (task, reward model, settings)."""
-
-    task: str
-    reward_model: str
-    key: str
-    cells: tuple[CellFiles, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(cell.record["seed"] for cell in self.cells)
-
-
-def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
-    """Cells grouped into arms, seeds in order; arms in order of task, reward model and key."""
-    groups: dict[tuple[str, str, str], dict[int, CellFiles]] = {}
-    for cell in cells:
-        r = cell.record
-        # by seed: one cell copied into two folders is still one cell
-        groups.setdefault((r["task"], r["reward_model"], r["arm"]), {}).setdefault(r["seed"], cell)
-    return [Arm(*name, tuple(found[seed] for seed in sorted(found))) for name, found in sorted(groups.items())]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.estimates import CellFiles
+from rlhf_bench.harness.results.arms import CellFiles
 
 NEEDED: Mapping[str, type] = {
     "task": str, "home": str, "reward_model": str, "arm": str, "seed": int, "policy": str, "differing": dict,

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import Columns
-from rlhf_bench.harness.results.estimates import Arm, CellFiles
-from rlhf_bench.harness.results.pools import Pool, read_pool
 from rlhf_bench.harness.statistics import best_of_n
 from rlhf_bench.harness.statistics.cells import Array
 
@@ -130,6 +130,26 @@ def _figures(asked: Sequence[Table], point: int, ids: Sequence[str]) -> dict[str
 
 
 # ---- best-of-n ------------------------------------------------------------------------------------------------------
+
+
+class Pool(NamedTuple):
+    """A stored pool: example ids [P], rewards [P, N], gold [P, N] (NaN undecided) or None where the task has none;
+    figures [P, N] by name."""
+
+    examples: tuple[str, ...]
+    rewards: Array
+    gold: Array | None
+    figures: Mapping[str, Array]
+
+
+def read_pool(folder: Path) -> Pool:
+    """The pool that the stage `best_of_n` left in `folder`."""
+    rows = store.read_rows(folder / "pool.jsonl")
+    rewards = np.array([row["rewards"] for row in rows], dtype=np.float64)
+    gold = np.array([row["gold"] for row in rows], dtype=np.float64) if "gold" in rows[0] else None
+    names = rows[0]["figures"]
+    figures = {name: np.array([row["figures"][name] for row in rows], dtype=np.float64) for name in names}
+    return Pool(tuple(row["example_id"] for row in rows), rewards, gold, figures)
 
 
 def _of_pool(arm: Arm) -> Curves:

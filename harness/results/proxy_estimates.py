@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rlhf_bench.harness.nouns import Estimate
-from rlhf_bench.harness.results.estimates import ALL, Arm, Estimator
+from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.estimates import ALL, Estimator
 from rlhf_bench.harness.results.proxy_curves import Curves, curves_of
 from rlhf_bench.harness.statistics import gao, monotonicity, rules
 from rlhf_bench.harness.statistics.cells import Array

@@ -12,8 +12,8 @@ import numpy as np
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import checkpoints
-from rlhf_bench.harness.results.estimates import Arm, CellFiles
 from rlhf_bench.harness.statistics.cells import Array
 
 Key = tuple[str, str]

@@ -13,7 +13,8 @@ import pytest
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import sheets
-from rlhf_bench.harness.results.estimates import CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.arms import CellFiles, arms_of
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import Cell, text
 from rlhf_bench.harness.statistics import comparisons, power, rules
 from rlhf_bench.harness.statistics.length_control import length_controlled

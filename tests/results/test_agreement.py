@@ -13,7 +13,8 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results import agreement, claims
 from rlhf_bench.harness.results.agreement import ACCURACY, PPO, Standings, best_of
-from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.statistics.interval import Interval
 from rlhf_bench.reports import experiments as results
 from rlhf_bench.reports.ledger import analysis_tables

@@ -15,7 +15,8 @@ import pytest
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, MeasureKind
-from rlhf_bench.harness.results.estimates import CellFiles, Estimator, arms_of
+from rlhf_bench.harness.results.arms import CellFiles, arms_of
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.statistics import collapse, rules
 from rlhf_bench.harness.statistics.interval import Interval
 

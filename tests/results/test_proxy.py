@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.results.estimates import Arm, CellFiles, Estimator
+from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.proxy_curves import curves_of
 from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
 from rlhf_bench.harness.results.table import Cell, text

@@ -12,7 +12,7 @@ from fault_server import FaultServer, Reply, failing, goods, prefer
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Measure, Verdict
 from rlhf_bench.harness.plan import tasks
-from rlhf_bench.harness.results.estimates import CellFiles
+from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.rejudge import Rejudged, judge_cells
 from rlhf_bench.harness.results.undecided import complaints, too_many
 

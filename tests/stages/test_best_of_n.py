@@ -20,7 +20,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Utility, to_row
 from rlhf_bench.harness.pipeline.context import Context
-from rlhf_bench.harness.results.pools import read_pool
+from rlhf_bench.harness.results.proxy_curves import read_pool
 from rlhf_bench.harness.stages import best_of_n as stages_best_of_n
 from rlhf_bench.harness.stages import policy
 from rlhf_bench.harness.stages import pool as stages_pool

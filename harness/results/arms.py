@@ -1,0 +1,51 @@
+"""Finished cells on disk, grouped into arms: all training seeds of one task, reward model and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_bench.harness.text.types import Row
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """One finished cell on disk."""
+
+    record: Row
+    root: Path
+    path: Path | None = None  # of the record
+
+    def folder(self, role: str) -> Path:
+        kind, label, key = self.record["stages"][role]
+        found: Path = self.root / kind / f"{label}-{key}"
+        return found
+
+    def judged(self) -> dict[str, Path]:
+        """Folder of each judge's verdicts, by the judge's name."""
+        return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All seeds of one (task, reward model, settings)."""
+
+    task: str
+    reward_model: str
+    key: str
+    cells: tuple[CellFiles, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(cell.record["seed"] for cell in self.cells)
+
+
+def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
+    """Cells grouped into arms, seeds in order; arms in order of task, reward model and key."""
+    groups: dict[tuple[str, str, str], dict[int, CellFiles]] = {}
+    for cell in cells:
+        r = cell.record
+        # by seed: one cell copied into two folders is still one cell
+        groups.setdefault((r["task"], r["reward_model"], r["arm"]), {}).setdefault(r["seed"], cell)
+    return [Arm(*name, tuple(found[seed] for seed in sorted(found))) for name, found in sorted(groups.items())]
