@@ -1,6 +1,6 @@
-"""Best-of-n: what comes of taking the reward model's favourite among n samples, for all n from one pool of N.
+"""Best-of-n: the value of the sample with the highest reward among n, for all n from one pool of N samples.
 
-The second optimiser beside PPO: nothing is trained, so it previews a reward model in a minute.  Arrays only.
+The second optimiser beside PPO: nothing is trained, so that it tests a reward model in a minute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_NS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def parse_ns(text: str) -> tuple[int, ...]:
-    """ "1,2,4" as numbers; raises BenchError for anything else."""
+    """Numbers from a text such as "1,2,4"; raises BenchError for anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -30,7 +30,7 @@ def parse_ns(text: str) -> tuple[int, ...]:
 
 
 def check_ns(ns: Sequence[int], pool: int) -> tuple[int, ...]:
-    """`ns` in order; raises BenchError for none, for one below 1, above the pool of N samples or given twice."""
+    """`ns` in rising order; raises BenchError for none, for one below 1, above the pool of N samples, or repeated."""
     if not ns:
         raise BenchError("No n was given for best-of-n.", "Write them as in --n 1,2,4,8.")
     if wrong := [n for n in ns if n < 1]:
@@ -46,7 +46,7 @@ def kl_bound(n: int) -> float:
     """log n - (n - 1) / n in nats: an upper bound on the KL of best-of-n to the policy it samples from.
 
     Exact where no response is drawn twice and no two rewards tie, above the truth otherwise (Beirami et al., arXiv
-    2401.01879); the distance Gao et al. (2210.10760) plot best-of-n against.
+    2401.01879).  Gao et al. (2210.10760) plot best-of-n against it.
     """
     check_ns([n], n)
     return math.log(n) - (n - 1) / n
@@ -55,15 +55,17 @@ def kl_bound(n: int) -> float:
 def weights(rewards: npt.ArrayLike, n: int) -> Array:
     """[N] the chance of each sample to be the best of n drawn from the pool without replacement, ties shared evenly.
 
-    With L samples below a value and m tied at it, one of them wins with probability [C(L+m, n) - C(L, n)] / C(N, n).
+    Raises BenchError unless the rewards are a finite [N] with 1 <= n <= N.
     """
     line = np.asarray(rewards, dtype=np.float64)
     if line.ndim != 1 or not np.isfinite(line).all():
         raise BenchError(f"Rewards of shape {line.shape}, finite or not.", "Give one finite reward per sample.")
     check_ns([n], line.size)
     _, inverse, counts = np.unique(line, return_inverse=True, return_counts=True)
+    # With L samples below a value and m tied at it, one of them wins with probability [C(L+m, n) - C(L, n)] / C(N, n).
+    # within[g]: all n lie in the lowest g groups of ties.
     within = _chances_within(line.size, n)[[0, *np.cumsum(counts).tolist()]]
-    shares: Array = (np.diff(within) / counts)[inverse]  # within[g]: all n lie in the lowest g groups of ties
+    shares: Array = (np.diff(within) / counts)[inverse]
     return shares
 
 
@@ -71,7 +73,7 @@ def weights(rewards: npt.ArrayLike, n: int) -> Array:
 def _chances_within(pool: int, n: int) -> Array:
     """[pool + 1] the chance that n drawn without replacement all lie among the first k of the pool."""
     found = np.array([math.comb(k, n) / math.comb(pool, n) for k in range(pool + 1)])
-    found.setflags(write=False)  # one for all who ask
+    found.setflags(write=False)  # the cache returns the same array to every caller
     return found
 
 
@@ -79,13 +81,14 @@ def expected(rewards: npt.ArrayLike, values: npt.ArrayLike, n: int) -> Array:
     """[P] unbiased estimate of E[value of the best of n by reward], from rewards and values [P, N] of one pool.
 
     The mean over all subsets of n.  NaN where a sample that can be chosen has no value: undecided, not left out.
+    Raises BenchError for pools of different shapes and rewards that are not finite.
     """
     proxy, worth = _pool(rewards, values)
     return weighted(chances(proxy, n), worth)
 
 
 def chances(rewards: npt.ArrayLike, n: int) -> Array:
-    """[P, N] `weights` of every prompt's pool [P, N]: once for all values that are asked of it."""
+    """[P, N] `weights` of every prompt's pool [P, N], for use with any number of `weighted` values."""
     proxy, _ = _pool(rewards, rewards)
     return np.array([weights(row, n) for row in proxy]).reshape(proxy.shape)
 
@@ -93,6 +96,7 @@ def chances(rewards: npt.ArrayLike, n: int) -> Array:
 def weighted(shares: Array, values: npt.ArrayLike) -> Array:
     """[P] `expected` under the chances [P, N] of the samples."""
     worth = np.asarray(values, dtype=np.float64)
+    # A sample that is never chosen adds 0 even where its value is NaN: 0 * NaN would be NaN.
     found: Array = np.multiply(worth, shares, out=np.zeros_like(worth), where=shares > 0).sum(axis=1)
     return found
 
@@ -100,31 +104,30 @@ def weighted(shares: Array, values: npt.ArrayLike) -> Array:
 def win_rate(rewards: npt.ArrayLike, values: npt.ArrayLike, n: int) -> Array:
     """[P] unbiased estimate of the chance that the best of n beats one further sample of the policy (a tie is half).
 
-    The opponent is each sample in turn and the n come from the N - 1 others: it is independent of them, as a trained
-    policy is of its baseline.  Needs n < N.
+    Needs n < N.  NaN where a sample that can be chosen, or the opponent, has no value.
     """
     proxy, worth = _pool(rewards, values)
     check_ns([n], proxy.shape[1] - 1)
     found: Array = np.zeros(len(proxy))
+    # The opponent is each sample in turn and the n come from the N - 1 others: it is independent of them, as a trained
+    # policy is of its baseline.
     for left_out in range(proxy.shape[1]):
         others = np.arange(proxy.shape[1]) != left_out
-        found += expected(proxy[:, others], _won(worth[:, others], worth[:, [left_out]]), n)
+        ours, theirs = worth[:, others], worth[:, [left_out]]
+        won = (ours > theirs).astype(np.float64) + (ours == theirs) / 2  # 1, .5 or 0
+        won = np.where(np.isnan(ours) | np.isnan(theirs), np.nan, won)
+        found += expected(proxy[:, others], won, n)
     return np.asarray(found / proxy.shape[1])
-
-
-def _won(one: Array, other: Array) -> Array:
-    """1, .5 or 0; NaN where either is."""
-    found = (one > other).astype(np.float64) + (one == other) / 2
-    return np.where(np.isnan(one) | np.isnan(other), np.nan, found)
 
 
 def picks(rewards: npt.ArrayLike, n: int) -> npt.NDArray[np.intp]:
     """[P] the best of the first n samples of each row, the earliest of equals.
 
-    One draw, nested over n.  Samples are exchangeable, so that the earliest of equals is a random one.
+    One draw, nested over n.  Raises BenchError for an n outside 1 to N.
     """
     proxy, _ = _pool(rewards, rewards)
     check_ns([n], proxy.shape[1])
+    # Samples are exchangeable, so that the earliest of equals is a random one.
     found: npt.NDArray[np.intp] = proxy[:, :n].argmax(axis=1)
     return found
 
@@ -142,7 +145,11 @@ def _pool(rewards: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Best-of-n at one n.  `change` is against one sample (n = 1) of the same pools, prompt by prompt."""
+    """Best-of-n at one n.
+
+    kl_bound: in nats.   value: in the unit of the values.   change: against one sample (n = 1) of the same pools,
+    prompt by prompt.
+    """
 
     n: int
     kl_bound: float
@@ -161,20 +168,17 @@ def curve(
     """The expected value at each n with its interval, from pools [S seeds, P prompts, N samples].
 
     Values may be gold, the reward itself, a length.  `make_rng` gives a fresh generator of one seed at each call, so
-    that all points share their resamples.
+    that all points share their resamples.  Raises BenchError for pools of other shapes and for an n outside 1 to N.
     """
     proxy, worth = np.asarray(rewards, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if proxy.ndim != 3 or proxy.shape != worth.shape:
         raise BenchError(f"Pools of {proxy.shape} and {worth.shape}.", "Give both as [seeds, prompts, samples].")
+    # [S, P] cells at n = 1, the mean of each pool
+    single = np.array([expected(r, v, 1) for r, v in zip(proxy, worth, strict=True)])
     found = []
-    single = _expected_by_seed(proxy, worth, 1)
     for n in check_ns(ns, proxy.shape[2]):
-        cells = _expected_by_seed(proxy, worth, n)
+        cells = np.array([expected(r, v, n) for r, v in zip(proxy, worth, strict=True)])
         value = interval("level", cells, level, make_rng(), clusters)
         change = interval("change", cells - single, level, make_rng(), clusters)
         found.append(Point(n, kl_bound(n), value, change))
     return found
-
-
-def _expected_by_seed(proxy: Array, worth: Array, n: int) -> Array:
-    return np.array([expected(r, v, n) for r, v in zip(proxy, worth, strict=True)])

@@ -26,7 +26,7 @@ ONE_RUN = "conditional on this training run"
 # Notes that reports show.
 CLUSTERED = "Levene's test takes prompts for independent, and these share sources: see the variance ratio"
 ENOUGH = 300  # independent prompts: with fewer, the variance ratio's interval covers .87 to .93 (docs/coverage.md)
-SHORT = f"fewer than {ENOUGH} independent prompts: the interval is a little short, the more so for long tails"
+SHORT = f"fewer than {ENOUGH} independent prompts: the interval is a little short, more so for long tails"
 ROUNDING = 1e-12  # relative to the mean square: a smaller variance counts as 0
 FEW_VALUES = 100  # up to which a product is faster than a sum over all values
 CHUNK = 100  # swaps at a time: bounds the memory

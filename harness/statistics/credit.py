@@ -194,7 +194,7 @@ def _weighted(groups: Groups, weights: Array) -> Array:
         return np.full((len(CURVES), len(weights)), np.nan)
     bad, good = (np.asarray(counts @ weights.T).T for counts in (groups.flawed, groups.clean))  # [R, K] each
     every = bad + good
-    # For each reward the clean tokens above it, and half of those that tie with it: the pairs a flawed token loses.
+    # [R, K] clean tokens with a higher reward, ties half (Mann and Whitney 1947).
     above = good.sum(axis=1, keepdims=True) - good.cumsum(axis=1) + good / 2
     auroc = (bad * above).sum(axis=1) / (bad.sum(axis=1) * good.sum(axis=1))
     values = np.broadcast_to(groups.values, every.shape)

@@ -61,8 +61,8 @@ def rank(
 
     One seed: percentile bootstrap over prompts (or clusters), refitted each time.  Several: the two-way t interval of
     the linearised strengths, since resampling two or three seeds gives intervals that are too short.  `first` resamples
-    both axes.  Where some win all they play, the maximum lies at infinity (Ford 1957): values are then those with one
-    tie added to every pair, and there are no bounds; such a resample is treated alike.  Raises BenchError for shapes
+    both axes.  Where a model wins all its comparisons the maximum lies at infinity (Ford 1957): values are then those
+    with one tie added to every pair, without bounds; such a resample gets the same tie.  Raises BenchError for shapes
     that differ.
     """
     parts = [np.atleast_2d(np.asarray(value, dtype=np.float64)) for value in values]
@@ -72,7 +72,7 @@ def rank(
     cells = np.stack(parts)  # [K, S, P]
     compared = (~np.isnan(cells)).sum(axis=0) > 1
     if len(cells) < 2 or not compared.any():
-        why = "no decided case" if len(cells) > 1 else "one reward model has nothing to be ranked against"
+        why = "no decided case" if len(cells) > 1 else "one reward model alone cannot be ranked"
         return Ranking((undefined(why, METHOD),) * len(cells), (None,) * len(cells))
     # Prompts and seeds without any comparison are left out, as `tidy` leaves out undecided ones.
     _, codes, _ = tidy(np.where(compared, 0.0, np.nan), clusters)
@@ -172,7 +172,7 @@ def _intervals(
     if cells.shape[2] == 1 or (codes is not None and not codes.max()):
         why = "one prompt or one cluster of prompts"
     elif not _connected(wins):
-        why = "some win all they play: finite only by one tie added to every pair, without bounds"
+        why = "a model wins all its comparisons: finite only with one tie added to every pair, no bounds"
     elif ((low == high) | np.isnan(low)).all():
         why = "nothing but ties: no bounds"
     if why:

@@ -36,7 +36,7 @@ from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, b
 from rlhf_bench.harness.statistics.variance import moments
 
 RESAMPLES = 9999
-FEW = "fewer than 30 independent prompts: a skewed measure is covered less than the level says"
+FEW = "fewer than 30 independent prompts: the interval covers a skewed measure less often than its level"
 EDGE = "a rate this near 0 or 1 is covered a little less than the level says where many seeds differ"
 WIDE = "two seeds say little of the spread between training runs: the interval is wide for it"
 

@@ -1,4 +1,4 @@
-"""The bootstrap: scipy's numbers from the same draws, and a loop's."""
+"""The bootstrap against scipy with the same draws, and against a slow loop."""
 
 import math
 
@@ -18,7 +18,7 @@ SAMPLES = {
 }
 
 
-def scipys(data, statistic, resamples, level=0.9, seed=0):
+def scipy_interval(data, statistic, resamples, level=0.9, seed=0):
     found = stats.bootstrap(
         data, statistic, n_resamples=resamples, batch=100, paired=True, confidence_level=level, method="BCa",
         rng=rng(seed),
@@ -28,30 +28,30 @@ def scipys(data, statistic, resamples, level=0.9, seed=0):
 
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("resamples", [99, 1999])
-def test_bca_is_scipys_with_the_same_draws(name, resamples):
+def test_bca_equals_scipy_with_the_same_draws(name, resamples):
     y = SAMPLES[name]
-    known = scipys((y,), np.mean, resamples)
+    known = scipy_interval((y,), np.mean, resamples)
     found = s.bca(y[:, None], lambda totals: totals[..., 0] / y.size, 0.9, rng(), resamples)
     near(found, Interval(y.mean(), known.low, known.high, ""), 1e-8)
     assert found.method == "BCa bootstrap"
 
 
-def test_bca_of_a_ratio_of_sums_is_scipys():
+def test_bca_of_a_ratio_of_sums_equals_scipy():
     sums, sizes = rng(5).normal(5, 1, size=(2, 50))
-    known = scipys((sums, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), 999)
+    known = scipy_interval((sums, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), 999)
     found = s.bca(np.stack([sums, sizes], axis=1), lambda totals: totals[..., 0] / totals[..., 1], 0.9, rng(), 999)
     near(found, Interval(sums.sum() / sizes.sum(), known.low, known.high, ""), 1e-8)
 
 
-def test_many_prompts_are_drawn_in_batches_and_the_batches_change_nothing(monkeypatch):
+def test_the_size_of_a_batch_of_draws_does_not_change_the_interval(monkeypatch):
     y = rng(6).normal(size=500)
     whole = s.paired(y, 0.95, rng(), resamples=400)
     monkeypatch.setattr("rlhf_bench.harness.statistics.cells.AT_ONCE", 1700)
     near(s.paired(y, 0.95, rng(), resamples=400), whole)
 
 
-def test_expansion_is_for_few_prompts():
-    """Hesterberg's quantiles are wider for few values and next to the normal ones for many."""
+def test_expansion_widens_intervals_of_few_prompts():
+    """Hesterberg's quantiles are wider than normal ones for few values, and close to them for many."""
     for n, least, most in ((10, 1.15, 1.35), (1000, 1.0, 1.01)):
         y = rng(7).normal(size=n)
         columns = np.stack([y, np.ones(n)], axis=1)
@@ -60,7 +60,7 @@ def test_expansion_is_for_few_prompts():
         assert least <= (wide.high - wide.low) / (plain.high - plain.low) <= most
 
 
-def test_a_bootstrap_that_cannot_correct_itself_says_so():
+def test_where_bca_is_undefined_the_note_names_the_percentile_bootstrap():
     """A statistic that some resamples leave undefined."""
     y = np.array([1.0, 2.0, 3.0])
     found = s.bca(y[:, None], lambda totals: np.where(totals[..., 0] > 8.5, np.nan, totals[..., 0]), 0.9, rng(), 199)
@@ -68,8 +68,8 @@ def test_a_bootstrap_that_cannot_correct_itself_says_so():
     assert "BCa is undefined" in found.note
 
 
-def test_pigeonhole_takes_clusters_whole():
-    """Every prompt thrice in its cluster is every prompt once."""
+def test_pigeonhole_resamples_whole_clusters():
+    """Clusters of three copies of a prompt give the interval of one prompt each."""
     Y = rng(9).normal(size=(3, 12))  # noqa: N806
     thrice = s.pigeonhole(np.repeat(Y, 3, axis=1), 0.9, rng(), 500, np.repeat(np.arange(12), 3))
     near(thrice, s.pigeonhole(Y, 0.9, rng(), 500))

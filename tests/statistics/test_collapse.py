@@ -43,7 +43,7 @@ def test_every_number_is_finite_or_none_with_a_reason(pair):
 
 @fast
 @given(pairs | wild, st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=12, max_size=12))
-def test_clusters_break_nothing(pair, names):
+def test_any_clusters_give_a_number_or_a_reason(pair, names):
     found = collapse(*pair, rng(), 0.95, 199, names[: pair.shape[1]])
     for one in found.values():
         assert all(x is None or math.isfinite(x) for x in (one.value, one.low, one.high))
@@ -64,12 +64,12 @@ def test_repeating_every_prompt_within_its_cluster_adds_no_certainty():
     assert alone_each == once
 
 
-def test_fewer_than_three_clusters_say_nothing():
+def test_fewer_than_three_clusters_are_undefined():
     found = collapse([1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 4.0, 4.0], rng(), 0.95, 99, ["a", "a", "b", "b"])
     assert "2 clusters of prompts" in found["ks p"].note
 
 
-def test_the_variance_ratios_interval_is_scipys():
+def test_the_interval_of_the_variance_ratio_equals_scipy():
     before, after = rng(9).normal(size=(2, 50)) * [[1.0], [0.6]]
     known = stats.bootstrap(
         (before, after), lambda x, y, axis: y.var(axis) / x.var(axis), n_resamples=999, batch=100, paired=True,
@@ -97,7 +97,7 @@ def test_distances_agree_with_scipy(whole):
 
 @fast
 @given(hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(3, 12)), elements=st.floats(-100, 100).map(round)))
-def test_scale_carries_over(pair):
+def test_a_change_of_unit_scales_the_distances(pair):
     small, large = collapsed(*pair), collapsed(*(4 * pair))
     for key in KEYS:
         unit = {"wasserstein": 4, "energy": 2}.get(key, 1)
@@ -107,7 +107,7 @@ def test_scale_carries_over(pair):
 
 @fast
 @given(hnp.arrays(np.float64, st.integers(3, 12), elements=st.floats(-100, 100)))
-def test_nothing_changed(values):
+def test_equal_values_before_and_after_have_no_distance(values):
     found = collapsed(values, values)
     assert found["variance ratio"].value in (None, 1)
     for shape in ("ks", "wasserstein", "energy"):
@@ -134,7 +134,7 @@ def test_permutation_p_agrees_with_all_swaps():
     assert collapsed(before, after, 20000)["wasserstein p"].value == pytest.approx(reached / 64, abs=0.01)
 
 
-def test_levene_is_scipys_around_medians():
+def test_levene_equals_scipy_around_medians():
     before, after = rng(2).normal(size=40), 0.3 * rng(3).normal(size=40)
     assert collapsed(before, after)["levene p"].value == pytest.approx(stats.levene(before, after).pvalue)
 
@@ -155,7 +155,7 @@ def test_degenerate_input(before, after, value, reason):
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-55, 1e-80, 1e-160])
-def test_a_spread_that_all_but_vanishes_is_no_failure(scale):
+def test_a_spread_close_to_zero_is_handled(scale):
     before = rng(1).normal(size=20)
     found = collapsed(before, scale * rng(2).normal(size=20))["variance ratio"]
     assert 0 <= found.low <= found.value <= found.high < 1e-70
@@ -166,7 +166,7 @@ def test_unequal_lengths_are_refused():
         collapsed([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
-def test_the_variance_ratio_finds_the_truth():
+def test_the_variance_ratio_of_half_the_standard_deviation_is_a_quarter():
     """Half the standard deviation is a quarter of the variance."""
     before = rng(4).normal(size=400)
     found = collapse(before, 0.5 * rng(5).normal(size=400), rng(), 0.99)["variance ratio"]
@@ -183,7 +183,7 @@ def test_repetition():
     assert repetition(["one"])["distinct-2"].note == "no response has 2 words"
 
 
-def test_quick_enough_for_every_cell_of_a_report():
+def test_collapse_is_fast_enough_for_every_cell_of_a_report():
     before, after = rng(6).normal(size=(2, 256))
     collapse(before, after, rng(), 0.95)
     start = time.perf_counter()
@@ -213,7 +213,7 @@ def test_over_seeds_is_finite_inside_its_bounds_or_none_with_a_reason(name, valu
     assert not share or found.high is None or found.high <= 1
 
 
-def test_one_seed_keeps_its_interval_and_says_so_once():
+def test_one_seed_keeps_its_interval_and_gets_one_note():
     one = Interval(0.5, 0.2, 0.9, "BCa bootstrap")
     found = over_seeds("variance ratio", [one], 0.95)
     assert (found.value, found.low, found.high, found.method) == (0.5, 0.2, 0.9, "BCa bootstrap")
@@ -237,7 +237,7 @@ def test_ratios_are_averaged_on_the_logarithm():
     assert (1 / turned.high, 1 / turned.low) == pytest.approx((found.low, found.high))
 
 
-def test_ratios_of_which_some_are_0_are_averaged_as_they_are():
+def test_ratios_with_zeros_are_averaged_without_the_logarithm():
     values = (0.0, 0.0, 0.0, 0.0, 0.02)  # nearly all runs collapsed to one value: they must not end as "cannot be said"
     found = over_seeds("variance ratio", values_of(*values), 0.95)
     by_hand = stats.t(4, loc=np.mean(values), scale=stats.sem(values)).interval(0.95)

@@ -18,7 +18,7 @@ from rlhf_bench.harness.statistics.rules import interval
 
 @fast
 @given(wild, LEVELS, st.booleans())
-def test_no_matrix_breaks_a_comparison(Y, level, grouped):  # noqa: N803
+def test_any_matrix_gives_a_comparison_or_a_reason(Y, level, grouped):  # noqa: N803
     clusters = np.arange(Y.shape[1]) // 2 if grouped else None
     sound(c.difference(Y, Y[:, ::-1], "change", level, rng(), clusters))
     for kind in ("change", "win"):
@@ -40,7 +40,7 @@ def test_equal_wins_differ_by_at_most_the_exact_bound():
         lambda: c.smallest_detectable(0.95, n=10, se=0.1),
     ],
 )
-def test_bad_input_says_what_was_seen(call):
+def test_errors_name_the_input(call):
     with pytest.raises(BenchError):
         call()
 
@@ -61,7 +61,7 @@ def test_permutation_p_is_the_share_of_sign_flips():
     assert c.permutation_p(np.zeros(20), rng()).value == 1
 
 
-def test_clusters_are_flipped_whole():
+def test_whole_clusters_are_flipped():
     diff, clusters = np.array([0.3, 1.2, -0.4, 0.9, 2.0, 0.1]), ["a", "a", "b", "b", "", "c"]
     sums = np.array([1.5, 0.5, 2.0, 0.1])
     assert c.permutation_p(diff, rng(), clusters=clusters).value == c.permutation_p(sums, rng()).value == 0.125
@@ -95,7 +95,7 @@ def test_p_over_seeds_of_equal_differences():
     assert bound.low == pytest.approx(0, abs=1e-9)
 
 
-def test_which_test_a_comparison_gets():
+def test_the_method_of_each_kind_of_comparison():
     a, b = rng(1).integers(0, 2, size=(2, 1, 30)).astype(float)
     assert c.p_value(a, b, "win", rng()).method == "exact McNemar"
     assert c.p_value(a, b, "win", rng(), np.arange(30) // 2).method == "sign-flip permutation"
@@ -104,7 +104,7 @@ def test_which_test_a_comparison_gets():
     assert c.p_value(np.full((1, 4), math.nan), np.zeros((1, 4)), "win", rng()).note == "no decided case"
 
 
-def test_mcnemar_is_a_binomial_test_on_what_differs():
+def test_mcnemar_is_a_binomial_test_on_the_prompts_that_differ():
     a, b = np.array([1, 1, 1, 1, 0, 1, 0, math.nan]), np.array([0, 0, 0, 1, 1, 0, 0, 1])
     assert c.mcnemar_exact(a, b).value == pytest.approx(stats.binomtest(4, 5).pvalue)
     assert c.mcnemar_exact([1, 0], [1, 0]).value == 1

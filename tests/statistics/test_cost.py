@@ -1,4 +1,4 @@
-"""What scoring costs: counts against torch's own and by hand, fits that find known exponents, and rows of the stage.
+"""The cost of scoring: counts against torch's own and by hand, fits that find known exponents, and rows of the stage.
 
 No time is asserted: how long a pass takes is what the stage measures.
 """
@@ -54,7 +54,7 @@ def test_tokens_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("width", "layers", "tokens", "logits"), [(32, 1, 5, 1), (64, 3, 40, 7)])
-def test_flop_are_those_that_torch_counts(width: int, layers: int, tokens: int, logits: int) -> None:
+def test_flop_equal_the_count_of_torch(width: int, layers: int, tokens: int, logits: int) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -76,7 +76,7 @@ def test_flop_are_those_that_torch_counts(width: int, layers: int, tokens: int, 
     assert counter.get_total_flops() == forward_flop(width, layers, tokens, logits, 512) + masked
 
 
-def test_parameters_are_those_of_the_layers_matrices() -> None:
+def test_parameters_are_the_sizes_of_the_layers_matrices() -> None:
     tokenizer = train_tokenizer(["An answer."], 300)
     settings = OverheadSettings(widths=(64,), layers=(3,), lengths=(4,))
     layers = overhead.make_models(settings, 64, 3, tokenizer).causal.transformer.h
@@ -114,7 +114,7 @@ def test_a_power_law_is_found_exactly(a: float, b: float, scale: float) -> None:
         assert found.high == pytest.approx(exponent, abs=1e-6)
 
 
-def test_the_interval_of_an_exponent_is_that_of_least_squares_and_holds_it() -> None:
+def test_the_interval_of_an_exponent_is_that_of_least_squares_and_contains_it() -> None:
     from scipy import stats
 
     rng = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def test_the_interval_of_an_exponent_is_that_of_least_squares_and_holds_it() -> 
     assert abs(hits / 400 - 0.9) < 3 * math.sqrt(0.9 * 0.1 / 400)
 
 
-def test_what_cannot_be_fitted_says_why() -> None:
+def test_a_power_law_that_cannot_be_fitted_has_a_reason() -> None:
     one = np.ones(4)
     assert "vary independently" in power_law([one * 2], one, 0.9)[0].note
     assert "above 0" in power_law([np.arange(4.0)], one, 0.9)[0].note
@@ -165,7 +165,7 @@ def test_ratios_pair_repeats_and_need_both_sides() -> None:
     assert count_ratio(pairs, "peak_bytes").value is None
 
 
-def test_estimates_of_a_made_grid() -> None:
+def test_estimates_of_a_synthetic_grid() -> None:
     rows = [
         row(kind, [factor * length * width**2.0] * 3, length, width, tokens=factor * length, flop=factor * 10)
         for kind, factor in (("scalar", 1), ("seq2seq", 2))
@@ -211,7 +211,7 @@ def test_rows_of_the_stage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert found["flop ratio seq2seq / scalar"].value is not None
 
 
-def test_peak_bytes_is_what_is_held_at_once() -> None:
+def test_peak_bytes_is_the_memory_allocated_at_one_time() -> None:
     import torch
 
     def one_after_the_other() -> None:

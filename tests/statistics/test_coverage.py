@@ -1,4 +1,4 @@
-"""Slow: the intervals hold the truth as often as promised, and equal arms are seldom called different.
+"""Slow: the intervals contain the truth at their level, and equal arms are seldom called different.
 
 The promises at a nominal .95 (`benchmarks/coverage.py` has the whole table): Wilson .94 to .98 on verdicts; several
 seeds at least .94, and at most .98 from three seeds on where seeds differ; the rest at least .93.  Each end gets three

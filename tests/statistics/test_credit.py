@@ -45,7 +45,7 @@ responses = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), st
 
 @settings(max_examples=40)
 @given(st.lists(responses, min_size=2, max_size=6))
-def test_every_value_is_that_of_its_definition(texts: list[list[tuple[float, bool]]]) -> None:
+def test_every_value_follows_its_definition(texts: list[list[tuple[float, bool]]]) -> None:
     rows = [row(str(i), [r for r, _ in text], [f for _, f in text]) for i, text in enumerate(texts)]
     found = estimate(rows)
     tokens = [token for text in texts for token in text]
@@ -87,7 +87,7 @@ def within(texts: list[list[tuple[float, bool]]]) -> float | None:
 
 @settings(max_examples=40)
 @given(st.lists(responses, min_size=1, max_size=5), st.integers(1, 3))
-def test_no_nan_leaves_and_what_is_undefined_has_a_reason(texts: list[list[tuple[float, bool]]], seeds: int) -> None:
+def test_no_value_is_nan_and_undefined_ones_have_a_reason(texts: list[list[tuple[float, bool]]], seeds: int) -> None:
     table = [row(str(i), [r for r, _ in text], [f for _, f in text]) for i, text in enumerate(texts)]
     found = estimate(*[table] * seeds)
     assert set(found) == set(KEYS)
@@ -109,7 +109,7 @@ def test_by_hand() -> None:
     assert found[WITHIN].value == pytest.approx((0.75 + 1.0) / 2)
 
 
-def test_a_reward_that_only_tells_responses_apart_is_at_chance_within_them() -> None:
+def test_a_reward_that_only_separates_responses_is_at_chance_within_them() -> None:
     rows = [row("a", [-1.0] * 4, [True, True, False, True]), row("b", [1.0] * 4, [False, False, True, False])]
     found = estimate(rows)
     assert found["auroc"].value == pytest.approx(0.75)
@@ -124,7 +124,7 @@ def test_a_sequence_level_reward_has_no_token_credit() -> None:
     assert SEQUENCE_LEVEL not in estimate([row("a", [0.0, 0.0], [True, False])])["auroc"].note
 
 
-def test_nothing_known_and_one_kind_alone() -> None:
+def test_tables_without_flaws_or_with_one_kind_of_token() -> None:
     for tables in ([], [[]], [[], []]):
         assert all(one.value is None and one.note for one in estimate(*tables).values())
     clean = estimate([row("a", [-1.0, 1.0], [False, False]), row("b", [1.0], [False])])
@@ -212,7 +212,7 @@ def test_seeds_may_miss_tokens_and_lack_a_value() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
-def test_the_interval_holds_the_truth(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_contains_the_truth(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards of flawed and clean tokens are normal with means -1 and 0 and variance 2: AUROC is Phi(1 / 2).
 
     With several seeds each shifts its flawed tokens by its own amount, so the truth is a mean over seeds too.
@@ -262,7 +262,7 @@ PAIRS = [
 ]
 
 
-def test_a_response_in_two_pairs_is_taken_once() -> None:
+def test_a_response_in_two_pairs_is_scored_once() -> None:
     found = marked_responses([*PAIRS, replace(PAIRS[0], id="again", prompt="Who else?")])
     assert [(one.pair, one.side) for one in found] == [
         ("1v2", "rejected"),
@@ -319,7 +319,7 @@ def test_rows_of_the_stage(tmp_path: Path, tiny_gpt2: Tiny, monkeypatch: pytest.
     assert estimate(rows)["precision"].note == "no token has a negative reward"
 
 
-def test_a_text_that_does_not_round_trip_is_counted_not_guessed(
+def test_a_text_that_does_not_round_trip_is_counted_and_left_out(
     tmp_path: Path, tiny_gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = stages_credit.decode
@@ -329,7 +329,9 @@ def test_a_text_that_does_not_round_trip_is_counted_not_guessed(
     assert figures["responses"] == len(rows) == 3
 
 
-def test_no_known_flaws_make_an_empty_table(tmp_path: Path, tiny_gpt2: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_known_flaws_the_table_is_empty(
+    tmp_path: Path, tiny_gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     figures, rows = run_stage(tmp_path, tiny_gpt2, monkeypatch, [Pair("a", "Who?", "Anna.", "Ben.")])
     assert rows == []
     assert figures["responses"] == 0

@@ -1,4 +1,4 @@
-"""Win rates at equal length: the regression's maximum, laws, and what is said where length was not varied."""
+"""Win rates at equal length: the regression's maximum, laws, and data without variation in length."""
 
 import math
 
@@ -22,7 +22,7 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def made(seeds, prompts, log_odds=0.4, slope=1.5, seed=0):
+def simulated(seeds, prompts, log_odds=0.4, slope=1.5, seed=0):
     """Verdicts and length differences that follow the model."""
     g = rng(seed)
     lengths = g.normal(5, 20, size=(seeds, prompts))
@@ -48,7 +48,7 @@ def test_the_fit_is_the_likelihoods_maximum(ridge):
 
 
 def test_the_value_is_the_prediction_at_zero_on_all_cases():
-    y, lengths = made(2, 80)
+    y, lengths = simulated(2, 80)
     y[0, :6], lengths[1, 3] = math.nan, math.nan
     kept = ~np.isnan(y) & ~np.isnan(lengths)
     x = np.tanh(lengths[kept] / lengths[kept].std())
@@ -58,7 +58,7 @@ def test_the_value_is_the_prediction_at_zero_on_all_cases():
 
 def test_agrees_with_statsmodels():
     api = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed")
-    y, lengths = made(1, 200)
+    y, lengths = simulated(1, 200)
     x = np.tanh(lengths[0] / lengths[0].std())
     known = api.GLM(y[0], api.add_constant(x), family=api.families.Binomial()).fit().params
     assert lc.fit(x[None], y, np.ones((1, 200)), 0.0).coefficients[0] == pytest.approx(known, abs=1e-6)
@@ -71,7 +71,7 @@ def test_agrees_with_statsmodels():
     st.sampled_from([0.0, 1e-300, 1.0, 1e300]),
     st.booleans(),
 )
-def test_nothing_breaks_it(y, seed, scale, grouped):
+def test_any_input_gives_a_rate_or_a_reason(y, seed, scale, grouped):
     lengths = scale * np.round(rng(seed).normal(size=y.shape), 1)
     clusters = np.arange(y.shape[1]) // 2 if grouped else None
     found = lc.length_controlled(y, lengths, 0.95, rng(), clusters, resamples=60)
@@ -84,7 +84,7 @@ def test_nothing_breaks_it(y, seed, scale, grouped):
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_opponents_rate_is_the_mirror_image(seeds):
-    y, lengths = made(seeds, 100)
+    y, lengths = simulated(seeds, 100)
     ours, theirs = lc.length_controlled(y, lengths, 0.9, rng()), lc.length_controlled(1 - y, -lengths, 0.9, rng())
     assert (ours.value, ours.low, ours.high) == pytest.approx(
         (1 - theirs.value, 1 - theirs.high, 1 - theirs.low), abs=1e-6
@@ -93,21 +93,21 @@ def test_the_opponents_rate_is_the_mirror_image(seeds):
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_unit_of_length_does_not_matter(seeds):
-    y, lengths = made(seeds, 60)
+    y, lengths = simulated(seeds, 60)
     plain, scaled = (lc.length_controlled(y, unit * lengths, 0.9, rng(), resamples=300) for unit in (1.0, 8.0))
     assert (plain.value, plain.low, plain.high) == pytest.approx((scaled.value, scaled.low, scaled.high), abs=1e-9)
 
 
 def test_the_model_is_recovered():
     """20,000 verdicts: the rate at equal length is that of the model, not the raw one."""
-    y, lengths = made(1, 20_000, log_odds=-0.5, slope=2.0)
+    y, lengths = simulated(1, 20_000, log_odds=-0.5, slope=2.0)
     found = lc.length_controlled(y, lengths, 0.999, rng(), resamples=200)
     assert found.low < special.expit(-0.5) < found.high
     assert y.mean() > found.high
 
 
 def test_one_seeds_interval_refits_in_every_resample():
-    y, lengths = made(1, 60)
+    y, lengths = simulated(1, 60)
     x, g, draws = np.tanh(lengths[0] / lengths[0].std()), rng(7), []
     for _ in range(800):
         chosen = g.integers(60, size=60)
@@ -116,8 +116,8 @@ def test_one_seeds_interval_refits_in_every_resample():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])), abs=0.02)
 
 
-def test_clusters_are_resampled_whole():
-    y, lengths = made(1, 50)
+def test_whole_clusters_are_resampled():
+    y, lengths = simulated(1, 50)
     once = lc.length_controlled(y, lengths, 0.9, rng(), resamples=300)
     names = np.repeat(np.arange(50), 3)
     thrice = lc.length_controlled(np.repeat(y, 3, 1), np.repeat(lengths, 3, 1), 0.9, rng(), names, resamples=300)
@@ -131,7 +131,7 @@ def test_length_that_decides_everything_is_finite():
     assert 0 < found.low < 0.5 < found.high < 1
 
 
-def test_where_there_is_nothing_to_control_it_is_the_raw_rate():
+def test_without_variation_it_is_the_raw_rate():
     y = rng(1).choice([0.0, 0.5, 1.0], size=(1, 30))
     for verdicts, lengths, reason in (
         (y, np.zeros((1, 30)), "no length differs"),
@@ -143,7 +143,7 @@ def test_where_there_is_nothing_to_control_it_is_the_raw_rate():
 
 
 @pytest.mark.parametrize("lengths", [np.full(30, 7.0), np.arange(1.0, 31.0), np.r_[-1.0, np.arange(1.0, 30.0)]])
-def test_equal_length_that_was_never_seen_is_not_predicted(lengths):
+def test_one_sided_lengths_are_not_extrapolated(lengths):
     y = rng(1).integers(0, 2, size=30).astype(float)
     found = lc.length_controlled(y, lengths, 0.95, rng())
     assert found.value is None

@@ -1,4 +1,4 @@
-"""Gold against proxy: ranks against scipy, falls that were not looked for, and curves whose coefficients are known."""
+"""Gold against proxy: ranks against scipy, falls after the peak, and curves with known coefficients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refused(call: Any, message: str) -> None:
 # ---- ranks ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_seed_is_spearman_itself() -> None:
+def test_one_seed_gives_the_result_of_spearman() -> None:
     x, y = rng().normal(size=(2, 12))
     found = agreement([x], [y], LEVEL, rng())
     assert found.by_seed == (spearman(x, y, LEVEL, rng()),)
@@ -44,7 +44,7 @@ def test_one_seed_is_spearman_itself() -> None:
     assert few.low is None
 
 
-def test_several_seeds_are_students_t() -> None:
+def test_several_seeds_get_students_t() -> None:
     x, y = rng().normal(size=(2, 4, 12))
     y = y + x
     rhos = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
@@ -70,12 +70,12 @@ def test_seeds_without_a_value_are_counted() -> None:
 
 
 def rising(noise: float, seeds: int = 3, prompts: int = 40) -> Any:
-    """Proxy and gold [seeds, 6, prompts] that rise together from point to point, but for noise prompt by prompt."""
+    """Proxy and gold [seeds, 6, prompts] that rise together from point to point, with noise per prompt."""
     steps = np.arange(6.0)[None, :, None]
     return steps + noise * rng().normal(size=(2, seeds, 6, prompts))
 
 
-def test_seeds_that_differ_have_students_t_of_their_means() -> None:
+def test_seeds_that_differ_get_students_t_of_their_means() -> None:
     proxy, gold = rising(noise=8.0)
     means = proxy.mean(axis=2), gold.mean(axis=2)
     assert of_means(proxy, gold, LEVEL, rng()) == agreement(*means, LEVEL, rng()).over_seeds
@@ -83,7 +83,7 @@ def test_seeds_that_differ_have_students_t_of_their_means() -> None:
     assert of_means(proxy, gold, LEVEL, rng()).value is None
 
 
-def test_seeds_that_agree_have_an_interval_from_their_prompts() -> None:
+def test_seeds_that_agree_get_an_interval_from_their_prompts() -> None:
     sharp, loose = (of_means(*rising(noise), LEVEL, rng()) for noise in (0.1, 2.0))
     assert (sharp.value, sharp.low, sharp.high) == pytest.approx((1, 1, 1))
     assert loose.value == pytest.approx(1)
@@ -106,7 +106,7 @@ monotone = st.sampled_from([lambda v: v**3, lambda v: 5 * v - 2, np.arctan])
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), monotone, monotone)
-def test_ranks_know_only_the_order(seed: int, f: Any, g: Any) -> None:
+def test_ranks_depend_on_the_order_alone(seed: int, f: Any, g: Any) -> None:
     x, y = np.random.default_rng(seed).normal(size=(2, 3, 9))
     one, other = agreement(x, y, LEVEL, rng()), agreement(f(x), g(y), LEVEL, rng())
     assert one == other
@@ -148,7 +148,7 @@ def test_the_drop_from_a_fixed_checkpoint() -> None:
 
 
 def halves(prompts: int) -> np.ndarray:
-    """Which prompts choose the peak: found by asking, one prompt at a time, whose gold can move it."""
+    """The prompts that choose the peak: those whose gold, changed alone, moves it."""
     chooses = []
     for prompt in range(prompts):
         cube = np.zeros((1, 3, prompts))
@@ -199,7 +199,7 @@ def test_prompts_of_one_source_stay_together() -> None:
         assert whole.checkpoints == peak(alone, LEVEL, rng, clusters).checkpoints
 
 
-def test_peaks_that_cannot_be_told() -> None:
+def test_undefined_peaks_have_a_reason() -> None:
     few = peak(gold_cube(prompts=3), LEVEL, rng)
     assert (few.checkpoints, few.drop.value) == ((None, None), None)
     assert "3 prompts (or clusters) cannot be halved" in few.drop.note
@@ -218,7 +218,7 @@ FORMS = {"rl": lambda d, a, b: d * (a - b * np.log(d)), "best-of-n": lambda d, a
 
 
 def points(form: str, a: float, b: float, noise: float = 0.0, seeds: int = 3, prompts: int = 30) -> tuple[Any, Any]:
-    """KL and gold [S, C, P] of a known curve; the seeds stand at different distances."""
+    """KL and gold [S, C, P] of a known curve; the seeds have different distances."""
     made = np.random.default_rng(5)
     d = np.linspace(0.4, 4, 6)[None, :] * (1 + 0.1 * np.arange(seeds))[:, None]
     gold = FORMS[form](d, a, b)[:, :, None] + noise * made.normal(size=(seeds, 6, prompts))
@@ -227,7 +227,7 @@ def points(form: str, a: float, b: float, noise: float = 0.0, seeds: int = 3, pr
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.4), (0.3, 0.2), (2.0, 0.5)])
-def test_a_known_curve_is_found_again(form: Any, a: float, b: float) -> None:
+def test_a_known_curve_is_recovered(form: Any, a: float, b: float) -> None:
     found = fit(form, *points(form, a, b), LEVEL, rng(), resamples=50)
     assert (found.a.value, found.b.value) == pytest.approx((a, b))
     assert (found.a.low, found.a.high) == pytest.approx((a, a))
@@ -277,7 +277,7 @@ def test_bounds_are_those_of_a_slow_bootstrap(seeds: int) -> None:
     assert ("conditional on this training run" if seeds == 1 else "3 seeds resampled") in found.a.note
 
 
-def test_a_point_at_no_distance_weighs_nothing() -> None:
+def test_a_point_at_distance_zero_has_no_weight() -> None:
     kl, gold = points("rl", 1.0, 0.3, noise=0.2)
     start = np.concatenate([np.zeros_like(kl[:, :1]), kl], axis=1), np.concatenate([gold[:, :1] * 0, gold], axis=1)
     one, other = (fit("rl", *each, LEVEL, rng(), resamples=40) for each in ((kl, gold), start))
@@ -304,7 +304,7 @@ def test_analytic_kl_and_undecided_gold() -> None:
     assert found.points == 5
 
 
-def test_clusters_are_drawn_whole() -> None:
+def test_whole_clusters_are_drawn() -> None:
     kl, gold = points("rl", 1.0, 0.3, noise=1.0, seeds=1, prompts=20)
     twice = fit("rl", np.tile(kl, 2), np.tile(gold, 2), LEVEL, rng(), [*range(20), *range(20)], resamples=60)
     once = fit("rl", kl, gold, LEVEL, rng(), resamples=60)
@@ -315,7 +315,7 @@ def flat(kl: Any, gold: Any, form: Any = "rl") -> Curve:
     return fit(form, kl, gold, LEVEL, rng(), resamples=40)
 
 
-def test_curves_that_cannot_be_told() -> None:
+def test_undefined_curves_have_a_reason() -> None:
     one = flat(np.full((1, 1, 5), 2.0), np.ones((1, 1, 5)))
     assert one.a.value is one.b.value is one.top_gold.value is one.residual is None
     assert "1 points at a distance above 0 do not determine two coefficients" in one.a.note
@@ -328,7 +328,7 @@ def test_curves_that_cannot_be_told() -> None:
     assert "no maximum" in rising.top_distance.note
 
 
-def test_what_is_no_curve() -> None:
+def test_unknown_forms_and_wrong_shapes_raise() -> None:
     kl, gold = points("rl", 1.0, 0.3)
     refused(lambda: flat(kl, gold, form="ppo"), "form 'ppo' of a curve is unknown")
     refused(lambda: flat(kl[:, :2], gold), "Give one that broadcasts")

@@ -32,7 +32,7 @@ def drawn(found, seeds, prompts, g):
 
 
 def test_components_by_hand():
-    """Rows 0 and 2 apart, columns 0, 1, 2, and no rest."""
+    """Rows 0 and 2 apart, columns 0, 1, 2, and no residual."""
     cells = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
     found = p.components(cells)
     assert (found.seed, found.prompt, found.residual) == pytest.approx((2.0, 1.0, 0.0))
@@ -46,13 +46,13 @@ def test_components_are_those_of_the_model_on_average():
         assert np.mean(each) == pytest.approx(getattr(truth, name), abs=4 * np.std(each) / math.sqrt(300))
 
 
-def test_a_negative_component_is_zero_and_said():
+def test_a_negative_component_is_zero_with_a_note():
     found = p.components([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
     assert (found.seed, found.prompt) == (0, 0)
     assert "no spread between seeds and prompts" in found.note
 
 
-def test_one_seed_knows_no_spread_between_seeds():
+def test_one_seed_gives_no_spread_between_seeds():
     found = p.components([[1.0, 2.0, 4.0]])
     assert (found.seed, found.residual) == (None, 0)
     assert found.prompt == pytest.approx(np.var([1, 2, 4], ddof=1))
@@ -63,7 +63,7 @@ def test_one_seed_knows_no_spread_between_seeds():
 
 
 @pytest.mark.parametrize("cells", [np.ones((3, 4)), [[math.nan, math.nan]], [[1.0], [2.0]], np.zeros((1, 0))])
-def test_a_pilot_without_spread_plans_nothing(cells):
+def test_a_pilot_without_spread_gives_no_plan(cells):
     assert p.components(cells) is None
     (plan,) = p.table(cells, 0.1)
     assert plan.smallest_detectable is None
@@ -79,7 +79,7 @@ def test_a_pilot_without_spread_plans_nothing(cells):
     ),
     st.booleans(),
 )
-def test_no_pilot_breaks_a_plan(cells, grouped):
+def test_any_pilot_gives_a_plan_or_a_reason(cells, grouped):
     clusters = np.arange(cells.shape[1]) // 2 if grouped else None
     for plan in p.table(cells, 0.1, clusters, seeds=(1, 2, 5), prompts=(10, 200)):
         for number in (plan.smallest_detectable, plan.power):
@@ -137,7 +137,7 @@ def test_more_seeds_or_prompts_never_detect_less(found, seeds, prompts, more):
 
 @fast
 @given(mixes, st.integers(1, 5), st.integers(2, 200), st.floats(0.01, 2))
-def test_power_and_the_smallest_detectable_difference_are_one_thing(found, seeds, prompts, wanted):
+def test_power_at_the_smallest_detectable_difference_is_the_wanted_one(found, seeds, prompts, wanted):
     wanted = 0.1 + 0.85 * min(wanted / 2, 1)
     effect = p.smallest_detectable(found, seeds, prompts, wanted=wanted)
     assert p.power(found, effect, seeds, prompts) == pytest.approx(wanted, abs=1e-4)

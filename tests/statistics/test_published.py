@@ -1,4 +1,4 @@
-"""Published figures follow from published rows, by the functions that make this project's own numbers."""
+"""Published figures follow from published rows, by the functions behind this project's own numbers."""
 
 import csv
 import gzip
@@ -18,12 +18,12 @@ needs_tldr = pytest.mark.skipif(not TLDR.is_file(), reason="needs ../shared/data
 
 LEADERBOARD = "leaderboards/data_AlpacaEval_2__weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
 REJUDGED = {("alpaca_eval_gpt4_turbo_fn", "Mistral-7B-Instruct-v0.2")}
-"""Its published rate is of other preferences than those stored beside it."""
+"""Its published rate does not follow from the preferences stored beside it."""
 UNWEIGHTED = {
     "NullModel", "dbrx-instruct", "gpt35_turbo_instruct", "llama-2-70b-chat-hf", "minotaur-13b", "platolm-7b",
     "text_davinci_001", "alpaca-7b_verbose", "alpaca-7b_concise", "phi-2",
 }  # fmt: skip
-"""Their published length-controlled rates are of other weights than the published ones."""
+"""Their published length-controlled rates do not follow from the published weights."""
 
 
 def table(name):
@@ -38,7 +38,7 @@ def mean_and_error(values):
 
 
 @needs_alpaca
-def test_alpaca_evals_win_rates_and_standard_errors():
+def test_alpaca_eval_win_rates_and_standard_errors():
     preferences = {}
     for row in table("preferences_slim.csv.gz"):
         if row["preference"]:
@@ -61,7 +61,7 @@ def test_alpaca_evals_win_rates_and_standard_errors():
 
 
 @needs_alpaca
-def test_alpaca_evals_length_controlled_predictions():
+def test_alpaca_eval_length_controlled_predictions():
     weights = {row[""]: row for row in table("weights__length_controlled_v1__baseline_gpt4_1106_preview.csv")}
     difficulties = [float(row["instruction_difficulty"]) for row in table("instruction_difficulty_recovered.csv")]
     published = {row[""]: row for row in table(LEADERBOARD)}
@@ -88,7 +88,7 @@ def judged():
 
 
 @needs_tldr
-def test_tldrs_thousand_verdicts(judged):
+def test_tldr_win_rate_of_a_thousand_verdicts(judged):
     """PPO against the reference: 64.0% with a standard error of 1.52 points."""
     ours = np.array([row["preferred"] == "ours" for row in judged], dtype=float)
     rate, error = mean_and_error(ours)
@@ -99,7 +99,7 @@ def test_tldrs_thousand_verdicts(judged):
 
 
 @needs_tldr
-def test_tldrs_judge_prefers_position_a_and_the_longer_summary(judged):
+def test_the_tldr_judge_prefers_position_a_and_the_longer_summary(judged):
     """Longer in characters as stored; of the 11 pairs of equal length the reference counts as the longer."""
     first = [(row["preferred"] == "ours") == (row["shuffled_index"] == "0") for row in judged]
     assert wilson(first, 0.95).value == pytest.approx(0.584)

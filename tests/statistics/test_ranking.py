@@ -1,4 +1,4 @@
-"""Bradley-Terry strengths: the likelihood's maximum, laws, and what is said where there is none."""
+"""Bradley-Terry strengths: the likelihood's maximum, laws, and data without a maximum."""
 
 import math
 
@@ -26,7 +26,7 @@ def rng(seed=0):
 
 
 def noisy(*shape, spread=1.0):
-    """Values whose reward models differ on average: each beats each other somewhere."""
+    """Values of reward models that differ on average; each wins some comparisons against every other."""
     means = np.linspace(0, spread, shape[0])
     return rng(3).normal(size=shape) + means[:, None, None]
 
@@ -103,7 +103,7 @@ def test_a_rank_is_the_maximum_over_all_cases_a_tie_for_half(seeds):
 
 @fast
 @given(values, st.booleans())
-def test_nothing_breaks_a_ranking(cells, grouped):
+def test_any_values_give_a_ranking_or_a_reason(cells, grouped):
     clusters = np.arange(cells.shape[2]) // 2 if grouped else None
     found = r.rank(cells, 0.95, rng(), clusters, resamples=60)
     assert len(found.strengths) == len(found.first) == len(cells)
@@ -120,7 +120,7 @@ def test_nothing_breaks_a_ranking(cells, grouped):
 
 @fast
 @given(values, st.randoms(use_true_random=False))
-def test_the_order_of_reward_models_only_reorders(cells, random):
+def test_reordered_reward_models_give_the_same_strengths_reordered(cells, random):
     order = random.sample(range(len(cells)), len(cells))
     plain, moved = (r.rank(part, 0.95, rng(), resamples=40) for part in (cells, cells[order]))
     for place, one in zip(order, moved.strengths, strict=True):
@@ -129,23 +129,23 @@ def test_the_order_of_reward_models_only_reorders(cells, random):
         assert one.value is None or one.value == pytest.approx(other.value, abs=1e-6)
 
 
-def test_only_who_is_better_counts_not_by_how_much():
+def test_strengths_depend_on_the_sign_of_a_difference_not_its_size():
     cells = noisy(3, 1, 40)
     plain, stretched = (r.rank(part, 0.95, rng(), resamples=99) for part in (cells, np.exp(3 * cells)))
     assert plain == stretched
 
 
-def test_one_that_always_wins_is_finite_without_bounds():
+def test_a_model_that_always_wins_has_a_finite_strength_without_bounds():
     cells = np.stack([np.full((1, 10), 2.0), np.eye(1, 10), 1 - np.eye(1, 10)])
     found = r.rank(cells, 0.95, rng(), resamples=99)
     wins = win_counts(cells) + r.TIE * (1 - np.eye(3))
     assert [one.value for one in found.strengths] == pytest.approx(maximum(wins), abs=1e-5)
     assert {one.low for one in found.strengths} == {None}
-    assert "win all they play" in found.strengths[0].note
+    assert "wins all its comparisons" in found.strengths[0].note
     assert found.first[0] == 1
 
 
-def test_groups_that_never_meet_are_not_ranked():
+def test_groups_without_common_cases_are_not_ranked():
     nan = math.nan
     cells = np.array([[[1.0, 0, nan, nan]], [[0.0, 1, nan, nan]], [[nan, nan, 1, 0]], [[nan, nan, 0, 1]]])
     found = r.rank(cells, 0.95, rng())
@@ -157,13 +157,13 @@ def test_groups_that_never_meet_are_not_ranked():
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        ([[[1.0, 2.0]]], "nothing to be ranked against"),
+        ([[[1.0, 2.0]]], "cannot be ranked"),
         ([[[math.nan]], [[1.0]]], "no decided case"),
         ([[[1.0]], [[2.0]]], "one prompt"),
         ([[[1.0, 2.0]], [[1.0, 2.0]]], "nothing but ties"),
     ],
 )
-def test_what_cannot_be_said(cells, reason):
+def test_undefined_rankings_have_a_reason(cells, reason):
     for one in r.rank(cells, 0.95, rng(), resamples=20).strengths:
         assert one.low is None
         assert reason in one.note
@@ -174,7 +174,7 @@ def test_shapes_that_differ_are_refused():
         r.rank([[[1.0]], [[1.0, 2.0]]], 0.95, rng())
 
 
-def test_one_seeds_interval_is_a_loops_bootstrap_over_prompts():
+def test_the_interval_of_one_seed_equals_a_slow_bootstrap_over_prompts():
     cells = noisy(3, 1, 50)
     g = rng(5)
     draws = [r.strengths(win_counts(cells[:, :, g.integers(50, size=50)])) for _ in range(1500)]

@@ -61,15 +61,15 @@ def test_two_way_agrees_with_brute_force(seeds, prompts, spread):
 @fast
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 5), st.integers(2, 9)), elements=st.floats(-10, 10)))
 def test_several_seeds_never_get_a_shorter_interval_than_those_seeds_taken_as_given(Y):  # noqa: N803
-    """The t interval over prompts of the seeds' mean knows nothing of other seeds."""
+    """The t interval over prompts of the seeds' mean ignores the spread between seeds."""
     found, means = s.two_way(Y, 0.95), Y.mean(axis=0)
     if np.ptp(means) > 1e-6:
         given_seeds = stats.ttest_1samp(means, 0).confidence_interval(0.95)
         assert found.high - found.low >= (given_seeds.high - given_seeds.low) * (1 - 1e-9)
 
 
-def test_seeds_that_agree_by_chance_leave_a_width():
-    """Both seeds have the same mean and the prompts theirs: all spread is between the cells."""
+def test_seeds_that_agree_by_chance_have_a_width():
+    """Both seeds have the same mean, and so have all prompts: all spread is between the cells."""
     found = s.two_way([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]], 0.95)
     assert found.high - found.low > 0.5
 

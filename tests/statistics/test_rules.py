@@ -1,4 +1,4 @@
-"""Laws of the intervals, and what cannot be said."""
+"""Laws of the intervals, and undefined ones."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_rates_and_wins_stay_in_the_unit_interval(Y, level, grouped):  # noqa: N
 
 @fast
 @given(wild, LEVELS, st.booleans())
-def test_no_matrix_breaks_an_interval(Y, level, grouped):  # noqa: N803
+def test_any_matrix_gives_an_interval_or_a_reason(Y, level, grouped):  # noqa: N803
     clusters = np.arange(Y.shape[1]) // 2 if grouped else None
     for kind in ("change", "level"):
         sound(s.interval(kind, Y, level, rng(), clusters))
@@ -58,7 +58,7 @@ def test_the_opponents_win_rate_is_the_mirror_image(Y, level):  # noqa: N803
 @given(
     hnp.arrays(np.int64, shapes, elements=st.integers(-50, 50)), st.integers(-40, 40), st.sampled_from([0.25, 2.0, 8.0])
 )
-def test_shift_and_scale_carry_over(whole, shift, scale):
+def test_intervals_shift_and_scale_with_the_data(whole, shift, scale):
     Y = whole.astype(float)  # noqa: N806
     for measure in (s.two_way, lambda y, p: s.pigeonhole(y, p, rng(), 200), lambda y, p: s.paired(y[0], p, rng())):
         plain, moved = measure(Y, 0.95), measure(scale * Y + shift, 0.95)
@@ -119,7 +119,7 @@ def test_none_is_undecided():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_decided(kind):
+def test_without_a_decided_case_there_is_no_value(kind):
     found = s.interval(kind, np.full((3, 5), math.nan), 0.95, rng())
     assert (found.value, found.note) == (None, "no decided case")
     assert s.interval(kind, [], 0.95, rng()).value is None
@@ -135,7 +135,7 @@ def test_one_prompt_and_one_seed():
         assert "conditional on this training run" in s.interval(kind, [[1.0, 0.0, 1.0]], 0.95, rng()).note
 
 
-def test_equal_values_say_so():
+def test_equal_values_get_a_note():
     for found in (s.paired([2.0] * 4, 0.95, rng()), s.two_way(np.full((3, 4), 2.0), 0.95)):
         assert (found.low, found.value, found.high) == (2, 2, 2)
         assert "nothing varied" in found.note
@@ -175,12 +175,12 @@ def test_numbers_too_large_to_square():
         lambda: s.interval("win", [[1.0, 0.0]], 0.95, rng(), ["a"]),
     ],
 )
-def test_bad_input_says_what_was_seen(call):
+def test_errors_name_the_input(call):
     with pytest.raises(BenchError):
         call()
 
 
-def test_rates_next_to_nothing_have_an_interval() -> None:
+def test_rates_close_to_zero_have_an_interval() -> None:
     found = s.rate_over_seeds([[9.2e-159, 0.0]], 0.5)
     assert found.value == pytest.approx(4.6e-159)
     assert found.low is not None
