@@ -96,7 +96,7 @@ def variance_ratio(
         """[..., 5] totals of 1, x, x^2, y, y^2 -> [...] var(y) / var(x)."""
         count, x, xx, y, yy = np.moveaxis(totals, -1, 0)
         before, after = (np.maximum(squares / count - (sums / count) ** 2, 0.0) for sums, squares in ((x, xx), (y, yy)))
-        # nan where x does not vary in a resample: such a resample is left out
+        # nan where x does not vary in a resample: it is left out, and the interval is then a percentile one
         return np.asarray(after / np.where(before > ROUNDING * xx / count, before, np.nan))
 
     # E x^2 - (E x)^2 loses digits where the mean is large against the spread: centred values have a mean of 0.

@@ -74,7 +74,7 @@ def test_seeds_that_agree_by_chance_have_a_width():
     assert found.high - found.low > 0.5
 
 
-def test_two_way_reduces_to_t_where_seeds_agree_on_nothing_but_the_mean():
+def test_two_way_equals_t_over_seeds_where_prompts_do_not_vary():
     """Every seed one number for all prompts: the t interval over seeds."""
     per_seed = np.array([1.0, 2.0, 4.0, 5.0])
     known = stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
