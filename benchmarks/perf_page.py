@@ -58,7 +58,7 @@ elsewhere; not built in, as it needs the OpenMP library by name). Tried: micro-b
 difference above the noise); oneDNN for the products of training, too (7% faster at a length it has met, slower
 at a new one, for which it writes code: 0.2 to 0.5 ms); torch's flash attention and batched products for single
 tokens (both limited by memory: keys and values in one piece gave what there was); compiling the decoding step
-(`ppo.compile`, meant for a GPU: over a minute to compile on a CPU, no gain found).
+(over a minute on a CPU, no gain found; removed since).
 """
 LEFT_OF_GENERATION = """
 What stands between: reading the prompts is the same matrix product for both; after it a step of {batch} rows reads all
@@ -73,8 +73,8 @@ NOT_DONE = """
 ## Not measured, not done
 
 No GPU was at hand: nothing here says how fast anything is on one. `benchmarks/gpu.sh` measures there in one
-call, CUDA graphs (`ppo.compile`) and vLLM (`ppo.engine=vllm`) included; both are off by default until somebody
-has. `bench check engine` says whether either writes what our own loop would. A response that repeats in a
+call, vLLM (`ppo.engine=vllm`) included; it is off by default until it has been measured.
+`bench check engine` compares its samples with those of our own loop. A response that repeats in a
 rollout is scored once. One that an earlier rollout had is scored again, because a resumed run must repeat an
 undisturbed one to the bit and scores are no part of its state: that was 13% of the default run's rollout rows
 of `dialogsum` (seq2seq-token), 49% of `saferlhf` (scalar), one seed each.
