@@ -1,14 +1,15 @@
-"""Does a cheap look at a reward model foretell PPO?  Rank agreement of pair accuracy, best-of-n and PPO over arms.
+"""Rank agreement over reward models of three measures: pair accuracy, best-of-n and PPO.
 
-Everything is read from stored rows: scale.json, the pools of best-of-n, and the verdicts of the judge `utility`.
+The question: do the two cheap measures, which need no PPO run, order reward models as PPO does?  Everything is computed
+from stored rows: scale.json, the pools of best-of-n, and the verdicts of the judge `utility`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,15 +21,21 @@ from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.statistics import best_of_n, comparisons, monotonicity
 from rlhf_bench.harness.statistics.cells import Array
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
+
 PPO = "PPO"
 ACCURACY = "pair accuracy"
 FEWEST = 3
-"""Reward models: fewer have no rank correlation."""
+"""The smallest number of reward models: fewer have no rank correlation."""
 
 
 @dataclass(frozen=True)
 class Standings:
-    """What there is to rank: by measure, [S, A] over seeds and reward models, NaN where undecided."""
+    """The measured values to rank: by measure, an array [S, A] over training seeds and reward models, NaN if undecided.
+
+    Pair accuracy is a share from 0 to 1; best-of-n and PPO are gains in gold.
+    """
 
     reward_models: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -36,100 +43,73 @@ class Standings:
 
 
 def best_of(n: int) -> str:
-    """The measure's name."""
+    """The name of the measure "gain in gold of the best of n"."""
     return f"best-of-{n}"
 
 
 def standings(trained: Sequence[Arm], previewed: Sequence[Arm], ns: Sequence[int]) -> Standings | None:
-    """Pair accuracy, the gain in gold of the best of each n, and that of PPO, of the reward models that have both.
+    """Pair accuracy, gain in gold of the best of each n, and gain in gold of PPO, of the reward models that have all.
 
-    Only seeds that all of them have.  None where fewer than 3 reward models, or no seed, are left.
+    `trained` are arms of PPO, `previewed` arms of best-of-n.  Only seeds that every arm has are used.  Returns None if
+    fewer than 3 reward models, or no seed, are left.
     """
-    by_name = ({arm.reward_model: arm for arm in arms} for arms in (trained, previewed))
-    first, second = by_name
-    names = tuple(sorted(set(first) & set(second)))
-    seeds = sorted(set.intersection(*(set(arms[n].seeds) for arms in (first, second) for n in names))) if names else []
+    ppo, pooled = ({arm.reward_model: arm for arm in arms} for arms in (trained, previewed))
+    names = tuple(sorted(set(ppo) & set(pooled)))
+    seeds = sorted(set.intersection(*(set(arms[n].seeds) for arms in (ppo, pooled) for n in names))) if names else []
     if len(names) < FEWEST or not seeds:
         return None
-    measures = {
-        ACCURACY: _table(names, seeds, lambda name, seed: _accuracy(_cell(first[name], seed))),
-        **_of_pools(second, names, seeds, ns),
-        PPO: _of_training(first, names, seeds),
-    }
-    return Standings(names, tuple(seeds), measures)
+    sheets = Sheets()
+    verdicts = {name: sheets.of(ppo[name], "utility") for name in names}
+    accuracy, trained_gain = np.full((2, len(seeds), len(names)), np.nan)  # [S, A] each
+    pool_gain = np.full((len(ns), len(seeds), len(names)), np.nan)  # [N, S, A]
+    for s, seed in enumerate(seeds):
+        for a, name in enumerate(names):
+            cell = ppo[name].cells[ppo[name].seeds.index(seed)]
+            share = store.read_json(cell.folder("scale") / "scale.json")["pair_accuracy"]
+            if share is not None:  # None: the reward model can score no pair
+                accuracy[s, a] = share
+            pool_gain[:, s, a] = _pool_gains(pooled[name].cells[pooled[name].seeds.index(seed)], ns)
+            # a seed without rows was not judged; a row without gold is undecided.  Both stay out of the mean
+            changes = [row["values"].get("gold_change") for row in verdicts[name].get(seed, {}).values()]
+            known = [change for change in changes if change is not None]
+            if known:
+                trained_gain[s, a] = np.mean(known)
+    pools = {best_of(n): gains for n, gains in zip(ns, pool_gain, strict=True)}
+    return Standings(names, tuple(seeds), {ACCURACY: accuracy, **pools, PPO: trained_gain})
 
 
-def agreement(found: Standings, estimator: Estimator) -> dict[str, Any]:
-    """The analysis of an experiment: Spearman's rank correlations of every two measures, and what was ranked.
+def agreement(found: Standings, estimator: Estimator) -> JsonObject:
+    """The analysis of an experiment: Spearman's rank correlation of every two measures, and the ranked values.
 
-    "A with B": the mean over training seeds, Student's t over them, these reward models being all there are.
-    "A with B, other reward models": of the means over seeds, a bootstrap over reward models as if drawn from many.
+    "A with B" is the mean over training seeds with a t interval over them: it holds for these reward models.
+    "A with B, other reward models" correlates the means over seeds with a bootstrap over reward models: it holds for
+    a population from which they are drawn.
     """
-    seeds = list(found.seeds)
-    rows = [
-        {"reward_model": "", "seeds": seeds, "statistic": statistic, **interval}
-        for statistic, interval in _correlations(found, estimator)
-    ]
-    measured = [
-        {"reward_model": name, **{measure: _mean(cells[:, at]) for measure, cells in found.measures.items()}}
-        for at, name in enumerate(found.reward_models)
-    ]
-    return {"kind": "agreement", "rows": rows, "measured": measured}
-
-
-def _correlations(found: Standings, estimator: Estimator) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows: list[JsonObject] = []
     for a, b in combinations(found.measures, 2):
         x, y = found.measures[a], found.measures[b]
+        # both intervals draw from one generator: their order is part of the result
         rng = estimator.generator("agreement", a, b)
         ranked = int((~np.isnan(x + y)).all(axis=0).sum())
         over_seeds = monotonicity.agreement(x, y, estimator.level, rng).over_seeds
-        yield f"{a} with {b}", asdict(over_seeds.noted(f"{ranked} reward models"))
-        over_arms = comparisons.spearman(x.mean(axis=0), y.mean(axis=0), estimator.level, rng)
-        yield f"{a} with {b}, other reward models", asdict(over_arms.noted(f"{ranked} reward models"))
+        over_models = comparisons.spearman(x.mean(axis=0), y.mean(axis=0), estimator.level, rng)
+        for name, interval in ((f"{a} with {b}", over_seeds), (f"{a} with {b}, other reward models", over_models)):
+            numbers = asdict(interval.noted(f"{ranked} reward models"))
+            rows.append({"reward_model": "", "seeds": list(found.seeds), "statistic": name, **numbers})
+    measured: list[JsonObject] = []
+    for at, name in enumerate(found.reward_models):
+        columns = {measure: cells[:, at] for measure, cells in found.measures.items()}
+        # JSON has no NaN: a value that is undecided under any seed is stored as null
+        means = {m: None if np.isnan(column).any() else float(column.mean()) for m, column in columns.items()}
+        measured.append({"reward_model": name, **means})
+    return {"kind": "agreement", "rows": rows, "measured": measured}
 
 
-def _mean(values: Array) -> float | None:
-    return None if np.isnan(values).any() else float(values.mean())
+def _pool_gains(cell: CellFiles, ns: Sequence[int]) -> list[float]:
+    """Gold of the best of each n minus gold of one sample of the same pool, unbiased, meaned over prompts [P].
 
-
-def _table(names: Sequence[str], seeds: Sequence[int], value: Any) -> Array:
-    """[S, A]."""
-    return np.array([[value(name, seed) for name in names] for seed in seeds], dtype=np.float64)
-
-
-def _cell(arm: Arm, seed: int) -> CellFiles:
-    return arm.cells[arm.seeds.index(seed)]
-
-
-def _accuracy(cell: CellFiles) -> float:
-    """NaN where the reward model can score no pair."""
-    found = store.read_json(cell.folder("scale") / "scale.json")["pair_accuracy"]
-    return float("nan") if found is None else float(found)
-
-
-def _of_training(arms: Mapping[str, Arm], names: Sequence[str], seeds: Sequence[int]) -> Array:
-    """[S, A] mean change of gold at the last checkpoint; NaN where the judge did not see it."""
-    sheets = Sheets()
-    tables = {name: sheets.of(arms[name], "utility") for name in names}
-
-    def value(name: str, seed: int) -> float:
-        changes = [row["values"].get("gold_change") for row in tables[name].get(seed, {}).values()]
-        known = [change for change in changes if change is not None]
-        return float(np.mean(known)) if known else float("nan")
-
-    return _table(names, seeds, value)
-
-
-def _of_pools(
-    arms: Mapping[str, Arm], names: Sequence[str], seeds: Sequence[int], ns: Sequence[int]
-) -> dict[str, Array]:
-    """Measure -> [S, A] unbiased estimates of gold's gain over one sample of the same pool."""
-    cubes = np.array([[_gains(_cell(arms[name], seed), ns) for name in names] for seed in seeds])
-    return {best_of(n): cubes[:, :, at] for at, n in enumerate(ns)}
-
-
-def _gains(cell: CellFiles, ns: Sequence[int]) -> list[float]:
-    """NaN without gold, and for an n above the pool."""
+    NaN without gold, and for an n above the number of responses in the pool.
+    """
     pool = read_pool(cell.folder("generations"))
     if pool.gold is None:
         return [float("nan")] * len(ns)

@@ -1,7 +1,7 @@
-"""Which cells of results folders can be reported, and in words what keeps the others from it.
+"""Finds the cells of results folders that can be reported, and says for each other cell why it cannot.
 
-An interrupted run, another version of this program or a disk may have left anything.  A cell that cannot be read is
-left out and named; the others are reported.
+A results folder may hold anything: an interrupted run, files of another version of this program, damage by a disk.
+A cell that cannot be read is left out and named; the others are reported.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
@@ -20,12 +19,12 @@ NEEDED: Mapping[str, type] = {
     "task": str, "home": str, "reward_model": str, "arm": str, "seed": int, "policy": str, "differing": dict,
     "origin": dict, "stages": dict, "judges": dict,
 }  # fmt: skip
-"""What a record of a cell must hold."""
+"""Keys that the record of a cell must have, with the types of their values."""
 ORIGIN = ("kind", "description", "sha256", "license")
 ROLES = ("sft", "prompts", "pairs", "baseline", "scale", "generations")
-"""What every cell has; the rest depends on its optimiser."""
+"""The stages that every cell has; the others depend on its optimiser."""
 STAGE = ("kind", "label", "key", "seconds", "cpu_seconds", "device", "versions", "machine", "figures")
-"""What a report reads of every stage.json."""
+"""Keys that a report reads of every stage.json."""
 ROWS = {
     "prompts": ("examples.test.jsonl", ("id", "prompt")),
     "baseline": ("generations.jsonl", ("example_id", "iteration", "decoding", "tokens", "finished")),
@@ -33,19 +32,20 @@ ROWS = {
     "ppo": ("steps.jsonl", ("explained_variance", "clip_share", "kl")),
     "proxy": ("proxy.jsonl", ("example_id", "iteration", "figures")),
 }
-"""File and columns by role."""
+"""By role: the file of rows that a report reads, and the columns it needs."""
 COLUMNS = ("generations.jsonl", "verdicts.jsonl")
+"""Files that a report reads again as columns."""
 POOL = ("example_id", "rewards", "figures")
-"""Of best-of-n alone, whose generations are its favourites."""
+"""Columns of pool.jsonl, which only cells of best-of-n have; their generations.jsonl holds the chosen responses."""
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
 
 
 def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     """(finished cells, sentences about what is missing) below the given results folders or cell records.
 
-    Raises BenchError when a path is not there.
+    Raises BenchError when a path does not exist.
     """
-    records: dict[Path, None] = {}
+    records: dict[Path, None] = {}  # a dict keeps the order; one record reached by two paths is one cell
     missing: list[str] = []
     for path in paths:
         if not path.exists():
@@ -55,82 +55,89 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
         records.update(dict.fromkeys(p.resolve() for p in found))
     cells = []
     for record in records:
-        cell, lacking = _cell(record)
+        cell, lacking = _read_cell(record)
         missing += lacking
         cells += [cell] if cell else []
     return cells, missing
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a stage's folder holds a finished result."""
+    """Whether a stage's folder holds a finished result: the marker is written last."""
     return (folder / store.MARKER).is_file()
 
 
-def _cell(path: Path) -> tuple[CellFiles | None, list[str]]:
-    """The cell with those of its judges that have finished, None where it cannot be reported; what is missing."""
+def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
+    """The cell with those of its judges that have finished, None if it cannot be reported; and what is missing."""
     name = path.stem
     try:
         record = store.read_json(path)
     except BenchError as error:
         return None, [f"{name}: {error.seen}"]
-    strange = _strange(record)
-    if strange:
-        return None, [f"{name}: its record is damaged or of another version of this program ({strange})"]
+    problem = next(_record_problems(record), "")
+    if problem:
+        return None, [f"{name}: its record is damaged or of another version of this program ({problem})"]
     cell = CellFiles(record, path.parent.parent, path)
     unfinished = [role for role in record["stages"] if not is_complete(cell.folder(role))]
     if unfinished:
         return None, [f"{name} is unfinished: {', '.join(unfinished)} missing"]
-    broken = list(_broken(cell))
-    if broken:
-        return None, [f"{name}: {broken[0]}"]
-    lacking = {judge: _judge(folder) for judge, folder in cell.judged().items()}
-    missing = [f"{name}: the judge {judge!r} {why}" for judge, why in lacking.items() if why]
-    done = {judge: place for judge, place in record["judges"].items() if not lacking[judge]}
+    problem = next(_stage_problems(cell), "")
+    if problem:
+        return None, [f"{name}: {problem}"]
+    # a judge that has not finished leaves its own verdicts out, not the cell: the other judges' are reported
+    done, missing = {}, []
+    for judge, folder in cell.judged().items():
+        problem = next(_judge_problems(folder), "")
+        if problem:
+            missing.append(f"{name}: the judge {judge!r} {problem}")
+        else:
+            done[judge] = record["judges"][judge]
     return CellFiles({**record, "judges": done}, cell.root, path), missing
 
 
-def _strange(record: object) -> str:
-    """What is wrong with a record, "" where nothing is."""
+def _record_problems(record: object) -> Iterator[str]:
+    """What is wrong with a record.  Later checks rely on earlier ones: read the first problem alone."""
     if not isinstance(record, dict):
-        return f"a {type(record).__name__}"
+        yield f"a {type(record).__name__}"
+        return
     for name, kind in NEEDED.items():
         if name not in record:
-            return f"no {name!r}"
-        if not isinstance(record[name], kind):
-            return f"{name!r} is a {type(record[name]).__name__}"
-    absent = [f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"]]
-    absent += [f"no {role!r} in 'stages'" for role in ROLES if role not in record["stages"]]
+            yield f"no {name!r}"
+        elif not isinstance(record[name], kind):
+            yield f"{name!r} is a {type(record[name]).__name__}"
+    yield from (f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"])
+    yield from (f"no {role!r} in 'stages'" for role in ROLES if role not in record["stages"])
     for place in (*record["stages"].values(), *record["judges"].values()):
         if not (isinstance(place, list) and len(place) == 3 and all(isinstance(part, str) for part in place)):
-            absent.append("a place that is not three words")
-    return absent[0] if absent else ""
+            yield "a place that is not three words"
 
 
-def _broken(cell: CellFiles) -> Iterator[str]:
-    """What of a cell's finished stages cannot be read."""
+def _stage_problems(cell: CellFiles) -> Iterator[str]:
+    """What cannot be read of a cell's finished stages."""
     for role in cell.record["stages"]:
-        yield from _file(cell.folder(role) / store.MARKER, STAGE)
+        yield from _file_problems(cell.folder(role) / store.MARKER, STAGE)
     for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
-            yield from _rows(cell.folder(role) / name, needed)
+            yield from _row_problems(cell.folder(role) / name, needed)
     if cell.record["stages"]["generations"][0] == "best_of_n":
-        yield from _rows(cell.folder("generations") / "pool.jsonl", POOL)
-    yield from _file(cell.folder("scale") / "scale.json", ("scale", "pair_accuracy", "sft_samples", "rejected"))
+        yield from _row_problems(cell.folder("generations") / "pool.jsonl", POOL)
+    scale = cell.folder("scale") / "scale.json"
+    yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
 
 
-def _judge(folder: Path) -> str:
-    """Why a judge's verdicts cannot be reported, "" where they can."""
+def _judge_problems(folder: Path) -> Iterator[str]:
+    """Why the verdicts in a folder cannot be reported."""
     if not is_complete(folder):
-        return "has not finished"
-    problems = [*_file(folder / store.MARKER, ("figures", "params")), *_file(folder / "measures.json", (), list)]
-    return "; ".join([*problems, *_rows(folder / "verdicts.jsonl", VERDICTS)][:1])
+        yield "has not finished"
+        return
+    yield from _file_problems(folder / store.MARKER, ("figures", "params"))
+    yield from _file_problems(folder / "measures.json", (), list)
+    yield from _row_problems(folder / "verdicts.jsonl", VERDICTS)
 
 
-def _file(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
-    """What is wrong with a JSON file."""
-    found: Any
+def _file_problems(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
+    """What is wrong with a JSON file that must hold a `kind` with `keys`."""
     try:
-        found = store.read_json(path)
+        found: object = store.read_json(path)
     except BenchError as error:
         yield error.seen
         return
@@ -141,37 +148,33 @@ def _file(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
         yield f"{path} lacks {', '.join(absent)}"
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Iterator[str]:
-    """What is wrong with a file of rows: one that cannot be read, is empty or cut off, or lacks one of `needed`."""
+def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a file of rows: it cannot be read, is empty or cut off, or a row lacks one of `needed`.
+
+    The columns of a sound file are kept (`columns.keep`), so that a report does not read it a second time.
+    """
     try:
         rows = store.read_rows(path)
     except BenchError as error:
         yield error.seen.removesuffix(".")
         return
-    wanted = frozenset(needed)
-    at = next((at for at, row in enumerate(rows) if not wanted <= row.keys()), None)
     if not rows:
         yield f"{path} is empty"
-    elif at is not None:
+        return
+    wanted = frozenset(needed)
+    at = next((at for at, row in enumerate(rows) if not wanted <= row.keys()), None)
+    if at is not None:
         lacking = next(name for name in needed if name not in rows[at])
         yield f"{path} is damaged or of another version of this program (line {at + 1}: no {lacking!r})"
-    elif not _ends_with_newline(path):
-        yield f"{path} is damaged (line {len(rows)}: cut off)"
-    else:
-        yield from _kept(path, rows)
-
-
-def _ends_with_newline(path: Path) -> bool:
+        return
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
-
-
-def _kept(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Keep what a report reads again as columns; say what is wrong with a value that none can be made of."""
-    if path.name not in COLUMNS:
-        return
-    try:
-        columns.keep(path, rows)
-    except (TypeError, ValueError, AttributeError) as error:
-        yield f"{path} is damaged or of another version of this program ({error})"
+        # `store.write_rows` ends every line with a newline: without the last one, rows may be lost
+        if file.read() != b"\n":
+            yield f"{path} is damaged (line {len(rows)}: cut off)"
+            return
+    if path.name in COLUMNS:
+        try:
+            columns.keep(path, rows)
+        except (TypeError, ValueError, AttributeError) as error:  # a value of the wrong type
+            yield f"{path} is damaged or of another version of this program ({error})"
