@@ -1,4 +1,4 @@
-// The table of reward models: another baseline, slice or decoding.  As delivered it shows what report.md shows.
+// The table of reward models with another baseline, slice or decoding.  Before a choice it shows the numbers of report.md.
 
 function compareTable(box, found, place) {
   const form = box.querySelector("form"), body = box.querySelector("tbody"), note = box.querySelector("[data-note]");
@@ -42,7 +42,7 @@ function compareTable(box, found, place) {
     return [-value, high === null ? null : -high, low === null ? null : -low, p];
   }
 
-  /** A stored estimate as it is; against another arm the stored paired difference, else a difference of points. */
+  /** A stored estimate; against another arm the stored paired difference, else a difference of point estimates. */
   function estimateCell(row, other, pair, format) {
     if (!row || row[0] === null) return numberCell(null, DASH, "", row ? row[3] : 0);
     const [value, low, high, undecided] = row;
@@ -71,8 +71,8 @@ function compareTable(box, found, place) {
     });
     body.replaceChildren(...rows);
     note.textContent = chosen === null ? "" : `Differences to ${found.arms[chosen].label}, whose own row stays as measured. `
-      + (stored && pairs.size ? "Where an interval stands, the difference is paired by prompt and training seed, and its interval is not adjusted for the number of pairs (the pairwise table is); the others are differences of points with no interval."
-        : "They are differences of points with no interval: that two intervals overlap decides nothing.");
+      + (stored && pairs.size ? "Differences with an interval are paired by prompt and training seed, and the interval is not adjusted for the number of pairs (the pairwise table is); the others are differences of point estimates with no interval."
+        : "They are differences of point estimates with no interval: whether two intervals overlap decides nothing.");
     restoreSorting();
   }
 

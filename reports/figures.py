@@ -1,8 +1,8 @@
 """Figures as inline SVG, drawn from numbers alone.
 
-Colours, fonts and line widths are classes of page.css, so that one drawing serves light, dark and print.  Every figure
-says in words what it shows; the numbers themselves stand in a table beside it.  Intervals in a table's cell use
-percentages instead of a view box: they stretch with the cell, and points and lines keep their shape.
+Colours, fonts and line widths are classes of page.css, so that one drawing serves light, dark and print.  The label of
+every figure says in words what it shows; its numbers are in a table.  Intervals in a table's cell use percentages
+instead of a view box: they stretch with the cell, and points and lines keep their shape.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 SLOTS = 8
-"""Colours and markers there are; further series repeat them with dashed lines."""
+"""Number of colours and markers; further series repeat them with dashed lines."""
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 16.0, 38.0
+"""Margins around the axes, in units of the view box."""
 
 MARKERS = (
     "M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0",
@@ -38,12 +39,12 @@ class Axis(NamedTuple):
     ticks: tuple[float, ...]
 
     def share(self, value: float) -> float:
-        """Where `value` lies, 0 at the low end and 1 at the high one; beyond them it stays at the end."""
+        """The place of `value` from 0 (low end) to 1 (high end); values beyond an end are drawn at it."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
 class Plot(NamedTuple):
-    """Two axes on a drawing of a size."""
+    """Two axes, and the size of the drawing in units of its view box."""
 
     across: Axis
     up: Axis
@@ -77,26 +78,23 @@ class Series(NamedTuple):
 def axis(values: Sequence[float], marks: int = 5) -> Axis:
     """The range of `values`, widened to round numbers with about `marks` ticks."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
+    if high - low < 1e-9 * max(1.0, abs(low), abs(high)):  # all equal: an axis needs a width
         low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
-    step = _step((high - low) / marks)
+    rough = (high - low) / marks
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    # .999: a rounding error must not pick the next larger step
+    step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(k * step, 12) for k in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks)
 
 
 def tight(values: Sequence[float], marks: int = 5) -> Axis:
-    """The range of `values` as it is, with about `marks` round numbers within."""
+    """The range of `values`, not widened, with about `marks` round numbers within."""
     wide = axis(values, marks)
     low, high = min(values, default=wide.low), max(values, default=wide.high)
     ticks = tuple(tick for tick in wide.ticks if low <= tick <= high)
     return Axis(low, high, ticks) if len(ticks) > 1 else wide
-
-
-def _step(rough: float) -> float:
-    """The nearest of 1, 2, 5 times a power of ten that is at least `rough`."""
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    return next(k * power for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
 
 
 def label(value: float) -> str:
@@ -111,8 +109,14 @@ def marker(slot: int) -> Markup:
 
 
 def interval_bar(value: float | None, low: float | None, high: float | None, scale: Axis, mark: float | None) -> Markup:
-    """One row of a forest plot: the interval, the estimate, and a line at the baseline's value `mark`."""
-    parts = [_rule(scale.share(mark))] if mark is not None else []
+    """One row of a forest plot: the interval, the estimate, and a line at the reference value `mark`.
+
+    The point is filled where the whole interval lies on one side of the line, and an open circle otherwise.
+    """
+    parts = []
+    if mark is not None:
+        place = _percent(scale.share(mark))
+        parts.append(f'<line class="mark" x1="{place}" x2="{place}" y1="0" y2="100%"/>')
     clear = mark is None or (low is not None and high is not None and (low > mark or high < mark))
     if low is not None and high is not None:
         ends = (_percent(scale.share(low)), _percent(scale.share(high)))
@@ -121,10 +125,6 @@ def interval_bar(value: float | None, low: float | None, high: float | None, sca
         name = "dot" if clear else "dot open"
         parts.append(f'<circle class="{name}" cx="{_percent(scale.share(value))}" cy="50%" r="4.5"/>')
     return Markup(f'<svg class="bar" aria-hidden="true">{"".join(parts)}</svg>')
-
-
-def _rule(share: float) -> str:
-    return f'<line class="mark" x1="{_percent(share)}" x2="{_percent(share)}" y1="0" y2="100%"/>'
 
 
 def _percent(share: float) -> str:
@@ -145,14 +145,20 @@ def bar_axis(scale: Axis) -> Markup:
 def lines(
     series: Sequence[Series], x: str, y: str, description: str, mark: float | None = None, reach: float | None = None
 ) -> Markup:
-    """Lines with bands over their intervals; `mark` is a horizontal line at the baseline's value.
+    """Lines with bands over their intervals; `mark` is a horizontal line at the reference value.
 
-    The x axis begins at 0; the y axis reaches at least from 0 to `reach`, so that nothing is not drawn as something.
+    The x axis begins at 0; the y axis reaches at least from 0 to `reach`, so that tiny values do not look large.
     """
     plot = Plot(tight([0.0, *(p.x for one in series for p in one.points)]), _up(series, mark, reach))
     parts = [*_frame(plot, x, y), *_mark(plot, mark)]
+    # all bands before all lines: a band must not cover the line of another series
     parts += [_band(one, plot) for one in series]
-    parts += [_line(one, plot) for one in series]
+    for one in series:
+        places = [(plot.x(p.x), plot.y(p.y)) for p in one.points]
+        dashed = " dashed" if one.slot >= SLOTS else ""
+        path = " ".join(f"{x},{y}" for x, y in places)
+        parts.append(f'<polyline class="line s{one.slot % SLOTS}{dashed}" points="{path}"/>')
+        parts += [_marker(one, x, y) for x, y in places]
     return _figure(parts, plot, description)
 
 
@@ -199,7 +205,7 @@ def _figure(parts: Sequence[str], plot: Plot, description: str) -> Markup:
 
 
 def _frame(plot: Plot, x: str, y: str) -> Iterator[str]:
-    """Grid, ticks and the axes' names."""
+    """Grid, ticks and names of the axes."""
     right, bottom = plot.width - RIGHT, plot.height - BOTTOM
     for tick in plot.up.ticks:
         at = plot.y(tick)
@@ -226,14 +232,6 @@ def _band(one: Series, plot: Plot) -> str:
     top = [f"{plot.x(x)},{plot.y(high)}" for x, _, high in known]
     bottom = [f"{plot.x(x)},{plot.y(low)}" for x, low, _ in reversed(known)]
     return f'<polygon class="band s{one.slot % SLOTS}" points="{" ".join([*top, *bottom])}"/>'
-
-
-def _line(one: Series, plot: Plot) -> str:
-    places = [(plot.x(p.x), plot.y(p.y)) for p in one.points]
-    dashed = " dashed" if one.slot >= SLOTS else ""
-    path = " ".join(f"{x},{y}" for x, y in places)
-    drawn = f'<polyline class="line s{one.slot % SLOTS}{dashed}" points="{path}"/>'
-    return drawn + "".join(_marker(one, x, y) for x, y in places)
 
 
 def _marker(one: Series, x: float, y: float) -> str:

@@ -1,18 +1,17 @@
 """The report as one page that opens from disk: no network, no other file.
 
-Text of models and of data is hostile.  The template escapes everything, the rows for looking inside travel as JSON that
-the page's script shows through `textContent` alone, and the Content-Security-Policy allows nothing but the page's one
-script and one style sheet, by their hashes.  Equal reports and rows give equal bytes.
+Text of models and of data is hostile.  The template escapes everything, the page's script shows the rows of the section
+"Look inside" through `textContent` alone, and the Content-Security-Policy allows only the page's one script and one
+style sheet, by their hashes.  Equal reports and rows give equal bytes.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -23,15 +22,21 @@ from rlhf_bench.reports.view import view
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from rlhf_bench.harness.text.types import Row
+
 SCRIPTS = ("page.js", "compare.js", "inside.js")
 
 
-def page(report: Mapping[str, Any], inside: Mapping[str, Any] | None = None) -> str:
-    """The page of `report`; `inside` (reports/inside.py) are the rows to look into, None where there are none."""
+def page(report: Row, inside: Row | None = None) -> str:
+    """The page of `report`; `inside` (reports/inside.py) holds the responses and verdicts, None for a page without."""
     shown = view(report)
-    compare = [{"task": one["task"], **one["compare"]} for one in shown["tasks"]]
     rows = inside or {"tasks": [], "left_out": []}
-    data = {"compare": [_without(one, "rows") for one in compare], "inside": rows}
+    # the template shows the rows of the comparison; the script computes other ones from the estimates
+    compare = [
+        {"task": one["task"], **{key: value for key, value in one["compare"].items() if key != "rows"}}
+        for one in shown["tasks"]
+    ]
+    data = {"compare": compare, "inside": rows}
     script, style = "\n".join(map(_file, SCRIPTS)), _file("page.css")
     text: str = _template().render(
         **shown,
@@ -45,7 +50,7 @@ def page(report: Mapping[str, Any], inside: Mapping[str, Any] | None = None) -> 
 
 
 def policy(script: str, style: str) -> str:
-    """The Content-Security-Policy: nothing is loaded, and only this script and this style sheet count."""
+    """The Content-Security-Policy: nothing is loaded, and only this script and this style sheet are allowed."""
     return (
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -57,10 +62,6 @@ def digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _without(found: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key != name}
-
-
 def _file(name: str) -> str:
     return files("rlhf_bench.reports").joinpath(name).read_text(encoding="utf-8")
 
@@ -69,12 +70,11 @@ def _file(name: str) -> str:
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
+    def visible(value: object) -> object:
+        """Control characters made visible in all text that is no markup of this package."""
+        return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_visible, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_file("page.html"))
-
-
-def _visible(value: object) -> object:
-    """Control characters made visible, in all text that is no markup of ours."""
-    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-// Looking inside: prompts to search and filter, and for one of them what every policy wrote, token by token.
+// The section "Look inside": prompts to search and filter, and for one of them every policy's response, token by token.
 
 const PAGE = 40, SHOWN = 4, WIN = 0.75, LOSS = 0.25;
 
@@ -18,7 +18,7 @@ const ORDERS = {
   spread: ["largest disagreement first", (values) => Math.min(...values) - Math.max(...values)],
 };
 
-/** Verdicts of the first win measure that is there. */
+/** Verdicts of the first measure of kind "win"; none without one. */
 function wins(rows, task) {
   const place = task.measures.findIndex((measure) => measure.kind === "win");
   return place < 0 ? [] : valuesOf(rows, place);
@@ -28,7 +28,7 @@ function valuesOf(rows, place) {
   return rows.map((row) => row.v?.[place]).filter((value) => value !== null && value !== undefined);
 }
 
-/** Characters that would move or hide others are shown by their code; joiners and marks that writing needs stay. */
+/** Characters that move or hide others (controls, direction marks) are shown by their code; joiners that scripts need stay. */
 function visible(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060-\u206f\ufeff]/g,
     (character) => "\\u" + character.codePointAt(0).toString(16).padStart(4, "0"));
@@ -44,7 +44,7 @@ function shade(reward, top) {
   return `tok ${reward > 0 ? "p" : "n"}${Math.min(4, Math.max(1, Math.ceil((4 * Math.abs(reward)) / top)))}`;
 }
 
-/** The response with every token on the colour of its reward; what belongs to no token stays plain. */
+/** The response with every token on the colour of its reward; text outside tokens stays plain. */
 function heated(row, top) {
   const box = make("div", { class: "text", dir: "auto" });
   if (!row.x.trim()) box.append(make("span", { class: "seeds", text: "(empty) " }));
@@ -74,7 +74,7 @@ function folded(title, ...children) {
   return make("details", {}, make("summary", { text: title }), ...children);
 }
 
-/** A verdict in words where it has some, else its number. */
+/** A verdict as a word (win, tie, loss, yes, no), or its number. */
 function worded(value, measure) {
   if (value === null || value === undefined) return DASH;
   if (measure.kind === "win" && [0, 0.5, 1].includes(value)) return { 0: "loss", 0.5: "tie", 1: "win" }[value];
@@ -83,7 +83,7 @@ function worded(value, measure) {
   return measure.kind === "change" && value > 0 ? "+" + text : text;
 }
 
-/** What every judge said of every cell, side by side. */
+/** The verdicts of all judges on the chosen runs, side by side. */
 function verdictTable(task, cells, place) {
   const head = cells.map((cell) => make("th", { scope: "col", class: "n" }, visible(cell.label), " ", make("span", { class: "seeds", text: `seed ${cell.seed}` })));
   const rows = task.measures.map((measure, k) => make("tr", {},
@@ -93,7 +93,7 @@ function verdictTable(task, cells, place) {
     make("caption", { text: "Verdicts of the judges" }), make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "measure" }), ...head)), make("tbody", {}, ...rows)));
 }
 
-/** Why a judge did not decide, and its raw notes, folded. */
+/** Reasons of undecided verdicts, and the judges' notes, folded. */
 function remarks(row) {
   const reasons = Object.entries(row.w ?? {}).map(([judge, reason]) => make("p", { class: "note", dir: "auto", text: visible(`${judge} undecided: ${reason}`) }));
   const notes = Object.entries(row.o ?? {}).map(([judge, found]) => folded(visible(`Notes of ${judge}`), ...Object.entries(found).map(([name, value]) =>
@@ -132,9 +132,9 @@ function differences(from, to) {
   return found;
 }
 
-/** What the reward model would have written instead, against the response: struck out and underlined, also in words. */
+/** The reward model's correction of the response as a diff: removed words struck out, added words underlined. */
 function corrected(row) {
-  if (row.q.trim() === row.x.trim()) return make("p", { class: "note", text: "The reward model would change nothing." });
+  if (row.q.trim() === row.x.trim()) return make("p", { class: "note", text: "The reward model's correction changes nothing." });
   const parts = differences(row.x, row.q).map(([text, side]) => side === 0 ? visible(text) : make(side < 0 ? "del" : "ins", { text: visible(text) }));
   return folded("Correction by the reward model", make("p", { class: "seeds" }, make("del", { text: "left out" }), " ", make("ins", { text: "written instead" })),
     make("div", { class: "text", dir: "auto" }, ...parts));
@@ -144,7 +144,7 @@ function legendOf(cells) {
   if (!cells.some((cell) => cell.top)) return null;
   const steps = ["n4", "n3", "n2", "n1", "", "p1", "p2", "p3", "p4"];
   return make("p", { class: "heat" }, "Reward of a token: below zero (underlined) ", ...steps.map((step) => make("span", { class: `tok ${step}`, text: step ? " " : "0" })),
-    " above zero. The strongest shade is each cell's own: nine in ten of its rewards other than 0 are weaker.");
+    " above zero. The strongest shade is set for each run: nine in ten of its rewards other than 0 are weaker.");
 }
 
 function inside(box, tasks) {
@@ -249,7 +249,7 @@ function inside(box, tasks) {
 
   function open(place) {
     list.querySelectorAll("button").forEach((button) => button.setAttribute("aria-current", String(button.dataset.place === String(place))));
-    if (place === undefined) { detail.replaceChildren(make("p", { class: "note", text: "No prompt fits." })); return; }
+    if (place === undefined) { detail.replaceChildren(make("p", { class: "note", text: "No prompt matches." })); return; }
     const prompt = task.prompts[place], bases = [...new Set(cells().map((cell) => cell.baseline))];
     const before = bases.map((k) => card("SFT baseline", cells().find((cell) => cell.baseline === k).seed, task.baselines[k][place], 0, bases.length === 1));
     detail.replaceChildren(
@@ -282,5 +282,5 @@ function inside(box, tasks) {
 }
 
 if (DATA.inside.tasks.length) inside(document.getElementById("browser"), DATA.inside.tasks);
-document.documentElement.dataset.ready = "yes"; // for whoever waits for the page, and measures how long
+document.documentElement.dataset.ready = "yes"; // tests wait for this and measure how long it took
 performance.mark("ready");

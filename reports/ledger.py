@@ -1,21 +1,23 @@
-"""Experiments and the ledger of claims as tables and Markdown: what docs/results.md is made of."""
+"""Experiments and the ledger of claims as tables and Markdown: the contents of docs/results.md."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.reports import tables
+from rlhf_bench.reports.answer import VERDICTS
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
 
-Built = Mapping[str, Any]
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
 
-def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def claims_table(rows: Sequence[Row]) -> Table:
     """One row per claim: the verdict and the interval it came from."""
     shown = [
         (
@@ -33,8 +35,8 @@ def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Claims", columns, shown, "detectable: the effect that an inconclusive design would have found.")
 
 
-def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The short form, for a terminal: what is claimed, and the verdict."""
+def verdicts_table(rows: Sequence[Row]) -> Table:
+    """The short form for a terminal: the claim and its verdict."""
     shown = [
         (row["verdict"], row["text"], estimated(row), Cell(len(row["seeds"]), format="count"), row["id"])
         for row in rows
@@ -42,40 +44,39 @@ def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Claims", ("verdict", "claim", "interval", "seeds", "id"), shown)
 
 
-def texts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What the claims say, where, and what the paper reports."""
+def texts_table(rows: Sequence[Row]) -> Table:
+    """The claims in words, where they are made, and what the paper reports."""
     shown = [(row["id"], row["text"], row["reported"], row["source"], row["note"]) for row in rows]
     return Table("What the claims say", ("claim", "text", "reported", "source", "note"), shown)
 
 
-def contrasts_table(built: Built) -> Table:
+def contrasts_table(built: Row) -> Table:
     """Paired differences of reward models, by run."""
-    rows = [
-        (
-            row["run"],
-            row["task"],
-            f"{row['a']} - {row['b']}",
-            f"{row['judge']}.{row['statistic']}" + ("" if row["slice"] == "all" else f" ({row['slice']})"),
-            row["decoding"],
-            estimated(row),
-            _says(row),
-            tuple(map(Cell, row["by_seed"])),
+    rows = []
+    for row in built["contrasts"]:
+        # an interval over one seed is conditional on its training run, so it decides nothing about reward models
+        if row["low"] is None or len(row["seeds"]) < 2 or row["low"] <= 0 <= row["high"]:
+            says = "undecided"
+        else:
+            says = f"{row['a'] if row['low'] > 0 else row['b']} higher"
+        rows.append(
+            (
+                row["run"],
+                row["task"],
+                f"{row['a']} - {row['b']}",
+                f"{row['judge']}.{row['statistic']}" + ("" if row["slice"] == "all" else f" ({row['slice']})"),
+                row["decoding"],
+                estimated(row),
+                says,
+                tuple(map(Cell, row["by_seed"])),
+            )
         )
-        for row in built["contrasts"]
-    ]
     columns = ("run", "task", "difference", "of", "decoding", "interval", "says", "by seed")
     return Table("Contrasts", columns, rows, "Paired on prompts and training seeds.")
 
 
-def _says(row: Mapping[str, Any]) -> str:
-    """Which of the two the whole interval favours; one seed says nothing."""
-    if row["low"] is None or len(row["seeds"]) < 2 or row["low"] <= 0 <= row["high"]:
-        return "undecided"
-    return f"{row['a'] if row['low'] > 0 else row['b']} higher"
-
-
-def analysis_tables(built: Built) -> Iterator[Table]:
-    """Credit, overhead and agreement, one table a run; for agreement what was ranked, too."""
+def analysis_tables(built: Row) -> Iterator[Table]:
+    """Credit, overhead and agreement, one table a run; for agreement also the numbers that were ranked."""
     for run, analysis in built["analyses"].items():
         rows = [
             (
@@ -92,8 +93,8 @@ def analysis_tables(built: Built) -> Iterator[Table]:
             yield standings_table(analysis["measured"])
 
 
-def standings_table(measured: Sequence[Mapping[str, Any]]) -> Table:
-    """What was ranked: every reward model under every measure, those first that PPO gained most with."""
+def standings_table(measured: Sequence[Row]) -> Table:
+    """The ranked numbers: every reward model under every measure, the largest gain by PPO first."""
     names = [name for name in measured[0] if name != "reward_model"]
     last = names[-1]
     order = sorted(measured, key=lambda row: math.inf if row[last] is None else -row[last])
@@ -102,20 +103,21 @@ def standings_table(measured: Sequence[Mapping[str, Any]]) -> Table:
     return Table("What was ranked", ("reward model", *names), rows, note)
 
 
-def experiment_tables(built: Built) -> list[Table]:
-    """What an experiment shows, in order; empty ones left out.  Its own report has all there is."""
+def experiment_tables(built: Row) -> list[Table]:
+    """The tables that an experiment chose to show, in order, without empty ones.  Its own report has all tables."""
     found = [contrasts_table(built), *analysis_tables(built)]
     if built["report"]:
         found += tables.all_tables(built["report"], experiments.find(built["name"]).shows)
     return [table for table in found if table.rows]
 
 
-def experiment_markdown(built: Built, level: int = 1) -> str:
-    """One experiment as text, its heading `level` deep."""
-    return "\n".join(_experiment(built, "#" * level)).rstrip() + "\n"
+def experiment_markdown(built: Row, level: int = 1) -> str:
+    """One experiment as text; `level` is the depth of its heading."""
+    return "\n".join(experiment_lines(built, "#" * level)).rstrip() + "\n"
 
 
-def _experiment(built: Built, mark: str) -> Iterator[str]:
+def experiment_lines(built: Row, mark: str) -> Iterator[str]:
+    """One experiment, its heading marked by `mark` ("#", "##", ...)."""
     yield from (f"{mark} {escape(built['name'])}", "", escape(built["question"]), "")
     yield from fenced(without_folder(built["command"]))
     yield from (f"Seeds: {', '.join(map(str, built['seeds']))}.", "")
@@ -135,12 +137,12 @@ def _experiment(built: Built, mark: str) -> Iterator[str]:
 
 
 def without_folder(command: str) -> str:
-    """The command as anybody may give it: where one machine keeps its results is no part of what was done."""
+    """The command without --out: the folder of one machine is no part of the experiment."""
     if not command.startswith("bench "):
         return command  # a call of the Python API, which names no folder; shlex would remove its quotes
     try:
         words = iter(shlex.split(command))
-    except ValueError:  # nobody's command line
+    except ValueError:  # not a command line, such as one with an open quote
         return command
     kept = []
     for word in words:
@@ -151,20 +153,16 @@ def without_folder(command: str) -> str:
     return shlex.join(kept)
 
 
-def results_markdown(built: Sequence[Built], ledger: Sequence[Mapping[str, Any]], intro: str = "") -> str:
-    """The ledger and every experiment."""
+def results_markdown(built: Sequence[Row], ledger: Sequence[Row], intro: str = "") -> str:
+    """The ledger of claims and every experiment."""
+    verdicts = [row["verdict"] for row in ledger]
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS)
+    said = f"Of {len(ledger)} claims: {counts}. Verdicts are not adjusted for the number of claims."
     lines = ["# Results", ""]
     if intro:
         lines += [intro.strip(), ""]
-    lines += ["## The claims, and what the intervals say", "", _count(ledger), ""]
+    lines += ["## The claims, and what the intervals say", "", said, ""]
     lines += [*table_lines(claims_table(ledger), "###"), *table_lines(texts_table(ledger), "###")]
     for experiment in built:
-        lines += _experiment(experiment, "##")
+        lines += experiment_lines(experiment, "##")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _count(ledger: Sequence[Mapping[str, Any]]) -> str:
-    verdicts = [row["verdict"] for row in ledger]
-    names = ("supported", "contradicted", "inconclusive", "not run")
-    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in names)
-    return f"Of {len(ledger)} claims: {counts}. Verdicts are not adjusted for the number of claims."

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.reports.tables import all_tables
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
-def markdown(report: Mapping[str, Any]) -> str:
+SPLITS = {"sft": "demonstrations", "train": "PPO prompts", "test": "held-out prompts"}
+
+
+def markdown(report: Row) -> str:
     """The whole report as text."""
-    return "\n".join(_lines(report)).rstrip() + "\n"
+    return "\n".join(lines(report)).rstrip() + "\n"
 
 
-def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+def lines(report: Row) -> Iterator[str]:
+    """The report line by line: data, warnings, tables, undecided cases, samples, and how it was made."""
     yield from ("# The policy after PPO, by reward model", "")
     for origin in report["data"]:
         yield f"**Data of {escape(origin['task'])}** ({escape(origin['kind'])}): {escape(origin['description'])}"
         yield f"License: {escape(origin['license'])}. Content sha256 `{origin['sha256'][:16]}`."
-        yield from ("", *_counts(origin["task"], report["arms"]), "")
+        yield from ("", *counts(origin["task"], report["arms"]), "")
     if report["warnings"]:
         yield from ("## Read this first", "", *(f"- {escape(w)}" for w in report["warnings"]), "")
     for table in all_tables(report):
         yield from table_lines(table)
-    yield from _undecided(report)
-    yield from _samples(report)
-    yield from _manifest(report["manifest"])
+    yield from undecided(report)
+    yield from samples(report)
+    yield from made_by(report["manifest"])
 
 
-def _counts(task: str, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def counts(task: str, arms: Sequence[Row]) -> Iterator[str]:
     """How many of the task's examples and pairs were kept, and how many were not."""
     arm = next((arm for arm in arms if arm["task"] == task), None)
     if arm is None:  # the policy was trained on these data, and evaluated on prompts of another task
@@ -48,12 +54,9 @@ def _counts(task: str, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
 
 
-SPLITS = {"sft": "demonstrations", "train": "PPO prompts", "test": "held-out prompts"}
-
-
-def escape(text: object) -> str:
+def escape(value: object) -> str:
     """Text that Markdown shows unchanged, on one line, without control characters."""
-    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    shown = "".join(c if c.isprintable() else " " for c in str(value))
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", shown)
 
 
@@ -67,21 +70,21 @@ def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
     yield from ("", table.note, "") if table.note else ("",)
 
 
-def _undecided(report: Mapping[str, Any]) -> Iterator[str]:
+def undecided(report: Row) -> Iterator[str]:
+    """Which measures have undecided cases, and why; once where several checkpoints say the same."""
     rows = [e for e in report["estimates"] if e["slice"] == "all" and "undecided:" in e["note"]]
     found = {(e["reward_model"], e["judge"], e["statistic"], e["note"]): e for e in rows}
-    if not found:
-        return
-    yield from ("## Undecided", "")
-    for e in found.values():
-        yield f"- {escape(e['reward_model'])}, {escape(e['judge'])} {escape(e['statistic'])}: {escape(e['note'])}"
-    yield ""
+    if found:
+        yield from ("## Undecided", "")
+        for e in found.values():
+            yield f"- {escape(e['reward_model'])}, {escape(e['judge'])} {escape(e['statistic'])}: {escape(e['note'])}"
+        yield ""
 
 
-def _samples(report: Mapping[str, Any]) -> Iterator[str]:
-    if not report["samples"]:
-        return
-    yield from ("## Samples", "", "The first held-out prompts, sampled at temperature 1, lowest seed.", "")
+def samples(report: Row) -> Iterator[str]:
+    """The first held-out prompts, and the response of every policy to them."""
+    if report["samples"]:
+        yield from ("## Samples", "", "The first held-out prompts, sampled at temperature 1, lowest seed.", "")
     for sample in report["samples"]:
         yield from (f"### {escape(sample['task'])} {escape(sample['example_id'])}", "")
         yield from fenced(sample["prompt"])
@@ -91,15 +94,17 @@ def _samples(report: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{escape(response['arm'])}, seed {response['seed']}:", "", *fenced(response["text"]))
 
 
-def fenced(text: str) -> Iterator[str]:
-    """A code block that its content cannot close; control characters but line breaks are made visible."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+def fenced(content: str) -> Iterator[str]:
+    """A code block that its content cannot close; control characters except line breaks are made visible."""
+    # a fence is closed by one of its own length or more
+    longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     fence = "`" * max(3, longest + 1)
-    shown = printable_lines(text)
+    shown = printable_lines(content)
     yield from (f"{fence}text", shown if shown.strip() else "(empty)", fence, "")
 
 
-def _manifest(manifest: Mapping[str, Any]) -> Iterator[str]:
+def made_by(manifest: Row) -> Iterator[str]:
+    """The command, seeds, software and machines, and the time of every stage."""
     yield from ("## Made by", "", *fenced(manifest["command"]))
     versions = {f"{k} {v}" for stage in manifest["stages"].values() for k, v in stage["versions"].items()}
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in manifest["stages"].values()})

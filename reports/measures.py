@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Measure, MeasureFormat, MeasureKind, ReportPlace
-from rlhf_bench.harness.results.estimates import Arm
+from rlhf_bench.harness.results.arms import Arm
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -1,6 +1,6 @@
 "use strict";
-// Shared by the parts of the page: its data, elements made of text alone, the state kept in the address, sorting.
-// Text of models reaches the page through textContent only; nothing here reads or writes HTML.
+// Shared by the parts of the page: its data, elements built from text, the state in the address, and sorting.
+// Text of models reaches the page through textContent only: no code here reads or writes HTML.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const DASH = "–";
@@ -17,7 +17,7 @@ function make(tag, options = {}, ...children) {
   return made;
 }
 
-/** As the tables write numbers: two decimals, three below 0.1; halves go to the even digit, as in report.md. */
+/** A number as in the tables: two decimals, three below 0.1; halves are rounded to the even digit, as Python does. */
 function number(value) {
   if (value === null || value === undefined) return DASH;
   const size = Math.abs(value), digits = size >= 0.1 || size === 0 ? 2 : 3;
@@ -40,7 +40,7 @@ function signed(value, format) {
   return value > 0 && Number.parseFloat(text) !== 0 ? "+" + text : text;
 }
 
-/** The page's state lies in the address after #, so that what is seen can be linked; plain anchors are left alone. */
+/** The page's state is in the address after #, so that a view can be linked; plain anchors are not changed. */
 const state = {
   values: new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : ""),
   get(name, other = "") { return this.values.get(name) ?? other; },
@@ -58,7 +58,7 @@ function sortKey(row, column) {
   return text === DASH || text === "" ? [2, ""] : [1, text.toLowerCase()];
 }
 
-/** Sort a table's rows; what has no value stays last in both directions. */
+/** Sort a table's rows; rows without a value stay last in both directions. */
 function sortTable(table, column, direction) {
   const sign = direction === "descending" ? -1 : 1;
   const keyed = [...table.tBodies[0].rows].map((row) => [sortKey(row, column), row]);
@@ -87,7 +87,7 @@ document.querySelectorAll("table.sortable").forEach((table, place) => {
   });
 });
 
-/** Put the sorting of the address back, after whatever filled the tables anew. */
+/** Apply the sorting in the address again, after the rows of a table were replaced. */
 function restoreSorting() {
   const [place, column, direction] = state.get("sort").split(".");
   const table = document.querySelectorAll("table.sortable")[Number(place)];

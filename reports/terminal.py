@@ -76,25 +76,28 @@ def plain(console: Console, line: str) -> None:
         console.file.write(line + "\n")
 
 
-def show_tokens(console: Console, text: str, spans: Sequence[Span], rewards: Sequence[float]) -> None:
+def show_tokens(console: Console, response: str, spans: Sequence[Span], rewards: Sequence[float]) -> None:
     """The response coloured by reward (green above 0, red below), then one line per token."""
     from rich.text import Text
 
     top = max((abs(r) for r in rewards), default=0.0) or 1.0
     painted = Text()
     for (start, end), reward in zip(spans, rewards, strict=True):
-        painted.append(printable_lines(text[start:end]), style=_style(reward / top))
+        painted.append(printable_lines(response[start:end]), style=_style(reward / top))
     console.print(painted, soft_wrap=True)
     for (start, end), reward in zip(spans, rewards, strict=True):
-        shown = printable(text[start:end]) if end > start else "<end>" if start == len(text) else "<part>"
+        # an empty span is the end-of-sequence token, or a token of a character that a later one completes
+        shown = printable(response[start:end]) if end > start else "<end>" if start == len(response) else "<part>"
         plain(console, f"{reward:+.4g}\t{shown}")
     plain(console, f"sum {sum(rewards):+.4g}\t{len(rewards)} tokens")
 
 
 def _style(share: float) -> str:
+    """The background of a token; `share` is its reward in units of the largest."""
     if abs(share) < 0.05:
         return ""
-    strength = int(60 + 140 * min(1.0, abs(share)))
-    return f"black on rgb({200 - strength // 2},{255},{200 - strength // 2})" if share > 0 else (
-        f"black on rgb(255,{255 - strength // 2},{255 - strength // 2})"
+    faded = int(60 + 140 * min(1.0, abs(share))) // 2
+    # green above 0, red below: the other channels fade with the size
+    return f"black on rgb({200 - faded},255,{200 - faded})" if share > 0 else (
+        f"black on rgb(255,{255 - faded},{255 - faded})"
     )  # fmt: skip

@@ -74,10 +74,10 @@ def task_view(report: Report, task: str, slots: Mapping[str, int]) -> JsonObject
 def forest(report: Report, task: str, column: Column) -> JsonObject:
     """Rows of intervals over one scale, the best estimate first."""
     results = answer.outcomes(report, task, column)
+    found = [estimated(outcome.estimate, column.format) for outcome in results]
     mark = column.reference
-    rows = [o.estimate for o in results if o.estimate and o.estimate["value"] is not None]
-    values = [v for row in rows for v in (row["value"], row["low"], row["high"]) if v is not None]
-    scale = figures.axis([*values, *([mark] if mark is not None else [])], 3)
+    values = [value for one in found for value in (one.value, one.low, one.high, mark) if value is not None]
+    scale = figures.axis(values, 3)
     return {
         "name": column.title,
         "description": column.description,
@@ -85,19 +85,15 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
         "axis": figures.bar_axis(scale),
         "rows": [
             {
-                "label": o.arm["label"],
-                "seeds": len(o.arm["seeds"]),
-                "side": {"unknown": "not known"}.get(o.side, o.side),
-                "cell": cell(estimated(o.estimate, column.format)),
-                "bar": figures.interval_bar(*_ends(o.estimate), scale, mark),
+                "label": outcome.arm["label"],
+                "seeds": len(outcome.arm["seeds"]),
+                "side": "not known" if outcome.side == "unknown" else outcome.side,
+                "cell": cell(one),
+                "bar": figures.interval_bar(one.value, one.low, one.high, scale, mark),
             }
-            for o in results
+            for outcome, one in zip(results, found, strict=True)
         ],
     }
-
-
-def _ends(row: Row | None) -> tuple[float | None, float | None, float | None]:
-    return (row["value"], row["low"], row["high"]) if row else (None, None, None)
 
 
 def compare(report: Report, task: str) -> JsonObject:
@@ -144,7 +140,7 @@ def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) ->
 
 
 def claims(report: Report) -> JsonObject | None:
-    """The verdicts on the claims, counted and as a table."""
+    """The verdicts on the claims: counts and a table; None without claims."""
     rows = report.get("claims", ())
     if not rows:
         return None
@@ -227,7 +223,7 @@ def duration(seconds: float) -> str:
 
 
 def manifest(found: Row) -> JsonObject:
-    """How the report was made."""
+    """The command, seeds, software and machines of the report."""
     versions = sorted({f"{k} {v}" for stage in found["stages"].values() for k, v in stage["versions"].items()})
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in found["stages"].values()})
     keep = {"command": found["command"], "commit": found["git_commit"][:12], "seeds": found["seeds"]}

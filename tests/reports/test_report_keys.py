@@ -25,7 +25,7 @@ def closure(module: str, without: tuple[str, ...]) -> set[str]:
 def test_what_a_number_is_computed_by_is_in_the_key() -> None:
     report = closure("rlhf_bench.reports.build", build.NOT_REPORTING)
     assert {f"harness.statistics.{name}" for name in STATISTICS - OF_EXPERIMENTS} <= report
-    results = ("estimates", "columns", "sheets", "alarms", "pools", "proxy_curves", "proxy_estimates")
+    results = ("estimates", "columns", "sheets", "alarms", "proxy_curves", "proxy_estimates")
     assert {f"harness.results.{name}" for name in results} <= report
     assert {"reports.build", "reports.comparison", "harness.slices"} <= report
     experiment = closure("rlhf_bench.reports.experiments", build.NOT_REPORTING)
