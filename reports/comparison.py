@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_bench.harness.results.arms import Arm
-from rlhf_bench.harness.results.estimates import Estimator, reasons, twice, within
+from rlhf_bench.harness.results.estimates import Estimator, difference_limit, reasons, within
 from rlhf_bench.harness.results.sheets import Common, Rows, Sheets, common
 from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.harness.statistics import comparisons, power, rules
@@ -90,7 +90,7 @@ def _pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
         rng, level = context.estimator.generator("pair", a.key, b.key, *column.key), context.estimator.level
         seeds, prompts = tidy(first - second, None)[0].shape
         found = comparisons.difference(first, second, column.kind, level, rng, shared.clusters)
-        found = within(found, twice(column.limit))
+        found = within(found, difference_limit(column.limit))
         found = found.noted(ONE_SEED if seeds == 1 else "", _undecided(shared, tables, column.statistic))
         # the same generator goes on: p depends on the draws of the interval before it
         p = comparisons.p_value(first, second, column.kind, rng, shared.clusters)

@@ -16,7 +16,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.results.arms import Arm
-from rlhf_bench.harness.results.estimates import ALL, Estimator, twice, within
+from rlhf_bench.harness.results.estimates import ALL, Estimator, difference_limit, within
 from rlhf_bench.harness.results.sheets import NO_PROMPT, Common, Rows, Sheets, common
 from rlhf_bench.harness.statistics import comparisons, rules
 from rlhf_bench.harness.statistics.interval import Interval
@@ -39,7 +39,7 @@ def difference(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: Sheet
     first, second, clusters, kind = paired(a, b, where, sheets)
     rng = estimator.generator("difference", a.key, b.key, *_place(where))
     found = comparisons.difference(first, second, kind, estimator.level, rng, clusters)
-    return within(found, twice(_measure(a, where).get("limit")))
+    return within(found, difference_limit(_measure(a, where).get("limit")))
 
 
 def by_seed(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> list[float | None]:

@@ -1,4 +1,7 @@
-"""From stored rows to estimates: every number that is reported, recomputed from files alone."""
+"""Estimates of one arm from its stored rows.
+
+Every reported number is recomputed from files: nothing that a stage summarised is copied into a report.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +19,34 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, Measure
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.arms import Arm, CellFiles
-from rlhf_bench.harness.results.columns import Aligned, Columns, Group, align, checkpoints
+from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
 from rlhf_bench.harness.slices import length_slices
 from rlhf_bench.harness.statistics import collapse, rules
 from rlhf_bench.harness.statistics.interval import Interval
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
+
 ALL = "all"
-Rows = Sequence[Mapping[str, Any]]
+"""The name of the slice of all prompts."""
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """How intervals are made: nominal level and the seed of their generators."""
+    """Makes estimates with intervals of one nominal level; `seed` starts the generators of bootstraps."""
 
     level: float = 0.95
     seed: int = 0
 
     def arm(self, arm: Arm) -> list[Estimate]:
-        """Everything that can be said of one arm."""
-        from rlhf_bench.harness.results.proxy_estimates import proxy_estimates  # it is made of Estimates
+        """All estimates of one arm: of the run itself, of its proxy curve, and of every judge that measured all seeds.
+
+        Raises BenchError for files that cannot be read, and for a judge whose settings differ between seeds.
+        """
+        # imported here, because that module builds its results with this class
+        from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
 
         found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
         third = length_slices(store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl"))
@@ -49,35 +59,32 @@ class Estimator:
         return found
 
     def _judge(
-        self,
-        arm: Arm,
-        judge: str,
-        measures: Sequence[Measure],
-        tables: Sequence[Columns],
-        third: Mapping[str, str],
+        self, arm: Arm, judge: str, measures: Sequence[Measure], tables: Sequence[Columns], third: Mapping[str, str]
     ) -> Iterator[Estimate]:
-        """`third`: the length of every prompt, one more of its slices."""
+        """Every measure at every checkpoint, at the last one also by slice.
+
+        `third` names one more slice of each prompt: its third by length.
+        """
         found = checkpoints(tables)
         for decoding, iteration in found:
             final = iteration == max(i for _, i in found)
             groups = [table.groups[decoding, iteration] for table in tables]
-            for slice_name in [ALL, *(_slices(groups, third) if final else ())]:
+            slices: set[str] = set()
+            if final:
+                slices = {name for group in groups for own in set(group.slices) for name in own}
+                slices |= {third[i] for group in groups for i in group.ids if i in third}
+            for slice_name in [ALL, *sorted(slices)]:
                 part = align(groups, "" if slice_name == ALL else slice_name, third)
                 for m in measures:
                     if (judge, m.name, decoding) == ("run", "kl", "greedy"):
-                        continue  # not measured: it estimates nothing there (nouns.Generation)
-                    yield self._one(arm, judge, m, slice_name, decoding, iteration, part)
+                        continue  # log-ratios of greedy responses do not estimate the KL (nouns.Generation)
+                    cells = part.matrix(m.name)  # [S, P]
+                    place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
+                    interval = rules.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
+                    interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
+                    yield self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
                     if m.before and final and decoding == "sample":
                         yield from self._collapse(arm, judge, m, slice_name, iteration, part)
-
-    def _one(
-        self, arm: Arm, judge: str, m: Measure, slice_name: str, decoding: str, iteration: int, part: Aligned
-    ) -> Estimate:
-        cells, clusters = part.matrix(m.name), part.sources()
-        place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
-        interval = rules.interval(m.kind, cells, self.level, self.generator(*place), clusters)
-        interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
-        return self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
 
     def _collapse(
         self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Aligned
@@ -94,19 +101,33 @@ class Estimator:
             yield self.estimate(arm, judge, f"{m.name} {name}", slice_name, "sample", iteration, interval, after)
 
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
-        """KL to the SFT policy and the reward model's own (unscaled) reward at every checkpoint; repeated responses."""
-        tables = [_with_sources(cell) for cell in arm.cells]
+        """At every checkpoint: KL to the SFT policy, the reward model's own (unscaled) reward, repeated responses."""
+        tables = []
+        for cell in arm.cells:
+            # generations.jsonl has no sources, and they are needed: prompts of one source are one cluster
+            rows = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
+            source = {row["id"]: row.get("source", "") for row in rows}
+            table = columns.read(cell.folder("generations") / "generations.jsonl")
+            groups = {}
+            for place, group in table.groups.items():  # slices are emptied: these statistics are not shown by slice
+                sources = tuple(source[i] for i in group.ids)
+                groups[place] = replace(group, slices=((),) * len(group.ids), sources=sources)
+            tables.append(replace(table, groups=groups))
         yield from self._judge(arm, "run", [Measure("kl", "level"), Measure("reward", "level")], tables, {})
         for decoding, iteration in checkpoints(tables):
             texts = list(align([table.groups[decoding, iteration] for table in tables]).texts())
             found = [collapse.repetition(responses) for responses in texts]
             for name in found[0]:
                 interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
-                cells = np.zeros((len(texts), len(texts[0])))
+                cells = np.zeros((len(texts), len(texts[0])))  # [S, P] for counts alone: no response is undecided
                 yield self.estimate(arm, "run", name, ALL, decoding, iteration, interval, cells)
 
     def generator(self, *place: str) -> np.random.Generator:
-        """A generator of its own for every number, so that what else is reported never moves it."""
+        """The generator of one number, seeded by the estimator's seed and the number's name.
+
+        A number therefore does not change when other numbers are added to a report or left out.
+        """
+        # the separator cannot occur in names, so ("a", "b") and ("ab",) differ
         digest = hashlib.sha256("\x1f".join((str(self.seed), *place)).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
@@ -121,6 +142,7 @@ class Estimator:
         interval: Interval,
         cells: Array,
     ) -> Estimate:
+        """An estimate of `cells` [S, P]: `n` is the mean number of decided prompts per seed."""
         decided = ~np.isnan(cells)
         return Estimate(
             task=arm.task,
@@ -129,7 +151,7 @@ class Estimator:
             judge=judge,
             statistic=statistic,
             slice=slice_name,
-            decoding=decoding,  # type: ignore[arg-type]
+            decoding=decoding,  # type: ignore[arg-type]  # stored rows hold one of its two values
             iteration=iteration,
             value=interval.value,
             low=interval.low,
@@ -144,18 +166,18 @@ class Estimator:
 
 
 def within(found: Interval, limit: float | None) -> Interval:
-    """The interval of a measure with a limit: a t interval knows of none and may pass it."""
+    """The interval cut off at -limit and limit, with a note: a t interval may pass the range of its measure."""
     cut = found if limit is None else found.clipped(-limit, limit)
     return cut if cut == found else cut.noted(f"cut off at {limit:g}, the largest there can be")
 
 
-def twice(limit: float | None) -> float | None:
-    """The largest difference of two changes that have a limit."""
+def difference_limit(limit: float | None) -> float | None:
+    """The largest difference of two values within [-limit, limit]; None without a limit."""
     return None if limit is None else 2 * limit
 
 
 def same_judge(judge: str, folders: Sequence[Path]) -> None:
-    """Raises BenchError when the seeds of an arm were judged with different settings: their rows do not mix."""
+    """Raises BenchError when a judge's settings differ between the seeds of an arm: such rows must not be mixed."""
     found = {store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"]) for folder in folders}
     if len(found) > 1:
         raise BenchError(
@@ -164,31 +186,16 @@ def same_judge(judge: str, folders: Sequence[Path]) -> None:
         )
 
 
-def _slices(groups: Sequence[Group], third: Mapping[str, str]) -> list[str]:
-    """All slices of the prompts, by name."""
-    found = {name for group in groups for own in set(group.slices) for name in own}
-    return sorted(found | {third[i] for group in groups for i in group.ids if i in third})
-
-
-def _with_sources(cell: CellFiles) -> Columns:
-    """The responses with what each prompt shares with others: generations do not repeat it."""
-    rows = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
-    source = {row["id"]: row.get("source", "") for row in rows}
-    table = columns.read(cell.folder("generations") / "generations.jsonl")
-    groups = {
-        place: replace(group, slices=((),) * len(group.ids), sources=tuple(source[i] for i in group.ids))
-        for place, group in table.groups.items()
-    }
-    return replace(table, groups=groups)
-
-
 def left_out(part: Aligned) -> str:
-    """How many prompts only some seeds have, or ""."""
+    """A note on the number of prompts that only some seeds have; "" for none."""
     return f"{part.left_out} prompts that only some seeds have are left out" if part.left_out else ""
 
 
 def undecided(part: Aligned, m: Measure, cells: Array) -> str:
-    """How many cases are undecided and why; for wins and rates, what the value would be if all were 0, or all 1."""
+    """A note on the undecided cases among `cells` [S, P]: their number and reasons; "" for none.
+
+    Wins and rates lie in [0, 1], so the note also bounds the value that they would have if all cases were decided.
+    """
     holes = np.isnan(cells)
     count = int(holes.sum())
     if not count:
@@ -200,14 +207,14 @@ def undecided(part: Aligned, m: Measure, cells: Array) -> str:
     return f"{note}; if all were 0 or all 1, the value would be {low:.3f} or {high:.3f}"
 
 
-def reasons(part: Sequence[Rows], name: str) -> str:
-    """Why cases are undecided, the commonest first, with counts."""
+def reasons(part: Sequence[Sequence[Row]], name: str) -> str:
+    """Reasons why a measure is undecided in rows of verdicts, the most frequent first, with counts."""
     return counted(
         row.get("reason", "not measured") for rows in part for row in rows if row["values"].get(name) is None
     )
 
 
 def counted(found: Iterable[str]) -> str:
-    """Reasons with how often each was given, the commonest first."""
+    """Reasons with their counts, the most frequent first, then by name."""
     ordered = sorted(Counter(found).items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{reason} ({count})" for reason, count in ordered)
