@@ -61,7 +61,7 @@ class PolicySettings(Group):
     """The form of a prompt: the tokenizer's chat template (chat), question and answer (plain), or chat where the
     tokenizer has a template (auto)."""
     system: str = ""
-    """A system message put in front of every prompt; needs a chat template."""
+    """Text in front of every prompt: a system turn, or part of the prompt where the template has no such role."""
     lora: Limit = 0
     """Rank of the LoRA adapters that are trained in place of all weights; 0 trains all weights."""
     lora_alpha: NotNegative = 16.0
