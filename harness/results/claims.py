@@ -1,17 +1,20 @@
-"""The ledger of claims (claims.toml): what a paper says, which statistic would show it, and what the intervals say.
+"""The ledger of claims (claims.toml): statements of papers, the statistic that tests each, and verdicts from intervals.
 
-A verdict comes from an interval alone: supported when it lies wholly on the claim's side of the threshold, contradicted
-when wholly on the other, inconclusive otherwise, with the smallest effect that the design would have found.
+A verdict depends on an interval alone.  A claim is supported if the whole interval lies on its side of the threshold,
+contradicted if the whole interval lies on the other side, and else inconclusive; an inconclusive verdict comes with the
+smallest effect that the design would have detected.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from scipy import special
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Estimate
@@ -22,6 +25,9 @@ from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.statistics.comparisons import smallest_detectable
 from rlhf_bench.harness.statistics.interval import Interval
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
+
 Ruling = Literal["supported", "contradicted", "inconclusive", "not run"]
 
 
@@ -29,8 +35,8 @@ Ruling = Literal["supported", "contradicted", "inconclusive", "not run"]
 class Claim:
     """One claim.  `arm` (and `versus`, for comparisons) are reward models of the run `run` of `experiment`.
 
-    `comparison` is "" (the arm's own number), "difference" (arm - versus) or "head-to-head" (how often the arm's
-    response is the better one).  `side` says on which side of `threshold` the claim lies: "above" or "below".
+    `comparison` is "" (the arm's own number), "difference" (arm - versus) or "head-to-head" (the share of prompts on
+    which the arm's response is better).  `side` is the side of `threshold` on which the claim lies: "above" or "below".
     """
 
     id: str
@@ -60,14 +66,14 @@ class Claim:
 
     @property
     def rule(self) -> str:
-        """What counts as supported and as contradicted."""
+        """The rule of the verdict in words: which interval supports the claim and which contradicts it."""
         other = "below" if self.side == "above" else "above"
         return f"supported: interval {self.side} {self.threshold:g}; contradicted: {other} it"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A claim's verdict with the interval it came from."""
+    """A claim's verdict and the interval it depends on; `detectable` is a distance from the claim's threshold."""
 
     claim: Claim
     ruling: Ruling
@@ -76,8 +82,8 @@ class Result:
     detectable: float | None = None
     note: str = ""
 
-    def row(self) -> dict[str, Any]:
-        """As stored in claims.json."""
+    def row(self) -> JsonObject:
+        """The row of claims.json."""
         found = self.interval
         return {
             "id": self.claim.id,
@@ -100,20 +106,17 @@ class Result:
 
 @cache
 def load() -> tuple[Claim, ...]:
-    """The claims that ship with the package, in the order of the ledger."""
+    """The claims that the package contains, in the order of the ledger.  Raises BenchError for a misspelt one."""
     text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
-    return tuple(_claim(name, values) for name, values in tomllib.loads(text).items())
-
-
-def _claim(name: str, values: Mapping[str, Any]) -> Claim:
-    made = Claim(id=name, **values)
-    if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
-        raise BenchError(f"claims.toml: {name} has side {made.side!r} and comparison {made.comparison!r}.")
-    return made
+    claims = tuple(Claim(id=name, **values) for name, values in tomllib.loads(text).items())
+    for made in claims:
+        if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
+            raise BenchError(f"claims.toml: {made.id} has side {made.side!r} and comparison {made.comparison!r}.")
+    return claims
 
 
 def rule(claim: Claim, found: Interval) -> Ruling:
-    """The verdict that an interval allows; one that says nothing allows none."""
+    """The verdict that follows from an interval; without bounds it is inconclusive."""
     if found.low is None or found.high is None:
         return "inconclusive"
     above, below = found.low > claim.threshold, found.high < claim.threshold
@@ -123,7 +126,10 @@ def rule(claim: Claim, found: Interval) -> Ruling:
 
 
 def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate], estimator: Estimator) -> Result:
-    """The verdict on one claim from the arms of its run; `estimates` are those already made of them."""
+    """The verdict on one claim from the arms of its run; `estimates` are the estimates of these arms.
+
+    The ruling is "not run", with the reason as its note, if the run has no such arm, judge or statistic.
+    """
     try:
         arm = _pick(claim, claim.arm, arms)
         versus = _pick(claim, claim.versus, arms) if claim.versus else None
@@ -135,12 +141,10 @@ def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate]
 
 
 def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -> Result:
-    """A claim's result from its interval; an inconclusive one says which effect would have been found.
-
-    One training seed never decides: its interval is conditional on that training run.
-    """
+    """A claim's result from its interval; an inconclusive one has the effect that would have been detected."""
     if found.value is None:
         return Result(claim, "inconclusive", found, seeds, note=found.note or "nothing could be measured")
+    # the interval of one training seed is conditional on that training run: it says nothing about other seeds
     if len(seeds) == 1:
         return Result(claim, "inconclusive", found, seeds, note="one training seed decides nothing: run more")
     ruling = rule(claim, found)
@@ -151,14 +155,12 @@ def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -
 
 
 def _detectable(low: float, high: float, level: float, seeds: int) -> float | None:
-    """The distance from the threshold that would be found with power .8.
+    """The distance from the threshold that would be detected with power .8; None for an interval of width 0.
 
-    The interval's half width gives its standard error, by a t with seeds - 1 degrees of freedom (normal where no
-    training is involved).
+    The standard error is the half width of the interval divided by the quantile of a t distribution with seeds - 1
+    degrees of freedom.
     """
-    from scipy import special
-
-    df = float(seeds - 1) if seeds > 1 else 1e9  # none: nothing was trained
+    df = float(seeds - 1) if seeds > 1 else 1e9  # no seeds: nothing was trained, and the t distribution is normal
     se = (high - low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
     return smallest_detectable(level, se=se, df=df) if se > 0 else None
 
@@ -177,7 +179,7 @@ def _interval(
     claim: Claim, arm: Arm, versus: Arm | None, estimates: Sequence[Estimate], estimator: Estimator
 ) -> Interval:
     where = Where(claim.judge, claim.statistic, claim.slice, claim.decoding)
-    if versus is not None:
+    if versus is not None:  # comparisons are paired by prompt and seed, so they need the rows, not the estimates
         compare = contrasts.head_to_head if claim.comparison == "head-to-head" else contrasts.difference
         return compare(arm, versus, where, estimator)
     own = [
@@ -188,12 +190,12 @@ def _interval(
     ]
     if not own:
         raise BenchError(f"{claim.judge}.{claim.statistic} was not measured on {claim.slice!r} prompts of {arm.task}")
-    last = max(own, key=lambda e: e.iteration)
+    last = max(own, key=lambda e: e.iteration)  # claims are about the end of training
     return Interval(last.value, last.low, last.high, last.method, last.note)
 
 
 def of_experiment(name: str) -> list[Claim]:
-    """The claims that an experiment decides."""
+    """The claims that the results of an experiment decide."""
     return [claim for claim in load() if claim.experiment == name]
 
 

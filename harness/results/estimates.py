@@ -63,7 +63,7 @@ class Estimator:
     ) -> Iterator[Estimate]:
         """Every measure at every checkpoint, at the last one also by slice.
 
-        `third` names one more slice of each prompt: its third by length.
+        `third` names one more slice by example: the third of the prompts by length (slices.length_slices).
         """
         found = checkpoints(tables)
         for decoding, iteration in found:

@@ -1,4 +1,7 @@
-"""Judging stored generations again, without training anything."""
+"""Judges stored generations again: only verdicts are computed, nothing is trained or sampled.
+
+Verdicts are stages like those of a run.  Their inputs are on disk, under the keys that the run gave them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rejudged:
-    """The verdict stages of a call, what failed, and a sentence for each that kept its earlier verdicts."""
+    """The verdict stages of a call, their outcome, and a sentence for each stage that kept its earlier verdicts."""
 
     stages: list[Stage] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
@@ -47,18 +50,27 @@ def judge_cells(
     """Verdicts of `judges` on every cell, recorded beside those of other judges.
 
     `assignments` holds the judges' settings: judge -> key -> text.  Stored verdicts stay, unless some case is undecided
-    and the judge may decide it now.  Failures are in the outcome; what was made is recorded in spite of them.  Raises
-    BenchError for unknown judges and settings, and for a task whose data changed since the run.
+    and the judge may decide it now.  A failure does not stop the other verdicts: it is part of the outcome, and every
+    finished verdict is recorded.  Raises BenchError for unknown judges and settings, and for a task whose data changed
+    since the run.
     """
     done = Rejudged()
     for spec in [judge_spec(name, assignments.get(name, {})) for name in dict.fromkeys(judges)]:
         stages = {cell.path: _verdict_stage(cell, spec) for cell in cells if cell.path is not None}
-        place = RetryStore(root.root, _retries(spec, list(stages.values()), root))
+        # finished stages with undecided cases are run once more, but not for a judge that would decide the same again
+        retries: dict[str, int] = {}
+        judge = load_judge(spec.name, spec.settings)
+        if not (isinstance(judge, SaysDeterministic) and judge.deterministic):
+            finished = [stage for stage in stages.values() if stage.done(root)]
+            counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in finished}
+            retries = {key: count for key, count in counts.items() if count}
+        place = RetryStore(root.root, retries)
         outcome = execute(plan_cells.in_order(list(stages.values())), place, Machine(progress=progress))
         done.stages += stages.values()
         done.outcome.failed |= outcome.failed
         done.kept += place.kept
         for path, stage in stages.items():
+            # read again: the record of a cell may have changed while its verdicts were computed
             record = store.read_json(path)
             changed = {**record, "judges": {**record["judges"], spec.name: stage.place}}
             if stage.done(root) and changed != record:
@@ -66,20 +78,11 @@ def judge_cells(
     return done
 
 
-def _retries(judge: JudgeSpec, stages: Sequence[Stage], root: store.Store) -> dict[str, int]:
-    """Finished stages with undecided cases that a further call may decide: key -> number of those cases."""
-    made = load_judge(judge.name, judge.settings)
-    if isinstance(made, SaysDeterministic) and made.deterministic:
-        return {}
-    counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in stages if stage.done(root)}
-    return {key: count for key, count in counts.items() if count}
-
-
 class RetryStore(store.Store):
-    """The same results folder, in which some finished verdict stages are executed once more.
+    """A results folder in which some finished verdict stages are executed once more.
 
-    `retries` maps their keys to the number of undecided cases.  New verdicts that leave more cases undecided are
-    dropped: a server that fails now must not remove what was decided before.
+    `retries` maps the keys of these stages to their numbers of undecided cases.  New verdicts that leave more cases
+    undecided are dropped: a server that fails now must not remove earlier decisions.  `kept` names such stages.
     """
 
     def __init__(self, root: Path, retries: Mapping[str, int]) -> None:
@@ -87,15 +90,17 @@ class RetryStore(store.Store):
         self.retries, self.kept = dict(retries), list[str]()
 
     def complete(self, kind: str, label: str, key: str) -> bool:
+        """False for a stage to execute once more, although its folder is finished."""
         return key not in self.retries and super().complete(kind, label, key)
 
     @contextmanager
     def writing(self, kind: str, label: str, key: str) -> Iterator[tuple[Path, Path] | None]:
+        """As `Store.writing`; a stage that is executed once more replaces its files unless the new ones are worse."""
         if key not in self.retries:
             with super().writing(kind, label, key) as place:
                 yield place
             return
-        from filelock import FileLock
+        from filelock import FileLock  # imported here: most calls retry nothing
 
         partial = self.root / ".partial" / f"{kind}-{key[: store.KEY_LENGTH]}"
         work, scratch = partial / "work", partial / "scratch"
@@ -104,34 +109,34 @@ class RetryStore(store.Store):
             for folder in (work, scratch):
                 folder.mkdir(parents=True)
             yield work, scratch
-            # removed from `retries` first: from here on the stage is complete, whichever verdicts stay
-            self._replace(work, self.folder(kind, label, key), self.retries.pop(key))
+            # removed from `retries` first: from here on the stage is complete, with the old or the new verdicts
+            self._replace_unless_worse(work, self.folder(kind, label, key), self.retries.pop(key))
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _replace(self, work: Path, target: Path, before: int) -> None:
+    def _replace_unless_worse(self, work: Path, target: Path, before: int) -> None:
         left = len(undecided(store.read_rows(work / "verdicts.jsonl")))
         if left > before:
             self.kept.append(f"{target.name}: {left} cases undecided now, {before} before; the earlier verdicts stay")
             return
         new, old = work / "account.json", target / "account.json"
-        if new.is_file() and old.is_file():  # the new account then says what all tries cost
+        if new.is_file() and old.is_file():  # so that the new account shows what all tries cost
             account = store.read_json(old)
             earlier = [*account.pop("earlier", []), account]
             store.write_json(new, {**store.read_json(new), "earlier": earlier})
-        # one file at a time, each by an atomic rename, the marker last: a kill leaves whole files of either run
+        # one file at a time, each by an atomic rename, the marker last: after a kill every file is whole, old or new
         for file in sorted(work.iterdir(), key=lambda file: file.name == store.MARKER):
             file.replace(target / file.name)
 
 
 def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
-    """The verdict stage of a stored cell, whose inputs are stages on disk."""
+    """The verdict stage of a stored cell, with stages on disk as its inputs."""
     inputs = {}
     for role in ("prompts", "baseline", "generations"):
         record = store.read_json(cell.folder(role) / store.MARKER)
         inputs[role] = StoredStage(record["kind"], record["label"], record["params"], record["key"])
     spec = cell.record["evaluated"]
-    task = _open_once(spec["name"], store.canonical(spec["settings"]))
-    if task.origin.sha256 != spec["sha256"]:  # else a judge would see other references than the responses answer
+    task = _open_task(spec["name"], store.canonical(spec["settings"]))
+    if task.origin.sha256 != spec["sha256"]:  # its prompts and references may no longer belong to the responses
         raise BenchError(
             f"The data of {spec['name']!r} changed since the run "
             f"({spec['sha256'][:12]} is now {task.origin.sha256[:12]}).",
@@ -142,9 +147,9 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
     return plan_cells.judge_stage(task, judge, inputs, label, seed)
 
 
-@lru_cache
-def _open_once(name: str, settings: str) -> tasks.TaskPlan:
-    """The task of stored cells.  Cells share tasks, and opening one reads its data."""
+@lru_cache  # many cells have one task, and opening it reads its data
+def _open_task(name: str, settings: str) -> tasks.TaskPlan:
+    """The task `name` with settings in canonical JSON (a string, because the cache needs a hashable argument)."""
     return tasks.open_task(name, json.loads(settings), ("test",))[0]
 
 
@@ -153,4 +158,4 @@ class StoredStage(Stage):
 
     def __init__(self, kind: str, label: str, params: Row, key: str) -> None:
         super().__init__(kind, label, "", params)
-        self.__dict__["key"] = key  # where cached_property keeps its value
+        self.__dict__["key"] = key  # `Stage.key` is a cached_property, which reads its value here and computes none
