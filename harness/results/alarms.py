@@ -1,26 +1,28 @@
-"""What in a run's log should worry its reader: a pure function of its rows."""
+"""Warnings about the log of a PPO run, as a pure function of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
 EMPTY_SHARE, TRUNCATED_SHARE, NEGATIVE_KL = 0.2, 0.5, -0.5
 
 
-def alarms(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences about the last tenth of the iterations (at least one).
-
-    Negative KL: the mean of an unbiased estimate may dip below 0 by chance, but not by half a nat per response.
-    """
+def alarms(steps: Sequence[Row]) -> list[str]:
+    """Sentences about the last tenth of the iterations (at least one); [] without a problem.  `steps`: steps.jsonl."""
     tail = steps[-max(1, len(steps) // 10) :]
     found = []
 
     def mean(name: str) -> float:
         return float(sum(row[name] for row in tail) / len(tail))
 
+    # every iteration, not only the tail; NaN differs from itself, and `isnan` raises for values that are no numbers
     if any(value != value for row in steps for value in row.values()):
         found.append("NaN in the log")
+    # the KL is at least 0; the mean of its unbiased estimate may be slightly below by chance, but not by half a nat
     if mean("kl") < NEGATIVE_KL:
         found.append(f"negative KL to the SFT policy: {mean('kl'):.2f} nats per response")
     if mean("empty_share") > EMPTY_SHARE:

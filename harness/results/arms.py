@@ -11,25 +11,26 @@ from rlhf_bench.harness.text.types import Row
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One finished cell on disk."""
+    """One finished cell on disk: its record (cells/NAME.json) and the results folder that holds its stages."""
 
     record: Row
     root: Path
     path: Path | None = None  # of the record
 
     def folder(self, role: str) -> Path:
+        """The folder of the stage with this role, such as "sft" or "generations"; KeyError without one."""
         kind, label, key = self.record["stages"][role]
         found: Path = self.root / kind / f"{label}-{key}"
         return found
 
     def judged(self) -> dict[str, Path]:
-        """Folder of each judge's verdicts, by the judge's name."""
+        """The folder of each judge's verdicts, by the judge's name."""
         return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """All seeds of one (task, reward model, settings)."""
+    """All training seeds of one (task, reward model, settings), in order of seed; `key` is the settings' hash."""
 
     task: str
     reward_model: str

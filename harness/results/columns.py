@@ -1,7 +1,7 @@
-"""Stored rows of responses and verdicts as columns, each file read once: what estimates of many cells are made of.
+"""Stored rows of responses and verdicts as columns, each file read once.
 
-A report needs every row of every checkpoint for its numbers, but whole rows (texts, tokens, a judge's notes) only of
-the last one; as columns, the rest takes a hundredth of the memory and no dictionary lookups.
+A report needs the numbers of every checkpoint, but whole rows (texts, tokens, a judge's notes) only of the last one.
+As columns, the other checkpoints take a hundredth of the memory and no dictionary lookups.
 """
 
 from __future__ import annotations
@@ -11,40 +11,48 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.statistics.cells import Array
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
+T = TypeVar("T")
 FILES = 8192
-"""Files kept; a cell has about half a dozen."""
-Row = Mapping[str, Any]
+"""The number of files whose columns are kept; a cell has about six."""
 Checkpoint = tuple[str, int]
 """Decoding and iteration."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one checkpoint, one per prompt.  values [P] by name: NaN where undecided or lacking."""
+    """The rows of one checkpoint as columns [P], one row per prompt, in the file's order.
+
+    `values` are [P] by name, NaN where undecided or missing.  `texts` is empty for verdicts.
+    """
 
     ids: tuple[str, ...]
     slices: tuple[tuple[str, ...], ...]
     sources: tuple[str, ...]
     values: Mapping[str, Array]
     reasons: Mapping[int, str]
-    """Why something is undecided, by place."""
+    """The reason of each row with an undecided value, by the row's number."""
     texts: tuple[str, ...]
 
     def column(self, name: str) -> Array:
+        """[P] the values of a name, all NaN for an unknown one."""
         found = self.values.get(name)
         return np.full(len(self.ids), np.nan) if found is None else found
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A file's rows by checkpoint; `kept` has those of the last checkpoint of either decoding as they stand there."""
+    """A file's rows by checkpoint; `kept` holds the whole rows of the last checkpoint of each decoding."""
 
     path: Path
     groups: Mapping[Checkpoint, Group]
@@ -55,13 +63,13 @@ class Columns:
         return max((i for known, i in self.groups if known == decoding), default=None)
 
     def rows(self, decoding: str, iteration: int) -> Sequence[Row]:
-        """The rows of a checkpoint, whole but for their prompts; read again where they are not kept."""
+        """The rows of a checkpoint, without prompts where they are kept; otherwise the file is read again."""
         if (decoding, iteration) in self.kept:
             return self.kept[decoding, iteration]
         return [r for r in store.read_rows(self.path) if (r["decoding"], r["iteration"]) == (decoding, iteration)]
 
     def final(self, decoding: str) -> dict[str, Row]:
-        """The rows of the last checkpoint with this decoding, by example; {} where there is none."""
+        """The rows of the last checkpoint with this decoding, by example; {} without such a checkpoint."""
         last = self.last(decoding)
         return {} if last is None else {row["example_id"]: row for row in self.rows(decoding, last)}
 
@@ -74,10 +82,13 @@ def read(path: Path) -> Columns:
     return keep(path, store.read_rows(path))
 
 
-def keep(path: Path, rows: Sequence[dict[str, Any]]) -> Columns:
-    """Columns of the rows that were just read from `path`; `read` answers with them until the file is replaced."""
+def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
+    """Columns of the rows that were just read from `path`; `read` returns them until the file is replaced.
+
+    Removes the prompts from `rows`.  Raises TypeError, ValueError or AttributeError for values of a wrong type.
+    """
     made = _columns(path, rows)
-    if len(_READ) >= FILES:
+    if len(_READ) >= FILES:  # bounds the memory of a long process; one report stays far below
         _READ.clear()
     _READ[path] = _stamp(path), made
     return made
@@ -88,29 +99,27 @@ _READ: dict[Path, tuple[Stamp, Columns]] = {}
 
 
 def _stamp(path: Path) -> Stamp:
-    """Changes whenever a file is replaced."""
+    """A value that changes when a file is replaced: writers rename a new file into place, so its inode differs."""
     try:
         found = path.stat()
     except OSError:
-        return 0, 0, 0  # gone: reading it says so
+        return 0, 0, 0  # the file is gone: reading it raises the error that names it
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _columns(path: Path, rows: Sequence[dict[str, Any]]) -> Columns:
-    grouped: dict[Checkpoint, dict[str, dict[str, Any]]] = {}
-    for row in rows:
+def _columns(path: Path, rows: Sequence[JsonObject]) -> Columns:
+    grouped: dict[Checkpoint, dict[str, JsonObject]] = {}
+    for row in rows:  # by example: of two rows of one example, the later one counts
         grouped.setdefault((row["decoding"], row["iteration"]), {})[row["example_id"]] = row
     groups = {place: _group(list(own.values())) for place, own in grouped.items()}
-    kept = {}
+    kept: dict[Checkpoint, Sequence[Row]] = {}
     for decoding in {decoding for decoding, _ in grouped}:
         last = max(i for known, i in grouped if known == decoding)
-        kept[decoding, last] = [_without_prompt(row) for row in grouped[decoding, last].values()]
+        whole = list(grouped[decoding, last].values())
+        for row in whole:
+            row.pop("prompt", None)  # prompts are the same in every cell, and long: they stay in the prompts' own file
+        kept[decoding, last] = whole
     return Columns(path, groups, kept)
-
-
-def _without_prompt(row: dict[str, Any]) -> Row:
-    row.pop("prompt", None)  # the same in every cell
-    return row
 
 
 def _group(rows: Sequence[Row]) -> Group:
@@ -126,21 +135,21 @@ def _group(rows: Sequence[Row]) -> Group:
 
 
 def _values(rows: Sequence[Row], names: Sequence[str] = ()) -> dict[str, Array]:
-    """[P] by name: all that any row has, or `names`."""
+    """[P] by name: all names that any row has, or `names`.  None and missing values become NaN."""
     asked = names or tuple(dict.fromkeys(name for row in rows for name in row))
     if not asked:
         return {}
     try:
-        found = list(map(itemgetter(*asked), rows))  # much faster than asking each row for each
-    except KeyError:
+        found = list(map(itemgetter(*asked), rows))  # one call per row: much faster than one lookup per value
+    except KeyError:  # rows of older files may lack a value
         found = [tuple(map(row.get, asked)) for row in rows]
     table = np.array(found, dtype=np.float64).reshape(len(rows), len(asked))
     return {name: np.ascontiguousarray(table[:, at]) for at, name in enumerate(asked)}
 
 
 @lru_cache(1024)
-def _shared(found: Any) -> Any:
-    """One copy of what all files of a task repeat."""
+def _shared(found: tuple[T, ...]) -> tuple[T, ...]:
+    """The first of equal tuples: the files of a task repeat ids, slices and sources, and one copy is enough."""
     return found
 
 
@@ -149,9 +158,10 @@ def _shared(found: Any) -> Any:
 
 @dataclass(frozen=True)
 class Aligned:
-    """One checkpoint under several seeds: the prompts that all of them have, ordered by id, whatever the files' order.
+    """One checkpoint under several seeds, restricted to the prompts that all of them have, ordered by id.
 
-    `places` [S][P] says where each prompt stands in each group; `left_out` counts prompts that only some seeds have.
+    `places` [S][P] are the row numbers of the prompts in each group, because the order of files may differ between
+    seeds; `left_out` counts prompts that only some seeds have: they cannot be paired.
     """
 
     groups: Sequence[Group]
@@ -165,39 +175,35 @@ class Aligned:
         return np.array(columns, dtype=np.float64).reshape(len(self.groups), len(self.ids))
 
     def sources(self) -> list[str]:
-        """What each prompt shares with others, as the first seed's rows say."""
+        """[P] the source of each prompt, "" for none, as in the first seed's rows."""
         return [self.groups[0].sources[at] for at in self.places[0]]
 
     def texts(self) -> Iterator[list[str]]:
-        """Every seed's responses."""
+        """[S][P] the responses of every seed."""
         for group, at in zip(self.groups, self.places, strict=True):
             yield [group.texts[k] for k in at]
 
-    def reasons(self, holes: Any) -> Iterator[str]:
-        """Why the cells where `holes` [S, P] is true are undecided."""
+    def reasons(self, holes: npt.NDArray[np.bool_]) -> Iterator[str]:
+        """The reason of each undecided cell, of those where `holes` [S, P] is true."""
         for seed, at in np.argwhere(holes).tolist():
             yield self.groups[seed].reasons.get(self.places[seed][at], "not measured")
 
 
 def align(groups: Sequence[Group], slice_name: str = "", further: Mapping[str, str] | None = None) -> Aligned:
     """The groups of several seeds on the prompts of a slice ("": all); `further` names one more slice by example."""
-    held = [_held(group, slice_name, further or {}) for group in groups]
+    further = further or {}
+    held: list[dict[str, int]] = []  # by seed: row number by example, of the examples on the slice
+    for group in groups:
+        own = {name: at for at, name in enumerate(group.ids)}
+        if slice_name:
+            own = {i: at for i, at in own.items() if slice_name in group.slices[at] or further.get(i) == slice_name}
+        held.append(own)
     shared = set.intersection(*map(set, held))
     ids = tuple(sorted(shared))
     return Aligned(groups, ids, [[own[i] for i in ids] for own in held], len(set.union(*map(set, held))) - len(shared))
 
 
-def _held(group: Group, slice_name: str, further: Mapping[str, str]) -> dict[str, int]:
-    if not slice_name:
-        return {name: at for at, name in enumerate(group.ids)}
-    return {
-        name: at
-        for at, name in enumerate(group.ids)
-        if slice_name in group.slices[at] or further.get(name) == slice_name
-    }
-
-
 def checkpoints(tables: Sequence[Columns]) -> list[Checkpoint]:
-    """(decoding, iteration) found in every seed's rows, in order."""
+    """(decoding, iteration) found in every seed's rows: sampled ones first, then by iteration."""
     common = set.intersection(*(set(table.groups) for table in tables))
     return sorted(common, key=lambda c: (c[0] != "sample", c[1]))

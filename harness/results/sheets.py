@@ -1,4 +1,4 @@
-"""What several arms measured on the same prompts under the same training seeds, from stored verdicts."""
+"""Verdicts of several arms on the prompts and training seeds that they share, from stored rows."""
 
 from __future__ import annotations
 
@@ -6,60 +6,67 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import checkpoints
 from rlhf_bench.harness.statistics.cells import Array
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
+
 Key = tuple[str, str]
 """An example's id and its prompt: two data sets may give one id to different prompts."""
-Rows = Mapping[Key, Mapping[str, Any]]
+Rows = Mapping[Key, "Row"]
+"""Rows of verdicts by example."""
 NO_SEED = "no training seed in common"
 NO_PROMPT = "no prompt in common"
 
 
 class Table(dict[int, Rows]):
-    """Rows by seed, then by example; numbers of a measure are taken out of them once, however many arms they are
-    compared with."""
+    """Rows of verdicts by training seed, then by example.
+
+    The cells of a measure are made once and kept, because every arm is compared with every other one.
+    """
 
     @cached_property
     def ids(self) -> tuple[Key, ...]:
-        """The examples in order of id; () where seeds have different ones."""
+        """[P] the examples in order of id; () if seeds have different ones."""
         sets = [set(rows) for rows in self.values()]
         return tuple(sorted(sets[0])) if sets and all(one == sets[0] for one in sets) else ()
 
     @cached_property
     def columns(self) -> dict[str, Array]:
-        """Cells [S, P] by measure, as far as they were asked for: seeds and examples ascending."""
+        """The cells [S, P] that were made so far, by measure."""
         return {}
 
     def cells(self, name: str) -> Array:
+        """Cells [S, P] of a measure, seeds and examples ascending, NaN where undecided; read-only."""
         if name not in self.columns:
             self.columns[name] = _cells([self[seed] for seed in sorted(self)], self.ids, name)
-            self.columns[name].flags.writeable = False  # it is handed out again
+            self.columns[name].flags.writeable = False  # the same array is returned to the next caller
         return self.columns[name]
 
     @cached_property
     def sources(self) -> tuple[str, ...]:
-        """Of the examples, by the first seed's rows."""
+        """[P] the sources of the examples, as in the first seed's rows; "" for none."""
         return tuple(self[min(self)][i].get("source", "") for i in self.ids)
 
 
 @dataclass
 class Sheets:
-    """Verdict rows of arms, read once: by judge, decoding and seed, then by example."""
+    """Verdicts of arms, each file read once: a report compares every two arms on every measure."""
 
     read: dict[tuple[str, str, str, str], Table] = field(default_factory=dict)
     prompts: dict[Path, dict[str, str]] = field(default_factory=dict)
     settings: dict[Path, str] = field(default_factory=dict)
 
     def of(self, arm: Arm, judge: str, decoding: str = "sample") -> Table:
-        """Rows at the last checkpoint of the decoding that all seeds have; {} where this judge did not see them all."""
+        """Rows at the last checkpoint with this decoding that all seeds have; empty unless all seeds were judged."""
         place = (arm.task, arm.key, judge, decoding)
         if place not in self.read:
             known = all(judge in cell.judged() for cell in arm.cells)
@@ -71,35 +78,32 @@ class Sheets:
         last = max((i for known, i in checkpoints(tables) if known == decoding), default=None)
         if last is None:
             return Table()
-        chosen = [table.rows(decoding, last) for table in tables]
         found: list[Rows] = []
-        for cell, rows in zip(arm.cells, chosen, strict=True):
-            prompts = self._prompts(cell)
+        for cell, table in zip(arm.cells, tables, strict=True):
+            path = cell.folder("prompts") / "examples.test.jsonl"
+            if path not in self.prompts:  # cells of a task share this file
+                self.prompts[path] = {row["id"]: row["prompt"] for row in store.read_rows(path)}
+            prompts = self.prompts[path]
+            rows = table.rows(decoding, last)
             found.append({(row["example_id"], prompts.get(row["example_id"], "")): row for row in rows})
         return Table(zip(arm.seeds, found, strict=True))
 
-    def _prompts(self, cell: CellFiles) -> dict[str, str]:
-        path = cell.folder("prompts") / "examples.test.jsonl"
-        if path not in self.prompts:
-            self.prompts[path] = {row["id"]: row["prompt"] for row in store.read_rows(path)}
-        return self.prompts[path]
-
     def unlike(self, arms: Sequence[Arm], judge: str) -> str:
-        """Why the arms' verdicts are not comparable, or ""."""
+        """The reason why the arms' verdicts are not comparable; "" if they are."""
         folders = [cell.judged()[judge] for arm in arms for cell in arm.cells]
-        made = {self._settings(folder) for folder in folders}
+        for folder in folders:
+            if folder not in self.settings:
+                self.settings[folder] = store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"])
+        made = {self.settings[folder] for folder in folders}
         return f"the judge {judge!r} measured them with different settings" if len(made) > 1 else ""
-
-    def _settings(self, folder: Path) -> str:
-        """A judge's settings, read once: every two arms are compared."""
-        if folder not in self.settings:
-            self.settings[folder] = store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"])
-        return self.settings[folder]
 
 
 @dataclass(frozen=True)
 class Common:
-    """Cells [S, P] of several arms (or measures) on the seeds and prompts they share; `why` where there are none."""
+    """Cells [S, P] of several arms (or measures) on the seeds and prompts they share; `why` says why there are none.
+
+    `clusters` [P] are the prompts' sources.
+    """
 
     cells: tuple[Array, ...] = ()
     clusters: tuple[str, ...] = ()
@@ -112,12 +116,13 @@ class Common:
 
 
 def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: str = "") -> Common:
-    """Cells of tables {seed: {example: row}}, each read for its name, on common seeds and examples in order of id.
+    """Cells of tables {seed: {example: row}} on their common seeds and examples, both ascending.
 
-    `unlike`: a reason known beforehand why they are not to be compared.
+    The measure of each table is the entry of `names` in its place.  `unlike`: a known reason not to compare them.
     """
     if unlike:
         return Common(why=unlike)
+    # the usual case, all arms have the same seeds and prompts: use the tables' kept cells (same values, less time)
     whole = [table for table in tables if isinstance(table, Table)]
     first = whole[0] if len(whole) == len(tables) and whole[0].ids else None
     if first and all(set(table) == set(first) and table.ids == first.ids for table in whole):
@@ -135,5 +140,6 @@ def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: s
 
 
 def _cells(tables: Sequence[Rows], ids: Sequence[Key], name: str) -> Array:
+    """[S, P] values of a measure, NaN where undecided."""
     values = [[rows[i]["values"].get(name) for i in ids] for rows in tables]
     return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)

@@ -14,11 +14,11 @@ from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.text.tokens import Span
 
 BATCH = 16
-"""Texts scored at once."""
+"""The number of texts in one forward pass."""
 
 
 class TextRewards(NamedTuple):
-    """One response: the character span of each token, and each token's reward; the end-of-sequence token last."""
+    """One response with the character span and the reward of each of its T tokens, the end-of-sequence token last."""
 
     response: str
     spans: tuple[Span, ...]
@@ -28,21 +28,22 @@ class TextRewards(NamedTuple):
 def score_texts(
     rm: str, prompts: Sequence[str], responses: Sequence[str], runs: Path, seed: int | None = None
 ) -> list[TextRewards]:
-    """Rewards, unscaled, of each response to the prompt in its place.
+    """Unscaled rewards per token of each response to the prompt in its place.
 
     `rm` is a reward model that a cell in `runs` trained (with this training seed, by default the lowest), or one that
-    needs no training, which then uses the tokenizer of any cell.  Raises BenchError where neither is found.
+    needs no training, which then uses the tokenizer of any cell.  Raises BenchError if neither is found.
     """
+    # imported here: these modules import torch and transformers, which takes seconds
     from rlhf_bench.harness.models.policies import load_tokenizer
     from rlhf_bench.harness.pipeline.machine import quiet_libraries, set_threads
     from rlhf_bench.harness.sampling.rollout import text_rollout
     from rlhf_bench.harness.stages.reward import examples_of, load_reward_model
 
-    # a folder of results has everything a reward model needs: weights, settings, the policy's tokenizer
+    # a cell has everything that a reward model needs: weights, settings, the policy's tokenizer
     cell = _choose(find_cells([runs])[0], rm, seed)
     set_threads(1)
     quiet_libraries()
-    made = store.read_json(cell.folder("scale") / store.MARKER)  # the one stage that every reward model has
+    made = store.read_json(cell.folder("scale") / store.MARKER)  # the only stage that every reward model has
     params, folder = made["params"], None
     if not _trained_by(cell, rm):
         params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
@@ -55,6 +56,7 @@ def score_texts(
     for start in range(0, len(prompts), BATCH):
         part = responses[start : start + BATCH]
         rollout = text_rollout(tokenizer, prompts[start : start + BATCH], part, "cpu")
+        # rewards [B, T] are padded to the longest response of the batch: cut each to its own tokens
         for response, spans, rewards in zip(part, rollout.spans, scorer.rewards(rollout).tolist(), strict=True):
             found.append(TextRewards(response, spans, tuple(rewards[: len(spans)])))
     return found

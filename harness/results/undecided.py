@@ -1,18 +1,21 @@
-"""Which judges left too many cases undecided, and why, from the stored verdicts."""
+"""Sentences about judges that left too many cases undecided, with their reasons, from stored verdicts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.seams import HasThreshold
 from rlhf_bench.harness.stages.judge import load_judge, undecided
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
-def stored_rows(stage: Stage, root: store.Store) -> list[dict[str, Any]]:
+
+def stored_rows(stage: Stage, root: store.Store) -> list[JsonObject]:
     """The verdicts of a finished stage."""
     return store.read_rows(stage.folder(root) / "verdicts.jsonl")
 
@@ -23,13 +26,17 @@ def complaints(stages: Sequence[Stage], root: store.Store) -> list[str]:
     for name in dict.fromkeys(stage.params["judge"]["name"] for stage in stages):
         own = [stage for stage in stages if stage.params["judge"]["name"] == name and stage.done(root)]
         judge = load_judge(name, own[0].payload["judge_settings"]) if own else None
-        if isinstance(judge, HasThreshold):
+        if isinstance(judge, HasThreshold):  # other judges decide every case, or allow any number of undecided ones
             lines.append(too_many(name, [stored_rows(stage, root) for stage in own], judge.threshold))
     return [line for line in lines if line]
 
 
-def too_many(name: str, tables: Sequence[Sequence[Mapping[str, Any]]], threshold: float) -> str:
-    """What is to be said of a judge's rows, cell by cell; "" when no cell has too many undecided ones."""
+def too_many(name: str, tables: Sequence[Sequence[Row]], threshold: float) -> str:
+    """A sentence about the cells of a judge with too many undecided cases; "" if there are none.
+
+    `tables` are rows by cell; `threshold` is the allowed share of undecided cases in each cell, from 0 to 1.
+    """
+    # by cell, not over all: one cell whose requests all failed must not be hidden by many good ones
     above = [rows for rows in tables if len(undecided(rows)) > threshold * len(rows)]
     if not above:
         return ""
