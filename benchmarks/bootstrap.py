@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from rlhf_bench.harness.statistics import rules as s
+from rlhf_bench.harness.statistics import intervals as s
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import rank
 

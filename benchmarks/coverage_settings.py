@@ -11,9 +11,9 @@ import numpy as np
 from scipy import special
 
 from rlhf_bench.harness.statistics import collapse, comparisons
-from rlhf_bench.harness.statistics import rules as s
+from rlhf_bench.harness.statistics import intervals as s
 from rlhf_bench.harness.statistics.cells import Array
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import rank, strengths
 

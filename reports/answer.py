@@ -38,7 +38,7 @@ def question(report: Report) -> str:
 def answering(report: Report) -> list[Column]:
     """The measures that say better or worse: win rates first, then the others, each in the order of columns."""
     found = [column for column in shown_at(report, "headline") if column.answers]
-    return sorted(found, key=lambda column: column.kind != "win")
+    return sorted(found, key=lambda column: column.kind != "win")  # sorting keeps the order of equals
 
 
 def outcomes(report: Report, task: str, column: Column) -> list[Outcome]:
@@ -47,11 +47,11 @@ def outcomes(report: Report, task: str, column: Column) -> list[Outcome]:
     for arm in arms_on(report, task):
         estimate = pick(report, arm["arm"], column.key)
         found.append(Outcome(arm, estimate, side(estimate, column)))
-    sign = -1.0 if column.better == "lower" else 1.0
+    sign = 1.0 if column.better == "lower" else -1.0
 
     def place(outcome: Outcome) -> tuple[bool, float, str]:
         value = outcome.estimate["value"] if outcome.estimate else None
-        return (value is None, -sign * (value or 0.0), outcome.arm["label"])
+        return (value is None, sign * (value or 0.0), outcome.arm["label"])  # equal ones by name
 
     return sorted(found, key=place)
 
@@ -62,6 +62,7 @@ def side(estimate: Row | None, column: Column) -> Side:
         return "unknown"
     if estimate["low"] is None or estimate["high"] is None or column.reference is None:
         return "undecided"
+    # an interval that touches the reference value decides nothing
     above, below = estimate["low"] > column.reference, estimate["high"] < column.reference
     if not above and not below:
         return "undecided"
@@ -70,6 +71,7 @@ def side(estimate: Row | None, column: Column) -> Side:
 
 def sentence(report: Report, task: str) -> str:
     """The answer for one task."""
+    # one measure answers in the sentence: the first that was measured on this task
     column = next((c for c in answering(report) if any(o.estimate for o in outcomes(report, task, c))), None)
     if column is None:
         return f"On {task}, no judge measured whether the responses got better than the SFT baseline's."
@@ -79,7 +81,10 @@ def sentence(report: Report, task: str) -> str:
         return f"On {task}, every case of {column.title} is undecided: nothing can be said."
     best = interval(known[0].estimate, column.format)
     if len(results) == 1:
-        return f"On {task}, {_of_one(known[0])}: {column.title} {best} ({_size(known)})."
+        words = {"better": "better than", "worse": "worse than"}
+        word = words.get(known[0].side, "not clearly better or worse than")
+        said = f"PPO against {known[0].arm['label']} leaves the policy {word} the SFT baseline"
+        return f"On {task}, {said}: {column.title} {best} ({_size(known)})."
     largest = "smallest" if column.better == "lower" else "largest"
     lead = f"the {largest} estimate is {known[0].arm['label']}'s {column.title}"
     return f"On {task}, {_of_several(results)}; {lead} {best} ({_size(known)})."
@@ -92,29 +97,24 @@ def of_claims(rows: Sequence[Row]) -> str:
     return f"Of {len(rows)} claims about it: {said}." if rows else ""
 
 
-def _of_one(outcome: Outcome) -> str:
-    word = {"better": "better than", "worse": "worse than"}.get(outcome.side, "not clearly better or worse than")
-    return f"PPO against {outcome.arm['label']} leaves the policy {word} the SFT baseline"
-
-
 def _of_several(results: Sequence[Outcome]) -> str:
+    """Under how many reward models the policy is better and worse, and which where they are few."""
+
+    def some(labels: Sequence[str]) -> str:
+        if not labels:
+            return "none"
+        shown = f" ({', '.join(labels)})" if len(labels) <= 3 else ""
+        return f"{len(labels)} of {len(results)} reward models{shown}"
+
     counts = {name: [o.arm["label"] for o in results if o.side == name] for name in ("better", "worse")}
     rest = len(results) - sum(map(len, counts.values()))
-    better, worse = (_some(found, len(results)) for found in counts.values())
+    better, worse = map(some, counts.values())
     if rest == len(results):
         return (
             f"PPO leaves the policy not clearly better or worse than the SFT baseline under any of {rest} reward models"
         )
     ruled = f"PPO leaves the policy better than the SFT baseline under {better}, worse under {worse}"
     return f"{ruled}, and {rest} {'is' if rest == 1 else 'are'} undecided" if rest else ruled
-
-
-def _some(labels: Sequence[str], total: int) -> str:
-    """How many of all reward models, and which where they are few."""
-    if not labels:
-        return "none"
-    shown = ", ".join(labels) if len(labels) <= 3 else ""
-    return f"{len(labels)} of {total} reward models" + (f" ({shown})" if shown else "")
 
 
 def _size(known: Sequence[Outcome]) -> str:

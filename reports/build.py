@@ -49,6 +49,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     """The report of `cells`: estimates, arms, data, warnings, samples and manifest."""
     arms = arms_of(cells)
     labels = labels_of(arms)
+    # stored verdicts are read again here: pairs need rows that several arms share
     compared = comparison(arms, labels, estimator)
     return {
         "schema": SCHEMA,
@@ -98,6 +99,7 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
         for c in cells
         if "home_origin" in c.record and c.record["home"] != c.record["task"]
     ]
+    # cells of one task may have other data by their settings, which are then named apart
     found = {store.canonical([task, origin]): {"task": task, **origin} for task, origin in named}
     return [found[key] for key in sorted(found)]
 
@@ -167,6 +169,7 @@ def warnings(arm: Arm, label: str) -> list[str]:
             found += [f"{of_seed}: {text}" for text in alarms(steps)]
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
+            # its scale is then a guess, and PPO has nothing to learn from
             found.append(f"{of_seed}: the reward does not vary over SFT samples")
         found += [f"{of_seed}: {text}" for text in undecided(cell)]
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
@@ -201,7 +204,7 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     """The first held-out prompts with the reference, the baseline's and every arm's final response (lowest seed)."""
     found: dict[str, JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
-        cell = arm.cells[0]
+        cell = arm.cells[0]  # the lowest seed
         examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
         before = _responses(cell.folder("baseline"), last=False)
         after = _responses(cell.folder("generations"), last=True)
@@ -255,6 +258,7 @@ def git_commit() -> str:
     import subprocess
 
     folder = Path(__file__).resolve().parent.parent
+    # an installed package may lie inside another repository, whose commit says nothing about it
     if not (folder / ".git").exists():
         return ""
     try:

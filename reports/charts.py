@@ -55,18 +55,14 @@ def against_kl(report: Report, task: str, slots: Slots, column: Column) -> JsonO
         distance = curve(report, arm["arm"], KL)
         found = curve(report, arm["arm"], column.key)
         points = [point(distance[i]["value"], row) for i, row in found.items() if i in distance]
-        start = _start(report, arm["arm"], column)
+        # the SFT policy's own value, at a KL of 0: the baseline's level, or the value that means no effect
+        start = column.reference
+        if column.before:
+            baseline = curve(report, arm["arm"], (column.judge, column.before))
+            start = next((row["value"] for row in baseline.values()), None)
         first = [Point(0.0, start)] if start is not None and points else []
         series.append(Series(arm["label"], slots[arm["label"]], [*first, *points]))
     return chart(series, DISTANCE, Axis(column.title, column.unit), column.reference)
-
-
-def _start(report: Report, arm: str, column: Column) -> float | None:
-    """The SFT policy's own value, at a KL of 0: the baseline's level, or the value that means no effect."""
-    if not column.before:
-        return column.reference
-    found = curve(report, arm, (column.judge, column.before))
-    return next((row["value"] for row in found.values()), None)
 
 
 def point(x: float, row: Row) -> Point:
@@ -106,7 +102,7 @@ def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
             if outcome.estimate and outcome.estimate["value"] is not None and known is not None:
                 label = outcome.arm["label"]
                 series.append(Series(label, slots[label], [point(known, outcome.estimate)]))
-        if len(series) > 1:
+        if len(series) > 1:  # one point shows no relation
             said = "; ".join(
                 f"{s.name} accuracy {value_text(s.points[0].x)}, {column.title} {value_text(s.points[0].y)}"
                 for s in series
@@ -132,7 +128,7 @@ def histograms(report: Report, task: str) -> list[JsonObject]:
 
 
 def _spread(row: Row, name: str) -> str:
-    """The middle of the distribution in words, from its bins."""
+    """The median of the distribution in words, from its bins."""
     total, running = sum(row[name]), 0
     for k, count in enumerate(row[name]):
         running += count

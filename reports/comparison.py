@@ -18,9 +18,9 @@ from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, reasons, within
 from rlhf_bench.harness.results.sheets import Common, Rows, Sheets, common
 from rlhf_bench.harness.results.table import Cell, Table, estimated
-from rlhf_bench.harness.statistics import comparisons, power, rules
+from rlhf_bench.harness.statistics import comparisons, intervals, power
 from rlhf_bench.harness.statistics.cells import Array, tidy
-from rlhf_bench.harness.statistics.interval import Interval, undefined
+from rlhf_bench.harness.statistics.intervals import Interval, undefined
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import Ranking, rank
 from rlhf_bench.reports.measures import Column, described
@@ -179,7 +179,7 @@ def at_equal_length(arms: Sequence[Arm], column: Column, context: Context) -> It
             controlled = length_controlled(verdicts, lengths, level, rng, shared.clusters)
             # the raw rate beside it is of the same cases
             decided = np.where(np.isnan(lengths), np.nan, verdicts)
-            raw = rules.interval("win", decided, level, rng, shared.clusters)
+            raw = intervals.interval("win", decided, level, rng, shared.clusters)
         place = {**_place(arm, column, context), **_interval(controlled, context)}
         yield {**place, "raw": _interval(raw, context), **_size(shared)}
 

@@ -40,7 +40,12 @@ def csv_names(report: Report) -> Iterator[str]:
 def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[object]]]]:
     """File name, columns and rows of every table."""
     report = indexed(report)
-    yield "estimates.csv", ESTIMATES, _estimates(report)
+    labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
+    estimates = (
+        {**row, "label": labels.get(row["arm"], ""), "seeds": " ".join(map(str, row["seeds"]))}
+        for row in report["estimates"]
+    )
+    yield "estimates.csv", ESTIMATES, ([row[name] for name in ESTIMATES] for row in estimates)
     names = [name for name in TABLES if name != "comparisons"]
     taken: dict[str, int] = {}
     for name in names:
@@ -66,14 +71,6 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     return name if taken[name] == 1 else f"{name}-{taken[name]}"
 
 
-def _estimates(report: Report) -> Iterator[Sequence[object]]:
-    """Every estimate, a row each; seeds separated by spaces, nothing where nothing can be said."""
-    labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
-    for row in report["estimates"]:
-        shown = {**row, "label": labels.get(row["arm"], ""), "seeds": " ".join(map(str, row["seeds"]))}
-        yield [shown[name] for name in ESTIMATES]
-
-
 def table_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """RFC 4180 with LF line ends."""
     file = io.StringIO()
@@ -90,8 +87,9 @@ def cell(value: object) -> str:
     if isinstance(value, Cell):
         return text(value)
     if isinstance(value, int | float):
-        return repr(float(value)) if isinstance(value, float) else str(value)
+        return repr(float(value)) if isinstance(value, float) else str(value)  # every digit
     if isinstance(value, list | tuple):
         value = " ".join(text(one) if isinstance(one, Cell) else str(one) for one in value)
     shown = printable(str(value))
+    # spreadsheets skip white space before a formula
     return f"'{shown}" if shown.lstrip().startswith(FORMULA) else shown

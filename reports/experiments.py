@@ -16,7 +16,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results import agreement, claims, contrasts
-from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells, is_complete
@@ -24,7 +24,7 @@ from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports import build, ledger
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         return before
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
-    analysed |= _agreements(record["name"], cells, estimator)
+    for run in experiments.find(record["name"]).runs:
+        if run.kind == "agreement":  # of other runs, whose cells it compares
+            trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
+            ranked = agreement.standings(trained, previewed, run.n)
+            analysed |= {run.name: agreement.agreement(ranked, estimator)} if ranked else {}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -162,19 +166,11 @@ def _analyse(run: str, kind: str, tables: Tables, estimator: Estimator) -> JsonO
     return {"kind": kind, "rows": rows, "measured": measured}
 
 
-def _agreements(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> JsonObject:
-    """Rank agreement by run of that kind; none where too little of what it ranks is finished."""
-    found: JsonObject = {}
-    for run in experiments.find(name).runs:
-        if run.kind == "agreement":
-            trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
-            ranked = agreement.standings(trained, previewed, run.n)
-            found |= {run.name: agreement.agreement(ranked, estimator)} if ranked else {}
-    return found
-
-
 def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[JsonObject]:
-    """Every contrast of the experiment in every run and task that has both of its reward models."""
+    """Every contrast of the experiment, over all seeds and by seed, in every run and task that has both reward models.
+
+    Those whose judge or slice a run does not have are left out.
+    """
     rows: list[JsonObject] = []
     sheets = Sheets()
     for run, own in cells.items():
@@ -182,22 +178,17 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
         for contrast in experiments.find(name).contrasts:
             for task in sorted({task for task, _ in arms}):
                 a, b = arms.get((task, contrast.a)), arms.get((task, contrast.b))
-                found = _contrast(contrast, a, b, estimator, sheets) if a and b else None
-                rows += [{"run": run, "task": task, **asdict(contrast), **found}] if found else []
+                if not a or not b:
+                    continue
+                where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
+                try:
+                    found = contrasts.difference(a, b, where, estimator, sheets)
+                    by_seed = contrasts.by_seed(a, b, where, sheets)
+                except BenchError:
+                    continue
+                row = {"run": run, "task": task, **asdict(contrast), "seeds": sorted(set(a.seeds) & set(b.seeds))}
+                rows.append({**row, "by_seed": by_seed, **asdict(found)})
     return rows
-
-
-def _contrast(
-    contrast: experiments.Contrast, a: Arm, b: Arm, estimator: Estimator, sheets: Sheets
-) -> JsonObject | None:
-    """The difference over all seeds and by seed; None where the runs have no such slice or judge."""
-    where = Where(contrast.judge, contrast.statistic, contrast.slice, contrast.decoding)
-    try:
-        found = contrasts.difference(a, b, where, estimator, sheets)
-        each = contrasts.by_seed(a, b, where, sheets)
-    except BenchError:
-        return None
-    return {"seeds": sorted(set(a.seeds) & set(b.seeds)), "by_seed": each, **asdict(found)}
 
 
 def _claims(

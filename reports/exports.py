@@ -37,7 +37,7 @@ def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json
     results = [
         _result(report, arm, row, column)
         for column, row in _final(report, arm)
-        if column.kind in ("win", "rate") and column.better
+        if column.kind in ("win", "rate") and column.better  # both lie between 0 and 1
     ]
     if not results:
         return None
@@ -69,6 +69,7 @@ def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json
 
 def model_name(arm: Row) -> str:
     """The name of the trained policy: policy, task, reward model and the arm's key."""
+    # a reward model may be called path:FOLDER or module:attribute
     return f"rlhf-bench/{arm['policy']}-{arm['task']}-{arm['reward_model']}-{arm['arm'][:12]}".replace(":", "-")
 
 
@@ -81,7 +82,7 @@ def _final(report: Report, arm: Row) -> list[tuple[Column, Row]]:
 def _result(report: Report, arm: Row, row: Row, column: Column) -> JsonObject:
     details = {"judge": row["judge"], "undecided": str(row["n_invalid"]), "note": row["note"]}
     score: JsonObject = {"score": row["value"], "details": {k: v for k, v in details.items() if v}}
-    if row["low"] is not None and row["high"] is not None:
+    if row["low"] is not None and row["high"] is not None:  # null is not a number in that format
         ends = {"lower": row["low"], "upper": row["high"], "confidence_level": row["level"], "method": row["method"]}
         score["uncertainty"] = {"confidence_interval": ends, "num_samples": row["n"]}
     return {
@@ -99,7 +100,7 @@ def _result(report: Report, arm: Row, row: Row, column: Column) -> JsonObject:
             "max_score": 1.0,
         },
         "score_details": score,
-        "generation_config": {"generation_args": {"temperature": 1.0}},
+        "generation_config": {"generation_args": {"temperature": 1.0}},  # of sampled decoding
     }
 
 

@@ -117,6 +117,7 @@ def interval_bar(value: float | None, low: float | None, high: float | None, sca
     if mark is not None:
         place = _percent(scale.share(mark))
         parts.append(f'<line class="mark" x1="{place}" x2="{place}" y1="0" y2="100%"/>')
+    # the same rule as answer.side, for the eye
     clear = mark is None or (low is not None and high is not None and (low > mark or high < mark))
     if low is not None and high is not None:
         ends = (_percent(scale.share(low)), _percent(scale.share(high)))
@@ -136,6 +137,7 @@ def bar_axis(scale: Axis) -> Markup:
     parts = []
     for tick in scale.ticks:
         place = scale.share(tick)
+        # labels at the ends stay inside the cell
         anchor = "start" if place < 0.02 else "end" if place > 0.98 else "middle"
         parts.append(f'<line class="tickmark" x1="{_percent(place)}" x2="{_percent(place)}" y1="0" y2="5"/>')
         parts.append(f'<text class="tick" x="{_percent(place)}" y="18" text-anchor="{anchor}">{label(tick)}</text>')
@@ -186,7 +188,7 @@ def histogram(
     for k, count in enumerate(after):
         left, right = plot.x(low + k * width), plot.x(low + (k + 1) * width)
         box = f'x="{left}" y="{plot.y(count)}" width="{max(0.5, round(right - left - 0.6, 2))}"'
-        if count:
+        if count:  # a bar of no height would still draw its border
             parts.append(f'<rect class="after" {box} height="{round(plot.y(0) - plot.y(count), 2)}"/>')
     steps = [f"V{plot.y(count)}H{plot.x(low + (k + 1) * width)}" for k, count in enumerate(before)]
     parts.append(f'<path class="before" d="M{plot.x(low)},{plot.y(0)}{"".join(steps)}V{plot.y(0)}"/>')

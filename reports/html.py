@@ -37,6 +37,7 @@ def page(report: Row, inside: Row | None = None) -> str:
         for one in shown["tasks"]
     ]
     data = {"compare": compare, "inside": rows}
+    # one script and one style sheet, whose hashes the policy names: nothing else can run
     script, style = "\n".join(map(_file, SCRIPTS)), _file("page.css")
     text: str = _template().render(
         **shown,
@@ -74,6 +75,7 @@ def _template() -> Template:
         """Control characters made visible in all text that is no markup of this package."""
         return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
+    # StrictUndefined: a misspelled name is an error, not an empty place on the page
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
     )

@@ -64,10 +64,11 @@ class Extent:
 
 def read(cells: Sequence[CellFiles]) -> list[Block]:
     """The cells' responses and verdicts at their last checkpoint, in order of arm and seed."""
-    return [_read(cell, rank) for arm in arms_of(cells) for rank, cell in enumerate(arm.cells)]
+    return [read_cell(cell, rank) for arm in arms_of(cells) for rank, cell in enumerate(arm.cells)]
 
 
-def _read(cell: CellFiles, rank: int) -> Block:
+def read_cell(cell: CellFiles, rank: int) -> Block:
+    """One cell's responses and verdicts; the files were read for the estimates, and are kept as columns."""
     written = columns.read(cell.folder("generations") / "generations.jsonl")
     written_before = columns.read(cell.folder("baseline") / "generations.jsonl")
     after = written.final("sample")
@@ -160,6 +161,7 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
     prompts = {i: example for block in reversed(blocks) for i, example in block.prompts.items()}
     order = list(dict.fromkeys(i for block in blocks for i in block.prompts))[: extent.prompts or None]
     measures = {key: measure for block in blocks for key, measure in block.measures.items()}
+    # stored once: all reward models of one seed start from the same SFT policy
     baselines = {block.baseline: (block.before, block.greedy_before) for block in blocks}
     return {
         "task": blocks[0].task,
@@ -234,6 +236,7 @@ def _response(
     if row is None:
         return None
     found: JsonObject = {"x": row.get("response", ""), "n": row["tokens"], "c": None if row["finished"] else 1}
+    # absent keys are cheaper than nulls
     found |= {"k": _short(row.get("kl")), "r": _short(row.get("reward"))}
     if extent.tokens and row.get("token_rewards"):
         found |= {**_places(row["spans"]), "t": [_short(reward) for reward in row["token_rewards"]]}

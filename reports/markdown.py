@@ -26,6 +26,7 @@ def lines(report: Row) -> Iterator[str]:
     yield from ("# The policy after PPO, by reward model", "")
     for origin in report["data"]:
         yield f"**Data of {escape(origin['task'])}** ({escape(origin['kind'])}): {escape(origin['description'])}"
+        # sixteen digits tell versions apart; report.json has all of them
         yield f"License: {escape(origin['license'])}. Content sha256 `{origin['sha256'][:16]}`."
         yield from ("", *counts(origin["task"], report["arms"]), "")
     if report["warnings"]:
@@ -72,7 +73,7 @@ def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
 
 def undecided(report: Row) -> Iterator[str]:
     """Which measures have undecided cases, and why; once where several checkpoints say the same."""
-    rows = [e for e in report["estimates"] if e["slice"] == "all" and "undecided:" in e["note"]]
+    rows = [e for e in report["estimates"] if e["slice"] == "all" and "undecided:" in e["note"]]  # slices repeat it
     found = {(e["reward_model"], e["judge"], e["statistic"], e["note"]): e for e in rows}
     if found:
         yield from ("## Undecided", "")

@@ -102,9 +102,10 @@ their own, which a test keeps equal to these.
 
 def described(arms: Sequence[Arm]) -> list[Column]:
     """The measures of all judges of the arms, and the run's own, from measures.json; in the order of columns."""
+    # the run's own come first, so that no plugin called "run" replaces them
     rows = {(RUN, name): asdict(KNOWN[RUN, name]) for name in ("kl", "reward")}
     for arm in arms:
-        for judge, folder in arm.cells[0].judged().items():
+        for judge, folder in arm.cells[0].judged().items():  # all seeds of an arm have the same judges
             for row in store.read_json(folder / "measures.json"):
                 rows.setdefault((judge, row["name"]), row)
     return complete(rows)
@@ -114,6 +115,7 @@ def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:
     """Columns of rows of measures.json by judge and name: in order, with defaults, and no title twice."""
     places = {key: place for place, key in enumerate(KNOWN)}
     listed = {key: place for place, key in enumerate(rows)}
+    # the level of the baseline that another measure is compared with says nothing about the policy
     baselines = {(judge, row.get("before")) for (judge, _), row in rows.items()}
     columns: list[Column] = []
     taken: set[str] = set()
@@ -123,7 +125,7 @@ def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:
             declared = asdict(KNOWN[key])
             row = {**row, **{name: declared[name] for name in ("title", "reference", "format", "better", "shown")}}
         title = row.get("title") or f"{key[1].replace('_', ' ')} ({key[0]})"
-        title = f"{title} ({key[0]})" if title in taken else title
+        title = f"{title} ({key[0]})" if title in taken else title  # two judges may choose one title
         taken.add(title)
         columns.append(_column(key[0], row, title, everywhere=key not in baselines))
     return columns

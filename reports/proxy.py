@@ -102,16 +102,12 @@ def proxy_charts(report: Report, task: str, slots: Mapping[str, int]) -> Iterato
         known = [at for at in gold if at in kl and at in proxy]
         # an estimate of KL from samples may fall below 0
         far = [point(math.sqrt(max(0.0, kl[at]["value"])), gold[at]) for at in known]
-        scale = _scale(arm)
+        # averaged over seeds; 1 where the reward does not vary
+        spreads = [math.sqrt(v) for one in arm["before"] if (v := one["sft_samples"]["variance"])]
+        scale = sum(spreads) / len(spreads) if spreads else 1.0
         near = [point((proxy[at]["value"] - proxy[known[0]]["value"]) / scale, gold[at]) for at in known]
         by_distance.append(Series(arm["label"], slot, sorted(far, key=lambda p: p.x)))
         by_proxy.append(Series(arm["label"], slot, near))
     distance = Axis("square root of KL to the SFT policy", "sqrt(nats)")
     yield charts.chart(by_distance, distance, Axis("gold"), None)
     yield charts.chart(by_proxy, Axis("proxy gained", "in SFT standard deviations"), Axis("gold"), None)
-
-
-def _scale(arm: Row) -> float:
-    """The proxy's standard deviation over SFT samples, averaged over seeds; 1 where it does not vary."""
-    spreads = [math.sqrt(one["sft_samples"]["variance"]) for one in arm["before"] if one["sft_samples"]["variance"]]
-    return sum(spreads) / len(spreads) if spreads else 1.0

@@ -48,6 +48,7 @@ def curves(report: Report) -> Table:
     columns = shown_at(report, "curves")
     rows = []
     for arm in report["arms"]:
+        # iterations of PPO, or n of best-of-n, which has no other checkpoints
         sampled = [e for e in own(report, arm["arm"]) if e["decoding"] == "sample" and e["slice"] == "all"]
         found = {(e["iteration"], e["judge"], e["statistic"]): e for e in sampled}
         for iteration in sorted({e["iteration"] for e in sampled}):
@@ -64,6 +65,7 @@ def slices(report: Report) -> Table:
     columns = shown_at(report, "slices")
     rows = []
     for arm in report["arms"]:
+        # slices are of prompts: the task's own, and thirds by length
         for name in sorted({e["slice"] for e in own(report, arm["arm"])} - {"all"}):
             found = [pick(report, arm["arm"], column.key, name) for column in columns]
             count = Cell(next((e["n"] for e in found if e), 0), format="count")
@@ -79,6 +81,7 @@ COLLAPSE = ("variance ratio", "levene p", "ks", "ks p", "wasserstein", "energy")
 def collapse(report: Report) -> list[Table]:
     """The distribution after against before, a table for each measure that names the baseline's."""
     tables = []
+    # not `shown_at`: the distribution is worth a table even where the mean has no column
     for column in (c for c in of_report(report) if c.before):
         rows = []
         for arm in report["arms"]:

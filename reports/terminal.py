@@ -51,7 +51,7 @@ def show_report(console: Console, report: Row) -> None:
 
 def show(console: Console, table: Table) -> None:
     """A table: boxed on a terminal, tab-separated when piped."""
-    if not console.is_terminal:
+    if not console.is_terminal:  # for cut, awk and spreadsheets
         for row in (table.columns, *table.rows):
             plain(console, "\t".join(printable(text(entry)) for entry in row))
         return

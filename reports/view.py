@@ -34,6 +34,7 @@ MINUTE, HOUR = 60, 3600
 def view(report: Report) -> JsonObject:
     """Everything that the template needs, but for the rows inside and the security headers."""
     report = indexed(report)
+    # one colour and marker for a label on all tasks
     slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
     names = tasks(report)
     return {
@@ -122,6 +123,7 @@ def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -
     places = {column.key: k for k, column in enumerate(columns)}
     for k, arm in enumerate(arms):
         found = [e for e in own(report, arm["arm"]) if (e["judge"], e["statistic"]) in places]
+        # one checkpoint for all columns: numbers of different ones do not belong in one row
         last = max((e["iteration"] for e in found), default=0)
         for e in (e for e in found if e["iteration"] == last):
             place = places[e["judge"], e["statistic"]]
@@ -244,5 +246,5 @@ def cell(entry: Entry) -> JsonObject:
     """An entry: its text, the number to sort by (None for words), and the interval that stands below it."""
     if not isinstance(entry, Cell):
         return {"text": text(entry), "number": None, "interval": ""}
-    value = value_text(entry.value, entry.format).replace("-", "−")
+    value = value_text(entry.value, entry.format).replace("-", "−")  # a minus sign is as wide as a digit
     return {"text": value, "number": entry.value, "interval": interval_text(entry).replace("-", "−")}

@@ -224,7 +224,7 @@ def test_a_report_is_made_anew_when_code_that_computes_its_numbers_changes(copy:
     from rlhf_bench.harness.results.estimates import Estimator
 
     before = numbers_key([], [], Estimator()), page_fingerprint()
-    copy.append("harness.statistics.rules", "EDITED = 1")
+    copy.append("harness.statistics.intervals", "EDITED = 1")
     assert numbers_key([], [], Estimator()) != before[0]
     copy.append("reports.html", "EDITED = 1")
     assert page_fingerprint() != before[1]

@@ -69,8 +69,8 @@ def test_every_package_has_a_layer() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "allowed"),
     [
-        ("harness.statistics.rules", "from rlhf_bench.harness import store", True),
-        ("harness.store", "from rlhf_bench.harness.statistics import rules", False),
+        ("harness.statistics.intervals", "from rlhf_bench.harness import store", True),
+        ("harness.store", "from rlhf_bench.harness.statistics import intervals", False),
         ("harness.ppo.loop", "def f():\n    from rlhf_bench.harness.stages import policy", False),
         ("harness.text.tokens", "from rlhf_bench.harness.nouns import Span", False),
         ("judges.winrate", "import rlhf_bench.reports.html", False),

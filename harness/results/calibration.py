@@ -1,7 +1,7 @@
-"""How far a pairwise judge can be trusted: agreement with people, consistency, what it prefers whatever the content.
+"""Calibration of a pairwise judge: agreement with human labels, consistency, and biases by position and length.
 
-Human labels are rows of prompt, a, b and label (a, b or tie).  The judge sees each pair in both orders, and some texts
-against themselves, where any preference for a position is a defect.  Any judge with a measure of kind "win" will do.
+Human labels are rows of prompt, a, b and label (a, b or tie).  The judge compares each pair in both orders, and some
+texts with themselves, where any preference for a position is a defect.  The judge needs a measure of kind "win".
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from rlhf_bench.harness.nouns import Case, Example, Generation, Pair, Split, Ver
 from rlhf_bench.harness.results.table import Table, number
 from rlhf_bench.harness.seams import Judge, Task
 from rlhf_bench.harness.stages.judge import measure
-from rlhf_bench.harness.statistics.interval import Interval, undefined
-from rlhf_bench.harness.statistics.rules import exact, percentile, wilson
+from rlhf_bench.harness.statistics.intervals import Interval, exact, percentile, undefined, wilson
 
 Label = Literal["a", "b", "tie"]
 LABELS: tuple[Label, ...] = ("a", "b", "tie")
 COLUMNS = ("prompt", "a", "b", "label")
 OUTCOMES: Mapping[Label, str] = {"a": "win", "tie": "tie", "b": "loss"}
 OTHER: Mapping[Label, Label] = {"a": "b", "tie": "tie", "b": "a"}
+"""The label of the same preference with a and b exchanged."""
+CHOICES: Mapping[Label, str] = {"a": "A", "tie": "tie", "b": "B"}
 
 
 class Labelled(NamedTuple):
-    """Two responses and which one a person preferred."""
+    """Two responses to a prompt, and the one that a person preferred."""
 
     prompt: str
     a: str
@@ -41,12 +42,13 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """A judge against people on n labelled pairs, all intervals at one level.
+    """Agreement of a judge with people on n labelled pairs, all intervals at one level.
 
-    kappa and agreed: over decided pairs, three categories.  consistent: both orders say the same.  first: the verdict
-    goes to the answer shown first, of single verdicts that are no tie.  longer and longer_human: the longer response
-    (in characters) is preferred, of pairs that differ in length and are no tie.  null_tie and null_first: a text
-    against itself is a tie; if not, the first is preferred.
+    Cohen's kappa, else shares from 0 to 1.  kappa, agreed: over decided pairs, three categories.  consistent: share of
+    pairs with the same verdict in both orders.  first: share for the response shown first, of single verdicts other
+    than ties.  longer, longer_human: share for the longer response (in characters), by the judge and by people, of
+    pairs that differ in length and are no tie.  null_tie: share of ties among texts compared with themselves;
+    null_first: share for the first of the two, among the others.
     """
 
     n: int
@@ -63,35 +65,34 @@ class Agreement:
 
 
 def read_labelled(path: Path) -> list[Labelled]:
-    """The labelled pairs of a file of rows; raises BenchError naming the row at fault."""
+    """The labelled pairs of a file of rows.  Raises BenchError with the place of a row without a text or a label."""
     from rlhf_bench.tasks.sources import read_rows
 
-    return [_labelled(row.where, row.values) for row in read_rows(path)]
-
-
-def _labelled(where: str, values: Mapping[str, object]) -> Labelled:
-    for name in COLUMNS:
-        if not isinstance(values.get(name), str):
-            held = ", ".join(map(str, values)) or "nothing"
-            raise BenchError(f"{where}: no text in the column {name!r} (it has {held}).", f"Give {', '.join(COLUMNS)}.")
-    prompt, a, b, label = (str(values[name]) for name in COLUMNS)
-    chosen = next((known for known in LABELS if known == label.strip().lower()), None)
-    if chosen is None:
-        raise BenchError(f"{where}: the label is {label[:40]!r}.", f"It must be one of {', '.join(LABELS)}.")
-    return Labelled(prompt, a, b, chosen)
+    pairs = []
+    for where, values in ((row.where, row.values) for row in read_rows(path)):
+        for name in COLUMNS:
+            if not isinstance(values.get(name), str):
+                held = ", ".join(map(str, values)) or "nothing"
+                seen = f"{where}: no text in the column {name!r} (it has {held})."
+                raise BenchError(seen, f"Give {', '.join(COLUMNS)}.")
+        prompt, a, b, label = (str(values[name]) for name in COLUMNS)
+        chosen = next((known for known in LABELS if known == label.strip().lower()), None)
+        if chosen is None:
+            raise BenchError(f"{where}: the label is {label[:40]!r}.", f"It must be one of {', '.join(LABELS)}.")
+        pairs.append(Labelled(prompt, a, b, chosen))
+    return pairs
 
 
 @runtime_checkable
 class SeesItself(Protocol):
-    """A judge that must be asked in its own way about a text against itself, because its `measure` need not ask."""
+    """A judge with a method of its own for equal texts, because its `measure` calls these a tie without comparing."""
 
-    def against_itself(
-        self, measure: str, texts: Sequence[tuple[str, str]], task: Task | None
-    ) -> Sequence[str | None]: ...
+    def against_itself(self, measure: str, texts: Sequence[tuple[str, str]], task: Task | None) -> Sequence[str | None]:
+        """A (the first), B, tie or None (undecided) for each (prompt, text), shown twice."""
 
 
 class NoTask:
-    """The task of labelled pairs: nobody knows."""
+    """The task of labelled pairs whose task is not given: it has no examples."""
 
     max_response_tokens = 2
 
@@ -111,9 +112,11 @@ def calibrate(
     null: int = 50,
     name: str = "judge",
 ) -> dict[str, Agreement]:
-    """The judge's agreement with the labels, by measure; at most `null` texts go against themselves.
+    """The judge's agreement with the labels, by measure of kind "win".
 
-    Raises BenchError for a judge without a measure of kind "win".
+    At most `null` texts are compared with themselves.  `rng` draws the bootstrap of kappa, measure by measure.  Raises
+    BenchError without rows, for a judge without a measure of kind "win", and as `stages.judge.measure` for invalid
+    verdicts.
     """
     if not rows:
         raise BenchError("There is no labelled pair.", f"Give rows of {', '.join(COLUMNS)}.")
@@ -123,39 +126,36 @@ def calibrate(
     if not wins:
         measured = ", ".join(m.name for m in judge.measures)
         raise BenchError(f"The judge {name!r} compares no responses (it measures {measured}).", "Give a pairwise one.")
+    # a judge that compares in both orders itself notes them; for any other one, the second order is measured here
     if not any("orders" in verdict.notes for verdict in found):
         swapped = measure(name, judge, [_case(i, row.prompt, row.b, row.a) for i, row in enumerate(rows)], task)
         found = [_with_orders(one, other, wins) for one, other in zip(found, swapped, strict=True)]
     texts = list(dict.fromkeys((row.prompt, row.a) for row in rows))[:null]
-    itself = {win: _against_itself(name, judge, win, texts, task) for win in wins}
-    return {win: agreement(rows, found, win, itself[win], rng, level) for win in wins}
+    null_choices: dict[str, Sequence[str | None]] = {}
+    for win in wins:
+        if isinstance(judge, SeesItself):
+            null_choices[win] = judge.against_itself(win, texts, task)
+        else:
+            same = [_case(i, prompt, text, text) for i, (prompt, text) in enumerate(texts)]
+            labels = [_label(verdict.values[win]) for verdict in measure(name, judge, same, task)]
+            null_choices[win] = [CHOICES[label] if label else None for label in labels]
+    return {win: agreement(rows, found, win, null_choices[win], rng, level) for win in wins}
 
 
 def _case(number: int, prompt: str, after: str, before: str) -> Case:
+    """A pair in the form that judges take: `after` is the trained policy's response, `before` the baseline's."""
     example = Example(str(number), prompt)
     one = Generation(example.id, 1, "sample", prompt, after, 0, True)
     return Case(example, one, replace(one, iteration=0, response=before))
 
 
 def _with_orders(one: Verdict, swapped: Verdict, wins: Sequence[str]) -> Verdict:
-    """The verdict with what was said in both orders, of a judge that sees one: the second order is asked for here."""
+    """A verdict of a judge that sees one order, with the outcomes of both orders, each as shown, in its notes."""
     orders = {}
     for win in wins:
         there, back = _label(one.values[win]), _label(swapped.values[win])
         orders[win] = [OUTCOMES[there] if there else one.reason, OUTCOMES[OTHER[back]] if back else swapped.reason]
     return replace(one, notes={**one.notes, "orders": orders})
-
-
-def _against_itself(
-    name: str, judge: Judge, win: str, texts: Sequence[tuple[str, str]], task: Task
-) -> Sequence[str | None]:
-    """A, B, tie or None for each text: the judge's choice between the text shown first and the same shown second."""
-    if isinstance(judge, SeesItself):
-        return judge.against_itself(win, texts, task)
-    cases = [_case(i, prompt, text, text) for i, (prompt, text) in enumerate(texts)]
-    choices: Mapping[Label, str] = {"a": "A", "b": "B", "tie": "tie"}
-    labels = [_label(verdict.values[win]) for verdict in measure(name, judge, cases, task)]
-    return [choices[label] if label else None for label in labels]
 
 
 def agreement(
@@ -168,11 +168,12 @@ def agreement(
 ) -> Agreement:
     """Agreement of verdicts (a as the trained policy's response) with labels, row by row.
 
-    `null` holds the judge's choice (A, B, tie, None) for texts against themselves.
+    `null` holds the judge's choices (A, B, tie, None if undecided) for texts compared with themselves.
     """
     judged = [_label(verdict.values[measure]) for verdict in verdicts]
     pairs = [(row.label, label) for row, label in zip(rows, judged, strict=True) if label is not None]
     orders = [verdict.notes["orders"][measure] for verdict in verdicts if "orders" in verdict.notes]
+    # consistency needs two outcomes; an undecided order holds a reason instead
     both = [pair for pair in orders if all(outcome in ("win", "tie", "loss") for outcome in pair)]
     # in the first order a win went to the answer shown first, in the second a loss did
     first = [outcome == shown for pair in orders for outcome, shown in zip(pair, ("win", "loss"), strict=True)
@@ -201,11 +202,12 @@ def _label(value: float | None) -> Label | None:
 
 
 def _share(hits: Sequence[bool], level: float) -> Interval:
+    """Wilson's interval of a share: pairs are independent cases without training seeds."""
     return wilson(np.asarray(hits, dtype=float), level)
 
 
 def _longer(rows: Sequence[Labelled], labels: Sequence[Label | None]) -> list[bool]:
-    """Whether the longer one was preferred, of pairs where that can be said."""
+    """Whether the longer response was preferred, of pairs that differ in length and have a label other than tie."""
     return [
         (len(row.a) > len(row.b)) == (label == "a")
         for row, label in zip(rows, labels, strict=True)
@@ -214,7 +216,7 @@ def _longer(rows: Sequence[Labelled], labels: Sequence[Label | None]) -> list[bo
 
 
 def table(pairs: Sequence[tuple[Label, Label]]) -> npt.NDArray[np.int64]:
-    """Counts [3, 3] of (person's label, judge's label)."""
+    """Counts [3, 3] of (person's label, judge's label), both in the order of LABELS."""
     counts = np.zeros((3, 3), dtype=np.int64)
     for one, other in pairs:
         counts[LABELS.index(one), LABELS.index(other)] += 1
@@ -222,9 +224,12 @@ def table(pairs: Sequence[tuple[Label, Label]]) -> npt.NDArray[np.int64]:
 
 
 def kappa(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Cohen's kappa (1960) of tables [..., k, k]: agreement beyond what the margins alone would give; nan where these
-    leave no room for it (both always give the same one label)."""
+    """Cohen's kappa (1960) [...] of tables of counts [..., k, k]: (observed - chance) / (1 - chance) agreement.
+
+    Chance agreement follows from the margins alone.  NaN where it is 1: both always give the same one label.
+    """
     cells = np.asarray(counts, dtype=np.float64)
+    # resamples may be tables without room for kappa: their NaN is counted by the caller, not warned about
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = cells / cells.sum((-2, -1), keepdims=True)
         chance = (shares.sum(-1) * shares.sum(-2)).sum(-1)
@@ -262,24 +267,24 @@ STATISTICS: Sequence[tuple[str, str]] = (
 
 
 def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
-    """A judge's agreement with people, every measure's statistics below each other."""
+    """A judge's agreement with people as a table with one row per measure and statistic."""
     rows = []
     for win, one in found.items():
         reasons = ", ".join(f"{reason} ({count})" for reason, count in one.reasons.items())
         rows += [(win, "pairs", str(one.n), "", ""), (win, "undecided", str(one.n_invalid), "", reasons)]
-        rows += [(win, statistic, *_shown(getattr(one, statistic), text)) for statistic, text in STATISTICS]
+        for statistic, text in STATISTICS:
+            interval: Interval = getattr(one, statistic)
+            if interval.value is None:
+                rows.append((win, statistic, "–", "", f"{text}: {interval.note or 'cannot be said'}"))
+                continue
+            bounds = "" if interval.low is None else f"{number(interval.low)} to {number(interval.high)}"
+            meaning = f"{text}; {interval.note}" if interval.note else text
+            rows.append((win, statistic, number(interval.value), bounds, meaning))
     return Table(f"{name} against people", ("measure", "statistic", "value", "95% interval", "meaning"), rows)
 
 
-def _shown(interval: Interval, text: str) -> tuple[str, str, str]:
-    if interval.value is None:
-        return "–", "", f"{text}: {interval.note or 'cannot be said'}"
-    bounds = "" if interval.low is None else f"{number(interval.low)} to {number(interval.high)}"
-    return number(interval.value), bounds, f"{text}; {interval.note}" if interval.note else text
-
-
 def unusable(name: str, found: Mapping[str, Agreement], threshold: float) -> str:
-    """What is to be said when more pairs than the threshold allows are undecided, else ""."""
+    """A sentence if a larger share of pairs than `threshold` is undecided, for the worst measure; else ""."""
     above = [one for one in found.values() if one.n_invalid > threshold * one.n]
     if not above:
         return ""

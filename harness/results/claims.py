@@ -23,7 +23,7 @@ from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.statistics.comparisons import smallest_detectable
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject

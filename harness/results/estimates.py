@@ -22,8 +22,8 @@ from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
 from rlhf_bench.harness.slices import length_slices
-from rlhf_bench.harness.statistics import collapse, rules
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics import collapse, intervals
+from rlhf_bench.harness.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -80,7 +80,7 @@ class Estimator:
                         continue  # log-ratios of greedy responses do not estimate the KL (nouns.Generation)
                     cells = part.matrix(m.name)  # [S, P]
                     place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
-                    interval = rules.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
+                    interval = intervals.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
                     interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
                     yield self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
                     if m.before and final and decoding == "sample":

@@ -1,6 +1,6 @@
-"""Does gold rise with the proxy, and what was the proxy bought with?  Estimates of an arm under the judge "proxy".
+"""Estimates of an arm under the judge "proxy": whether gold rises with the proxy, and which features the proxy rewards.
 
-Checkpoints and n were fixed beforehand, and so is the one that the fall of gold is measured from: the middle one.
+Checkpoints and n are fixed before a run.  So is the point from which the fall of gold is measured: the middle one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import ALL, Estimator
 from rlhf_bench.harness.results.proxy_curves import Curves, curves_of
-from rlhf_bench.harness.statistics import gao, monotonicity, rules
+from rlhf_bench.harness.statistics import gao, intervals, monotonicity
 from rlhf_bench.harness.statistics.cells import Array
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.intervals import Interval
 
 JUDGE = "proxy"
 RESAMPLES = 1000
 
 
 def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
-    """Nothing for arms without a curve.
+    """All estimates of an arm's curve; none for an arm without one.
 
     At every point (`iteration`: 0 for the baseline, a checkpoint, or n): reward, kl, and gold (or score).  At the last:
     "spearman" of mean proxy and mean gold over the points, "spearman within prompts", "gold peak", "fall from peak"
@@ -44,7 +44,7 @@ def _points(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate
     for at, point in enumerate(curves.points):
         for name, cube in values.items():
             rng = estimator.generator(*_place(arm), name, str(point))
-            found = rules.interval("level", cube[:, at], estimator.level, rng, curves.clusters)
+            found = intervals.interval("level", cube[:, at], estimator.level, rng, curves.clusters)
             yield _estimate(arm, curves, estimator, name, found, cube[:, at], iteration=point)
 
 
@@ -52,6 +52,7 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     level, clusters = estimator.level, curves.clusters
     last = gold[:, -1]
 
+    # each statistic starts its generator anew, so that adding one does not change the others
     def rng() -> np.random.Generator:
         return estimator.generator(*_place(arm), "monotonicity")
 
@@ -65,6 +66,7 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     found["fall from the middle"] = fall.noted(f"from {curves.points[middle]}, fixed beforehand")
     form: gao.Form = "best-of-n" if curves.form == "best-of-n" else "rl"
     gain = gold - gold[:, :1]  # against the first point: the SFT policy, or one sample of it
+    # Gao et al. (2210.10760): gain in gold as a function of d = sqrt(KL)
     curve = gao.fit(form, curves.kl, gain, level, rng(), clusters, RESAMPLES)
     found |= {"gao a": curve.a, "gao b": curve.b, "gao peak": curve.top_gold, "gao peak at": curve.top_distance}
     for name, interval in found.items():
@@ -82,7 +84,7 @@ def _features(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estima
             for what, cells in (("before", before), ("after", after), ("change", after - before)):
                 rng = estimator.generator(*_place(arm), name, what, slice_name)
                 kind = "change" if what == "change" else "level"
-                found = rules.interval(kind, cells, estimator.level, rng, clusters)  # type: ignore[arg-type]
+                found = intervals.interval(kind, cells, estimator.level, rng, clusters)  # type: ignore[arg-type]
                 yield _estimate(arm, curves, estimator, f"{name} {what}", found, cells, slice_name)
 
 

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters
-from rlhf_bench.harness.statistics.interval import Interval
-from rlhf_bench.harness.statistics.rules import interval
+from rlhf_bench.harness.statistics.intervals import Interval, interval
 
 DEFAULT_NS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -15,8 +15,7 @@ from scipy import special, stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
-from rlhf_bench.harness.statistics.rules import bca
+from rlhf_bench.harness.statistics.intervals import Interval, allow_non_finite, bca, bounded, unbounded, undefined
 
 RESAMPLES = 1999
 SHAPES = ("ks", "wasserstein", "energy")

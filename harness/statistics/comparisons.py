@@ -29,8 +29,16 @@ from rlhf_bench.harness.statistics.cells import (
     tidy,
     upper_tail,
 )
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
-from rlhf_bench.harness.statistics.rules import RESAMPLES, interval, percentile, same_everywhere
+from rlhf_bench.harness.statistics.intervals import (
+    RESAMPLES,
+    Interval,
+    allow_non_finite,
+    interval,
+    percentile,
+    same_everywhere,
+    unbounded,
+    undefined,
+)
 from rlhf_bench.harness.statistics.variance import moments
 
 FEW_POINTS = 7  # up to here all permutations are tried (7! = 5040): so few points have no useful bootstrap

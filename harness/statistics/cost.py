@@ -17,7 +17,7 @@ from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, upper_tail
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
+from rlhf_bench.harness.statistics.intervals import Interval, allow_non_finite, bounded, unbounded, undefined
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row

@@ -16,8 +16,17 @@ from scipy import sparse, stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Codes, upper_tail
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
-from rlhf_bench.harness.statistics.rules import WIDE, interval, percentile, rate_over_seeds
+from rlhf_bench.harness.statistics.intervals import (
+    WIDE,
+    Interval,
+    allow_non_finite,
+    bounded,
+    interval,
+    percentile,
+    rate_over_seeds,
+    unbounded,
+    undefined,
+)
 from rlhf_bench.harness.statistics.variance import Moments
 
 if TYPE_CHECKING:
@@ -55,8 +64,8 @@ def credit_estimates(
     responses" compares tokens of one response only and averages over the responses that have both kinds.
     point-biserial, spearman: correlation of the reward with being flawed, hence negative where the reward is right.
 
-    Rates are estimated by `rules.interval` over clusters.  The others: percentile bootstrap over clusters for one seed;
-    for several, t with the variance between seeds added to that between clusters, as in `rules.two_way`.  Raises
+    Rates are estimated by `intervals.interval` over clusters.  The others: percentile bootstrap over clusters for one
+    seed; for several, t with the variance between seeds added to that between clusters, as in `intervals.two_way`.  Raises
     BenchError for a damaged row and a level outside (0, 1).
     """
     upper_tail(level)
@@ -214,7 +223,7 @@ def _correlation(x: Array, every: Array, bad: Array) -> Array:
 def _interval(values: Array, draws: Array | None, clusters: int, level: float) -> Interval:
     """One statistic: values [S], bootstrap draws [S, R] under shared resamples of the clusters.
 
-    For several seeds the bootstrap analogue of `rules.two_way`, with the t quantile of `Moments.half_width`.
+    For several seeds the bootstrap analogue of `intervals.two_way`, with the t quantile of `Moments.half_width`.
     """
     if draws is None:
         return unbounded(float(values.mean()), "none", "one pair: the spread between pairs is unknown")

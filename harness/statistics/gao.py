@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, drawn_weights
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, undefined
+from rlhf_bench.harness.statistics.intervals import Interval, allow_non_finite, percentile, undefined
 from rlhf_bench.harness.statistics.monotonicity import ONE_RUN, cube_of, seed_weights, units_of
-from rlhf_bench.harness.statistics.rules import percentile
 
 FLAT = 1e-10  # relative: two curves this close to proportional cannot be told apart
 Form = Literal["rl", "best-of-n"]

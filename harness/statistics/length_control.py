@@ -25,8 +25,15 @@ from rlhf_bench.harness.statistics.cells import (
     drawn_weights,
     tidy,
 )
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
-from rlhf_bench.harness.statistics.rules import interval, percentile, two_way
+from rlhf_bench.harness.statistics.intervals import (
+    Interval,
+    allow_non_finite,
+    interval,
+    percentile,
+    two_way,
+    unbounded,
+    undefined,
+)
 
 RESAMPLES = 1999
 STEPS = 60  # most Newton steps; the loop ends at convergence

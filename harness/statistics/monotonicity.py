@@ -17,8 +17,15 @@ from scipy import special, stats
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, as_matrix, constant, drawn_weights, tidy, upper_tail
 from rlhf_bench.harness.statistics.comparisons import spearman
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, bounded, unbounded, undefined
-from rlhf_bench.harness.statistics.rules import interval, percentile
+from rlhf_bench.harness.statistics.intervals import (
+    Interval,
+    allow_non_finite,
+    bounded,
+    interval,
+    percentile,
+    unbounded,
+    undefined,
+)
 
 ONE_RUN = "conditional on this training run"
 RESAMPLES = 2000

@@ -1,8 +1,8 @@
 """Planning: from a pilot's cells to the smallest detectable difference of a design, and the design for a difference.
 
 A pilot [S seeds, P prompts] gives three variance components: between training seeds, between prompts, and the residual.
-The power of another design is that of the interval that reports show (`rules.two_way`), from simulated mean squares of
-a two-way normal layout.
+The power of another design is that of the interval that reports show (`intervals.two_way`), from simulated mean squares
+of a two-way normal layout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.stats import qmc
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, constant, tidy
-from rlhf_bench.harness.statistics.interval import allow_non_finite
+from rlhf_bench.harness.statistics.intervals import allow_non_finite
 from rlhf_bench.harness.statistics.variance import complete_layout, half_widths, mean_squares
 
 DRAWS = 12  # 2^12 points

@@ -17,8 +17,14 @@ from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, batches, cluster_sums, drawn_weights, tidy
-from rlhf_bench.harness.statistics.interval import Interval, allow_non_finite, unbounded, undefined
-from rlhf_bench.harness.statistics.rules import percentile, two_way
+from rlhf_bench.harness.statistics.intervals import (
+    Interval,
+    allow_non_finite,
+    percentile,
+    two_way,
+    unbounded,
+    undefined,
+)
 
 RESAMPLES = 1999
 STEPS = 100  # most Newton steps; the loop ends at convergence

@@ -16,7 +16,7 @@ from rlhf_bench.harness.results import sheets
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import Cell, text
-from rlhf_bench.harness.statistics import comparisons, power, rules
+from rlhf_bench.harness.statistics import comparisons, intervals, power
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import rank
 from rlhf_bench.reports import comparison as report
@@ -191,7 +191,7 @@ def test_length_controlled_rates_stand_beside_the_raw(tmp_path: Path, seeds: int
         wins, lengths = grid("winrate", arm, seeds, "win_rate"), grid("length", arm, seeds, "length_change")
         rng = Estimator().generator("length", f"a{arm}", "winrate", "win_rate")
         known = length_controlled(wins, lengths, 0.95, rng)
-        raw = rules.interval("win", wins, 0.95, np.random.default_rng(0))
+        raw = intervals.interval("win", wins, 0.95, np.random.default_rng(0))
         assert (row["value"], row["low"], row["high"]) == (known.value, known.low, known.high)
         assert (row["raw"]["value"], row["raw"]["low"], row["raw"]["high"]) == (raw.value, raw.low, raw.high)
 

@@ -250,6 +250,23 @@ def test_a_measure_that_says_nothing_is_shown_by_its_name_and_judge() -> None:
     assert (win.reference, win.better, win.answers) == (0.5, "higher", True)
 
 
+def test_a_report_of_an_older_version_is_shown_and_exported(made: tuple[dict[str, Any], dict[str, str]]) -> None:
+    """report.json had no `measures`: built-in ones are known by their names, others are shown by name and judge."""
+    _, files = made
+    old = {name: value for name, value in json.loads(files["report.json"]).items() if name != "measures"}
+    old["comparisons"] = [{k: v for k, v in one.items() if k != "cells"} for one in old["comparisons"]]
+    titles = [column.title for column in measures.shown_at(old, "headline")]
+    assert titles == ["gold", "gold change", "win rate", "KL", "exact echo (exact-echo)", "longer echo (exact-echo)"]
+    again = dict(texts(old))
+    assert again["tables/sampled.csv"].splitlines()[1:] == [
+        line.replace("%", "") for line in again["tables/sampled.csv"].splitlines()[1:]
+    ]
+    pairs = again["tables/every-two-reward-models.csv"].replace("'-", "-")  # text that begins like a formula
+    assert pairs == files["tables/every-two-reward-models.csv"]
+    (result,) = exports.every_eval_ever(old, "0", "a group")[0]["evaluation_results"]
+    assert result["evaluation_name"] == "dialogsum win_rate"
+
+
 def test_titles_are_unique_and_a_baselines_level_is_shown_on_request() -> None:
     level = Measure("score", "level", before="base", title="win rate")
     rows = {("mine", m.name): asdict(m) for m in (level, Measure("base", "level"))}

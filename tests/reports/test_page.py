@@ -10,7 +10,7 @@ import pytest
 from browser import Browser, browser, find_browser
 from stored import NAMES, SLICES, Stored, make, report_of
 
-from rlhf_bench.harness.results.table import number
+from rlhf_bench.harness.results.table import number, value_text
 from rlhf_bench.reports import build
 
 FOUND = find_browser()
@@ -175,6 +175,8 @@ def test_the_script_writes_numbers_as_the_template_does(tab: Browser, path: Path
     values = [k / 16 for k in range(-40, 41)] + [k / 1000 for k in range(-150, 150)] + [0.565, 1.005, -0.0, 1e-5]
     shown = tab.run(f"{json.dumps(values)}.map(number)")
     assert [text.replace("−", "-") for text in shown] == [number(value) for value in values]
+    shown = tab.run(f"{json.dumps(values)}.map((value) => written(value, 'percent'))")
+    assert [text.replace("−", "-") for text in shown] == [value_text(value, "percent") for value in values]
 
 
 def test_filter_search_and_drill_down(tab: Browser, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rank agreement of pair accuracy, best-of-n and PPO: from stored rows, and its verdicts."""
+"""Rank agreement of pair accuracy, best-of-n and PPO, from stored rows, and the verdicts of claims about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_bench.harness.results import agreement, claims
 from rlhf_bench.harness.results.agreement import ACCURACY, PPO, Standings, best_of
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports import experiments as results
 from rlhf_bench.reports.ledger import analysis_tables
 
@@ -24,7 +24,7 @@ SEEDS = (1, 2, 3)
 
 
 def found(noise: float = 0.1, sign: float = 1.0, seeds: Sequence[int] = SEEDS) -> Standings:
-    """Five reward models whose true worth is their place, measured twice."""
+    """Five reward models whose true value is their index, under every measure."""
     rng = np.random.default_rng(0)
     worth = np.arange(len(NAMES)) * np.ones((len(seeds), 1))
     measures = {best_of(4): worth + noise * rng.normal(size=worth.shape), PPO: sign * worth}
@@ -70,7 +70,7 @@ def test_a_reward_model_that_was_not_measured_is_not_ranked() -> None:
 
 
 def arms(root: Path, gains: Mapping[str, float], optimizer: str, seeds: Sequence[int] = SEEDS) -> list[Arm]:
-    """An arm each: PPO changed gold by its gain; its rewards rank a pool of two whose second sample has gold `gain`."""
+    """One arm per gain: PPO changes gold by it, and the pool of two has a second sample with gold `gain`, ranked first."""
     cells = []
     for name, gain in gains.items():
         for seed in seeds:
@@ -98,8 +98,8 @@ def test_what_is_ranked_comes_from_stored_rows(tmp_path: Path) -> None:
     assert ranked is not None
     assert ranked.reward_models == ("blind", "high", "low")
     np.testing.assert_allclose(ranked.measures[PPO], [[0.1, 0.4, -0.2]] * 3)
-    np.testing.assert_allclose(ranked.measures[best_of(2)], [[0.05, 0.2, -0.1]] * 3)  # the better one, less their mean
-    assert np.isnan(ranked.measures[best_of(8)]).all()  # more than were drawn
+    np.testing.assert_allclose(ranked.measures[best_of(2)], [[0.05, 0.2, -0.1]] * 3)  # the better one minus the mean of both
+    assert np.isnan(ranked.measures[best_of(8)]).all()  # the pool has fewer responses
     np.testing.assert_array_equal(np.isnan(ranked.measures[ACCURACY]), [[True, False, False]] * 3)
 
 

@@ -1,4 +1,4 @@
-"""A judge against people: kappa by hand, what each share counts, and what cannot be said."""
+"""Calibration of a judge: kappa by hand, the cases that each share counts, and undefined values."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_every_share_counts_what_it_says() -> None:
     assert (found.n, found.n_invalid, found.reasons) == (5, 1, {"why": 1})
     assert found.agreed.value == 2 / 4
     assert found.consistent.value == 3 / 4
-    assert found.first.value == pytest.approx(6 / 9)  # win, then loss, is the answer shown first
+    assert found.first.value == pytest.approx(6 / 9)  # the answer shown first: a win in the first order, a loss in the second
     assert found.longer.value == 2 / 2
     assert found.longer_human.value == 2 / 3
     assert found.null_tie.value == 1 / 4

@@ -21,7 +21,7 @@ from rlhf_bench.harness.plan.request import DEFAULT_JUDGES
 from rlhf_bench.harness.results import claims, contrasts
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports.experiments import whole_ledger
 from rlhf_bench.reports.ledger import without_folder
 from rlhf_bench.reports.tables import TABLES
@@ -91,7 +91,7 @@ def test_what_was_not_measured_is_named(tmp_path: Path, where: Where, said: str)
 
 
 def test_a_difference_of_limited_changes_is_cut_at_twice_the_limit(tmp_path: Path) -> None:
-    """Two seeds that disagree have a t interval far beyond any difference that there can be."""
+    """Two seeds that disagree have a t interval that exceeds the largest possible difference."""
     a = make_arm(tmp_path, "a", lambda i, seed: (-1.0) ** seed + i / 100, (1, 2))
     b = make_arm(tmp_path, "b", lambda _, seed: -((-1.0) ** seed), (1, 2))
     where = Where("gold", "gold")
@@ -151,7 +151,7 @@ def test_every_claim_is_decided_by_its_experiment(claim: claims.Claim) -> None:
     assert {claim.arm, claim.versus} - {""} <= set(run.rms)
     assert (claim.comparison != "") == (claim.versus != "")
     if run.kind == "train":
-        assert claim.judge in (*(run.judges or DEFAULT_JUDGES), "proxy")  # which is no judge: every run has its curves
+        assert claim.judge in (*(run.judges or DEFAULT_JUDGES), "proxy")  # "proxy" is no judge: every run has curves
     tasks = [f"{run.task} on {name}" if name != run.task else name for name in run.prompts] or [run.task]
     assert claim.task in tasks if len(tasks) > 1 else claim.task in ("", *tasks)
 

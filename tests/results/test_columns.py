@@ -1,4 +1,4 @@
-"""Rows as columns: the same numbers as row by row, read once, and read again when a file was replaced."""
+"""Columns hold the same numbers as rows; a file is read once, and read again after it was replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ cells = st.builds(
 
 
 def by_rows(tables: list[list[dict[str, Any]]], place: tuple[str, int], slice_name: str, name: str) -> list[list[Any]]:
-    """What a matrix is, by definition: rows of the checkpoint and slice, on the prompts under every seed, by id."""
+    """A matrix by its definition: rows of the checkpoint and slice, on the prompts of every seed, in order of id."""
     found = []
     for rows in tables:
         last = {r["example_id"]: r for r in rows if (r["decoding"], r["iteration"]) == place}

@@ -1,4 +1,4 @@
-"""Every reported number follows from stored rows: a small store made by hand, and each number computed again."""
+"""Every reported number follows from stored rows: a small store made by hand, and each number recomputed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, MeasureKind
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.statistics import collapse, rules
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics import collapse, intervals
+from rlhf_bench.harness.statistics.intervals import Interval
 
 Values = dict[str, float | None]
 Judge = tuple[list[tuple[str, MeasureKind, str]], Callable[[int, int], Values]]
@@ -90,7 +90,7 @@ def estimates(*cells: CellFiles) -> list[Estimate]:
 
 
 def one(found: Sequence[Estimate], statistic: str, **wanted: Any) -> Estimate:
-    """The only estimate of a statistic: of all prompts, sampled, at the end where nothing else is asked for."""
+    """The only estimate of a statistic; by default on all prompts, sampled, at the last checkpoint."""
     wanted = {"slice": "all", "decoding": "sample", "iteration": 8, **wanted}
     chosen = [e for e in found if e.statistic == statistic and all(getattr(e, k) == v for k, v in wanted.items())]
     assert len(chosen) == 1, [(e.judge, e.statistic) for e in chosen]
@@ -104,8 +104,8 @@ def bounds(found: Estimate | Interval) -> tuple[float | None, ...]:
 def test_numbers_follow_from_the_rows(tmp_path: Path) -> None:
     found = estimates(make_cell(tmp_path))
     wins = [(0.0, 0.5, 1.0)[i % 3] for i in range(PROMPTS)]
-    assert bounds(one(found, "win")) == bounds(rules.wilson(wins, 0.95))
-    assert bounds(one(found, "empty", iteration=4)) == bounds(rules.wilson([1.0] + [0.0] * 11, 0.95))
+    assert bounds(one(found, "win")) == bounds(intervals.wilson(wins, 0.95))
+    assert bounds(one(found, "empty", iteration=4)) == bounds(intervals.wilson([1.0] + [0.0] * 11, 0.95))
     gold = [i / 7 + 8 for i in range(PROMPTS)]
     assert one(found, "gold").value == pytest.approx(np.mean(gold))
     assert one(found, "gold", decoding="greedy").method == "BCa bootstrap"
@@ -141,7 +141,7 @@ def test_slices_only_at_the_end(tmp_path: Path) -> None:
     found = estimates(make_cell(tmp_path))
     for name, start in (("even", 0), ("odd", 1)):
         wins = [(0.0, 0.5, 1.0)[i % 3] for i in range(start, PROMPTS, 2)]
-        assert bounds(one(found, "win", slice=name)) == bounds(rules.wilson(wins, 0.95))
+        assert bounds(one(found, "win", slice=name)) == bounds(intervals.wilson(wins, 0.95))
         assert one(found, "gold wasserstein", slice=name).n == 6
     assert {e.slice for e in found if e.iteration == 4} == {"all"}
 
@@ -171,7 +171,7 @@ def test_only_judges_of_every_seed_are_reported(tmp_path: Path) -> None:
 def test_undecided_cases_are_counted_named_and_bounded(tmp_path: Path) -> None:
     found = one(estimates(make_cell(tmp_path, judges={"holes": HOLES})), "score")
     decided = [float(i % 2) for i in range(PROMPTS) if i % 4]
-    assert bounds(found) == bounds(rules.wilson(decided, 0.95))
+    assert bounds(found) == bounds(intervals.wilson(decided, 0.95))
     assert (found.n, found.n_invalid) == (9, 3)
     assert "3 undecided: cut off (2), no reply (1)" in found.note
     assert "if all were 0 or all 1, the value would be 0.500 or 0.750" in found.note
@@ -188,9 +188,9 @@ def test_several_seeds(tmp_path: Path) -> None:
     found = estimates(*(make_cell(tmp_path, seed) for seed in (2, 0, 1)))
     assert all(e.seeds == (0, 1, 2) for e in found)
     gold = np.array([[(i + seed) / 7 + 8 for i in range(PROMPTS)] for seed in range(3)])
-    assert bounds(one(found, "gold")) == bounds(rules.two_way(gold, 0.95))
+    assert bounds(one(found, "gold")) == bounds(intervals.two_way(gold, 0.95))
     empty = [[float(i + seed < 2) for i in range(PROMPTS)] for seed in range(3)]
-    assert bounds(one(found, "empty")) == bounds(rules.rate_over_seeds(empty, 0.95))
+    assert bounds(one(found, "empty")) == bounds(intervals.rate_over_seeds(empty, 0.95))
     assert one(found, "gold ks p").note.startswith("p-values of 3 seeds: ")
     ratios = [
         collapse.collapse([((i + s) ** 2 % 11) / 5 for i in range(PROMPTS)], row, np.random.default_rng(0), 0.95)
@@ -208,7 +208,7 @@ def test_seeds_with_partly_different_prompts(tmp_path: Path) -> None:
     assert all(e.n <= 9 for e in found)
     assert "4 prompts that only some seeds have are left out" in one(found, "gold").note
     score = one(found, "score")
-    assert score.n_invalid == 2 + 3  # of prompts 3 .. 11 under seeds 0 and 1
+    assert score.n_invalid == 2 + 3  # undecided among prompts 3 .. 11, under seeds 0 and 1
     assert "5 undecided" in score.note
     assert sum(map(int, re.findall(r"\((\d+)\)", score.note))) == 5
 

@@ -1,4 +1,4 @@
-"""Folders as interrupted runs, other versions and disks leave them: what can be read is reported, the rest is named."""
+"""Folders after interruptions, damage or another version: readable cells are reported, all others are named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def record_of(runs: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def left_out(runs: Path) -> list[str]:
-    """What is said of the one cell that cannot be read; the other one is always found."""
+    """The sentences about the one cell that cannot be read; the other cell is always found."""
     cells, missing = find_cells([runs])
     assert [cell.record["reward_model"] for cell in cells] == ["copier"]
     return missing
@@ -45,7 +45,7 @@ def left_out(runs: Path) -> list[str]:
 def test_a_whole_folder_lacks_nothing(runs: Path) -> None:
     cells, missing = find_cells([runs])
     assert (len(cells), missing) == (2, [])
-    assert len(find_cells([runs, runs / "cells" / f"{NAME}.json"])[0]) == 2  # a cell named twice is one
+    assert len(find_cells([runs, runs / "cells" / f"{NAME}.json"])[0]) == 2  # a cell given by two paths counts once
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"x"', "{}", '{"stages": []}'])
@@ -188,11 +188,11 @@ def test_a_report_in_the_terminal_is_plain_when_piped(runs: Path) -> None:
     assert "\x1b" not in ended.stdout
     assert "reward model\tseeds" in ended.stdout
     assert "Along training" in ended.stdout
-    assert bench("report", str(runs)).returncode == 2  # neither a folder nor the terminal
+    assert bench("report", str(runs)).returncode == 2  # neither an output folder nor the terminal is chosen
 
 
 def test_damage_of_a_pool_is_named_with_its_line(tmp_path: Path) -> None:
-    """Best-of-n: its generations' folder holds the pool that every estimate over n is made of."""
+    """Best-of-n: the folder of generations must hold the pool, from which estimates over n are computed."""
     (path,) = make(tmp_path, Stored(rms=("scalar",), seeds=(1,)))
     record = store.read_json(path)
     place = ["best_of_n", *record["stages"]["generations"][1:]]

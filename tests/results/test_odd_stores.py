@@ -1,4 +1,4 @@
-"""Stores at the edge of what can be reported become pages that work: one prompt, nothing judged, odd names."""
+"""Extreme stores give working pages: a single prompt, no judge, names with special characters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def undecided(root: Path) -> None:
 
 
 def silent(root: Path) -> None:
-    """Every response empty, nothing stored of its tokens."""
+    """Every response is empty and has no stored tokens."""
     for path in (root / "ppo").glob("*/generations.jsonl"):
         left = ("spans", "token_rewards", "kl", "response")
         store.write_rows(path, [{k: v for k, v in row.items() if k not in left} for row in store.read_rows(path)])

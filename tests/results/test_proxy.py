@@ -1,4 +1,4 @@
-"""Proxy against gold, from stored rows: arrays by hand, estimates against the functions they come from, tables."""
+"""Proxy against gold, from stored rows: arrays by hand, estimates equal to those of their functions, tables."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_points_of_best_of_n_are_unbiased_over_the_pool(tmp_path: Path) -> None:
             assert curves.proxy[s, c] == pytest.approx(best_of_n.expected(reward, reward, n)[order])
             assert (curves.kl[s, c] == best_of_n.kl_bound(n)).all()
         assert curves.features.after["li"][s] == pytest.approx(best_of_n.expected(reward, li, 8)[order])
-    assert list(curves.features.before) == ["li"]  # what every reward model has is not its own
+    assert list(curves.features.before) == ["li"]  # figures that every reward model has are left out
     assert curves.samples is not None
     assert curves.samples[1].shape == (2, len(IDS), 8)
 

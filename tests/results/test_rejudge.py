@@ -1,4 +1,4 @@
-"""Judging again: what is made anew, what is kept, and when too much is undecided."""
+"""Judging again: which verdicts are recomputed, which are kept, and when too many cases are undecided."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RESPONSES = (("good", "bad"), ("bad", "good"), ("fine", "okay"), ("good good", "
 
 
 class Results(NamedTuple):
-    """A results folder with a cell whose texts were written by hand."""
+    """A results folder with one cell of handwritten texts."""
 
     root: store.Store
     cell: CellFiles
 
     def judge(self, *judges: str, **settings: Any) -> Rejudged:
-        """`judge_cells` of the cell; settings are of the first judge."""
+        """`judge_cells` of the cell; `settings` belong to the first judge."""
         given = {judges[0]: {name: str(value) for name, value in settings.items()}}
         return judge_cells([self.cell], self.root, judges, given)
 
@@ -75,7 +75,7 @@ def make_results(folder: Path) -> Results:
 
 
 def asking(server: FaultServer, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    """Settings of a winrate-llm that asks the server."""
+    """Settings of a winrate-llm that sends its questions to the server."""
     own = {"model": "judge", "base_url": server.url, "cache": tmp_path / "c.sqlite", "backoff": 0.01, "max_retries": 0}
     return {**own, **more}
 
@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-# -- asking again -----------------------------------------------------------------------------------------------------
+# -- new requests ----------------------------------------------------------------------------------------------------
 
 
 def test_only_what_was_undecided_is_paid_for_again(server: FaultServer, results: Results, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_judge_that_cannot_change_is_not_asked_again(results: Results) -> None
 
 
 class Moody:
-    """A third party's judge: it offers nothing beside its seam, and decides at the second try."""
+    """A third party's judge with no optional methods, whose first try leaves cases undecided."""
 
     measures = (Measure("luck", "win"),)
     tries = 0
@@ -203,7 +203,7 @@ def test_a_judge_that_fails_costs_no_other(server: FaultServer, results: Results
     assert list(record["judges"]) == ["length"]
 
 
-# -- too much undecided -----------------------------------------------------------------------------------------------
+# -- many undecided cases --------------------------------------------------------------------------------------------
 
 
 def row(value: float | None, reason: str = "") -> dict[str, Any]:

@@ -184,7 +184,7 @@ def test_it_is_reached_where_no_response_comes_twice() -> None:
 
 
 def test_a_curve_is_the_intervals_of_its_estimates() -> None:
-    from rlhf_bench.harness.statistics.rules import interval
+    from rlhf_bench.harness.statistics.intervals import interval
 
     rng = np.random.default_rng(1)
     rewards = rng.normal(size=(2, 20, 8))

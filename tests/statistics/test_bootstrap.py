@@ -7,8 +7,8 @@ import pytest
 from intervals import near, rng
 from scipy import stats
 
-from rlhf_bench.harness.statistics import rules as s
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics import intervals as s
+from rlhf_bench.harness.statistics.intervals import Interval
 
 SAMPLES = {
     "normal": rng(1).normal(size=30),

@@ -12,7 +12,7 @@ from scipy import stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.collapse import KEYS, collapse, over_seeds, repetition
-from rlhf_bench.harness.statistics.interval import Interval, unbounded, undefined
+from rlhf_bench.harness.statistics.intervals import Interval, unbounded, undefined
 
 numbers = st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, math.nan])
 pairs = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(0, 12)), elements=numbers)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import comparisons as c
-from rlhf_bench.harness.statistics.rules import interval
+from rlhf_bench.harness.statistics.intervals import interval
 
 
 @fast

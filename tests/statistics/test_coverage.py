@@ -12,7 +12,7 @@ import pytest
 from scipy import special
 
 from rlhf_bench.harness.statistics import comparisons
-from rlhf_bench.harness.statistics import rules as s
+from rlhf_bench.harness.statistics import intervals as s
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import rank, strengths
 

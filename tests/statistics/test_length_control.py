@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import optimize, special
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics import intervals as s
 from rlhf_bench.harness.statistics import length_control as lc
-from rlhf_bench.harness.statistics import rules as s
 
 fast = settings(max_examples=40, deadline=None)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 14))

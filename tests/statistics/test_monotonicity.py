@@ -14,8 +14,8 @@ from scipy import optimize, stats
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.comparisons import spearman
 from rlhf_bench.harness.statistics.gao import Curve, fit
+from rlhf_bench.harness.statistics.intervals import interval
 from rlhf_bench.harness.statistics.monotonicity import agreement, drop_from, of_means, peak, within_prompts
-from rlhf_bench.harness.statistics.rules import interval
 
 LEVEL = 0.9
 

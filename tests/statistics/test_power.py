@@ -11,7 +11,7 @@ from scipy import stats
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import power as p
-from rlhf_bench.harness.statistics.rules import two_way
+from rlhf_bench.harness.statistics.intervals import two_way
 
 fast = settings(max_examples=30, deadline=None)
 variances = st.sampled_from([0.0, 0.001, 0.02, 0.3, 1.0])

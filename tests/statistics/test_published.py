@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlhf_bench.harness.statistics.intervals import interval, wilson
 from rlhf_bench.harness.statistics.length_control import predicted
-from rlhf_bench.harness.statistics.rules import interval, wilson
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ALPACA, TLDR = SHARED / "alpaca_eval", SHARED / "tldr" / "oai1b.csv_judged.csv"

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from intervals import LEVELS, fast, near, rng
 from scipy import stats
 
-from rlhf_bench.harness.statistics import rules as s
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics import intervals as s
+from rlhf_bench.harness.statistics.intervals import Interval
 
 
 def test_known_wilson_values():

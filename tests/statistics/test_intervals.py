@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from intervals import LEVELS, VERDICTS, bounded, fast, near, rng, shapes, sound, wild
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import rules as s
-from rlhf_bench.harness.statistics.interval import Interval
+from rlhf_bench.harness.statistics import intervals as s
+from rlhf_bench.harness.statistics.intervals import Interval
 
 KINDS = ("win", "rate", "change", "level")
 
