@@ -65,8 +65,8 @@ def credit_estimates(
     point-biserial, spearman: correlation of the reward with being flawed, hence negative where the reward is right.
 
     Rates are estimated by `intervals.interval` over clusters.  The others: percentile bootstrap over clusters for one
-    seed; for several, t with the variance between seeds added to that between clusters, as in `intervals.two_way`.  Raises
-    BenchError for a damaged row and a level outside (0, 1).
+    seed; for several, t with the variance between seeds added to that between clusters, as in `intervals.two_way`.
+    Raises BenchError for a damaged row and a level outside (0, 1).
     """
     upper_tail(level)
     tokens = _columns([tables_by_seed[seed] for seed in sorted(tables_by_seed)])

@@ -1,7 +1,8 @@
 """The interval of every reported number: the record `Interval`, and the rule for each kind of measure.
 
 `interval` chooses the rule; `wilson`, `exact`, `paired`, `two_way` and the others compute one each.  Tests of
-differences are in comparisons.py.  An `Interval` never holds nan or inf: a number that is not finite becomes None, with a note.
+differences are in comparisons.py.  An `Interval` never holds nan or inf: a number that is not finite becomes None,
+with a note.
 
 Cells [S seeds, P prompts] hold one number per training seed and held-out prompt; NaN (or None) is undecided and is
 left out, never scored.  An undefined value is None, and the note gives the reason.  Generators are always explicit:
