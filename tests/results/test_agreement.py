@@ -70,7 +70,7 @@ def test_a_reward_model_that_was_not_measured_is_not_ranked() -> None:
 
 
 def arms(root: Path, gains: Mapping[str, float], optimizer: str, seeds: Sequence[int] = SEEDS) -> list[Arm]:
-    """One arm per gain: PPO changes gold by it, and the pool of two has a second sample with gold `gain`, ranked first."""
+    """One arm per gain: PPO changes gold by it; the pool of two ranks its second sample, with gold `gain`, first."""
     cells = []
     for name, gain in gains.items():
         for seed in seeds:
@@ -93,17 +93,17 @@ def arms(root: Path, gains: Mapping[str, float], optimizer: str, seeds: Sequence
 GAINS = {"low": -0.2, "blind": 0.1, "high": 0.4}
 
 
-def test_what_is_ranked_comes_from_stored_rows(tmp_path: Path) -> None:
+def test_ranked_values_come_from_stored_rows(tmp_path: Path) -> None:
     ranked = agreement.standings(arms(tmp_path, GAINS, "ppo"), arms(tmp_path, GAINS, "best-of-n"), (2, 8))
     assert ranked is not None
     assert ranked.reward_models == ("blind", "high", "low")
     np.testing.assert_allclose(ranked.measures[PPO], [[0.1, 0.4, -0.2]] * 3)
-    np.testing.assert_allclose(ranked.measures[best_of(2)], [[0.05, 0.2, -0.1]] * 3)  # the better one minus the mean of both
+    np.testing.assert_allclose(ranked.measures[best_of(2)], [[0.05, 0.2, -0.1]] * 3)  # the better - the mean
     assert np.isnan(ranked.measures[best_of(8)]).all()  # the pool has fewer responses
     np.testing.assert_array_equal(np.isnan(ranked.measures[ACCURACY]), [[True, False, False]] * 3)
 
 
-def test_only_what_both_have_is_ranked(tmp_path: Path) -> None:
+def test_only_common_reward_models_and_seeds_are_ranked(tmp_path: Path) -> None:
     trained = arms(tmp_path, {**GAINS, "other": 1.0}, "ppo")
     some = agreement.standings(trained, arms(tmp_path, GAINS, "best-of-n", SEEDS[1:]), (2,))
     assert some is not None
@@ -126,7 +126,7 @@ def test_the_verdict_on_agreement_follows_from_its_interval(sign: float, seeds: 
     assert results.of_analysis(claim, agreement.agreement(noisy, Estimator()), Estimator()).ruling == verdict
 
 
-def test_claims_ask_for_what_is_ranked() -> None:
+def test_claims_name_existing_statistics() -> None:
     for experiment in experiments.load().values():
         for run in experiment.runs:
             if run.kind == "agreement":
@@ -148,7 +148,7 @@ def test_the_two_experiments_share_their_cells() -> None:
     assert (whitebox.task, whitebox.set) == (preview.task, preview.set)
 
 
-def test_the_page_shows_what_was_ranked() -> None:
+def test_the_page_shows_the_ranked_values() -> None:
     tables = list(analysis_tables({"analyses": {"agreement": agreement.agreement(found(), Estimator())}}))
     assert [table.title for table in tables] == ["agreement: agreement", "What was ranked"]
     assert [line[0] for line in tables[1].rows] == list(reversed(NAMES))

@@ -63,7 +63,7 @@ def test_kappa_interval_is_the_bootstrap_over_pairs() -> None:
     assert found.value == pytest.approx(float(kappa(table(pairs))))
 
 
-def test_what_cannot_be_said_is_not_said() -> None:
+def test_undefined_statistics_have_no_value() -> None:
     for counts in (np.zeros((3, 3), dtype=np.int64), table([("a", "a")] * 9)):
         found = kappa_interval(counts, 0.95, rng())
         assert found.value is None
@@ -78,7 +78,7 @@ def judged(value: float | None, *orders: str) -> Verdict:
     return Verdict({"w": value}, "" if value is not None else "why", {"orders": {"w": list(orders)}})
 
 
-def test_every_share_counts_what_it_says() -> None:
+def test_every_share_counts_its_cases() -> None:
     rows = [
         Labelled("p", "long text", "short", "a"),
         Labelled("p", "short", "long text", "a"),
@@ -97,7 +97,7 @@ def test_every_share_counts_what_it_says() -> None:
     assert (found.n, found.n_invalid, found.reasons) == (5, 1, {"why": 1})
     assert found.agreed.value == 2 / 4
     assert found.consistent.value == 3 / 4
-    assert found.first.value == pytest.approx(6 / 9)  # the answer shown first: a win in the first order, a loss in the second
+    assert found.first.value == pytest.approx(6 / 9)  # first order: win, second order: loss
     assert found.longer.value == 2 / 2
     assert found.longer_human.value == 2 / 3
     assert found.null_tie.value == 1 / 4

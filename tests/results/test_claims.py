@@ -38,7 +38,7 @@ def test_the_verdict_is_the_side_that_the_whole_interval_lies_on(x: float, y: fl
     assert ruling == {"across": "inconclusive", side: "supported"}.get(where, "contradicted")
 
 
-def test_an_interval_that_says_nothing_decides_nothing() -> None:
+def test_an_interval_without_bounds_is_inconclusive() -> None:
     assert claims.rule(CLAIM, Interval(3.0, None, None, "m")) == "inconclusive"
     result = claims.ruled(CLAIM, Interval(None, None, None, "m", "no decided case"), (1, 2), 0.95)
     assert (result.ruling, result.note) == ("inconclusive", "no decided case")
@@ -50,7 +50,7 @@ def test_one_seed_never_decides() -> None:
     assert claims.ruled(CLAIM, clear, (1, 2), 0.95).ruling == "supported"
 
 
-def test_what_could_have_been_detected_grows_with_the_interval() -> None:
+def test_the_detectable_effect_grows_with_the_interval() -> None:
     found = [claims.ruled(CLAIM, Interval(0.5, 0.5 - w, 0.5 + w, "m"), (1, 2, 3), 0.95).detectable for w in (0.1, 0.2)]
     assert found[0] is not None
     assert found[1] == pytest.approx(2 * found[0])
@@ -84,7 +84,7 @@ def test_contrasts_follow_from_the_rows(tmp_path: Path) -> None:
         (Where("gold", "gold", decoding="greedy"), "prompt"),
     ],
 )
-def test_what_was_not_measured_is_named(tmp_path: Path, where: Where, said: str) -> None:
+def test_a_missing_measurement_is_named(tmp_path: Path, where: Where, said: str) -> None:
     a, b = (make_arm(tmp_path, name, lambda i, _: float(i), (1, 2)) for name in "ab")
     with pytest.raises(BenchError, match=said):
         contrasts.difference(a, b, where, Estimator())
@@ -157,7 +157,7 @@ def test_every_claim_is_decided_by_its_experiment(claim: claims.Claim) -> None:
 
 
 @pytest.mark.parametrize("experiment", experiments.load().values(), ids=lambda experiment: experiment.name)
-def test_every_experiment_names_what_there_is(experiment: experiments.Experiment) -> None:
+def test_every_experiment_uses_known_names(experiment: experiments.Experiment) -> None:
     assert len({run.name for run in experiment.runs}) == len(experiment.runs)
     arms = set()
     for run in experiment.runs:
@@ -175,7 +175,7 @@ def test_every_experiment_names_what_there_is(experiment: experiments.Experiment
 
 
 @pytest.mark.parametrize("name", ["suport", "", "headlin"])
-def test_unknown_names_are_answered_with_known_ones(name: str) -> None:
+def test_unknown_names_suggest_known_ones(name: str) -> None:
     with pytest.raises(BenchError, match=r"headline|Known"):
         experiments.find(name)
     with pytest.raises(BenchError, match="Unknown claim"):
@@ -194,7 +194,7 @@ def test_a_results_page_shows_a_command_without_its_folder(
     assert without_folder(command) == shlex.join(["bench", *first, *last])
 
 
-def test_a_command_that_is_none_is_shown_as_it_is() -> None:
+def test_another_command_line_is_shown_unchanged() -> None:
     assert without_folder("it's --out x") == "it's --out x"
     assert without_folder("bench run --out") == "bench run"
 

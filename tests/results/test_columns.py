@@ -35,7 +35,7 @@ def by_rows(tables: list[list[dict[str, Any]]], place: tuple[str, int], slice_na
 
 
 @given(st.lists(st.lists(cells, min_size=1, max_size=12), min_size=1, max_size=3), st.sampled_from(("", "x", "y")))
-def test_columns_hold_what_rows_do(tables: list[list[dict[str, Any]]], slice_name: str) -> None:
+def test_columns_equal_rows(tables: list[list[dict[str, Any]]], slice_name: str) -> None:
     made = [columns.keep(Path(f"/nowhere/{k}"), [dict(row) for row in rows]) for k, rows in enumerate(tables)]
     for place in checkpoints(made):
         part = align([one.groups[place] for one in made], slice_name)
@@ -48,7 +48,7 @@ def test_columns_hold_what_rows_do(tables: list[list[dict[str, Any]]], slice_nam
                 assert one.final(place[0]) == own
 
 
-def test_a_prompt_under_one_seed_alone_is_counted_and_reasons_are_told() -> None:
+def test_prompts_of_one_seed_alone_and_reasons_are_counted() -> None:
     row = {"iteration": 1, "decoding": "sample", "slices": [], "values": {"a": None}}
     first = [{**row, "example_id": "p", "reason": "no answer"}, {**row, "example_id": "q"}]
     made = [columns.keep(Path(f"/nowhere/{k}"), rows) for k, rows in enumerate((first, [{**row, "example_id": "p"}]))]

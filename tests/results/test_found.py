@@ -42,7 +42,7 @@ def left_out(runs: Path) -> list[str]:
     return missing
 
 
-def test_a_whole_folder_lacks_nothing(runs: Path) -> None:
+def test_a_complete_folder_has_nothing_missing(runs: Path) -> None:
     cells, missing = find_cells([runs])
     assert (len(cells), missing) == (2, [])
     assert len(find_cells([runs, runs / "cells" / f"{NAME}.json"])[0]) == 2  # a cell given by two paths counts once
@@ -68,7 +68,7 @@ def test_a_record_without_a_part_is_left_out(runs: Path, name: str, value: Any) 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("place", ["absent", None, "x", ["a", "b"], ["a", 1, "b"]])
-def test_a_place_that_is_none_is_left_out(runs: Path, role: str, place: Any) -> None:
+def test_an_invalid_place_is_left_out(runs: Path, role: str, place: Any) -> None:
     path, record = record_of(runs)
     stages = {k: v for k, v in record["stages"].items() if k != role}
     path.write_text(json.dumps({**record, "stages": stages if place == "absent" else {**stages, role: place}}))
@@ -144,7 +144,7 @@ def test_damaged_verdicts_leave_only_their_judge_out(runs: Path, name: str, dama
     assert f"{NAME}: the judge 'winrate'" in sentence
 
 
-def test_what_is_damaged_is_said_with_code_3_and_the_rest_reported(runs: Path, tmp_path: Path) -> None:
+def test_damage_gives_code_3_and_the_rest_is_reported(runs: Path, tmp_path: Path) -> None:
     record_of(runs)[0].write_text("[]")
     ended = bench("report", str(runs), "--out", str(tmp_path / "out"))
     assert ended.returncode == 3, ended.stderr
@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_an_old_report_is_replaced_by_one_that_says_what_went_missing(runs: Path, tmp_path: Path) -> None:
+def test_a_new_report_names_cells_that_went_missing(runs: Path, tmp_path: Path) -> None:
     assert bench("report", str(runs), "--out", str(tmp_path / "out")).returncode == 0
     next((runs / "ppo").glob("*scalar*/stage.json")).unlink()
     assert bench("report", str(runs), "--out", str(tmp_path / "out")).returncode == 3

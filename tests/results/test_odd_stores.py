@@ -64,7 +64,7 @@ STORES = {
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_an_odd_store_is_a_page_that_works(tab: Browser, tmp_path: Path, name: str) -> None:
+def test_an_odd_store_gives_a_working_page(tab: Browser, tmp_path: Path, name: str) -> None:
     stored, change = STORES[name]
     make(tmp_path, stored)
     change(tmp_path)

@@ -129,7 +129,7 @@ def test_a_score_is_not_called_gold(tmp_path: Path) -> None:
     assert not {"gold", "gold peak"} & names
 
 
-def test_without_a_judge_of_worth_there_is_the_proxy_alone(tmp_path: Path) -> None:
+def test_without_gold_and_score_curves_hold_the_proxy_alone(tmp_path: Path) -> None:
     names = {e.statistic for e in proxy_estimates(arm_of(tmp_path, judged=False), Estimator())}
     assert names == {"reward", "kl", "li before", "li after", "li change"}
 
@@ -196,7 +196,7 @@ def test_a_pool_without_gold_has_no_gold(tmp_path: Path) -> None:
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def test_tables_say_what_the_estimates_say(tmp_path: Path) -> None:
+def test_tables_show_the_estimates(tmp_path: Path) -> None:
     from dataclasses import asdict
 
     arm = arm_of(tmp_path)

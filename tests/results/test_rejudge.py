@@ -87,7 +87,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 # -- new requests ----------------------------------------------------------------------------------------------------
 
 
-def test_only_what_was_undecided_is_paid_for_again(server: FaultServer, results: Results, tmp_path: Path) -> None:
+def test_only_undecided_cases_are_requested_again(server: FaultServer, results: Results, tmp_path: Path) -> None:
     server.answer = failing(Reply("", 500))
     results.judge("winrate-llm", **asking(server, tmp_path))
     assert results.wins() == [1.0, None, 0.5, 1.0]
@@ -113,9 +113,7 @@ def test_only_what_was_undecided_is_paid_for_again(server: FaultServer, results:
     assert server.judged == asked + 1
 
 
-def test_a_server_that_is_down_costs_nothing_that_was_decided(
-    server: FaultServer, results: Results, tmp_path: Path
-) -> None:
+def test_a_failing_server_removes_no_earlier_decision(server: FaultServer, results: Results, tmp_path: Path) -> None:
     server.answer = failing(Reply("", 500))
     results.judge("winrate-llm", **asking(server, tmp_path))
     (folder,) = results.folders("winrate-llm")
@@ -132,7 +130,7 @@ def test_a_server_that_is_down_costs_nothing_that_was_decided(
 
 
 @pytest.mark.parametrize("moment", range(4))
-def test_whenever_a_kill_comes_the_folder_holds_whole_verdicts(
+def test_a_kill_at_any_time_leaves_whole_verdicts(
     server: FaultServer, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     server.answer = failing(Reply("", 500))
@@ -161,7 +159,7 @@ def test_whenever_a_kill_comes_the_folder_holds_whole_verdicts(
     assert server.judged == asked
 
 
-def test_a_judge_that_cannot_change_is_not_asked_again(results: Results) -> None:
+def test_a_deterministic_judge_is_not_run_again(results: Results) -> None:
     results.judge("winrate", "utility")
     assert {row["reason"] for row in results.rows("winrate")} == {
         "the task has no gold utility and no scorer was given"
@@ -171,7 +169,7 @@ def test_a_judge_that_cannot_change_is_not_asked_again(results: Results) -> None
     assert [contents(folder) for name in ("winrate", "utility") for folder in results.folders(name)] == before
 
 
-class Moody:
+class UndecidedAtFirst:
     """A third party's judge with no optional methods, whose first try leaves cases undecided."""
 
     measures = (Measure("luck", "win"),)
@@ -184,18 +182,18 @@ class Moody:
         )
 
 
-def test_a_judge_that_says_nothing_of_itself_is_asked_until_it_decides(results: Results) -> None:
-    name = f"{Path(__file__).stem}:Moody"
-    sys.modules[Path(__file__).stem].Moody.tries = 0  # type: ignore[attr-defined]
+def test_a_judge_without_optional_methods_is_run_until_it_decides(results: Results) -> None:
+    name = f"{Path(__file__).stem}:UndecidedAtFirst"
+    sys.modules[Path(__file__).stem].UndecidedAtFirst.tries = 0  # type: ignore[attr-defined]
     for expected in (None, 1.0, 1.0):
         results.judge(name)
-        (folder,) = (results.root.root / "verdicts").glob("*Moody*")
+        (folder,) = (results.root.root / "verdicts").glob("*UndecidedAtFirst*")
         assert {row["values"]["luck"] for row in store.read_rows(folder / "verdicts.jsonl")} == {expected}
-    assert sys.modules[Path(__file__).stem].Moody.tries == 2  # type: ignore[attr-defined]
+    assert sys.modules[Path(__file__).stem].UndecidedAtFirst.tries == 2  # type: ignore[attr-defined]
     assert not (folder / "account.json").exists()
 
 
-def test_a_judge_that_fails_costs_no_other(server: FaultServer, results: Results, tmp_path: Path) -> None:
+def test_a_failing_judge_does_not_stop_the_others(server: FaultServer, results: Results, tmp_path: Path) -> None:
     server.answer = lambda asked: Reply("", 401)  # noqa: ARG005
     done = results.judge("winrate-llm", "length", **asking(server, tmp_path))
     assert len(done.outcome.failed) == 1
@@ -220,7 +218,7 @@ def test_the_threshold_is_per_cell_and_reasons_are_counted() -> None:
     assert too_many("j", [fine], 0.0) == ""
 
 
-def test_only_judges_with_a_threshold_complain(server: FaultServer, results: Results, tmp_path: Path) -> None:
+def test_only_judges_with_a_threshold_are_reported(server: FaultServer, results: Results, tmp_path: Path) -> None:
     server.answer = failing(Reply("", 500))
     done = results.judge("winrate-llm", "winrate", **asking(server, tmp_path))
     (line,) = complaints(done.stages, results.root)
