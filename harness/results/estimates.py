@@ -127,7 +127,7 @@ class Estimator:
 
         A number therefore does not change when other numbers are added to a report or left out.
         """
-        # the separator cannot occur in names, so ("a", "b") and ("ab",) differ
+        # a separator, so that ("a", "b") and ("ab",) differ
         digest = hashlib.sha256("\x1f".join((str(self.seed), *place)).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
