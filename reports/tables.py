@@ -1,4 +1,8 @@
-"""The tables of a report as typed cells, for every form it is shown in."""
+"""The tables of a report as typed cells, for every form it is shown in.
+
+A new column of all judges is added to a table here.  A judge's own column is its `Measure` (title, format, where it is
+shown), which measures.py looks up.
+"""
 
 from __future__ import annotations
 

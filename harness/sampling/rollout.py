@@ -1,6 +1,6 @@
 """Rollouts: responses sampled from a policy, their log-probabilities, and rollouts in parts and batches.
 
-The decoding loop is loop.py, what it decodes with decoders.py, other samplers engines.py.
+The decoding loop is decoding.py, its logits next_logits.py, other samplers engines.py.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def sample(
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from rlhf_bench.harness.sampling import loop
+    from rlhf_bench.harness.sampling import decoding
 
     ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, str(model.device))
     uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
@@ -73,7 +73,7 @@ def sample(
     def in_batches(rows: int) -> list[tuple[Tensor, Tensor]]:
         numbers = repeat(None) if uniforms is None else torch.split(uniforms, rows)
         batches = zip(torch.split(ids, rows), torch.split(mask, rows), numbers, strict=False)
-        return [loop.generate(model, tokenizer, *batch, max_new, temperature) for batch in batches]
+        return [decoding.generate(model, tokenizer, *batch, max_new, temperature) for batch in batches]
 
     batches = _limits.setdefault(model, MicroBatchLimit()).run(in_batches, len(ids))
     if len(batches) == 1:
@@ -98,7 +98,7 @@ def make_rollout(
     """
     import torch
 
-    from rlhf_bench.harness.sampling.loop import is_end
+    from rlhf_bench.harness.sampling.decoding import is_end
 
     ends = is_end(response, tokenizer)
     kept = (ends.long().cumsum(1) - ends.long()) == 0  # no end before the token: the first end itself is kept

@@ -16,7 +16,7 @@ from rlhf_bench.harness.forward import passes, patch
 from rlhf_bench.harness.forward.patch import last_layer_only_at
 from rlhf_bench.harness.models.placement import Placement, apply_placement
 from rlhf_bench.harness.models.policies import load_causal
-from rlhf_bench.harness.sampling import loop
+from rlhf_bench.harness.sampling import decoding
 from rlhf_bench.harness.sampling.kv_cache import is_preallocated, preallocated_cache
 from rlhf_bench.harness.sampling.rollout import full_inputs, logprobs, make_generator, sample
 
@@ -152,7 +152,7 @@ def test_weights_cast_once_sample_what_casts_at_each_step_do(tiny: Tiny, monkeyp
     model = apply_placement(load_causal(tiny.folder, tiny.tokenizer, "cpu"), Placement(dtype="bfloat16"))
     assert model.computes_half
     fast = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
-    monkeypatch.setattr(loop, "_outer_autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(decoding, "_outer_autocast", lambda *_: nullcontext())
     slow = sample(model, tiny.tokenizer, PROMPTS, 8, generator=make_generator("half"))
     assert torch.equal(fast.response_ids, slow.response_ids)
     assert fast.logprobs is not None

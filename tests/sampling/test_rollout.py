@@ -13,7 +13,7 @@ from tiny import CONTEXT, SENTENCES, Tiny, by_hand, other_padding
 from torch import Tensor
 
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.sampling.loop import choose_tokens
+from rlhf_bench.harness.sampling.decoding import choose_tokens
 from rlhf_bench.harness.sampling.rollout import (
     batches_by_length,
     full_inputs,

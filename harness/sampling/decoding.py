@@ -1,6 +1,7 @@
 """The decoding loop: choose a decoder, draw tokens, note which rows have ended, and take those out of the batch.
 
-rollout.py calls `generate`; decoders.py computes the logits.
+To change how tokens are chosen (top-k, top-p), change `choose_tokens` here; next_logits.py computes the logits, and
+rollout.py calls `generate`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rlhf_bench.harness.forward.packing import supports_packing
 from rlhf_bench.harness.forward.threads import Check, run_concurrently
-from rlhf_bench.harness.sampling.decoders import CachedDecoder, Decoder, SplitCacheDecoder
+from rlhf_bench.harness.sampling.next_logits import CachedDecoder, Decoder, SplitCacheDecoder
 from rlhf_bench.harness.sampling.packed_weights import packed_weights
 from rlhf_bench.harness.sampling.split_attention import split_attention, supports_split_cache
 from rlhf_bench.harness.text.chat import end_token_ids
@@ -46,10 +47,13 @@ def generate(
     # created outside of inference mode: tensors created inside may not be trained on
     tokens = torch.full((len(ids), max_new), tokenizer.pad_token_id, dtype=torch.long, device=ids.device)
     logprobs = torch.zeros(len(ids), max_new, device=ids.device)
-    split = supports_split_cache(model)
+    split, packs = (
+        supports_split_cache(model),
+        supports_packing(model),
+    )  # before the attention is changed
     with packed_weights(model) as packed, split_attention(model) if split else nullcontext():
         decoder: CachedDecoder | SplitCacheDecoder = (
-            SplitCacheDecoder(model, mask, supports_packing(model)) if split else CachedDecoder(model, mask, max_new)
+            SplitCacheDecoder(model, mask, packs) if split else CachedDecoder(model, mask, max_new)
         )
         with torch.inference_mode(), _outer_autocast(model, ids.device.type):
             logits = decoder.prefill(ids)

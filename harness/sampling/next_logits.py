@@ -1,7 +1,7 @@
 """Decoders: the next token's logits of a batch, with the KV cache that serves the model best.
 
 `CachedDecoder` works for every model.  `SplitCacheDecoder` is the fast one on a CPU (split_attention.py).  The loop
-that chooses tokens is loop.py.
+that chooses tokens is decoding.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from rlhf_bench.harness.forward.packing import enable_packing, has_packed_attention
 from rlhf_bench.harness.models.placement import Placement, apply_placement
-from rlhf_bench.harness.sampling import decoders, kv_cache, loop, packed_weights, rollout, split_attention
+from rlhf_bench.harness.sampling import decoding, kv_cache, next_logits, packed_weights, rollout, split_attention
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.sampling.split_attention import supports_split_cache
 
@@ -40,9 +40,9 @@ def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
 
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own cache and masks, its layers as they are."""
-    monkeypatch.setattr(loop, "supports_split_cache", lambda _: False)
+    monkeypatch.setattr(decoding, "supports_split_cache", lambda _: False)
     monkeypatch.setattr(packed_weights, "LARGEST", 0)
-    monkeypatch.setattr(decoders, "preallocated_cache", lambda model, _: DynamicCache(config=model.config))
+    monkeypatch.setattr(next_logits, "preallocated_cache", lambda model, _: DynamicCache(config=model.config))
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS * 3, PROMPTS[:1] * 9], ids=["padded", "equal lengths"])
@@ -52,9 +52,9 @@ def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     tiny: Tiny, prompts: tuple[str, ...], greedy: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert supports_split_cache(tiny.model)
-    monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))  # so that some rows end before others
+    monkeypatch.setattr(decoding, "end_token_ids", lambda _: range(8))  # so that some rows end before others
     if not parts:
-        monkeypatch.setattr(loop, "supports_split_cache", lambda _: False)
+        monkeypatch.setattr(decoding, "supports_split_cache", lambda _: False)
     fast = draw(tiny, prompts, greedy)
     plainly(monkeypatch)
     plain = draw(tiny, prompts, greedy)
@@ -62,6 +62,19 @@ def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     torch.testing.assert_close(fast.logprobs, plain.logprobs, rtol=1e-4, atol=1e-4)
     lengths = plain.mask.sum(1).tolist()
     assert greedy or min(lengths) < kv_cache.RECENT < max(lengths), "no row has left, or the buffer was never full"
+
+
+@pytest.mark.parametrize(("prompts", "shape"), [(PROMPTS, (1, "tokens")), (PROMPTS[:1] * 2, (2, "columns"))])
+def test_prompts_of_different_length_are_read_packed(tiny: Tiny, prompts: tuple[str, ...], shape: Any) -> None:
+    read: list[tuple[int, ...]] = []
+    embeddings = tiny.model.get_input_embeddings()
+    handle = embeddings.register_forward_pre_hook(lambda _, given: read.append(tuple(given[0].shape)))
+    try:
+        found = draw(tiny, prompts, greedy=True)
+    finally:
+        handle.remove()
+    counts = {"tokens": int(found.prompt_mask.sum()), "columns": found.prompt_mask.shape[1]}
+    assert read[0] == (shape[0], counts[shape[1]])
 
 
 @pytest.fixture
@@ -77,7 +90,7 @@ def two_threads() -> Iterator[None]:
 def test_two_threads_write_half_of_the_rows_each(
     tiny: Tiny, greedy: bool, writers: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))
+    monkeypatch.setattr(decoding, "end_token_ids", lambda _: range(8))
     found = draw(tiny, PROMPTS * 6, greedy)
     assert len(writers) == 2
     assert torch.get_num_threads() == 2
@@ -91,13 +104,13 @@ def test_two_threads_write_half_of_the_rows_each(
 def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the threads that write."""
     names: set[str] = set()
-    by_one = loop.decode_rows
+    by_one = decoding.decode_rows
 
     def write(*given: Any) -> int:
         names.add(threading.current_thread().name)
         return by_one(*given)
 
-    monkeypatch.setattr(loop, "decode_rows", write)
+    monkeypatch.setattr(decoding, "decode_rows", write)
     return names
 
 
@@ -121,16 +134,16 @@ def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
 def test_a_batch_too_large_for_the_memory_is_written_in_parts(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "end_token_ids", lambda _: range(8))
+    monkeypatch.setattr(decoding, "end_token_ids", lambda _: range(8))
     whole = draw(tiny, PROMPTS * 3, greedy=False)
-    by_one = loop.generate
+    by_one = decoding.generate
 
     def small(model: Any, tokenizer: Any, ids: Tensor, *given: Any) -> Any:
         if len(ids) > 3:
             raise torch.OutOfMemoryError
         return by_one(model, tokenizer, ids, *given)
 
-    monkeypatch.setattr(loop, "generate", small)
+    monkeypatch.setattr(decoding, "generate", small)
     monkeypatch.setattr(rollout, "_limits", {})
     for _ in range(2):
         found = draw(tiny, PROMPTS * 3, greedy=False)
