@@ -161,7 +161,7 @@ class Encoder:
         return encoder
 
     def _load(self, auto: Any, what: str, **options: Any) -> Any:
-        from rlhf_bench.harness.models.policies import OFFLINE
+        from rlhf_bench.harness.hub import OFFLINE
 
         check_encoder(self.source)
         if self.revision:

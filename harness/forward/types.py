@@ -43,6 +43,9 @@ class Module(Protocol):
     def to(self, *args: Any, **named: Any) -> Any:
         """Moved or cast in place."""
 
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Its parameters with or without gradients, in place."""
+
     def eval(self) -> Any:
         """In evaluation mode, in place."""
 

@@ -1,9 +1,9 @@
-"""Rewards on one tokenizer's tokens as rewards on another's, by the characters that both stand for.
+"""Rewards on one tokenizer's tokens moved to another tokenizer's tokens, by the characters of both.
 
-A reward is spread evenly over its token's characters, and every character's share goes to the token of the other
-tokenizer that holds it.  So the sum is kept, and where both tokenizers have a boundary, so is the sum before it: no
-reward moves past one.  A token without characters (end-of-sequence, or a byte of a character that a later token
-completes) gives its reward to the token that holds the next character, at the end of the text to the last token.
+A token's reward is divided evenly among its characters, and each character's share goes to the token of the other
+tokenizer that holds the character.  So the sum is kept, and where both tokenizers have a boundary, the sum before it.
+A token without characters (end-of-sequence, or a byte of a character that a later token completes) gives its reward to
+the token that holds the next character; at the end of the text, to the last token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from rlhf_bench.harness.errors import BenchError
@@ -21,12 +21,15 @@ from rlhf_bench.harness.text.tokens import Span, special_tokens, split_special_t
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_bench.harness.text.types import JsonObject, Tokenizer
+
 
 def align(rewards: Sequence[float], their_spans: Sequence[Span], our_spans: Sequence[Span]) -> list[float]:
-    """Their rewards, one per token with its character span, on our tokens: as many as `our_spans`, of equal sum.
+    """Their rewards, one for each of their spans, on our tokens: one for each of our spans, of equal sum.
 
-    Spans are half-open; they may be empty, overlap or leave gaps.  Where several of our tokens hold a character it
-    belongs to the first of them; where none does, to the next.  Without any token of ours there is nothing to keep.
+    Spans are half-open [start, end) in characters; they may be empty, overlap or leave gaps.  A character that several
+    of our tokens hold belongs to the first of them, one that none holds to the next token.  Without any token of ours
+    the result is empty.  Raises ValueError unless rewards and their spans are equally many.
     """
     if len(rewards) != len(their_spans):
         raise ValueError(f"{len(rewards)} rewards for {len(their_spans)} spans")
@@ -35,6 +38,7 @@ def align(rewards: Sequence[float], their_spans: Sequence[Span], our_spans: Sequ
     owners, found = _owners(our_spans), [0.0] * len(our_spans)
     last = len(our_spans) - 1
     for reward, (start, end) in zip(rewards, their_spans, strict=True):
+        # an empty span counts as the character after it
         held = Counter(owners[at] if at < len(owners) else last for at in range(start, max(end, start + 1)))
         for token, characters in held.items():
             found[token] += reward * characters / held.total()
@@ -42,7 +46,7 @@ def align(rewards: Sequence[float], their_spans: Sequence[Span], our_spans: Sequ
 
 
 def _owners(spans: Sequence[Span]) -> list[int]:
-    """The token of every character up to the last one that any token holds."""
+    """The index of the token that owns each character, up to the last character that any token holds."""
     length = max(end for _, end in spans)
     owners: list[int | None] = [None] * length
     for token, (start, end) in enumerate(spans):
@@ -50,7 +54,7 @@ def _owners(spans: Sequence[Span]) -> list[int]:
             if owners[at] is None:
                 owners[at] = token
     filled, following = [0] * length, len(spans) - 1
-    for at in range(length - 1, -1, -1):
+    for at in range(length - 1, -1, -1):  # from the end, so that a gap gets the token after it
         owner = owners[at]
         following = following if owner is None else owner
         filled[at] = following
@@ -67,42 +71,42 @@ def align_rows(rewards: Sequence[Sequence[float]], their_spans: Sequence[Sequenc
     return found.to(rollout.mask.device)
 
 
-def encode_with_spans(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+def encode_with_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
     """(token ids, character span of each token in the text) of every text, without special tokens.
 
-    The spans are of the text as it was given, whatever the tokenizer normalises or cannot write back.  Special-token
-    strings inside a text are read as plain text.  Raises BenchError for a tokenizer that does not know its spans.
+    The spans are of the text as it was given, also where the tokenizer normalises it.  Special-token strings inside a
+    text are read as plain text.  Raises BenchError for a tokenizer that does not report spans.
     """
     if not texts:
         return []
     if not getattr(tokenizer, "is_fast", False):
         seen = f"The tokenizer {type(tokenizer).__name__} does not say which characters its tokens stand for."
         raise BenchError(seen, "Give a tokenizer with a tokenizer.json.")
-    rows, special = _with_spans(tokenizer, texts), special_tokens(tokenizer)
+    rows, special = _encode_with_offsets(tokenizer, texts), special_tokens(tokenizer)
     return [
-        row if special.keys().isdisjoint(row[0]) else _cut(tokenizer, text, special)
+        row if special.keys().isdisjoint(row[0]) else _encode_split(tokenizer, text, special)
         for row, text in zip(rows, texts, strict=True)
     ]
 
 
-def _with_spans(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+def _encode_with_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
     made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     spans = [[(int(start), int(end)) for start, end in row] for row in made["offset_mapping"]]
     return [(list(ids), row) for ids, row in zip(made["input_ids"], spans, strict=True)]
 
 
-def _cut(tokenizer: Any, text: str, special: dict[int, str]) -> tuple[list[int], list[Span]]:
-    """As tokens.encode reads a text in which a unigram model finds its special tokens."""
+def _encode_split(tokenizer: Tokenizer, text: str, special: dict[int, str]) -> tuple[list[int], list[Span]]:
+    """As `tokens.encode` treats a text in which a unigram model finds its special tokens: cut inside of them."""
     found: list[tuple[int, Span]] = []
     parts, start = split_special_tokens(text, special), 0
-    for part, (ids, spans) in zip(parts, _with_spans(tokenizer, parts), strict=True):
+    for part, (ids, spans) in zip(parts, _encode_with_offsets(tokenizer, parts), strict=True):
         found += [(i, (start + a, start + b)) for i, (a, b) in zip(ids, spans, strict=True) if i not in special]
         start += len(part)
     return [i for i, _ in found], [span for _, span in found]
 
 
-def same_tokenizer(a: Any, b: Any) -> bool:
-    """Whether two tokenizers make the same ids of every text, as far as can be told: equal pipelines and equal ends."""
+def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
+    """Whether two tokenizers give the same ids for every text, as far as can be told: the pipelines and ends agree."""
     if a is b:
         return True
     if not (getattr(a, "is_fast", False) and getattr(b, "is_fast", False)):
@@ -111,13 +115,13 @@ def same_tokenizer(a: Any, b: Any) -> bool:
     return all(getattr(a, n) == getattr(b, n) for n in ends) and _pipeline(a) == _pipeline(b)
 
 
-_pipelines: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-"""Of tokenizers that were asked before: a large vocabulary takes a second to write out, and every batch asks."""
+_pipelines: WeakKeyDictionary[Tokenizer, JsonObject] = WeakKeyDictionary()
+"""By tokenizer: serialising a large vocabulary takes a second, and every batch compares."""
 
 
-def _pipeline(tokenizer: Any) -> dict[str, Any]:
-    """What turns text into ids; padding and truncation are set by whoever used it last."""
+def _pipeline(tokenizer: Tokenizer) -> JsonObject:
+    """How text becomes ids, without padding and truncation: these are left over from the tokenizer's last call."""
     if tokenizer not in _pipelines:
-        made: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        made: JsonObject = json.loads(tokenizer.backend_tokenizer.to_str())
         _pipelines[tokenizer] = {name: made[name] for name in made.keys() - {"padding", "truncation"}}
     return _pipelines[tokenizer]

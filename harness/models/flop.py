@@ -1,23 +1,27 @@
-"""How much arithmetic training took: an estimate from parameters and tokens, never a measurement.
+"""The amount of arithmetic of PPO: an estimate from parameters and tokens, not a measurement.
 
-Kaplan et al. (2001.08361, section 2.1): 2 N operations a token forward and 4 N backward, N the parameters without
-embeddings.  Attention over the context, the output head and the reward model are left out; so transformers counts too.
+Kaplan et al. (arXiv 2001.08361, section 2.1): 2 N operations for each token forward and 4 N backward, N being the
+parameters without embeddings.  Attention over the context, the output head and the reward model are left out, as in
+transformers' own count.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM
 
 
-def parameters_of(model: Any) -> int:
+def parameters_of(model: CausalLM) -> int:
     """Parameters of a transformers model without its embeddings."""
     return int(model.num_parameters(exclude_embeddings=True))
 
 
 def ppo_flop(tokens: float, policy: int, critic: int, epochs: int) -> float:
-    """Operations of PPO over `tokens` tokens of prompts and responses.
+    """Operations of PPO over `tokens` tokens of prompts and responses; `policy` and `critic` are parameters.
 
-    Each is read by the policy as it samples, by the reference and by the critic, then in each epoch, forward and
-    backward, by policy and critic.  `policy`, `critic`: parameters.
+    The policy reads every token as it samples, the reference (of the policy's size) and the critic read it once, and in
+    each epoch policy and critic read it forward and backward.
     """
     return tokens * (2 * (policy + policy + critic) + epochs * 6 * (policy + critic))

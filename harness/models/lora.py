@@ -1,20 +1,30 @@
-"""Low-rank adapters (arXiv 2106.09685, by peft): made, saved, merged; and models that share one set of frozen weights.
+"""Low-rank adapters (LoRA, arXiv 2106.09685, by peft): add, save and merge them.
 
-Under adapters PPO's three models are three module trees over the same frozen tensors: the policy with its adapter, the
-critic with an adapter of its own and a value head, and the reference with none, which is the base itself.
+With adapters PPO's three models are three module trees over the same frozen tensors: the policy with its adapter, the
+critic with another adapter and a value head, and the reference with none, which is the base itself.
 """
 
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.forward.transformers_private import is_conv1d
 from rlhf_bench.harness.models.placement import Placement
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_bench.harness.forward.types import Module
+
+M = TypeVar("M", bound="Module")
+
 NAME = "default"
+"""The name that peft gives a model's only adapter."""
 
 
 def require_peft() -> None:
@@ -23,18 +33,16 @@ def require_peft() -> None:
         raise BenchError("policy.lora needs the package peft.", "pip install 'rlhf-bench[lora]'")
 
 
-def copy_sharing_weights(model: Any) -> Any:
-    """Another module tree over the same tensors: changing its modules leaves the first one's alone."""
-    from copy import deepcopy
-
+def copy_sharing_weights(model: M) -> M:
+    """A copy of the module tree over the same tensors; modules of the copy can be replaced without changing `model`."""
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return deepcopy(model, shared)
+    return deepcopy(model, shared)  # deepcopy takes what its memo has instead of copying it
 
 
-def add_adapter(model: Any, placement: Placement, seed: int) -> Any:
-    """`model` with float32 adapters that change nothing yet (B is zero), everything else frozen.
+def add_adapter(model: M, placement: Placement, seed: int) -> M:
+    """Add float32 adapters that change nothing yet (B is zero), freeze everything else, and return `model`.
 
-    The random half is drawn from `seed`, so every arm starts alike.  Raises BenchError for targets it does not have.
+    A is drawn from `seed`, so every arm starts alike.  Raises BenchError for target layers that the model lacks.
     """
     import torch
     from peft import inject_adapter_in_model
@@ -42,7 +50,7 @@ def add_adapter(model: Any, placement: Placement, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            made = inject_adapter_in_model(adapter_config(model, placement), model)
+            made: M = inject_adapter_in_model(adapter_config(model, placement), model)
         except ValueError as error:
             raise BenchError(
                 f"policy.lora_targets={placement.lora_targets!r} fits no layer of the policy.",
@@ -53,10 +61,10 @@ def add_adapter(model: Any, placement: Placement, seed: int) -> Any:
     return made
 
 
-def wrap_for_trainer(model: Any, placement: Placement, seed: int, head: str = "") -> Any:
-    """peft's own wrapper around `add_adapter`'s layers: trainers then store checkpoints of the adapter alone.
+def wrap_for_trainer(model: Module, placement: Placement, seed: int, head: str = "") -> Any:
+    """The layers of `add_adapter` in peft's own model class, of which trainers store the adapter alone.
 
-    `head` names a classifier's new head, which is trained whole.
+    `head` names a classifier's new head, all weights of which are trained.
     """
     import torch
     from peft import get_peft_model
@@ -70,10 +78,9 @@ def wrap_for_trainer(model: Any, placement: Placement, seed: int, head: str = ""
         return get_peft_model(model, config)
 
 
-def adapter_config(model: Any, placement: Placement) -> Any:
-    """peft's configuration: no dropout, because PPO's ratios need a deterministic policy."""
+def adapter_config(model: Module, placement: Placement) -> Any:
+    """peft's configuration of the adapters: without dropout, because PPO's ratios need a deterministic policy."""
     from peft import LoraConfig
-    from transformers.pytorch_utils import Conv1D
 
     targets = [name.strip() for name in placement.lora_targets.split(",") if name.strip()]
     return LoraConfig(
@@ -82,17 +89,17 @@ def adapter_config(model: Any, placement: Placement) -> Any:
         target_modules="all-linear" if placement.lora_targets == "auto" else targets,
         lora_dropout=0.0,
         bias="none",
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
+        fan_in_fan_out=any(is_conv1d(m) for m in model.modules()),
     )
 
 
-def trainable_parameters(model: Any) -> list[Any]:
+def trainable_parameters(model: Module) -> list[Tensor]:
     """The parameters that training changes."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def save_adapter(model: Any, placement: Placement, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors, as peft itself writes and reads them."""
+def save_adapter(model: Module, placement: Placement, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as peft writes and reads them."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -106,8 +113,8 @@ def save_adapter(model: Any, placement: Placement, folder: Path) -> None:
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def merge_adapters(model: Any) -> Any:
-    """The adapters added into their layers (W + alpha/r B A, in float32), which are put back in their place."""
+def merge_adapters(model: M) -> M:
+    """Add the adapters into their layers (W + alpha/r B A, in float32), remove them, and return `model`."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper

@@ -1,32 +1,37 @@
-"""What a run of a policy needs: bytes by role, the largest micro-batch, an estimate of hours.  No weights are loaded.
+"""What PPO with a policy needs: bytes by role, the largest micro-batch, an estimate of hours.  No weights are loaded.
 
-The model is built on torch's meta device from its config.json alone, so parameters are counted exactly for any
-architecture; what a forward pass keeps for its backward pass is counted there too.  Checked against measured sizes in
-tests/test_memory.py.
+The model is built on torch's meta device from its config.json, so parameters are counted exactly for any architecture,
+and so is what a forward pass keeps for its backward pass.  tests/models/test_memory.py compares with measured sizes.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.forward.transformers_private import is_conv1d
 from rlhf_bench.harness.hub import load_error, split_revision
-from rlhf_bench.harness.models.placement import Placement
+from rlhf_bench.harness.models.placement import Placement, apply_placement
 
 if TYPE_CHECKING:
+    from torch import Tensor, UntypedStorage
+
+    from rlhf_bench.harness.forward.types import Module
     from rlhf_bench.harness.settings import PPOSettings
 
 PROMPT, RESPONSE = 512, 128
-"""Tokens where nothing says how long texts are."""
+"""Tokens of a prompt and a response where no setting or task states them."""
 LOGIT_COPIES = 3
 """float32 tables [tokens, vocabulary] alive at once: logits at the temperature, their exponentials, their gradient."""
 HALF_SHARE = 0.6
-"""What backward needs under bfloat16 as a share of float32: products in half, norms and residuals in full."""
+"""What a backward pass needs under bfloat16, as a share of float32: products in half, norms and residuals in full."""
 SPARE = 0.9
-"""Share of the memory that is planned with; allocators and the system take the rest."""
+"""The share of the memory that a plan may use; allocators and the system need the rest."""
 SPEED_SHARE = 0.4
-"""Share of a plain matrix product's speed that a training loop is assumed to reach."""
+"""The share of a plain matrix product's speed that a training loop is assumed to reach."""
 
 GEMMA_2B = {
     "model_type": "gemma", "vocab_size": 256000, "hidden_size": 2048, "intermediate_size": 16384,
@@ -37,13 +42,17 @@ LLAMA_2_7B = {
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
 }  # fmt: skip
 KNOWN: dict[str, dict[str, Any]] = {"google/gemma-2b": GEMMA_2B, "meta-llama/Llama-2-7b-hf": LLAMA_2_7B}
-"""config.json of the presets' policies, as on the hub: gated repositories can then be planned for without access."""
+"""config.json of the presets' policies, as on the hub: their repositories are gated, and a plan needs no access."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of a causal model: all, those outside its layers' matrices, its head's own, its adapters'; bytes that
-    a forward pass keeps per row; numbers in the key-value cache per token; the vocabulary."""
+    """Counts of a causal language model.
+
+    Parameters: `total`; `outside` the matrices of its layers; `head`, its own if not tied; `adapters`.
+    `kept`: bytes that the forward pass of one row keeps for the backward pass.  `cached`: numbers in the KV cache for
+    each token.  `vocabulary`: tokens.
+    """
 
     total: int
     outside: int
@@ -56,7 +65,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Need:
-    """One line of the plan."""
+    """One line of the plan: bytes that one of PPO's models needs for one purpose."""
 
     role: str
     what: str
@@ -65,19 +74,21 @@ class Need:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """`fixed` is there throughout; a micro-batch row costs `row` in an update, a rollout row `sampled` in sampling."""
+    """`needs` are occupied throughout.  Each row of a micro-batch needs `row` bytes during an update, each rollout
+    `sampled` bytes during sampling.  `flops`: floating-point operations of the run."""
 
     needs: tuple[Need, ...]
     row: int
     sampled: int
-    flops: float  # of one run
+    flops: float
 
     @property
     def fixed(self) -> int:
+        """Bytes of all needs."""
         return sum(need.bytes for need in self.needs)
 
     def peak(self, micro_batch: int, rollouts: int) -> int:
-        """Bytes at the worst moment."""
+        """Bytes during an update or during sampling, whichever needs more."""
         return self.fixed + max(micro_batch * self.row, rollouts * self.sampled)
 
     def largest_micro_batch(self, available: int, rollouts: int) -> int:
@@ -91,7 +102,7 @@ class MemoryPlan:
 
 
 def config_of(source: str) -> Any:
-    """The configuration of a folder, a cached or known hub id.  Raises BenchError where it cannot be had."""
+    """The configuration of a folder or of a hub id.  Raises BenchError where it cannot be loaded."""
     from transformers import AutoConfig
 
     name, revision = split_revision(source)
@@ -105,7 +116,10 @@ def config_of(source: str) -> Any:
 
 
 def sizes_of(config: Any, placement: Placement, prompt: int, response: int) -> Sizes:
-    """Count a model of this configuration, on the meta device."""
+    """The sizes of a model of this configuration for rows of `prompt` + `response` tokens, counted on the meta device.
+
+    Raises BenchError where no causal language model has such a configuration.
+    """
     import torch
     from torch import nn
     from transformers import AutoModelForCausalLM
@@ -116,62 +130,59 @@ def sizes_of(config: Any, placement: Placement, prompt: int, response: int) -> S
     except Exception as error:
         raise BenchError(f"No causal model can be made of this configuration: {error}.") from error
     trunk, head = model.base_model, model.get_output_embeddings()
-    own = {id(p) for p in trunk.parameters()}
+    in_trunk = {id(p) for p in trunk.parameters()}
+    # by id: a tied head is an embedding, too, and counts once
     outside = {id(p): p.numel() for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     outside |= {id(p): p.numel() for p in model.parameters() if p.ndim < 2 or p is head.weight}
-    linear = [m for m in trunk.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"]
+    linear = [m for m in trunk.modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     return Sizes(
         total=sum(p.numel() for p in model.parameters()),
         outside=sum(outside.values()),
-        head=0 if id(head.weight) in own else head.weight.numel(),
-        adapters=placement.lora * sum(sum(m.weight.shape) for m in linear),
+        head=0 if id(head.weight) in in_trunk else head.weight.numel(),
+        adapters=placement.lora * sum(sum(m.weight.shape) for m in linear),  # A [r, in] and B [out, r]
         kept=_kept_bytes(trunk, placement, prompt + response),
-        cached=_cached_numbers(config),
+        cached=2 * config.num_hidden_layers * kv_heads * width,  # keys and values
         vocabulary=config.vocab_size,
     )
 
 
-def _cached_numbers(config: Any) -> int:
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    return 2 * int(config.num_hidden_layers) * int(shared) * int(width)
-
-
-def _kept_bytes(trunk: Any, placement: Placement, tokens: int) -> int:
-    """Bytes that a forward pass of one row keeps for backward, in float32 or as much of it as bfloat16 needs."""
+def _kept_bytes(trunk: Module, placement: Placement, tokens: int) -> int:
+    """Bytes that the forward pass of one row keeps for backward: in float32, or the share of it that bfloat16 needs."""
     import torch
 
-    from rlhf_bench.harness.models.placement import apply_placement
+    trunk = apply_placement(trunk, Placement(gradient_checkpointing=placement.gradient_checkpointing))
+    # Storages compare by identity.  The set keeps them alive: the address of a freed one could be given again.
+    weights = {p.untyped_storage() for p in trunk.parameters()}
+    kept: set[UntypedStorage] = set()
 
-    held = apply_placement(trunk, Placement(gradient_checkpointing=placement.gradient_checkpointing))
-    weights = {p.untyped_storage()._cdata for p in held.parameters()}
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
+    def pack(tensor: Tensor) -> Tensor:
         scores = tuple(tensor.shape[-2:]) == (tokens, tokens)  # attention's, which fused kernels never store
-        if storage._cdata not in weights and not scores:
-            kept[storage._cdata] = storage  # held on to: a freed one's address could be given again
+        if tensor.untyped_storage() not in weights and not scores:
+            kept.add(tensor.untyped_storage())
         return tensor
 
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device="meta")  # a whole one: nothing has to look at it
+    # A complete mask: to build one, the model would have to look at values, which tensors on the meta device lack.
+    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held(input_ids=ids, attention_mask=mask, use_cache=False)
-    return int(sum(s.nbytes() for s in kept.values()) * (HALF_SHARE if placement.half else 1))
+        trunk(input_ids=ids, attention_mask=mask, use_cache=False)
+    return int(sum(storage.nbytes() for storage in kept) * (HALF_SHARE if placement.half else 1))
 
 
 def make_plan(
     sizes: Sizes, placement: Placement, ppo: PPOSettings, prompt: int, response: int, concurrent: bool = False
 ) -> MemoryPlan:
-    """The needs of PPO, its longest stage, with a reward model of the policy's size.
+    """The needs of PPO with a reward model of the policy's size; the other stages need less.
 
-    `at_once`: the critic learns beside the policy (forward/threads.py), and keeps as much for its own backward pass.
-    Trained weights take 16 bytes each: themselves, their gradient, Adam's two moments.
+    `concurrent`: the critic is trained beside the policy (forward/threads.py) and keeps as much for its own backward
+    pass.
     """
     trunk, width = sizes.total - sizes.head, 2 if placement.half else 4
     needs = []
+    # a trained weight takes 16 bytes: itself, its gradient and Adam's two moments, all float32
     if placement.lora:
         base = (sizes.total - sizes.outside) * width + sizes.outside * 4
         needs.append(Need("policy, reference, critic", "one frozen base", base))
@@ -185,23 +196,16 @@ def make_plan(
     needs.append(Need("reward model", "weights", 4 * sizes.total))
     row = sizes.kept * (2 if concurrent else 1) + LOGIT_COPIES * 4 * (response + 1) * sizes.vocabulary
     sampled = sizes.cached * (prompt + response) * width + LOGIT_COPIES * 4 * sizes.vocabulary
-    return MemoryPlan(tuple(needs), row, sampled, _flops(sizes, placement, ppo, prompt + response))
-
-
-def _flops(sizes: Sizes, placement: Placement, ppo: PPOSettings, tokens: int) -> float:
-    """Of a run: 2 per parameter and token forward, 4 backward (2 where weights are frozen), 2 again when checkpointed.
-
-    Passes forward: sampling, reference, values, and two for the reward model; updates: policy and critic.
-    """
+    # 2 operations for each parameter and token forward, 4 backward (2 where weights are frozen), 2 again for the pass
+    # that checkpointing repeats.  5 passes forward: sampling, reference, values, two by the reward model.
     backward = (2 if placement.lora else 4) + (2 if placement.gradient_checkpointing else 0)
-    passes = 2 * 5 + ppo.epochs * 2 * (2 + backward)
-    return float(passes) * sizes.total * tokens * ppo.rollouts * ppo.iterations
+    operations = 2 * 5 + ppo.epochs * 2 * (2 + backward)  # an update trains policy and critic
+    flops = float(operations) * sizes.total * (prompt + response) * ppo.rollouts * ppo.iterations
+    return MemoryPlan(tuple(needs), row, sampled, flops)
 
 
 def available_bytes(device: str) -> int:
-    """Memory of the device: the GPU's, else the machine's."""
-    import os
-
+    """Memory of the device: the GPU's, or the machine's."""
     import torch
 
     if device.startswith("cuda"):
@@ -210,9 +214,7 @@ def available_bytes(device: str) -> int:
 
 
 def measured_speed(device: str, half: bool) -> float:
-    """Floating-point operations per second of a square matrix product here (a fraction of a second)."""
-    import time
-
+    """Floating-point operations per second of a square matrix product, measured here in a fraction of a second."""
     import torch
 
     size = 4096 if device.startswith("cuda") else 768

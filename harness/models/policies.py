@@ -1,6 +1,7 @@
-"""Policies: any causal language model in a folder or on the hub (models/tiny_policy.py makes one from nothing).
+"""Loading and saving of policies, reward models and their tokenizers, from a folder or from the hub.
 
-Everything written is safetensors in the standard layout, so `AutoModelForCausalLM.from_pretrained` opens it.
+Everything is loaded from and saved as safetensors in the standard layout, so `AutoModelForCausalLM.from_pretrained`
+opens what is saved.  models/tiny_policy.py makes a policy from nothing.
 """
 
 from __future__ import annotations
@@ -9,33 +10,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.packing import enable_packing
-from rlhf_bench.harness.hub import OFFLINE as OFFLINE
 from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
 from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM, Classifier, EncoderDecoder, Module
+    from rlhf_bench.harness.text.types import Tokenizer
+
+M = TypeVar("M", bound="Module")
+
 PAD = "<|pad|>"
-"""The pad token of tokenizers that have none of their own to spare."""
+"""The pad token of tokenizers that have no token to spare for it."""
 
 
-def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> Any:
-    """A model's tokenizer, left-padding, with a pad token that differs from every token that ends a response.
+# --- tokenizers
 
-    `template` (auto, plain, chat) chooses the form of prompts (text/chat.py); "" leaves the one the tokenizer keeps.
-    Raises BenchError when the folder or repository has none, or one that reads nothing or defines no
-    end-of-sequence token.
+
+def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> Tokenizer:
+    """A model's tokenizer, padding on the left, with a pad token that differs from every token that ends a response.
+
+    `template` (auto, plain, chat) and `system` choose the prompt format (text/chat.py); "" keeps the stored one.
+    Raises BenchError where there is no tokenizer, or one without tokens of text or without an end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
     check_folder(source)
     name, revision = split_revision(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         if Path(name).is_dir():
             raise BenchError(
@@ -47,25 +55,13 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
-        choose_prompt_format(tokenizer, template, system, generation_ends(source))
-    _make_pad(tokenizer)
-    tokenizer.padding_side = "left"
+        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source))
+    _choose_pad_token(tokenizer)
+    tokenizer.padding_side = "left"  # the last prompt token of every row is in the last column, where decoding starts
     return tokenizer
 
 
-def _make_pad(tokenizer: Any) -> None:
-    """A pad token that ends nothing: with pad = end-of-sequence a padded text could not be told from an ended one."""
-    ends = end_token_ids(tokenizer)
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
-        return
-    spare = tokenizer.unk_token_id
-    if spare is None or spare in ends:
-        tokenizer.add_special_tokens({"pad_token": PAD})
-    else:
-        tokenizer.pad_token_id = spare
-
-
-def generation_ends(source: str | Path) -> list[int]:
+def _generation_end_ids(source: str | Path) -> list[int]:
     """The end tokens that a model's generation_config.json lists; none where it has no such file."""
     from transformers import GenerationConfig
 
@@ -77,30 +73,49 @@ def generation_ends(source: str | Path) -> list[int]:
     return [listed] if isinstance(listed, int) else list(listed or [])
 
 
-def load_causal(source: str | Path, tokenizer: Any, device: str, dtype: str = "float32") -> Any:
-    """A causal language model in evaluation mode, weights in `dtype`; embeddings grow where the tokenizer got a pad.
+def _choose_pad_token(tokenizer: Tokenizer) -> None:
+    """A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text."""
+    ends = end_token_ids(tokenizer)
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+        return
+    spare = tokenizer.unk_token_id
+    if spare is None or spare in ends:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    else:
+        tokenizer.pad_token_id = spare
 
-    Raises BenchError where the tokenizer has more tokens than the model has embeddings.
+
+# --- models
+
+
+def load_causal(source: str | Path, tokenizer: Tokenizer, device: str, dtype: str = "float32") -> CausalLM:
+    """A causal language model in evaluation mode, weights in `dtype`, with an embedding for an added pad token.
+
+    Raises BenchError where no such model can be loaded, or where it has fewer embeddings than the tokenizer has tokens.
     """
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, source, dtype)
-    _fit_embeddings(model, tokenizer, source)
+    model: CausalLM = _load(AutoModelForCausalLM, source, dtype)
+    _match_embeddings(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = end_token_ids(tokenizer)
-    return model.to(device).eval()
+    moved: CausalLM = model.to(device).eval()
+    return moved
 
 
-def load_frozen(source: str | Path, tokenizer: Any, device: str, placement: Placement) -> Any:
-    """A model whose own weights are not trained; under bfloat16 `narrowed`."""
-    model = load_causal(source, tokenizer, "cpu", placement.dtype).requires_grad_(False)
-    return cast_layers(model, placement, keep=model.get_output_embeddings()).to(device)
+def load_frozen(source: str | Path, tokenizer: Tokenizer, device: str, placement: Placement) -> CausalLM:
+    """A causal language model whose weights are not trained; its layers are in bfloat16 if the placement is."""
+    model: CausalLM = load_causal(source, tokenizer, "cpu", placement.dtype).requires_grad_(False)
+    moved: CausalLM = cast_layers(model, placement, keep=model.get_output_embeddings()).to(device)
+    return moved
 
 
-def cast_layers(model: Any, placement: Placement, keep: Any) -> Any:
-    """Under bfloat16 the matrices of a model's layers in it, and nothing else: norms and biases are small, embeddings
-    and the head `keep` stay float32."""
+def cast_layers(model: M, placement: Placement, keep: Module) -> M:
+    """Under bfloat16, cast the matrices of a model's layers, in place.
+
+    Norms and biases are small, and embeddings and the head `keep` need the precision: they stay in float32.
+    """
     import torch
     from torch import nn
 
@@ -116,28 +131,53 @@ def cast_layers(model: Any, placement: Placement, keep: Any) -> Any:
     return model
 
 
-def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a stored policy, held and computing as its SFT folder (default: `folder`) says."""
+def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[CausalLM, Tokenizer]:
+    """(model, tokenizer) of a stored policy, with the placement of its SFT folder (default: `folder`)."""
     placement, tokenizer = read_placement(sft or folder), load_tokenizer(folder)
     if placement.lora:
         return apply_placement(load_frozen(folder, tokenizer, device, placement), placement), tokenizer
     return apply_placement(load_causal(folder, tokenizer, device), placement), tokenizer
 
 
-def _fit_embeddings(model: Any, tokenizer: Any, source: str | Path) -> None:
-    size = model.get_input_embeddings().num_embeddings
-    needed = max(tokenizer.get_vocab().values()) + 1
-    grown = needed == size + 1 and tokenizer.pad_token == PAD and tokenizer.pad_token_id == size
-    if needed > size and not grown:
-        raise BenchError(
-            f"The tokenizer of {source} has ids up to {needed - 1}; the model has {size} embeddings.",
-            "They do not belong together: give the model its own tokenizer.",
-        )
-    if grown:
-        model.resize_token_embeddings(needed, mean_resizing=False)
+def load_policy(folder: Path, device: str) -> tuple[CausalLM, Tokenizer]:
+    """(model, tokenizer) of an SFT or trained policy, computed in float32 whatever its placement."""
+    tokenizer = load_tokenizer(folder)
+    return load_causal(folder, tokenizer, device), tokenizer
+
+
+def load_classifier(
+    source: str | Path, tokenizer: Tokenizer, device: str, seed: int = 0, head_std: float = 0.0
+) -> Classifier:
+    """A sequence classifier with one label; `head_std` above 0 draws a new head of that deviation from `seed`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet_transformers():
+        model: Classifier = _load(AutoModelForSequenceClassification, source, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if head_std:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * head_std)
+    moved: Classifier = model.to(device).eval()
+    return moved
+
+
+def load_encoder_decoder(source: str | Path, tokenizer: Tokenizer, device: str) -> EncoderDecoder:
+    """An encoder-decoder (T5 and its like) in float32 evaluation mode.  Raises BenchError as `load_causal` does."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    model: EncoderDecoder = _load(AutoModelForSeq2SeqLM, source)
+    _match_embeddings(model, tokenizer, source)
+    moved: EncoderDecoder = model.to(device).eval()
+    return moved
 
 
 def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) -> Any:
+    """The model by one of transformers' auto classes.
+
+    Raises BenchError for quantised weights, which cannot be trained here, and for weights that are not finite.
+    """
     import torch
 
     check_folder(source)
@@ -151,23 +191,43 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
             fix = "Give a model folder with safetensors weights."
             raise BenchError(f"No model can be loaded from {source}: {one_line(error)}.", fix) from error
         raise load_error(error, source, "model with safetensors weights") from error
-    _check_weights(model, source)
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise BenchError(f"The weights of {source} are quantised.", "Give the model they were made from.")
+    for parameter, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise BenchError(f"The weights of {source} are NaN or infinite: {parameter}.", "The file is damaged.")
     return enable_packing(model)
 
 
-def _check_weights(model: Any, source: str | Path) -> None:
-    """Raises BenchError for quantised weights, which cannot be trained here, and for weights that are not finite."""
+def _match_embeddings(model: CausalLM, tokenizer: Tokenizer, source: str | Path) -> None:
+    """Add an embedding for a pad token that was added; refuse a tokenizer with any other token too many."""
+    size = model.get_input_embeddings().num_embeddings
+    needed = max(tokenizer.get_vocab().values()) + 1
+    pad_added = needed == size + 1 and tokenizer.pad_token == PAD and tokenizer.pad_token_id == size
+    if needed > size and not pad_added:
+        raise BenchError(
+            f"The tokenizer of {source} has ids up to {needed - 1}; the model has {size} embeddings.",
+            "They do not belong together: give the model its own tokenizer.",
+        )
+    if pad_added:
+        model.resize_token_embeddings(needed, mean_resizing=False)
+
+
+def save_model(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config, safetensors and tokenizer; a model in several precisions is stored in the lowest of them."""
     import torch
 
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise BenchError(f"The weights of {source} are quantised.", "Give the model they were made from.")
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise BenchError(f"The weights of {source} are NaN or infinite: {name}.", "The file is damaged.")
+    if any(p.dtype == torch.bfloat16 for p in model.parameters()):
+        model.to(torch.bfloat16)  # embeddings and head were widened when they were loaded: nothing is lost
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+# --- what a source is, and what it can do
 
 
 def check_folder(source: str | Path) -> None:
-    """Raises BenchError for a folder that is no model, and for a path that is neither a folder nor a hub id."""
+    """Raises BenchError for a folder without a model, and for a path that is neither a folder nor a hub id."""
     path = Path(source)
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
@@ -185,8 +245,8 @@ def check_folder(source: str | Path) -> None:
         raise BenchError(f"There is no folder {source}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
 
 
-def context_length(model: Any) -> int | None:
-    """The most tokens a model can read, None where its configuration does not say."""
+def context_length(model: CausalLM | SimpleNamespace) -> int | None:
+    """The most tokens that a model can read; None where its configuration does not say."""
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
         value = getattr(model.config, name, None)
         if isinstance(value, int) and value > 0:
@@ -201,25 +261,11 @@ def context_of(folder: Path) -> int | None:
     return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder)))
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Standard layout: config, safetensors, tokenizer; a model kept in several precisions is stored in its lowest."""
-    import torch
-
-    if any(p.dtype == torch.bfloat16 for p in model.parameters()):
-        model.to(torch.bfloat16)  # embeddings and head were widened when they were loaded: nothing is lost
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def load_policy(folder: Path, device: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of an SFT or trained policy of ours."""
-    tokenizer = load_tokenizer(folder)
-    return load_causal(folder, tokenizer, device), tokenizer
-
-
 def pick_device(wanted: str = "") -> str:
-    """The device asked for, else the accelerator where there is one, else the CPU.  Raises BenchError for one that
-    torch cannot use here."""
+    """The device `wanted`; by default the accelerator where there is one, otherwise the CPU.
+
+    Raises BenchError for a device that torch cannot use here.
+    """
     import torch
 
     if wanted:
@@ -233,33 +279,9 @@ def pick_device(wanted: str = "") -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_classifier(source: str | Path, tokenizer: Any, device: str, seed: int = 0, head_std: float = 0.0) -> Any:
-    """A one-label sequence classifier; `head_std` above 0 draws a fresh head with that deviation from `seed`."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    with quiet_transformers():
-        model = _load(AutoModelForSequenceClassification, source, num_labels=1)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    if head_std:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * head_std)
-    return model.to(device).eval()
-
-
-def load_encoder_decoder(source: str | Path, tokenizer: Any, device: str) -> Any:
-    """An encoder-decoder (T5 and its like) in float32 evaluation mode, of its tokenizer's vocabulary."""
-    from transformers import AutoModelForSeq2SeqLM
-
-    model = _load(AutoModelForSeq2SeqLM, source)
-    _fit_embeddings(model, tokenizer, source)
-    return model.to(device).eval()
-
-
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence the load report about a head that is meant to be new."""
+    """Inside, no load report of transformers about a head that is new on purpose."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -1,25 +1,30 @@
-"""The policy `tiny`: a small GPT-2 of random weights and a byte-level tokenizer, made from a task's demonstrations."""
+"""The policy `tiny`: a small GPT-2 with random weights, and a byte-level tokenizer trained on demonstrations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.models.policies import PAD
 from rlhf_bench.harness.text.templates import CORRECTION, policy_prompt
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.text.types import Tokenizer
+
 TINY = "tiny"
 END = "<|end|>"
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer (any text round-trips) with at most `vocabulary` tokens, pad distinct from end."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE tokenizer with at most `vocabulary` tokens.  Any text round-trips; pad and end differ."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.BPE())
+    core = tokenizers.Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -30,22 +35,21 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
         show_progress=False,
     )
     core.train_from_iterator([*texts, CORRECTION * 100], trainer)  # the marker must not cost a tiny model many tokens
-    return PreTrainedTokenizerFast(
+    made: Tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, eos_token=END, padding_side="left", clean_up_tokenization_spaces=False
     )
+    return made
 
 
-def tiny_tokenizer(prompts: Sequence[str], completions: Sequence[str], vocabulary: int) -> Any:
+def tiny_tokenizer(prompts: Sequence[str], completions: Sequence[str], vocabulary: int) -> Tokenizer:
     """The tiny policy's tokenizer, trained on the task's own demonstrations in the template."""
     return train_tokenizer([policy_prompt(p) + c for p, c in zip(prompts, completions, strict=True)], vocabulary)
 
 
-def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int, seed: int) -> Any:
-    """A GPT-2 of random weights, without dropout (PPO's ratios need a deterministic policy).
+def tiny_model(tokenizer: Tokenizer, context: int, layers: int, width: int, heads: int, seed: int) -> CausalLM:
+    """A GPT-2 with random weights from `seed`, without dropout: PPO's ratios need a deterministic policy.
 
-    Embeddings start large and nearly orthogonal under a small final norm: with the usual small ones every word of a
-    kind ("friday", "sunday") grows alike before the model can tell them apart, and copying from the prompt is not
-    learned within thousands of steps (tried).
+    Raises BenchError where `width` is not a multiple of `heads`.
     """
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -69,7 +73,11 @@ def tiny_model(tokenizer: Any, context: int, layers: int, width: int, heads: int
     )
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(config)
+    # Embeddings start large and nearly orthogonal, under a small final norm.  With the usual small ones all words of a
+    # kind ("friday", "sunday") grow alike before the model can tell them apart, and it does not learn to copy from the
+    # prompt within thousands of steps (tried).
     with torch.no_grad():
         model.transformer.wte.weight.normal_(std=1.0)  # tied to the output head, which the final norm keeps small
         model.transformer.ln_f.weight.fill_(0.1)
-    return enable_packing(model)
+    made: CausalLM = enable_packing(model)
+    return made

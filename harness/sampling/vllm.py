@@ -1,11 +1,11 @@
 """vLLM as the sampler of PPO's rollouts: the optional extra `vllm`.
 
-Written against vLLM 0.33's sources and run with 0.32 on a CPU.  What is used of it: `LLM` in this process
-(VLLM_ENABLE_V1_MULTIPROCESSING=0, or the weights would have to be sent to another one), prompts as token ids, one
-SamplingParams per row, and `collective_rpc("reload_weights")`, its workers' own way to take weights in the format of a
-checkpoint, which also redoes what it derives from them.
+Written against vLLM 0.33's sources and run with 0.32 on a CPU.  Used of it: `LLM` in this process
+(VLLM_ENABLE_V1_MULTIPROCESSING=0; otherwise the weights would have to be sent to another process), prompts as token
+ids, one SamplingParams for each row, and `collective_rpc("reload_weights")`, with which its workers take weights in the
+format of a checkpoint and compute again all that they derive from them.
 
-Its log-probabilities are of its own kernels: PPO takes its own pass and logs how far the two are apart.
+Its log-probabilities come from its own kernels.  PPO computes them again with its own pass and logs the difference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.models.placement import read_placement
@@ -25,71 +25,80 @@ from rlhf_bench.harness.sampling.rollout import make_rollout, pad_prompts
 from rlhf_bench.harness.text.chat import end_token_ids
 from rlhf_bench.harness.text.templates import encode_prompts
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Generator, Tensor
+
+    from rlhf_bench.harness.forward.types import CausalLM, Module
+    from rlhf_bench.harness.text.types import Tokenizer
+
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""Unless the environment says otherwise: no statistics sent, no logging set up, this process's threads not pinned."""
+"""Unless the environment says otherwise: send no statistics, set up no logging, do not pin this process's threads."""
 SEEDS = 2**31
 
 
 class VLLMSampler:
-    """rollout.sample by vLLM.  The weights are the model's at every call, copied into the engine.
+    """`rollout.sample` by vLLM.  Every call copies the model's weights into the engine.
 
-    A row's draws come from a seed of its own, drawn from the generator, so that they do not depend on its neighbours;
-    they are not the draws of our own loop.  Greedy log-probabilities are at temperature 1.
+    Each row gets a seed of its own, drawn from the generator, so its draws do not depend on its neighbours.  They are
+    not the draws of our own loop.  Greedy log-probabilities are at temperature 1.
     """
 
-    def __init__(self, llm: Any, parameters: Any) -> None:
+    def __init__(self, llm: Any, sampling_params: Any) -> None:
         self._llm = llm
-        self._parameters = parameters  # the class SamplingParams
+        self._sampling_params = sampling_params  # the class vllm.SamplingParams
 
     def __call__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: CausalLM,
+        tokenizer: Tokenizer,
         prompts: Sequence[str],
         max_new: int,
         *,
-        generator: Any = None,
+        generator: Generator | None = None,
         temperature: float = 1.0,
     ) -> Rollout:
-        """As rollout.sample.  Raises BenchError where vLLM fails or leaves a response unfinished."""
+        """As `rollout.sample`.  Raises BenchError where vLLM fails or leaves a response unfinished."""
         rows = encode_prompts(tokenizer, prompts)
         ids, mask = pad_prompts(rows, tokenizer.pad_token_id, str(model.device))
-        asked = self._ask(tokenizer, len(rows), max_new, generator, temperature)
+        params = self._params(tokenizer, len(rows), max_new, generator, temperature)
+        # as a checkpoint has them: tied weights once
+        weights = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         try:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights_of(model)})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             self._llm.apply_model(_repack_heads)
-            written = self._llm.generate([{"prompt_token_ids": row} for row in rows], asked, use_tqdm=False)
+            written = self._llm.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
         except Exception as error:
             raise BenchError(f"vLLM failed: {one_line(error)}.", "Set ppo.engine=own.") from error
         response, drawn = _tensors([one.outputs[0] for one in written], max_new, tokenizer, ids.device)
         return make_rollout(tokenizer, prompts, ids, mask, response, drawn)
 
-    def _ask(self, tokenizer: Any, rows: int, max_new: int, generator: Any, temperature: float) -> list[Any]:
-        """One SamplingParams per row; nothing but our own ends ends a response, as in our own loop."""
+    def _params(
+        self, tokenizer: Tokenizer, rows: int, max_new: int, generator: Generator | None, temperature: float
+    ) -> list[Any]:
+        """One SamplingParams for each row.  Only our own end tokens end a response, as in our own loop."""
         import torch
 
         common: dict[str, Any] = {"max_tokens": max_new, "logprobs": 0, "detokenize": False, "ignore_eos": True}
         common |= {"stop_token_ids": list(end_token_ids(tokenizer))}
         if generator is None:
-            return [self._parameters(temperature=0.0, **common) for _ in range(rows)]
+            return [self._sampling_params(temperature=0.0, **common) for _ in range(rows)]
         seeds = torch.randint(SEEDS, (rows,), generator=generator).tolist()
-        return [self._parameters(temperature=temperature, seed=seed, **common) for seed in seeds]
+        return [self._sampling_params(temperature=temperature, seed=seed, **common) for seed in seeds]
 
 
-def weights_of(model: Any) -> list[tuple[str, Any]]:
-    """(name, tensor) of all weights as a checkpoint has them; tied ones once."""
-    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
-
-
-def _repack_heads(model: Any) -> None:
+def _repack_heads(model: Module) -> None:
     """On a CPU vLLM packs a copy of every matrix; reload_weights leaves a tied head's copy as it was (seen in 0.32)."""
     for layer in model.modules():
         if type(layer).__name__ == "ParallelLMHead" and hasattr(layer, "cpu_linear"):
             layer.quant_method.process_weights_after_loading(layer)
 
 
-def _tensors(outputs: Sequence[Any], max_new: int, tokenizer: Any, device: Any) -> tuple[Any, Any]:
-    """Tokens [B, T], padded behind their ends, and vLLM's log-probabilities of them [B, T]."""
+def _tensors(outputs: Sequence[Any], max_new: int, tokenizer: Tokenizer, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens [B, T], padded after their ends, and vLLM's log-probabilities of them [B, T].
+
+    Raises BenchError for responses that neither ended nor reached `max_new` tokens: vLLM had to drop them.
+    """
     import torch
 
     ends = end_token_ids(tokenizer)
@@ -105,14 +114,14 @@ def _tensors(outputs: Sequence[Any], max_new: int, tokenizer: Any, device: Any) 
         length = len(one.token_ids)
         tokens[row, :length] = torch.tensor(list(one.token_ids))
         drawn[row, :length] = torch.tensor(
-            [place[token].logprob for place, token in zip(one.logprobs, one.token_ids, strict=True)]
+            [choices[token].logprob for choices, token in zip(one.logprobs, one.token_ids, strict=True)]
         )
     return tokens.to(device), drawn.to(device)
 
 
 @contextmanager
-def open_vllm(policy: Path, rows: int, room: int, device: str, memory: float) -> Iterator[VLLMSampler]:
-    """vLLM over the policy's folder, for `rows` responses at once of at most `room` tokens with their prompts.
+def open_vllm(policy: Path, rows: int, context: int, device: str, memory: float) -> Iterator[VLLMSampler]:
+    """vLLM over the policy's folder, for `rows` responses at once of at most `context` tokens with their prompts.
 
     `memory` is the share of the device's memory that it takes for weights and cache.  Nothing is compiled on a CPU.
     Raises BenchError where vLLM cannot open the policy.
@@ -120,7 +129,7 @@ def open_vllm(policy: Path, rows: int, room: int, device: str, memory: float) ->
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of what is meant: no tokenizer, heads that are tied
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of what is intended: no tokenizer, tied heads
     try:
         from vllm import LLM, SamplingParams
 
@@ -130,11 +139,11 @@ def open_vllm(policy: Path, rows: int, room: int, device: str, memory: float) ->
             trust_remote_code=False,
             dtype=read_placement(policy).dtype,
             seed=0,
-            max_model_len=room,
+            max_model_len=context,
             max_num_seqs=rows,
             gpu_memory_utilization=memory,
             enforce_eager=not device.startswith("cuda"),
-            enable_prefix_caching=False,  # it would hand out keys and values of earlier weights
+            enable_prefix_caching=False,  # it would reuse keys and values of earlier weights
             generation_config="vllm",  # none of the folder's own sampling defaults
             logprobs_mode="processed_logprobs",  # at the temperature
         )
@@ -145,11 +154,11 @@ def open_vllm(policy: Path, rows: int, room: int, device: str, memory: float) ->
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm
-        _free(device)
+        _release_memory(device)
 
 
-def _free(device: str) -> None:
-    """What an engine leaves in its process, so that another can be opened."""
+def _release_memory(device: str) -> None:
+    """Free what an engine leaves behind in its process, so that another one can be opened."""
     import torch
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 

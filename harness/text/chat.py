@@ -1,30 +1,39 @@
-"""What stands around a prompt: a chat template where the tokenizer has one, and the tokens that end a response.
+"""The prompt format of a policy: a chat template where its tokenizer has one, and the tokens that end a response.
 
-The form is chosen once, when a policy is loaded for SFT, and kept in its tokenizer's own configuration, so that every
-later stage, and every reward model made from the policy, reads the same prompt ids.
+The format is chosen once, when a policy is loaded for SFT, and stored in its tokenizer's configuration.  So all later
+stages, and all reward models that start from the policy, read the same prompt ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.text.tokens import encode, special_tokens
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Tokenizer
+
 KEY = "rlhf_bench"
-"""Of the form, in tokenizer_config.json."""
-HERE, THERE = "QXPROMPTXQ", "QXANSWERXQ"
-"""Stand for the texts where a template is looked at; letters alone, which no template changes."""
+"""Of the format, in tokenizer_config.json."""
+
+PROMPT_MARK, ANSWER_MARK = "QXPROMPTXQ", "QXANSWERXQ"
+"""Texts that mark the places of prompt and answer in a template's output: letters only, which no template changes."""
+
 DATE = "26 Jul 2024"
-"""Templates that print today's date (Llama 3.2) get the one they themselves fall back on: a prompt must not change."""
+"""For templates that print today's date (Llama 3.2), because a prompt must not change; it is their own default."""
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """`template` "plain" or "chat"; `system` is put in front ("turn": a system turn, "user": in the user's own, where
-    the template knows no system role).  `ends` are further tokens that end a response, besides end-of-sequence."""
+    """How a prompt becomes token ids.
+
+    `template`: "plain" or "chat".  `system`: a text in front of every prompt; in the chat template it is a turn of its
+    own (`place` "turn"), or part of the user's turn ("user") where the template has no system role.  `ends`: further
+    token ids that end a response, besides end-of-sequence.
+    """
 
     template: str = "plain"
     system: str = ""
@@ -32,92 +41,103 @@ class PromptFormat:
     ends: tuple[int, ...] = ()
 
 
-def prompt_format(tokenizer: Any) -> PromptFormat:
-    """The form kept in a tokenizer; the plain one where there is none."""
-    kept = getattr(tokenizer, "init_kwargs", {}).get(KEY)
-    return PromptFormat(**{**kept, "ends": tuple(kept["ends"])}) if kept else PromptFormat()
+def prompt_format(tokenizer: Tokenizer) -> PromptFormat:
+    """The format stored in a tokenizer; the plain one by default."""
+    stored = getattr(tokenizer, "init_kwargs", {}).get(KEY)
+    return PromptFormat(**{**stored, "ends": tuple(stored["ends"])}) if stored else PromptFormat()
 
 
-def has_prompt_format(tokenizer: Any) -> bool:
-    """Whether a form was chosen for this tokenizer."""
+def has_prompt_format(tokenizer: Tokenizer) -> bool:
+    """Whether a format was chosen for this tokenizer."""
     return KEY in getattr(tokenizer, "init_kwargs", {})
 
 
-def store_prompt_format(tokenizer: Any, form: PromptFormat) -> None:
-    """Keep `form` in the tokenizer: it is saved and loaded with it."""
-    tokenizer.init_kwargs[KEY] = {**asdict(form), "ends": list(form.ends)}
+def store_prompt_format(tokenizer: Tokenizer, chosen: PromptFormat) -> None:
+    """Store the format in the tokenizer, which then saves and loads it."""
+    tokenizer.init_kwargs[KEY] = {**asdict(chosen), "ends": list(chosen.ends)}
 
 
-def end_token_ids(tokenizer: Any) -> list[int]:
+def end_token_ids(tokenizer: Tokenizer) -> list[int]:
     """All token ids that end a response, end-of-sequence first."""
     return list(dict.fromkeys([tokenizer.eos_token_id, *prompt_format(tokenizer).ends]))
 
 
-def choose_prompt_format(tokenizer: Any, template: str, system: str, ends: Iterable[int] = ()) -> PromptFormat:
-    """Choose and keep the form: `template` auto, plain or chat; `ends` as the generation configuration lists them.
+def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends: Iterable[int] = ()) -> PromptFormat:
+    """Choose the format and store it.  `template`: auto, plain or chat; `ends`: those of the generation configuration.
 
-    In chat form the token that the template writes after an answer becomes end-of-sequence: it is what SFT teaches.
-    Raises BenchError for template=chat without a chat template, and for a template that cannot be used.
+    In the chat format the token that the template writes after an answer becomes end-of-sequence: SFT teaches it.
+    Raises BenchError for template=chat without a chat template, and for a template that fails.
     """
+    listed, place = [*ends], "turn"
     chat = template == "chat" or (template == "auto" and bool(tokenizer.chat_template))
-    if not chat:
-        form = PromptFormat("plain", system, ends=_others(tokenizer, ends))
-        store_prompt_format(tokenizer, form)
-        return form
-    if not tokenizer.chat_template:
-        raise BenchError("The policy's tokenizer has no chat template.", "Choose --set policy.template=plain.")
-    place = _place(tokenizer, system)
-    listed = [tokenizer.eos_token_id, *ends]
-    turn = _end_of_turn(tokenizer, system, place)
-    if turn is not None:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(turn)
-    form = PromptFormat("chat", system, place, _others(tokenizer, listed))
-    store_prompt_format(tokenizer, form)
-    return form
+    if chat:
+        if not tokenizer.chat_template:
+            raise BenchError("The policy's tokenizer has no chat template.", "Choose --set policy.template=plain.")
+        place = _system_place(tokenizer, system)
+        listed.append(tokenizer.eos_token_id)  # still ends a response when another token takes its place
+        end_of_turn = _end_of_turn(tokenizer, system, place)
+        if end_of_turn is not None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
+    others = sorted({int(i) for i in listed if i is not None} - {tokenizer.eos_token_id})
+    chosen = PromptFormat("chat" if chat else "plain", system, place, tuple(others))
+    store_prompt_format(tokenizer, chosen)
+    return chosen
 
 
-def _others(tokenizer: Any, ends: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted({int(i) for i in ends if i is not None} - {tokenizer.eos_token_id}))
+def _system_place(tokenizer: Tokenizer, system: str) -> str:
+    """ "turn", or "user" where the template refuses a system turn or leaves its text out."""
+    if not system:
+        return "turn"
+    try:
+        shown = render(tokenizer, _turns(PROMPT_MARK, system, "turn"))
+    except BenchError:
+        return "user"
+    return "turn" if system.strip() in shown else "user"
 
 
-def chat_ids(tokenizer: Any, prompts: Sequence[str], form: PromptFormat) -> list[list[int]]:
+def _end_of_turn(tokenizer: Tokenizer, system: str, place: str) -> int | None:
+    """The special token that the template writes right after an answer, None where it writes none."""
+    turns = [*_turns(PROMPT_MARK, system, place), {"role": "assistant", "content": ANSWER_MARK}]
+    after = _ids(tokenizer, render(tokenizer, turns).partition(ANSWER_MARK)[2].lstrip())
+    return after[0] if after and after[0] in special_tokens(tokenizer) else None
+
+
+def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat) -> list[list[int]]:
     """Token ids of prompts in the chat template, up to where the answer begins.
 
-    The whole text is tokenised at once, as the model was trained to see it, with no special token added to those of the
-    template.  Where a prompt holds a special token's string, it is tokenised apart and stays plain text.
+    The whole text is tokenised at once, as the model was trained to read it; no special token is added to those of the
+    template.  A prompt that contains a special token's string is tokenised separately and stays plain text.
     """
     special = special_tokens(tokenizer).values()
-    frame = before_answer(tokenizer, HERE, form)
-    rows = []
-    for prompt in prompts:
-        if any(token in prompt for token in special):
-            rows.append(_apart(tokenizer, frame, prompt))
-        else:
-            rows.append(_ids(tokenizer, before_answer(tokenizer, prompt, form)))
-    return rows
+    before, _, after = before_answer(tokenizer, PROMPT_MARK, chosen).partition(PROMPT_MARK)
+    return [
+        [*_ids(tokenizer, before), *encode(tokenizer, [prompt])[0], *_ids(tokenizer, after)]
+        if any(token in prompt for token in special)
+        else _ids(tokenizer, before_answer(tokenizer, prompt, chosen))
+        for prompt in prompts
+    ]
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _apart(tokenizer: Any, frame: str, prompt: str) -> list[int]:
-    before, _, after = frame.partition(HERE)
-    return [*_ids(tokenizer, before), *encode(tokenizer, [prompt])[0], *_ids(tokenizer, after)]
-
-
-def before_answer(tokenizer: Any, prompt: str, form: PromptFormat) -> str:
-    """The template's text before an answer to `prompt`.
-
-    A template that knows no generation prompt shows in a finished conversation what it writes before the answer.
-    """
-    turns = _turns(prompt, form.system, form.place)
+def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> str:
+    """The text of the chat template before an answer to `prompt`."""
+    turns = _turns(prompt, chosen.system, chosen.place)
     asked = render(tokenizer, turns, add_generation_prompt=True)
     if asked != render(tokenizer, turns):
         return asked
-    whole = render(tokenizer, [*turns, {"role": "assistant", "content": THERE}])
-    shown = whole.partition(THERE)[0]
-    return shown if THERE in whole and shown.startswith(asked) else asked
+    # A template without a generation prompt: a finished conversation shows what it writes before the answer.
+    whole = render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER_MARK}])
+    shown = whole.partition(ANSWER_MARK)[0]
+    return shown if ANSWER_MARK in whole and shown.startswith(asked) else asked
+
+
+def render(tokenizer: Tokenizer, turns: Sequence[dict[str, str]], **more: Any) -> str:
+    """The chat template's text.  Raises BenchError where the template fails: it is a program."""
+    try:
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, date_string=DATE, **more))
+    except Exception as error:
+        raise BenchError(
+            f"The policy's chat template fails: {one_line(error)}.", "Choose --set policy.template=plain."
+        ) from error
 
 
 def _turns(prompt: str, system: str, place: str) -> list[dict[str, str]]:
@@ -128,29 +148,5 @@ def _turns(prompt: str, system: str, place: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
 
 
-def render(tokenizer: Any, turns: Sequence[dict[str, str]], **more: Any) -> str:
-    """The chat template's text.  Raises BenchError where the template fails: it is a program."""
-    try:
-        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, date_string=DATE, **more))
-    except Exception as error:
-        raise BenchError(
-            f"The policy's chat template fails: {one_line(error)}.", "Choose --set policy.template=plain."
-        ) from error
-
-
-def _place(tokenizer: Any, system: str) -> str:
-    """Where the system text goes: its own turn, or the user's where the template refuses or leaves out that role."""
-    if not system:
-        return "turn"
-    try:
-        shown = render(tokenizer, _turns(HERE, system, "turn"))
-    except BenchError:
-        return "user"
-    return "turn" if system.strip() in shown else "user"
-
-
-def _end_of_turn(tokenizer: Any, system: str, place: str) -> int | None:
-    """The special token that the template writes right after an answer, None where it writes none."""
-    whole = render(tokenizer, [*_turns(HERE, system, place), {"role": "assistant", "content": THERE}])
-    after = _ids(tokenizer, whole.partition(THERE)[2].lstrip())
-    return after[0] if after and after[0] in special_tokens(tokenizer) else None
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

@@ -1,44 +1,52 @@
-"""Text to policy tokens and back: the templates, and the character span of every sampled token."""
+"""Prompts to policy tokens, policy tokens to text, and the character span of every sampled token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.text.chat import chat_ids, end_token_ids, prompt_format
 from rlhf_bench.harness.text.tokens import Span, encode
 
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Tokenizer
+
 __all__ = ["decode", "encode", "encode_prompts", "policy_prompt", "starts_with_bos", "token_spans"]
 
 QUESTION, ANSWER, CORRECTION = "QUESTION: ", "\nANSWER:\n", "\nCORRECTION:\n"
-"""A question / answer / correction form, as in the correction models of the seq2seq paper's lab (method.md A)."""
+"""The template question / answer / correction, as in the correction models of the seq2seq paper's lab (method.md A)."""
 
-REPLACEMENT = "�"
+REPLACEMENT = "\ufffd"
+"""What an incomplete UTF-8 character decodes to."""
 
 
 def policy_prompt(prompt: str, system: str = "") -> str:
-    """What the policy reads before it answers, in the plain form."""
+    """A prompt in the plain template, up to where the response begins."""
     return f"{system}\n\n{QUESTION}{prompt}{ANSWER}" if system else f"{QUESTION}{prompt}{ANSWER}"
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Prompts in the form that the policy's tokenizer keeps (chat.py): its chat template, which brings its own special
-    tokens, or the plain form after a beginning-of-sequence token where the tokenizer itself puts one."""
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts in the prompt format of the policy's tokenizer (chat.py).
+
+    That is its chat template with the template's own special tokens, or the plain template after a
+    beginning-of-sequence token if the tokenizer itself puts one in front of a text.
+    """
     form = prompt_format(tokenizer)
     if form.template == "chat":
         return chat_ids(tokenizer, prompts, form)
-    start = [tokenizer.bos_token_id] if starts_with_bos(tokenizer) else []
+    bos = tokenizer.bos_token_id
+    start = [bos] if bos is not None and starts_with_bos(tokenizer) else []
     return [start + row for row in encode(tokenizer, [policy_prompt(p, form.system) for p in prompts])]
 
 
-def starts_with_bos(tokenizer: Any) -> bool:
+def starts_with_bos(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer itself puts a beginning-of-sequence token in front of a text."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of response tokens; the first token that ends a response and all after it are left out."""
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of response tokens before the first one that ends a response."""
     row = list(ids)
     for end in end_token_ids(tokenizer):
         if end in row:
@@ -46,15 +54,16 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[Span, ...]:
-    """Character span of each token of a response in its decoded text; spans tile the text from left to right.
+def token_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Span, ...]:
+    """Character span of each token of a response in its decoded text; the spans tile the text from left to right.
 
-    A character made of several byte-level tokens belongs to the token that completes it; the others, like
-    special tokens, get an empty span.
+    A character of several byte-level tokens belongs to the token that completes it.  The other tokens get an empty
+    span, and so do special tokens.
     """
     text, spans, start = decode(tokenizer, ids), [], 0
     for count in range(1, len(ids) + 1):
         prefix = decode(tokenizer, ids[:count])
+        # a prefix that ends inside a character decodes to replacement characters, which are not in the text
         stable = len(prefix.rstrip(REPLACEMENT)) if not text.startswith(prefix) else len(prefix)
         end = max(start, min(stable, len(text)))
         spans.append((start, end))
