@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.forward.transformers_private import commit_hash
 from rlhf_bench.harness.hub import load_error, split_revision
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Answer, Example, Scored
@@ -115,7 +116,7 @@ class ClassifierScorer:
     @property
     def account(self) -> Mapping[str, Any]:
         """What scored, where and how, as JSON.  `commit` is the hub's revision, None for a folder."""
-        commit = getattr(self.model.config, "_commit_hash", None)
+        commit = commit_hash(self.model)
         return {"model": self.source, "commit": commit, "form": self.form, "device": str(self.model.device)}
 
     @property

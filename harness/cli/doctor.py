@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rlhf_bench.harness import plugins
+from rlhf_bench.harness.checks.fast_paths import fast_path_line
 from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.cli.memory import preset_rows
 from rlhf_bench.harness.errors import BenchError
@@ -31,7 +32,7 @@ def doctor() -> int:
             rows.append((name, version(name)))
         except PackageNotFoundError:
             rows.append((name, "missing"))
-    rows += [*hardware_rows(), *preset_rows(pick_device())]
+    rows += [*hardware_rows(), ("fast paths", fast_path_line()), *preset_rows(pick_device())]
     # importing a plugin is the only way to see whether it works
     kinds: tuple[plugins.Kind, ...] = ("task", "reward-model", "judge")
     for kind in kinds:

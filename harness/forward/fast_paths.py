@@ -2,11 +2,13 @@
 
 A self-test runs the fast path on tiny inputs and compares it with the public path.  Any exception and any mismatch
 turn the fast path off for the rest of the process; the public path then computes the same numbers, more slowly.
-The private names stand in torch_private.py, transformers_private.py and training/trl_private.py.
+The private names stand in torch_private.py, transformers_private.py and training/trl_private.py; `bench doctor` shows
+the states.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -29,7 +31,6 @@ class FastPath:
         self._self_test, self._default_case = self_test, default_case
         self._failures: dict[str, str] = {}  # by case: what went wrong, "" where the self-test passed
         self._lock = threading.RLock()  # two threads may use a model for the first time at once
-        _registered.append(self)
 
     def usable(self, case: str = "") -> bool:
         """Whether the self-test passes; the result is kept for the process."""
@@ -40,9 +41,10 @@ class FastPath:
             return not self._failures[case]
 
     def disable(self, error: Exception, case: str = "") -> None:
-        """Turn the fast path off after an error in use."""
+        """Turn the fast path off after an error in use, and say so on stderr."""
         with self._lock:
             self._failures[case or self._default_case] = one_line(error)
+        sys.stderr.write(f"{self.name} turned off: {one_line(error)}\n")
 
     def state(self) -> str:
         """ "on", or "off: " and the reasons."""
@@ -58,20 +60,17 @@ class FastPath:
         try:
             # The first use may lie inside inference mode, autocast or another default device, and the draws of a tiny
             # model's weights must not move the caller's random state.
-            with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):  # noqa: SIM117
-                with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                    self._self_test(case)
+            with (
+                torch.device("cpu"),
+                torch.random.fork_rng(devices=[]),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast("cpu", enabled=False),
+            ):
+                self._self_test(case)
         except Exception as error:  # any at all: an update of a library can break a private name in any way
             return one_line(error)
         return ""
-
-
-_registered: list[FastPath] = []
-
-
-def states() -> dict[str, str]:
-    """State by name of every fast path whose module was imported; runs the self-tests that have not run."""
-    return {path.name: path.state() for path in _registered}
 
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:

@@ -83,7 +83,9 @@ def packed_attention(
     # torch.split, because its backward pass joins the parts; that of slices adds up one zero-filled tensor for every
     # row.  Along dimension 1, because the layers around attention use the joined tensor there without another copy.
     rows = zip(*(torch.split(x.transpose(1, 2), lengths, 1) for x in (query, key, value)), strict=True)
-    parts = [sdpa(module, *(x.transpose(1, 2) for x in row), None, **named)[0] for row in rows]
+    parts = [
+        sdpa(module, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None, **named)[0] for q, k, v in rows
+    ]
     return torch.cat(parts, 1), None
 
 

@@ -1,21 +1,23 @@
 """All private and undocumented names of transformers that the package uses.
 
 `config._attn_implementation`, `masking_utils.sdpa_mask`, `integrations.sdpa_attention.sdpa_attention_forward`
-    Attention over packed rows (packing.py) and over a split KV cache (sampling/split_attention.py).  Both rely on two
-    further properties: masks of four dimensions reach the attention unchanged, and position ids are used as given.
-    Gain: no padding is computed, PACKING_GAIN; decoding steps SPLIT_GAIN.
-    Public path: padded rows with transformers' own "sdpa" attention and its own cache.
+    For attention over packed rows (packing.py) and over a split KV cache (sampling/split_attention.py).  Both rely on
+    two further properties: masks of four dimensions reach the attention unchanged, and position ids are used as given.
+    Gain: padded rows of 130 to 302 tokens take 1.37 times as long, forward and backward.
+    Public path: padded rows, transformers' own "sdpa" attention and its own cache.
 `cache_utils.DynamicLayer` as a base class, `Cache.layers`
-    Cache layers that do not copy all keys and values for every token (sampling/kv_cache.py).  Gain: see above.
+    For cache layers that do not copy all keys and values for every token (sampling/kv_cache.py).
+    Gain: with transformers' own cache sampling takes 1.3 times as long (32 prompts of 100 to 200 tokens, 96 new ones).
     Public path: `transformers.DynamicCache`.
 `modeling_layers.GradientCheckpointingLayer`
-    Layers with gradient checkpointing, which is switched on while gradients are wanted: sampling needs the KV cache,
-    which a checkpointed layer drops.  Gain: none, but the layers are known for certain.
-    Public path: `torch.utils.checkpoint` around every element of the model's first list of modules.
+    For gradient checkpointing only while gradients are wanted: sampling needs the KV cache, which a checkpointed layer
+    drops.  Gain: none in time; the layers of every architecture are known for certain.
+    Public path: `torch.utils.checkpoint` around the elements of the model's first list of modules.
 `config._commit_hash`
     The commit of a model from the hub, for the record.  Without it: None.
 
-Tested with transformers 5.23 (constraints.txt; pyproject.toml allows no later minor version).
+Gains: processor time of one thread, a GPT-2 of 4 layers and width 256.
+Tested with transformers 5.23 (constraints.txt); pyproject.toml allows no later minor version.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ TINY = {
 
 def attention_name(model: Module) -> str:
     """The name of the model's attention implementation ("sdpa", "eager", a registered one), "" where it has none."""
-    return getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+    try:
+        return str(model.config._attn_implementation or "")  # type: ignore[attr-defined]
+    except Exception:  # no configuration, or none with this name
+        return ""
 
 
 def register_attention(name: str, attention: Callable[..., Any]) -> None:
@@ -64,8 +69,8 @@ def sdpa_attention(
     return sdpa_attention_forward(module, query, key, value, mask, **named)  # type: ignore[no-any-return]
 
 
-def _tiny_model(model_type: str) -> Any:
-    """A model of the architecture in evaluation mode, its matrices large enough that attention and positions matter."""
+def self_test_model(model_type: str) -> Any:
+    """A tiny model of the architecture in evaluation mode; its matrices are so large that attention matters."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -82,7 +87,7 @@ def _test_packed_attention(model_type: str) -> None:
 
     from rlhf_bench.harness.forward.packing import ATTENTION, packed_attention, packed_mask, packed_positions
 
-    model, rows = _tiny_model(model_type), [torch.tensor([2, 3, 4]), torch.tensor([5]), torch.tensor([6, 7])]
+    model, rows = self_test_model(model_type), [torch.tensor([2, 3, 4]), torch.tensor([5]), torch.tensor([6, 7])]
     expected = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
     register_attention(ATTENTION, packed_attention)
     model.set_attn_implementation(ATTENTION)
@@ -92,6 +97,12 @@ def _test_packed_attention(model_type: str) -> None:
     packed = {"attention_mask": packed_mask(lengths), "position_ids": packed_positions(lengths)}
     found = model(input_ids=torch.cat(rows)[None], use_cache=False, **packed).logits[0]
     require_close(found, expected)
+    # and what the model builds from an ordinary mask: the same rows, padded on the left
+    ids = torch.tensor([[2, 3, 4], [2, 2, 5], [2, 6, 7]])
+    mask = torch.tensor([[1, 1, 1], [0, 0, 1], [0, 1, 1]])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    found = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    require_close(found[mask.bool()], expected)
 
 
 PACKED_ATTENTION = FastPath("packed attention", _test_packed_attention, default_case="gpt2")
@@ -118,6 +129,8 @@ def _test_cache_layers(_: str) -> None:
     from transformers.cache_utils import DynamicLayer
 
     class Layer(DynamicLayer):  # type: ignore[misc]
+        keys: Tensor
+        values: Tensor
         updates = 0
 
         def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -130,7 +143,7 @@ def _test_cache_layers(_: str) -> None:
             )
             return self.keys, self.values
 
-    model, ids = _tiny_model("gpt2"), torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
+    model, ids = self_test_model("gpt2"), torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
     expected = model(input_ids=ids, use_cache=False).logits[1:, 3]
     cache = DynamicCache(config=model.config)
     if [type(layer) for layer in cache.layers] != [DynamicLayer]:
@@ -186,7 +199,7 @@ def _checkpoint_by_torch(trunk: Any) -> Callable[[bool], None]:
     def forward(plain: Callable[..., Any], *given: Any, **named: Any) -> Any:
         return checkpoint(plain, *given, use_reentrant=False, **named) if active[0] else plain(*given, **named)
 
-    layers = next((module for module in trunk.modules() if isinstance(module, ModuleList)), ())
+    layers: Any = next((module for module in trunk.modules() if isinstance(module, ModuleList)), ())
     for layer in layers:
         layer.gradient_checkpointing = True  # patch.last_mlp looks at it
         layer.forward = partial(forward, layer.forward)
@@ -202,7 +215,7 @@ def _test_checkpointing(_: str) -> None:
 
     ids, gradients, passes = torch.tensor([[2, 3, 4]]), [], []
     for checkpointed in (False, True):
-        model, calls = _tiny_model("gpt2"), list[int]()
+        model, calls = self_test_model("gpt2"), list[int]()
         if checkpointed and (switch := _checkpoint_by_transformers(model.base_model)):
             switch(True)
         model.transformer.h[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
@@ -223,7 +236,11 @@ CHECKPOINTING = FastPath("gradient checkpointing", _test_checkpointing)
 
 def commit_hash(model: CausalLM) -> str | None:
     """The commit of a model loaded from the hub, None where it is unknown."""
-    return getattr(model.config, "_commit_hash", None)
+    try:
+        commit: str | None = model.config._commit_hash
+    except Exception:
+        return None
+    return commit
 
 
 def is_conv1d(module: object) -> bool:

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class HasParameters(Protocol):
+    """Anything with parameters: a module, or a critic made of several."""
+
+    def parameters(self) -> Iterator[Any]:
+        """All trainable and frozen parameters."""
+
+
 class Module(Protocol):
     """The part of `torch.nn.Module` that the package uses, for modules of unknown class."""
 
@@ -70,7 +77,7 @@ class CausalLM(Module, Protocol):
     def get_input_embeddings(self) -> Any:
         """The token embeddings."""
 
-    def resize_token_embeddings(self, size: int) -> Any:
+    def resize_token_embeddings(self, size: int, *, mean_resizing: bool = True) -> Any:
         """Embeddings for another number of tokens."""
 
     def save_pretrained(self, folder: Any, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.forward.transformers_private import commit_hash
 from rlhf_bench.harness.models import policies, tiny_policy
 from rlhf_bench.harness.models.lora import merge_adapters, require_peft, wrap_for_trainer
 from rlhf_bench.harness.models.placement import Placement, choose_placement, save_placement
@@ -44,7 +45,7 @@ def sft(context: Context) -> StageFigures:
     placement = choose_placement(p["policy"]["settings"], context.device)
     model, tokenizer = load_start(p, splits, task.max_response_tokens, context.device, placement)
     # The hub's commit, for the record: a name on the hub can point at other weights later.
-    commit = getattr(model.config, "_commit_hash", None)
+    commit = commit_hash(model)
     kept, dropped = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     check_context(model, tokenizer, kept, task.max_response_tokens)
     rows, clipped = demonstrations(tokenizer, kept["sft"], task.max_response_tokens)

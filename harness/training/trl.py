@@ -18,6 +18,7 @@ from rlhf_bench.harness.forward.packing import supports_packing
 from rlhf_bench.harness.seams import Progress, TrainingJob, no_progress
 from rlhf_bench.harness.training.collate import Collate, CollatePairs, pad_sides
 from rlhf_bench.harness.training.trl_passes import labelled_only, scores_of_rows
+from rlhf_bench.harness.training.trl_private import labelled_positions_only
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM, Classifier, EncoderDecoder
@@ -90,7 +91,6 @@ def train_lm(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[TokenRow], op
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    _score_labelled_positions_only()
     trainer = SFTTrainer(
         model=model,
         args=_arguments(SFTConfig, options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
@@ -99,7 +99,7 @@ def train_lm(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[TokenRow], op
         data_collator=Collate(tokenizer.pad_token_id, by_rows=supports_packing(model)),
         callbacks=[_callback(options.progress)],
     )
-    with labelled_only(model):
+    with labelled_only(model), labelled_positions_only():
         return _run(trainer, options.scratch)
 
 
@@ -179,15 +179,6 @@ def train_encoder_decoder(
     return _run(trainer, options.scratch)
 
 
-def _score_labelled_positions_only() -> None:
-    # On a GPU TRL's loss skips unlabelled positions; on a CPU its switch requires Triton, which the skipping does not
-    # need.  9 of 10 positions are prompt, and the head is half of a tiny model's step.  Same numbers; slower without.
-    from trl.trainer import utils
-
-    if hasattr(utils, "_use_triton"):
-        utils._use_triton = lambda _device: True
-
-
 def _arguments(config: Any, options: TrainOptions, **extra: Any) -> Any:
     """The trainer's arguments: an instance of the class `config`."""
     # The old and the new name of one option: transformers is renaming it.
@@ -243,7 +234,7 @@ def _run(trainer: Any, scratch: Path) -> Figures:
     checkpoint = last_checkpoint(scratch)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else trainer.state
     if checkpoint and state.global_step >= trainer.args.max_steps:  # the trainer would take one step more
-        trainer._load_from_checkpoint(str(checkpoint))
+        load_weights(trainer.model, checkpoint)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
@@ -252,6 +243,17 @@ def _run(trainer: Any, scratch: Path) -> Figures:
         raise BenchError("Training diverged: the loss is not a number.", "Lower the learning rate.")
     done = {"steps": state.global_step, "tokens": state.num_input_tokens_seen, "flop": state.total_flos}
     return {"loss": loss, **{name: float(value) for name, value in done.items()}}
+
+
+def load_weights(model: Any, checkpoint: Path) -> None:
+    """Load the weights of a trainer's checkpoint into its model: all of them, or those of peft's adapter."""
+    from safetensors.torch import load_file
+
+    if (checkpoint / "adapter_model.safetensors").is_file():
+        model.load_adapter(str(checkpoint), model.active_adapters[0], is_trainable=True)
+        return
+    for file in sorted(checkpoint.glob("*.safetensors")):  # several where a large model is stored in shards
+        model.load_state_dict(load_file(file), strict=False)  # tied weights are stored once
 
 
 def mean_loss(history: Sequence[Mapping[str, float]]) -> float:

@@ -16,7 +16,7 @@ from tiny import Tiny, make_gpt2
 from torch import Tensor
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.forward import last_layer
+from rlhf_bench.harness.forward import patch as forward_patch
 from rlhf_bench.harness.models.flop import parameters_of
 from rlhf_bench.harness.models.policies import load_causal, load_classifier
 from rlhf_bench.harness.nouns import Pair
@@ -189,7 +189,7 @@ def by_rows_and_padded(train: Callable[[], tuple[Any, Any]], monkeypatch: pytest
     found = [train()]
     with monkeypatch.context() as patch:
         patch.setattr("rlhf_bench.harness.training.trl.supports_packing", lambda _: False)
-        patch.setattr(last_layer, "_last_mlp", lambda _: None)
+        patch.setattr(forward_patch, "last_mlp", lambda _: None)
         found.append(train())
     return found
 
@@ -211,7 +211,7 @@ def test_rows_end_to_end_train_as_padded_ones_do(
 
 
 def test_inside_training_only_labelled_positions_pass_the_last_layer(tiny: Tiny) -> None:
-    mlp = last_layer._last_mlp(tiny.model)
+    mlp = forward_patch.last_mlp(tiny.model)
     seen: list[int] = []
     handle = next(iter(mlp.children())).register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
     batch = {**Collate(0)(lm_rows(3)), "use_cache": False}
