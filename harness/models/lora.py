@@ -19,7 +19,7 @@ from rlhf_bench.harness.models.placement import Placement
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_bench.harness.forward.types import Module
+    from rlhf_bench.harness.forward.types import HasParameters, Module
 
 M = TypeVar("M", bound="Module")
 
@@ -93,7 +93,7 @@ def adapter_config(model: Module, placement: Placement) -> Any:
     )
 
 
-def trainable_parameters(model: Module) -> list[Tensor]:
+def trainable_parameters(model: HasParameters) -> list[Tensor]:
     """The parameters that training changes."""
     return [p for p in model.parameters() if p.requires_grad]
 

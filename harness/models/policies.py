@@ -124,7 +124,7 @@ def cast_layers(model: M, placement: Placement, keep: Module) -> M:
     model.to(torch.bfloat16)
     for module in model.modules():
         if isinstance(module, nn.Embedding) or module is keep:
-            module.float()
+            module.to(torch.float32)
     for parameter in model.parameters():
         if parameter.ndim < 2:
             parameter.data = parameter.data.float()

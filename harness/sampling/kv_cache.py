@@ -19,7 +19,10 @@ from rlhf_bench.harness.forward.transformers_private import CACHE_LAYERS, cache_
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
 
-DynamicLayer = cache_layer_base()
+if TYPE_CHECKING:
+    from transformers.cache_utils import DynamicLayer
+else:
+    DynamicLayer = cache_layer_base()
 
 RECENT = 32
 """Tokens in the small buffer of a SplitCache.  When it is full it joins the old ones, which are then copied once."""
@@ -158,6 +161,8 @@ class SplitCache(DynamicCache):  # type: ignore[misc]
 
     `prompt_mask` [B, P] is True (or 1) on the tokens of left-padded prompts; None where nothing is padded.
     """
+
+    layers: list[Any]
 
     def __init__(self, model: CausalLM, prompt_mask: Tensor | None = None) -> None:
         super().__init__(config=model.config)

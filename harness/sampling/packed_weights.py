@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ def _activations(model: CausalLM, layers: set[Module]) -> dict[Module, Module]:
     return found
 
 
-def _packed_forward(model: CausalLM, layer: Module, activation: Module | None) -> Callable[..., Tensor]:
+def _packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> Callable[..., Tensor]:
     """The patch of one layer's forward: act(x @ weight.T + bias) in one call."""
     dtype = torch.bfloat16 if getattr(model, "computes_half", False) else torch.float32
     weight = layer.weight.detach().to(dtype)
