@@ -29,6 +29,7 @@ from rlhf_bench.harness.forward.fast_paths import FastPath, require_close
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers.cache_utils import DynamicLayer as DynamicLayer
 
     from rlhf_bench.harness.forward.types import CausalLM, Module
 

@@ -17,10 +17,8 @@ from transformers import DynamicCache
 from rlhf_bench.harness.forward.transformers_private import CACHE_LAYERS, cache_layer_base
 
 if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.transformers_private import DynamicLayer
     from rlhf_bench.harness.forward.types import CausalLM
-
-if TYPE_CHECKING:
-    from transformers.cache_utils import DynamicLayer
 else:
     DynamicLayer = cache_layer_base()
 
