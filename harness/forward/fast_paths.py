@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import one_line
@@ -37,7 +38,12 @@ class FastPath:
         case = case or self._default_case
         with self._lock:
             if case not in self._failures:
-                self._failures[case] = self._failure(case)
+                try:
+                    with _neutral_modes():
+                        self._self_test(case)
+                    self._failures[case] = ""
+                except Exception as error:  # any at all: an update of a library can break a private name in any way
+                    self._failures[case] = one_line(error)
             return not self._failures[case]
 
     def disable(self, error: Exception, case: str = "") -> None:
@@ -54,23 +60,24 @@ class FastPath:
             reasons = [f"{reason} ({case})" if case else reason for case, reason in self._failures.items() if reason]
             return f"off: {'; '.join(reasons)}" if reasons else "on"
 
-    def _failure(self, case: str) -> str:
-        import torch
 
-        try:
-            # The first use may lie inside inference mode, autocast or another default device, and the draws of a tiny
-            # model's weights must not move the caller's random state.
-            with (
-                torch.device("cpu"),
-                torch.random.fork_rng(devices=[]),
-                torch.inference_mode(False),
-                torch.no_grad(),
-                torch.autocast("cpu", enabled=False),
-            ):
-                self._self_test(case)
-        except Exception as error:  # any at all: an update of a library can break a private name in any way
-            return one_line(error)
-        return ""
+@contextmanager
+def _neutral_modes() -> Iterator[None]:
+    """torch's default modes, whatever the caller's are, and a random state that is put back.
+
+    The first use of a fast path may lie inside inference mode, autocast or another default device, and the weights of
+    a tiny model are random.
+    """
+    import torch
+
+    with (
+        torch.device("cpu"),
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+    ):
+        yield
 
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:

@@ -77,7 +77,7 @@ def packed_attention(
     import torch
 
     sdpa = transformers_private.sdpa_attention
-    if attention_mask is None or attention_mask.dtype != torch.int64:
+    if attention_mask is None or attention_mask.dtype != torch.int64:  # boolean or float masks are ordinary ones
         return sdpa(module, query, key, value, attention_mask, **named)
     lengths = attention_mask.flatten().tolist()
     # torch.split, because its backward pass joins the parts; that of slices adds up one zero-filled tensor for every
@@ -92,6 +92,7 @@ def packed_attention(
 def _is_plain_causal(model: CausalLM) -> bool:
     """Causal attention over all earlier tokens, computed by torch's own kernel."""
     config = model.config
+    # configurations name these properties in different ways, and name only those that the architecture can have
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     return (
         config.model_type in ARCHITECTURES

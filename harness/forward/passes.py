@@ -68,7 +68,7 @@ def last_positions(packed: Packed) -> Tensor:
     """bool of the ids' shape: True at the last token of every row."""
     import torch
 
-    if len(packed.ids) < len(packed.lengths):  # packed
+    if len(packed.ids) < len(packed.lengths):  # several rows in one: packed
         return torch.zeros_like(packed.before).index_fill(1, packed.lengths.cumsum(0) - 1, True)
     return torch.arange(packed.ids.shape[1], device=packed.ids.device) == packed.lengths[:, None] - 1
 
@@ -121,7 +121,7 @@ def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tens
     from torch.utils.checkpoint import checkpoint
 
     chosen = rollout.response_ids[rollout.mask]
-    if len(logits) <= CHUNK:
+    if len(logits) <= CHUNK:  # one chunk: its float32 copies are small enough to keep
         return scatter_to_mask(_logprobs_of(logits, chosen, temperature), rollout.mask)
     parts = [
         checkpoint(_logprobs_of, part, ids, temperature, use_reentrant=False, preserve_rng_state=False)

@@ -43,6 +43,7 @@ def packed_linear(given: Tensor, packed: Tensor, bias: Tensor | None, activation
     import torch
 
     name, algorithm = activation
+    # the empty list: no activation here takes scalars
     found: Tensor = torch.ops.mkldnn._linear_pointwise(given, packed, bias, name, [], algorithm)
     return found
 
@@ -57,6 +58,7 @@ def _test_packed_linear(_: str) -> None:
     given, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 3, 8), (5, 8), (5,)))
     plain = linear(given, weight, bias)
     expected = {NO_ACTIVATION: plain, GELU_TANH: gelu(plain, approximate="tanh"), SILU: silu(plain)}
+    # bfloat16 has 8 bits of precision, and the sums here have eight terms
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
         packed = pack_weight(weight.to(dtype))
         for activation, wanted in expected.items():

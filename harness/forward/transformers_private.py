@@ -90,7 +90,7 @@ def _test_packed_attention(model_type: str) -> None:
 
     model, rows = self_test_model(model_type), [torch.tensor([2, 3, 4]), torch.tensor([5]), torch.tensor([6, 7])]
     expected = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
-    register_attention(ATTENTION, packed_attention)
+    register_attention(ATTENTION, packed_attention)  # each of three rows by itself is what packing has to equal
     model.set_attn_implementation(ATTENTION)
     if attention_name(model) != ATTENTION:
         raise ValueError("the attention implementation cannot be set")
@@ -138,6 +138,7 @@ def _test_cache_layers(_: str) -> None:
             self.updates += 1
             if not self.is_initialized:
                 self.lazy_initialization(keys, values)
+            # as transformers' own layer, but the empty tensors of its initialisation are not used
             self.keys, self.values = (
                 states if self.updates == 1 else torch.cat([old, states], -2)
                 for old, states in ((self.keys, keys), (self.values, values))
@@ -200,6 +201,7 @@ def _checkpoint_by_torch(trunk: Any) -> Callable[[bool], None]:
     def forward(plain: Callable[..., Any], *given: Any, **named: Any) -> Any:
         return checkpoint(plain, *given, use_reentrant=False, **named) if active[0] else plain(*given, **named)
 
+    # in every decoder of transformers the layers are the first list of modules from the top
     layers: Any = next((module for module in trunk.modules() if isinstance(module, ModuleList)), ())
     for layer in layers:
         layer.gradient_checkpointing = True  # patch.last_mlp looks at it
@@ -214,6 +216,7 @@ def _checkpoint_by_torch(trunk: Any) -> Callable[[bool], None]:
 def _test_checkpointing(_: str) -> None:
     import torch
 
+    # the checkpointed layer is computed twice, once again for the backward pass, and the gradients are equal
     ids, gradients, passes = torch.tensor([[2, 3, 4]]), [], []
     for checkpointed in (False, True):
         model, calls = self_test_model("gpt2"), list[int]()

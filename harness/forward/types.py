@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class Module(Protocol):
     training: bool
     forward: Callable[..., Any]
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, *args: object, **named: object) -> Any:
         """The module's forward pass."""
 
     def parameters(self) -> Iterator[Tensor]:
@@ -47,16 +47,16 @@ class Module(Protocol):
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
 
-    def to(self, *args: Any, **named: Any) -> Any:
+    def to(self, *args: Any, **named: Any) -> Self:
         """Moved or cast in place."""
 
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Its parameters with or without gradients, in place."""
 
-    def eval(self) -> Any:
+    def eval(self) -> Self:
         """In evaluation mode, in place."""
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         """In training mode, in place."""
 
 
@@ -77,10 +77,10 @@ class CausalLM(Module, Protocol):
     def get_input_embeddings(self) -> Any:
         """The token embeddings."""
 
-    def resize_token_embeddings(self, size: int, *, mean_resizing: bool = True) -> Any:
+    def resize_token_embeddings(self, size: int, *, mean_resizing: bool = True) -> object:
         """Embeddings for another number of tokens."""
 
-    def save_pretrained(self, folder: Any, **options: Any) -> Any:
+    def save_pretrained(self, folder: object, **options: object) -> object:
         """Write configuration and weights."""
 
     def num_parameters(self, *, exclude_embeddings: bool = False) -> int:

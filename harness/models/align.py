@@ -53,6 +53,7 @@ def _owners(spans: Sequence[Span]) -> list[int]:
         for at in range(start, end):
             if owners[at] is None:
                 owners[at] = token
+    # a character that no token holds belongs to the next token
     filled, following = [0] * length, len(spans) - 1
     for at in range(length - 1, -1, -1):  # from the end, so that a gap gets the token after it
         owner = owners[at]

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 TINY_SETTINGS = ("layers", "width", "heads", "vocabulary")
 """Settings that shape the tiny policy and have no meaning for another."""
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json"),
+)
+"""One of them is in every folder with a tokenizer."""
+
 WHOLE = 64 * 2**20
 """Bytes up to which a file is hashed completely."""
 
@@ -34,10 +39,16 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
         require_peft()
     if source == TINY:
         return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
+    # without the sizes of the tiny policy: a change of them must not change the keys of other policies
     others = {k: v for k, v in settings.group("policy").items() if k not in TINY_SETTINGS}
     path = Path(source).expanduser()
     if path.is_dir():
-        _check_files(path)
+        check_folder(path)
+        names = {p.name for p in path.iterdir()}
+        if not any(n.endswith(".safetensors") for n in names):
+            raise BenchError(f"{path} has no safetensors weights.", "Save the model again with safetensors.")
+        if names.isdisjoint(TOKENIZER_FILES):
+            raise BenchError(f"{path} has no tokenizer.", "Put the tokenizer's files beside the model.")
         sha = folder_hash(path)
         return {"name": path.resolve().name, "source": str(path.resolve()), "sha256": sha, "settings": others}
     if is_hub_id(source):
@@ -45,16 +56,6 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
         label = name.replace("/", "--") + (f"@{revision[:12]}" if revision else "")
         return {"name": label, "source": source, "sha256": "", "settings": others}
     raise BenchError(f"There is no policy {source!r}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
-
-
-def _check_files(path: Path) -> None:
-    check_folder(path)
-    names = {p.name for p in path.iterdir()}
-    if not any(n.endswith(".safetensors") for n in names):
-        raise BenchError(f"{path} has no safetensors weights.", "Save the model again with safetensors.")
-    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-    if names.isdisjoint((*tokenizers, "tokenizer_config.json")):
-        raise BenchError(f"{path} has no tokenizer.", "Put the tokenizer's files beside the model.")
 
 
 def folder_hash(path: Path, without: Sequence[str] = ()) -> str:
@@ -65,7 +66,7 @@ def folder_hash(path: Path, without: Sequence[str] = ()) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.is_file() and p.name not in without):
         size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
+        digest.update(f"{file.name}:{size}:".encode())  # so that bytes cannot move from one file to the next
         with file.open("rb") as stream:
             if size <= WHOLE:
                 digest.update(stream.read())

@@ -47,7 +47,7 @@ def add_adapter(model: M, placement: Placement, seed: int) -> M:
     import torch
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(seed)
         try:
             made: M = inject_adapter_in_model(adapter_config(model, placement), model)
@@ -56,6 +56,7 @@ def add_adapter(model: M, placement: Placement, seed: int) -> M:
                 f"policy.lora_targets={placement.lora_targets!r} fits no layer of the policy.",
                 "auto takes every linear layer; or give names such as q_proj,v_proj.",
             ) from error
+    # peft may create adapters in the precision of their layer, which is bfloat16 for a frozen base
     for parameter in trainable_parameters(made):
         parameter.data = parameter.data.float()
     return made
@@ -109,6 +110,7 @@ def save_adapter(model: Module, placement: Placement, folder: Path) -> None:
     config.task_type = "CAUSAL_LM"
     config.save_pretrained(str(folder))
     tensors = get_peft_model_state_dict(model, adapter_name=NAME, state_dict=model.state_dict())
+    # the prefix of peft's own wrapper, which the policy does not have
     named = {f"base_model.model.{name}": t.detach().cpu().contiguous() for name, t in tensors.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -121,7 +123,7 @@ def merge_adapters(model: M) -> M:
 
     for name, module in list(model.named_modules()):
         parent, _, last = name.rpartition(".")
-        if isinstance(module, ModulesToSaveWrapper):
+        if isinstance(module, ModulesToSaveWrapper):  # a classifier's new head
             setattr(model.get_submodule(parent), last, module.modules_to_save[NAME])
         elif isinstance(module, BaseTunerLayer):
             layer: Any = module.get_base_layer()

@@ -98,7 +98,7 @@ def apply_placement(model: M, placement: Placement) -> M:
 
 
 def _patch_trunk(trunk: Module, placement: Placement) -> None:
-    """For good, unlike patch.patched_forward: the model never computes in another way."""
+    # For good, unlike patch.patched_forward: the model never computes in another way.
     import torch
 
     switch = enable_checkpointing(trunk) if placement.gradient_checkpointing else None
@@ -119,6 +119,7 @@ def _patch_head(head: Any) -> None:
     inner, kind = head.forward, head.weight.device.type
 
     def forward(hidden: Tensor) -> Tensor:
+        # also where the caller's own autocast is in force
         with torch.autocast(kind, enabled=False):
             logits: Tensor = inner(hidden.float())
         return logits
@@ -132,5 +133,6 @@ def can_run_concurrently(placement: Placement, settings: PPOSettings, device: st
     Not in bfloat16: autocast has one cache of casts for all threads, and which thread finds what in it is left to
     chance (gradients of two equal runs differed when it was tried).
     """
+    # with adapters, and with a critic on the policy's trunk, two models compute with the same weights
     shared = placement.lora or placement.half or settings.critic != "own"
     return device == "cpu" and not (shared or placement.gradient_checkpointing or settings.offload)

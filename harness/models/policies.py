@@ -56,7 +56,13 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
         choose_prompt_format(tokenizer, template, system, _generation_end_ids(source))
-    _choose_pad_token(tokenizer)
+    # A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text.
+    ends, spare = end_token_ids(tokenizer), tokenizer.unk_token_id
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+        if spare is None or spare in ends:
+            tokenizer.add_special_tokens({"pad_token": PAD})
+        else:
+            tokenizer.pad_token_id = spare
     tokenizer.padding_side = "left"  # the last prompt token of every row is in the last column, where decoding starts
     return tokenizer
 
@@ -73,18 +79,6 @@ def _generation_end_ids(source: str | Path) -> list[int]:
     return [listed] if isinstance(listed, int) else list(listed or [])
 
 
-def _choose_pad_token(tokenizer: Tokenizer) -> None:
-    """A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text."""
-    ends = end_token_ids(tokenizer)
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
-        return
-    spare = tokenizer.unk_token_id
-    if spare is None or spare in ends:
-        tokenizer.add_special_tokens({"pad_token": PAD})
-    else:
-        tokenizer.pad_token_id = spare
-
-
 # --- models
 
 
@@ -98,17 +92,16 @@ def load_causal(source: str | Path, tokenizer: Tokenizer, device: str, dtype: st
     model: CausalLM = _load(AutoModelForCausalLM, source, dtype)
     _match_embeddings(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id  # stored with the model, for other programs
     model.generation_config.eos_token_id = end_token_ids(tokenizer)
-    moved: CausalLM = model.to(device).eval()
-    return moved
+    return model.to(device).eval()
 
 
 def load_frozen(source: str | Path, tokenizer: Tokenizer, device: str, placement: Placement) -> CausalLM:
     """A causal language model whose weights are not trained; its layers are in bfloat16 if the placement is."""
-    model: CausalLM = load_causal(source, tokenizer, "cpu", placement.dtype).requires_grad_(False)
-    moved: CausalLM = cast_layers(model, placement, keep=model.get_output_embeddings()).to(device)
-    return moved
+    # cast on the CPU, so that the device never holds both precisions
+    model = load_causal(source, tokenizer, "cpu", placement.dtype).requires_grad_(False)
+    return cast_layers(model, placement, keep=model.get_output_embeddings()).to(device)
 
 
 def cast_layers(model: M, placement: Placement, keep: Module) -> M:
@@ -156,11 +149,10 @@ def load_classifier(
         model: Classifier = _load(AutoModelForSequenceClassification, source, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     if head_std:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)  # of its own, on the CPU: the same head on every device
         with torch.no_grad():
             model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * head_std)
-    moved: Classifier = model.to(device).eval()
-    return moved
+    return model.to(device).eval()
 
 
 def load_encoder_decoder(source: str | Path, tokenizer: Tokenizer, device: str) -> EncoderDecoder:
@@ -169,8 +161,7 @@ def load_encoder_decoder(source: str | Path, tokenizer: Tokenizer, device: str) 
 
     model: EncoderDecoder = _load(AutoModelForSeq2SeqLM, source)
     _match_embeddings(model, tokenizer, source)
-    moved: EncoderDecoder = model.to(device).eval()
-    return moved
+    return model.to(device).eval()
 
 
 def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) -> Any:
@@ -185,7 +176,7 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
     try:
         model = auto.from_pretrained(
             name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=getattr(torch, dtype), **more
-        )
+        )  # a pickled file, or code from the hub, could run anything
     except Exception as error:
         if Path(name).is_dir():
             fix = "Give a model folder with safetensors weights."
@@ -193,6 +184,7 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
         raise load_error(error, source, "model with safetensors weights") from error
     if getattr(model.config, "quantization_config", None) is not None:
         raise BenchError(f"The weights of {source} are quantised.", "Give the model they were made from.")
+    # one NaN would show only as a diverged run, hours later
     for parameter, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise BenchError(f"The weights of {source} are NaN or infinite: {parameter}.", "The file is damaged.")
@@ -202,7 +194,7 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
 def _match_embeddings(model: CausalLM, tokenizer: Tokenizer, source: str | Path) -> None:
     """Add an embedding for a pad token that was added; refuse a tokenizer with any other token too many."""
     size = model.get_input_embeddings().num_embeddings
-    needed = max(tokenizer.get_vocab().values()) + 1
+    needed = max(tokenizer.get_vocab().values()) + 1  # not len(): ids may have gaps
     pad_added = needed == size + 1 and tokenizer.pad_token == PAD and tokenizer.pad_token_id == size
     if needed > size and not pad_added:
         raise BenchError(
@@ -210,7 +202,7 @@ def _match_embeddings(model: CausalLM, tokenizer: Tokenizer, source: str | Path)
             "They do not belong together: give the model its own tokenizer.",
         )
     if pad_added:
-        model.resize_token_embeddings(needed, mean_resizing=False)
+        model.resize_token_embeddings(needed, mean_resizing=False)  # the pad's embedding is never read
 
 
 def save_model(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:

@@ -47,10 +47,8 @@ def generate(
     # created outside of inference mode: tensors created inside may not be trained on
     tokens = torch.full((len(ids), max_new), tokenizer.pad_token_id, dtype=torch.long, device=ids.device)
     logprobs = torch.zeros(len(ids), max_new, device=ids.device)
-    split, packs = (
-        supports_split_cache(model),
-        supports_packing(model),
-    )  # before the attention is changed
+    # both before `split_attention` changes the model's attention, on which they depend
+    split, packs = supports_split_cache(model), supports_packing(model)
     with packed_weights(model) as packed, split_attention(model) if split else nullcontext():
         decoder: CachedDecoder | SplitCacheDecoder = (
             SplitCacheDecoder(model, mask, packs) if split else CachedDecoder(model, mask, max_new)
@@ -58,6 +56,7 @@ def generate(
         with torch.inference_mode(), _outer_autocast(model, ids.device.type):
             logits = decoder.prefill(ids)
 
+        # a worker thread starts with torch's default modes, so each half enters them itself
         def decode(rows: slice, decoder: Decoder, check: Check) -> int:
             numbers = None if uniforms is None else uniforms[rows]
             with torch.inference_mode(), _outer_autocast(model, ids.device.type):
@@ -92,15 +91,16 @@ def decode_rows(
     running = torch.ones_like(active, dtype=torch.bool)  # of those: which have not ended
     for step in range(tokens.shape[1]):
         check()
+        # in float32 whatever the model computes in: these log-probabilities are compared with those of later passes
         logits = logits.float() if temperature == 1.0 else logits.float() / temperature
         token, chosen = choose_tokens(logits, None if uniforms is None else uniforms[active, step])
-        tokens[active[running], step] = token[running]
+        tokens[active[running], step] = token[running]  # the others keep their padding
         logprobs[active, step] = chosen
         running = running & ~is_end(token, tokenizer)
         left = int(running.sum())
-        if not left or step + 1 == tokens.shape[1]:
+        if not left or step + 1 == tokens.shape[1]:  # the logits of another step are not needed
             break
-        if left <= COMPACT * len(active):
+        if left <= COMPACT * len(active):  # a row's numbers are its own, so leaving changes nothing for the others
             keep = torch.nonzero(running).squeeze(1)
             decoder.select_rows(keep)
             token, active, running = token[keep], active[keep], running[keep]

@@ -71,6 +71,7 @@ def open_sampler(
         yield sample
         return
     require_vllm()
+    # here, because importing it costs seconds and needs the optional package
     from rlhf_bench.harness.sampling.vllm import open_vllm
 
     context = max(map(len, encode_prompts(tokenizer, prompts))) + max_new  # of the longest prompt and its response

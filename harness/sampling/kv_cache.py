@@ -66,8 +66,11 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
             self._allocate(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        if end > self._buffers[0].shape[-2]:
-            self._enlarge(start, end)
+        if end > self._buffers[0].shape[-2]:  # more tokens than were announced: the capacity doubles
+            filled, self.capacity = self._buffers, 2 * end
+            self._allocate(*(buffer[:, :, :end] for buffer in filled))
+            for old, new in zip(filled, self._buffers, strict=True):
+                new[:, :, :start] = old[:, :, :start]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
         self._show(end)
@@ -77,19 +80,13 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         """Keep the rows at `indices`, in the memory that is allocated already."""
         length = self.get_seq_length()
         for buffer in self._buffers:
-            buffer[: len(indices), :, :length] = buffer[:, :, :length][indices]
+            buffer[: len(indices), :, :length] = buffer[:, :, :length][indices]  # indexing copies before it is written
         self._buffers = [buffer[: len(indices)] for buffer in self._buffers]
         self._show(length)
 
     def _allocate(self, *states: Tensor) -> None:
         self._buffers = [x.new_empty(*x.shape[:-2], max(self.capacity, x.shape[-2]), x.shape[-1]) for x in states]
         self._show(0)
-
-    def _enlarge(self, filled: int, needed: int) -> None:
-        before, self.capacity = self._buffers, 2 * needed
-        self._allocate(*(buffer[:, :, :needed] for buffer in before))
-        for old, new in zip(before, self._buffers, strict=True):
-            new[:, :, :filled] = old[:, :, :filled]
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
@@ -112,12 +109,12 @@ class SplitLayer(DynamicLayer):  # type: ignore[misc]
         """Append the prompts' states [B, heads, P, width], then those of one token at a time [B, heads, 1, width]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
+            self.keys, self.values = key_states, value_states  # after it, because it sets them to empty tensors
             self.old = key_states.contiguous(), value_states.contiguous()
             self._empty()
             return key_states, value_states
         self.keys, self.values = key_states, value_states
-        if self._filled == RECENT:
+        if self._filled == RECENT:  # once in RECENT tokens everything is copied into one piece
             (keys, values), (new_keys, new_values) = self.old, self._buffers
             self.old = cat([keys, new_keys], 2), cat([values, new_values], 2)
             self._empty()
@@ -164,7 +161,7 @@ class SplitCache(DynamicCache):  # type: ignore[misc]
 
     def __init__(self, model: CausalLM, prompt_mask: Tensor | None = None) -> None:
         super().__init__(config=model.config)
-        self.layers = [SplitLayer() for _ in self.layers]
+        self.layers = [SplitLayer() for _ in self.layers]  # as many as transformers' cache has
         self.prefilling = True  # until the prompts have been read
         self.hidden: Tensor | None = None  # [B, P]: the prompts' padding
         if prompt_mask is not None and not bool(prompt_mask.all()):
@@ -179,6 +176,6 @@ class SplitCache(DynamicCache):  # type: ignore[misc]
     def slice_rows(self, rows: slice) -> SplitCache:
         """A cache of these rows; from now on the two are independent."""
         made = copy(self)
-        made.layers = [copy(layer) for layer in self.layers]
+        made.layers = [copy(layer) for layer in self.layers]  # shallow: selecting rows creates new tensors or views
         made.select_rows(rows)
         return made

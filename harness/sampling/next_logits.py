@@ -44,7 +44,7 @@ class CachedDecoder:
 
     def __init__(self, model: CausalLM, mask: Tensor, max_new: int) -> None:
         self._model, self._length = model, mask.shape[1]  # columns that have been read
-        self._positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self._positions = (mask.cumsum(1) - 1).clamp(min=0)  # padding has any position: it is masked
         self._cache = preallocated_cache(model, mask.shape[1] + max_new)
         self._mask = torch.cat([mask, mask.new_ones(len(mask), max_new)], 1)  # of all columns there will be
         self._one_mask = is_preallocated(self._cache) and takes_boolean_masks(model)
@@ -106,8 +106,9 @@ class SplitCacheDecoder:
                 position_ids=packed_positions(lengths),
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=last,
+                logits_to_keep=last,  # positions: the head computes the last token of every row alone
             )
+        # single tokens attend to a table [B, heads, P, width] in which the padding is masked
         for layer in self._cache.layers:
             layer.unpack(kept)
         logits: Tensor = output.logits[0]
@@ -134,7 +135,7 @@ class SplitCacheDecoder:
 
 def prompt_logits(model: CausalLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
     """Logits [B, V] after left-padded prompts' ids [B, P]; the cache then holds them."""
-    last = torch.zeros_like(ids, dtype=torch.bool)
+    last = torch.zeros_like(ids, dtype=torch.bool)  # left-padded: the last token of every row is in the last column
     last[:, -1] = True
     with last_layer_only_at(model, last):
         return next_logits(model, ids, mask, positions, cache)

@@ -56,44 +56,49 @@ def packed_weights(model: CausalLM) -> Iterator[bool]:
     Only for passes without gradients and for float32 weights on an x86-64 CPU.  Models of more than LARGEST bytes stay
     as they are.  A model that computes in bfloat16 still does.  Equal up to rounding.
     """
-    layers = _large_layers(model) if model.device.type == "cpu" and PACKED_LINEAR.usable() else []
-    following = _activations(model, set(layers))
+    layers = linear_layers(model) if model.device.type == "cpu" and PACKED_LINEAR.usable() else {}
     try:
-        forwards = [(layer, _packed_forward(model, layer, following.get(layer))) for layer in layers]
+        # all weights are packed before anything is patched, so a failure leaves nothing behind
+        forwards = [(layer, packed_forward(model, layer, activation)) for layer, activation in layers.items()]
     except MemoryError:
         raise
     except Exception as error:
         PACKED_LINEAR.disable(error)
-        forwards, following = [], {}
+        layers, forwards = {}, []
+
+    def applied_already(plain: Callable[..., Tensor], given: Tensor) -> Tensor:
+        return plain(given) if torch.is_grad_enabled() else given  # with gradients the layer itself was plain, too
+
     with ExitStack() as patches:
         for layer, forward in forwards:
             patches.enter_context(patched_forward(layer, forward))
-        for activation in set(following.values()):
-            patches.enter_context(patched_forward(activation, _applied_already))
+        for activation in {x for x in layers.values() if x is not None}:
+            patches.enter_context(patched_forward(activation, applied_already))
         yield bool(forwards)
 
 
-def _large_layers(model: CausalLM) -> list[Module]:
-    """Linear layers worth packing whose forward nothing else has patched; none if they are too large in all."""
+def linear_layers(model: CausalLM) -> dict[Module, Module | None]:
+    """The linear layers worth packing, each with the activation that follows where oneDNN has it.
+
+    Left out: modules whose forward is patched already (adapters, accelerate), because the patch must stay in force.
+    Empty where the layers are too large together.
+    """
     least = 0 if getattr(model, "computes_half", False) else SMALLEST
-    found = [m for m in model.modules() if (type(m) is torch.nn.Linear or is_conv1d(m)) and "forward" not in vars(m)]
-    found = [m for m in found if m.weight.dtype == torch.float32 and m.weight.numel() >= least]
-    return found if sum(m.weight.nbytes for m in found) <= LARGEST else []
-
-
-def _activations(model: CausalLM, layers: set[Module]) -> dict[Module, Module]:
-    """The activation that follows a layer, where oneDNN has it."""
-    found = {}
+    linear = [m for m in model.modules() if (type(m) is torch.nn.Linear or is_conv1d(m)) and "forward" not in vars(m)]
+    linear = [m for m in linear if m.weight.dtype == torch.float32 and m.weight.numel() >= least]
+    if sum(m.weight.nbytes for m in linear) > LARGEST:
+        return {}
+    found: dict[Module, Module | None] = dict.fromkeys(linear)
     for module in model.modules():
         for first, second in PAIRS:
             layer, activation = getattr(module, first, None), getattr(module, second, None)
             known = type(activation).__name__ in ACTIVATIONS
-            if layer in layers and activation is not None and known and "forward" not in vars(activation):
+            if layer in found and activation is not None and known and "forward" not in vars(activation):
                 found[layer] = activation
     return found
 
 
-def _packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> Callable[..., Tensor]:
+def packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> Callable[..., Tensor]:
     """The patch of one layer's forward: act(x @ weight.T + bias) in one call."""
     dtype = torch.bfloat16 if getattr(model, "computes_half", False) else torch.float32
     weight = layer.weight.detach().to(dtype)
@@ -103,7 +108,7 @@ def _packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> C
     activate = activation.forward if activation is not None else None  # its own, before it is patched
 
     def forward(plain: Callable[..., Tensor], given: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # the operator has no backward pass
             return plain(given)
         try:
             return packed_linear(given.to(dtype), packed, bias, name)
@@ -113,8 +118,3 @@ def _packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> C
             return activate(found) if activate is not None else found
 
     return forward
-
-
-def _applied_already(plain: Callable[..., Tensor], given: Tensor) -> Tensor:
-    """The patch of an activation that the layer before it applies, except where gradients are wanted."""
-    return plain(given) if torch.is_grad_enabled() else given

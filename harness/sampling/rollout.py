@@ -31,7 +31,7 @@ def make_generator(*parts: object) -> Generator:
 
     from rlhf_bench.harness.store import content_key
 
-    return torch.Generator().manual_seed(int(content_key([str(p) for p in parts])[:15], 16))
+    return torch.Generator().manual_seed(int(content_key([str(p) for p in parts])[:15], 16))  # 60 bits
 
 
 def pad_prompts(rows: Sequence[Sequence[int]], pad: int, device: str) -> tuple[Tensor, Tensor]:
@@ -68,10 +68,12 @@ def sample(
     from rlhf_bench.harness.sampling import decoding
 
     ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, str(model.device))
+    # drawn on the CPU: the same numbers on every device
     uniforms = None if generator is None else torch.rand(len(ids), max_new, generator=generator).to(ids.device)
 
     def in_batches(rows: int) -> list[tuple[Tensor, Tensor]]:
         numbers = repeat(None) if uniforms is None else torch.split(uniforms, rows)
+        # strict=False: `repeat` does not end
         batches = zip(torch.split(ids, rows), torch.split(mask, rows), numbers, strict=False)
         return [decoding.generate(model, tokenizer, *batch, max_new, temperature) for batch in batches]
 
@@ -106,7 +108,7 @@ def make_rollout(
     response, kept, finished = response[:, :width], kept[:, :width], ends.any(1)
     response = torch.where(kept, response, torch.full_like(response, tokenizer.pad_token_id))
     texts = tuple(decode(tokenizer, row[:n]) for row, n in zip(response.tolist(), kept.sum(1).tolist(), strict=True))
-    if drawn is not None:
+    if drawn is not None:  # the loop also draws for rows that have ended and wait for their neighbours
         drawn = torch.where(kept, drawn[:, :width], 0.0)
     return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, drawn)
 
@@ -142,6 +144,7 @@ def logprobs(model: CausalLM, rollout: Rollout, temperature: float = 1.0) -> Ten
 def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
     """The rows `index` of a rollout, columns trimmed to what they need (left of prompts, right of responses)."""
     prompt_mask, mask = rollout.prompt_mask[index], rollout.mask[index]
+    # the padding that the selected rows have in common: with shorter rows the passes are shorter
     left = rollout.prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
     width = max(1, int(mask.sum(1).max()))
     rows = index.tolist()

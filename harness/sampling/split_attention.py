@@ -77,6 +77,7 @@ def takes_boolean_masks(model: Module) -> bool:
 
 def _agrees(model: CausalLM) -> bool:
     """The logits of a fourth token, its cache split and not, of two rows of which one is padded."""
+    # different tokens in every place, so that a wrong position or a wrong row shows
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]], device=model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -114,12 +115,14 @@ def attend(
     if cache.prefilling:
         return packed_attention(module, query, key, value, attention_mask, scaling=scaling, **named)
     layer = cache.layers[module.layer_idx]
+    # A model that changes keys after the cache has stored them, or attends to another layer's, is not supported.
     if key is not layer.keys or value is not layer.values or query.shape[2] != 1:
         raise RuntimeError("these keys are not the cache's own")
     rows, heads, _, width = query.shape
     groups = key.shape[1]  # heads / groups queries share one key
     query = (query * (width**-0.5 if scaling is None else scaling)).reshape(rows * groups, heads // groups, width)
     old_keys, old_values, keys, values = (x.flatten(0, 1) for x in (*layer.old, *layer.recent()))
+    # one softmax over both pieces: [rows * groups, heads / groups, old + recent]
     weights = torch.cat([torch.bmm(query, old_keys.mT), torch.bmm(query, keys.mT)], -1)
     if cache.hidden is not None:
         prompt = weights.view(rows, heads, -1)[..., : cache.hidden.shape[1]]

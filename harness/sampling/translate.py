@@ -42,7 +42,7 @@ def reads_text(model: RewardModel) -> bool:
 def retokenize(tokenizer: Tokenizer, rollout: Rollout) -> Rollout:
     """The same texts in another tokenizer's tokens.  A response that was cut off gets no end-of-sequence."""
     read = text_rollout(tokenizer, rollout.prompts, rollout.responses, str(rollout.mask.device))
-    mask = read.mask.clone()
+    mask = read.mask.clone()  # text_rollout ends every response
     for row in (~rollout.finished).nonzero().flatten().tolist():
         mask[row, int(read.mask[row].sum()) - 1] = False
     ids = read.response_ids.masked_fill(~mask, tokenizer.pad_token_id)

@@ -79,6 +79,7 @@ class VLLMSampler:
         """One SamplingParams for each row.  Only our own end tokens end a response, as in our own loop."""
         import torch
 
+        # logprobs 0: of the sampled token alone
         common: dict[str, Any] = {"max_tokens": max_new, "logprobs": 0, "detokenize": False, "ignore_eos": True}
         common |= {"stop_token_ids": list(end_token_ids(tokenizer))}
         if generator is None:
@@ -130,19 +131,22 @@ def open_vllm(policy: Path, rows: int, context: int, device: str, memory: float)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of what is intended: no tokenizer, tied heads
+    import torch
+
     try:
         from vllm import LLM, SamplingParams
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         llm = LLM(
             model=str(policy),
             skip_tokenizer_init=True,
             trust_remote_code=False,
             dtype=read_placement(policy).dtype,
-            seed=0,
+            seed=0,  # of the engine; each row brings its own
             max_model_len=context,
             max_num_seqs=rows,
             gpu_memory_utilization=memory,
-            enforce_eager=not device.startswith("cuda"),
+            enforce_eager=not device.startswith("cuda"),  # compiling takes over a minute on a CPU
             enable_prefix_caching=False,  # it would reuse keys and values of earlier weights
             generation_config="vllm",  # none of the folder's own sampling defaults
             logprobs_mode="processed_logprobs",  # at the temperature
@@ -154,15 +158,8 @@ def open_vllm(policy: Path, rows: int, context: int, device: str, memory: float)
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm
-        _release_memory(device)
-
-
-def _release_memory(device: str) -> None:
-    """Free what an engine leaves behind in its process, so that another one can be opened."""
-    import torch
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-    cleanup_dist_env_and_memory()
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+        # free what an engine leaves behind in its process, so that another one can be opened
+        cleanup_dist_env_and_memory()
+        gc.collect()
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()

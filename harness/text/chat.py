@@ -69,6 +69,7 @@ def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends:
     Raises BenchError for template=chat without a chat template, and for a template that fails.
     """
     listed, place = [*ends], "turn"
+    # "auto" takes the template that an instruction-tuned model was trained with; a base model has none
     chat = template == "chat" or (template == "auto" and bool(tokenizer.chat_template))
     if chat:
         if not tokenizer.chat_template:
@@ -78,6 +79,7 @@ def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends:
         end_of_turn = _end_of_turn(tokenizer, system, place)
         if end_of_turn is not None:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
+    # sorted, because the format is stored and hashed: the order of a set may differ from run to run
     others = sorted({int(i) for i in listed if i is not None} - {tokenizer.eos_token_id})
     chosen = PromptFormat("chat" if chat else "plain", system, place, tuple(others))
     store_prompt_format(tokenizer, chosen)
@@ -90,14 +92,16 @@ def _system_place(tokenizer: Tokenizer, system: str) -> str:
         return "turn"
     try:
         shown = render(tokenizer, _turns(PROMPT_MARK, system, "turn"))
-    except BenchError:
+    except BenchError:  # Gemma's template raises an exception for a system turn
         return "user"
+    # LLAMA 2's drops it silently
     return "turn" if system.strip() in shown else "user"
 
 
 def _end_of_turn(tokenizer: Tokenizer, system: str, place: str) -> int | None:
     """The special token that the template writes right after an answer, None where it writes none."""
     turns = [*_turns(PROMPT_MARK, system, place), {"role": "assistant", "content": ANSWER_MARK}]
+    # templates put a line break or a space between the answer and the end of the turn
     after = _ids(tokenizer, render(tokenizer, turns).partition(ANSWER_MARK)[2].lstrip())
     return after[0] if after and after[0] in special_tokens(tokenizer) else None
 
@@ -122,7 +126,7 @@ def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> st
     """The text of the chat template before an answer to `prompt`."""
     turns = _turns(prompt, chosen.system, chosen.place)
     asked = render(tokenizer, turns, add_generation_prompt=True)
-    if asked != render(tokenizer, turns):
+    if asked != render(tokenizer, turns):  # it has a generation prompt, and that is what stands before the answer
         return asked
     # A template without a generation prompt: a finished conversation shows what it writes before the answer.
     whole = render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER_MARK}])

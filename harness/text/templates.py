@@ -48,7 +48,7 @@ def starts_with_bos(tokenizer: Tokenizer) -> bool:
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of response tokens before the first one that ends a response."""
     row = list(ids)
-    for end in end_token_ids(tokenizer):
+    for end in end_token_ids(tokenizer):  # the row shrinks to what is before the earliest of them
         if end in row:
             row = row[: row.index(end)]
     return str(tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -65,9 +65,10 @@ def token_spans(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Span, ...]:
         prefix = decode(tokenizer, ids[:count])
         # a prefix that ends inside a character decodes to replacement characters, which are not in the text
         stable = len(prefix.rstrip(REPLACEMENT)) if not text.startswith(prefix) else len(prefix)
+        # a longer prefix can decode to fewer characters: spans must not go backwards
         end = max(start, min(stable, len(text)))
         spans.append((start, end))
         start = end
-    if spans and start < len(text):
+    if spans and start < len(text):  # an incomplete character at the end: its replacement belongs to the last token
         spans[-1] = (spans[-1][0], len(text))
     return tuple(spans)

@@ -31,6 +31,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens; a special token's string inside a text is read as plain text."""
     if not texts:
         return []
+    # split_special_tokens works for byte-level and WordPiece models; unigram models need the cut below
     ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
     rows, special = [list(row) for row in ids["input_ids"]], special_tokens(tokenizer)
     return [

@@ -41,17 +41,17 @@ class Tokenizer(Protocol):
     save_pretrained: Callable[..., Any]
     add_special_tokens: Callable[..., int]
 
-    def __call__(self, *texts: Any, **options: Any) -> Any:
+    def __call__(self, *texts: object, **options: object) -> Any:
         """Token ids and masks by name ("input_ids", "attention_mask"), of one text or of a list of texts."""
 
     def __len__(self) -> int:
         """The number of tokens in the vocabulary, added ones included."""
 
-    def decode(self, ids: Any, **options: Any) -> str:
+    def decode(self, ids: object, **options: object) -> str:
         """The text of token ids."""
 
     def get_vocab(self) -> dict[str, int]:
         """Token id by the token's own spelling, which may differ from its text (byte-level BPE writes "Ġ")."""
 
-    def convert_ids_to_tokens(self, ids: Any) -> Any:
+    def convert_ids_to_tokens(self, ids: object) -> Any:
         """The spelling of one id, or the spellings of a list of ids."""

@@ -251,7 +251,7 @@ def test_laid_out_weights_give_the_same_and_nothing_stays(tiny: Tiny) -> None:
 def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     before = outputs(tiny.model)
     made: list[int] = []
-    lay_out = packed_weights._packed_forward
+    lay_out = packed_weights.packed_forward
 
     def fail_at_third(*given: Any) -> Any:
         made.append(1)
@@ -259,7 +259,7 @@ def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pyt
             raise MemoryError
         return lay_out(*given)
 
-    monkeypatch.setattr(packed_weights, "_packed_forward", fail_at_third)
+    monkeypatch.setattr(packed_weights, "packed_forward", fail_at_third)
     with pytest.raises(MemoryError), packed_weights.packed_weights(tiny.model):
         pass
     assert not [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]
