@@ -79,3 +79,9 @@ def test_every_package_has_a_layer() -> None:
 )
 def test_the_rule_sees_imports_of_every_form(module: str, line: str, allowed: bool) -> None:
     assert (upward(module, ast.parse(line)) == []) == allowed
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports test files by their base names: the second file of one name would not run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
