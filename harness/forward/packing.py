@@ -1,7 +1,7 @@
 """Packed sequences: rows of different length go through a model end to end, as one row without padding.
 
 Linear layers, norms, activations and heads treat tokens one by one, so packed rows [1, N] cost them nothing for the
-positions that padding would fill.  Only attention has to know where a row begins, and looks at each row by itself.  The
+positions that padding would fill.  Only attention needs the rows' boundaries; it treats each row separately.  The
 row lengths travel as the attention mask, so gradient checkpointing and trainers pass them on like any other mask.
 """
 

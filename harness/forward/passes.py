@@ -1,8 +1,8 @@
 """A model's pass over prompts and responses that computes little more than what is read.
 
-Rows of equal total length form a table whatever their prompts are.  Other rows are packed (packing.py) where the model
-supports it, and padded at the end elsewhere.  Causal attention never looks there, so no attention mask is needed in
-either case.  Logits are computed at the response tokens only, as one row.
+Rows of equal total length form a table, however long their prompts are.  Other rows are packed (packing.py) where the
+model supports it, and padded at the end elsewhere.  Causal attention never looks there, so no attention mask is needed
+in either case.  Logits are computed at the response tokens only, as one row.
 """
 
 from __future__ import annotations

@@ -75,11 +75,11 @@ def self_test_model(model_type: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY)).eval()
+    generator = torch.Generator().manual_seed(0)  # torch.manual_seed would also set the generators of GPUs
     for parameter in model.parameters():
         if parameter.ndim == 2:
-            parameter.mul_(8.0)
+            parameter.copy_(0.16 * torch.randn(parameter.shape, generator=generator))
     return model
 
 

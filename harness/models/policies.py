@@ -133,7 +133,7 @@ def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[Ca
 
 
 def load_policy(folder: Path, device: str) -> tuple[CausalLM, Tokenizer]:
-    """(model, tokenizer) of an SFT or trained policy, computed in float32 whatever its placement."""
+    """(model, tokenizer) of an SFT or trained policy, computed in float32 for every placement."""
     tokenizer = load_tokenizer(folder)
     return load_causal(folder, tokenizer, device), tokenizer
 

@@ -3,7 +3,7 @@
 `preallocated_cache` writes into buffers with room for the whole response.  `SplitCache` keeps the old keys and values
 in one contiguous piece and the latest tokens in a small buffer beside it: all of them are read for every token, and a
 CPU reads contiguous memory at more than twice the speed of rows with gaps between them (measured: 20 against 8 GB/s).
-Only attention that knows of both pieces can use it (split_attention.py).
+Only an attention made for two pieces can use it (split_attention.py).
 """
 
 from __future__ import annotations

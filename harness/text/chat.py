@@ -125,13 +125,13 @@ def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat)
 def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> str:
     """The text of the chat template before an answer to `prompt`."""
     turns = _turns(prompt, chosen.system, chosen.place)
-    asked = render(tokenizer, turns, add_generation_prompt=True)
-    if asked != render(tokenizer, turns):  # it has a generation prompt, and that is what stands before the answer
-        return asked
+    with_prompt = render(tokenizer, turns, add_generation_prompt=True)
+    if with_prompt != render(tokenizer, turns):  # it has a generation prompt, and that is what stands before the answer
+        return with_prompt
     # A template without a generation prompt: a finished conversation shows what it writes before the answer.
     whole = render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER_MARK}])
     shown = whole.partition(ANSWER_MARK)[0]
-    return shown if ANSWER_MARK in whole and shown.startswith(asked) else asked
+    return shown if ANSWER_MARK in whole and shown.startswith(with_prompt) else with_prompt
 
 
 def render(tokenizer: Tokenizer, turns: Sequence[dict[str, str]], **more: Any) -> str:

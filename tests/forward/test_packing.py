@@ -1,5 +1,5 @@
-"""Rows laid end to end give what padded rows give, for every architecture that is taught to read them; others are left
-as they are."""
+"""Packed rows give what padded rows give, for every architecture that packing is enabled for; other models stay as they
+are."""
 
 from __future__ import annotations
 
@@ -85,20 +85,22 @@ def assert_alike(one: Any, other: Any, tolerance: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(packing.ARCHITECTURES))
-def test_rows_end_to_end_give_what_padded_rows_give(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_rows_give_what_padded_rows_give(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, rollout = make(kind), uneven()
     expected = everything(plain, rollout)
-    taught = enable_packing(deepcopy(plain))
-    assert has_packed_attention(taught)
+    packing_model = enable_packing(deepcopy(plain))
+    assert has_packed_attention(packing_model)
     assert not has_packed_attention(plain)
-    assert pack(rollout, taught).ids.shape == (1, 23)
+    assert pack(rollout, packing_model).ids.shape == (1, 23)
     assert pack(rollout, plain).ids.shape == (5, 9)
-    assert_alike(everything(taught, rollout), expected)
-    assert_alike(padded(taught, rollout, monkeypatch), expected)  # without row lengths it is what it was
+    assert_alike(everything(packing_model, rollout), expected)
+    assert_alike(
+        padded(packing_model, rollout, monkeypatch), expected
+    )  # with ordinary masks it computes what it did before
 
 
 @pytest.mark.parametrize("kind", sorted(packing.ARCHITECTURES))
-def test_a_row_does_not_see_its_neighbours(kind: str) -> None:
+def test_a_packed_row_does_not_attend_to_its_neighbours(kind: str) -> None:
     model, rollout = enable_packing(make(kind)), uneven()
     rollout.mask[4, 0] = True  # every row has something to compare
     logits, _ = logits_and_hidden(model, pack(rollout, model))
@@ -108,19 +110,19 @@ def test_a_row_does_not_see_its_neighbours(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_checkpointed_layers_are_computed_again_row_by_row(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_works_with_gradient_checkpointing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = apply_placement(enable_packing(make(kind)), Placement(gradient_checkpointing=True))
     assert_alike(everything(model, uneven()), padded(model, uneven(), monkeypatch))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_bfloat16_reads_rows_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_works_in_bfloat16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = apply_placement(enable_packing(make(kind)), Placement(dtype="bfloat16"))
     assert_alike(everything(model, uneven()), padded(model, uneven(), monkeypatch), tolerance=0.1)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_adapters_read_rows_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_works_with_adapters(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     adapted = add_adapter(enable_packing(make(kind)).requires_grad_(False), Placement(lora=2), seed=0)
     assert_alike(everything(adapted, uneven()), padded(adapted, uneven(), monkeypatch))
@@ -135,7 +137,7 @@ def test_adapters_read_rows_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
         ("gpt_neox", {}),
     ],
 )
-def test_what_is_not_known_to_be_right_stays_padded(kind: str, more: dict[str, Any]) -> None:
+def test_attention_that_packing_does_not_know_keeps_padded_rows(kind: str, more: dict[str, Any]) -> None:
     model = make(kind, **more)
     before = model.config._attn_implementation
     assert not has_packed_attention(enable_packing(model))
@@ -143,7 +145,7 @@ def test_what_is_not_known_to_be_right_stays_padded(kind: str, more: dict[str, A
     assert pack(uneven(), model).ids.shape == (5, 9)
 
 
-def test_a_model_that_was_not_taught_refuses_rows_instead_of_misreading_them() -> None:
+def test_a_model_without_packing_raises_on_packed_rows() -> None:
     packed = pack(uneven(), enable_packing(make("llama")))
     with pytest.raises(RuntimeError):
         make("llama")(input_ids=packed.ids, use_cache=False, **packed.inputs)
@@ -162,7 +164,7 @@ def test_positions_and_lengths() -> None:
     assert packed_mask(lengths).flatten().tolist() == [3, 1, 2]
 
 
-def test_a_loaded_model_is_taught_and_stored_without_a_trace(tmp_path: Path) -> None:
+def test_a_loaded_model_supports_packing_and_is_stored_without_a_trace_of_it(tmp_path: Path) -> None:
     save_model(make("gpt2"), TOKENIZER, tmp_path / "plain")
     model = load_causal(tmp_path / "plain", TOKENIZER, "cpu")
     assert has_packed_attention(model)
@@ -175,7 +177,7 @@ def test_a_loaded_model_is_taught_and_stored_without_a_trace(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_taught_model_samples_as_before(kind: str) -> None:
+def test_a_model_with_packing_samples_as_before(kind: str) -> None:
     model = make(kind)
     prompts = ["Where is Anna?", "?", "Who brings the map?"]
     drawn = [
@@ -187,7 +189,7 @@ def test_a_taught_model_samples_as_before(kind: str) -> None:
 
 @pytest.mark.parametrize("positions", ["reuse", "plain"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_corrector_that_reads_rows_compares_alike(kind: str, positions: str) -> None:
+def test_a_corrector_compares_packed_and_padded_rows_alike(kind: str, positions: str) -> None:
     plain = make(kind)
     layout = Layout.of(TOKENIZER, positions)
     one, two = (
@@ -198,7 +200,7 @@ def test_a_corrector_that_reads_rows_compares_alike(kind: str, positions: str) -
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_classifier_that_reads_rows_scores_alike(kind: str) -> None:
+def test_a_classifier_scores_packed_and_padded_rows_alike(kind: str) -> None:
     torch.manual_seed(0)
     config = make(kind).config
     config.num_labels = 1

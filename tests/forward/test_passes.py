@@ -61,16 +61,16 @@ def test_layers_that_see_a_window_keep_their_own_cache() -> None:
     torch.testing.assert_close(drawn.logprobs, logprobs(model, drawn).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_passes_that_skip_what_nobody_reads_give_the_same_logprobs_and_gradients(
+def test_passes_that_skip_unread_positions_give_the_same_logprobs_and_gradients(
     tiny: Tiny,
 ) -> None:
     made = by_hand(tiny.tokenizer, [[40, 41, 42, 43], [50], [60, 61]], [[70, 71, 1], [73], [74, 75]], extra_left=1)
 
-    def both(table: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def values_and_gradients(table: Tensor) -> tuple[Tensor, list[Tensor]]:
         parameters = [p for p in tiny.model.parameters() if p.requires_grad]
         return table.detach(), list(torch.autograd.grad(table.sum(), parameters))
 
-    def plainly() -> Tensor:
+    def plain_logprobs() -> Tensor:
         """Left-padded prompts, right-padded responses, all logits, everywhere."""
         ids, mask, positions = full_inputs(made)
         logits = tiny.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
@@ -78,14 +78,14 @@ def test_passes_that_skip_what_nobody_reads_give_the_same_logprobs_and_gradients
         table = logits[:, -width - 1 : -1].log_softmax(-1).gather(-1, made.response_ids[..., None]).squeeze(-1)
         return torch.where(made.mask, table, 0.0)
 
-    shortened = both(logprobs(tiny.model, made))
-    plain = both(plainly())
+    shortened = values_and_gradients(logprobs(tiny.model, made))
+    plain = values_and_gradients(plain_logprobs())
     torch.testing.assert_close(shortened[0], plain[0], rtol=1e-4, atol=1e-4)
     for one, two in zip(shortened[1], plain[1], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
 
-def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> None:
+def test_the_last_layer_computes_fewer_positions_inside_and_all_outside(tiny: Tiny) -> None:
     ids, mask, positions = full_inputs(by_hand(tiny.tokenizer, [[40, 41, 42, 43]], [[70, 71, 72]]))
     mlp = patch.last_mlp(tiny.model)
     seen: list[int] = []
@@ -102,7 +102,7 @@ def test_the_last_layer_does_less_inside_and_all_of_it_outside(tiny: Tiny) -> No
     assert "forward" not in vars(mlp)
 
 
-def test_a_model_that_checkpoints_gradients_is_left_as_it_is(tiny: Tiny) -> None:
+def test_a_model_with_gradient_checkpointing_computes_all_positions(tiny: Tiny) -> None:
     tiny.model.activation_checkpointing_enable()
     try:
         assert patch.last_mlp(tiny.model) is None
@@ -131,7 +131,7 @@ def test_logprobs_in_chunks_are_those_of_the_whole(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_freed_memory_is_kept() -> None:
+def test_freed_memory_is_kept_by_the_process() -> None:
     """In a process of its own: large blocks that are freed are soon there again without a page fault for each page."""
     code = """
 import resource, torch

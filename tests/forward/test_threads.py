@@ -22,23 +22,23 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def whoami(_: Check) -> tuple[int, int]:
+def thread_and_share(_: Check) -> tuple[int, int]:
     return threading.get_ident(), torch.get_num_threads()
 
 
 def test_each_has_its_share_of_the_threads(threads: int) -> None:
-    (mine, own), (other, share) = run_concurrently(whoami, whoami)
+    (mine, own), (other, share) = run_concurrently(thread_and_share, thread_and_share)
     assert mine == threading.get_ident() != other
     assert (own, share) == (threads - threads // 2, threads // 2)
     assert torch.get_num_threads() == threads
 
 
-def test_one_thread_or_in_turn_is_the_calling_thread_alone(threads: int) -> None:
+def test_one_torch_thread_or_not_enabled_uses_the_calling_thread_only(threads: int) -> None:
     here = (threading.get_ident(), threads)
-    assert run_concurrently(whoami, whoami, enabled=False) == (here, here)
+    assert run_concurrently(thread_and_share, thread_and_share, enabled=False) == (here, here)
     torch.set_num_threads(1)
     here = (threading.get_ident(), 1)
-    assert run_concurrently(whoami, whoami) == (here, here)
+    assert run_concurrently(thread_and_share, thread_and_share) == (here, here)
 
 
 def modes(_: Check) -> tuple[bool, bool, torch.dtype]:
@@ -103,6 +103,6 @@ def test_an_interrupt_stops_both(threads: int, busy: bool) -> None:
     """While the calling thread computes, and while it waits for the other."""
     watched = Watched()
     with pytest.raises(KeyboardInterrupt):
-        run_concurrently(Watched() if busy else whoami, interrupting(watched))
+        run_concurrently(Watched() if busy else thread_and_share, interrupting(watched))
     assert watched.ended is CancelledError
     assert torch.get_num_threads() == threads

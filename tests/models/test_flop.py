@@ -32,7 +32,7 @@ def test_ppo_reads_thrice_and_trains_both() -> None:
     assert ppo_flop(tokens=10, policy=100, critic=0, epochs=1) == 10 * (2 * 200 + 6 * 100)
 
 
-def test_amounts_have_units_and_a_dash_where_nobody_counted() -> None:
+def test_amounts_have_units_and_a_dash_where_there_are_none() -> None:
     def of(*values: float) -> str:
         return amount([{"figures": {"flop": v} if v else {}} for v in values], "flop")
 

@@ -97,7 +97,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(folder: Path)
 
 @pytest.mark.parametrize("lora", [0, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_held_policy_samples_as_the_bare_one(folder: Path, lora: int, dtype: str) -> None:
+def test_a_policy_with_a_placement_samples_as_a_loaded_one(folder: Path, lora: int, dtype: str) -> None:
     """Checkpointing must not take away the cache; under bfloat16 what was sampled has the same odds again."""
     if lora:
         pytest.importorskip("peft", reason="the optional package peft is not installed")
@@ -119,7 +119,7 @@ def test_a_held_policy_samples_as_the_bare_one(folder: Path, lora: int, dtype: s
     (folder / "holding.json").unlink()
 
 
-def test_what_is_chosen_and_kept(tmp_path: Path) -> None:
+def test_a_placement_is_chosen_stored_and_read(tmp_path: Path) -> None:
     settings = {"dtype": "auto", "lora": 8, "gradient_checkpointing": True, "width": 64}
     chosen = choose_placement(settings, "cpu")
     assert chosen == Placement(lora=8, dtype="float32", gradient_checkpointing=True)

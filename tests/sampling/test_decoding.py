@@ -1,5 +1,4 @@
-"""Decoding is the plain loop, faster: keys and values in parts, weights laid out once, activations on a product's way
-out."""
+"""Decoding with a split cache, packed weights and fused activations gives what the plain loop gives."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ LONG = 40
 
 
 @pytest.fixture(autouse=True)
-def taught(tiny_gpt2: Tiny, tiny_llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_loaded(tiny_gpt2: Tiny, tiny_llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """As models come from a folder, and as large ones are treated."""
     monkeypatch.setattr(packed_weights, "SMALLEST", 0)
     for model in (tiny_gpt2.model, tiny_llama.model):
@@ -38,7 +37,7 @@ def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
     return sample(tiny.model, tiny.tokenizer, prompts, LONG, generator=generator, temperature=2.0)
 
 
-def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own cache and masks, its layers as they are."""
     monkeypatch.setattr(decoding, "supports_split_cache", lambda _: False)
     monkeypatch.setattr(packed_weights, "LARGEST", 0)
@@ -47,16 +46,16 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("prompts", [PROMPTS * 3, PROMPTS[:1] * 9], ids=["padded", "equal lengths"])
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "drawn"])
-@pytest.mark.parametrize("parts", [True, False], ids=["parts", "one buffer"])
+@pytest.mark.parametrize("split", [True, False], ids=["split cache", "one buffer"])
 def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
-    tiny: Tiny, prompts: tuple[str, ...], greedy: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, prompts: tuple[str, ...], greedy: bool, split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert supports_split_cache(tiny.model)
     monkeypatch.setattr(decoding, "end_token_ids", lambda _: range(8))  # so that some rows end before others
-    if not parts:
+    if not split:
         monkeypatch.setattr(decoding, "supports_split_cache", lambda _: False)
     fast = draw(tiny, prompts, greedy)
-    plainly(monkeypatch)
+    use_plain_path(monkeypatch)
     plain = draw(tiny, prompts, greedy)
     assert torch.equal(fast.response_ids, plain.response_ids)
     torch.testing.assert_close(fast.logprobs, plain.logprobs, rtol=1e-4, atol=1e-4)
@@ -87,12 +86,12 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "drawn"])
-def test_two_threads_write_half_of_the_rows_each(
-    tiny: Tiny, greedy: bool, writers: set[str], monkeypatch: pytest.MonkeyPatch
+def test_two_threads_decode_half_of_the_rows_each(
+    tiny: Tiny, greedy: bool, threads_used: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "end_token_ids", lambda _: range(8))
     found = draw(tiny, PROMPTS * 6, greedy)
-    assert len(writers) == 2
+    assert len(threads_used) == 2
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     alone = draw(tiny, PROMPTS * 6, greedy)
@@ -101,47 +100,47 @@ def test_two_threads_write_half_of_the_rows_each(
 
 
 @pytest.fixture
-def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Names of the threads that write."""
+def threads_used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the threads that decode."""
     names: set[str] = set()
-    by_one = decoding.decode_rows
+    original = decoding.decode_rows
 
     def write(*given: Any) -> int:
         names.add(threading.current_thread().name)
-        return by_one(*given)
+        return original(*given)
 
     monkeypatch.setattr(decoding, "decode_rows", write)
     return names
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_writes(
-    tokenizer: Any, writers: set[str], monkeypatch: pytest.MonkeyPatch
+def test_in_bfloat16_two_threads_repeat_to_the_bit_or_one_decodes(
+    tokenizer: Any, threads_used: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = Tiny(apply_placement(enable_packing(make_gpt2(tokenizer)), Placement(dtype="bfloat16")), tokenizer, Path())
     first = draw(tiny, PROMPTS * 6, greedy=False)
-    assert len(writers) == 2
+    assert len(threads_used) == 2
     for _ in range(3):
         again = draw(tiny, PROMPTS * 6, greedy=False)
         assert torch.equal(first.response_ids, again.response_ids)
         assert torch.equal(first.logprobs, again.logprobs)
-    writers.clear()
+    threads_used.clear()
     monkeypatch.setattr(packed_weights, "LARGEST", 0)
     draw(tiny, PROMPTS * 6, greedy=False)
-    assert len(writers) == 1
+    assert len(threads_used) == 1
 
 
-def test_a_batch_too_large_for_the_memory_is_written_in_parts(
+def test_a_batch_too_large_for_the_memory_is_decoded_in_smaller_batches(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(decoding, "end_token_ids", lambda _: range(8))
     whole = draw(tiny, PROMPTS * 3, greedy=False)
-    by_one = decoding.generate
+    original = decoding.generate
 
     def small(model: Any, tokenizer: Any, ids: Tensor, *given: Any) -> Any:
         if len(ids) > 3:
             raise torch.OutOfMemoryError
-        return by_one(model, tokenizer, ids, *given)
+        return original(model, tokenizer, ids, *given)
 
     monkeypatch.setattr(decoding, "generate", small)
     monkeypatch.setattr(rollout, "_limits", {})
@@ -170,7 +169,7 @@ def test_a_change_of_the_weights_is_seen(tokenizer: Any) -> None:
         torch.testing.assert_close(after.logprobs, logprobs(model, after).detach(), rtol=1e-4, atol=1e-4)
 
 
-# --- parts
+# --- split cache
 
 
 @pytest.fixture
@@ -187,7 +186,7 @@ def wrong_attention(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_a_model_that_decodes_otherwise_in_parts_keeps_one_buffer(tokenizer: Any, wrong_attention: list[int]) -> None:
+def test_a_model_that_a_split_cache_would_change_keeps_one_buffer(tokenizer: Any, wrong_attention: list[int]) -> None:
     model = make_llama(tokenizer)
     assert not supports_split_cache(model)
     tried = len(wrong_attention)
@@ -197,7 +196,9 @@ def test_a_model_that_decodes_otherwise_in_parts_keeps_one_buffer(tokenizer: Any
     torch.testing.assert_close(drawn.logprobs, logprobs(model, drawn).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_an_attention_that_is_never_asked_is_noticed(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_ignores_the_attention_implementation_is_noticed(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with a model that brings its own attention and would see the latest token alone."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.models.llama import modeling_llama
@@ -217,7 +218,7 @@ def test_other_attention_keeps_one_buffer(tokenizer: Any, implementation: str) -
     assert not supports_split_cache(model)
 
 
-def test_the_model_asks_for_its_own_attention_again_afterwards(tiny: Tiny) -> None:
+def test_the_models_attention_is_put_back(tiny: Tiny) -> None:
     before = tiny.model.config._attn_implementation
     draw(tiny, PROMPTS, greedy=True)
     assert tiny.model.config._attn_implementation == before
@@ -226,7 +227,7 @@ def test_the_model_asks_for_its_own_attention_again_afterwards(tiny: Tiny) -> No
     assert tiny.model.config._attn_implementation == before
 
 
-# --- weights laid out
+# --- packed weights
 
 
 def outputs(model: Any) -> Tensor:
@@ -234,7 +235,7 @@ def outputs(model: Any) -> Tensor:
         return model(input_ids=torch.arange(24).view(3, 8), use_cache=False).logits  # type: ignore[no-any-return]
 
 
-def test_laid_out_weights_give_the_same_and_nothing_stays(tiny: Tiny) -> None:
+def test_packed_weights_give_the_same_and_leave_no_patch(tiny: Tiny) -> None:
     before = outputs(tiny.model)
     own = [name for name, module in tiny.model.named_modules() if "forward" in vars(module)]
     with packed_weights.packed_weights(tiny.model):
@@ -248,16 +249,16 @@ def test_laid_out_weights_give_the_same_and_nothing_stays(tiny: Tiny) -> None:
     assert torch.equal(outputs(tiny.model), before)
 
 
-def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_that_fails_leaves_no_patch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     before = outputs(tiny.model)
     made: list[int] = []
-    lay_out = packed_weights.packed_forward
+    original = packed_weights.packed_forward
 
     def fail_at_third(*given: Any) -> Any:
         made.append(1)
         if len(made) == 3:
             raise MemoryError
-        return lay_out(*given)
+        return original(*given)
 
     monkeypatch.setattr(packed_weights, "packed_forward", fail_at_third)
     with pytest.raises(MemoryError), packed_weights.packed_weights(tiny.model):
@@ -266,7 +267,7 @@ def test_a_layout_that_fails_leaves_no_other_behind(tiny: Tiny, monkeypatch: pyt
     assert torch.equal(outputs(tiny.model), before)
 
 
-def test_gradients_go_the_plain_way(tiny: Tiny) -> None:
+def test_gradients_take_the_plain_path(tiny: Tiny) -> None:
     def gradient() -> Tensor:
         logits = tiny.model(input_ids=torch.arange(24).view(3, 8), use_cache=False).logits
         found: Tensor = torch.autograd.grad(logits.square().mean(), next(iter(tiny.model.parameters())))[0]
@@ -307,7 +308,7 @@ def test_a_model_that_computes_in_bfloat16_goes_on_doing_so(tokenizer: Any) -> N
         assert rounding / 10 <= found <= 2 * rounding
 
 
-def test_activations_without_a_name_there_follow_as_before() -> None:
+def test_activations_that_onednn_does_not_have_follow_as_before() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     tokenizer = make_tokenizer(280)

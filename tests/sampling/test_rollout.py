@@ -124,7 +124,7 @@ def test_an_equal_generator_gives_an_equal_rollout(tiny_gpt2: Tiny) -> None:
     assert rows(draw("a", 1)) != rows(draw("b", 1))
 
 
-def test_sampling_leaves_the_global_random_state_alone(tiny_gpt2: Tiny) -> None:
+def test_sampling_does_not_change_the_global_random_state(tiny_gpt2: Tiny) -> None:
     before = torch.random.get_rng_state()
     sample(tiny_gpt2.model, tiny_gpt2.tokenizer, PROMPTS, 3, generator=make_generator(1))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -168,7 +168,7 @@ def test_given_texts_round_trip(tokenizer: Any, texts: list[tuple[str, str]]) ->
     rollout = text_rollout(tokenizer, prompts, responses, "cpu")
     assert (rollout.prompts, rollout.responses) == (prompts, responses)
     assert rollout.finished.all()
-    assert rollout.logprobs is None, "nobody drew them"
+    assert rollout.logprobs is None, "they were not sampled"
     for text, response in zip(responses, rows(rollout), strict=True):
         assert response[-1] == tokenizer.eos_token_id
         assert decode(tokenizer, response) == text

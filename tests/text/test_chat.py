@@ -62,7 +62,7 @@ def test_the_prompt_is_the_templates_once(folders: dict[str, Path], name: str, s
     expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
     (ids,) = encode_prompts(tokenizer, ["where do they meet?"])
     assert ids[: len(expected)] == list(expected)
-    assert len(ids) - len(expected) in (0, 1)  # LLAMA writes a space before an answer, and knows no generation prompt
+    assert len(ids) - len(expected) in (0, 1)  # LLAMA writes a space before an answer, and has no generation prompt
     assert ids.count(tokenizer.bos_token_id) == (0 if name == "qwen2" else 1)
     if system:
         assert system.split()[-1].rstrip(".") in tokenizer.decode(ids)
@@ -97,7 +97,7 @@ def test_no_prompt_brings_a_special_token(folders: dict[str, Path], name: str) -
     assert count(hostile) == count("where")
 
 
-def test_plain_is_plain_where_asked_for(folders: dict[str, Path]) -> None:
+def test_the_plain_template_can_be_chosen_for_a_chat_model(folders: dict[str, Path]) -> None:
     tokenizer = load_tokenizer(folders["qwen2"], "plain", "Be brief.")
     assert shown(tokenizer, "Where?") == policy_prompt("Where?", "Be brief.")
     assert tokenizer.eos_token == "<|endoftext|>"

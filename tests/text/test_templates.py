@@ -86,7 +86,7 @@ def test_spans_tile_a_text(tokenizer: Any, text: str) -> None:
 
 
 @given(st.lists(st.integers(0, 299), max_size=20))
-def test_spans_tile_whatever_a_policy_samples(tokenizer: Any, ids: list[int]) -> None:
+def test_spans_tile_everything_that_a_policy_can_sample(tokenizer: Any, ids: list[int]) -> None:
     """Bytes that are no UTF-8, special tokens in the middle."""
     assert_tiles(tokenizer, ids)
 
