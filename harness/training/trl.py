@@ -67,7 +67,7 @@ class TrainOptions:
     def of_job(
         cls, job: TrainingJob, rows: int, schedule: Schedule, placement: Placement | None = None
     ) -> TrainOptions:
-        """Those of a reward model's training over `rows` rows; `holding` of the policy it starts from, if it does."""
+        """Those of a reward model's training over `rows` rows; `placement`: of the policy it starts from, if any."""
         return cls(
             scratch=job.scratch,
             steps=max(1, schedule.epochs * rows // schedule.batch),
