@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_threads
+from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_thread_variables, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
 from rlhf_bench.harness.store import Store
 
@@ -85,9 +85,7 @@ def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[
 
 
 def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(machine.threads)  # read when a worker loads its libraries
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_thread_variables(machine.threads)  # here, because a worker loads libraries before it runs a line of ours
     position = {stage.key: number for number, stage in enumerate(missing)}
     sorter = TopologicalSorter(
         {stage.key: [needed.key for needed in stage.inputs.values() if needed.key in position] for stage in missing}

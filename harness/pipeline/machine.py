@@ -60,12 +60,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 LARGEST_KEPT = 2**30  # bytes; a larger block is still mapped by itself and returned when it is freed
 
 
-def set_threads(threads: int) -> None:
-    """Set this process's number of CPU threads, for torch and for the libraries it calls; keep freed memory."""
+def set_thread_variables(threads: int) -> None:
+    """Set the variables that libraries read when they are loaded, in this process and in those that it starts."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     # threads that spin while idle slow other processes on a busy machine down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def set_threads(threads: int) -> None:
+    """Set this process's number of CPU threads, for torch and for the libraries it calls; keep freed memory."""
+    set_thread_variables(threads)
     import torch
 
     torch.set_num_threads(threads)

@@ -1,17 +1,8 @@
-"""Private names of torch, transformers and TRL: where they stand, and that without them the results are the same."""
+"""Private names of torch, transformers and TRL: without them the results are the same."""
 
 from __future__ import annotations
 
-import ast
-import json
-import os
-import re
-import subprocess
-import sys
-import tomllib
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,12 +22,6 @@ from rlhf_bench.harness.sampling import packed_weights, split_attention
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.training import trl_private
 
-ROOT = Path(__file__).parents[2]
-PRIVATE_FILES = {
-    "harness/forward/torch_private.py",
-    "harness/forward/transformers_private.py",
-    "harness/training/trl_private.py",
-}
 PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who brings the lamp on Sunday at nine?")
 PATHS = (
     torch_private.PACKED_LINEAR,
@@ -346,133 +331,3 @@ def test_what_is_close(found: list[float], expected: list[float], close: bool) -
         assert not close
     else:
         assert close
-
-
-# --- where they stand
-
-STANDARD_LIBRARY = {"_replace", "_asdict", "_fields", "_exit", "_processes"}
-"""Of namedtuple, os and the process pool of concurrent.futures."""
-PRIVATE_MODULES = re.compile(
-    r"torch\._|torch\.ops|transformers\.(cache_utils|masking_utils|integrations|modeling_layers|pytorch_utils|"
-    r"modeling_utils|models)\b|trl\.(trainer\.utils|kernels)"
-)
-
-
-def own_names() -> set[str]:
-    """Private names that the package defines itself."""
-    found = set()
-    for path in sources():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
-            elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-    return found
-
-
-def sources() -> Iterator[Path]:
-    for folder in ("harness", "tasks", "reward_models", "judges", "reports"):
-        yield from sorted((ROOT / folder).rglob("*.py"))
-
-
-def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            name = node.attr
-            if name.startswith("_") and not name.startswith("__") and name not in own | STANDARD_LIBRARY:
-                yield name
-            if PRIVATE_MODULES.match(ast.unparse(node)):
-                yield ast.unparse(node)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
-            yield from (str(x.value) for x in node.args if isinstance(x, ast.Constant) and str(x.value)[:1] == "_")
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if PRIVATE_MODULES.match(f"{node.module}.{alias.name}"):
-                    yield f"{node.module}.{alias.name}"
-
-
-def test_private_names_stand_in_one_file_for_each_library() -> None:
-    own = own_names()
-    found = {}
-    for path in sources():
-        uses = sorted(set(private_uses(ast.parse(path.read_text(encoding="utf-8")), own)))
-        if uses and str(path.relative_to(ROOT)) not in PRIVATE_FILES:
-            found[str(path.relative_to(ROOT))] = uses
-    assert found == {}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "torch.ops.mkldnn._linear_pointwise(x)",
-        "from transformers.cache_utils import DynamicLayer",
-        "from transformers import masking_utils",
-        "from trl.trainer import utils",
-        "getattr(config, '_commit_hash', None)",
-        "storage._cdata",
-        "trainer._load_from_checkpoint(x)",
-    ],
-)
-def test_the_search_finds_private_names_of_every_form(line: str) -> None:
-    assert list(private_uses(ast.parse(line), set()))
-
-
-@pytest.mark.parametrize("path", sorted(PRIVATE_FILES))
-def test_each_file_lists_its_names_with_gain_and_public_path(path: str) -> None:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    text = ast.get_docstring(tree) or ""
-    for name in set(private_uses(tree, own_names())):
-        assert name.rpartition(".")[2] in text, name
-    assert "Gain:" in text
-    assert "Public path:" in text
-
-
-# --- versions
-
-
-def requirements() -> dict[str, str]:
-    """By name, what pyproject.toml allows of the three libraries."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = ("torch", "transformers", "trl")
-    return {name: next(r for r in project["dependencies"] if re.match(rf"{name}\b", r)) for name in names}
-
-
-def test_no_later_minor_version_is_allowed_than_the_tested_ones() -> None:
-    tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    for name, requirement in requirements().items():
-        major, minor = map(int, tested[name].split(".")[:2])
-        assert requirement.endswith(f",<{major}.{minor + 1}"), requirement
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=600
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["transformers", "trl"])  # not torch: with it come gigabytes of CUDA libraries
-def test_the_newest_allowed_release_passes_the_self_tests(name: str, tmp_path: Path) -> None:
-    options = ("--no-deps", "--quiet", "--disable-pip-version-check")
-    plan = ("--dry-run", "--ignore-installed", "--report", "-", requirements()[name])
-    found = python("-m", "pip", "install", *options, *plan)
-    if found.returncode:
-        pytest.skip(f"pip finds no release: {(found.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    newest = json.loads(found.stdout)["install"][0]["metadata"]["version"]
-    if newest == version(name):
-        pytest.skip(f"{name} {newest} is installed and the newest that is allowed")
-    installed = python("-m", "pip", "install", *options, "--target", str(tmp_path), f"{name}=={newest}")
-    assert installed.returncode == 0, installed.stderr
-    if (imported := python("-c", f"import {name}", PYTHONPATH=str(tmp_path))).returncode:
-        pytest.skip(f"{name} {newest} needs other packages: {imported.stderr.strip().splitlines()[-1]}")
-    code = f"import {name}, {__name__.rpartition('.')[2]} as tests; tests.print_states({name}.__version__)"
-    folders = (str(tmp_path), str(Path(__file__).parent), str(ROOT / "tests"))
-    states = python("-W", "ignore", "-c", code, PYTHONPATH=os.pathsep.join(folders))
-    assert states.returncode == 0, states.stderr
-    assert json.loads(states.stdout) == {"version": newest, **dict.fromkeys((path.name for path in PATHS), "on")}
-
-
-def print_states(installed: str) -> None:
-    """For the process of the test above."""
-    print(json.dumps({"version": installed, **fast_path_states()}))
