@@ -69,11 +69,8 @@ def setting_rows() -> Rows:
 
 def parameters_of(plugin: plugins.Plugin) -> dict[str, str]:
     """A plugin's settings and their defaults as text; none for a factory without a signature."""
-    try:
-        found = inspect.signature(plugin.factory()).parameters.values()
-    except (TypeError, ValueError):
-        return {}
-    return {p.name: "(needed)" if p.default is p.empty else str(p.default) for p in found}
+    found = plugins.parameters(plugin.factory())
+    return {name: "(needed)" if p.default is p.empty else str(p.default) for name, p in found.items()}
 
 
 DESCRIBED = ("name", "description", "reference", "package")
