@@ -131,6 +131,20 @@ class ReadsExamples(Protocol):
 
 
 @runtime_checkable
+class ReadsUtility(Protocol):
+    """A reward model without training that pays the true utility, as the arm `gold` does: a ceiling, not a candidate.
+
+    Only tasks with a true utility (`GoldTask`) can be run with it.
+    """
+
+    def with_utility(self, utility: Callable[[str, str], float | None]) -> RewardModel:
+        """The scorer; `utility(prompt, response)` is None for a prompt that is not one of the run's examples.
+
+        Called once per stage, before any `rewards`.
+        """
+
+
+@runtime_checkable
 class MayDecline(Protocol):
     """A scorer that cannot score every prompt.  The pairs that it declines are counted and left out of its accuracy."""
 

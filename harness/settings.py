@@ -116,6 +116,9 @@ class PPOSettings(Group):
     """Iterations: each samples rollouts, scores them and updates policy and critic."""
     rollouts: Count = 64
     """Responses sampled per iteration."""
+    samples: Count = 1
+    """Responses to each prompt of an iteration: `ppo.rollouts` / `ppo.samples` prompts, which must be a whole number.
+    The responses to a prompt share its computation."""
     epochs: Count = 1
     """Passes over the rollouts of an iteration."""
     minibatches: Count = 2
@@ -149,6 +152,14 @@ class PPOSettings(Group):
     """Lambda of generalised advantage estimation (arXiv 1506.02438)."""
     kl: NotNegative = 0.05
     """Coefficient of the KL penalty against the SFT policy, which is subtracted from every token's reward."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """The penalty of a token: the log-ratio of its probabilities (k1), or an estimate that is never negative (k3)."""
+    kl_target: NotNegative = 0.0
+    """KL to the SFT policy, in nats per response, to which the coefficient is adapted from `ppo.kl` on
+    (arXiv 1909.08593); 0 keeps the coefficient fixed."""
+    missing_eos_penalty: NotNegative = 0.0
+    """Subtracted from the reward of a response that is cut off, in standard deviations of the reward (with
+    `ppo.normalise` none: in the reward's units)."""
     whiten: bool = True
     """Scale the advantages of an iteration to mean 0 and variance 1."""
     temperature: Positive = 1.0
@@ -162,10 +173,14 @@ class PPOSettings(Group):
     normalise: Literal["sd", "none"] = "sd"
     """Divide rewards by the standard deviation of the sequence's sum over samples of the SFT policy (sd), or take
     them as they are (none)."""
+    centre: Literal["sequence", "token", "none"] = "sequence"
+    """What is subtracted from rewards first: the mean sum of SFT samples, once, from the last token (sequence: the
+    best policy stays the same); the mean per token, from every token (token: for dense rewards; what length itself
+    is paid goes away); nothing (none)."""
     scale_prompts: Count = 64
-    """Training prompts on which the standard deviation of `ppo.normalise` is measured."""
+    """Training prompts on which `ppo.normalise` and `ppo.centre` are measured."""
     scale_samples: Count = 4
-    """Samples per prompt on which the standard deviation of `ppo.normalise` is measured."""
+    """Samples per prompt on which `ppo.normalise` and `ppo.centre` are measured."""
 
 
 @dataclass(frozen=True)

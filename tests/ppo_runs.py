@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_bench.harness.models.tiny_policy import tiny_model
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
@@ -56,7 +57,7 @@ def make_run(
         reward_model=NamedRewardModel("table", Table(table), batch=3),
         examples=EXAMPLES,
         settings=settings,
-        scale=2.0,
+        standard=Standard(2.0),
         max_new=6,
         seed=7,
         scratch=scratch,

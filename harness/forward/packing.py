@@ -3,6 +3,8 @@
 Linear layers, norms, activations and heads treat tokens one by one, so packed rows [1, N] cost them nothing for the
 positions that padding would fill.  Only attention needs the rows' boundaries; it treats each row separately.  The
 row lengths travel as the attention mask, so gradient checkpointing and trainers pass them on like any other mask.
+
+Several responses to one prompt share its tokens: the prompt is a row of its own, to which their rows attend.
 """
 
 from __future__ import annotations
@@ -51,12 +53,18 @@ def has_packed_attention(model: Module) -> bool:
     return transformers_private.attention_name(model) == ATTENTION
 
 
-def packed_mask(lengths: Tensor) -> Tensor:
+def packed_mask(lengths: Tensor, prefixes: Tensor | None = None) -> Tensor:
     """The attention mask of packed rows of `lengths` [B]: the lengths themselves, int64 [1, 1, 1, B].
+
+    With `prefixes` [B] int64 [1, 1, 2, B]: row i also attends to all tokens of row `prefixes[i]`, which comes before
+    it; -1 is none.  Rows that begin alike then compute their beginning once.
 
     transformers passes masks of four dimensions to its attention unchanged, and no mask of its own is int64.
     """
-    return lengths.long()[None, None, None]
+    import torch
+
+    table = lengths.long()[None] if prefixes is None else torch.stack([lengths.long(), prefixes.long()])
+    return table[None, None]
 
 
 def packed_positions(lengths: Tensor) -> Tensor:
@@ -79,13 +87,24 @@ def packed_attention(
     sdpa = transformers_private.sdpa_attention
     if attention_mask is None or attention_mask.dtype != torch.int64:  # boolean or float masks are ordinary ones
         return sdpa(module, query, key, value, attention_mask, **named)
-    lengths = attention_mask.flatten().tolist()
+    lengths, *shared = attention_mask[0, 0].tolist()
+    prefixes = shared[0] if shared else [-1] * len(lengths)
     # torch.split, because its backward pass joins the parts; that of slices adds up one zero-filled tensor for every
     # row.  Along dimension 1, because the layers around attention use the joined tensor there without another copy.
-    rows = zip(*(torch.split(x.transpose(1, 2), lengths, 1) for x in (query, key, value)), strict=True)
-    parts = [
-        sdpa(module, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None, **named)[0] for q, k, v in rows
-    ]
+    queries, keys, values = (
+        [part.transpose(1, 2) for part in torch.split(x.transpose(1, 2), lengths, 1)] for x in (query, key, value)
+    )
+    parts = []
+    for row, before in enumerate(prefixes):
+        if before < 0:
+            # None as the mask: "sdpa" is then causal by itself
+            part, _ = sdpa(module, queries[row], keys[row], values[row], None, **named)
+        else:
+            k, v = (torch.cat([x[before], x[row]], 2) for x in (keys, values))
+            # the whole prefix, and of the row itself the tokens up to each one: causal with the row at the lower right
+            seen = torch.ones(lengths[row], k.shape[2], dtype=torch.bool, device=k.device).tril(lengths[before])
+            part, _ = sdpa(module, queries[row], k, v, seen[None, None], **named)
+        parts.append(part)
     return torch.cat(parts, 1), None
 
 

@@ -14,6 +14,8 @@ from rlhf_bench.harness.forward.patch import last_layer_only_at
 from rlhf_bench.harness.nouns import Rollout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from rlhf_bench.harness.forward.types import CausalLM, Module
@@ -23,13 +25,15 @@ class Packed(NamedTuple):
     """Rows of a prompt and its response without gaps: ids [B, C] padded at the end, or packed [1, N].
 
     `before`: bool of the ids' shape, True at the positions that predict a response token (each is one before it).
-    `lengths`: [B] of the rows.  `inputs`: the model's further arguments by name.
+    `lengths`: [B] of the rows.  `inputs`: the model's further arguments by name.  `shared`: number of packed rows in
+    front of the B rows, which are the beginnings of prompts with several responses; `lengths` then is [shared + B].
     """
 
     ids: Tensor
     before: Tensor
     lengths: Tensor
     inputs: dict[str, Tensor]
+    shared: int = 0
 
 
 def pack(rollout: Rollout, model: CausalLM) -> Packed:
@@ -39,6 +43,8 @@ def pack(rollout: Rollout, model: CausalLM) -> Packed:
     """
     import torch
 
+    if supports_packing(model) and (shared := shared_prompts(rollout)):
+        return pack_shared(rollout, shared)
     whole = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
     kept = torch.cat([rollout.prompt_mask.bool(), rollout.mask], 1)
     prompts, lengths = rollout.prompt_mask.sum(1), kept.sum(1)
@@ -51,6 +57,47 @@ def pack(rollout: Rollout, model: CausalLM) -> Packed:
     if supports_packing(model) and not bool(real.all()):
         return pack_rows(ids, real, before)
     return Packed(ids, before, lengths, {})
+
+
+def shared_prompts(rollout: Rollout) -> list[list[int]]:
+    """The rows of each prompt that occurs more than once and has more than one token."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    lengths = rollout.prompt_mask.sum(1).tolist()
+    for row, (ids, length) in enumerate(zip(rollout.prompt_ids.tolist(), lengths, strict=True)):
+        groups.setdefault(tuple(ids[len(ids) - length :]), []).append(row)  # prompts are padded on the left
+    return [rows for ids, rows in groups.items() if len(rows) > 1 and len(ids) > 1]
+
+
+def pack_shared(rollout: Rollout, groups: Sequence[Sequence[int]]) -> Packed:
+    """Packed rows of a rollout in which the rows of each group have one prompt, whose tokens are there once.
+
+    The shared row leaves out the prompt's last token, which begins every row of the group: each row then has the
+    position that predicts its first response token.
+    """
+    import torch
+
+    mask = rollout.mask
+    width, device = rollout.prompt_ids.shape[1], mask.device
+    whole = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
+    kept = torch.cat([rollout.prompt_mask.bool(), mask], 1)
+    positions = kept.cumsum(1) - 1
+    # left-padded: every prompt ends in column `width` - 1, and the token in column c is predicted in column c - 1
+    before = torch.cat([mask.new_zeros(len(mask), width - 1), mask, mask.new_zeros(len(mask), 1)], 1)
+    prefix = torch.full((len(mask),), -1, device=device)
+    for number, rows in enumerate(groups):
+        prefix[list(rows)] = number
+    own, first = kept.clone(), torch.tensor([rows[0] for rows in groups], device=device)
+    own[prefix >= 0, : width - 1] = False
+    begin = kept[first]
+    begin[:, width - 1 :] = False
+    ids = torch.cat([whole[first][begin], whole[own]])[None]
+    lengths = torch.cat([begin.sum(1), own.sum(1)])
+    inputs = {
+        "position_ids": torch.cat([positions[first][begin], positions[own]])[None],
+        "attention_mask": packed_mask(lengths, torch.cat([torch.full_like(first, -1), prefix])),
+    }
+    predicting = torch.cat([torch.zeros_like(begin[begin]), before[own]])[None]
+    return Packed(ids, predicting, lengths, inputs, len(groups))
 
 
 def pack_rows(ids: Tensor, real: Tensor, before: Tensor, positions: Tensor | None = None) -> Packed:
@@ -69,7 +116,8 @@ def last_positions(packed: Packed) -> Tensor:
     import torch
 
     if len(packed.ids) < len(packed.lengths):  # several rows in one: packed
-        return torch.zeros_like(packed.before).index_fill(1, packed.lengths.cumsum(0) - 1, True)
+        ends = (packed.lengths.cumsum(0) - 1)[packed.shared :]
+        return torch.zeros_like(packed.before).index_fill(1, ends, True)
     return torch.arange(packed.ids.shape[1], device=packed.ids.device) == packed.lengths[:, None] - 1
 
 

@@ -19,7 +19,14 @@ from rlhf_bench.harness.plan.shared import H, cell_label, safe_label
 from rlhf_bench.harness.plan.tasks import Tasks
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.sampling.engines import check_engine
-from rlhf_bench.harness.seams import LoadsPlugins, ReadsExamples, ReadsFiles, RewardModel, TrainableRewardModel
+from rlhf_bench.harness.seams import (
+    LoadsPlugins,
+    ReadsExamples,
+    ReadsFiles,
+    ReadsUtility,
+    RewardModel,
+    TrainableRewardModel,
+)
 from rlhf_bench.harness.statistics.best_of_n import check_ns, parse_ns
 from rlhf_bench.harness.text.types import JsonObject, Row
 
@@ -52,6 +59,10 @@ class RewardArm:
             seen = f"The reward model {self.name!r} cannot say what it reads: {one_line(error)}."
             raise BenchError(seen) from error
         return {**found, **({"content": content} if content else {})}
+
+    @property
+    def reads_utility(self) -> bool:
+        return isinstance(self.made, ReadsUtility)
 
     @property
     def reads_examples(self) -> bool:
@@ -98,7 +109,18 @@ class ArmContext:
     def common(self) -> JsonObject:
         """Parameters of every stage of the arm."""
         seed = self.stages["sft"].params["seed"]
-        return {"rm": self.reward_model.params, "seed": seed, "max_response": self.tasks.home.max_response}
+        found = {"rm": self.reward_model.params, "seed": seed, "max_response": self.tasks.home.max_response}
+        if not self.reward_model.reads_utility:
+            return found
+        # The content of a task's examples does not say what its utility pays.
+        return found | {"utility": [self.tasks.optimised.params, self.tasks.evaluated.params]}
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Hashes of the reward model's code, and of the tasks' where it pays their utility."""
+        if not self.reward_model.reads_utility:
+            return (self.reward_model.code,)
+        return (self.reward_model.code, self.tasks.optimised.fingerprint, self.tasks.evaluated.fingerprint)
 
     @property
     def model(self) -> dict[str, Stage]:
@@ -108,14 +130,16 @@ class ArmContext:
     @property
     def shown(self) -> dict[str, Stage]:
         """The training prompts as a further input, for a reward model that reads whole examples of another task."""
-        if self.tasks.evaluated is self.tasks.optimised or not self.reward_model.reads_examples:
+        reads = self.reward_model.reads_examples or self.reward_model.reads_utility
+        if self.tasks.evaluated is self.tasks.optimised or not reads:
             return {}  # the held-out prompts' folder holds both splits then
         return {"train_prompts": self.stages["train_prompts"]}
 
     @property
     def payload(self) -> JsonObject:
-        """Parameters that change no result: the micro-batch, and where the prompts' task is opened from."""
-        return {"micro_batch": self.settings.ppo.micro_batch, "task": self.tasks.optimised.params}
+        """Parameters that change no result: the micro-batch, and where the tasks of both splits are opened from."""
+        tasks = {"task": self.tasks.optimised.params, "evaluated": self.tasks.evaluated.params}
+        return {"micro_batch": self.settings.ppo.micro_batch, **tasks}
 
     def label(self, task: str) -> str:
         """The label of this arm's stages on a task."""
@@ -134,7 +158,7 @@ def scale(arm: ArmContext) -> Stage:
         {**arm.common, "ppo": arm.settings.group("ppo") | {name: defaults[name] for name in _NOT_OF_SCALE}},
         {**training_inputs(arm), "pairs": arm.stages["pairs"]},
         arm.payload,
-        plugin_code=(arm.reward_model.code, arm.tasks.optimised.fingerprint),
+        plugin_code=(*arm.code, arm.tasks.optimised.fingerprint),
         cost=float(ppo.scale_prompts * ppo.scale_samples),
         family=arm.family,
     )
@@ -149,6 +173,11 @@ def ppo(arm: ArmContext) -> dict[str, Stage]:
     """Stages: PPO, the trained policy's responses to the held-out prompts, and the proxy reward of both policies."""
     settings = arm.settings
     check_engine(settings)
+    if settings.ppo.rollouts % settings.ppo.samples:
+        raise BenchError(
+            f"ppo.rollouts={settings.ppo.rollouts} is not a multiple of ppo.samples={settings.ppo.samples}.",
+            "Choose a multiple.",
+        )
     trained = Stage(
         "ppo",
         arm.label(arm.tasks.home.name),
@@ -156,7 +185,7 @@ def ppo(arm: ArmContext) -> dict[str, Stage]:
         {**arm.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
         {**training_inputs(arm), "scale": arm.stages["scale"]},
         arm.payload,
-        plugin_code=(arm.reward_model.code,),
+        plugin_code=arm.code,
         cost=float(settings.ppo.iterations * settings.ppo.rollouts * settings.ppo.epochs),
         family=arm.family,
     )
@@ -180,8 +209,8 @@ def transfer(arm: ArmContext, trained: Stage) -> Stage:
         f"{H}.stages.ppo:transfer",
         {**arm.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
         {**held_out_inputs(arm), "ppo": trained},
-        {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(arm.reward_model.code,),
+        arm.payload,
+        plugin_code=arm.code,
         cost=2.0 * (settings.eval.prompts or 1000),
         family=arm.family,
     )
@@ -196,8 +225,8 @@ def proxy(arm: ArmContext, generations: Stage) -> Stage:
         f"{H}.stages.proxy:proxy",
         {**arm.common, "eval": {"batch": settings.eval.batch}},
         {**held_out_inputs(arm), "baseline": arm.stages["baseline"], "generations": generations},
-        {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(arm.reward_model.code,),
+        arm.payload,
+        plugin_code=arm.code,
         cost=2.0 * (settings.eval.prompts or 1000),
         family=arm.family,
     )
@@ -232,8 +261,8 @@ def best_of_n(arm: ArmContext) -> dict[str, Stage]:
         f"{H}.stages.best_of_n:best_of_n",
         {**arm.common, **common, "best_of_n": {"n": list(ns), "pool": size}},
         {**held_out_inputs(arm), "pool": pool},
-        {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(arm.reward_model.code,),
+        arm.payload,
+        plugin_code=arm.code,
         cost=cost,
         family=arm.family,
     )
@@ -268,8 +297,8 @@ def direct(arm: ArmContext, method: str) -> dict[str, Stage]:
         f"{H}.stages.direct:written",
         {**arm.common, "ppo": temperature, "eval": settings.group("eval")},
         {**held_out_inputs(arm), "direct": trained},
-        {"micro_batch": settings.ppo.micro_batch},
-        plugin_code=(arm.reward_model.code,),
+        arm.payload,
+        plugin_code=arm.code,
         cost=2.0 * (settings.eval.prompts or 1000),
         family=arm.family,
     )
@@ -310,6 +339,7 @@ def training(arm: ArmContext) -> Stage:
 _NOT_OF_SCALE = (
     *("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip"),
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
+    *("samples", "kl_estimator", "kl_target", "missing_eos_penalty"),
     *("micro_tokens", "offload", "critic", "value_weight", "engine", "engine_memory"),
 )
 """PPO settings that the scale does not depend on: its key holds their defaults, so sweeps over them share it."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import arms
 from rlhf_bench.harness.plan.judges import JudgeSpec
@@ -73,6 +74,12 @@ class Cell:
 def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Settings, optimizer: str = "ppo") -> Cell:
     """The stages of one cell.  Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm`."""
     arm = arms.open_arm(rm_name, settings)
+    for task in (tasks.optimised, tasks.evaluated):
+        if arm.reads_utility and not task.has_utility:
+            raise BenchError(
+                f"The reward model {rm_name!r} pays the true utility, and {task.name!r} has none.",
+                "Only synthetic tasks know it: see `bench list tasks`.",
+            )
     shared = shared_stages(tasks, seed, policy, settings)
     context = arms.ArmContext(tasks, arm, shared, settings, f"{tasks.home.name} {policy['name']}")
     # each step plans from the stages before it: scale reads the trained model, the optimiser reads both

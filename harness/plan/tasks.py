@@ -9,7 +9,7 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import HasOrigin, Task
+from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 
@@ -18,7 +18,8 @@ class TaskPlan:
     """What a plan needs of a task, read once.
 
     `fingerprint` hashes its code, `origin.sha256` all of its data, and `examples` its prompts and demonstrations alone:
-    stages that read no pairs are shared between settings that change only the pairs.
+    stages that read no pairs are shared between settings that change only the pairs.  `has_utility`: the task is a
+    `GoldTask`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class TaskPlan:
     origin: Origin
     max_response: int
     examples: str
+    has_utility: bool = False
 
     @property
     def params(self) -> JsonObject:
@@ -82,7 +84,9 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         raise BenchError(f"The task {name!r} cannot be read: {one_line(error)}.") from error
     if max_response < 2:
         raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
-    return TaskPlan(name, settings, plugin.fingerprint(), origin, max_response, examples), task
+    return TaskPlan(
+        name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask)
+    ), task
 
 
 def origin_of(task: Task) -> Origin:

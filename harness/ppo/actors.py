@@ -43,9 +43,9 @@ class Critic(nn.Module):
     def forward(self, rollout: Rollout) -> Tensor:
         """V(x, y_<t) [B, T], 0 outside the mask.  A value is of the tokens before y_t, which it does not see."""
         packed = pack(rollout, self.trunk)
-        # The state before y_t, [N, D] over all response tokens; the head computes in float32 under bfloat16 too.
+        # The state before y_t, [N, D] over all response tokens.
         hidden = hidden_states(self.trunk, packed, packed.before)
-        return scatter_to_mask(self.head(hidden.float()).squeeze(-1), rollout.mask)
+        return scatter_to_mask(read_values(self.head, hidden), rollout.mask)
 
 
 class TrunkCritic(nn.Module):
@@ -64,7 +64,17 @@ class TrunkCritic(nn.Module):
 
     def values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
         """The values [B, T] from the policy's last hidden states [N, D] before each response token."""
-        return scatter_to_mask(self.head(hidden.float()).squeeze(-1), rollout.mask)
+        return scatter_to_mask(read_values(self.head, hidden), rollout.mask)
+
+
+def read_values(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """The values [N] of states [N, D], each brought to mean 0 and variance 1 over its D numbers first.
+
+    A policy's last norm is as small or large as its logits need.  Adam moves every weight of the head by about its
+    rate whatever the states are, so under small states values cannot follow the returns within a run.
+    """
+    # float32 under bfloat16 too
+    return head(nn.functional.layer_norm(hidden.float(), hidden.shape[-1:])).squeeze(-1)
 
 
 def zero_head(width: int) -> nn.Linear:

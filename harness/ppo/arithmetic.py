@@ -6,8 +6,13 @@ Sources: PPO, arXiv 1707.06347; GAE, arXiv 1506.02438; KL inside the reward, arX
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 from torch import Tensor
+
+Estimator = Literal["k1", "k3"]
+"""Estimators of a KL divergence from one sample (http://joschu.net/blog/kl-approx.html)."""
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -15,12 +20,53 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def kl_reward(rewards: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, coefficient: float) -> Tensor:
+class Standard(NamedTuple):
+    """What puts an arm's rewards on the scale that all arms share.
+
+    A reward is divided by `scale`.  Before that `offset` is subtracted from the last token's reward and `token_offset`
+    from every token's; all three are in the units of the reward model.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    token_offset: float = 0.0
+
+
+def last_tokens(mask: Tensor) -> Tensor:
+    """Bool [B, T]: True on the last token of each response; a row without tokens has none."""
+    return mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
+
+
+def standardised(rewards: Tensor, mask: Tensor, standard: Standard) -> Tensor:
+    """Rewards [B, T] on the common scale, 0 outside the mask."""
+    # `where`, because a number times booleans is float32 in whatever precision the rewards are
+    shifted = rewards - standard.token_offset
+    shifted = torch.where(last_tokens(mask), shifted - standard.offset, shifted)
+    return shifted / standard.scale * mask
+
+
+def kl_reward(
+    rewards: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, coefficient: float, estimator: Estimator = "k1"
+) -> Tensor:
     """The reward of each token with its KL penalty [B, T], 0 outside the mask.
 
-    r_t - coefficient (log pi(y_t) - log pi_ref(y_t)), in the units of `rewards`; the two log-probabilities in nats.
+    r_t - coefficient k_t in the units of `rewards`, with k_t = log u for "k1" and 1 / u - 1 + log u for "k3", where
+    u = pi(y_t) / pi_ref(y_t) and the log-probabilities are in nats.  Both have the KL as their mean; k3 is never
+    negative and varies less, but inside a reward its gradient is not that of the KL (arXiv 2506.09477).
     """
-    return (rewards - coefficient * (logprobs - reference)) * mask
+    penalty = logprobs - reference
+    if estimator == "k3":
+        penalty = (-penalty).exp() - 1 + penalty
+    # `where`, not a product: outside the mask exp() may be inf, and inf * 0 is NaN.
+    return torch.where(mask, rewards - coefficient * penalty, 0.0)
+
+
+def adapted_coefficient(coefficient: float, kl: float, target: float) -> float:
+    """The KL coefficient of the next iteration, from the KL of this one in nats per response.
+
+    beta (1 + .1 e) with e = clip(kl / target - 1, -.2, .2): arXiv 1909.08593, section 2.2.
+    """
+    return coefficient * (1 + 0.1 * min(max(kl / target - 1, -0.2), 0.2))
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
@@ -45,10 +91,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Masked entries shifted to mean 0 and divided by their standard deviation [B, T], 0 outside the mask.
 
-    The deviation is the population's; 1e-8 is added to the variance.
+    The variance is the unbiased one, with N - 1 (TRL's `masked_whiten`), and 1e-8 is added to it.  A single entry
+    becomes 0.
     """
     mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
+    variance = (((values - mean) ** 2) * mask).sum() / (mask.sum() - 1).clamp(min=1)
     return (values - mean) * (variance + 1e-8).rsqrt() * mask
 
 

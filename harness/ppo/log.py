@@ -36,8 +36,9 @@ def describe(run: PPORun, experience: Experience) -> StepRow:
     row = {
         # Unscaled, so that curves of one reward model compare across runs with another scale.
         "reward": float(experience.rewards.sum(1).mean()),
-        "reward_scaled": float(experience.rewards.sum(1).mean() / run.scale),
+        "reward_scaled": float(arithmetic.standardised(experience.rewards, rollout.mask, run.standard).sum(1).mean()),
         # Both log-probabilities are of sampled tokens: an unbiased estimate of KL(pi || pi_ref), of either sign.
+        "kl_coefficient": experience.kl,
         "kl": float((experience.logprobs - experience.reference).sum(1).mean()),
         # Per token, of the sampled tokens: -log pi has the entropy as its mean.
         "entropy_estimate": float(-experience.logprobs.sum() / rollout.mask.sum()),

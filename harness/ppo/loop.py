@@ -1,8 +1,8 @@
 """The PPO loop, one for every reward model: sample, reward, advantage, update, log.
 
 - Sample: one response to each prompt of the iteration, from the policy as it is.
-- Reward: r_t per token, a sequence-level score on the last token, divided by the arm's scale.  Of each token the KL
-  penalty kl (log pi(y_t) - log pi_ref(y_t)) is subtracted: KL inside the reward, arXiv 1909.08593.
+- Reward: r_t per token, a sequence-level score on the last token, centred and scaled as all arms' are.  Of each token
+  the KL penalty kl (log pi(y_t) - log pi_ref(y_t)) is subtracted: KL inside the reward, arXiv 1909.08593.
 - Advantage: generalised advantage estimation, Schulman et al. 2016, arXiv 1506.02438 eq. 16.
 - Update: the clipped surrogate, Schulman et al. 2017, arXiv 1707.06347 eq. 7, and a clipped value loss.
 - Log: a row of figures per iteration; at checkpoints the policy is evaluated on held-out prompts.
@@ -13,6 +13,9 @@ log.py.  Rewards of all reward models have one form here, so the loop does not d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 
 from rlhf_bench.harness.ppo import arithmetic
@@ -21,6 +24,9 @@ from rlhf_bench.harness.ppo.run import Experience, PPORun, StepRow, checkpoints,
 from rlhf_bench.harness.ppo.schedule import evaluate, forward_passes, sampled_logprobs
 from rlhf_bench.harness.ppo.update import update
 from rlhf_bench.harness.sampling.rollout import make_generator
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import PPOSettings
 
 
 def train(run: PPORun) -> list[StepRow]:
@@ -31,7 +37,8 @@ def train(run: PPORun) -> list[StepRow]:
     done, rows = start(run)
     stops = set(checkpoints(run.settings))
     for iteration in range(done, run.settings.iterations):  # from 0; stored and reported iterations count from 1
-        experience = collect(run, iteration)
+        # From the rows alone, so that a resumed run goes on with the coefficient of the interrupted one.
+        experience = collect(run, iteration, kl_coefficient(run.settings, rows))
         losses = update(run, experience, iteration)
         row = step_row(run, iteration + 1, experience, losses)  # raises where a figure is not finite
         rows.append(row)
@@ -47,9 +54,13 @@ def train(run: PPORun) -> list[StepRow]:
 
 
 @torch.no_grad()
-def collect(run: PPORun, iteration: int) -> Experience:
-    """Responses to the iteration's prompts with their rewards, log-probabilities, values and advantages."""
+def collect(run: PPORun, iteration: int, kl: float | None = None) -> Experience:
+    """Responses to the iteration's prompts with their rewards, log-probabilities, values and advantages.
+
+    `kl` is the coefficient of the KL penalty; None takes `ppo.kl`.
+    """
     s, actors = run.settings, run.actors
+    kl = s.kl if kl is None else kl
 
     # Sample.  The generator names the draw, so that a resumed run samples the same responses.
     rollout = run.sampler(
@@ -65,11 +76,21 @@ def collect(run: PPORun, iteration: int) -> Experience:
     # Reward, with the KL penalty of each token.
     rewards, reference, values = forward_passes(run, rollout)
     logprobs = sampled_logprobs(run, rollout)
-    shaped = arithmetic.kl_reward(rewards / run.scale, logprobs, reference, mask, s.kl)
+    scaled = arithmetic.standardised(rewards, mask, run.standard)
+    if s.missing_eos_penalty:
+        scaled = scaled - s.missing_eos_penalty * (arithmetic.last_tokens(mask) & ~rollout.finished[:, None])
+    shaped = arithmetic.kl_reward(scaled, logprobs, reference, mask, kl, s.kl_estimator)
 
     # Advantage.  Returns are the critic's targets; they are taken before whitening, in the units of the rewards.
     advantages = arithmetic.gae(shaped, values, mask, s.gamma, s.lam)
     returns = (advantages + values) * mask
     if s.whiten:
         advantages = arithmetic.whiten(advantages, mask)
-    return Experience(rollout, rewards, logprobs, reference, values, advantages, returns)
+    return Experience(rollout, rewards, logprobs, reference, values, advantages, returns, kl)
+
+
+def kl_coefficient(settings: PPOSettings, rows: Sequence[StepRow]) -> float:
+    """The KL coefficient of the iteration after `rows`: `ppo.kl`, moved towards `ppo.kl_target` where there is one."""
+    if not rows or not settings.kl_target:
+        return settings.kl
+    return arithmetic.adapted_coefficient(rows[-1]["kl_coefficient"], rows[-1]["kl"], settings.kl_target)

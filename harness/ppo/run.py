@@ -15,6 +15,7 @@ from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.models.placement import can_run_concurrently
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, load_state, save_state
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.offload import offload, offloaded
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.engines import Sampler
@@ -35,7 +36,7 @@ class PPORun:
     reward_model: NamedRewardModel
     examples: Sequence[Example]  # the prompts that PPO optimises on
     settings: PPOSettings
-    scale: float  # divides the rewards (arithmetic.reward_scale)
+    standard: Standard  # puts the rewards on the common scale
     max_new: int  # tokens of the longest response
     seed: int
     scratch: Path  # holds the state of an interrupted run
@@ -61,12 +62,13 @@ class Experience(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    kl: float = 0.0  # coefficient of the KL penalty
 
     def rows(self, index: Tensor) -> Experience:
         """The rows `index` [b], columns trimmed to their longest response."""
         rollout = rows_of(self.rollout, index)
         width = rollout.mask.shape[1]
-        return Experience(rollout, *(table[index][:, :width] for table in self[1:]))
+        return Experience(rollout, *(table[index][:, :width] for table in self[1:-1]), self.kl)
 
 
 def checkpoints(settings: PPOSettings) -> list[int]:
@@ -78,15 +80,18 @@ def checkpoints(settings: PPOSettings) -> list[int]:
 def prompts_of(run: PPORun, iteration: int) -> list[str]:
     """The prompts of an iteration: a window of a stream in which every epoch is a new permutation of all prompts.
 
-    A function of the seed and the iteration alone, so a resumed run sees the same prompts.
+    Each stands `ppo.samples` times in a row.  A function of the seed and the iteration alone, so a resumed run sees the
+    same prompts.
     """
-    count, total = run.settings.rollouts, len(run.examples)
+    samples, total = run.settings.samples, len(run.examples)
+    count = run.settings.rollouts // samples
     stream = range(iteration * count, (iteration + 1) * count)
     orders: dict[int, list[int]] = {
         epoch: torch.randperm(total, generator=make_generator("prompts", run.seed, epoch)).tolist()
         for epoch in {position // total for position in stream}
     }
-    return [run.examples[orders[position // total][position % total]].prompt for position in stream]
+    drawn = [run.examples[orders[position // total][position % total]].prompt for position in stream]
+    return [prompt for prompt in drawn for _ in range(samples)]
 
 
 def start(run: PPORun) -> tuple[int, list[StepRow]]:

@@ -35,7 +35,10 @@ def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, flo
     s, rollout = run.settings, experience.rollout
     # Drawn for all epochs beforehand: policy and critic take their steps on the same minibatches.
     generator = make_generator("update", run.seed, iteration)
-    orders = [torch.randperm(len(rollout.prompts), generator=generator) for _ in range(s.epochs)]
+    # The responses to a prompt stay in one minibatch: they share its computation.
+    prompts, within = len(rollout.prompts) // s.samples, torch.arange(s.samples)
+    groups = [torch.randperm(prompts, generator=generator)[:, None] for _ in range(s.epochs)]
+    orders = [(group * s.samples + within).flatten() for group in groups]
     minibatches = [part for order in orders for part in order.to(rollout.mask.device).chunk(s.minibatches)]
     critic = run.actors.critic
     if isinstance(critic, TrunkCritic):

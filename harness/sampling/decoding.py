@@ -50,11 +50,16 @@ def generate(
     # both before `split_attention` changes the model's attention, on which they depend
     split, packs = supports_split_cache(model), supports_packing(model)
     with packed_weights(model) as packed, split_attention(model) if split else nullcontext():
+        # a prompt that repeats is read once, and its keys and values are copied
+        first, same = distinct_rows(ids, mask)
         decoder: CachedDecoder | SplitCacheDecoder = (
-            SplitCacheDecoder(model, mask, packs) if split else CachedDecoder(model, mask, max_new)
+            SplitCacheDecoder(model, mask[first], packs) if split else CachedDecoder(model, mask[first], max_new)
         )
         with torch.inference_mode(), _outer_autocast(model, ids.device.type):
-            logits = decoder.prefill(ids)
+            logits = decoder.prefill(ids[first])
+            if len(first) < len(same):
+                decoder.select_rows(same)
+                logits = logits[same]
 
         # a worker thread starts with torch's default modes, so each half enters them itself
         def decode(rows: slice, decoder: Decoder, check: Check) -> int:
@@ -71,6 +76,19 @@ def generate(
         else:
             steps = decode(slice(None), decoder, lambda: None)
     return tokens[:, :steps], logprobs[:, :steps]
+
+
+def distinct_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices [U] of the first row of each different prompt, in order, and for every row [B] which of the U it is."""
+    places: dict[tuple[int, ...], int] = {}
+    lengths, first, same = mask.sum(1).tolist(), [], []
+    for row, (tokens, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
+        prompt = tuple(tokens[len(tokens) - length :])  # without the padding on the left
+        if prompt not in places:
+            places[prompt] = len(first)
+            first.append(row)
+        same.append(places[prompt])
+    return torch.tensor(first, device=ids.device), torch.tensor(same, device=ids.device)
 
 
 def decode_rows(

@@ -77,8 +77,12 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows at `indices`, in the memory that is allocated already."""
+        """Keep the rows at `indices`, in the memory that is allocated already; a row may be kept several times."""
         length = self.get_seq_length()
+        if len(indices) > len(self._buffers[0]):
+            self._buffers = [x.new_empty(len(indices), *x.shape[1:]).copy_(x[indices]) for x in self._buffers]
+            self._show(length)
+            return
         for buffer in self._buffers:
             buffer[: len(indices), :, :length] = buffer[:, :, :length][indices]  # indexing copies before it is written
         self._buffers = [buffer[: len(indices)] for buffer in self._buffers]

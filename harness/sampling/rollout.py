@@ -164,15 +164,30 @@ def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
 def batches_by_length(rollout: Rollout, index: Tensor, size: int, tokens: int = 0) -> list[Tensor]:
     """`index` in batches of at most `size` rows of similar length, so that little is computed on padding.
 
-    `tokens` bounds rows times the longest row of a batch, except for a batch of one row; 0 is no bound.
+    Responses to one prompt stay together, which lets them share it (passes.pack).  `tokens` bounds rows times the
+    longest row of a batch, except for a batch of one row; 0 is no bound.
     """
     import torch
 
     lengths = rollout.prompt_mask[index].sum(1) + rollout.mask[index].sum(1)
-    order = torch.argsort(lengths, stable=True)  # stable: equal lengths keep their order, on every machine
+    # each row is placed by the longest response to its prompt; sorting is stable, the same on every machine
+    longest: dict[str, int] = {}
+    rows = list(zip(index.tolist(), lengths.tolist(), strict=True))
+    for row, length in rows:
+        longest[rollout.prompts[row]] = max(length, longest.get(rollout.prompts[row], 0))
+    first = {prompt: number for number, prompt in enumerate(longest)}
+
+    def place(at: int) -> tuple[int, int, int]:
+        prompt, length = rollout.prompts[rows[at][0]], rows[at][1]
+        return (longest[prompt], first[prompt], length)
+
+    order = sorted(range(len(rows)), key=place) if len(longest) < len(rows) else torch.argsort(lengths, stable=True)
+    order = torch.as_tensor(order, device=index.device)
     counts: list[int] = []
-    for length in lengths[order].tolist():  # ascending: a row that joins a batch is its longest
-        joins = counts and counts[-1] < size and (not tokens or (counts[-1] + 1) * length <= tokens)
+    most = 0  # the longest row of the last batch
+    for length in lengths[order].tolist():
+        joins = counts and counts[-1] < size and (not tokens or (counts[-1] + 1) * max(most, length) <= tokens)
+        most = max(most, length) if joins else length
         counts[-1:] = [counts[-1] + 1] if joins else [*counts[-1:], 1]
     return list(torch.split(index[order], counts))
 

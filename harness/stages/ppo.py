@@ -12,6 +12,7 @@ from rlhf_bench.harness.nouns import Decoding
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.pipeline.trackers import open_trackers
 from rlhf_bench.harness.ppo.actors import make_actors, save_policy
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.loop import train
 from rlhf_bench.harness.ppo.run import PPORun, checkpoints
 from rlhf_bench.harness.sampling.engines import open_sampler
@@ -37,13 +38,13 @@ def ppo(context: Context) -> StageFigures:
     settings = PPOSettings(**p["ppo"])
     shared = settings.critic == "trunk"
     actors = make_actors(inputs["sft"], context.device, settings.lr, settings.critic_lr, p["seed"], shared)
-    examples = read_examples(inputs["prompts"], "train")
+    examples, measured = read_examples(inputs["prompts"], "train"), store.read_json(inputs["scale"] / "scale.json")
     run = PPORun(
         actors=actors,
         reward_model=scorer_of(context),
         examples=examples,
         settings=settings,
-        scale=store.read_json(inputs["scale"] / "scale.json")["scale"],
+        standard=Standard(*(measured[name] for name in Standard._fields)),
         max_new=p["max_response"],
         seed=p["seed"],
         scratch=context.scratch,

@@ -11,13 +11,23 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
-from rlhf_bench.harness.seams import ReadsExamples, RewardModel, TrainableRewardModel, TrainingJob
+from rlhf_bench.harness.seams import (
+    GoldTask,
+    ReadsExamples,
+    ReadsUtility,
+    RewardModel,
+    TrainableRewardModel,
+    TrainingJob,
+)
 from rlhf_bench.harness.stages.pairs import read_pairs
-from rlhf_bench.harness.stages.prompts import read_examples
+from rlhf_bench.harness.stages.prompts import load_task, read_examples
 from rlhf_bench.harness.training.record import write_record
 
 Examples = Mapping[str, Sequence[Example]]
 """Examples by split."""
+
+TrueUtility = Callable[[str, str], float | None]
+"""The true utility of (prompt, response)."""
 
 
 def reward(context: Context) -> StageFigures:
@@ -48,12 +58,17 @@ def reward(context: Context) -> StageFigures:
 
 
 def load_reward_model(
-    params: Mapping[str, Any], folder: Path | None, device: str, examples: Callable[[], Examples] | None = None
+    params: Mapping[str, Any],
+    folder: Path | None,
+    device: str,
+    examples: Callable[[], Examples] | None = None,
+    utility: Callable[[], TrueUtility] | None = None,
 ) -> NamedRewardModel:
     """The scorer of a stage's `params`, from the folder that its training wrote (None where it needs none).
 
-    `examples` gives the examples of both splits to a reward model that reads any; without, it scores what prompts and
-    responses alone allow.  Raises BenchError where it cannot be built, or is no reward model.
+    `examples` gives the examples of both splits to a reward model that reads any, `utility` the true utility to one
+    that pays it; without, it scores what prompts and responses alone allow.  Raises BenchError where it cannot be
+    built, or is no reward model.
     """
     spec = params["rm"]
     model: Any = plugins.build("reward-model", spec["name"], spec["settings"])
@@ -69,7 +84,9 @@ def load_reward_model(
         except Exception as error:  # a plugin may raise anything
             seen = f"The reward model {spec['name']!r} failed on the examples: {one_line(error)}."
             raise BenchError(seen) from error
-    # After the two steps above, each of which may return another object.
+    if isinstance(model, ReadsUtility) and utility is not None:
+        model = model.with_utility(utility())
+    # After the steps above, each of which may return another object.
     if not isinstance(model, RewardModel):
         raise BenchError(
             f"The reward model {spec['name']!r} has no rewards(rollout).", f"bench check reward-model {spec['name']}"
@@ -80,7 +97,31 @@ def load_reward_model(
 def scorer_of(context: Context) -> NamedRewardModel:
     """A stage's reward model, with the run's examples: those of the prompts PPO optimises on, and the held-out ones."""
     inputs = context.inputs
-    return load_reward_model(context.params, inputs.get("reward"), context.device, lambda: examples_of(inputs))
+    return load_reward_model(
+        context.params,
+        inputs.get("reward"),
+        context.device,
+        lambda: examples_of(inputs),
+        lambda: utility_of(context),
+    )
+
+
+def utility_of(context: Context) -> TrueUtility:
+    """The true utility of a response to a prompt of the stage's examples; None for any other prompt."""
+    by_prompt: dict[str, tuple[GoldTask, Example]] = {}
+    examples = examples_of(context.inputs)
+    for split, spec in {"train": context.params["task"], "test": context.params["evaluated"]}.items():
+        task = load_task({"task": spec})
+        assert isinstance(task, GoldTask)  # refused by the plan otherwise
+        by_prompt |= {example.prompt: (task, example) for example in examples[split]}
+
+    def utility(prompt: str, response: str) -> float | None:
+        if prompt not in by_prompt:
+            return None
+        task, example = by_prompt[prompt]
+        return task.utility(example, response).value
+
+    return utility
 
 
 def examples_of(inputs: Mapping[str, Path]) -> Examples:

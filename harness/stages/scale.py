@@ -13,7 +13,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Pair
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.ppo.arithmetic import reward_scale
+from rlhf_bench.harness.ppo.arithmetic import Standard, reward_scale
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.sampling.rollout import make_generator, sample, text_rollout
 from rlhf_bench.harness.seams import GoldTask, MayDecline, Task
@@ -34,12 +34,11 @@ def scale(context: Context) -> StageFigures:
 
     Reads: sft (the policy), prompts (examples.train.jsonl), pairs (pairs.test.jsonl), reward (where the reward model is
         trained).
-    Writes: scale.json: `scale` (the divisor of the arm's rewards), `sft_samples` (diagnostics of the samples, with
-        variances and correlations), pair accuracy, and the diagnostics of chosen and rejected responses.
-    Parameters: task, ppo (scale_prompts, scale_samples, temperature, normalise), rm, max_response, seed.
+    Writes: scale.json: `scale`, `offset` and `token_offset` (arithmetic.Standard), `sft_samples` (diagnostics of the
+        samples, with variances and correlations), pair accuracy, and the diagnostics of chosen and rejected responses.
+    Parameters: task, ppo (scale_prompts, scale_samples, temperature, normalise, centre), rm, max_response, seed.
 
-    The scale is the standard deviation of the sequence sum over the samples, or 1 unless `ppo.normalise` is sd; the
-    mean is not subtracted.
+    The scale is the standard deviation of the sequence sum over the samples, or 1 unless `ppo.normalise` is sd.
     """
     p = context.params
     settings = PPOSettings(**p["ppo"])
@@ -64,15 +63,26 @@ def scale(context: Context) -> StageFigures:
             gold += [gold_utility(e, text) for e, text in zip(examples, rollout.responses, strict=True)]
         context.progress(number + 1, settings.scale_samples)
     grid = torch.stack(sums, 1)  # [prompts, samples]: variances within prompts are along the rows
-    spread = reward_scale(grid.flatten())
+    tokens = float(torch.cat([part["length"] for part in samples]).mean())
     with_gold = correlation(torch.cat(sums), torch.tensor(gold)) if gold else None
     record = {
-        "scale": spread if settings.normalise == "sd" else 1.0,
+        **standard(grid.flatten(), tokens, settings)._asdict(),
         "sft_samples": means(samples) | variances(grid, samples) | {"correlation_with_gold": with_gold},
         **pair_figures(scorer, tokenizer, context),
     }
     store.write_json(context.work / "scale.json", record)
     return {"scale": record["scale"], "pair_accuracy": record["pair_accuracy"]}
+
+
+def standard(sums: Tensor, tokens: float, settings: PPOSettings) -> Standard:
+    """What `ppo.normalise` and `ppo.centre` do to a reward, from its sums [N] on SFT samples of `tokens` on average."""
+    mean = float(sums.mean())
+    return Standard(
+        scale=reward_scale(sums) if settings.normalise == "sd" else 1.0,
+        offset=mean if settings.centre == "sequence" else 0.0,
+        # The ratio of means, not the mean of ratios: the sums of the shifted rewards then have the mean 0.
+        token_offset=mean / tokens if settings.centre == "token" and tokens else 0.0,
+    )
 
 
 def gold_of(task: Task) -> Callable[[Example, str], float] | None:

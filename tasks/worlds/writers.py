@@ -32,12 +32,16 @@ class Facts(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """A writer's error rates: to drop or alter each fact, to invent each absent one, to add one filler."""
+    """A writer's error rates: to drop or alter each fact, to invent each absent one, to add one filler.
+
+    `stale` is the rate of stating, of a fact that was corrected, the value that was taken back.
+    """
 
     drop: float
     wrong: float
     invent: float
     filler: float
+    stale: float = 0.0
 
 
 def draw_facts(rng: random.Random, register: Register, count: int, correction: float, mention: float) -> Facts:
@@ -143,10 +147,12 @@ def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: R
     kept = [kind for kind in facts.truth if rng.random() >= rates.drop] or [rng.choice(list(facts.truth))]
     stated = {}
     for kind in kept:
-        value = facts.truth[kind]
-        if rng.random() < rates.wrong:
+        value, old = facts.truth[kind], facts.distractors.get(kind)
+        # No draw at rate 0: a world without this flaw keeps its texts.
+        if old and rates.stale and rng.random() < rates.stale:
+            value = old
+        elif rng.random() < rates.wrong:
             # Half of the wrong values are those that were taken back, where there is one.
-            old = facts.distractors.get(kind)
             value = old if old and rng.random() < 0.5 else _other(rng, register, kind, value)
         stated[kind] = value
     for kind in [kind for kind in register.kinds if kind not in facts.truth and rng.random() < rates.invent]:

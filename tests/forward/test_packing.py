@@ -4,6 +4,7 @@ are."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ def uneven() -> Rollout:
     return by_hand(TOKENIZER, prompts, responses, extra_left=1, extra_right=2)
 
 
+def repeating() -> Rollout:
+    """Prompts that occur once, twice and three times, among them one of a single token; a response without tokens."""
+    prompts = [[40, 41, 42], [43], [50, 51], [40, 41, 42], [60, 61], [43], [50, 51], [40, 41, 42]]
+    responses = [[70, 71, 1], [73, 1], [74, 75, 76, 77], [78, 1], [79], [80], [], [81, 1]]
+    return by_hand(TOKENIZER, prompts, responses, extra_left=1, extra_right=2)
+
+
+ROLLOUTS = pytest.mark.parametrize("drawn", [uneven, repeating])
+
+
 def everything(model: Any, rollout: Rollout) -> tuple[list[Tensor], list[Tensor]]:
     """Logits and hidden states before the response tokens, hidden states of each row's last token; and the gradients
     of a function of them all."""
@@ -109,23 +120,42 @@ def test_a_packed_row_does_not_attend_to_its_neighbours(kind: str) -> None:
     torch.testing.assert_close(logits, singly, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", sorted(packing.ARCHITECTURES))
+def test_responses_to_one_prompt_share_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits, states and gradients are those of whole rows, from fewer tokens."""
+    plain, rollout = make(kind), repeating()
+    model = enable_packing(deepcopy(plain))
+    packed = pack(rollout, model)
+    assert packed.shared == 2
+    whole = int(rollout.prompt_mask.sum() + rollout.mask.sum())
+    assert packed.ids.shape == (1, whole - 2 * 2 - 1)  # two tokens of three rows, one token of two, are there once
+    assert int(packed.before.sum()) == int(rollout.mask.sum())
+    assert_alike(everything(model, rollout), everything(plain, rollout))
+    assert_alike(padded(model, rollout, monkeypatch), everything(plain, rollout))
+
+
+@ROLLOUTS
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_packing_works_with_gradient_checkpointing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_works_with_gradient_checkpointing(
+    kind: str, drawn: Callable[[], Rollout], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = apply_placement(enable_packing(make(kind)), Placement(gradient_checkpointing=True))
-    assert_alike(everything(model, uneven()), padded(model, uneven(), monkeypatch))
+    assert_alike(everything(model, drawn()), padded(model, drawn(), monkeypatch))
 
 
+@ROLLOUTS
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_packing_works_in_bfloat16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_works_in_bfloat16(kind: str, drawn: Callable[[], Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
     model = apply_placement(enable_packing(make(kind)), Placement(dtype="bfloat16"))
-    assert_alike(everything(model, uneven()), padded(model, uneven(), monkeypatch), tolerance=0.1)
+    assert_alike(everything(model, drawn()), padded(model, drawn(), monkeypatch), tolerance=0.1)
 
 
+@ROLLOUTS
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_packing_works_with_adapters(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_works_with_adapters(kind: str, drawn: Callable[[], Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     adapted = add_adapter(enable_packing(make(kind)).requires_grad_(False), Placement(lora=2), seed=0)
-    assert_alike(everything(adapted, uneven()), padded(adapted, uneven(), monkeypatch))
+    assert_alike(everything(adapted, drawn()), padded(adapted, drawn(), monkeypatch))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +192,7 @@ def test_positions_and_lengths() -> None:
     lengths = torch.tensor([3, 1, 2])
     assert packed_positions(lengths).tolist() == [[0, 1, 2, 0, 0, 1]]
     assert packed_mask(lengths).flatten().tolist() == [3, 1, 2]
+    assert packed_mask(lengths, torch.tensor([-1, 0, 0])).tolist() == [[[[3, 1, 2], [-1, 0, 0]]]]
 
 
 def test_a_loaded_model_supports_packing_and_is_stored_without_a_trace_of_it(tmp_path: Path) -> None:

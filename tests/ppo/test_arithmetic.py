@@ -81,11 +81,59 @@ def test_kl_reward(batch: Batch, beta: float) -> None:
     close(arithmetic.kl_reward(batch.a, batch.b, batch.c, batch.mask, beta), scattered(batch, expected))
 
 
+@given(batches(), st.floats(0, 2))
+def test_kl_reward_k3(batch: Batch, beta: float) -> None:
+    def penalty(e: tuple[int, int]) -> float:
+        log_ratio = float(batch.b[e] - batch.c[e])
+        return math.exp(-log_ratio) - 1 + log_ratio
+
+    found = arithmetic.kl_reward(batch.a, batch.b, batch.c, batch.mask, beta, "k3")
+    close(found, scattered(batch, [float(batch.a[e]) - beta * penalty(e) for e in batch.entries()]))
+    assert all(penalty(e) >= 0 for e in batch.entries())
+
+
+def test_an_estimate_outside_the_mask_does_not_count() -> None:
+    mask = torch.tensor([[True, False]])
+    far = torch.tensor([[0.0, -1e4]])  # exp(1e4) is inf
+    assert arithmetic.kl_reward(torch.zeros(1, 2), far, torch.zeros(1, 2), mask, 0.1, "k3").tolist() == [[0, 0]]
+
+
+@given(st.integers(0, 2**32), st.floats(-1, 1))
+def test_both_estimators_have_the_kl_as_their_mean(seed: int, sharper: float) -> None:
+    """Over all outcomes of a distribution, weighted by their probabilities."""
+    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    policy, reference = (logits * torch.tensor([[1 + sharper], [1.0]])).log_softmax(1)
+    kl = (policy.exp() * (policy - reference)).sum()
+    rows = (policy[:, None], reference[:, None], torch.ones(7, 1, dtype=torch.bool))
+    for name in ("k1", "k3"):
+        penalties = -arithmetic.kl_reward(torch.zeros(7, 1, dtype=torch.float64), *rows, 1.0, name)
+        close((policy.exp() * penalties[:, 0]).sum(), kl)
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (60.0, 1.02), (0.0, 0.98), (-5.0, 0.98), (6.6, 1.01)])
+def test_the_coefficient_moves_by_two_per_cent_at_most(kl: float, factor: float) -> None:
+    assert arithmetic.adapted_coefficient(0.5, kl, 6.0) == pytest.approx(0.5 * factor)
+
+
+@given(batches(), st.floats(-3, 3), st.floats(-3, 3), st.floats(0.1, 10))
+def test_standardised_rewards(batch: Batch, offset: float, per_token: float, scale: float) -> None:
+    found = arithmetic.standardised(batch.a, batch.mask, arithmetic.Standard(scale, offset, per_token))
+    assert found.dtype == batch.a.dtype
+    lasts = {(row, length - 1) for row, length in enumerate(batch.lengths)}
+    assert {(row, t) for row, t in arithmetic.last_tokens(batch.mask).nonzero().tolist()} == lasts
+    expected = [(float(batch.a[e]) - per_token - offset * (e in lasts)) / scale for e in batch.entries()]
+    close(found, scattered(batch, expected))
+
+
+def test_a_row_without_tokens_has_no_last_one() -> None:
+    assert arithmetic.last_tokens(torch.zeros(2, 3, dtype=torch.bool)).sum() == 0
+
+
 @given(batches())
 def test_whitening(batch: Batch) -> None:
     values = [float(batch.a[e]) for e in batch.entries()]
     mean = math.fsum(values) / len(values)
-    variance = math.fsum((v - mean) ** 2 for v in values) / len(values)
+    variance = math.fsum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     expected = [(v - mean) / math.sqrt(variance + 1e-8) for v in values]
     white = arithmetic.whiten(batch.a, batch.mask)
     close(white, scattered(batch, expected))

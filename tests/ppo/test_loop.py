@@ -17,15 +17,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ppo_runs import EXAMPLES, SMALL, THIRDS, assert_equal, make_policy, make_run, tensors
+from ppo_runs import EXAMPLES, SMALL, THIRDS, Table, assert_equal, make_policy, make_run, tensors
 from tiny import by_hand
+from torch import Tensor
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.forward import passes
+from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.ppo import arithmetic
+from rlhf_bench.harness.ppo import update as update_module
 from rlhf_bench.harness.ppo.actors import Critic, make_actors
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.log import describe
 from rlhf_bench.harness.ppo.loop import collect, train
 from rlhf_bench.harness.ppo.run import checkpoints, prompts_of
+from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.ppo.update import update
 from rlhf_bench.harness.settings import PPOSettings
 
@@ -86,11 +92,70 @@ def test_the_first_minibatch_has_ratio_one(policy: Path, tmp_path: Path) -> None
 
 def test_rewards_are_divided_by_the_scale(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path / "a", table=THIRDS)
-    louder = make_run(policy, tmp_path / "b", table=THIRDS * 4, scale=run.scale * 4)
+    louder = make_run(policy, tmp_path / "b", table=THIRDS * 4, standard=Standard(run.standard.scale * 4))
     for one, two in zip(train(run), train(louder), strict=True):
         assert two.pop("reward") == pytest.approx(4 * one.pop("reward"))
         assert one == two
     assert_equal(tensors(run.actors), tensors(louder.actors))
+
+
+class Shifted:
+    """The table's rewards plus a constant on the last token."""
+
+    def __init__(self, constant: float) -> None:
+        self.constant = constant
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        return Table(THIRDS).rewards(rollout) + self.constant * arithmetic.last_tokens(rollout.mask)
+
+
+def test_a_constant_added_to_a_reward_changes_nothing(policy: Path, tmp_path: Path) -> None:
+    """A Bradley-Terry score has no zero: what its SFT samples have on average is taken off every response."""
+    runs = []
+    for constant in (0.0, 32.0):
+        scorer = NamedRewardModel("shifted", Shifted(constant))
+        run = make_run(policy, tmp_path / str(constant), reward_model=scorer)
+        mean = float(collect(run, 0).rewards.sum(1).mean())
+        run = replace(run, standard=Standard(2.0, mean))
+        runs.append((train(run), tensors(run.actors)))
+    (rows, weights), (shifted_rows, shifted_weights) = runs
+    for one, two in zip(rows, shifted_rows, strict=True):
+        assert two.pop("reward") == pytest.approx(one.pop("reward") + 32)
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-4)  # sums near 32 are rounded otherwise
+    for name, value in weights.items():
+        torch.testing.assert_close(shifted_weights[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_a_response_without_its_end_pays(policy: Path, tmp_path: Path) -> None:
+    run = make_run(policy, tmp_path, replace(SMALL, gamma=1.0, lam=1.0))
+    tokenizer = run.actors.tokenizer
+    drawn = by_hand(tokenizer, [[40], [41, 42], [43]], [[70, tokenizer.eos_token_id], [71, 72, 73], [74]])
+    run = replace(run, sampler=lambda *_, **__: drawn)
+    fined = replace(run, settings=replace(run.settings, missing_eos_penalty=0.75))
+    one, two = collect(run, 0), collect(fined, 0)
+    cut = ~drawn.finished
+    assert cut.tolist() == [False, True, True]
+    torch.testing.assert_close(one.returns - two.returns, 0.75 * cut[:, None] * one.rollout.mask)
+
+
+def test_the_coefficient_follows_the_target(policy: Path, tmp_path: Path) -> None:
+    """Also over an interruption: it is read from the rows of the log."""
+    settings = replace(SMALL, iterations=6, kl=0.2, kl_target=0.05)
+    rows = train(make_run(policy, tmp_path / "whole", settings))
+    expected = settings.kl
+    for row in rows:
+        assert row["kl_coefficient"] == expected
+        expected = arithmetic.adapted_coefficient(expected, row["kl"], settings.kl_target)
+    assert len({row["kl_coefficient"] for row in rows}) > 1
+    part = make_run(policy, tmp_path / "parts", settings)
+
+    def stop(done: int, _: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(part, progress=stop))
+    assert train(make_run(policy, tmp_path / "parts", settings)) == rows
 
 
 def test_micro_batches_do_not_matter(policy: Path, tmp_path: Path) -> None:
@@ -112,11 +177,11 @@ def test_the_critics_target_is_the_return(policy: Path, tmp_path: Path) -> None:
     experience = collect(run, 1)
     assert experience.values.any()
     mask = experience.rollout.mask
-    shaped = experience.rewards / run.scale - SMALL.kl * (experience.logprobs - experience.reference)
+    shaped = experience.rewards / run.standard.scale - SMALL.kl * (experience.logprobs - experience.reference)
     to_go = (shaped * mask).flip(1).cumsum(1).flip(1) * mask
     torch.testing.assert_close(experience.returns, to_go, rtol=1e-4, atol=1e-4)
     assert abs(float(experience.advantages[mask].mean())) < 1e-5
-    assert float(experience.advantages[mask].std(correction=0)) == pytest.approx(1, abs=1e-3)
+    assert float(experience.advantages[mask].std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_reference_stays_what_it_was(policy: Path, tmp_path: Path) -> None:
@@ -138,8 +203,23 @@ def test_a_value_is_that_of_the_tokens_before(policy: Path) -> None:
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             for t in range(len(response)):
                 ids = torch.tensor([[*prompt, *response[:t]]])
-                expected = critic.head(critic.trunk(input_ids=ids).last_hidden_state[0, -1])
+                state = critic.trunk(input_ids=ids).last_hidden_state[0, -1]
+                expected = critic.head((state - state.mean()) / (state.var(correction=0) + 1e-5).sqrt())
                 torch.testing.assert_close(values[row, t], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_critic_learns_as_fast_from_small_states(policy: Path, shared: bool) -> None:
+    """A policy's last norm may be as small as its logits need: it must not decide how fast values can move."""
+    actors = make_actors(policy, "cpu", 1e-3, 1e-3, shared=shared)
+    rollout = by_hand(actors.tokenizer, [[40, 41], [50]], [[70, 71, 72], [73]])
+    torch.nn.init.normal_(actors.critic.head.weight, generator=torch.Generator().manual_seed(0))
+    trunk = actors.policy.base_model if shared else actors.critic.trunk
+    with torch.no_grad():
+        before = actors.critic(rollout)
+        trunk.ln_f.weight.mul_(0.1)
+        trunk.ln_f.bias.mul_(0.1)
+        torch.testing.assert_close(actors.critic(rollout), before, rtol=0.05, atol=0.05)
 
 
 def test_a_row_of_the_log_says_what_happened(policy: Path, tmp_path: Path) -> None:
@@ -161,7 +241,7 @@ def test_a_row_of_the_log_says_what_happened(policy: Path, tmp_path: Path) -> No
     )
     row = describe(run, experience)
     assert row["reward"] == pytest.approx(0.5 * 12 / 4)
-    assert row["reward_scaled"] == pytest.approx(row["reward"] / run.scale)
+    assert row["reward_scaled"] == pytest.approx(row["reward"] / run.standard.scale)
     assert row["kl"] == pytest.approx(2.0 * 12 / 4)
     assert row["entropy_estimate"] == pytest.approx(1.0)
     assert row["tokens"] == pytest.approx((0 + 2 + 6 + 1) / 4)
@@ -208,6 +288,43 @@ def test_checkpoints_are_evenly_spread_and_end_with_the_last(iterations: int, co
     assert max(gaps) - min(gaps) <= 2
     ideal = [iterations * (i + 1) / len(stops) for i in range(len(stops))]
     assert all(abs(stop - point) <= 0.5 for stop, point in zip(stops, ideal, strict=True))
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4))
+def test_each_prompt_stands_several_times_in_a_row(prompts: int, count: int, samples: int) -> None:
+    examples = [Example(str(i), f"prompt {i}") for i in range(prompts)]
+
+    def drawn(samples: int) -> list[str]:
+        settings = PPOSettings(rollouts=count * samples, samples=samples)
+        run: Any = type("Run", (), {"settings": settings, "examples": examples, "seed": 0})
+        return prompts_of(run, 3)
+
+    assert drawn(samples) == [prompt for prompt in drawn(1) for _ in range(samples)]
+
+
+def test_shared_prompts_change_no_number(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a whole run with four responses to a prompt, beyond rounding: the same, every row read by itself."""
+    settings = replace(SMALL, iterations=2, samples=4, minibatches=2, micro_batch=4)
+    shared = train(make_run(policy, tmp_path / "shared", settings))
+    monkeypatch.setattr(passes, "supports_packing", lambda _: False)
+    for one, two in zip(shared, train(make_run(policy, tmp_path / "whole", settings)), strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
+
+
+def test_the_responses_to_a_prompt_stay_in_one_minibatch(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(policy, tmp_path, replace(SMALL, samples=2, epochs=3))
+    seen: list[list[int]] = []
+    monkeypatch.setattr(update_module, "policy_step", lambda _, __, index, ___: seen.append(index.tolist()) or {})
+    monkeypatch.setattr(update_module, "critic_step", lambda *_: {"value_loss": 0.0})
+    update(run, collect(run, 0), 0)
+    assert len(seen) == 3 * SMALL.minibatches
+    for index in seen:
+        assert len(index) == SMALL.rollouts // SMALL.minibatches
+        assert [row // 2 for row in index[::2]] == [row // 2 for row in index[1::2]]
+    assert sorted(seen[0] + seen[1]) == list(range(SMALL.rollouts))
+    assert seen[:2] != seen[2:4]
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 3))

@@ -11,6 +11,7 @@ from ppo_runs import THIRDS, Table, make_policy, make_run
 from torch import Tensor
 
 from rlhf_bench.harness.nouns import Example, Rollout
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.loop import collect, train
 from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
@@ -35,7 +36,7 @@ def trained_on(policy: Path, scratch: Path, model: RewardModel, max_new: int, **
     given = PPOSettings(minibatches=4, micro_batch=1024, critic_lr=1e-2, value_clip=10.0, checkpoints=1, **settings)
     scorer = NamedRewardModel("toy", model)
     run = make_run(
-        policy, scratch, given, reward_model=scorer, examples=[Example("0", "?")], scale=1.0, max_new=max_new
+        policy, scratch, given, reward_model=scorer, examples=[Example("0", "?")], standard=Standard(), max_new=max_new
     )
     train(run)
     return run

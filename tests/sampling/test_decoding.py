@@ -38,7 +38,8 @@ def draw(tiny: Tiny, prompts: tuple[str, ...], greedy: bool) -> Any:
 
 
 def use_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers' own cache and masks, its layers as they are."""
+    """transformers' own cache and masks, its layers as they are, every row read by itself."""
+    monkeypatch.setattr(decoding, "distinct_rows", lambda ids, _: (torch.arange(len(ids)), torch.arange(len(ids))))
     monkeypatch.setattr(decoding, "supports_split_cache", lambda _: False)
     monkeypatch.setattr(packed_weights, "LARGEST", 0)
     monkeypatch.setattr(next_logits, "preallocated_cache", lambda model, _: DynamicCache(config=model.config))
@@ -63,8 +64,8 @@ def test_sampling_is_as_with_transformers_own_cache_masks_and_layers(
     assert greedy or min(lengths) < kv_cache.RECENT < max(lengths), "no row has left, or the buffer was never full"
 
 
-@pytest.mark.parametrize(("prompts", "shape"), [(PROMPTS, (1, "tokens")), (PROMPTS[:1] * 2, (2, "columns"))])
-def test_prompts_of_different_length_are_read_packed(tiny: Tiny, prompts: tuple[str, ...], shape: Any) -> None:
+@pytest.mark.parametrize(("prompts", "shape"), [(PROMPTS, (1, "tokens")), (PROMPTS[:1] * 2, (1, "columns"))])
+def test_prompts_are_read_packed_and_once(tiny: Tiny, prompts: tuple[str, ...], shape: Any) -> None:
     read: list[tuple[int, ...]] = []
     embeddings = tiny.model.get_input_embeddings()
     handle = embeddings.register_forward_pre_hook(lambda _, given: read.append(tuple(given[0].shape)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -263,6 +264,21 @@ def test_batches_hold_every_row_once_and_come_back_in_order(tokenizer: Any, leng
         map_batches(lambda part: (part.response_ids * part.mask).float(), rollout, size),
         (rollout.response_ids * rollout.mask).float(),
     )
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=12), st.integers(1, 40))
+def test_responses_to_one_prompt_stay_together(tokenizer: Any, rows: list[tuple[int, int]], tokens: int) -> None:
+    rollout = by_hand(tokenizer, [[40 + p] * (p + 1) for p, _ in rows], [[50] * n for _, n in rows])
+    index = torch.arange(len(rows)).flip(0)
+    for bound in (0, tokens):
+        parts = batches_by_length(rollout, index, 4, bound)
+        order = [rows[i][0] for part in parts for i in part.tolist()]
+        assert sorted(torch.cat(parts).tolist()) == list(range(len(rows)))
+        changes = sum(a != b for a, b in pairwise(order))
+        assert changes == len(set(order)) - 1
+        for part in parts:
+            longest = max(sum(rows[i]) + 1 for i in part.tolist())
+            assert len(part) == 1 or (len(part) <= 4 and (not bound or len(part) * longest <= bound))
 
 
 def test_logprobs_can_be_differentiated(tiny_gpt2: Tiny, tokenizer: Any) -> None:
