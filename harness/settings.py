@@ -137,6 +137,8 @@ class PPOSettings(Group):
     """Learning rate of the policy."""
     critic_lr: Positive = 1e-3
     """Learning rate of the critic."""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """Both learning rates over the iterations: the same throughout, or falling to 0 after the last one (linear)."""
     clip: NotNegative = 0.2
     """Clipping range of the probability ratio (arXiv 1707.06347, equation 7)."""
     value_clip: NotNegative = 0.2

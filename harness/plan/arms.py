@@ -339,7 +339,7 @@ def training(arm: ArmContext) -> Stage:
 _NOT_OF_SCALE = (
     *("iterations", "rollouts", "epochs", "minibatches", "micro_batch", "lr", "critic_lr", "clip", "value_clip"),
     *("gamma", "lam", "kl", "whiten", "max_grad_norm", "checkpoints", "save_every"),
-    *("samples", "kl_estimator", "kl_target", "missing_eos_penalty"),
+    *("samples", "lr_schedule", "kl_estimator", "kl_target", "missing_eos_penalty"),
     *("micro_tokens", "offload", "critic", "value_weight", "engine", "engine_memory"),
 )
 """PPO settings that the scale does not depend on: its key holds their defaults, so sweeps over them share it."""

@@ -41,6 +41,7 @@ def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, flo
     orders = [(group * s.samples + within).flatten() for group in groups]
     minibatches = [part for order in orders for part in order.to(rollout.mask.device).chunk(s.minibatches)]
     critic = run.actors.critic
+    set_rates(run, iteration)
     if isinstance(critic, TrunkCritic):
         steps = [joint_step(run, critic, experience, index) for index in minibatches]
     else:
@@ -52,6 +53,15 @@ def update(run: PPORun, experience: Experience, iteration: int) -> dict[str, flo
         )
         steps = [policy | value for policy, value in zip(*parts, strict=True)]
     return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+
+
+def set_rates(run: PPORun, iteration: int) -> None:
+    """Set the learning rates of an iteration (from 0), which follow from it alone: a resumed run has the same."""
+    s, actors = run.settings, run.actors
+    share = 1 - iteration / s.iterations if s.lr_schedule == "linear" else 1.0
+    for optimizer, rate in ((actors.policy_optimizer, s.lr), (actors.critic_optimizer, s.critic_lr)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * share
 
 
 def policy_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:

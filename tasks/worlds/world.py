@@ -59,6 +59,7 @@ class World(Generated[Facts]):
     sft_invent: float = 0.10
     sft_filler: float = 0.25
     sft_stale: float = 0.0
+    sft_careful: float = 0.0
     # The good and the bad writer of pairs.
     good_drop: float = 0.08
     good_wrong: float = 0.04
@@ -129,7 +130,12 @@ class World(Generated[Facts]):
 
     def demonstration(self, rng: random.Random, truth: Facts) -> str:
         """A noisy summariser's, with the rates `sft_*`."""
-        rates = Rates(self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler, self.sft_stale)
+        rates = Rates(
+            self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler, self.sft_stale, bool(self.sft_careful)
+        )
+        # No draw at rate 0: a world of one kind of writer keeps its texts.
+        if self.sft_careful and rng.random() < self.sft_careful:
+            rates = Rates(0.02, 0.02, 0.01, 0.02)
         return noisy_summary(rng, self.drawn, truth, rates).text
 
     def pair_texts(self, rng: random.Random, truth: Facts) -> tuple[Written, Written]:

@@ -42,6 +42,7 @@ class Rates(NamedTuple):
     invent: float
     filler: float
     stale: float = 0.0
+    opens: bool = False
 
 
 def draw_facts(rng: random.Random, register: Register, count: int, correction: float, mention: float) -> Facts:
@@ -170,5 +171,5 @@ def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: R
     if rng.random() < rates.filler:
         # The filler is drawn before its place.
         filler = flawed(rng.choice(register.fillers))
-        sentences.insert(rng.randint(0, len(sentences)), filler)
+        sentences.insert(0 if rates.opens else rng.randint(0, len(sentences)), filler)
     return joined(sentences)

@@ -184,6 +184,15 @@ def test_the_critics_target_is_the_return(policy: Path, tmp_path: Path) -> None:
     assert float(experience.advantages[mask].std()) == pytest.approx(1, abs=1e-3)
 
 
+def test_rates_fall_to_zero_after_the_last_iteration(policy: Path, tmp_path: Path) -> None:
+    run = make_run(policy, tmp_path, replace(SMALL, iterations=4, lr_schedule="linear"))
+    optimizers = (run.actors.policy_optimizer, run.actors.critic_optimizer)
+    for iteration, share in enumerate((1.0, 0.75, 0.5, 0.25)):
+        update(run, collect(run, iteration), iteration)
+        rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+        assert rates == pytest.approx([SMALL.lr * share, SMALL.critic_lr * share])
+
+
 def test_the_reference_stays_what_it_was(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path)
     train(run)
