@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -136,7 +136,7 @@ def is_end(tokens: Tensor, tokenizer: Tokenizer) -> Tensor:
     return found
 
 
-def _outer_autocast(model: CausalLM, device: str) -> AbstractContextManager[Any]:
+def _outer_autocast(model: CausalLM, device: str) -> AbstractContextManager[object]:
     """For a model that computes in bfloat16 from float32 weights, one autocast around all steps.
 
     The outermost autocast keeps its casts until it ends, so the weights are cast once and not for every token.
