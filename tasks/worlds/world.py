@@ -70,6 +70,7 @@ class World(Generated[Facts]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # each is inside its range by now: the base class has checked
         if self.min_facts > self.max_facts:
             raise BenchError(
                 f"min_facts = {self.min_facts} is above max_facts = {self.max_facts}.", "Lower one or raise the other."
@@ -115,6 +116,7 @@ class World(Generated[Facts]):
     def draw(self, rng: random.Random) -> tuple[Facts, str]:
         """What two people agree on, and the text that tells it."""
         count = rng.randint(self.min_facts, self.max_facts)
+        # facts before wording: worlds of two registers then settle the same facts
         facts = draw_facts(rng, self.drawn, count, self.correction_rate, self.mention_rate)
         return facts, write_prompt(rng, self.drawn, facts, self.prompt_words)
 
@@ -229,6 +231,7 @@ def gold(register: Register, truth: Mapping[str, str], response: str) -> Utility
             parts["correct" if truth[kind] == value else "wrong"] += 1
         seen.add(meaning)
     # A dropped fact and an invented one cost the same.
+    # `truth` is never empty: every prompt settles the core kind
     facts = parts["correct"] - parts["wrong"] - parts["unsupported"]
     clutter = parts["filler"] + parts["duplicates"]
     return Utility(facts / len(truth) - CLUTTER_COST * clutter - MALFORMED_COST * parts["malformed"], parts)

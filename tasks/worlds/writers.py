@@ -47,6 +47,7 @@ def draw_facts(rng: random.Random, register: Register, count: int, correction: f
     # In the register's order, not in that of the sample.
     present = [register.core, *(kind for kind in others if kind in chosen)]
     truth = {kind: rng.choice(register.kinds[kind].values) for kind in present}
+    # what was proposed first and then taken back
     old = {kind: _other(rng, register, kind, value) for kind, value in truth.items() if rng.random() < correction}
     absent = [kind for kind in others if kind not in chosen and rng.random() < mention]
     return Facts(truth, old, {kind: rng.choice(register.kinds[kind].values) for kind in absent})
