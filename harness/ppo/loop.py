@@ -48,7 +48,10 @@ def train(run: PPORun) -> list[StepRow]:
 
 @torch.no_grad()
 def collect(run: PPORun, iteration: int) -> Experience:
-    """Responses to the iteration's prompts with their rewards, log-probabilities, values and advantages."""
+    """Responses to the iteration's prompts with their rewards, log-probabilities, values and advantages.
+
+    `iteration` counts from 0.  Raises BenchError where the reward model fails or breaks the rules of its Protocol.
+    """
     s, actors = run.settings, run.actors
 
     # Sample.  The generator names the draw, so that a resumed run samples the same responses.

@@ -29,7 +29,11 @@ StepRow = dict[str, float]
 
 @dataclass(frozen=True)
 class PPORun:
-    """The models, prompts and settings of one run, and the functions it calls."""
+    """The models, prompts and settings of one run, and the functions it calls.
+
+    `sampler` draws the rollouts (`ppo.engine`).  `limit` is shared by all passes of policy, reference and critic: the
+    most rows that the device's memory has been found to hold.
+    """
 
     actors: Actors
     reward_model: NamedRewardModel
@@ -47,7 +51,10 @@ class PPORun:
 
     @property
     def concurrent(self) -> bool:
-        """Whether forward passes, and the updates of policy and critic, may run in two threads."""
+        """Whether forward passes, and the updates of policy and critic, may run in two threads.
+
+        Settings and device decide, never time: the same run gives the same numbers.
+        """
         return can_run_concurrently(self.actors.placement, self.settings, self.actors.policy.device.type)
 
 
@@ -63,14 +70,17 @@ class Experience(NamedTuple):
     returns: Tensor
 
     def rows(self, index: Tensor) -> Experience:
-        """The rows `index` [b], columns trimmed to their longest response."""
+        """The rows `index` [b] as an Experience of their own, columns trimmed to their longest response."""
         rollout = rows_of(self.rollout, index)
         width = rollout.mask.shape[1]
         return Experience(rollout, *(table[index][:, :width] for table in self[1:]))
 
 
 def checkpoints(settings: PPOSettings) -> list[int]:
-    """Iterations after which the policy is evaluated: evenly spread, the last included, fixed before training."""
+    """Iterations after which the policy is evaluated: evenly spread, the last included, fixed before training.
+
+    Rising, counted from 1: `ppo.checkpoints` of them, or every one where there are fewer iterations.
+    """
     count = min(settings.checkpoints, settings.iterations)  # no iteration is evaluated twice
     return [round(settings.iterations * (i + 1) / count) for i in range(count)]
 
@@ -103,7 +113,10 @@ def start(run: PPORun) -> tuple[int, list[StepRow]]:
 
 
 def save(run: PPORun, iteration: int, rows: Sequence[StepRow]) -> None:
-    """Write the state after `iteration` iterations, and their figures, to `run.scratch`."""
+    """Write the state after `iteration` iterations, and their figures, to `run.scratch`; `start` reads both.
+
+    A run that is killed at any moment keeps a state whose figures are stored too.
+    """
     # Figures first: a run that is killed between the two writes has figures too many, which `start` leaves out, and
     # never a state without figures.
     store.write_rows(run.scratch / "steps.jsonl", rows)
