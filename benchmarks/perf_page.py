@@ -30,16 +30,16 @@ ours has. `own, bfloat16` computes layers in it; a critic on the policy's trunk 
 (`ppo.critic=trunk`); the fastest has both.
 """
 WHY = """
-Where the advantage comes from. Passes: rows of different length are read end to end (no padding, attention row
-by row), logits and the last layer's feed-forward part exist at response positions alone. Decoding: prompts are
-read end to end, keys and values lie in one piece, weights are laid out once a rollout as oneDNN reads them
-(bias and activation on the product's way out), rows that ended leave the batch, a draw needs one pass of
-exponentials, nothing keeps track of gradients. The rest: Adam is fused, nothing is collected or synchronised
+Where the advantage comes from. Passes: rows of different length are packed (no padding, attention row by row),
+logits and the last layer's feed-forward part are computed at response positions alone. Decoding: prompts are
+packed, keys and values are contiguous, weights are packed once per rollout in oneDNN's format (with bias and
+activation fused into the product), rows that ended leave the batch, a draw needs one pass of exponentials,
+no gradients are recorded. The rest: Adam is fused, nothing is collected or synchronised
 between steps, the C library keeps freed memory. On two threads the policy and a critic of its own learn at
-once, rewards are computed beside reference and values, and each thread writes half of the responses
-(a model that computes in bfloat16 learns in turn, because autocast has one cache for all threads). Each equals
-the plain way (tests/test_packing.py, test_passes.py, test_decoding.py, test_rollout.py, test_ppo_memory.py,
-test_at_once.py).
+once, rewards are computed beside reference and values, and each thread samples half of the responses
+(under bfloat16 they learn one after the other, because autocast has one cache for all threads). Each equals the
+plain computation (tests/forward/test_packing.py and test_passes.py, tests/sampling/test_decoding.py and
+test_rollout.py, tests/ppo/test_memory_of_ppo.py and test_at_once.py).
 """
 FLOOR = """
 ## Share of the floor

@@ -12,7 +12,10 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Bad input.  The command line prints `seen` and `fix` without a traceback and exits with 2."""
+    """Bad input.  The command line prints `seen` and `fix` without a traceback and exits with 2.
+
+    `seen` is what was found, `fix` what to do about it ("" for nothing); `str()` of the error is both, in that order.
+    """
 
     def __init__(self, seen: str, fix: str = "") -> None:
         super().__init__(f"{seen} {fix}".strip())
@@ -32,6 +35,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type and the first line of its message."""
+    """An exception's type and the first line of its message, at most 300 characters; without a message the type."""
     text = str(error).strip().split("\n")[0][:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

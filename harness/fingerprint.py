@@ -41,7 +41,7 @@ NOT_COMPUTING = tuple(
 BLANK = "\0"
 """Stands for an imported name in hashed syntax; no identifier contains it."""
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int]  # time in ns and size in bytes of a file
 Targets = tuple["Target", ...]
 
 
@@ -72,6 +72,11 @@ class Neighbours(NamedTuple):
 
 
 OURS = Neighbours(None)
+INSTALLED = frozenset(Path(path).resolve() for path in sysconfig.get_paths().values())
+"""Folders of installed packages and of Python itself: what lies beside a plugin there is not part of it."""
+
+# (module, its file, what is left out) -> (hash, files by module, stamps by file).  The file is part of the question: a
+# plugin's module can be found in another place later.
 _known: dict[tuple[str, Path | None, tuple[str, ...]], tuple[str, dict[str, Path], dict[Path, Stamp]]] = {}
 
 
@@ -111,6 +116,7 @@ def _walked(module: str, without: tuple[str, ...]) -> tuple[str, dict[str, Path]
 
 
 def _walk(module: str, near: Neighbours, without: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    # the module asked for counts in any case, even one that `without` names
     todo = [part for part in _candidates(Target(module)) if part == module or not _below(part, without)]
     seen = set(todo)
     while todo:
@@ -134,9 +140,11 @@ def _content(path: Path, near: Neighbours, without: tuple[str, ...]) -> str:
 
 def _label(target: Target, near: Neighbours, without: tuple[str, ...]) -> str:
     """What a use of an imported name counts as: the content it names, else the name itself."""
+    # `from a import b` may bind the module a.b or the name b of the module a: a module comes first.
     for name, symbol in ((f"{target.module}.{target.symbol}", ""), target):
         path = _file(name, near) if name else None
         if path is not None:
+            # of a module that computes nothing the symbol alone counts: its content must change no key
             return symbol if _below(name, without) else f"{_syntax(path, _stamp(path)).shallow}:{symbol}"
     return f"{target.module}:{target.symbol}"
 
@@ -160,7 +168,7 @@ def _file(name: str, near: Neighbours) -> Path | None:
     """The source file of a module of this package, or of a plugin's neighbours; None for all others."""
     top, *rest = name.split(".")
     if top == PACKAGE:
-        return _source(ROOT, rest) if rest else None
+        return _source(ROOT, rest) if rest else None  # the top package has no code: its folders lie in ROOT
     if near.folder is None or (near.only and top != near.only):
         return None
     return _source(near.folder, [top, *rest])
@@ -172,12 +180,6 @@ def _source(folder: Path, parts: Sequence[str]) -> Path | None:
         if file.is_file():
             return file
     return None
-
-
-@cache
-def _installed() -> frozenset[Path]:
-    """Folders of installed packages and of Python itself: what lies beside a plugin there is not part of it."""
-    return frozenset(Path(path).resolve() for path in sysconfig.get_paths().values())
 
 
 def _neighbours(module: str) -> Neighbours:
@@ -192,13 +194,14 @@ def _neighbours(module: str) -> Neighbours:
     try:
         spec = importlib.util.find_spec(top)  # of a top-level name: this imports nothing
     except (ImportError, ValueError, AttributeError):
-        return OURS
+        return OURS  # nothing to hash: importing the plugin says later what is wrong
     places = list(spec.submodule_search_locations or []) if spec else []
     place = Path(places[0]) if places else Path(spec.origin) if spec and spec.origin else None
     if place is None or not place.exists():
         return OURS
     folder = place.resolve().parent
-    return Neighbours(folder, top if folder in _installed() or folder.name == "site-packages" else "")
+    # by name too: sysconfig knows this environment's site-packages and no other that is on sys.path
+    return Neighbours(folder, top if folder in INSTALLED or folder.name == "site-packages" else "")
 
 
 def _stamp(path: Path) -> Stamp:
@@ -206,7 +209,7 @@ def _stamp(path: Path) -> Stamp:
     try:
         found = path.stat()
     except OSError:
-        return 0, 0
+        return 0, 0  # of a file that is gone: no file has this stamp, so what was known of it no longer holds
     return found.st_mtime_ns, found.st_size
 
 
@@ -214,7 +217,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 @cache
-def _syntax(path: Path, _stamp: Stamp) -> Syntax:
+def _syntax(path: Path, _stamp: Stamp) -> Syntax:  # the stamp is there for the cache: a changed file is parsed again
     source = path.read_bytes()
     try:
         tree = ast.parse(source)
@@ -269,7 +272,7 @@ class _Stripper(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
-        if node.level:
+        if node.level:  # one dot is this package, each further dot the package around it
             above = self.package.split(".")[: len(self.package.split(".")) - node.level + 1]
             module = ".".join([*above, *([module] if module else [])])
         for alias in node.names:

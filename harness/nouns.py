@@ -91,7 +91,7 @@ class Utility:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # without slots: `cached_property` stores its value in the instance's __dict__
 class Rollout:
     """A batch of B responses of at most T tokens, as text and as the policy's tokens.  Never stored.
 
@@ -122,6 +122,7 @@ class Rollout:
         """
         from rlhf_bench.harness.text.templates import token_spans
 
+        # one transfer from the device for the whole batch
         rows = zip(self.response_ids.tolist(), self.mask.sum(1).tolist(), strict=True)
         return tuple(token_spans(self.tokenizer, ids[:length]) for ids, length in rows)
 
@@ -232,7 +233,7 @@ class Estimate:
     value, low, high: None where nothing can be estimated; `note` says why.
     level: the nominal confidence level of [low, high].
     n: decided cases (prompts) per seed, on average.  n_invalid: undecided cases over all seeds.
-    seeds: the training seeds.  method: the interval's name (statistics/rules.py).
+    seeds: the training seeds.  method: the interval's name (statistics/intervals.py).
     """
 
     task: str
@@ -255,12 +256,20 @@ class Estimate:
 
 
 def to_row(record: Any) -> JsonObject:
-    """The JSON object of a stored record.  Empty fields (None, "", (), {}) are left out: they are the defaults."""
+    """The JSON object of a stored record, nested records included.
+
+    Empty fields (None, "", (), {}) are left out.  What reads a row puts them back, and makes tuples of JSON's lists:
+    `prompts.read_examples`, `pairs.read_pairs` and `evaluation.read_generations`.
+    """
+    # 0 and False are equal to none of the empty values, so they are stored.
     return {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
 
 
 class Answer(NamedTuple):
-    """A response to be scored.  finished: it ended with end-of-sequence, not at the length limit."""
+    """A response to be scored, with the example whose prompt it answers.
+
+    finished: it ended with end-of-sequence, not at the length limit.
+    """
 
     example: Example
     response: str

@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
@@ -32,8 +33,12 @@ def which_policy(policy: str, preset: str) -> str:
     return str(named)
 
 
-def load_presets() -> dict[str, dict[str, dict[str, Any]]]:
-    """Presets by name: group -> key -> value.  They override the defaults of settings.py, `--set` overrides them."""
+def load_presets() -> dict[str, dict[str, JsonObject]]:
+    """Presets by name: group -> key -> value.  They override the defaults of settings.py, `--set` overrides them.
+
+    A group is one of the harness's, a plugin, or a pattern over plugins.  The group `preset` holds no settings:
+    `policy` is the policy where none is given, `about` a description.
+    """
     text = files("rlhf_bench.harness").joinpath("presets.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
@@ -52,10 +57,11 @@ def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plu
     if preset not in known:
         raise BenchError(f"Unknown preset {preset!r}.", did_you_mean(preset, known))
     settings = Settings()
-    extra: dict[str, dict[str, Any]] = {}
+    extra: dict[str, JsonObject] = {}
     for name, values in known[preset].items():
         if name in GROUPS:
             settings = replace(settings, **{name: replace(getattr(settings, name), **values)})
+        # a preset serves every run, so its patterns may fit no plugin of this one; those of --set must (below)
         for plugin in fnmatch.filter(plugins, name):
             extra.setdefault(plugin, {}).update(values)
     for name, texts in assignments.items():
@@ -67,13 +73,13 @@ def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plu
             continue
         named = fnmatch.filter(plugins, name)
         for plugin in named:
-            extra.setdefault(plugin, {}).update(texts)
+            extra.setdefault(plugin, {}).update(texts)  # parsed later: only the factory knows their types
         if not named:
             raise BenchError(f"Unknown settings group {name!r} in --set.", did_you_mean(name, {*GROUPS, *plugins}))
     return replace(settings, plugins=extra)
 
 
-def parse_value(name: str, text: str, kind: type) -> Any:
+def parse_value(name: str, text: str, kind: type) -> bool | int | float | str:
     """The text of a setting as a value of type bool, int, float or str (any other `kind`: the text itself).
 
     Raises BenchError that names the setting and what was expected; NaN and infinity are no numbers here.
@@ -85,16 +91,17 @@ def parse_value(name: str, text: str, kind: type) -> Any:
         raise BenchError(f"{name}={text!r} is not true or false.", f"Write --set {name}=true.")
     if kind in (int, float):
         try:
-            value = kind(text)
+            value: int | float = kind(text)
         except ValueError:
             raise BenchError(f"{name}={text!r} is not a number of type {kind.__name__}.") from None
+        # float() reads "nan" and "inf", which no key can hold (store.canonical)
         if value != value or value in (float("inf"), float("-inf")):
             raise BenchError(f"{name}={text!r} is not a finite number.")
         return value
     return text
 
 
-def factory_settings(name: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def factory_settings(name: str, factory: Callable[..., object], given: Row) -> JsonObject:
     """All settings of a plugin: its factory's defaults, overridden by `given`.
 
     Texts in `given` are parsed by the type of the parameter's default; other values are taken as they are.  Raises
@@ -109,6 +116,7 @@ def factory_settings(name: str, factory: Callable[..., Any], given: Mapping[str,
         if key not in own:
             raise BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, own))
         default = own[key].default
+        # a needed setting has no default to tell its type by: its text stays a text
         kind = str if default is inspect.Parameter.empty else type(default)
         values[key] = parse_value(f"{name}.{key}", value, kind) if isinstance(value, str) else value
     missing = [k for k in own if k not in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """The text with control characters and line breaks written as escapes.
+    """The text with control characters and line breaks written as escapes (`\\n`, `\\x1b`).
 
     Messages quote data, and an escape sequence in data could change what a terminal shows.
     """
@@ -15,6 +15,7 @@ def printable(text: str) -> str:
 
 def printable_lines(text: str) -> str:
     """As `printable`, but line breaks are kept."""
+    # not splitlines: it also splits at characters such as U+2028, which would then be lost
     return "\n".join(map(printable, text.split("\n")))
 
 

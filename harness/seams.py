@@ -91,7 +91,7 @@ class HasOrigin(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """Read once, when the run is planned."""
+        """Where the data come from, read once, when the run is planned.  Its `sha256` names them in keys of results."""
 
 
 # ---- reward models --------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class TrainableRewardModel(Protocol):
 class Judge(Protocol):
     """Measures stored responses after training, in a stage of its own.
 
-    A judge computes no interval: the kind of each measure decides which one it gets (statistics/rules.py).
+    A judge computes no interval: the kind of each measure decides which one it gets (statistics/intervals.py).
 
     ```python
     class Polite:

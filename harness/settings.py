@@ -8,13 +8,17 @@ these defaults (presets.toml), `--set` overrides presets (presets.py).  `bench l
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self, get_args, get_origin
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.text.types import JsonObject, Row
+
+if TYPE_CHECKING:
+    from annotated_types import Ge, Gt, Le, Lt
 
 Count = Annotated[int, Field(gt=0)]
 Limit = Annotated[int, Field(ge=0)]  # 0 mostly means none: each description says so
@@ -30,14 +34,16 @@ CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attrib
 class Group:
     """A group of settings: frozen, and validated when it is made or changed by `dataclasses.replace`."""
 
+    # "wrap" runs the group's own validation inside, so that its error can be replaced
     @model_validator(mode="wrap")
     @classmethod
-    def _check(cls, values: Any, validate: Callable[[Any], Any]) -> Any:
+    def _check(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Raises BenchError in one line for the first value that is not allowed, and for an unknown key."""
         try:
             return validate(values)
         except ValidationError as error:  # its own text has several lines and does not name the group
             first = error.errors()[0]
+        # Outside of the except clause: an error that is raised inside carries pydantic's along as its context.
         name = next(name for name in GROUPS if isinstance(getattr(Settings(), name), cls))
         key, known = str(first["loc"][0]), {one.key: one for one in describe_settings() if one.group == name}
         if key not in known:
@@ -257,7 +263,10 @@ class StatsSettings(Group):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All groups of the harness, and what was set for plugins by name (group -> key -> text or value)."""
+    """All groups of the harness, and what was set for plugins by name (group -> key -> text or value).
+
+    A group has validated its values when it was made.  Those of plugins are checked by `presets.factory_settings`.
+    """
 
     policy: PolicySettings = dataclasses.field(default_factory=PolicySettings)
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
@@ -269,9 +278,9 @@ class Settings:
     sft_chosen: SFTChosenSettings = dataclasses.field(default_factory=SFTChosenSettings)
     eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
     stats: StatsSettings = dataclasses.field(default_factory=StatsSettings)
-    plugins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    plugins: Mapping[str, Row] = dataclasses.field(default_factory=dict)
 
-    def group(self, name: str) -> dict[str, Any]:
+    def group(self, name: str) -> JsonObject:
         """The values of one group, as a plain dictionary: what enters the keys of stages."""
         return dataclasses.asdict(getattr(self, name))
 
@@ -284,7 +293,7 @@ class Setting(NamedTuple):
 
     group: str
     key: str
-    default: Any
+    default: object
     description: str
     allowed: str
 
@@ -293,11 +302,12 @@ def describe_settings() -> Iterator[Setting]:
     """All settings of the harness in the order of their groups; those of plugins are parameters of their factories."""
     for name in GROUPS:
         for key, info in type(getattr(Settings(), name)).__pydantic_fields__.items():
+            # the text below the field in this file, which pydantic reads (use_attribute_docstrings)
             description = " ".join((info.description or "").split())
             yield Setting(name, key, info.default, description, allowed_values(info.annotation, info.metadata))
 
 
-def allowed_values(kind: Any, constraints: Sequence[Any]) -> str:
+def allowed_values(kind: object, constraints: Sequence[Gt | Ge | Lt | Le]) -> str:
     """The values of a field in words, from its type and its bounds (annotated_types.Gt, Ge, Lt and Le)."""
     if get_origin(kind) is Literal:
         return f"one of: {', '.join(get_args(kind))}"
@@ -305,6 +315,7 @@ def allowed_values(kind: Any, constraints: Sequence[Any]) -> str:
         return "true or false" if kind is bool else "text"
     bounds = {name: value for one in constraints for name, value in dataclasses.asdict(one).items()}
     number = "a whole number" if kind is int else "a number"
+    # A pattern fits where the bounds have further keys, so those of two bounds come first.
     match bounds:
         case {"gt": low, "lt": high}:
             return f"{number} between {low} and {high}, both excluded"

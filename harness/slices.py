@@ -29,7 +29,7 @@ def length_slices(examples: Sequence[Row]) -> dict[str, str]:
     if len(examples) < MIN_PROMPTS:
         return {}
     ordered = sorted((len(row["prompt"].split()), row["id"]) for row in examples)  # ids break ties
-    third = len(ordered) // 3
+    third = len(ordered) // 3  # rounded down: the two outer slices are equally large
     short, long = ordered[:third], ordered[-third:]
     if short[-1][0] >= long[0][0]:
         return {}
@@ -83,7 +83,7 @@ def declared_type(example: Example) -> PromptType | None:
     Raises BenchError for an example in both kinds of slices.
     """
     found = {TYPE_SLICES[name] for name in example.slices if name in TYPE_SLICES}
-    if len(found) > 1:
+    if len(found) > 1:  # a set: two slices that state the same type agree
         raise BenchError(f"The example {example.id!r} is open-ended and closed-ended.", "Leave one of the slices.")
     return next(iter(found), None)
 

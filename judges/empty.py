@@ -19,6 +19,6 @@ class Empty:
         return [Measure("empty_rate", "rate", what, title="empty", format="share", better="lower")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
-        """One verdict per case, always decided."""
+        """One verdict per case, always decided: 1 for an empty response, else 0; the baseline's is not read."""
         for case in cases:
             yield Verdict({"empty_rate": 0.0 if case.generation.response.strip() else 1.0})

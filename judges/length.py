@@ -27,7 +27,11 @@ class Length:
         ]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002
-        """One verdict per case, always decided."""
+        """One verdict per case, always decided.
+
+        length_change: tokens more than the baseline's response.   length: tokens.   truncated_rate: 1 where the limit
+        of tokens cut the response off, else 0.
+        """
         for case in cases:
             # stored when the response was sampled: texts do not tell the number of tokens
             tokens = case.generation.tokens

@@ -22,7 +22,10 @@ REWARD_MODEL = "rm:"
 
 @runtime_checkable
 class ScoresMany(Protocol):
-    """A scorer that takes many answers at once and gives a reason where it does not decide."""
+    """A scorer that takes many answers at once and gives a reason where it does not decide.
+
+    `score_all` prefers this to one call per answer: `ClassifierScorer` batches answers by their length.
+    """
 
     def scores(self, answers: Sequence[Answer]) -> Sequence[Scored]:
         """One score per answer, in order."""
@@ -49,7 +52,10 @@ def load_scorer(name: str) -> Scorer:
 
 
 def scorer_content(name: str) -> str:
-    """Hash of what the name does not identify: the reward model's files or the code of the user's module, else ""."""
+    """Hash of what the name does not identify: the reward model's files or the code of the user's module, else "".
+
+    It enters the key of stored verdicts, so that changed weights or code are judged again.
+    """
     if name in BUILT_IN or ":" not in name:
         return ""
     if name.startswith(REWARD_MODEL):
@@ -60,20 +66,26 @@ def scorer_content(name: str) -> str:
 
 
 def is_deterministic(name: str) -> bool:
-    """Whether the scorer of a name always returns the same score."""
+    """Whether the scorer of a name always returns the same score.
+
+    Then undecided cases stay undecided, and `bench judge` does not judge them again (seams.SaysDeterministic).
+    """
     # a user's function may fail now and decide later, so its undecided cases are judged again
     return ":" not in name or name.startswith(REWARD_MODEL)
 
 
 def checked(value: float | None) -> Scored:
-    """A score, undecided with its reason where it is None or not finite."""
+    """A score, undecided with its reason where it is None or not finite.
+
+    None is no loss: a case that is undecided is counted and left out of the estimate.
+    """
     if value is None:
         return Scored(None, "the scorer could not decide")
     return Scored(float(value)) if math.isfinite(value) else Scored(None, "the score is not finite")
 
 
 def score_all(scorer: Scorer, answers: Sequence[Answer]) -> list[Scored]:
-    """One score per answer, in order."""
+    """One score per answer, in order; undecided, with its reason, where the scorer gives no finite number."""
     if isinstance(scorer, ScoresMany):
         return list(scorer.scores(answers))
     return [checked(scorer(answer.example, answer.response)) for answer in answers]
@@ -92,7 +104,7 @@ def before_and_after(cases: Sequence[Case], task: Task, scorer: Scorer | None) -
     if scorer is not None:
         found = score_all(scorer, answers)
     else:
-        assert isinstance(task, GoldTask)
+        assert isinstance(task, GoldTask)  # for the type checker: without a scorer and without gold it returned above
         found = [checked(task.utility(answer.example, answer.response).value) for answer in answers]
     return list(zip(found[::2], found[1::2], strict=True))
 

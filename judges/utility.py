@@ -80,10 +80,12 @@ class UtilityChange:
         if self.scorer:
             for before, after in before_and_after(cases, task, load_scorer(self.scorer)):
                 change = None if after.value is None or before.value is None else after.value - before.value
+                # the side that was scored keeps its number where the change is undecided
                 values = {"score_change": change, "score": after.value, "score_baseline": before.value}
                 verdicts.append(Verdict(values, "" if change is not None else after.reason or before.reason))
             return verdicts
         for case in cases:
+            # in the loop, because every case needs its verdict, an undecided one too
             if not isinstance(task, GoldTask):
                 verdicts.append(Verdict({"gold_change": None, "gold": None, "gold_baseline": None}, NO_GOLD))
                 continue

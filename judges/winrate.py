@@ -53,7 +53,10 @@ class WinRate:
 
 
 def win_verdict(before: Scored, after: Scored, tolerance: float) -> Verdict:
-    """The verdict on the baseline's and the trained policy's score; undecided where one of them is."""
+    """The verdict on the baseline's and the trained policy's score; undecided where one of them is.
+
+    win_rate: 1, 0.5 or 0.  `tolerance` is in the unit of the scores: two that differ by no more are a tie.
+    """
     if after.value is None or before.value is None:
         return Verdict({"win_rate": None}, after.reason or before.reason)
     margin = after.value - before.value

@@ -27,6 +27,8 @@ class WinRateRM:
     has the lower.  `model` is a sequence classifier with one label: a folder (such as a run's reward/...) or a hub id.
     `form` is chat, question or pair; see `ClassifierScorer`.  `threshold` is the share of undecided cases above which a
     command exits with 3.
+
+    Raises BenchError for a setting out of range and for a model that is no such classifier.
     """
 
     model: str
@@ -38,7 +40,7 @@ class WinRateRM:
     # the account of the last measuring: a dict, because the dataclass is frozen
     _last: JsonObject = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    deterministic = True
+    deterministic = True  # without annotation, so that it is no dataclass field, which would be a setting
 
     def __post_init__(self) -> None:
         if self.form and self.form not in FORMS:
@@ -60,7 +62,11 @@ class WinRateRM:
         return [Measure("win_rate", "win", by, title="win rate by a reward model")]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
-        """One verdict per case, in order; the notes hold both scores."""
+        """One verdict per case, in order; the notes hold both scores.
+
+        The model is loaded here, where there are cases.  Raises BenchError where it cannot be loaded, has other than
+        one label, or memory runs out; an answer that it cannot read leaves the case undecided.
+        """
         scorer = ClassifierScorer(self.model, self.form, self.batch, self.device)
         found = before_and_after(cases, task, scorer)
         # without cases the model was not loaded, and its account would load it
@@ -70,5 +76,8 @@ class WinRateRM:
 
     @property
     def account(self) -> Row:
-        """The model that scored, where and how, as JSON."""
+        """The model that scored, where and how, as JSON.
+
+        {} where no case has been scored.
+        """
         return dict(self._last)

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 QUESTION = "How good is the policy after PPO with each reward model?"
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
+"""Rulings on claims (`results.claims.Ruling`) in the order in which they are counted."""
 
 Side = Literal["better", "worse", "undecided", "unknown"]
 
 
 class Outcome(NamedTuple):
-    """One arm's estimate of a measure, and on which side of the baseline it lies."""
+    """One arm's estimate of a measure, and on which side of the baseline it lies.
+
+    `estimate` is None where the arm has none for this measure; the side is then "unknown".
+    """
 
     arm: Row
     estimate: Row | None
@@ -42,7 +46,10 @@ def answering(report: Report) -> list[Column]:
 
 
 def outcomes(report: Report, task: str, column: Column) -> list[Outcome]:
-    """Every arm of the task at the last checkpoint, the best estimate first and unknown ones last."""
+    """Every arm of the task at the last checkpoint, the best estimate first and unknown ones last.
+
+    `column` must answer (`Column.answers`): without a better side the largest estimate would count as the best.
+    """
     found = []
     for arm in arms_on(report, task):
         estimate = pick(report, arm["arm"], column.key)
@@ -57,7 +64,10 @@ def outcomes(report: Report, task: str, column: Column) -> list[Outcome]:
 
 
 def side(estimate: Row | None, column: Column) -> Side:
-    """On which side of the measure's reference value the whole interval lies."""
+    """On which side of the measure's reference value the whole interval lies.
+
+    "unknown" without a value, "undecided" without an interval and where it holds the reference value.
+    """
     if estimate is None or estimate["value"] is None:
         return "unknown"
     if estimate["low"] is None or estimate["high"] is None or column.reference is None:
@@ -66,11 +76,15 @@ def side(estimate: Row | None, column: Column) -> Side:
     above, below = estimate["low"] > column.reference, estimate["high"] < column.reference
     if not above and not below:
         return "undecided"
+    # one of the two is true here: below is not above
     return "better" if above == (column.better != "lower") else "worse"
 
 
 def sentence(report: Report, task: str) -> str:
-    """The answer for one task."""
+    """The answer for one task: who is better or worse than the baseline, and the best estimate with its interval.
+
+    Sides are not adjusted for the number of reward models; the table of pairs is (`comparison.pairs`).
+    """
     # one measure answers in the sentence: the first that was measured on this task
     column = next((c for c in answering(report) if any(o.estimate for o in outcomes(report, task, c))), None)
     if column is None:
@@ -79,9 +93,10 @@ def sentence(report: Report, task: str) -> str:
     known = [outcome for outcome in results if outcome.side != "unknown"]
     if not known:
         return f"On {task}, every case of {column.title} is undecided: nothing can be said."
-    best = interval(known[0].estimate, column.format)
+    best = interval(known[0].estimate, column.format)  # outcomes are sorted, the best one first
     if len(results) == 1:
         words = {"better": "better than", "worse": "worse than"}
+        # an interval that holds the reference value shows no difference, which is not the same as being equal
         word = words.get(known[0].side, "not clearly better or worse than")
         said = f"PPO against {known[0].arm['label']} leaves the policy {word} the SFT baseline"
         return f"On {task}, {said}: {column.title} {best} ({_size(known)})."
@@ -107,7 +122,7 @@ def _of_several(results: Sequence[Outcome]) -> str:
         return f"{len(labels)} of {len(results)} reward models{shown}"
 
     counts = {name: [o.arm["label"] for o in results if o.side == name] for name in ("better", "worse")}
-    rest = len(results) - sum(map(len, counts.values()))
+    rest = len(results) - sum(map(len, counts.values()))  # undecided, or without an estimate
     better, worse = map(some, counts.values())
     if rest == len(results):
         return (
@@ -121,7 +136,7 @@ def _size(known: Sequence[Outcome]) -> str:
     """Training seeds and prompts of the estimates; an interval over one seed is conditional on its training run."""
     seeds = sorted({len(outcome.arm["seeds"]) for outcome in known})
     prompts = sorted({outcome.estimate["n"] for outcome in known if outcome.estimate})
-    if seeds == [1]:
+    if seeds == [1]:  # the spread between training runs was not measured, and is in no interval
         return f"one training seed, {_range(prompts)} prompts: conditional on this training run"
     return f"{_range(seeds)} training seeds, {_range(prompts)} prompts"
 

@@ -46,7 +46,11 @@ NOT_REPORTING = tuple(
 
 
 def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator, command: str) -> JsonObject:
-    """The report of `cells`: estimates, arms, data, warnings, samples and manifest."""
+    """The report of `cells`: estimates, arms, data, warnings, samples and manifest, as schema.json describes it.
+
+    `missing`: sentences about cells that are not in it, which become warnings.  `command` is for the manifest.  Raises
+    BenchError for a judge whose settings differ between the seeds of an arm, and for a file that cannot be read.
+    """
     arms = arms_of(cells)
     labels = labels_of(arms)
     # stored verdicts are read again here: pairs need rows that several arms share
@@ -68,12 +72,19 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
 
 
 def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of everything that a report's files depend on; a report with an equal key need not be written again."""
+    """Hash of everything that a report's files depend on; a report with an equal key need not be written again.
+
+    The command is not in it, because it changes no number.
+    """
     return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint()])
 
 
 def page_fingerprint() -> str:
-    """Hash of the code, template, script and style that numbers are shown with."""
+    """Hash of the code, template, script and style that numbers are shown with.
+
+    Apart from `numbers_key`, so that an experiment's stored numbers (`experiments.build_experiment`) outlive a change
+    of style.
+    """
     here = files("rlhf_bench.reports")
     names = sorted(file.name for file in here.iterdir() if file.is_file() and file.name.endswith(SHOWN_WITH))
     code = fingerprint.of("rlhf_bench.reports.files", without=(MESSAGES,))
@@ -83,6 +94,8 @@ def page_fingerprint() -> str:
 def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
     """Hash of everything that a report's numbers are computed from: the cells' records (which hold the keys of their
     stages), how intervals are made, and the code."""
+    # no stage's file is read: its key names its content.  Only verdicts that were judged again change under their key,
+    # and `api.judging.rejudge` therefore writes the report anew in any case
     rows = sorted(store.canonical(cell.record) for cell in cells)
     code = fingerprint.of(__name__, without=NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
@@ -105,7 +118,11 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
 
 
 def describe(arm: Arm, label: str) -> JsonObject:
-    """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end."""
+    """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end.
+
+    `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `counts`, `sft`
+    and `prompts`: the figures of these stages under the lowest seed.
+    """
     first = arm.cells[0]
     training = []
     for cell in (cell for cell in arm.cells if "ppo" in cell.record["stages"]):
@@ -119,7 +136,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "arm": arm.key,
         "label": label,
         "policy": first.record["policy"],
-        "optimizer": first.record.get("optimizer", "ppo"),
+        "optimizer": first.record.get("optimizer", "ppo"),  # older records lack it: there was PPO alone
         "seeds": list(arm.seeds),
         "differing": first.record["differing"],
         "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
@@ -131,7 +148,11 @@ def describe(arm: Arm, label: str) -> JsonObject:
 
 
 def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
-    """Arm key -> the reward model's name, with the settings by hand that tell it from the other arms shown."""
+    """Arm key -> the reward model's name, with the settings by hand that tell it from the other arms shown.
+
+    Settings that all arms have in common are left out; PPO, the usual optimiser, is not named.  A label is unique on
+    its task.
+    """
     settings: dict[str, dict[str, str]] = {}
     for arm in arms:
         # settings of other reward models say nothing about this arm; its own need no prefix
@@ -141,6 +162,7 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
             for name, value in arm.cells[0].record["differing"].items()
             if name.rpartition(".")[0] not in others
         }
+    # what all arms share tells none of them apart
     common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
     labels = {}
     for arm in arms:
@@ -156,7 +178,11 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
 
 
 def warnings(arm: Arm, label: str) -> list[str]:
-    """What a reader must know before believing the arm's numbers."""
+    """What a reader must know before believing the arm's numbers, as sentences that begin with `label`.
+
+    One seed, odd training (`results.alarms`), undecided cases, prompts left out, and differing versions of the software
+    within the arm.
+    """
     found = []
     if len(arm.seeds) == 1:
         found.append(f"{label}: one training seed; intervals are conditional on this training run")
@@ -175,6 +201,7 @@ def warnings(arm: Arm, label: str) -> list[str]:
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
     if left:
         found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")
+    # the first and the last stage of a cell, over all seeds: an upgrade between any of them shows
     versions = {
         store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "generations")
     }
@@ -184,7 +211,10 @@ def warnings(arm: Arm, label: str) -> list[str]:
 
 
 def undecided(cell: CellFiles) -> Iterator[str]:
-    """Judges that left more cases undecided than their threshold allows."""
+    """Judges that left more cases undecided than their threshold allows, as sentences about one cell.
+
+    The threshold is the stored one, which the verdicts were made with; a judge without any allows all.
+    """
     for name, folder in cell.judged().items():
         figures = store.read_json(folder / store.MARKER)["figures"]
         if figures["undecided"] > figures.get("threshold", 1) * figures["cases"]:
@@ -195,13 +225,19 @@ def undecided(cell: CellFiles) -> Iterator[str]:
 
 
 def stage_record(cell: CellFiles, role: str) -> JsonObject:
-    """stage.json of one of a cell's stages."""
+    """stage.json of one of a cell's stages.
+
+    Raises KeyError for a role that the cell lacks, and BenchError for a file that cannot be read.
+    """
     record: JsonObject = store.read_json(cell.folder(role) / store.MARKER)
     return record
 
 
 def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[JsonObject]:
-    """The first held-out prompts with the reference, the baseline's and every arm's final response (lowest seed)."""
+    """The first held-out prompts with the reference, the baseline's and every arm's final response (lowest seed).
+
+    Always the first SAMPLES in the task's order: examples that are picked for a report show what the picker wants.
+    """
     found: dict[str, JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
@@ -218,9 +254,9 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
                 "responses": [],
             }
             responses = found.setdefault(name, empty)["responses"]
-            if name not in after:
+            if name not in after:  # `eval` may judge fewer prompts than are held out
                 continue
-            if not responses:
+            if not responses:  # the baseline once, though every arm has it
                 responses.append({"arm": "SFT baseline", "seed": seed, "text": before[name]})
             responses.append({"arm": labels[arm.key], "seed": seed, "text": after[name]})
     return list(found.values())
@@ -234,11 +270,15 @@ def _responses(folder: Path, last: bool) -> dict[str, str]:
 
 
 def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:
-    """Versions, commit, command, seeds, machine, and the seconds of every stage."""
+    """Versions, commit, command, seeds, machine, and the seconds of every stage.
+
+    `seconds_total` counts a stage once, also where several cells share it: it is what computing all of them took.
+    """
     stages = {}
     for cell in cells:
         for role in cell.record["stages"]:
             record = stage_record(cell, role)
+            # with the key, so that stages of one label stay apart and shared ones fall together
             name = f"{record['kind']} {record['label']}-{record['key'][: store.KEY_LENGTH]}"
             kept = ("seconds", "cpu_seconds", "device", "versions", "machine", "figures")
             stages[name] = {key: record[key] for key in kept}
@@ -254,7 +294,10 @@ def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:
 
 
 def git_commit() -> str:
-    """The commit of the checkout that this package runs from, "" for one installed from a wheel."""
+    """The commit of the checkout that this package runs from, "" for one installed from a wheel.
+
+    Also "" where git is missing, fails, or takes more than 5 seconds: a report is not worth failing for it.
+    """
     import subprocess
 
     folder = Path(__file__).resolve().parent.parent

@@ -33,7 +33,11 @@ DISTANCE = Axis("KL to the SFT policy", "nats")
 
 
 def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
-    """Every figure of a task but for its histograms, those with nothing to draw left out."""
+    """Every figure of a task but for its histograms, those with nothing to draw left out.
+
+    {"title", "svg"} each: win rates and levels with a better side against KL, the other measures along training, then
+    pair accuracy.
+    """
     columns = shown_at(report, "figures")
     # one number per policy says how good it is at a distance; the rest is followed over time
     quality = [c for c in columns if c.kind == "win" or (c.kind == "level" and c.better)]
@@ -43,22 +47,31 @@ def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
 
 
 def pair_accuracy(arm: Row) -> float | None:
-    """The mean over training seeds, None where it was not measured."""
+    """The mean over training seeds, None where it was not measured.
+
+    A share of the held-out pairs, from 0 to 1; `arm` is an entry of the report's `arms`.
+    """
     known = [one["pair_accuracy"] for one in arm["before"] if one.get("pair_accuracy") is not None]
     return sum(known) / len(known) if known else None
 
 
 def against_kl(report: Report, task: str, slots: Slots, column: Column) -> JsonObject | None:
-    """A measure against KL: how good the policy is at which distance from the SFT policy."""
+    """A measure against KL: how good the policy is at which distance from the SFT policy.
+
+    Reward models are so compared at an equal distance instead of an equal iteration, as Gao et al. (2210.10760) compare
+    them over its square root.  KL is in nats per response.  None where there is nothing to draw.
+    """
     series = []
     for arm in arms_on(report, task):
         distance = curve(report, arm["arm"], KL)
         found = curve(report, arm["arm"], column.key)
+        # checkpoints without a KL have no place on the axis
         points = [point(distance[i]["value"], row) for i, row in found.items() if i in distance]
         # the SFT policy's own value, at a KL of 0: the baseline's level, or the value that means no effect
         start = column.reference
         if column.before:
             baseline = curve(report, arm["arm"], (column.judge, column.before))
+            # the baseline is the same at every checkpoint: its first value will do
             start = next((row["value"] for row in baseline.values()), None)
         first = [Point(0.0, start)] if start is not None and points else []
         series.append(Series(arm["label"], slots[arm["label"]], [*first, *points]))
@@ -84,7 +97,11 @@ def along(report: Report, task: str, slots: Slots, column: Column) -> JsonObject
 def chart(
     series: Sequence[Series], x: Axis, y: Axis, mark: float | None, reach: float | None = None
 ) -> JsonObject | None:
-    """A figure with its name; None where there is nothing to draw."""
+    """A figure with its name; None where there is nothing to draw.
+
+    `mark`: the reference value, drawn as a line.  `reach`: what the y axis reaches at least.  The drawing's label, for
+    readers who cannot see it, gives the last point of every series.
+    """
     drawn = [one for one in series if one.points]
     if not drawn:
         return None
@@ -94,7 +111,10 @@ def chart(
 
 
 def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
-    """Pair accuracy, by which reward models are usually compared, against the first measure that answers."""
+    """Pair accuracy, by which reward models are usually compared, against the first measure that answers.
+
+    A point a reward model, at the last checkpoint; None below two of them.
+    """
     for column in answer.answering(report):
         series = []
         for outcome in answer.outcomes(report, task, column):
@@ -113,7 +133,10 @@ def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
 
 
 def histograms(report: Report, task: str) -> list[JsonObject]:
-    """The distributions before and after, a figure for each arm and measure."""
+    """The distributions before and after, a figure for each arm and measure.
+
+    From the report's `distributions`, which only a report with its cells has (`inside.distributions`).
+    """
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
     titles = {column.key: column.title for column in of_report(report)}
     found = []
@@ -128,7 +151,7 @@ def histograms(report: Report, task: str) -> list[JsonObject]:
 
 
 def _spread(row: Row, name: str) -> str:
-    """The median of the distribution in words, from its bins."""
+    """The median of the distribution in words, from its bins: the middle of the one that holds it."""
     total, running = sum(row[name]), 0
     for k, count in enumerate(row[name]):
         running += count

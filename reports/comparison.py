@@ -16,7 +16,7 @@ import numpy as np
 
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, reasons, within
-from rlhf_bench.harness.results.sheets import Common, Rows, Sheets, common
+from rlhf_bench.harness.results.sheets import Common, Sheets, common
 from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.harness.statistics import comparisons, intervals, power
 from rlhf_bench.harness.statistics.cells import Array, tidy
@@ -43,12 +43,17 @@ class Context:
 
 
 def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estimator) -> dict[str, list[JsonObject]]:
-    """{"pairs", "ranking", "length_controlled"}: JSON-able rows, tasks in order.  No rows where nothing is compared."""
+    """{"pairs", "ranking", "length_controlled"}: JSON-able rows, tasks in order.  No rows where nothing is compared.
+
+    `pairs`: of measures that are shown there or ranked.  `ranking`: of win rates, and of levels with a better side.
+    `length_controlled`: of win rates.  Raises BenchError for stored verdicts that cannot be read.
+    """
     found: dict[str, list[JsonObject]] = {"pairs": [], "ranking": [], "length_controlled": []}
     context = Context(labels, estimator)
     columns = sorted(described(arms), key=lambda column: column.key)
     for task in sorted({arm.task for arm in arms}):
         own = [arm for arm in arms if arm.task == task]
+        # columns are made of all arms, because titles are unique among those of one call alone
         measured = {column.key for column in described(own)}
         for column in (column for column in columns if column.key in measured):
             # a rate or a change gives the order that its differences give already
@@ -68,10 +73,12 @@ def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
 def pairs(arms: Sequence[Arm], column: Column, context: Context) -> list[JsonObject]:
     """One row for every two arms that this judge measured: a - b, its interval, p before and after Holm.
 
+    Units are the measure's.  `p_holm` is Holm's (1979) step-down over the rows of this call, all pairs of the arms.
     `different` is None where that cannot be said of reward models: one training seed, or no p.
     """
     judged = [arm for arm in arms if context.sheets.of(arm, column.judge)]
     rows = [_pair(a, b, column, context) for a, b in itertools.combinations(judged, 2)]
+    # after all pairs: the correction depends on how many p there are
     for row, adjusted in zip(rows, comparisons.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"], row["different"] = adjusted, None
         if adjusted is not None and row["seeds"] > 1:
@@ -83,15 +90,21 @@ def _pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
     tables = [context.sheets.of(arm, column.judge) for arm in (a, b)]
     shared = common(tables, [column.statistic] * 2, context.sheets.unlike((a, b), column.judge))
     found = p = undefined(shared.why)
+    # what cannot be compared keeps its row, with the reason as its note
     seeds = prompts = 0
     least = None
     if not shared.why:
         first, second = shared.cells  # [seeds, prompts] each
         rng, level = context.estimator.generator("pair", a.key, b.key, *column.key), context.estimator.level
+        # of the cells that both have decided: a wholly undecided seed or prompt counts for nothing
         seeds, prompts = tidy(first - second, None)[0].shape
         found = comparisons.difference(first, second, column.kind, level, rng, shared.clusters)
+        # each lies within the limit, hence their difference within twice the limit
         found = within(found, difference_limit(column.limit))
-        found = found.noted(ONE_SEED if seeds == 1 else "", _undecided(shared, tables, column.statistic))
+        holes = int(np.isnan(first + second).sum())
+        rows = [list(table[seed].values()) for table in tables for seed in shared.seeds]
+        why = f"{holes} cases undecided for one of the two: {reasons(rows, column.statistic)}" if holes else ""
+        found = found.noted(ONE_SEED if seeds == 1 else "", why)
         # the same generator goes on: p depends on the draws of the interval before it
         p = comparisons.p_value(first, second, column.kind, rng, shared.clusters)
         least = detectable(first - second, shared.clusters, level)
@@ -115,7 +128,7 @@ def _pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
 def detectable(differences: Array, clusters: Sequence[str], level: float) -> float | None:
     """The true difference that this design finds with power .8, given the spread it saw; None where nothing varied.
 
-    `differences` [seeds, prompts].
+    `differences` [seeds, prompts], in the measure's unit, as the result; `clusters` [prompts] are the prompts' sources.
     """
     found = power.components(differences, clusters)
     if found is None:
@@ -124,12 +137,6 @@ def detectable(differences: Array, clusters: Sequence[str], level: float) -> flo
     # clusters of prompts, where there are any, are the units that are drawn
     units = cells.shape[1] if codes is None else int(codes.max()) + 1
     return power.smallest_detectable(found, len(cells), units, level)
-
-
-def _undecided(shared: Common, tables: Sequence[Mapping[int, Rows]], statistic: str) -> str:
-    holes = int(np.isnan(sum(shared.cells)).sum())
-    rows = [list(table[seed].values()) for table in tables for seed in shared.seeds]
-    return f"{holes} cases undecided for one of the two: {reasons(rows, statistic)}" if holes else ""
 
 
 def _measure(column: Column) -> JsonObject:
@@ -146,7 +153,11 @@ def _interval(found: Interval, context: Context) -> JsonObject:
 
 
 def ranking(arms: Sequence[Arm], column: Column, context: Context) -> list[JsonObject]:
-    """Bradley-Terry strengths of the arms that this judge measured, the strongest first; [] below two of them."""
+    """Bradley-Terry strengths of the arms that this judge measured, the strongest first; [] below two of them.
+
+    `value`, `low`, `high`: log odds against the average arm.  `first`: the share of resamples in which the arm is the
+    strongest.  Values None, with the reason as the note, where the arms have no seeds or prompts in common.
+    """
     judged = [arm for arm in arms if context.sheets.of(arm, column.judge)]
     if len(judged) < 2:
         return []
@@ -156,17 +167,23 @@ def ranking(arms: Sequence[Arm], column: Column, context: Context) -> list[JsonO
     found = Ranking((undefined(shared.why),) * len(judged), (None,) * len(judged))
     if not shared.why:
         rng = context.estimator.generator("ranking", *(arm.key for arm in judged), *column.key)
+        # strengths rise with the values: where lower is better, the least value must win
         cells = tuple(-one for one in shared.cells) if column.better == "lower" else shared.cells
         found = rank(cells, context.estimator.level, rng, shared.clusters)
     rows = [
         {**_place(arm, column, context), **_interval(one, context), "first": first, **_size(shared)}
         for arm, one, first in zip(judged, found.strengths, found.first, strict=True)
     ]
+    # strengths are undefined for all arms or for none, and equal ones stay in the order of arms
     return sorted(rows, key=lambda row: -row["value"] if row["value"] is not None else 0.0)
 
 
 def at_equal_length(arms: Sequence[Arm], column: Column, context: Context) -> Iterator[JsonObject]:
-    """Every arm's win rate and the one at equal length, on the cases that have both a verdict and a length."""
+    """Every arm's win rate and the one at equal length, on the cases that have both a verdict and a length.
+
+    After AlpacaEval 2 (Dubois et al., 2404.04475; statistics/length_control.py).  Arms without verdicts of the judge
+    `length` are left out.
+    """
     for arm in arms:
         tables = [context.sheets.of(arm, judge) for judge in (column.judge, LENGTH[0])]
         if not all(tables):
@@ -177,7 +194,7 @@ def at_equal_length(arms: Sequence[Arm], column: Column, context: Context) -> It
             verdicts, lengths = shared.cells
             rng, level = context.estimator.generator("length", arm.key, *column.key), context.estimator.level
             controlled = length_controlled(verdicts, lengths, level, rng, shared.clusters)
-            # the raw rate beside it is of the same cases
+            # the raw rate beside it is of the same cases, and comes second: both draw from one generator
             decided = np.where(np.isnan(lengths), np.nan, verdicts)
             raw = intervals.interval("win", decided, level, rng, shared.clusters)
         place = {**_place(arm, column, context), **_interval(controlled, context)}
@@ -202,7 +219,10 @@ def tables(found: Mapping[str, Sequence[Row]]) -> list[Table]:
 
 
 def pairs_table(rows: Sequence[Row]) -> Table:
-    """Every two reward models under every measure."""
+    """Every two reward models under every measure, from rows of `pairs`.
+
+    "different" follows p after Holm, never the interval, which is not adjusted for the number of pairs.
+    """
     lines = [
         (
             row["task"],
@@ -229,7 +249,10 @@ def pairs_table(rows: Sequence[Row]) -> Table:
 
 
 def ranking_table(rows: Sequence[Row]) -> Table:
-    """Strengths of the reward models, the strongest first."""
+    """Strengths of the reward models, the strongest first, from rows of `ranking`.
+
+    Log odds have no format of their measure: they are plain numbers, 0 for the average.
+    """
     lines = [
         (row["task"], row["label"], row["title"], estimated(row), Cell(row["first"], format="percent")) for row in rows
     ]
@@ -242,7 +265,7 @@ def ranking_table(rows: Sequence[Row]) -> Table:
 
 
 def length_table(rows: Sequence[Row]) -> Table:
-    """Win rates beside those at equal length."""
+    """Win rates beside those at equal length, from rows of `at_equal_length`; never one without the other."""
     lines = [
         (row["task"], row["label"], row["title"], estimated(row["raw"], row["format"]), estimated(row, row["format"]))
         for row in rows

@@ -18,6 +18,7 @@ from rlhf_bench.reports.measures import Report, indexed
 from rlhf_bench.reports.tables import TABLES, all_tables
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""How a formula may begin, in full-width forms, too."""
 
 ESTIMATES = (
     "task", "label", "reward_model", "arm", "judge", "statistic", "slice", "decoding", "iteration", "value", "low",
@@ -27,13 +28,19 @@ ESTIMATES = (
 
 
 def csv_files(report: Report) -> Iterator[tuple[str, str]]:
-    """(file name, content) of every table."""
+    """(file name, content) of every table, estimates.csv first.
+
+    Comparisons are named by their titles, the other tables as in `tables.TABLES`.
+    """
     for name, columns, rows in _named(report):
         yield name, table_csv(columns, rows)
 
 
 def csv_names(report: Report) -> Iterator[str]:
-    """The file names of all tables."""
+    """The file names of all tables.
+
+    Raises LookupError, TypeError or AttributeError for a report of another version; `files.write_files` catches them.
+    """
     return (name for name, _, _ in _named(report))
 
 
@@ -57,22 +64,26 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     # a name is taken whether its table has rows or not: adding seeds renames no file
     taken |= {name: max(1, taken.get(name, 1)) for name in ("estimates", "claims", *names)}
     for stored in report.get("comparisons", ()):  # each under its own title
+        # reports of older versions have no typed cells: their text stays as it is
         rows = restored(stored).rows if "cells" in stored else stored["rows"]
         yield f"{_unique(slug(stored['title']), taken)}.csv", stored["columns"], rows
 
 
 def slug(title: str) -> str:
-    """A file name from a title: lower-case words with hyphens, at most 60 characters."""
+    """A file name from a title: lower-case words with hyphens, at most 60 characters.
+
+    ASCII alone; "table" where nothing is left of the title.
+    """
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].rstrip("-") or "table"
 
 
 def _unique(name: str, taken: dict[str, int]) -> str:
-    taken[name] = taken.get(name, 0) + 1
+    taken[name] = taken.get(name, 0) + 1  # the first keeps the bare name, the next are NAME-2, NAME-3, ...
     return name if taken[name] == 1 else f"{name}-{taken[name]}"
 
 
 def table_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """RFC 4180 with LF line ends."""
+    """RFC 4180 with LF line ends: the same bytes on every system."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([cell(name) for name in columns])
@@ -81,7 +92,12 @@ def table_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def cell(value: object) -> str:
-    """One entry as text that no spreadsheet runs; an empty one for None and where there is no number."""
+    """One entry as text that no spreadsheet runs; an empty one for None and where there is no number.
+
+    Cells are written as in the tables, `value [low, high]`; plain numbers, those of estimates.csv, with all their
+    digits.
+    """
+    # not a dash: in a spreadsheet a column of numbers stays one
     if value is None or value == DASH or (isinstance(value, Cell) and value.value is None):
         return ""
     if isinstance(value, Cell):

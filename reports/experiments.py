@@ -35,11 +35,14 @@ SCHEMA_VERSION = 1
 FILE = "experiment.json"
 
 Tables = dict[str, dict[int, list["JsonObject"]]]
-"""Rows of an analysis by reward model and seed."""
+"""Rows of an analysis by reward model ("" for overhead, whose rows are of several) and seed."""
 
 
 def folder_of(record: Row, root: Path) -> Path:
-    """Where an experiment's results are written."""
+    """Where an experiment's results are written.
+
+    `root` is the results folder; the record lies beside it, in experiments/NAME.json.
+    """
     return root / "experiments" / str(record["name"])
 
 
@@ -47,13 +50,14 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
     """The result of the experiment with this record (experiments/NAME.json), from files alone.
 
     Unfinished cells are named in `missing`.  A result that is in the folder already is returned if its key is equal.
-    Raises BenchError when nothing of the experiment is finished.
+    Raises BenchError when nothing of the experiment is finished, and for an experiment that this version lacks.
     """
     cells, missing = _cells(record, root)
     every_cell = _distinct(cells)
-    analyses = _analysis_rows(record, root, missing)
+    analyses = _analysis_rows(record, root, missing)  # adds to `missing`, which enters the key
     if not every_cell and not analyses:
         raise BenchError(f"{record['name']}: nothing is finished.", f"Run: bench experiment {record['name']}")
+    # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
     code = fingerprint.of(__name__, without=build.NOT_REPORTING)
     definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
     key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), definition, code])
@@ -67,6 +71,7 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
     for run in experiments.find(record["name"]).runs:
         if run.kind == "agreement":  # of other runs, whose cells it compares
+            # () where a run is unfinished or was left out: there are then no standings, and no analysis
             trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
             ranked = agreement.standings(trained, previewed, run.n)
             analysed |= {run.name: agreement.agreement(ranked, estimator)} if ranked else {}
@@ -85,7 +90,10 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
 
 
 def cells_of(record: Row, root: Path) -> list[CellFiles]:
-    """All finished cells of an experiment, each once."""
+    """All finished cells of an experiment, each once.
+
+    Those that its report was built from: `build.write` takes them for the responses on the page.
+    """
     return _distinct(_cells(record, root)[0])
 
 
@@ -95,7 +103,10 @@ def _distinct(cells: Mapping[str, Sequence[CellFiles]]) -> list[CellFiles]:
 
 
 def page_report(built: Row) -> JsonObject:
-    """The experiment's report with its question, claims, contrasts and analyses, as its page shows them."""
+    """The experiment's report with its question, claims, contrasts and analyses, as its page shows them.
+
+    `built` must have a report: an experiment of analyses alone has no page.
+    """
     more = [table for table in (ledger.contrasts_table(built), *ledger.analysis_tables(built)) if table.rows]
     left_out = [f"the run {run} was left out: it needs --set {needed}=..." for run, needed in built["left_out"].items()]
     report = built["report"]
@@ -114,7 +125,10 @@ def page_report(built: Row) -> JsonObject:
 
 
 def _cells(record: Row, root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
-    """Finished cells by run, and sentences about the others."""
+    """Finished cells by run, and sentences about the others.
+
+    Unfinished cells are counted, not named: an interrupted experiment may lack hundreds.
+    """
     found: dict[str, list[CellFiles]] = {}
     missing: list[str] = []
     for name, cells in record["runs"].items():
@@ -132,7 +146,7 @@ def _analysis_rows(record: Row, root: Path, missing: list[str]) -> dict[str, tup
     found: dict[str, tuple[str, Tables]] = {}
     for run, stages in record["analyses"].items():
         for stage in stages:
-            kind, label, key = stage["place"]
+            kind, label, key = stage["place"]  # as `Stage.place` stores it: the key is shortened already
             folder = root / kind / f"{label}-{key}"
             if not is_complete(folder):
                 missing.append(f"{kind} {label} of {run} is unfinished")
@@ -153,7 +167,7 @@ def _analyse(run: str, kind: str, tables: Tables, estimator: Estimator) -> JsonO
     """Statistics of an analysis by reward model; for overhead the measured rows too, which are few."""
     rows = []
     for rm, by_seed in tables.items():
-        if kind == "overhead":
+        if kind == "overhead":  # planned for one seed (`plan.experiments.make`), so that the first is the only one
             found = overhead_estimates(next(iter(by_seed.values())), estimator.level)
         else:
             found = credit_estimates(by_seed, estimator.level, estimator.generator("credit", run, rm))
@@ -172,7 +186,7 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
     Those whose judge or slice a run does not have are left out.
     """
     rows: list[JsonObject] = []
-    sheets = Sheets()
+    sheets = Sheets()  # one for all: each arm's verdicts are read once, though many contrasts need them
     for run, own in cells.items():
         arms = {(arm.task, arm.reward_model): arm for arm in reversed(arms_of(own))}  # the first of several
         for contrast in experiments.find(name).contrasts:
@@ -184,7 +198,7 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
                 try:
                     found = contrasts.difference(a, b, where, estimator, sheets)
                     by_seed = contrasts.by_seed(a, b, where, sheets)
-                except BenchError:
+                except BenchError:  # also where the two arms have no seed or prompt in common
                     continue
                 row = {"run": run, "task": task, **asdict(contrast), "seeds": sorted(set(a.seeds) & set(b.seeds))}
                 rows.append({**row, "by_seed": by_seed, **asdict(found)})
@@ -198,6 +212,7 @@ def _claims(
     analyses: Row,
     estimator: Estimator,
 ) -> list[claims.Result]:
+    # rows of the report that was just built, back as records: a claim picks the interval that the report shows
     estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
     found = []
     for claim in claims.of_experiment(name):
@@ -210,7 +225,10 @@ def _claims(
 
 
 def of_analysis(claim: claims.Claim, analysis: Row, estimator: Estimator) -> claims.Result:
-    """The verdict on a claim about an analysis, which trains nothing."""
+    """The verdict on a claim about an analysis, which trains nothing.
+
+    `analysis` is an entry of `analyses`; the ruling is "not run" where it lacks the claim's statistic or arm.
+    """
     for row in analysis["rows"]:
         if (row.get("reward_model"), row.get("statistic")) == (claim.arm, claim.statistic):
             interval = Interval(*(row[key] for key in ("value", "low", "high", "method", "note")))
@@ -221,7 +239,7 @@ def of_analysis(claim: claims.Claim, analysis: Row, estimator: Estimator) -> cla
 def find_records(folders: Sequence[Path]) -> list[tuple[JsonObject, Path]]:
     """(record, results folder) of every experiment below the folders, in order of name.
 
-    Raises BenchError for a path that is no folder.
+    Raises BenchError for a path that is no folder, and for a record that cannot be read.
     """
     found = []
     for folder in folders:
@@ -236,6 +254,7 @@ def whole_ledger(built: Sequence[Row], only: Sequence[str] = ()) -> list[JsonObj
 
     Claims without a finished experiment are `not run`.
     """
+    # of an experiment in several results folders the last one counts
     rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
     return [
         rows.get(claim.id) or claims.Result(claim, "not run", note=f"bench experiment {claim.experiment}").row()

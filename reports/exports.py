@@ -42,6 +42,7 @@ def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json
     if not results:
         return None
     name = model_name(arm)
+    # one text, though the stages of the report may have been made by several versions
     versions = {stage["versions"].get("rlhf-bench", "unknown") for stage in report["manifest"]["stages"].values()}
     return {
         "schema_version": EEE_VERSION,
@@ -68,7 +69,10 @@ def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json
 
 
 def model_name(arm: Row) -> str:
-    """The name of the trained policy: policy, task, reward model and the arm's key."""
+    """The name of the trained policy: policy, task, reward model and the arm's key.
+
+    Unique among arms, since the key hashes all settings; "OWNER/NAME" as on the hub.
+    """
     # a reward model may be called path:FOLDER or module:attribute
     return f"rlhf-bench/{arm['policy']}-{arm['task']}-{arm['reward_model']}-{arm['arm'][:12]}".replace(":", "-")
 
@@ -110,7 +114,11 @@ def _origin(report: Report, task: str) -> dict[str, str]:
 
 
 def model_index(report: Report, arm: Row) -> list[JsonObject]:
-    """The `model-index` of the card of an arm's policy: every final measure, its interval in `args`."""
+    """The `model-index` of the card of an arm's policy: every final measure, its interval in `args`.
+
+    As model cards of the Hugging Face hub have it: a name, and results of task, dataset and metrics.  Unlike Every Eval
+    Ever it asks for no range, so gold utility is in it, too.
+    """
     origin = _origin(report, arm["task"])
     metrics = [
         {

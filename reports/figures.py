@@ -32,7 +32,7 @@ MARKERS = (
 
 
 class Axis(NamedTuple):
-    """A range with round numbers on it."""
+    """A range with round numbers on it, its ticks, which ascend from `low` to `high`."""
 
     low: float
     high: float
@@ -44,7 +44,11 @@ class Axis(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """Two axes, and the size of the drawing in units of its view box."""
+    """Two axes, and the size of the drawing in units of its view box.
+
+    `x` and `y` turn values into places; y counts from the top, as in SVG.  Places have two decimals, which keeps the
+    page small.
+    """
 
     across: Axis
     up: Axis
@@ -68,7 +72,10 @@ class Point(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A named line; `slot` chooses colour and marker."""
+    """A named line; `slot` chooses colour and marker.
+
+    A label has one slot on a whole page, so that a reward model looks the same in every figure (`view.view`).
+    """
 
     name: str
     slot: int
@@ -76,21 +83,29 @@ class Series(NamedTuple):
 
 
 def axis(values: Sequence[float], marks: int = 5) -> Axis:
-    """The range of `values`, widened to round numbers with about `marks` ticks."""
+    """The range of `values`, widened to round numbers with about `marks` ticks.
+
+    Steps are 1, 2 or 5 times a power of ten; no values give the range from 0 to 1.
+    """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if high - low < 1e-9 * max(1.0, abs(low), abs(high)):  # all equal: an axis needs a width
         low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
     rough = (high - low) / marks
-    power: float = 10.0 ** math.floor(math.log10(rough))
+    power: float = 10.0 ** math.floor(math.log10(rough))  # the step lies between it and ten times it
     # .999: a rounding error must not pick the next larger step
     step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
+    # 1e-9: an end that is a multiple of the step but for rounding must not widen the axis by a whole step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(k * step, 12) for k in range(first, last + 1))
+    ticks = tuple(round(k * step, 12) for k in range(first, last + 1))  # .3, not .30000000000000004
     return Axis(ticks[0], ticks[-1], ticks)
 
 
 def tight(values: Sequence[float], marks: int = 5) -> Axis:
-    """The range of `values`, not widened, with about `marks` round numbers within."""
+    """The range of `values`, not widened, with about `marks` round numbers within.
+
+    For axes whose ends mean something, such as a KL of 0; widened all the same where fewer than two round numbers lie
+    within.
+    """
     wide = axis(values, marks)
     low, high = min(values, default=wide.low), max(values, default=wide.high)
     ticks = tuple(tick for tick in wide.ticks if low <= tick <= high)
@@ -103,7 +118,10 @@ def label(value: float) -> str:
 
 
 def marker(slot: int) -> Markup:
-    """The marker of a series for a legend."""
+    """The marker of a series for a legend.
+
+    Hidden from screen readers: the label stands beside it.
+    """
     shape = f'<path d="{MARKERS[slot % SLOTS]}"/>'
     return Markup(f'<svg class="key s{slot % SLOTS}" viewBox="-6 -6 12 12" aria-hidden="true">{shape}</svg>')
 
@@ -154,7 +172,12 @@ def lines(
     plot = Plot(tight([0.0, *(p.x for one in series for p in one.points)]), _up(series, mark, reach))
     parts = [*_frame(plot, x, y), *_mark(plot, mark)]
     # all bands before all lines: a band must not cover the line of another series
-    parts += [_band(one, plot) for one in series]
+    for one in series:
+        known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
+        if len(known) > 1:  # one interval spans no area
+            top = [f"{plot.x(at)},{plot.y(high)}" for at, _, high in known]
+            bottom = [f"{plot.x(at)},{plot.y(low)}" for at, low, _ in reversed(known)]  # back, to close the outline
+            parts.append(f'<polygon class="band s{one.slot % SLOTS}" points="{" ".join([*top, *bottom])}"/>')
     for one in series:
         places = [(plot.x(p.x), plot.y(p.y)) for p in one.points]
         dashed = " dashed" if one.slot >= SLOTS else ""
@@ -165,7 +188,7 @@ def lines(
 
 
 def scatter(series: Sequence[Series], x: str, y: str, description: str, mark: float | None = None) -> Markup:
-    """Points with their intervals."""
+    """Points with their intervals in y, each series without a line between its points."""
     plot = Plot(axis([p.x for one in series for p in one.points]), _up(series, mark))
     parts = [*_frame(plot, x, y), *_mark(plot, mark)]
     for one in series:
@@ -181,12 +204,16 @@ def scatter(series: Sequence[Series], x: str, y: str, description: str, mark: fl
 def histogram(
     low: float, width: float, before: Sequence[int], after: Sequence[int], x: str, description: str
 ) -> Markup:
-    """Two distributions over the same bins: before as an outline, after filled."""
+    """Two distributions over the same bins: before as an outline, after filled.
+
+    `before` and `after` are counts by bin, the first bin from `low`, all of one `width`.
+    """
     up = axis([0.0, float(max([*before, *after, 1]))], 3)
     plot = Plot(tight([low, low + width * len(before)], 4), up, 270.0, 190.0)
     parts = list(_frame(plot, x, "responses"))
     for k, count in enumerate(after):
         left, right = plot.x(low + k * width), plot.x(low + (k + 1) * width)
+        # .6: a gap between bars, of which very narrow ones keep half a unit
         box = f'x="{left}" y="{plot.y(count)}" width="{max(0.5, round(right - left - 0.6, 2))}"'
         if count:  # a bar of no height would still draw its border
             parts.append(f'<rect class="after" {box} height="{round(plot.y(0) - plot.y(count), 2)}"/>')
@@ -197,12 +224,13 @@ def histogram(
 
 def _up(series: Sequence[Series], mark: float | None, reach: float | None = None) -> Axis:
     points = [point for one in series for point in one.points]
-    known = [v for p in points for v in (p.y, p.low, p.high, mark) if v is not None]
+    known = [v for p in points for v in (p.y, p.low, p.high, mark) if v is not None]  # the mark must be in sight
     return axis([*known, *([0.0, reach] if reach is not None else [])])
 
 
 def _figure(parts: Sequence[str], plot: Plot, description: str) -> Markup:
     box = f'viewBox="0 0 {plot.width:g} {plot.height:g}"'
+    # parts are markup: text in them was escaped where they were made
     return Markup(f'<svg class="chart" role="img" aria-label="{escape(description)}" {box}>{"".join(parts)}</svg>')
 
 
@@ -225,15 +253,6 @@ def _mark(plot: Plot, mark: float | None) -> list[str]:
     if mark is None:
         return []
     return [f'<line class="mark" x1="{LEFT:g}" x2="{plot.width - RIGHT:g}" y1="{plot.y(mark)}" y2="{plot.y(mark)}"/>']
-
-
-def _band(one: Series, plot: Plot) -> str:
-    known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
-    if len(known) < 2:
-        return ""
-    top = [f"{plot.x(x)},{plot.y(high)}" for x, _, high in known]
-    bottom = [f"{plot.x(x)},{plot.y(low)}" for x, low, _ in reversed(known)]
-    return f'<polygon class="band s{one.slot % SLOTS}" points="{" ".join([*top, *bottom])}"/>'
 
 
 def _marker(one: Series, x: float, y: float) -> str:

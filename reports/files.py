@@ -23,7 +23,10 @@ TABLES = "tables"
 
 
 def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, str]]:
-    """(path below the report's folder, content) of every file.  Without `cells` the page shows no responses."""
+    """(path below the report's folder, content) of every file.  Without `cells` the page shows no responses.
+
+    Equal reports and cells give equal texts; the order of the cells does not matter.
+    """
     blocks = read(cells)
     full = {**report, "distributions": distributions(blocks)} if cells else dict(report)
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
@@ -39,9 +42,11 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
     """Write every file of the report; returns their paths.
 
     Each is written under another name and renamed, so that a reader never sees half a file.  Tables of the report that
-    was in `out` before are removed where this report has none of that name; other files stay.
+    was in `out` before are removed where this report has none of that name; other files stay.  Raises OSError where
+    `out` cannot be written (`build.write` makes it a BenchError).
     """
     try:
+        # read before it is replaced: it is the only list of the tables that are ours to remove
         before = store.read_json(out / "report.json")
         stale = {out / TABLES / name for name in csv_names(before)}
     except (BenchError, LookupError, TypeError, AttributeError):  # no report, or one of another version
@@ -50,7 +55,8 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
     for name, text in texts(report, cells):
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = path.with_name(f".{path.name}.{os.getpid()}")  # one a process: two may report to one folder
+        # newline: the same bytes on every system; backslashreplace: model output may hold lone surrogates
         aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         aside.replace(path)
         written.append(path)

@@ -28,7 +28,10 @@ SCRIPTS = ("page.js", "compare.js", "inside.js")
 
 
 def page(report: Row, inside: Row | None = None) -> str:
-    """The page of `report`; `inside` (reports/inside.py) holds the responses and verdicts, None for a page without."""
+    """The page of `report`; `inside` (reports/inside.py) holds the responses and verdicts, None for a page without.
+
+    The whole HTML document.  Raises jinja2.UndefinedError where the template names what `view` does not give.
+    """
     shown = view(report)
     rows = inside or {"tasks": [], "left_out": []}
     # the template shows the rows of the comparison; the script computes other ones from the estimates
@@ -42,6 +45,7 @@ def page(report: Row, inside: Row | None = None) -> str:
     text: str = _template().render(
         **shown,
         inside=rows,
+        # Markup, which autoescape leaves alone: files of this package, and JSON that `embedded` has made safe
         script=Markup(script),
         style=Markup(style),
         policy=policy(script, style),
@@ -51,7 +55,11 @@ def page(report: Row, inside: Row | None = None) -> str:
 
 
 def policy(script: str, style: str) -> str:
-    """The Content-Security-Policy: nothing is loaded, and only this script and this style sheet are allowed."""
+    """The Content-Security-Policy: nothing is loaded, and only this script and this style sheet are allowed.
+
+    Injected markup would run no script even if escaping failed.  Style attributes have no effect either, those of this
+    package included: figures use classes of page.css.
+    """
     return (
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -59,7 +67,7 @@ def policy(script: str, style: str) -> str:
 
 
 def digest(text: str) -> str:
-    """A CSP hash source."""
+    """The hash source of an inline script or style (Content Security Policy): of the text between its tags."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -67,7 +75,7 @@ def _file(name: str) -> str:
     return files("rlhf_bench.reports").joinpath(name).read_text(encoding="utf-8")
 
 
-@cache
+@cache  # compiled once in a process that writes several pages
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 

@@ -63,7 +63,10 @@ class Extent:
 
 
 def read(cells: Sequence[CellFiles]) -> list[Block]:
-    """The cells' responses and verdicts at their last checkpoint, in order of arm and seed."""
+    """The cells' responses and verdicts at their last checkpoint, in order of arm and seed.
+
+    Raises BenchError for a file that cannot be read.
+    """
     return [read_cell(cell, rank) for arm in arms_of(cells) for rank, cell in enumerate(arm.cells)]
 
 
@@ -84,7 +87,7 @@ def read_cell(cell: CellFiles, rank: int) -> Block:
         arm=cell.record["arm"],
         seed=cell.record["seed"],
         rank=rank,
-        prompts={e["id"]: e for e in examples if e["id"] in after},
+        prompts={e["id"]: e for e in examples if e["id"] in after},  # `eval.prompts` may leave some out
         responses=after,
         verdicts=verdicts,
         baseline=cell.folder("baseline").name,
@@ -102,17 +105,26 @@ def _texts(rows: Rows) -> dict[str, str]:
 def inside(blocks: Sequence[Block], labels: Mapping[str, str], budget: int = BUDGET) -> JsonObject:
     """{"tasks": [...], "left_out": sentences}: as much as `budget` bytes hold; `labels` by arm.
 
-    Seeds are left out first, then token rewards, then prompts.
+    Seeds are left out first, then token rewards, then prompts: every arm stays, and can be compared.
     """
     for extent in _extents(blocks, labels, budget):
-        found = {"tasks": _tasks(blocks, labels, extent), "left_out": _left_out(blocks, extent)}
+        hidden = sum(block.rank >= extent.seeds for block in blocks)
+        left_out = [f"{hidden} runs of further seeds are left out to keep the page small."] if hidden else []
+        if not extent.tokens:
+            left_out.append("Token rewards are left out to keep the page small.")
+        if extent.prompts and any(len(block.prompts) > extent.prompts for block in blocks):
+            left_out.append(f"Only the first {extent.prompts} prompts of a task are shown, to keep the page small.")
+        found = {"tasks": _tasks(blocks, labels, extent), "left_out": left_out}
         if size(found) <= budget:
             return found
     return {"tasks": [], "left_out": ["The responses are too long for a page; generations.jsonl has them."]}
 
 
 def embedded(value: object) -> str:
-    """JSON for a page.  The characters that HTML reads become JSON escapes, so that no text can end the element."""
+    """JSON for a page.  The characters that HTML reads become JSON escapes, so that no text can end the element.
+
+    U+2028 and U+2029 too, which JSON allows and older JavaScript takes for line ends.  Raises ValueError for NaN.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -120,7 +132,7 @@ def embedded(value: object) -> str:
 
 
 def size(value: object) -> int:
-    """Bytes of a value in a page."""
+    """Bytes of a value in a page, as `embedded` and `files.write_files` write it."""
     return len(embedded(value).encode("utf-8", "backslashreplace"))
 
 
@@ -134,20 +146,9 @@ def _extents(blocks: Sequence[Block], labels: Mapping[str, str], budget: int) ->
     yield Extent(1)
     yield Extent(1, tokens=False)
     prompts = max((len(block.prompts) for block in blocks), default=0)
-    while prompts > 1:
+    while prompts > 1:  # by halving, because each extent is built in full before its size is known
         prompts = (prompts + 1) // 2
         yield Extent(1, tokens=False, prompts=prompts)
-
-
-def _left_out(blocks: Sequence[Block], extent: Extent) -> list[str]:
-    """Sentences about the parts that are not shown."""
-    hidden = sum(block.rank >= extent.seeds for block in blocks)
-    found = [f"{hidden} runs of further seeds are left out to keep the page small."] if hidden else []
-    if not extent.tokens:
-        found.append("Token rewards are left out to keep the page small.")
-    if extent.prompts and any(len(block.prompts) > extent.prompts for block in blocks):
-        found.append(f"Only the first {extent.prompts} prompts of a task are shown, to keep the page small.")
-    return found
 
 
 def _tasks(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> list[JsonObject]:
@@ -158,6 +159,7 @@ def _tasks(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -
 
 def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> JsonObject:
     """The rows of one task; prompts in the order of the first cell that has them."""
+    # reversed, so that of several cells with a prompt the first one's row stays
     prompts = {i: example for block in reversed(blocks) for i, example in block.prompts.items()}
     order = list(dict.fromkeys(i for block in blocks for i in block.prompts))[: extent.prompts or None]
     measures = {key: measure for block in blocks for key, measure in block.measures.items()}
@@ -188,7 +190,7 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
             for i in order
         ],
         "baselines": [
-            [_response(rows.get(i), {}, (), extent, greedy.get(i)) for i in order]
+            [_response(rows.get(i), {}, (), extent, greedy.get(i)) for i in order]  # verdicts are on cells' responses
             for rows, greedy in baselines.values()
         ],
         "cells": [_cell(block, labels, order, sorted(measures), list(baselines), extent) for block in blocks],
@@ -211,6 +213,7 @@ def _cell(
         "label": labels.get(block.arm, block.arm),
         "seed": block.seed,
         "baseline": baselines.index(block.baseline),
+        # one scale of colours for the cell: its responses can be compared, reward models with other scales cannot
         "top": top([reward for row in rows if row for reward in row.get("t", ())]),
         "rows": rows,
     }
@@ -239,18 +242,16 @@ def _response(
     # absent keys are cheaper than nulls
     found |= {"k": _short(row.get("kl")), "r": _short(row.get("reward"))}
     if extent.tokens and row.get("token_rewards"):
-        found |= {**_places(row["spans"]), "t": [_short(reward) for reward in row["token_rewards"]]}
+        # the page takes each token to begin where the last one ends, unless it is told the starts
+        starts, ends = [start for start, _ in row["spans"]], [end for _, end in row["spans"]]
+        found |= {"s": None if starts == [0, *ends[:-1]] else starts, "e": ends}
+        found["t"] = [_short(reward) for reward in row["token_rewards"]]
+    # greedy responses are left out together with the token rewards
     found |= {"q": row.get("correction"), "g": greedy if extent.tokens else None}
     found["v"] = [_short(verdicts.get(judge, {}).get("values", {}).get(name)) for judge, name in measures]
     found["w"] = {judge: verdict["reason"] for judge, verdict in verdicts.items() if verdict.get("reason")}
     found["o"] = {judge: verdict["notes"] for judge, verdict in verdicts.items() if verdict.get("notes")}
     return {key: value for key, value in found.items() if value not in (None, [], {})}
-
-
-def _places(spans: Sequence[Sequence[int]]) -> JsonObject:
-    """Ends of the tokens, and their starts unless each token begins where the last one ends."""
-    starts, ends = [start for start, _ in spans], [end for _, end in spans]
-    return {"e": ends} if starts == [0, *ends[:-1]] else {"s": starts, "e": ends}
 
 
 def _short(number: float | None) -> float | int | None:
@@ -262,7 +263,11 @@ def _short(number: float | None) -> float | int | None:
 
 
 def distributions(blocks: Sequence[Block]) -> list[JsonObject]:
-    """Histograms before and after, pooled over seeds, of every measure that has a `before`; bins shared on a task."""
+    """Histograms before and after, pooled over seeds, of every measure that has a `before`; bins shared on a task.
+
+    {"task", "arm", "judge", "statistic", "low", "width", "before", "after"} each.  Cases of which either value is
+    undecided are left out of both, so that the two count the same prompts.
+    """
     pairs: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
     for block in blocks:
         for (judge, name), measure in sorted(block.measures.items()):
@@ -285,11 +290,14 @@ def distributions(blocks: Sequence[Block]) -> list[JsonObject]:
 
 
 def binned(pairs: Sequence[tuple[float, float]], values: Sequence[float]) -> JsonObject:
-    """Counts of both members of the pairs in BINS equal bins over the range of `values`."""
+    """Counts of both members of the pairs in BINS equal bins over the range of `values`.
+
+    `values` must hold those of the pairs: a value below the range would be counted from the end.
+    """
     low, high = min(values), max(values)
     width = (high - low) / BINS or 1.0  # all values equal: any width will do
     counts = {"before": [0] * BINS, "after": [0] * BINS}
     for pair in pairs:
         for name, value in zip(counts, pair, strict=True):
-            counts[name][min(BINS - 1, int((value - low) / width))] += 1
+            counts[name][min(BINS - 1, int((value - low) / width))] += 1  # the largest value ends the last bin
     return {"low": low, "width": width, **counts}

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def claims_table(rows: Sequence[Row]) -> Table:
-    """One row per claim: the verdict and the interval it came from."""
+    """One row per claim: the verdict and the interval it came from.
+
+    `rows` are those of `claims.Result.row`; "detectable" is a distance from the claim's threshold, in the measure's
+    unit, at power .8.
+    """
     shown = [
         (
             row["id"],
@@ -36,7 +40,7 @@ def claims_table(rows: Sequence[Row]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Row]) -> Table:
-    """The short form for a terminal: the claim and its verdict."""
+    """The short form for a terminal: the claim in words, its verdict and interval; the id comes last."""
     shown = [
         (row["verdict"], row["text"], estimated(row), Cell(len(row["seeds"]), format="count"), row["id"])
         for row in rows
@@ -51,7 +55,10 @@ def texts_table(rows: Sequence[Row]) -> Table:
 
 
 def contrasts_table(built: Row) -> Table:
-    """Paired differences of reward models, by run."""
+    """Paired differences of reward models, by run; "by seed" shows whether the seeds agree.
+
+    "says" names the reward model with the higher value, which need not be the better one: lengths are contrasted, too.
+    """
     rows = []
     for row in built["contrasts"]:
         # an interval over one seed is conditional on its training run, so it decides nothing about reward models
@@ -76,11 +83,14 @@ def contrasts_table(built: Row) -> Table:
 
 
 def analysis_tables(built: Row) -> Iterator[Table]:
-    """Credit, overhead and agreement, one table a run; for agreement also the numbers that were ranked."""
+    """Credit, overhead and agreement, one table a run; for agreement also the numbers that were ranked.
+
+    `built` is the content of experiment.json.
+    """
     for run, analysis in built["analyses"].items():
         rows = [
             (
-                row["reward_model"] or "all",
+                row["reward_model"] or "all",  # overhead and agreement are not of one reward model
                 row["statistic"],
                 Cell(len(row["seeds"]), format="count"),
                 estimated(row),
@@ -96,7 +106,7 @@ def analysis_tables(built: Row) -> Iterator[Table]:
 def standings_table(measured: Sequence[Row]) -> Table:
     """The ranked numbers: every reward model under every measure, the largest gain by PPO first."""
     names = [name for name in measured[0] if name != "reward_model"]
-    last = names[-1]
+    last = names[-1]  # PPO's gain (`agreement.standings` puts it last)
     order = sorted(measured, key=lambda row: math.inf if row[last] is None else -row[last])
     rows = [(row["reward_model"], *(Cell(row[name]) for name in names)) for row in order]
     note = "Pair accuracy on held-out pairs, and gains in gold over the SFT policy; means over seeds."
@@ -104,7 +114,10 @@ def standings_table(measured: Sequence[Row]) -> Table:
 
 
 def experiment_tables(built: Row) -> list[Table]:
-    """The tables that an experiment chose to show, in order, without empty ones.  Its own report has all tables."""
+    """The tables that an experiment chose to show, in order, without empty ones.  Its own report has all tables.
+
+    Contrasts and analyses first, then those of `tables.TABLES` that experiments.toml names in `shows`.
+    """
     found = [contrasts_table(built), *analysis_tables(built)]
     if built["report"]:
         found += tables.all_tables(built["report"], experiments.find(built["name"]).shows)
@@ -112,7 +125,10 @@ def experiment_tables(built: Row) -> list[Table]:
 
 
 def experiment_markdown(built: Row, level: int = 1) -> str:
-    """One experiment as text; `level` is the depth of its heading."""
+    """One experiment as Markdown; `level` is the depth of its heading.
+
+    The content of experiment.md; docs/results.md has the same below other headings.
+    """
     return "\n".join(experiment_lines(built, "#" * level)).rstrip() + "\n"
 
 
@@ -137,7 +153,10 @@ def experiment_lines(built: Row, mark: str) -> Iterator[str]:
 
 
 def without_folder(command: str) -> str:
-    """The command without --out: the folder of one machine is no part of the experiment."""
+    """The command without --out: the folder of one machine is no part of the experiment.
+
+    What is no command line of `bench` comes back unchanged.
+    """
     if not command.startswith("bench "):
         return command  # a call of the Python API, which names no folder; shlex would remove its quotes
     try:
@@ -147,14 +166,18 @@ def without_folder(command: str) -> str:
     kept = []
     for word in words:
         if word == "--out":
-            next(words, None)
+            next(words, None)  # its value
         elif not word.startswith("--out="):
             kept.append(word)
     return shlex.join(kept)
 
 
 def results_markdown(built: Sequence[Row], ledger: Sequence[Row], intro: str = "") -> str:
-    """The ledger of claims and every experiment."""
+    """The ledger of claims and every experiment as one Markdown page, `intro` below its heading.
+
+    `built`: contents of experiment.json.  `ledger`: rows of every claim, those without an experiment included
+    (`experiments.whole_ledger`).
+    """
     verdicts = [row["verdict"] for row in ledger]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS)
     said = f"Of {len(ledger)} claims: {counts}. Verdicts are not adjusted for the number of claims."

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 SPLITS = {"sft": "demonstrations", "train": "PPO prompts", "test": "held-out prompts"}
+"""What the examples of a split are used for (`nouns.Split`)."""
 
 
 def markdown(report: Row) -> str:
-    """The whole report as text."""
+    """The whole report as text: the content of report.md, which holds no responses but the samples."""
     return "\n".join(lines(report)).rstrip() + "\n"
 
 
@@ -39,10 +40,14 @@ def lines(report: Row) -> Iterator[str]:
 
 
 def counts(task: str, arms: Sequence[Row]) -> Iterator[str]:
-    """How many of the task's examples and pairs were kept, and how many were not."""
+    """How many of the task's examples and pairs were kept, and how many were not.
+
+    From the figures of the stages sft, prompts and pairs, of the task's first arm and lowest seed.
+    """
     arm = next((arm for arm in arms if arm["task"] == task), None)
     if arm is None:  # the policy was trained on these data, and evaluated on prompts of another task
         return
+    # figures of both stages are named SPLIT_WHAT: demonstrations are read by sft, the other splits by prompts
     sft, pairs, found = arm["sft"], arm["counts"], {**arm["sft"], **arm["prompts"]}
     kept = ", ".join(f"{found[f'{s}_examples']} {name}" for s, name in SPLITS.items() if f"{s}_examples" in found)
     dropped = sum(found.get(f"{s}_{why}", 0) for s in SPLITS for why in ("dropped", "without_room"))
@@ -56,13 +61,19 @@ def counts(task: str, arms: Sequence[Row]) -> Iterator[str]:
 
 
 def escape(value: object) -> str:
-    """Text that Markdown shows unchanged, on one line, without control characters."""
+    """Text that Markdown shows unchanged, on one line, without control characters.
+
+    "|" would end a table's cell, "<" and "&" begin HTML, "$" formulas and "~" struck text on GitHub.
+    """
     shown = "".join(c if c.isprintable() else " " for c in str(value))
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", shown)
 
 
 def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
-    """A titled Markdown table."""
+    """A titled Markdown table, its columns of numbers aligned to the right, with its note below.
+
+    `heading`: the marks of the title's level.
+    """
     yield from (f"{heading} {escape(table.title)}", "")
     yield "| " + " | ".join(map(escape, table.columns)) + " |"
     yield "|" + "|".join("--:" if numeric(table, place) else "---" for place in range(len(table.columns))) + "|"
@@ -83,7 +94,10 @@ def undecided(report: Row) -> Iterator[str]:
 
 
 def samples(report: Row) -> Iterator[str]:
-    """The first held-out prompts, and the response of every policy to them."""
+    """The first held-out prompts, and the response of every policy to them.
+
+    Responses are what models wrote: they stand in fenced blocks (`fenced`), never as Markdown.
+    """
     if report["samples"]:
         yield from ("## Samples", "", "The first held-out prompts, sampled at temperature 1, lowest seed.", "")
     for sample in report["samples"]:
@@ -96,8 +110,11 @@ def samples(report: Row) -> Iterator[str]:
 
 
 def fenced(content: str) -> Iterator[str]:
-    """A code block that its content cannot close; control characters except line breaks are made visible."""
-    # a fence is closed by one of its own length or more
+    """A code block that its content cannot close; control characters except line breaks are made visible.
+
+    "(empty)" stands for text that would show nothing.
+    """
+    # a fence is closed by one of its own length or more (CommonMark 4.5)
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     fence = "`" * max(3, longest + 1)
     shown = printable_lines(content)

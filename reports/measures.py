@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Measure, MeasureFormat, MeasureKind, ReportPlace
 from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.text.types import Row
 
-Report = Mapping[str, Any]
-Row = Mapping[str, Any]
+Report = Row
+"""The content of report.json (schema.json), or one that is still being built; `indexed` adds look-ups to it."""
 
 RUN = "run"
 """The judge of what the run itself logs: KL and reward."""
@@ -24,6 +25,7 @@ PROXY = "proxy"
 """The judge of an arm's curve of gold against reward (harness/results/proxy_estimates.py), which has its own tables."""
 
 KIND_REFERENCE: Mapping[str, float | None] = {"win": 0.5, "change": 0.0, "rate": None, "level": None}
+"""The value that means no effect, by kind; rates and levels have none of their own."""
 EVERYWHERE: tuple[ReportPlace, ...] = get_args(ReportPlace)
 UNITS = {"share": "share", "percent": "share", "tokens": "tokens", "nats": "nats"}
 """The unit on the axis of a figure, by format."""
@@ -50,12 +52,18 @@ class Column:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Judge and statistic, which name an estimate's measure."""
+        """Judge and statistic, which name an estimate's measure.
+
+        The statistic alone does not: two judges may have one of the same name.
+        """
         return self.judge, self.statistic
 
     @property
     def answers(self) -> bool:
-        """Whether its interval says better or worse than the SFT baseline."""
+        """Whether its interval says better or worse than the SFT baseline.
+
+        It needs a value that means no effect, and a better side of it (`answer.side`).
+        """
         return self.reference is not None and bool(self.better)
 
     @property
@@ -64,35 +72,32 @@ class Column:
         return UNITS.get(self.format, "")
 
 
-def _known(name: str, kind: MeasureKind, title: str, **fields: Any) -> tuple[tuple[str, str], Measure]:
-    judge, _, statistic = name.partition(".")
-    return (judge, statistic), Measure(statistic, kind, title=title, **fields)
-
-
-KNOWN: Mapping[tuple[str, str], Measure] = dict(
-    (
-        _known("utility.gold", "level", "gold", before="gold_baseline", better="higher",
-               shown=("headline", "curves", "figures", "pairs")),
-        _known("utility.gold_change", "change", "gold change", better="higher", shown=("headline", "slices", "pairs")),
-        _known("winrate.win_rate", "win", "win rate"),
-        _known("length.length_change", "change", "length change", format="tokens"),
-        _known("empty.empty_rate", "rate", "empty", format="share", better="lower"),
-        _known("refusal.refusal_rate", "rate", "refusals", format="share"),
-        _known("winrate-llm.win_rate", "win", "win rate by a language model"),
-        _known("winrate-llm.win_rate_helpful", "win", "more helpful"),
-        _known("winrate-llm.win_rate_harmless", "win", "more harmless"),
-        _known("winrate-rm.win_rate", "win", "win rate by a reward model"),
-        _known("utility.score_change", "change", "score change"),
-        _known("run.kl", "level", "KL", format="nats", shown=("headline", "curves", "figures")),
-        _known("run.reward", "level", "reward", shown=("curves",)),
-        _known("utility.gold_baseline", "level", "gold of the SFT baseline", shown=()),
-        _known("utility.score", "level", "score", before="score_baseline", shown=()),
-        _known("utility.score_baseline", "level", "score of the SFT baseline", shown=()),
-        _known("length.length", "level", "length", format="tokens", shown=()),
-        _known("length.truncated_rate", "rate", "cut off", format="share", better="lower", shown=()),
-        _known("refusal.refusal_change", "change", "refusal change", limit=1.0, format="share", shown=()),
+KNOWN: Mapping[tuple[str, str], Measure] = {
+    (judge, measure.name): measure
+    for judge, measure in (
+        ("utility", Measure("gold", "level", title="gold", before="gold_baseline", better="higher",
+                            shown=("headline", "curves", "figures", "pairs"))),
+        ("utility", Measure("gold_change", "change", title="gold change", better="higher",
+                            shown=("headline", "slices", "pairs"))),
+        ("winrate", Measure("win_rate", "win", title="win rate")),
+        ("length", Measure("length_change", "change", title="length change", format="tokens")),
+        ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
+        ("refusal", Measure("refusal_rate", "rate", title="refusals", format="share")),
+        ("winrate-llm", Measure("win_rate", "win", title="win rate by a language model")),
+        ("winrate-llm", Measure("win_rate_helpful", "win", title="more helpful")),
+        ("winrate-llm", Measure("win_rate_harmless", "win", title="more harmless")),
+        ("winrate-rm", Measure("win_rate", "win", title="win rate by a reward model")),
+        ("utility", Measure("score_change", "change", title="score change")),
+        (RUN, Measure("kl", "level", title="KL", format="nats", shown=("headline", "curves", "figures"))),
+        (RUN, Measure("reward", "level", title="reward", shown=("curves",))),
+        ("utility", Measure("gold_baseline", "level", title="gold of the SFT baseline", shown=())),
+        ("utility", Measure("score", "level", title="score", before="score_baseline", shown=())),
+        ("utility", Measure("score_baseline", "level", title="score of the SFT baseline", shown=())),
+        ("length", Measure("length", "level", title="length", format="tokens", shown=())),
+        ("length", Measure("truncated_rate", "rate", title="cut off", format="share", better="lower", shown=())),
+        ("refusal", Measure("refusal_change", "change", title="refusal change", limit=1.0, format="share", shown=())),
     )
-)  # fmt: skip
+}  # fmt: skip
 """The measures that come with the package, in the order of their columns; those of other judges follow.
 
 Results of versions before measures declared how they are shown are read with these declarations; new results bring
@@ -101,7 +106,10 @@ their own, which a test keeps equal to these.
 
 
 def described(arms: Sequence[Arm]) -> list[Column]:
-    """The measures of all judges of the arms, and the run's own, from measures.json; in the order of columns."""
+    """The measures of all judges of the arms, and the run's own, from measures.json; in the order of columns.
+
+    Raises BenchError where a measures.json cannot be read.
+    """
     # the run's own come first, so that no plugin called "run" replaces them
     rows = {(RUN, name): asdict(KNOWN[RUN, name]) for name in ("kl", "reward")}
     for arm in arms:
@@ -112,7 +120,11 @@ def described(arms: Sequence[Arm]) -> list[Column]:
 
 
 def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:
-    """Columns of rows of measures.json by judge and name: in order, with defaults, and no title twice."""
+    """Columns of rows of measures.json by judge and name: in order, with defaults, and no title twice.
+
+    The package's measures come first, in the order of KNOWN; those of other judges follow by judge, each in the judge's
+    own order.
+    """
     places = {key: place for place, key in enumerate(KNOWN)}
     listed = {key: place for place, key in enumerate(rows)}
     # the level of the baseline that another measure is compared with says nothing about the policy
@@ -127,26 +139,25 @@ def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:
         title = row.get("title") or f"{key[1].replace('_', ' ')} ({key[0]})"
         title = f"{title} ({key[0]})" if title in taken else title  # two judges may choose one title
         taken.add(title)
-        columns.append(_column(key[0], row, title, everywhere=key not in baselines))
+        reference, shown = row.get("reference"), row.get("shown")
+        if shown is None:  # (): nowhere, None: the judge does not say
+            shown = () if key in baselines else EVERYWHERE
+        columns.append(
+            Column(
+                judge=key[0],
+                statistic=row["name"],
+                kind=row["kind"],
+                title=title,
+                description=row.get("description", ""),
+                before=row.get("before", ""),
+                limit=row.get("limit"),
+                reference=KIND_REFERENCE.get(row["kind"]) if reference is None else reference,
+                format=row.get("format", "number"),
+                better=row.get("better") or ("higher" if row["kind"] == "win" else ""),
+                shown=tuple(shown),
+            )
+        )
     return columns
-
-
-def _column(judge: str, row: Row, title: str, everywhere: bool) -> Column:
-    """`everywhere` is where a measure is shown that does not say where."""
-    shown, reference = row.get("shown"), row.get("reference")
-    return Column(
-        judge=judge,
-        statistic=row["name"],
-        kind=row["kind"],
-        title=title,
-        description=row.get("description", ""),
-        before=row.get("before", ""),
-        limit=row.get("limit"),
-        reference=KIND_REFERENCE.get(row["kind"]) if reference is None else reference,
-        format=row.get("format", "number"),
-        better=row.get("better") or ("higher" if row["kind"] == "win" else ""),
-        shown=tuple(shown) if shown is not None else EVERYWHERE if everywhere else (),
-    )
 
 
 # ---- of a report ----------------------------------------------------------------------------------------------------
@@ -160,6 +171,7 @@ def of_report(report: Report) -> list[Column]:
     """
     if "measures" in report:
         return [Column(**{**row, "shown": tuple(row["shown"])}) for row in report["measures"]]
+    # other statistics of these judges, such as a distribution's, have tables of their own and no column
     known = {judge for judge, _ in KNOWN} | {PROXY}
     rows: dict[tuple[str, str], Row] = {}
     for estimate in report["estimates"]:
@@ -172,7 +184,10 @@ def of_report(report: Report) -> list[Column]:
 
 
 def shown_at(report: Report, place: ReportPlace, task: str = "") -> list[Column]:
-    """The measures shown at a place that have a value, on any task or on one."""
+    """The measures shown at a place that have a value, on any task or on one.
+
+    A column without any value is left out: a judge may measure some tasks alone.
+    """
     found = {
         (row["judge"], row["statistic"])
         for row in report["estimates"]
@@ -192,7 +207,11 @@ def arms_on(report: Report, task: str) -> list[Row]:
 
 
 def indexed(report: Report) -> Report:
-    """The report with its estimates by arm, and by arm, judge and statistic: a large report has many thousands."""
+    """The report with its estimates by arm, and by arm, judge and statistic: a large report has many thousands.
+
+    The look-ups below index a report that is not; a caller of many of them does it once.  The two keys `by_arm` and
+    `by_name` are never written.
+    """
     if "by_arm" in report:
         return report
     by_arm: dict[str, list[Row]] = {}
@@ -210,7 +229,10 @@ def own(report: Report, arm: str) -> Sequence[Row]:
 
 
 def named(report: Report, arm: str, key: tuple[str, str]) -> Sequence[Row]:
-    """The estimates of one arm for one judge and statistic: all slices, decodings and checkpoints."""
+    """The estimates of one arm for one judge and statistic: all slices, decodings and checkpoints.
+
+    `key` is (judge, statistic), as `Column.key`; () for an unknown one.
+    """
     found: Mapping[tuple[str, str, str], Sequence[Row]] = indexed(report)["by_name"]
     return found.get((arm, *key), ())
 
@@ -218,12 +240,18 @@ def named(report: Report, arm: str, key: tuple[str, str]) -> Sequence[Row]:
 def pick(
     report: Report, arm: str, key: tuple[str, str], slice_name: str = "all", decoding: str = "sample"
 ) -> Row | None:
-    """The estimate at the last checkpoint, None where there is none."""
+    """The estimate at the last checkpoint, None where there is none.
+
+    Its `value` may be None all the same: an estimate of which nothing can be said, with the reason in `note`.
+    """
     found = [e for e in named(report, arm, key) if (e["slice"], e["decoding"]) == (slice_name, decoding)]
     return max(found, key=lambda e: e["iteration"], default=None)
 
 
 def curve(report: Report, arm: str, key: tuple[str, str]) -> dict[int, Row]:
-    """The estimates over all prompts, sampled, by iteration; those that have a value."""
+    """The estimates over all prompts, sampled, by iteration; those that have a value.
+
+    Iterations ascend: 0 for the SFT baseline, checkpoints of PPO, or n for best-of-n.
+    """
     found = [e for e in named(report, arm, key) if (e["slice"], e["decoding"]) == ("all", "sample")]
     return {e["iteration"]: e for e in sorted(found, key=lambda e: e["iteration"]) if e["value"] is not None}

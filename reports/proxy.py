@@ -34,7 +34,10 @@ SUMMARY = (
 
 
 def monotonicity(report: Report) -> Table:
-    """Whether gold rises with the proxy, an arm a row."""
+    """Whether gold rises with the proxy, an arm a row; arms without a curve are left out.
+
+    Statistics of harness/results/proxy_estimates.py; Gao's a and b are the coefficients of Gao et al. (2210.10760).
+    """
     rows = []
     for arm in report["arms"]:
         found = [pick(report, arm["arm"], (PROXY, name)) for _, name in SUMMARY]
@@ -53,7 +56,10 @@ def monotonicity(report: Report) -> Table:
 
 
 def points(report: Report) -> Table:
-    """Proxy, KL and gold at every point."""
+    """Proxy, KL and gold at every point: the unscaled reward, nats, and the task's unit of gold.
+
+    Points are checkpoints of PPO or the n of best-of-n; they were fixed before the run.
+    """
     rows = []
     for arm in report["arms"]:
         proxy, kl = (curve(report, arm["arm"], (PROXY, name)) for name in ("reward", "kl"))
@@ -72,11 +78,15 @@ def _gold(report: Report, arm: Row) -> dict[int, Row]:
 
 
 def features(report: Report) -> Table:
-    """Means of each reward feature before and after, and their paired change."""
+    """Means of each reward feature before and after, and their paired change.
+
+    Features are the diagnostics that a reward model gives (`seams.HasDiagnostics`), all prompts and by slice.
+    """
     rows = []
     for arm in report["arms"]:
         by_place = {(e["slice"], e["statistic"]): e for e in own(report, arm["arm"]) if e["judge"] == PROXY}
         for slice_name, statistic in by_place:
+            # "NAME change": the last word, because names of features may hold spaces
             name, _, what = statistic.rpartition(" ")
             if what == "change" and name:
                 cells = [by_place.get((slice_name, f"{name} {end}")) for end in ("before", "after", "change")]
@@ -93,19 +103,20 @@ def proxy_charts(report: Report, task: str, slots: Mapping[str, int]) -> Iterato
     """Gold against the square root of KL, the distance of Gao's curves, and gold against the proxy.
 
     Reward models have scales of their own: the proxy is counted from the first point, in standard deviations of the
-    SFT policy's rewards.
+    SFT policy's rewards.  None for a chart with nothing to draw; `slots`: colour and marker by label.
     """
     by_distance, by_proxy = [], []
     for arm in arms_on(report, task):
         gold, slot = _gold(report, arm), slots[arm["label"]]
         kl, proxy = (curve(report, arm["arm"], (PROXY, name)) for name in ("kl", "reward"))
-        known = [at for at in gold if at in kl and at in proxy]
+        known = [at for at in gold if at in kl and at in proxy]  # ascending, so that the first is the start
         # an estimate of KL from samples may fall below 0
         far = [point(math.sqrt(max(0.0, kl[at]["value"])), gold[at]) for at in known]
         # averaged over seeds; 1 where the reward does not vary
         spreads = [math.sqrt(v) for one in arm["before"] if (v := one["sft_samples"]["variance"])]
         scale = sum(spreads) / len(spreads) if spreads else 1.0
         near = [point((proxy[at]["value"] - proxy[known[0]]["value"]) / scale, gold[at]) for at in known]
+        # against distance a curve, from left to right; against the proxy a path, in the order of the points
         by_distance.append(Series(arm["label"], slot, sorted(far, key=lambda p: p.x)))
         by_proxy.append(Series(arm["label"], slot, near))
     distance = Axis("square root of KL to the SFT policy", "sqrt(nats)")

@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
 
 
 @cache
-def report_schema() -> dict[str, Any]:
-    """The schema that report.json is written to."""
+def report_schema() -> JsonObject:
+    """The schema that report.json is written to, as the object of its JSON.
+
+    For tests and for readers of reports; writing a report does not validate it.
+    """
     text = files("rlhf_bench.reports").joinpath("schema.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
+    found: JsonObject = json.loads(text)
     return found

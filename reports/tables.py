@@ -14,7 +14,10 @@ from rlhf_bench.reports.measures import RUN, Report, indexed, of_report, own, pi
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
-    """Every arm at the last checkpoint, with the measures that have a value in some arm."""
+    """Every arm at the last checkpoint, with the measures that have a value in some arm.
+
+    `decoding`: "sample" or "greedy".  Pair accuracy is a mean over seeds without an interval.
+    """
     report = indexed(report)
     columns = shown_at(report, "headline")
     if decoding == "greedy":
@@ -35,7 +38,7 @@ def headline(report: Report, decoding: str = "sample") -> Table:
 
 
 def headline_note(report: Report) -> str:
-    """How the numbers are to be read."""
+    """How the numbers are to be read: the intervals' level, the prompts, what is compared with what, the units."""
     levels = sorted({e["level"] for e in report["estimates"]})
     prompts = sorted({e["n"] for e in report["estimates"] if e["slice"] == "all"})
     level = f"{levels[0]:.0%}" if levels else ""
@@ -48,7 +51,10 @@ def headline_note(report: Report) -> str:
 
 
 def curves(report: Report) -> Table:
-    """Every checkpoint that was fixed beforehand, sampled, over all prompts."""
+    """Every checkpoint that was fixed beforehand, sampled, over all prompts.
+
+    An arm and an iteration a row; the iteration is n for best-of-n.
+    """
     columns = shown_at(report, "curves")
     rows = []
     for arm in report["arms"]:
@@ -65,7 +71,10 @@ def curves(report: Report) -> Table:
 
 
 def slices(report: Report) -> Table:
-    """The last checkpoint by slice of the prompts."""
+    """The last checkpoint by slice of the prompts, sampled.
+
+    "prompts" is the decided cases of the slice, as of the first measure that has an estimate there.
+    """
     columns = shown_at(report, "slices")
     rows = []
     for arm in report["arms"]:
@@ -80,10 +89,14 @@ def slices(report: Report) -> Table:
 
 
 COLLAPSE = ("variance ratio", "levene p", "ks", "ks p", "wasserstein", "energy")
+"""Statistics of a distribution after against before (statistics/collapse.py), as their estimates are named."""
 
 
 def collapse(report: Report) -> list[Table]:
-    """The distribution after against before, a table for each measure that names the baseline's."""
+    """The distribution after against before, a table for each measure that names the baseline's.
+
+    By arm and slice, all prompts first: a collapse may hide in one slice.
+    """
     tables = []
     # not `shown_at`: the distribution is worth a table even where the mean has no column
     for column in (c for c in of_report(report) if c.before):
@@ -93,6 +106,7 @@ def collapse(report: Report) -> list[Table]:
             for name in names:
                 keys = [(column.judge, f"{column.statistic} {statistic}") for statistic in COLLAPSE]
                 found = [pick(report, arm["arm"], key, name) for key in keys]
+                # a row of dashes is shown only where a note says why
                 if any(e and (e["value"] is not None or e["note"]) for e in found):
                     rows.append((arm["task"], arm["label"], name, *map(estimated, found)))
         tables.append(
@@ -108,10 +122,14 @@ def collapse(report: Report) -> list[Table]:
 
 
 def diagnostics(report: Report) -> Table:
-    """The reward models before optimisation against them, and the critic at its end; means over seeds."""
+    """The reward models before optimisation against them, and the critic at its end; means over seeds.
+
+    "t*/T" is the diagnostic `agreement_until`, a share of the response, which only some reward models have.
+    """
     rows = []
     for arm in report["arms"]:
         samples = [one["sft_samples"] for one in arm["before"]]
+        # .get: not every task has gold, not every reward model copies, and only PPO has a critic
         means = (
             _mean([one["pair_accuracy"] for one in arm["before"]]),
             _mean([one["scale"] for one in arm["before"]]),
@@ -143,7 +161,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def overlap(report: Report) -> Table:
-    """Pair accuracy where chosen and rejected share few or many words."""
+    """Pair accuracy where chosen and rejected share few or many words.
+
+    By thirds of the held-out pairs (`stages.pairs.thirds`); no intervals.
+    """
     names = ("low", "middle", "high")
     rows = []
     for arm in report["arms"]:
@@ -166,7 +187,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "points": lambda report: [proxy.points(report)],
     "features": lambda report: [proxy.features(report)],
 }
-"""The tables of a written report, in order."""
+"""The tables of a written report, in order; experiments.toml and the files of tables use these names."""
 
 
 def all_tables(report: Report, names: Iterable[str] = TABLES) -> Sequence[Table]:

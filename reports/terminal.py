@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def show_headline(console: Console, report: Row) -> None:
-    """The final results of a run, where its data come from, and its warnings."""
+    """The final results of a run, where its data come from, and its warnings.
+
+    Text is wrapped on a terminal alone: piped, a line of the report is one line.
+    """
     for origin in report["data"]:
         console.print(
             f"{origin['task']}: {printable(origin['description'])}", markup=False, soft_wrap=not console.is_terminal
@@ -40,7 +43,7 @@ def show_report(console: Console, report: Row) -> None:
     show_headline(console, report)
     if report.get("claims"):
         show(console, verdicts_table(report["claims"]))
-    for table in all_tables(report, [name for name in TABLES if name != "sampled"]):
+    for table in all_tables(report, [name for name in TABLES if name != "sampled"]):  # shown above, as the headline
         if wide:
             plain(console, "")
             plain(console, printable(table.title))
@@ -50,7 +53,10 @@ def show_report(console: Console, report: Row) -> None:
 
 
 def show(console: Console, table: Table) -> None:
-    """A table: boxed on a terminal, tab-separated when piped."""
+    """A table: boxed on a terminal, tab-separated when piped.
+
+    Every text in it is made printable and kept from rich's markup: "[red]" in a model's name must not colour anything.
+    """
     if not console.is_terminal:  # for cut, awk and spreadsheets
         for row in (table.columns, *table.rows):
             plain(console, "\t".join(printable(text(entry)) for entry in row))
@@ -62,6 +68,7 @@ def show(console: Console, table: Table) -> None:
     drawn = RichTable(title=escape(printable(table.title)), box=box.SIMPLE_HEAD, title_justify="left")
     for place, name in enumerate(table.columns):
         justify: JustifyMethod = "right" if numeric(table, place) else "left"
+        # fold: a narrow terminal breaks long names instead of cutting them off
         drawn.add_column(escape(printable(name)), justify=justify, overflow="fold")
     for row in table.rows:
         # intervals below their values, which keeps columns narrow
@@ -71,33 +78,33 @@ def show(console: Console, table: Table) -> None:
 
 
 def plain(console: Console, line: str) -> None:
-    """One line as it is: rich would turn tabs into spaces."""
+    """One line as it is: rich would turn tabs into spaces.
+
+    The caller makes the line printable.
+    """
     if not console.quiet:
         console.file.write(line + "\n")
 
 
 def show_tokens(console: Console, response: str, spans: Sequence[Span], rewards: Sequence[float]) -> None:
-    """The response coloured by reward (green above 0, red below), then one line per token."""
+    """The response coloured by reward (green above 0, red below), then one line per token.
+
+    `spans` are character spans [start, end) of the T tokens, `rewards` their T rewards.  Colours are relative to the
+    largest size in this response; rewards of less than a twentieth of it get none.
+    """
     from rich.text import Text
 
     top = max((abs(r) for r in rewards), default=0.0) or 1.0
     painted = Text()
     for (start, end), reward in zip(spans, rewards, strict=True):
-        painted.append(printable_lines(response[start:end]), style=_style(reward / top))
+        share = reward / top
+        faded = int(60 + 140 * min(1.0, abs(share))) // 2  # the other channels fade as the size grows
+        colour = f"{200 - faded},255,{200 - faded}" if share > 0 else f"255,{255 - faded},{255 - faded}"
+        style = f"black on rgb({colour})" if abs(share) >= 0.05 else ""
+        painted.append(printable_lines(response[start:end]), style=style)
     console.print(painted, soft_wrap=True)
     for (start, end), reward in zip(spans, rewards, strict=True):
         # an empty span is the end-of-sequence token, or a token of a character that a later one completes
         shown = printable(response[start:end]) if end > start else "<end>" if start == len(response) else "<part>"
         plain(console, f"{reward:+.4g}\t{shown}")
     plain(console, f"sum {sum(rewards):+.4g}\t{len(rewards)} tokens")
-
-
-def _style(share: float) -> str:
-    """The background of a token; `share` is its reward in units of the largest."""
-    if abs(share) < 0.05:
-        return ""
-    faded = int(60 + 140 * min(1.0, abs(share))) // 2
-    # green above 0, red below: the other channels fade with the size
-    return f"black on rgb({200 - faded},255,{200 - faded})" if share > 0 else (
-        f"black on rgb(255,{255 - faded},{255 - faded})"
-    )  # fmt: skip

@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 TABLES = ("curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features")
 """The tables of the section with that name; the others have places of their own on the page."""
 MINUTE, HOUR = 60, 3600
+"""Seconds."""
 
 
 def view(report: Report) -> JsonObject:
-    """Everything that the template needs, but for the rows inside and the security headers."""
+    """Everything that the template needs, but for the rows inside and the security policy.
+
+    `report` may be one of an older version: what such a report lacks is read with a default.
+    """
     report = indexed(report)
-    # one colour and marker for a label on all tasks
+    # one colour and marker for a label on all tasks; by label, because an arm's key differs between tasks
     slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
     names = tasks(report)
     return {
@@ -60,7 +64,10 @@ def view(report: Report) -> JsonObject:
 
 
 def task_view(report: Report, task: str, slots: Mapping[str, int]) -> JsonObject:
-    """Everything about one task."""
+    """Everything about one task.
+
+    `slots`: colour and marker by label, the same for every task of the page.
+    """
     arms = arms_on(report, task)
     return {
         "task": task,
@@ -73,12 +80,15 @@ def task_view(report: Report, task: str, slots: Mapping[str, int]) -> JsonObject
 
 
 def forest(report: Report, task: str, column: Column) -> JsonObject:
-    """Rows of intervals over one scale, the best estimate first."""
+    """Rows of intervals over one scale, the best estimate first: the forest plot of a measure that answers.
+
+    Arms without an estimate come last, with an empty bar.
+    """
     results = answer.outcomes(report, task, column)
     found = [estimated(outcome.estimate, column.format) for outcome in results]
     mark = column.reference
     values = [value for one in found for value in (one.value, one.low, one.high, mark) if value is not None]
-    scale = figures.axis(values, 3)
+    scale = figures.axis(values, 3)  # with the reference value, so that its line is never beyond an end
     return {
         "name": column.title,
         "description": column.description,
@@ -98,7 +108,11 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
 
 
 def compare(report: Report, task: str) -> JsonObject:
-    """The table of reward models x measures, and the same numbers for every slice and decoding as plain rows."""
+    """The table of reward models x measures, and the same numbers for every slice and decoding as plain rows.
+
+    The template shows `rows`; compare.js fills the table anew from the others when a reader chooses a slice, a decoding
+    or another reward model to compare with.
+    """
     columns, arms = shown_at(report, "headline", task), arms_on(report, task)
     rows = []
     for arm in arms:
@@ -119,7 +133,10 @@ def compare(report: Report, task: str) -> JsonObject:
 
 
 def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[object]]:
-    """[arm, column, decoding, slice, value, low, high, undecided] of the last checkpoint; arm and column by place."""
+    """[arm, column, decoding, slice, value, low, high, undecided] of the last checkpoint; arm and column by place.
+
+    Lists without names, because there are thousands; compare.js reads them in this order.
+    """
     places = {column.key: k for k, column in enumerate(columns)}
     for k, arm in enumerate(arms):
         found = [e for e in own(report, arm["arm"]) if (e["judge"], e["statistic"]) in places]
@@ -131,7 +148,10 @@ def final_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -
 
 
 def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[object]]:
-    """[arm, other arm, column, difference, low, high, p after Holm] of the stored pairs; arms and column by place."""
+    """[arm, other arm, column, difference, low, high, p after Holm] of the stored pairs; arms and column by place.
+
+    Of every pair one direction; compare.js turns signs and ends around for the other.
+    """
     places = {column.key: k for k, column in enumerate(columns)}
     keys = {arm["arm"]: k for k, arm in enumerate(arms)}
     for row in report.get("comparison", {}).get("pairs", ()):
@@ -142,7 +162,10 @@ def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) ->
 
 
 def claims(report: Report) -> JsonObject | None:
-    """The verdicts on the claims: counts and a table; None without claims."""
+    """The verdicts on the claims: counts and a table; None without claims.
+
+    `counts` in the order of `answer.VERDICTS`, without zeros; `texts`: the claims in words by id.
+    """
     rows = report.get("claims", ())
     if not rows:
         return None
@@ -153,7 +176,10 @@ def claims(report: Report) -> JsonObject | None:
 
 
 def undecided(report: Report) -> list[str]:
-    """Sentences about undecided cases, one for each arm, measure, decoding and checkpoint."""
+    """Sentences about undecided cases, one for each arm, measure, decoding and checkpoint.
+
+    Over all prompts: those of a slice are among them.
+    """
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
     rows = [e for e in report["estimates"] if e["slice"] == "all" and "undecided:" in e["note"]]
     return [
@@ -164,11 +190,14 @@ def undecided(report: Report) -> list[str]:
 
 
 def cost(manifest: Row) -> JsonObject:
-    """Time by kind of stage, and every stage."""
+    """Time by kind of stage, the largest first, and every stage.
+
+    Shares are of the seconds of all stages, each counted once.  Tokens and FLOP come from stages that record them.
+    """
     kinds: dict[str, list[Row]] = {}
     for name, stage in manifest["stages"].items():
         kinds.setdefault(name.split(" ")[0], []).append(stage)  # stages are named "KIND LABEL-KEY"
-    total = sum(stage["seconds"] for stage in manifest["stages"].values()) or 1.0
+    total = sum(stage["seconds"] for stage in manifest["stages"].values()) or 1.0  # never 0: shares divide by it
     rows = [
         {
             "kind": kind,
@@ -210,7 +239,7 @@ def amount(stages: Iterable[Row], name: str) -> str:
     known = [stage["figures"][name] for stage in stages if stage["figures"].get(name)]
     if not known:
         return "–"
-    total, units = sum(known), iter(("", "k", "M", "G", "T", "P", "E"))
+    total, units = sum(known), iter(("", "k", "M", "G", "T", "P", "E"))  # FLOP of a large policy reach E, 10^18
     unit = next(units)
     while total >= 1000 and unit != "E":
         total, unit = total / 1000, next(units)
@@ -225,7 +254,10 @@ def duration(seconds: float) -> str:
 
 
 def manifest(found: Row) -> JsonObject:
-    """The command, seeds, software and machines of the report."""
+    """The command, seeds, software and machines of the report.
+
+    Versions and machines of all stages: more than one where a results folder was filled in several places.
+    """
     versions = sorted({f"{k} {v}" for stage in found["stages"].values() for k, v in stage["versions"].items()})
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in found["stages"].values()})
     keep = {"command": found["command"], "commit": found["git_commit"][:12], "seeds": found["seeds"]}
@@ -233,7 +265,10 @@ def manifest(found: Row) -> JsonObject:
 
 
 def shown(table: Table) -> JsonObject:
-    """A table whose columns of numbers are marked, so that they align and sort."""
+    """A table whose columns of numbers are marked, so that they align and sort.
+
+    A column of numbers without any number is not marked: there is nothing to sort by.
+    """
     rows = [[cell(entry) for entry in row] for row in table.rows]
     names = [
         {"name": name, "numeric": numeric(table, k) and any(row[k]["number"] is not None for row in rows)}
@@ -243,7 +278,10 @@ def shown(table: Table) -> JsonObject:
 
 
 def cell(entry: Entry) -> JsonObject:
-    """An entry: its text, the number to sort by (None for words), and the interval that stands below it."""
+    """An entry: its text, the number to sort by (None for words), and the interval that stands below it.
+
+    The number has all its digits, so that values that look alike sort as they are.
+    """
     if not isinstance(entry, Cell):
         return {"text": text(entry), "number": None, "interval": ""}
     value = value_text(entry.value, entry.format).replace("-", "−")  # a minus sign is as wide as a digit

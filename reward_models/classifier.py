@@ -7,10 +7,10 @@ cannot read, gets no score but a reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import Classifier
     from rlhf_bench.harness.text.types import Tokenizer
 
+T = TypeVar("T")
 TokenScores = list[tuple[float, Span]]
 """The score of each token of a response, with the characters it covers."""
 
@@ -56,7 +57,7 @@ class ClassifierScorer:
         """The classifier's own tokenizer.  Raises BenchError where there is none or it reads no text."""
         from transformers import AutoTokenizer
 
-        tokenizer: Tokenizer = self._load(AutoTokenizer, "tokenizer")
+        tokenizer: Tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
         check_has_vocabulary(tokenizer, self.source)
         return tokenizer
 
@@ -68,7 +69,7 @@ class ClassifierScorer:
         from transformers.utils import logging
 
         # Checked again here: `check_classifier` does not see the configuration of a hub id.
-        labels = self._load(transformers.AutoConfig, "configuration").num_labels
+        labels = self._load(transformers.AutoConfig.from_pretrained, "configuration").num_labels
         if labels != 1:
             raise BenchError(f"{self.source} has {labels} labels.", ONE_LABEL)
         device = policies.pick_device(self.device)
@@ -77,7 +78,7 @@ class ClassifierScorer:
         auto = getattr(transformers, f"AutoModelFor{LEVELS[self.level]}")
         options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         with policies.quiet_transformers():
-            model, report = self._load(auto, "model", **options)
+            model, report = self._load(auto.from_pretrained, "model", **options)
         # transformers fills missing weights, a head for example, with random numbers and a warning
         if report["missing_keys"]:
             missing = sorted(map(str, report["missing_keys"]))[0]
@@ -85,10 +86,11 @@ class ClassifierScorer:
         loaded: Classifier = model.to(device).eval()
         return loaded
 
-    def _load(self, auto: Any, what: str, **options: Any) -> Any:
+    def _load(self, load: Callable[..., T], what: str, **options: object) -> T:
+        """What `load` (a `from_pretrained`) makes of the source; raises BenchError where it fails for any reason."""
         name, revision = split_revision(self.source)
         try:
-            return auto.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
+            return load(name, revision=revision, trust_remote_code=False, **options)
         except Exception as error:
             if not Path(name).is_dir():
                 raise load_error(error, self.source, what) from error
@@ -106,6 +108,7 @@ class ClassifierScorer:
         # a chat template all the same.
         if (Path(self.source) / store.MARKER).is_file():
             return "question"
+        # encoders are trained on two texts joined by the tokenizer, decoders on running text
         return "chat" if self.tokenizer.chat_template else "question" if self._is_decoder else "pair"
 
     @cached_property
@@ -114,8 +117,11 @@ class ClassifierScorer:
         return InputEncoder(self.tokenizer, self.form, self.source)
 
     @property
-    def account(self) -> Mapping[str, Any]:
-        """What scored, where and how, as JSON.  `commit` is the hub's revision, None for a folder."""
+    def account(self) -> Mapping[str, str | None]:
+        """What scored, where and how, as JSON.  `commit` is the hub's revision, None for a folder.
+
+        Loads the model where it is not loaded yet: the form and the commit depend on it.
+        """
         commit = commit_hash(self.model)
         return {"model": self.source, "commit": commit, "form": self.form, "device": str(self.model.device)}
 
@@ -127,7 +133,8 @@ class ClassifierScorer:
     def scores(self, answers: Sequence[Answer]) -> list[Scored]:
         """One score per answer, in order; equal answers are scored once.
 
-        None with a reason where an answer cannot be read or its score is not finite.
+        None with a reason where an answer cannot be read or its score is not finite.  Raises BenchError where memory
+        runs out, and for a tokenizer that does not belong to the model.
         """
         # the key leaves out what the model does not read
         rows = {_key(answer): self._row(answer) for answer in answers}
@@ -142,7 +149,10 @@ class ClassifierScorer:
         return [found[_key(answer)] for answer in answers]
 
     def token_scores(self, answers: Sequence[Answer]) -> list[TokenScores | str]:
-        """Of each answer the scores of its response's tokens by a token classifier, or the reason why it has none."""
+        """Of each answer the scores of its response's tokens by a token classifier, or the reason why it has none.
+
+        The tokens are the classifier's own, each with its characters [start, end) of the response.
+        """
         import torch
 
         found: list[TokenScores | str] = []
@@ -205,6 +215,7 @@ def _key(answer: Answer) -> tuple[str, str, bool]:
 
 def _padded(rows: Sequence[InputRow], pad: int, device: torch.device | str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Ids and mask [B, T] padded on the right, and the other columns of the rows [B, T], padded with 0."""
+    # on the right, so that every text starts at position 0: encoders number the columns themselves
     import torch
 
     width = max(len(row["input_ids"]) for row in rows)

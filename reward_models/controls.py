@@ -25,12 +25,15 @@ class LengthOnly:
     per_token: bool = False
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] float32; both forms have the same sum."""
+        """Rewards [B, T] float32; both forms have the same sum.
+
+        A truncated response has no end-of-sequence token, so all of its tokens count.
+        """
         import torch
 
         from rlhf_bench.reward_models.extraction import on_last_token
 
-        lengths = rollout.mask.sum(1) - rollout.finished.long()  # a truncated response has no end-of-sequence
+        lengths = rollout.mask.sum(1) - rollout.finished.long()
         if not self.per_token:
             return on_last_token(lengths, rollout.mask)
         return (torch.arange(rollout.mask.shape[1], device=rollout.mask.device)[None] < lengths[:, None]).float()

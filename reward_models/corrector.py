@@ -27,14 +27,21 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of prompt, response, marker and correction as token ids, and their position ids."""
+    """The order of prompt, response, marker and correction as token ids, and their position ids.
+
+    marker: the tokens between a response and its correction.  reuse: whether the correction has the position ids of
+    the response, so that a token to be copied stands at its own position.
+    """
 
     marker: tuple[int, ...]
     reuse: bool
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, positions: str) -> Layout:
-        """The layout of a corrector; `positions` is the setting "reuse" or "plain" of `Seq2Seq`."""
+        """The layout of a corrector; `positions` is the setting "reuse" or "plain" of `Seq2Seq`.
+
+        The marker is the text `templates.CORRECTION` in the tokenizer's own tokens.
+        """
         from rlhf_bench.harness.text.templates import CORRECTION, encode
 
         return cls(tuple(encode(tokenizer, [CORRECTION])[0]), positions == "reuse")
@@ -62,6 +69,7 @@ def mapping_rows(
     from rlhf_bench.harness.text.templates import encode, encode_prompts
     from rlhf_bench.harness.training.collate import IGNORED
 
+    # the stage of pairs has filled a missing response with a sample of the SFT policy
     assert pair.rejected is not None
     assert tokenizer.eos_token_id is not None
     prompt = encode_prompts(tokenizer, [pair.prompt])[0]
@@ -83,7 +91,10 @@ def mapping_rows(
 
 
 def check_context(needed: int, context: int | None, what: str) -> None:
-    """Raises BenchError when the longest of `what` needs more tokens than the model's context has."""
+    """Raises BenchError when the longest of `what` needs more tokens than the model's context has.
+
+    context: in tokens, None where the model's configuration names no limit.   what: plural, for the message.
+    """
     if context is not None and needed > context:
         raise BenchError(
             f"The longest of the {what} needs {needed} tokens with its correction; the model's context is {context}.",
@@ -142,7 +153,11 @@ class Corrector:
         self.end, self.pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def teacher_forced(self, rollout: Rollout) -> Comparison:
-        """Compare token t with what the corrector would write after y_<t: one pass, without generation."""
+        """Compare token t with what the corrector would write after y_<t: one pass, without generation.
+
+        Without gradients, and without padding where the model's attention allows packed rows.  Raises BenchError as
+        `inputs`.
+        """
         import torch
 
         from rlhf_bench.harness.forward.packing import supports_packing
@@ -158,6 +173,7 @@ class Corrector:
             packed = Packed(inputs, before, mask.sum(1), {"attention_mask": mask, "position_ids": positions})
         with torch.no_grad():
             logits, _ = logits_and_hidden(self.model, packed)
+        # logits [N, V] of the N tokens inside the mask, in the order in which the mask selects them
         top, chosen = logits.max(-1), rollout.response_ids[rollout.mask]
         matches = torch.zeros_like(rollout.mask).masked_scatter(rollout.mask, top.indices == chosen)
         margins = logits.gather(-1, chosen[:, None]).squeeze(-1) - top.values  # the normaliser cancels
@@ -204,11 +220,15 @@ class Corrector:
         return Comparison((written[:, :width] == rollout.response_ids) & rollout.mask, margins, written)
 
     def corrections(self, rollout: Rollout, extra: int) -> list[str]:
-        """The greedy correction of every response as text, at most `extra` tokens longer than the response."""
+        """The greedy correction of every response as text, at most `extra` tokens longer than the response.
+
+        Generated token by token, which costs a pass for each.  Raises BenchError as `inputs`.
+        """
         from rlhf_bench.harness.text.templates import decode
 
         written = self.free_running(rollout, extra).written
         assert written is not None
+        # an end-of-sequence that the corrector wrote ends its text and is no part of it
         rows = [[token for token in row if token not in (NO_TOKEN, self.end)] for row in written.tolist()]
         return [decode(self.tokenizer, row) for row in rows]
 
@@ -221,6 +241,7 @@ class Corrector:
         rows, context = unpadded_rows(rollout, self.end), context_length(self.model)
         # the last position of a layout with a correction of one token is that token's
         first = [self.layout.positions(len(row.prompt), len(row.body), 1)[-1] for row in rows]
+        # as many as the response has, its end-of-sequence included: a correction of equal length can end too
         limits = [len(row.response) + extra for row in rows]
         if context is not None:  # only `extra` can exceed it: `inputs` has refused responses that do not fit
             limits = [min(limit, context - start) for limit, start in zip(limits, first, strict=True)]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,10 @@ CACHED_TEXTS = 8_000
 
 
 class Relevance(Protocol):
-    """Scores pairs of texts; a text without content gets 0 with every other."""
+    """Scores pairs of texts; a text without content gets 0 with every other.
+
+    A white-box reward uses it for the relevance of a response to its prompt and to a reference.
+    """
 
     def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:
         """[n] the dot product of the embeddings of first[i] and second[i]."""
@@ -66,7 +69,10 @@ class TfIdf:
         self._vectors: dict[str, Mapping[str, float]] = {}
 
     def dots(self, first: Sequence[str], second: Sequence[str], device: str = "cpu") -> Array:  # noqa: ARG002
-        """[n] the cosine of first[i] and second[i]."""
+        """[n] the cosine of first[i] and second[i].
+
+        Vectors are cached by text; `device` is not used.
+        """
         found = []
         for a, b in zip(map(self._vector, first), map(self._vector, second), strict=True):
             # fsum is exact and the minimum removes rounding: a text's cosine with itself is 1
@@ -83,11 +89,13 @@ class TfIdf:
 
 
 def _terms(text: str) -> list[str]:
+    # without runs of punctuation: shared full stops are no relevance
     return [word.lower() for word in words(text) if any(map(str.isalnum, word))]
 
 
 def _add_to_cache(cache: dict[str, T], fresh: Mapping[str, T]) -> None:
     """Add `fresh` and delete the oldest entries beyond CACHED_TEXTS."""
+    # dicts keep insertion order, so the first entries are the oldest
     cache |= fresh
     for text in list(islice(cache, max(0, len(cache) - max(CACHED_TEXTS, len(fresh))))):
         del cache[text]
@@ -120,6 +128,7 @@ class Encoder:
         Raises BenchError where the model's output is no embedding: not finite, or of another width than before.
         """
         distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+        # taken out first: the new vectors may push these out of the cache
         vectors = {text: self._vectors[text] for text in distinct if text in self._vectors}
         missing = [text for text in distinct if text not in vectors]
         for start in range(0, len(missing), self.batch):
@@ -132,10 +141,13 @@ class Encoder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The encoder's tokenizer, which pads on the right and truncates on the left."""
+        """The encoder's tokenizer, which pads on the right and truncates on the left.
+
+        Raises BenchError where there is none, or one without tokens of text.
+        """
         from transformers import AutoTokenizer
 
-        tokenizer: Tokenizer = self._load(AutoTokenizer, "tokenizer")
+        tokenizer: Tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
         check_has_vocabulary(tokenizer, self.source)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
@@ -152,7 +164,7 @@ class Encoder:
 
         options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         with quiet_transformers():
-            model, report = self._load(AutoModel, "model", **options)
+            model, report = self._load(AutoModel.from_pretrained, "model", **options)
         # The pooler's weights may be missing: it is not used here.
         missing = sorted(str(key) for key in report["missing_keys"] if "pooler" not in str(key))
         if missing:
@@ -160,14 +172,15 @@ class Encoder:
         encoder: CausalLM = model.eval()
         return encoder
 
-    def _load(self, auto: Any, what: str, **options: Any) -> Any:
+    def _load(self, load: Callable[..., T], what: str, **options: object) -> T:
+        """What `load` (a `from_pretrained`) makes of the source; raises BenchError where it fails for any reason."""
         from rlhf_bench.harness.hub import OFFLINE
 
         check_encoder(self.source)
         if self.revision:
             options["revision"] = self.revision
         try:
-            return auto.from_pretrained(self.source, trust_remote_code=False, **options)
+            return load(self.source, trust_remote_code=False, **options)
         except Exception as error:
             raise BenchError(
                 f"The embedding {what} of {self.source} cannot be loaded: {one_line(error)}.",
@@ -209,7 +222,10 @@ class Encoder:
 
 
 def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
-    """[B, width] mean of hidden [B, T, width] over the tokens of mask [B, T]; zeros for a row without tokens."""
+    """[B, width] mean of hidden [B, T, width] over the tokens of mask [B, T]; zeros for a row without tokens.
+
+    As Contriever pools (Izacard et al., arXiv 2112.09118), without a normalisation of length.
+    """
     # hidden states of padding are arbitrary: they are set to 0, not multiplied by 0, which would keep a NaN
     kept = mask.bool()[..., None]
     return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
@@ -241,5 +257,8 @@ def folder_content(source: str) -> dict[str, str]:
 
 
 def make_relevance(name: str, prompts: Sequence[str], tokens: int, batch: int) -> Relevance:
-    """The measure called `name`: "tfidf" (fitted on `prompts`), an encoder's folder, a hub id or ID@REVISION."""
+    """The measure called `name`: "tfidf" (fitted on `prompts`), an encoder's folder, a hub id or ID@REVISION.
+
+    tokens, batch: as in `Encoder`; TF-IDF reads whole texts.  Raises BenchError for prompts without a word to fit on.
+    """
     return TfIdf(prompts) if name == TFIDF else Encoder(name, tokens, batch)

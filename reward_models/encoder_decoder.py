@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Pair, Rollout
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_bench.harness.forward import types
-    from rlhf_bench.harness.text.types import Tokenizer
+    from rlhf_bench.harness.text.types import Row, Tokenizer
 
 CHOICES = {
     "reading": ("token", "sentence", "positive"),
@@ -63,6 +63,7 @@ class EncoderDecoder:
                 raise BenchError(f"{key}={getattr(self, key)!r} is unknown.", did_you_mean(getattr(self, key), allowed))
         if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
             raise BenchError("epochs, batch, save_every and lr of an encoder-decoder reward model must be above 0.")
+        # written so that NaN is refused too
         if not -inf < self.floor < 0:
             raise BenchError(f"floor={self.floor} is not a number below 0.", "It is a margin in nats: try floor=-5.")
 
@@ -80,19 +81,25 @@ class EncoderDecoder:
         return model_content(self.model)
 
     @property
-    def training_settings(self) -> Mapping[str, Any]:
+    def training_settings(self) -> Row:
         """The settings that change the trained weights, with the base model by its content."""
+        # without save_every, which changes no weight, and the reading, summary and score, which follow training
         names = ("epochs", "batch", "lr", "warmup", "mappings")
         return {name: getattr(self, name) for name in names} | {"model": dict(self.content)}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
-        """Fine-tune on the mapping rows of all pairs and write an encoder-decoder."""
+        """Fine-tune on the mapping rows of all pairs and write an encoder-decoder.
+
+        Returns the trainer's figures, such as the final loss.  Raises BenchError where a row exceeds the model's
+        context.
+        """
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.training import trl
 
         model, tokenizer = _load(pinned(self.model, self.content), job.device)
         rows = [row for pair in job.pairs for row in mapping_rows(tokenizer, pair, self.mappings)]
         _check_context(model, [len(row["input_ids"]) for row in rows], [len(row["labels"]) for row in rows], "pairs")
+        # `of_job` reads epochs, batch, lr, warmup and save_every of these settings
         figures = trl.train_encoder_decoder(model, tokenizer, rows, trl.TrainOptions.of_job(job, len(rows), self))
         policies.save_model(model, tokenizer, job.folder)
         return figures
@@ -165,7 +172,11 @@ class EncoderDecoderScorer:
         self.model.to(device)
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] on the policy's tokens; a sentence reward is on the last token."""
+        """Rewards [B, T] on the policy's tokens; a sentence reward is on the last token.
+
+        0 outside the mask; a response's token rewards keep their sum.  Raises BenchError where a text exceeds the
+        context.
+        """
         from rlhf_bench.harness.models.align import align_rows
         from rlhf_bench.reward_models import extraction
 
@@ -213,18 +224,24 @@ class EncoderDecoderScorer:
         return (top.indices == labels) & mask, margins, mask, [spans for _, spans in responses]
 
     def response_ids(self, rollout: Rollout) -> list[tuple[list[int], list[Span]]]:
-        """Of each response the model's own token ids, ended unless it was truncated, and each token's characters."""
+        """Of each response the model's own token ids, ended unless it was truncated, and each token's characters.
+
+        Characters are spans [start, end) in the response; end-of-sequence has the empty one at its end.
+        """
         from rlhf_bench.harness.models.align import encode_with_spans
 
         found = []
         rows = zip(encode_with_spans(self.tokenizer, rollout.responses), rollout.responses, strict=True)
         for ((ids, spans), text), finished in zip(rows, rollout.finished.tolist(), strict=True):
-            # end-of-sequence covers the empty span at the end of the text
+            # a truncated response did not choose to end, so its end is not judged
             found.append(([*ids, self.end], [*spans, (len(text), len(text))]) if finished else (ids, spans))
         return found
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Per response [B]: t*/T on the model's own tokens (`agreement_until`), and whether it is `copied` (0 or 1)."""
+        """Per response [B]: t*/T on the model's own tokens (`agreement_until`), and whether it is `copied` (0 or 1).
+
+        Compares again: nothing is cached from `rewards`.
+        """
         from rlhf_bench.reward_models.extraction import divergence
 
         matches, _, mask, _ = self.compare(rollout)

@@ -24,7 +24,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 # ---- the first-divergence rule ---------------------------------------------------------------------------------------
@@ -39,7 +38,10 @@ def divergence(matches: Tensor, mask: Tensor) -> Tensor:
 
 
 def token_signs(matches: Tensor, mask: Tensor) -> Tensor:
-    """Rewards [B, T] in {+1, 0, -1}, 0 outside the mask: the first-divergence rule (the paper's "PPO-T")."""
+    """Rewards [B, T] in {+1, 0, -1}, 0 outside the mask: the first-divergence rule (the paper's "PPO-T").
+
+    matches, mask: bool [B, T], the mask a prefix of each row.
+    """
     wrong = mask & ~matches  # none of these is before t*
     return _before_divergence(matches, mask).float() - wrong.float()
 
@@ -66,7 +68,7 @@ def _before_divergence(matches: Tensor, mask: Tensor) -> Tensor:
 
 
 def positive_part(rewards: Tensor) -> Tensor:
-    """The positive rewards alone, others 0 (the paper's "PPO-T-Pos")."""
+    """The positive rewards [B, T] alone, others 0 (the paper's "PPO-T-Pos")."""
     return rewards.clamp(min=0)
 
 
@@ -91,7 +93,7 @@ def aligned_signs(response_ids: Tensor, mask: Tensor, finished: Tensor, correcti
 
 
 def edit_signs(positions: Sequence[int | None]) -> list[int]:
-    """r_t in {+1, -1} of the aligned positions a(t): the alignment rule above."""
+    """r_t in {+1, -1} of the aligned positions a(t) from `aligned_positions`: the alignment rule above."""
     start: list[int | None] = [-1]  # a(-1): deleting the beginning of z costs the first token too
     return [
         1 if position is not None and (last is None or position == last + 1) else -1
@@ -106,10 +108,23 @@ def aligned_positions(response: Sequence[int], correction: Sequence[int], trunca
     from left to right prefers keeping, then substituting, inserting, deleting: a common prefix is always kept.
     `truncated`: the response was cut off, so the rest of the correction does not count as deleted.
     """
+    import numpy as np
+
     edit = len(response) + 1  # one edit costs more than all tokens that may be kept can gain
-    costs = _alignment_costs(response, correction, edit, 0 if truncated else edit)
+    tokens, steps = np.asarray(correction, dtype=np.int64), np.arange(len(correction) + 1)
+    # [n + 1, m + 1]: edits * `edit` - kept tokens, of the best alignment of response[i:] with correction[j:].
+    costs = np.empty((len(response) + 1, len(correction) + 1), dtype=np.int64)
+    # the response has ended: what is left of the correction is deleted
+    costs[-1] = (0 if truncated else edit) * steps[::-1]
+    for i in range(len(response) - 1, -1, -1):
+        best = costs[i + 1] + edit  # insert y_i
+        best[:-1] = np.minimum(best[:-1], costs[i + 1, 1:] + np.where(tokens == response[i], -1, edit))
+        # then delete any number of tokens first: min over k >= j of best[k] + edit (k - j), a running minimum
+        costs[i] = np.minimum.accumulate((best + edit * steps)[::-1])[::-1] - edit * steps
     positions: list[int | None] = [None] * len(response)
     i = j = 0
+    # Walk from the start: a step is on a best alignment where its own cost (-1 for a kept token, `edit` for an edit)
+    # is the difference between the two places.
     while i < len(response):
         inside = j < len(correction)
         if inside and response[i] == correction[j] and costs[i, j] == costs[i + 1, j + 1] - 1:
@@ -122,26 +137,6 @@ def aligned_positions(response: Sequence[int], correction: Sequence[int], trunca
         else:
             j += 1
     return positions
-
-
-def _alignment_costs(
-    response: Sequence[int], correction: Sequence[int], edit: int, after: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """[n + 1, m + 1]: edits * `edit` - kept tokens, of the best alignment of response[i:] with correction[j:].
-
-    `after` is the cost of each correction token that is left when the response has ended.
-    """
-    import numpy as np
-
-    tokens, steps = np.asarray(correction, dtype=np.int64), np.arange(len(correction) + 1)
-    costs = np.empty((len(response) + 1, len(correction) + 1), dtype=np.int64)
-    costs[-1] = after * steps[::-1]
-    for i in range(len(response) - 1, -1, -1):
-        best = costs[i + 1] + edit  # insert y_i
-        best[:-1] = np.minimum(best[:-1], costs[i + 1, 1:] + np.where(tokens == response[i], -1, edit))
-        # then delete any number of tokens first: min over k >= j of best[k] + edit (k - j), a running minimum
-        costs[i] = np.minimum.accumulate((best + edit * steps)[::-1])[::-1] - edit * steps
-    return costs
 
 
 # ---- placing rewards -------------------------------------------------------------------------------------------------
@@ -162,7 +157,10 @@ def on_last_token(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def spread_evenly(scores: Tensor, mask: Tensor) -> Tensor:
-    """A score per response [B] as rewards [B, T]: an equal share on each of its tokens, which sum to the score."""
+    """A score per response [B] as rewards [B, T]: an equal share on each of its tokens, which sum to the score.
+
+    A response without tokens gets no reward.
+    """
     # clamp: an empty row is 0 / 1 instead of 0 / 0
     return scores.float()[:, None] * mask / mask.sum(1, keepdim=True).clamp(min=1)
 

@@ -15,11 +15,14 @@ def words(text: str) -> list[str]:
 
 
 def length_incentive(tokens: Sequence[str], unit: float = 100.0) -> float:
-    """LI: tokens / unit."""
+    """LI: the number of tokens (`words`) / unit.
+
+    Without an upper bound: a longer response always earns more.
+    """
     return len(tokens) / unit
 
 
 def repetition_penalty(tokens: Sequence[str], n: int = 3) -> float:
-    """RP in (0, 1]: the share of distinct n-grams, 1 for a text without any."""
+    """RP in (0, 1]: the share of distinct n-grams of the tokens (`words`), 1 for a text without any."""
     grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0

@@ -34,11 +34,11 @@ class Function:
     source: str
 
     @cached_property
-    def _function(self) -> Callable[..., Any]:
+    def _function(self) -> Callable[..., object]:
         return Plugin("reward-model", self.source, self.source).target()
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T].
+        """Rewards [B, T] float32: each response's on its last token, or those of its tokens.
 
         Raises BenchError where the function raises, or returns the wrong number of values or values that are no finite
         numbers.
@@ -48,6 +48,7 @@ class Function:
         from rlhf_bench.reward_models.extraction import on_last_token
 
         device = rollout.mask.device
+        # the parameter's name decides which of the two forms the function has
         if "spans" not in parameters(self._function):
             values = self._numbers(self._call(rollout.prompts, rollout.responses), len(rollout.prompts), "responses")
             return on_last_token(torch.tensor(values, dtype=torch.float32, device=device), rollout.mask)
@@ -58,10 +59,11 @@ class Function:
             rewards[at, : len(spans)] = torch.tensor(self._numbers(row, len(spans), "tokens"), dtype=torch.float32)
         return rewards.to(device)
 
-    def _call(self, *arguments: Sequence[Any]) -> Any:
+    def _call(self, *arguments: Sequence[object]) -> Any:
         try:
             # lists, as documented: the rollout has tuples
             return self._function(*map(list, arguments))
+        # a function may report its own bad input
         except BenchError:
             raise
         except (Exception, SystemExit) as error:  # a user's function may call sys.exit

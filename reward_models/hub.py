@@ -56,14 +56,19 @@ class HubReward:
 
     @cached_property
     def content(self) -> Mapping[str, str]:
-        """The hash of the folder's files, or the commit that the hub id stands for now."""
+        """The hash of the folder's files, or the commit that the hub id stands for now.
+
+        Raises BenchError for a hub id that cannot be read or is no classifier with one label.
+        """
         content = model_content(self.source)
+        # `check_classifier` sees the configuration of a folder alone; here that of a hub id is in the cache
         if "commit" in content:
             check_config(self.source, read_config(self.source), self._levels)
         return content
 
     @cached_property
     def _scores_tokens(self) -> bool:
+        # a configuration may name no class: it is then read as a sequence classifier
         architectures = read_config(self.source).get("architectures") or [""]
         return self.level == "token" or (not self.level and LEVELS["token"] in str(architectures[0]))
 
@@ -103,16 +108,20 @@ class HubReward:
         return scorer
 
     def _fail(self, reason: str) -> NoReturn:
-        fix = TOO_LONG if "longer than" in reason else ""
+        fix = TOO_LONG if "longer than" in reason else ""  # the words of ClassifierScorer's reason
         raise BenchError(f"The reward model {self.source} cannot score a response: {reason}.", fix)
 
 
 def split_strings(text: str, special: Sequence[str]) -> str:
-    """The text with a space after the first letter of every string in `special`, the longest strings first."""
+    """The text with a space after the first letter of every string in `special`, the longest strings first.
+
+    The model's tokenizer then reads them as plain text, not as the ends of turns.
+    """
     for token in special:
         text = text.replace(token, f"{token[:1]} {token[1:]}")
     return text
 
 
 hub_token = partial(HubReward, level="token")
+# `bench list` shows it.
 hub_token.__doc__ = "Scores of a token classifier on the policy's tokens of the same characters: hf-token:SOURCE."

@@ -44,6 +44,7 @@ class InputEncoder:
         prompt, response = _texts(answer)
         if self.form == "pair":
             found = self.tokenizer(prompt, response, split_special_tokens=True)
+            # token_type_ids tell an encoder which of the two texts a token belongs to
             row = {name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
         elif self.form == "question":
             end = self.tokenizer.eos_token_id
@@ -55,6 +56,7 @@ class InputEncoder:
             # The template's own special tokens must be recognised, so those of a text would be too.
             if any(token in text for token in self.special for text in (prompt, response)):
                 return "a special token of the reward model stands in the text"
+            # the template has written the special tokens as text already
             ids = self.tokenizer(self._rendered(prompt, response), add_special_tokens=False)["input_ids"]
             row = {"input_ids": list(ids)}
         return row if row["input_ids"] else "no tokens"
@@ -78,6 +80,7 @@ class InputEncoder:
         # Templates strip the response: its text is searched without the outer white space, from the end because the
         # prompt may contain the same text.
         text, stripped = self._rendered(prompt, response), response.strip()
+        # `shift` leads back from the stripped text to the response as it was given
         start, shift = text.rfind(stripped), len(response) - len(response.lstrip())
         if start < 0:
             raise BenchError(
@@ -98,7 +101,10 @@ class InputEncoder:
 
     @cached_property
     def special(self) -> frozenset[str]:
-        """Strings that the tokenizer turns into special tokens wherever they occur in a text."""
+        """Strings that the tokenizer turns into special tokens wherever they occur in a text.
+
+        Added tokens that are not special are words like any other and are left out.
+        """
         added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         return frozenset(filter(None, {*added, *self.tokenizer.all_special_tokens}))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError
@@ -61,9 +61,10 @@ class Saved:
     def _trained(self) -> TrainableRewardModel:
         """The arm that loads the weights."""
         name, settings = read_record(self._folder)
-        arm: Any = plugins.build("reward-model", name, settings)
+        arm = plugins.build("reward-model", name, settings)
         if self.arm:
             trained, arm = arm, plugins.build("reward-model", self.arm, {})
+            # arms of one recipe share their trained weights, and only they can read each other's
             if getattr(arm, "recipe", None) != trained.recipe:
                 raise BenchError(f"{self.source} was trained as {name!r}, which {self.arm!r} cannot read.",
                                  "Choose an arm of the same recipe, or none.")  # fmt: skip
@@ -74,7 +75,7 @@ class Saved:
         return loader
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] on the policy's tokens."""
+        """Rewards [B, T] on the policy's tokens; a response's rewards keep their sum."""
         from rlhf_bench.harness.sampling.translate import translate_rewards
 
         model, tokenizer = self._loaded(str(rollout.mask.device))

@@ -55,7 +55,10 @@ class Scalar:
         return {n: getattr(self, n) for n in ("epochs", "batch", "lr", "warmup", "head_std")}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
-        """Train on the job's pairs and write an AutoModelForSequenceClassification with one label."""
+        """Train on the job's pairs and write an AutoModelForSequenceClassification with one label.
+
+        Returns the trainer's figures, such as the final loss.
+        """
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.text.templates import encode, encode_prompts
         from rlhf_bench.harness.training import trl
@@ -89,6 +92,7 @@ class Scalar:
 
 
 uniform = partial(Scalar, spread="uniform")
+# `bench list` shows it.
 uniform.__doc__ = "Control: the scalar score spread evenly over the response's tokens."
 
 
@@ -110,7 +114,7 @@ class ScalarScorer:
         return place(self.scores(rollout), rollout.mask)
 
     def scores(self, rollout: Rollout) -> Tensor:
-        """The classifier's scores [B] of prompt + response."""
+        """The classifier's scores [B] of prompt + response, read from the last token of each row, without gradients."""
         import torch
 
         from rlhf_bench.harness.forward.passes import hidden_states, last_positions, pack

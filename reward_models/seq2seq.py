@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
     from rlhf_bench.harness.text.types import Tokenizer
 
+# The settings that are names, and the names that each may be.
 CHOICES = {
     "reading": ("token", "sentence", "positive"),
     "positions": ("reuse", "plain"),
@@ -109,13 +110,18 @@ class Seq2Seq:
         return {name: getattr(self, name) for name in names}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:
-        """Fine-tune the SFT policy on the mapping rows of all pairs and write a causal language model."""
+        """Fine-tune the SFT policy on the mapping rows of all pairs and write a causal language model.
+
+        Returns the trainer's figures, such as the final loss.  Raises BenchError where a row needs more positions than
+        the model's context has.
+        """
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.training import trl
         from rlhf_bench.harness.training.trainee import causal_trainee
 
         trainee = causal_trainee(job.policy, job.device, job.seed)
         tokenizer = trainee.tokenizer
+        # `load` makes the same layout: `positions` is a training setting
         layout = Layout.of(tokenizer, self.positions)
         rows = [row for pair in job.pairs for row in mapping_rows(layout, tokenizer, pair, self.mappings)]
         # the largest position id, not the number of tokens: reused positions need less context
@@ -192,7 +198,11 @@ class Seq2SeqScorer:
         return extraction.on_last_token(scores, mask)
 
     def compare(self, rollout: Rollout) -> Comparison:
-        """Every token against what the corrector would write there, by the setting `divergence`."""
+        """Every token against what the corrector would write there, by the setting `divergence`.
+
+        Stores t* of the responses for `diagnostics`.  Raises BenchError where a response and its correction exceed the
+        context.
+        """
         from rlhf_bench.reward_models.extraction import divergence
 
         # Never cached: cached rewards could come from a batch of another padding, and a resumed run must get the
@@ -210,7 +220,10 @@ class Seq2SeqScorer:
         return comparison
 
     def corrections(self, rollout: Rollout) -> list[str]:
-        """The greedy correction of each response, as text."""
+        """The greedy correction of each response, as text.
+
+        At most `extra_tokens` tokens longer than the response.
+        """
         return self.corrector.corrections(rollout, self.settings.extra_tokens)
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:

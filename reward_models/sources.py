@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 LEVELS = {"sequence": "SequenceClassification", "token": "TokenClassification"}
-"""What a classifier scores, and the end of its class's name."""
+"""What a classifier scores, and the part of its class's name that says so."""
 ONE_LABEL = "A scalar reward model has num_labels=1."
 
 
@@ -30,12 +30,14 @@ def check_classifier(source: str, levels: Sequence[str] = ("sequence",)) -> None
     Of a hub id only the form is checked: its files may still have to be downloaded.
     """
     path = Path(source).expanduser()
+    # the path of an empty text is the current folder, which exists
     if not (source.strip() and path.exists()):
         if is_hub_id(source):
             return
         raise BenchError(f"There is no reward model {source!r}.", "Give a folder or a hub id.")
     if not path.is_dir() or not (path / "config.json").is_file():
         raise BenchError(f"{source} is no model folder.", "Give a folder made by save_pretrained.")
+    # pickled weights are never loaded, so a folder with nothing else is refused before training
     if not list(path.glob("*.safetensors")):
         pickled = list(path.glob("*.bin")) + list(path.glob("*.pt"))
         only = ", only pickle files, which can run code" if pickled else ""
@@ -44,7 +46,10 @@ def check_classifier(source: str, levels: Sequence[str] = ("sequence",)) -> None
 
 
 def check_config(source: str, config: Row, levels: Sequence[str] = ("sequence",)) -> None:
-    """Raises BenchError unless the configuration is of a classifier of `levels` with one label."""
+    """Raises BenchError unless the configuration is of a classifier of `levels` with one label.
+
+    levels: keys of LEVELS.  A configuration without architectures passes: the loaded model is checked again.
+    """
     try:
         architectures = [str(name) for name in config.get("architectures") or []]
         # transformers takes the number of labels from id2label, and assumes two where neither is given
@@ -90,8 +95,12 @@ def _download_config(source: str) -> Path:
 
 
 def model_content(source: str) -> Mapping[str, str]:
-    """{"sha256": hash of a folder's files}, or {"commit": the commit that a hub id stands for now}."""
+    """{"sha256": hash of a folder's files}, or {"commit": the commit that a hub id stands for now}.
+
+    It enters the keys of results.  Raises BenchError for a hub id whose configuration cannot be downloaded.
+    """
     path = Path(source).expanduser()
+    # the hub's cache names the folder of a file by its commit
     return {"sha256": folder_hash(path)} if path.is_dir() else {"commit": config_file(source).parent.name}
 
 
@@ -102,5 +111,8 @@ def folder_digest(source: str) -> str:
 
 
 def pinned(source: str, content: Mapping[str, str]) -> str:
-    """The source at the commit in its `model_content`, as loaders take it; a folder stays as it is."""
+    """The source at the commit in its `model_content`, as loaders take it; a folder stays as it is.
+
+    A hub id stands for its newest revision, which may change between the plan and the stage that loads the weights.
+    """
     return f"{split_revision(source)[0]}@{content['commit']}" if "commit" in content else source

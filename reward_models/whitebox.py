@@ -94,7 +94,10 @@ class Whitebox:
 
     @property
     def parts(self) -> list[str]:
-        """The formula's features."""
+        """The formula's features.
+
+        All four for "whitebox", else as the formula writes them.
+        """
         return ["li", "qr", "rar", "rp"] if self.formula == BRANCHING else self.formula.split("*")
 
     def with_examples(self, examples: Mapping[str, Sequence[Example]]) -> WhiteboxScorer:
@@ -169,7 +172,10 @@ class WhiteboxScorer:
         return on_last_token(torch.from_numpy(scores).to(rollout.mask.device, torch.float32), rollout.mask)
 
     def scores(self, prompts: Sequence[str], responses: Sequence[str], device: str = "cpu") -> Array:
-        """[n] the formula's value for each response, in float64."""
+        """[n] the formula's value for each response, in float64.
+
+        Raises BenchError as `features`.
+        """
         found, s = self.features(prompts, responses, device), self.settings
         if s.formula != BRANCHING:
             return np.asarray(np.prod([found[part] for part in s.parts], axis=0))
@@ -183,7 +189,7 @@ class WhiteboxScorer:
 
         `li` and `rp` always; `qr` and `rar` where the formula has them.  Under "whitebox": `closed` 1 for a
         closed-ended prompt, `type_by_rule` 1 where the rule decided that, `qr_open` and `rar_closed` 0 for prompts of
-        the other type.
+        the other type.  Raises BenchError for a prompt without the type or the reference that the formula needs.
         """
         s = self.settings
         tokens = [words(text) for text in responses]
@@ -194,6 +200,7 @@ class WhiteboxScorer:
         everything = np.ones(len(prompts), dtype=bool)
         if s.formula == BRANCHING:
             closed = np.array([self.type_of(prompt) == "closed" for prompt in prompts], dtype=bool)
+            # a type that is set for all prompts is no guess of the rule's
             by_rule = [s.types not in ("open", "closed") and self._stated_type(prompt) is None for prompt in prompts]
             found |= {"closed": closed.astype(np.float64), "type_by_rule": np.array(by_rule, dtype=np.float64)}
             found["qr_open"] = self._query_relevance(prompts, responses, ~closed, device)
@@ -207,7 +214,10 @@ class WhiteboxScorer:
         return found
 
     def diagnostics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """The features [B] of every response: what the reward consists of."""
+        """The features [B] of every response: what the reward consists of.
+
+        float32, on the rollout's device; the names are those of `features`.
+        """
         import torch
 
         device = rollout.mask.device
@@ -217,7 +227,10 @@ class WhiteboxScorer:
     # ---- prompts ----------------------------------------------------------------------------------------------------
 
     def why_not(self, prompt: str) -> str:
-        """Why the formula cannot be computed for responses to this prompt; "" where it can."""
+        """Why the formula cannot be computed for responses to this prompt; "" where it can.
+
+        Pairs on such prompts are counted and left out of the accuracy (seams.MayDecline).
+        """
         branches = self.settings.formula == BRANCHING
         if branches and self._stated_type(prompt) is None and self.settings.types == "slice":
             return "no example says whether it is open-ended or closed-ended"
@@ -244,6 +257,7 @@ class WhiteboxScorer:
 
     def _references(self, prompt: str) -> tuple[str, ...]:
         found = self.facts[prompt].references if prompt in self.facts else ()
+        # the completion comes before the further references (`prompt_facts`)
         return found[:1] if self.settings.references == "first" else found
 
     def _error(self, prompt: str) -> BenchError:
@@ -289,6 +303,7 @@ def prompt_facts(examples: Iterable[Example]) -> dict[str, PromptFacts]:
         if stated and before.type and stated != before.type:
             seen = f"Examples with one prompt are open-ended and closed-ended, e.g. {example.id!r}."
             raise BenchError(seen, "State one type for each prompt.")
+        # a demonstration is a reference answer too, and the first one
         texts = [text for text in (example.completion, *example.references) if text.strip()]
         references = tuple(dict.fromkeys([*before.references, *texts]))
         found[example.prompt] = PromptFacts(stated or before.type, references)

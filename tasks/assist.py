@@ -80,7 +80,10 @@ class AssistWorld(Generated[Question]):
 
     @property
     def ranges(self) -> Mapping[str, Range]:
-        """The general ones, but at least 2 response tokens."""
+        """The general ones, but at least 2 response tokens.
+
+        An answer is one token and end-of-sequence at least.
+        """
         return {**RANGES, "response_tokens": (2, 2**20)}
 
     @cached_property
@@ -96,7 +99,7 @@ class AssistWorld(Generated[Question]):
         )
 
     def utility(self, example: Example, response: str) -> Utility:
-        """See `gold`; the response may be any text."""
+        """See `gold`; the response may be any text, and an empty one has 0."""
         return gold(example.facts, response)
 
     def gold_value(self, truth: Question, response: str) -> float:
@@ -134,7 +137,11 @@ class AssistWorld(Generated[Question]):
 
     @cached_property
     def _data(self) -> tuple[dict[Split, tuple[Example, ...]], dict[Split, tuple[Pair, ...]]]:
-        """As in every world, except that the held-out pairs are on the held-out prompts."""
+        """As in every world, except that the held-out pairs are on the held-out prompts.
+
+        The completion of an example is a demonstration in "sft", elsewhere a perfect answer, with another one in
+        references.
+        """
         seen: set[str] = set()
 
         def questions(name: str, size: int) -> list[tuple[Question, str]]:
@@ -146,27 +153,28 @@ class AssistWorld(Generated[Question]):
             rngs = (random.Random(f"{self.seed}/{name}/answers") for name in names)
             return tuple(self.compare(name, rng, *q) for name, rng, q in zip(names, rngs, asked, strict=True))
 
+        def example(name: str, split: Split, question: Question, prompt: str) -> Example:
+            rng = random.Random(f"{self.seed}/{name}/answer")
+            references: tuple[str, ...] = ()
+            if split == "sft":
+                completion = self.demonstration(rng, question)
+            else:
+                # A second perfect answer is a reference: of an open-ended question it may state other facts.
+                completion, other = (self.perfect(rng, question) for _ in range(2))
+                references = (other,) if other != completion else ()
+            return Example(name, prompt, completion, references, slices=self.slices(question), facts=question._asdict())
+
+        # Held-out prompts first, as in every world: their redraws do not depend on the sizes of the other sets.
         sizes: dict[Split, int] = {"test": self.test_prompts, "train": self.train_prompts, "sft": self.demonstrations}
         drawn = {split: questions(split, size) for split, size in sizes.items()}
         own = questions("train-pair", self.train_pairs)  # training pairs have prompts of their own
         examples = {
-            split: tuple(self._example_of(f"{split}-{at}", split, *q) for at, q in enumerate(asked))
+            split: tuple(example(f"{split}-{at}", split, *q) for at, q in enumerate(asked))
             for split, asked in drawn.items()
         }
+        # in turn: with more pairs than prompts the first prompt comes again
         held_out = [drawn["test"][at % self.test_prompts] for at in range(self.test_pairs)]
         return examples, {"test": pairs("test-pair", held_out), "train": pairs("train-pair", own), "sft": ()}
-
-    def _example_of(self, name: str, split: Split, question: Question, prompt: str) -> Example:
-        """The completion is a demonstration in "sft", elsewhere a perfect answer, with another one in references."""
-        rng = random.Random(f"{self.seed}/{name}/answer")
-        references: tuple[str, ...] = ()
-        if split == "sft":
-            completion = self.demonstration(rng, question)
-        else:
-            # A second perfect answer is a reference: of an open-ended question it may state other facts.
-            completion, other = (self.perfect(rng, question) for _ in range(2))
-            references = (other,) if other != completion else ()
-        return Example(name, prompt, completion, references, slices=self.slices(question), facts=question._asdict())
 
 
 def gold(facts: Row, response: str) -> Utility:
@@ -216,5 +224,8 @@ def gold(facts: Row, response: str) -> Utility:
 
 
 def read(response: str) -> list[Meaning | None]:
-    """What each sentence says, None for one that fits no template or lacks its full stop."""
+    """What each sentence says, None for one that fits no template or lacks its full stop.
+
+    Sentences are looked up whole (`meanings`): nothing is guessed.
+    """
     return [meanings().get(sentence) for sentence in split_sentences(response)]

@@ -46,7 +46,7 @@ class Preference(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One turn of a conversation."""
+    """One turn of a conversation; the role is one of SPEAKERS."""
 
     role: str
     content: str
@@ -78,9 +78,13 @@ class Preferences:
 
     @cached_property
     def origin(self) -> Origin:
-        """What was read; the hash is of the rows as they were."""
+        """What was read; the hash is of the rows as they were.
+
+        The description counts the rows of each part and the training rows about held-out prompts, which are left out.
+        """
         parts = self._parts
         counts = ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())
+        # what the parts lack of all rows is what `_parts` left out
         left = sum(map(len, self._read.values())) - sum(map(len, parts.values()))
         described = (
             f"Preferences from {self.data}: rows for {counts}; {left} training rows about held-out prompts left out."
@@ -88,7 +92,10 @@ class Preferences:
         return Origin("real", described, content_sha256(self._rows.items()))
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """Distinct prompts, with the first chosen response as completion and other ones as references."""
+        """Distinct prompts, with the first chosen response as completion and other ones as references.
+
+        In the order of their first rows, whose ids they have.
+        """
         by_prompt: dict[str, list[Preference]] = {}
         for row in self._parts[{"sft": "demonstrations", "train": "training", "test": "held-out prompts"}[split]]:
             by_prompt.setdefault(row.prompt, []).append(row)
@@ -99,7 +106,10 @@ class Preferences:
         return examples
 
     def pairs(self, split: Split) -> Sequence[Pair]:
-        """Every row of the part as a pair."""
+        """Every row of the part as a pair.
+
+        None for "sft".  Flaws are unknown: the data mark none.
+        """
         if split == "sft":
             return []
         rows = self._parts["training" if split == "train" else "held-out pairs"]
@@ -140,6 +150,7 @@ class Preferences:
             return {"train": read_rows(path), "test": []}
         # Files of a folder are read only where their split is used.
         splits: Mapping[str, Path | list[Row]] = files_by_split(path) if path.is_dir() else hub_rows(self.data)
+        # by rows, not by name: a hub dataset may hold an empty split
         test = self.test_split or next((name for name in HELD_OUT if splits.get(name)), "")
         for name in filter(None, (self.split, test)):
             if not splits.get(name):
@@ -149,7 +160,10 @@ class Preferences:
 
 
 def files_by_split(folder: Path) -> dict[str, Path]:
-    """The files of rows in a folder by the name of their split; raises BenchError where two have one name."""
+    """The files of rows in a folder by the name of their split; raises BenchError where two have one name.
+
+    The split is the name without its suffix, as train of train.jsonl.gz; files with other suffixes are ignored.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         end = next((end for end in SUFFIXES if path.name.endswith(end)), "")
@@ -187,7 +201,12 @@ def preference_texts(row: Row) -> tuple[str, str, str]:
 
 
 def split_transcripts(row: Row, chosen: str, rejected: str) -> tuple[str, str, str]:
-    """The prompt is what both begin with, up to the start of the last answer, else the last line that both have."""
+    """(prompt, chosen, rejected) of two transcripts without a column for the prompt.
+
+    The prompt is what both begin with, up to the start of the last answer, else the last line that both have.  Raises
+    BenchError where they have no beginning in common.
+    """
+    # letter by letter, so it may end inside a word that both answers begin with
     shared = chosen[: _shared(chosen, rejected)]
     end = shared.rfind(ANSWERS)
     # The shared beginning may go on into the answers: it is cut back to where both answers start.
@@ -202,7 +221,10 @@ def split_transcripts(row: Row, chosen: str, rejected: str) -> tuple[str, str, s
 def split_conversations(
     row: Row, prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
 ) -> tuple[str, str, str]:
-    """Messages with a prompt, or with a common beginning.  What follows must be one turn of the assistant."""
+    """(prompt, chosen, rejected) of two conversations with a prompt, or with a common beginning.
+
+    Raises BenchError without either, and where what follows is not one turn of the assistant.
+    """
     before = [Message("user", prompt)] if isinstance(prompt, str) else prompt or []
     if before and chosen[: len(before)] == before and rejected[: len(before)] == before:
         chosen, rejected = chosen[len(before) :], rejected[len(before) :]  # some data repeat the prompt in both
@@ -226,7 +248,10 @@ def _shared(a: Sequence[object], b: Sequence[object]) -> int:
 
 
 def flattened(row: Row, messages: Sequence[Message]) -> str:
-    """A prompt of messages as one text: a single question as it is, several turns each after its speaker."""
+    """A prompt of messages as one text: a single question as it is, several turns each after its speaker.
+
+    Raises BenchError where the last turn is not the user's.
+    """
     if not messages or messages[-1].role != "user":
         last = f"with a turn of {messages[-1].role!r}" if messages else "with nothing"
         raise BenchError(f"{row.where}: the prompt ends {last}.", "It must end with a turn of the user.")
@@ -270,6 +295,7 @@ def preferences(*, data: str = "", **settings: Setting) -> Preferences:
         fix = f"Add --data FILE_OR_HUB_ID (a {', '.join(SUFFIXES)} file with chosen, rejected and a prompt)."
         raise BenchError("The task 'preferences' has no data of its own.", fix)
     check_data(data)
+    # the harness passes every setting, so one counts as set where it differs from its default
     splits = settings.get("split", Preferences.split), settings.get("test_split", Preferences.test_split)
     if Path(data).expanduser().is_file() and splits != (Preferences.split, Preferences.test_split):
         raise BenchError(f"split is set together with the file {data}.", "A file has no splits.")

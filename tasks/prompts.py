@@ -53,6 +53,7 @@ class Prompts:
     def __post_init__(self) -> None:
         if not 0 <= self.train_share < 1:
             raise BenchError(f"train_share={self.train_share}.", "Give 0 (all held out) or more, below 1.")
+        # one token and end-of-sequence
         if self.response_tokens < 2:
             raise BenchError(f"response_tokens={self.response_tokens}.", "Give at least 2.")
 
@@ -63,7 +64,10 @@ class Prompts:
 
     @cached_property
     def origin(self) -> Origin:
-        """What was read; the hash is of the rows as they were."""
+        """What was read; the hash is of the rows as they were.
+
+        With types, the description counts them, and says how often the rule of words agrees with stated ones.
+        """
         examples = [example for _, example in self._examples]
         left_out = f"{len(self._rows) - len(examples)} repeated ones left out"
         description = f"Prompts from {self.data}, column {self.column!r}: {len(examples)}, {left_out}."
@@ -78,7 +82,11 @@ class Prompts:
         return Origin("real", description, content_sha256([("", self._rows)]), LICENSES.get(self.data, "unknown"))
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """Prompts without completions; none in "sft", and none in "train" unless `train_share` is above 0."""
+        """Prompts without completions; none in "sft", and none in "train" unless `train_share` is above 0.
+
+        A reference answer, where there is one, is the completion.  Raises BenchError where a share leaves a split
+        empty.
+        """
         if split == "sft" or (split == "train" and not self.train_share):
             return []
         train = split == "train"
@@ -92,7 +100,7 @@ class Prompts:
         return found
 
     def pairs(self, split: Split) -> Sequence[Pair]:  # noqa: ARG002
-        """None."""
+        """None in any split: prompts alone train no reward model."""
         return []
 
     @cached_property
@@ -110,6 +118,7 @@ class Prompts:
             if first.slices != example.slices:
                 seen = f"{row.where}: {self.types!r} states another type than an earlier row with this prompt."
                 raise BenchError(seen, "State one type for each prompt.")
+        # by hash: the first n prompts are then a sample of the file, the same in every order of its rows
         return sorted(found.values(), key=lambda one: one[0])
 
     def _slices(self, row: Row) -> tuple[str, ...]:
@@ -137,6 +146,7 @@ class Prompts:
         if not self.split and len(splits) != 1:
             seen = f"{self.data} has {len(splits)} splits: {', '.join(splits) or 'none'}."
             raise BenchError(seen, "Name one with split=NAME.")
+        # without a name there is exactly one split here
         name = self.split or next(iter(splits))
         if not splits[name]:
             raise BenchError(f"Split {name!r} of {self.data} holds no rows.", "Name another one.")

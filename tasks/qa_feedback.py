@@ -69,6 +69,7 @@ class QAFeedback:
     sft_share: float = 0.3
 
     def __post_init__(self) -> None:
+        # a response is one token and end-of-sequence at least
         if self.response_tokens < 2 or self.passage_words < 0:
             seen = f"response_tokens={self.response_tokens}, passage_words={self.passage_words}."
             raise BenchError(seen, "Give at least 2 response_tokens, and passage_words of 0 (all) or more.")
@@ -94,24 +95,33 @@ class QAFeedback:
             f"(the flaws of those responses count as unknown). Passages cut to {self.passage_words or 'all'} words in "
             f"{cut} questions."
         )
+        # files of the source's names are taken for the source's, whose license is known
         stated = LICENSE if all(name in FILES for name, _ in self._files) else "unknown"
         return Origin("real", description, content_sha256(self._files), stated)
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """Prompts with the gold answer as completion; rows of one question share their source."""
+        """Prompts with the gold answer as completion; rows of one question share their source.
+
+        Raises BenchError for a split without a question.
+        """
         return [
             Example(entry.id, self._prompt(entry), entry.gold, source=text_key(entry.question))
             for entry in self._of(split)
         ]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
-        """Every choice between two samples of different text; ids end with the samples' numbers, as in "1v3"."""
+        """Every choice between two samples of different text; ids end with the samples' numbers, as in "1v3".
+
+        Flaws are known of the first sample alone, None of the others.  Raises BenchError for a split without a
+        question.
+        """
         if split == "sft":
             return []
         found = []
         for entry in self._of(split):
             for (first, second), vote in zip(COMPARISONS, entry.preferences, strict=True):
                 chosen, rejected = (first, second) if vote == 1 else (second, first)
+                # a tie has no chosen side, and a choice between equal texts teaches nothing
                 if not vote or entry.samples[first].strip() == entry.samples[second].strip():
                     continue
                 # Errors were marked in the first sample alone; those of the others are unknown, not absent.
@@ -181,6 +191,7 @@ def parse(row: Row, name: str) -> Entry:
     if not all(isinstance(one, list) and all(isinstance(part, str) for part in one) for one in passages):
         raise BenchError(f"{row.where}: 'passages' are not lists of texts.", f"Rows must be as in {SOURCE}.")
     lines = []
+    # an empty passage has no title to unpack
     for title, *sentences in filter(None, passages):
         body = " ".join(sentences).removeprefix(f"{title}\n\n")  # the first sentence may begin with the title
         lines.append(" ".join(f"{title}: {body}".split()))
@@ -220,7 +231,8 @@ def marked_spans(row: Row) -> list[Span]:
 
 
 def first_words(passages: str, count: int) -> str:
-    """The first `count` words, white space unchanged (0: all)."""
+    """The text up to the end of its first `count` words, white space unchanged (0: all)."""
+    # ends of words in the text itself: joining split words again would change its white space
     ends = [match.end() for match in re.finditer(r"\S+", passages)]
     return passages[: ends[count - 1]] if 0 < count < len(ends) else passages
 

@@ -32,7 +32,10 @@ SMALLEST = 20
 
 
 class Entry(NamedTuple):
-    """One text with its human summaries; `number` is its place in the file, from 0."""
+    """One text with its human summaries.
+
+    `id` is unique within its split.  `number` is its place in the file, from 0, which decides the half of a train text.
+    """
 
     id: str
     number: int
@@ -69,6 +72,7 @@ class Corpus:
         entries: dict[str, Entry] = {}
         for number, row in enumerate(rows):
             ids = [str(row.values[column]) for column in self.ids if row.values.get(column) not in (None, "")]
+            # the first id column that is filled: files of one corpus name it differently
             name = (ids or [f"{file}-{number}"])[0]
             if name in entries:
                 seen = f"{row.where}: the id {name!r} is taken by an earlier row."
@@ -123,16 +127,24 @@ class RealSummaries:
         return Origin("real", description, content_sha256(self._rows.items()), stated)
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """Prompts with the first human summary as completion and the others as references."""
+        """Prompts with the first human summary as completion and the others as references.
+
+        Raises BenchError under prompts_only for any split but "test", and where a half of the train texts is empty.
+        """
         self._check_split(split)
         chosen = self._texts.files["test"] if split == "test" else self._half(0 if split == "sft" else 1)
         return [Example(entry.id, self._prompt(entry), entry.summaries[0], entry.summaries[1:]) for entry in chosen]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
-        """The human summary as chosen, no rejected; "train" on the PPO prompts' texts, "test" on the dev split."""
+        """The human summary as chosen, no rejected; "train" on the PPO prompts' texts, "test" on the dev split.
+
+        None for "sft".  Raises BenchError under prompts_only.
+        """
         if split == "sft":
             return []
+        # prompts_only has no pairs at all, not even held-out ones
         self._check_split("train")
+        # the dev split and not the test split: held-out pairs and held-out prompts share no text
         entries = self._half(1) if split == "train" else self._texts.files["dev"]
         return [Pair(entry.id, self._prompt(entry), entry.summaries[0], None) for entry in entries]
 
@@ -158,6 +170,7 @@ class RealSummaries:
     def _rows(self) -> Mapping[File, list[Row]]:
         files: tuple[File, ...] = ("test",) if self.prompts_only else tuple(NAMES)
         path = Path(self.data).expanduser()
+        # "hub" before the path: a folder of that name does not hide the dataset
         if self.data == "hub" or not path.exists():
             name = self.corpus.hub if self.data == "hub" else self.data
             return needed_splits(name, hub_rows(name), files)
@@ -253,5 +266,8 @@ def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[
 
 
 def text_key(body: str) -> str:
-    """Equal for two texts that count as the same: letters and digits, without case."""
+    """Equal for two texts that count as the same: letters and digits, without case.
+
+    Its hash decides the split of a text of a single file, so another rule would move texts between splits.
+    """
     return re.sub(r"[\W_]+", "", body.lower()) or body  # a text of punctuation alone is its own key

@@ -99,17 +99,22 @@ class RealSafeRLHF:
         ]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
-        """The comparisons of the PPO prompts ("train") and of the held-out prompts ("test")."""
+        """The comparisons of the PPO prompts ("train") and of the held-out prompts ("test").
+
+        None for "sft".  Flaws are unknown: the data judge whole responses.
+        """
         rows = [] if split == "sft" else self._contents.splits[split]
         return [Pair(row.id, row.prompt, row.chosen, row.rejected) for row in rows]
 
     @cached_property
     def _rows(self) -> Mapping[str, list[Row]]:
         path = Path(self.data).expanduser()
+        # a folder called hub does not hide the dataset
         if path.is_dir() and self.data != "hub":
             return {name: read_rows(file) for name, file in split_files(path).items()}
         if path.is_file() and self.data != "hub":
             return {"train": read_rows(path)}
+        # of the hub's splits only these two have a role; others are not read into the task
         splits = hub_rows(HUB if self.data == "hub" else self.data)
         if not splits.get("train"):
             sizes = ", ".join(f"{split} ({len(held)} rows)" for split, held in splits.items()) or "nothing"
@@ -166,6 +171,7 @@ def comparisons(file: str, rows: Sequence[Row], preference: str, left_out: Count
 
     The first row's columns decide the schema.  Raises BenchError for a row that does not have them.
     """
+    # a split without rows is never read, so there is a first row
     columns = set(rows[0].values)
     full, where = bool({"response_0", "response_1"} & columns), rows[0].where
     if not full and preference != "safer":
@@ -212,7 +218,10 @@ def _labelled(row: Row, preference: str) -> Comparison | str:
 
 
 def _label(row: Row, column: str, known: Mapping[str, int]) -> int | None:
-    """0 or 1, or None where the label is missing; numbers, booleans and (as in CSV) their texts are read."""
+    """0 or 1, or None where the label is missing; numbers, booleans and (as in CSV) their texts are read.
+
+    `known` maps the texts in lower case.  Raises BenchError without the column and for any other value.
+    """
     if column not in row.values:
         raise BenchError(f"{row.where}: no column {column!r}.", did_you_mean(column, row.values))
     value = str(row.values[column]).strip().lower()  # None becomes "none", True "true"
@@ -234,7 +243,11 @@ def _comparison(row: Row, chosen: str, rejected: str, safe: tuple[bool, bool] | 
 
 
 def split_comparisons(files: Mapping[str, list[Comparison]], left_out: Counter[str]) -> dict[Split, list[Comparison]]:
-    """Every prompt in one split: the test file's prompts (else a tenth by hash) in test, the others by hash."""
+    """Every prompt in one split: the test file's prompts (else a tenth by hash) in test, the others by hash.
+
+    `left_out` counts the train rows whose prompt is in the test file.
+    """
+    # the data's own test prompts stay held out, so train rows about them are left out
     held_out = {prompt_hash(row.prompt) for row in files.get("test", ())}
     splits: dict[Split, list[Comparison]] = {"sft": [], "train": [], "test": files.get("test", [])}
     for row in files["train"]:

@@ -22,6 +22,7 @@ from rlhf_bench.tasks.worlds.generated import SIZES
 T = TypeVar("T")
 
 # A text, a number or a truth value: what `--set` can write.
+# Any and not a union, because factories pass settings on as keywords of dataclasses with fields of one type each.
 Setting = Any
 
 # Settings listed before and after all others.  A dataclass alone would put the fields of its base class first, so the
@@ -44,6 +45,7 @@ def settings_of(group: type) -> Callable[[Callable[..., T]], Callable[..., T]]:
         added = [
             Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
             for field in sorted(fields(group), key=lambda field: (field.name in LAST) - (field.name in FIRST))
+            # a default that is an object, such as the register of a world, is the factory's to choose
             if field.name not in own and isinstance(field.default, str | int | float)
         ]
         composed = written.replace(parameters=[*own.values(), *added])
@@ -72,7 +74,10 @@ def check_real_data(data: str, settings: Mapping[str, Setting], world: type) -> 
 
 
 def check_data(data: str) -> None:
-    """Raises BenchError at once for what is neither a path that exists nor a possible name on the hub."""
+    """Raises BenchError at once for what is neither a path that exists nor a possible name on the hub.
+
+    The hub is not asked: a name that may exist there passes.
+    """
     # Owner and name, perhaps @REVISION.  A file that does not exist, as data/rows.jsonl, looks like that too.
     possible = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", data) and not data.endswith(SUFFIXES)
     if data != "hub" and not possible and not Path(data).expanduser().exists():

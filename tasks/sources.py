@@ -85,7 +85,10 @@ def _decoded(path: Path) -> str:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Rows of an array of objects, or of {"data": [...]}."""
+    """Rows of an array of objects, or of {"data": [...]}; none for a blank file.
+
+    Raises BenchError for malformed JSON, JSON of another form and text that is not UTF-8.
+    """
     content = _decoded(path)
     if not content.strip():
         return
@@ -110,7 +113,8 @@ def json_rows(path: Path) -> Iterator[Row]:
 def csv_rows(path: Path) -> Iterator[Row]:
     """Rows under a header line, as many fields in each as the header names, every value a string.
 
-    Blank lines are skipped.
+    Blank lines are skipped.  Raises BenchError for a record with another number of fields, a column named twice,
+    malformed CSV and text that is not UTF-8.
     """
     csv.field_size_limit(max(LONGEST_FIELD, csv.field_size_limit()))  # a setting of the whole process: never lowered
     # newline="" and strict: a quoted field keeps its line ends, and an unclosed quote is an error.
@@ -130,13 +134,14 @@ def csv_rows(path: Path) -> Iterator[Row]:
                     fix = "Give every record a field per column, and quote fields that hold commas."
                     raise BenchError(seen + _short(repr(fields)), fix)
                 yield Row(f"{path}, line {line}", dict(zip(header, fields, strict=True)))
+            # `line_num` counts the lines read so far, so the next record starts on the one after
             line = reader.line_num + 1
     except csv.Error as error:
         raise BenchError(f"{path}, line {line}: malformed CSV ({error}).", "Correct or drop the record.") from error
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
-    """Rows of a table."""
+    """Rows of a table, values as Python objects; raises BenchError for a file that is no Parquet."""
     import pyarrow as pa  # half a second, needed for this format alone
     from pyarrow import parquet
 
@@ -151,7 +156,10 @@ def parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
-    """Rows of a file with an object a line.  Blank lines are skipped."""
+    """Rows of a file with an object a line.  Blank lines are skipped.
+
+    Raises BenchError for a line that is malformed JSON, no object or not UTF-8, BadGzipFile for a truncated file.
+    """
 
     def whole(lines: Iterable[bytes]) -> Iterator[bytes]:
         try:
@@ -228,7 +236,10 @@ def check_unicode(row: Row, column: str, value: str) -> str:
 
 
 def content_sha256(splits: Iterable[tuple[str, Iterable[Row]]]) -> str:
-    """SHA-256 of (split, rows) in order, as canonical JSON: the same for a file and its gzip, in any folder."""
+    """SHA-256 of (split, rows) in order, as canonical JSON: the same for a file and its gzip, in any folder.
+
+    It names the data in the keys of results (`nouns.Origin`).
+    """
     digest = hashlib.sha256()
     for split, rows in splits:
         digest.update(json.dumps(split).encode() + b"\n")

@@ -135,7 +135,11 @@ class RealTldr:
         return [post.example for post in half]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
-        """Preferences about train posts, or about held-out ones."""
+        """Preferences about train posts, or about held-out ones.
+
+        None for "sft".  Ids are the post's with a number; a post may have several pairs.  Raises BenchError under
+        prompts_only.
+        """
         if split == "sft":
             return []
         self._check_training()
@@ -163,6 +167,7 @@ class RealTldr:
             posts = needed_splits(POSTS, hub_rows(POSTS), ("test",) if self.prompts_only else ("train", "test"))
             if self.prompts_only:
                 return posts, 0
+            # PAIRS has no test split, and POSTS no preferences: the two complete each other
             preferences = needed_splits(PAIRS, hub_rows(PAIRS), ("train", "dev"))
             # The validation split of PAIRS has news articles too; only a post begins with its subreddit.
             kept = {
@@ -171,6 +176,7 @@ class RealTldr:
             }
             news = sum(len(preferences[file]) - len(kept[file]) for file in kept)
             return {"train": posts["train"] + kept["train"], "dev": kept["dev"], "test": posts["test"]}, news
+        # not a path, so a name on the hub (`check_data` refused everything else)
         if not path.exists():
             splits = hub_rows(self.data)
             known = [file for file, names in NAMES.items() if any(splits.get(name) for name in names)]
@@ -221,7 +227,10 @@ class RealTldr:
 
 
 def is_judged(row: Row) -> bool:
-    """Whether a row is of a judged table."""
+    """Whether a row is of a judged table.
+
+    The columns decide: query in place of prompt.
+    """
     return "query" in row.values and "prompt" not in row.values
 
 
@@ -236,6 +245,7 @@ def read_post(row: Row) -> tuple[str, str, tuple[str, str] | None]:
         summary = text(row, "completion").strip() if "completion" in filled else ""
         return prompt, summary, (text(row, "chosen").strip(), text(row, "rejected").strip())
     prompt, reference = text(row, "query"), text(row, "reference_responses").strip()
+    # a blank verdict is none: the human summary still counts
     if "preferred" not in filled:
         return prompt, reference, None
     ours, verdict = text(row, "postprocessed_response").strip(), row.values["preferred"]

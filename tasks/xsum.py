@@ -34,6 +34,7 @@ def xsum(
     small to be a whole task.  `response_tokens` 0 means 48 in the synthetic task and 64 with real data; every other
     setting is the synthetic task's alone (`World` and `SummaryWorld` explain them) and is refused together with `data`.
     """
+    # the world and the corpus have their own defaults, so 0 stands for either
     if not data:
         refuse_prompts_only(prompts_only)
         tokens = response_tokens or SummaryWorld.response_tokens

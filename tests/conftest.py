@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 from hypothesis import settings
 from tiny import Tiny, make_gpt2, make_llama, make_tokenizer, save
+
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and so every command that they start: tests
+# that interrupt something would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("laws", deadline=None)  # a busy machine is no failure
 settings.load_profile("laws")

@@ -238,8 +238,10 @@ def test_reading_does_not_depend_on_the_decoders_that_are_installed(
 
     monkeypatch.setattr(jsonlines, "Reader", reader)
     write_rows(tmp_path / "rows.jsonl", [{"text": "\ud800"}])
-    assert read_rows(tmp_path / "rows.jsonl") == [{"text": "\ud800"}]
+    written = (tmp_path / "rows.jsonl").read_bytes()
+    assert list(store.numbered_rows([written])) == [(1, {"text": "\ud800"})]
     assert options["loads"] is json.loads
+    assert read_rows(tmp_path / "rows.jsonl") == [{"text": "\ud800"}]
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"a": ', b"\xff", b"{} {}"])

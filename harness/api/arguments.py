@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.presets import parse_assignments, parse_seeds
@@ -24,14 +23,15 @@ Settings = Mapping[str, Setting]
 
 def print_progress(event: str, name: str, done: int, total: int) -> None:  # noqa: ARG001
     """For `progress`: write one line to stderr when a stage starts, and one when it ends."""
-    if event in ("start", "end"):
+    if event in ("start", "end"):  # a stage has many steps: a line for each would bury the others
         print(f"{name} {'...' if event == 'start' else 'ended'}", file=sys.stderr, flush=True)
 
 
-def call_text(function: Callable[..., Any], given: Mapping[str, object]) -> str:
+def call_text(function: Callable[..., object], given: Mapping[str, object]) -> str:
     """The call as Python text, for a manifest: its arguments that differ from their defaults.
 
-    Without `out` and `progress`: a folder of this machine is no part of what was done.
+    `given` is the caller's `locals()` before it binds anything else.  `out` and `progress` are left out: a folder of
+    this machine is no part of what was done.
     """
     parameters = inspect.signature(function).parameters
     shown = {
@@ -44,6 +44,7 @@ def call_text(function: Callable[..., Any], given: Mapping[str, object]) -> str:
 
 
 def as_list(given: str | Sequence[str]) -> list[str]:
+    # a text is a sequence, too: "scalar" must not become the names "s", "c", "a", ...
     return [given] if isinstance(given, str) else list(given)
 
 
@@ -52,12 +53,15 @@ def as_paths(given: Paths) -> list[Path]:
 
 
 def as_seeds(given: Seeds) -> tuple[int, ...]:
-    """Seeds of a number, a list, or a text as --seeds takes it."""
+    """Seeds of a number, a list, or a text as --seeds takes it.
+
+    Raises BenchError for no seed, a repeated one, one outside 0 .. 2**31 - 1, and for what is no whole number.
+    """
     if isinstance(given, int | str):
         text = str(given)
     else:
         numbers = [str(seed) for seed in given]
-        # a lone number would mean how many seeds
+        # one parser for all forms; there a lone number means how many seeds, so [5] becomes the range 5-5
         text = ",".join(numbers) if len(numbers) != 1 else f"{numbers[0]}-{numbers[0]}"
     try:
         return parse_seeds(text)
@@ -68,7 +72,11 @@ def as_seeds(given: Seeds) -> tuple[int, ...]:
 
 
 def as_assignments(settings: Settings | None) -> dict[str, dict[str, str]]:
-    """Settings as --set gives them: group -> key -> text."""
+    """Settings as --set gives them: group -> key -> text.
+
+    Texts, not values: `make_settings` parses them by the types of the defaults, with one set of errors for both
+    callers.  Raises BenchError for a name that is not of the form "group.key".
+    """
     return parse_assignments(tuple(f"{name}={as_text(value)}" for name, value in (settings or {}).items()))
 
 

@@ -41,12 +41,19 @@ class ExperimentResult:
 
     @property
     def claims(self) -> list[JsonObject]:
-        """The papers' claims that the experiment tests, each with a verdict and the interval it follows from."""
+        """The papers' claims that the experiment tests, each with a verdict and the interval it follows from.
+
+        Rows of `claims.Result.row`: `verdict` is "supported", "contradicted", "inconclusive" or "not run"; `value`,
+        `low` and `high` are None where there is no interval, and `note` says why.
+        """
         return list(self.data["claims"])
 
 
 class ExperimentPlan(NamedTuple):
-    """An experiment of experiments.toml with the stages it needs."""
+    """An experiment of experiments.toml with the stages it needs.
+
+    `made`: the planned cells and analyses by run.  `out`: the results folder.
+    """
 
     experiment: experiments.Experiment
     made: experiments.Made
@@ -71,16 +78,18 @@ def experiment(
     `name` is one of `bench list experiments`; `seeds` default to the experiment's own; the other parameters are those
     of `run`.  Raises BenchError for wrong arguments and, after writing what can be said, for the first failed stage.
     """
-    command = call_text(experiment, locals())
+    command = call_text(experiment, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
     planned = plan_experiment(
         name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, Path(out)
     )
+    # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
     machine = make_machine(True, jobs, 1, device, checked, progress)
     failure = compute_experiment(planned, machine, command)
     result = write_experiment(planned, failure)
     if failure:
         raise failure  # after the results of what finished are written
+    # through JSON, so that the result equals the one that is read from its files: lists instead of tuples
     written = result.report and as_written(result.report)
     return replace(result, data=json.loads(json.dumps(result.data)), report=written)
 
@@ -93,13 +102,21 @@ def plan_experiment(
     preset: str,
     out: Path,
 ) -> ExperimentPlan:
-    """The plan of an experiment; no seeds mean its own.  Raises BenchError."""
+    """The plan of an experiment; no seeds mean its own.
+
+    Raises BenchError for an unknown experiment, preset, settings group or setting, for a preset without a policy, and
+    where all runs need a setting that `assignments` lack (a data set's path).
+    """
     found = experiments.find(name)
     return ExperimentPlan(found, experiments.make(found, seeds, assignments, which_policy(policy, preset), preset), out)
 
 
 def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) -> BenchError | None:
-    """Record the experiment and execute what `planned.out` lacks.  A failure is returned, not raised."""
+    """Record the experiment and execute what `planned.out` lacks.
+
+    Returns a failure of the execution instead of raising it, because what finished can be reported all the same.
+    Raises BenchError where `planned.out` cannot be written.
+    """
     root = store.Store(planned.out)
     path = experiments.record_path(planned.out, planned.experiment.name)
     record = experiments.record(planned.experiment, planned.made, command)
@@ -117,16 +134,21 @@ def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) 
 
 
 def write_experiment(planned: ExperimentPlan, failure: BenchError | None) -> ExperimentResult:
-    """Write what the recorded experiment shows.  Raises `failure`, or else BenchError, where nothing is finished."""
+    """Write what the recorded experiment shows: experiment.json, experiment.md and the files of its report.
+
+    Raises `failure`, or else BenchError, where nothing is finished.  Without a finished cell (an experiment of analyses
+    trains nothing) there is no report.
+    """
     record = store.read_json(experiments.record_path(planned.out, planned.experiment.name))
     folder = experiment_results.folder_of(record, planned.out)
     try:
         found = experiment_results.build_experiment(record, planned.out, Estimator())
     except BenchError as error:
-        raise failure or error from None
+        raise failure or error from None  # why a stage failed says more than that nothing is finished
     folder.mkdir(parents=True, exist_ok=True)
     store.write_json(folder / experiment_results.FILE, found)
     text = ledger.experiment_markdown(found)
+    # backslashreplace: arguments that are not UTF-8 reach Python as lone surrogates, which no encoding takes
     (folder / "experiment.md").write_text(text, encoding="utf-8", errors="backslashreplace")
     if not found["report"]:
         return ExperimentResult(folder, found, None)

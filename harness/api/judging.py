@@ -28,11 +28,13 @@ def judge(
     """Judge the generations in the results folder `runs` again, train nothing, and write its report anew.
 
     Verdicts that are there stay; undecided cases are judged again.  `settings`: the judges' own, by "judge.key".
-    Raises BenchError when no cell is finished, and when a judge fails; verdicts of the others are kept.
+    Raises BenchError when no cell is finished, for an unknown judge or setting, for a task whose data changed since the
+    run, and when a judge fails; verdicts of the others are kept.
     """
-    command = call_text(judge, locals())
+    command = call_text(judge, locals())  # first: locals() holds the arguments alone
     names = as_list(judges)
     groups = as_assignments(settings)
+    # refused here: `judge_cells` looks up the settings of its judges, and a misspelt group would have no effect
     unknown = sorted(set(groups) - set(names))
     if unknown:
         raise BenchError(f"The settings name {unknown[0]!r}, no judge of this call.", did_you_mean(unknown[0], names))
@@ -47,7 +49,11 @@ def rejudge(
     progress: StageProgress,
     command: str,
 ) -> tuple[Rejudged, Report | None, list[str]]:
-    """Judge again and write RUNS/report: what was done, the report, what it lacks.  Raises the first failure before."""
+    """Judge again and write RUNS/report.  For `judge` and for `bench judge`, which shows more of what was done.
+
+    Returns (verdict stages and their outcome, the report, sentences about cells that cannot be reported).  Raises
+    BenchError as `judge`; a failed stage is raised before the report is written.
+    """
     found, missing = find_cells([runs])
     if not found:
         raise BenchError("No cell is finished.", "; ".join(missing))
@@ -55,6 +61,7 @@ def rejudge(
     done = judge_cells(found, root, judges, assignments, progress)
     raise_first(done.outcome)
     # written anew in any case: a key does not tell that undecided cases were judged again
+    # from the records on disk, which name the new verdicts; those in `found` were read before judging
     records = sorted((root.root / "cells").glob("*.json"))
     made, _ = make_report(records, root.root / "report", Estimator(), command)
     return done, made, missing
@@ -71,7 +78,8 @@ def score(
     """Rewards per token of each response to the prompt in the same place.
 
     `rm` is a reward model that a cell in `runs` trained (with this training seed; default: the lowest), or one that
-    needs no training.  Raises BenchError where there is none.
+    needs no training.  Rewards are not scaled; the last one is that of end-of-sequence.  Raises BenchError where there
+    is no such reward model, and for different numbers of prompts and responses.
     """
     asked, answers = as_list(prompts), as_list(responses)
     if len(asked) != len(answers):

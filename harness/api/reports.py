@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api.arguments import Paths, as_paths, call_text
@@ -60,6 +60,7 @@ class Report:
             described = {name: arm.get(name, "") for name in ("label", "policy")}
             described["optimizer"] = arm.get("optimizer", "ppo")  # older reports lack it: there was PPO alone
             rows.append({**estimate, **described, "seeds": tuple(estimate["seeds"])})
+        # typed, so that None becomes nan or NA, and an empty report has the same columns
         return pandas.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -88,7 +89,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     """
     place = Path(path)
     file = place / "report.json" if place.is_dir() else place
-    found: Any = store.read_json(file)
+    found: object = store.read_json(file)  # any JSON: a user may name another file
     if not isinstance(found, dict) or found.get("schema") != build.SCHEMA:
         raise BenchError(f"{path} is no report of bench report.", "Give the folder that --out named.")
     if found.get("schema_version") != build.SCHEMA_VERSION:
@@ -99,10 +100,11 @@ def load_report(path: str | os.PathLike[str]) -> Report:
 def report(runs: Paths, out: str | os.PathLike[str] | None = None, *, level: float = 0.95) -> Report:
     """Compare all finished cells in `runs`, one or several results folders.
 
-    `out`: the folder to write the report to; without one nothing is written.  `level`: of the intervals.  Raises
-    BenchError when no cell is finished.
+    `out`: the folder to write the report to; without one nothing is written.  `level`: of the intervals, from 0.5 to
+    0.999.  Raises BenchError when no cell is finished, for a folder that is not there, for another level, and when
+    `out` cannot be written.
     """
-    command = call_text(report, locals())
+    command = call_text(report, locals())  # first: locals() holds the arguments alone
     if not 0.5 <= level <= 0.999:
         raise BenchError(f"level is {level}.", "It must lie between 0.5 and 0.999.")
     made, missing = make_report(as_paths(runs), Path(out) if out is not None else None, Estimator(level), command)
@@ -119,6 +121,7 @@ def make_report(
     found, missing = find_cells(places)
     if not found:
         return None, missing
+    # an equal key does not tell whether the other files are still there
     if reuse and out is not None and all((out / name).is_file() for name in ("report.html", "report.md")):
         try:
             stored = load_report(out).data
@@ -133,12 +136,19 @@ def make_report(
 
 
 def existing(made: Report | None, missing: Sequence[str]) -> Report:
+    """The report as `load_report` reads it.
+
+    Raises BenchError where there is none, with `missing` (sentences about the unfinished cells) as the reason.
+    """
     if made is None:
         raise BenchError("No cell is finished.", "; ".join(missing))
     return as_written(made)
 
 
 def as_written(made: Report) -> Report:
-    """The report as `load_report` reads it: a file has lists where a report that was just built has tuples."""
+    """The report as `load_report` reads it: a file has lists where a report that was just built has tuples.
+
+    Callers then see one form, no matter whether the report was built, reused or loaded.
+    """
     data = load_report(made.path).data if made.path else json.loads(json.dumps(made.data))
     return replace(made, data=data)

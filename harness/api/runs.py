@@ -40,7 +40,10 @@ class RunPlan:
 
     @property
     def finished(self) -> bool:
-        """Whether the results of all stages are there, so that `run` computes nothing."""
+        """Whether the results of all stages are there, so that `run` computes nothing.
+
+        Looks into the results folder at every call.  Raises BenchError for a stage's folder that is half-written.
+        """
         return all(stage.done(store.Store(self.out)) for stage in self.cells.order)
 
     @property
@@ -50,9 +53,14 @@ class RunPlan:
 
 
 def planned_stages(order: Sequence[Stage], out: Path) -> list[PlannedStage]:
-    """The state of every stage in a results folder."""
+    """The state of every stage in a results folder.
+
+    Estimates come from the times of finished stages like it in that folder, or else from measurements with the tiny
+    policy; they are of one core (`request.rough_seconds`).  Raises BenchError for a half-written folder.
+    """
     root = store.Store(out)
     done = [stage.done(root) for stage in order]
+    # pending stages alone: for every kind asked, the records of all its finished stages are read
     rough = requests.rough_seconds([stage for stage, there in zip(order, done, strict=True) if not there], root)
     return [
         PlannedStage(stage.name, there, None if there else rough[stage.key])
@@ -79,7 +87,8 @@ def plan(
 ) -> RunPlan:
     """Plan a run as `run` does, check all that can be checked, and compute nothing.
 
-    Takes the parameters of `run` that say what is computed.  Raises BenchError.
+    Takes the parameters of `run` that say what is computed.  Raises BenchError for unknown names, wrong settings,
+    unreadable data and missing models.  Loads no weights, and imports no torch.
     """
     return plan_request(
         Request(
@@ -87,7 +96,7 @@ def plan(
             reward_models=as_list(rms),
             seeds=as_seeds(seeds),
             policy=policy,
-            judges=as_list(judges or ()),
+            judges=as_list(judges or ()),  # none: `plan_request` fills in the default ones
             assignments=as_assignments(settings),
             data=data,
             limit=limit,
@@ -95,14 +104,17 @@ def plan(
             prompts=as_list(prompts),
             train_prompts=train_prompts,
             optimizers=as_list(optimizers),
-            n=None if n is None else as_text(n),
+            n=None if n is None else as_text(n),  # a text, as --n gives it: the same setting in the same record
         ),
         Path(out),
     )
 
 
 def plan_request(request: Request, out: Path) -> RunPlan:
-    """`plan` for a Request; an empty policy means the preset's own, no judges mean the default ones."""
+    """`plan` for a Request; an empty policy means the preset's own, no judges mean the default ones.
+
+    `bench run` begins here: its options are the fields of a Request.  Raises BenchError as `plan`.
+    """
     request = replace(
         request, policy=which_policy(request.policy, request.preset), judges=request.judges or DEFAULT_JUDGES
     )
@@ -199,8 +211,13 @@ def make_machine(
     trackers: Sequence[str] = (),
     progress: StageProgress | None = None,
 ) -> Machine:
-    """The machine for a policy that is `small` or not: a small one gains more from jobs than from threads."""
+    """The machine for a policy that is `small` or not: a small one gains more from jobs than from threads.
+
+    None for `jobs` or `threads` means the default: for a small policy as many jobs of one thread as there are cores,
+    else one job on all cores.  Raises BenchError for a number below 0.
+    """
     threads = threads or (1 if small else usable_cores())
+    # 0 jobs: `Machine.resolved` counts cores, and takes one job on an accelerator, which is known only there
     return Machine(jobs or (0 if small else 1), threads, device, progress or no_stage_progress, trackers)
 
 
@@ -208,7 +225,8 @@ def make_machine(
 class Computed:
     """How computing a plan ended: the report of the finished cells, what it lacks, and judges that decided too little.
 
-    `report` is None where no cell is finished.
+    `outcome`: the stages that were made, failed and were left out.  `report` is None where no cell is finished.
+    `missing` and `undecided` are sentences.
     """
 
     outcome: Outcome
@@ -218,14 +236,21 @@ class Computed:
 
 
 def compute(planned: RunPlan, machine: Machine, command: str) -> Computed:
-    """Execute what `planned.out` lacks and write the report.  Failed stages are in the outcome, not raised."""
+    """Execute what `planned.out` lacks and write the report to its folder `report`.
+
+    Failed stages are in the outcome, not raised: the report of the other cells is written first.  Raises BenchError for
+    an unusable device, a folder that cannot be written, and when a worker process is killed.
+    """
     root = store.Store(planned.out)
     outcome = requests.run(planned.cells, root, machine)
     cells = requests.finished(planned.cells, root)
     made, missing = None, list[str]()
     if cells:  # else a failure stopped all of them, which says more than a report would
+        # of the request: `bench report` takes --level instead
         stats = planned.cells.settings.stats
         estimator = Estimator(stats.level, stats.seed)
+        # `cells` are this request's alone: other runs in the folder may have other tasks and settings
         made, missing = make_report(cells, planned.out / "report", estimator, command, reuse=True)
+    # with or without a report: a judge that decided too little is named with its reasons
     judged = [stage for by_judge in planned.cells.judged.values() for stage in by_judge.values()]
     return Computed(outcome, made, missing, complaints(judged, root))

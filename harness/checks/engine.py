@@ -29,6 +29,7 @@ ENGINES = {"vllm": {"engine": "vllm"}}
 """Settings of the group `ppo` by the engine's name."""
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
 """Largest mean difference that rounding can explain, in nats per token, by the layers' precision."""
+# of different lengths, so that a batch has padding
 PROMPTS = ("Where?", "Who brings the map, and when do they meet?", "Write one sentence about a river. " * 3)
 ROWS, NEW, TEMPERATURE = 24, 24, 0.8
 
@@ -44,7 +45,7 @@ def check_sampler(name: str, policy: Path, device: str) -> list[Finding]:
         raise BenchError(f"Unknown engine {name!r}.", f"Choose one of: {', '.join(ENGINES)}.")
     check_folder(policy)
     placement = read_placement(policy)
-    if placement.lora:
+    if placement.lora:  # the engine opens the folder's weights, and adapters lie beside them
         raise BenchError(f"{policy} has adapters beside its weights.", "Give a folder with whole weights.")
     model, tokenizer = load_policy(policy, device)
     settings = PPOSettings(rollouts=ROWS, **ENGINES[name])  # type: ignore[arg-type]
@@ -53,13 +54,17 @@ def check_sampler(name: str, policy: Path, device: str) -> list[Finding]:
 
 
 def compare(sampler: Sampler, model: CausalLM, tokenizer: Tokenizer, tolerance: float) -> Iterator[Finding]:
-    """Two findings for the model's weights, and the same two for changed weights; the model is changed in place."""
+    """Two findings for the model's weights, and the same two for changed weights; the model is changed in place.
+
+    `tolerance` is the largest mean difference allowed, in nats per token.
+    """
     from rlhf_bench.harness.sampling.rollout import make_generator, sample
 
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(ROWS)]
     for state in ("", ", after new weights"):
         if state:
             change_weights(model)
+        # the harness's own tokens are for the detail alone: `nats` decides, which a near tie does not change
         greedy = sampler(model, tokenizer, prompts, NEW)
         equal = share_equal(greedy, sample(model, tokenizer, prompts, NEW))
         nats = behind_best(model, greedy)
@@ -71,16 +76,18 @@ def compare(sampler: Sampler, model: CausalLM, tokenizer: Tokenizer, tolerance: 
 
 def make_finding(checked: str, nats: Tensor, tolerance: float, more: str) -> Finding:
     """A finding about differences [N] in nats: their mean must be within the tolerance."""
+    # the mean decides: at a near tie rounding alone can make a single token's difference large
     mean, most = float(nats.mean()), float(nats.max())
     seen = f"difference of {mean:.2g} nats in the mean, {most:.2g} at most (mean allowed: {tolerance}); {more}"
     return Finding(checked, mean <= tolerance, seen)
 
 
 def change_weights(model: CausalLM) -> None:
-    """Add noise to every weight matrix in place: a tenth of its standard deviation."""
+    """Add noise to every weight matrix in place: a tenth of its standard deviation, the same in every call."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
+    # in place, as an optimiser step: an engine that keeps a copy of the weights must notice
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -90,13 +97,16 @@ def change_weights(model: CausalLM) -> None:
 
 
 def share_equal(one: Rollout, other: Rollout) -> float:
-    """The share of rows with the same response tokens."""
+    """The share of rows with the same response tokens, from 0 to 1; both rollouts have the same prompts."""
     rows, others = ([r.response_ids[i, r.mask[i]].tolist() for i in range(len(r.prompts))] for r in (one, other))
     return sum(a == b for a, b in zip(rows, others, strict=True)) / len(one.prompts)
 
 
 def behind_best(model: CausalLM, rollout: Rollout) -> Tensor:
-    """By how many nats each response token [N] is less likely than the most likely token at its position."""
+    """By how many nats each response token is less likely than the most likely token at its position.
+
+    [N] over the tokens of all responses, 0 where the token is the most likely one.
+    """
     import torch
 
     from rlhf_bench.harness.sampling.rollout import full_inputs
@@ -117,7 +127,7 @@ def logprob_gap(model: CausalLM, rollout: Rollout) -> Tensor:
 
     from rlhf_bench.harness.sampling.rollout import logprobs
 
-    assert rollout.logprobs is not None
+    assert rollout.logprobs is not None  # an engine's rollouts have them: PPO compares them with its own pass
     with torch.no_grad():
-        own = logprobs(model, rollout, TEMPERATURE)
+        own = logprobs(model, rollout, TEMPERATURE)  # of the temperature that the engine sampled at
     return (own - rollout.logprobs)[rollout.mask].abs()

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome for one rule, `checked`; `detail` says what was seen."""
+    """The outcome for one rule, `checked`; `detail` says what was seen, "" for nothing worth showing."""
 
     checked: str
     ok: bool
@@ -28,9 +28,13 @@ class BrokenError(Exception):
 
 
 def attempt(checked: str, probe: Probe) -> Finding:
-    """Call a probe.  Its exceptions become the finding's detail, SystemExit included: a plugin may call sys.exit."""
+    """Call a probe.  Its exceptions become the finding's detail, SystemExit included: a plugin may call sys.exit.
+
+    KeyboardInterrupt is no finding: it passes through.
+    """
     try:
         return Finding(checked, True, probe())
+    # ours say what is wrong in words; of a plugin's own exceptions the type is needed too
     except (BrokenError, BenchError) as error:
         return Finding(checked, False, str(error))
     except (Exception, SystemExit) as error:
@@ -45,6 +49,7 @@ def demand(kept: object, otherwise: str) -> None:
 
 def sequence_of(found: object, kind: type[T], call: str) -> Sequence[T]:
     """`found`, if it is a sequence of objects of class `kind`; BrokenError otherwise, with `call` as its name."""
+    # by hand, not by `demand`: mypy then knows the type below
     if not isinstance(found, Sequence):
         raise BrokenError(f"{call} is a {type(found).__name__}, not a list or tuple")
     strange = [one for one in found if not isinstance(one, kind)]

@@ -38,6 +38,7 @@ TEXTS = (
 
 def judge_probes(name: str, judge: Judge) -> Iterator[tuple[str, Probe]]:
     """The rules for a judge and the probes that try them; `name` is what errors call it."""
+    # measures first: how `stages.judge.measure` checks verdicts depends on them
     yield "measures have names and kinds", lambda: check_measures(judge)
     yield "verdicts on a task with gold", lambda: check_verdicts(name, judge, GoldTaskFake())
     yield "verdicts on a task without gold", lambda: check_verdicts(name, judge, TaskFake())
@@ -48,10 +49,11 @@ def judge_probes(name: str, judge: Judge) -> Iterator[tuple[str, Probe]]:
 def check_measures(judge: Judge) -> str:
     """Names are unique and not empty, kinds are known, `before` names another measure, and reports can show it."""
     measures = sequence_of(judge.measures, Measure, "measures")
-    names = [m.name for m in measures]
+    names = [m.name for m in measures]  # tables and estimates find a measure by its name
     demand(names and all(names), f"the measures are {names}")
     demand(len(set(names)) == len(names), f"a name occurs twice in {names}")
     for m in measures:
+        # a dataclass does not check its Literal fields: a misspelt kind would get the interval of a level
         demand(m.kind in get_args(MeasureKind), f"{m.name} is of kind {m.kind!r}, not one of {get_args(MeasureKind)}")
         demand(not m.before or m.before in names, f"{m.name} has before={m.before!r}, which is no measure")
         formats, places = get_args(MeasureFormat), get_args(ReportPlace)
@@ -63,7 +65,10 @@ def check_measures(judge: Judge) -> str:
 
 
 def check_verdicts(name: str, judge: Judge, task: Task) -> str:
-    """One valid verdict per case (`stages.judge.measure`), which can be stored as JSON."""
+    """One valid verdict per case, which can be stored as JSON; returns how many are undecided, with reasons.
+
+    Raises BenchError as `stages.judge.measure`, BrokenError for a verdict that is no JSON.
+    """
     from rlhf_bench.harness.stages.judge import measure, verdict_row
 
     cases = make_cases()
@@ -73,14 +78,19 @@ def check_verdicts(name: str, judge: Judge, task: Task) -> str:
             store.canonical(verdict_row(case, verdict))
         except (TypeError, ValueError) as error:
             raise BrokenError(f"the verdict on {case.id} is not JSON: {one_line(error)}") from error
+    # not a fault: some texts have no verdict, but an author should see how many and why
     undecided = [verdict.reason for verdict in found if None in verdict.values.values()]
     return f"{len(undecided)} of {len(cases)} undecided: {', '.join(sorted(set(undecided)))}" if undecided else ""
 
 
 def check_order(name: str, judge: Judge) -> str:
-    """A verdict depends on its case alone: results of a run must not depend on which prompts are evaluated."""
+    """A verdict depends on its case alone: results of a run must not depend on which prompts are evaluated.
+
+    Raises BrokenError where a value changes with the order of the cases; notes and reasons may.
+    """
     from rlhf_bench.harness.stages.judge import measure
 
+    # reversed, so that every case has other neighbours before it
     cases = make_cases()
     forward = measure(name, judge, cases, GoldTaskFake())
     backward = measure(name, judge, cases[::-1], GoldTaskFake())[::-1]
@@ -108,6 +118,7 @@ def make_cases() -> list[Case]:
 
 def _generation(example: Example, iteration: int, text: str) -> Generation:
     tokens = len(text.split())
+    # the longest text counts as cut off at the length limit: judges meet both
     return Generation(example.id, iteration, "sample", example.prompt, text, tokens, finished=tokens < 100)
 
 
@@ -118,6 +129,7 @@ class TaskFake:
     max_response_tokens: int = 128
 
     def examples(self, split: Split) -> Sequence[Example]:
+        # held-out prompts alone: judges compare responses to no others
         return [case.example for case in make_cases()] if split == "test" else []
 
     def pairs(self, split: Split) -> Sequence[Pair]:  # noqa: ARG002

@@ -32,13 +32,14 @@ Other shapes of a batch round differently in float32; padding that a model reads
 def reward_probes(name: str, model: RewardModel | TrainableRewardModel) -> Iterator[tuple[str, Probe]]:
     """The rules for a reward model and the probes that try them; `name` is what errors call it."""
     if isinstance(model, TrainableRewardModel):
+        # an object with train, load and rewards counts as trainable, as for the plan (`plan.cells`)
         yield "recipe and training_settings name the training", lambda: check_recipe(model)
         yield "rewards", lambda: "not checked: it would have to be trained"
         return
     rollout = make_rollout()
     scorer = model
     if isinstance(model, ReadsExamples):
-        given: list[RewardModel] = []
+        given: list[RewardModel] = []  # a probe returns a text, so the scorer that it makes comes out here
         yield "with_examples gives a scorer", lambda: check_with_examples(model, rollout, given)
         if not given:  # the probe above has failed
             return
@@ -63,6 +64,7 @@ def check_with_examples(model: ReadsExamples, rollout: Rollout, given: list[Rewa
 
     The examples have the rollout's prompts, half of them open-ended, all with a reference.
     """
+    # a reward model may treat open-ended prompts in another way (slices.TYPE_SLICES)
     examples = [
         Example(f"prompt-{i}", prompt, REFERENCE, slices=("closed" if i % 2 else "open",))
         for i, prompt in enumerate(rollout.prompts)
@@ -74,25 +76,35 @@ def check_with_examples(model: ReadsExamples, rollout: Rollout, given: list[Rewa
 
 
 def check_values(name: str, model: RewardModel, rollout: Rollout) -> str:
-    """Shape, finite values and the mask, as `ppo.scoring.check_rewards` checks them in a run."""
+    """Shape, finite values and the mask, as `ppo.scoring.check_rewards` checks them in a run.
+
+    Returns the sums of the rewards of every response, for an author to see.
+    """
     sums = ", ".join(f"{value:.3g}" for value in rewards_of(name, model, rollout).sum(1).tolist())
     return f"sums {sums} for {', '.join(repr(text[:12]) for text in rollout.responses)}"
 
 
 def check_repeated(name: str, model: RewardModel, rollout: Rollout) -> str:
-    """Rewards do not depend on chance or on earlier calls: a run scores a repeated response once."""
+    """Rewards do not depend on chance or on earlier calls: a run scores a repeated response once (`scoring.distinct`).
+
+    Raises BrokenError where two calls differ by more than TOLERANCE.
+    """
     first, second = rewards_of(name, model, rollout), rewards_of(name, model, rollout)
     _demand_equal(first, second, "when computed twice")
     return ""
 
 
 def check_batches(name: str, model: RewardModel, rollout: Rollout) -> str:
-    """Rewards do not depend on padding or on the other rows: a run chooses the size of batches by memory."""
+    """Rewards do not depend on padding or on the other rows: a run chooses the size of batches by memory.
+
+    Raises BrokenError where rewards of a smaller batch differ by more than TOLERANCE.
+    """
     import torch
 
     from rlhf_bench.harness.sampling.rollout import rows_of
 
     whole = rewards_of(name, model, rollout)
+    # alone and in pairs: each size pads the rows to other widths than the whole rollout
     for size in (1, 2):
         for index in torch.split(torch.arange(len(rollout.prompts)), size):
             part = rewards_of(name, model, rows_of(rollout, index))
@@ -107,6 +119,7 @@ def make_rollout() -> Rollout:
     from rlhf_bench.harness.models.tiny_policy import tiny_tokenizer
     from rlhf_bench.harness.sampling.rollout import text_rollout
 
+    # longer from row to row: prompts are padded on the left, responses on the right
     prompts = [f"When do they meet? {'Soon. ' * i}" for i in range(len(RESPONSES))]
     made = text_rollout(tiny_tokenizer(prompts, RESPONSES, 300), prompts, RESPONSES, "cpu")
     # The longest response ends in the last column; without that column it was cut off.
@@ -116,12 +129,15 @@ def make_rollout() -> Rollout:
 
 
 def rewards_of(name: str, model: RewardModel, rollout: Rollout) -> Tensor:
-    """Checked rewards [B, T] of a rollout."""
+    """Checked rewards [B, T] of a rollout, float32.
+
+    Raises BenchError as `scoring.check_rewards`, and what the plugin raises; `findings.attempt` makes a Finding of it.
+    """
     import torch
 
     from rlhf_bench.harness.ppo.scoring import check_rewards
 
-    with torch.no_grad():
+    with torch.no_grad():  # as a run calls it, with the same check of the result
         return check_rewards(name, model.rewards(rollout), rollout)
 
 

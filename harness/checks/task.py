@@ -48,7 +48,7 @@ def pairs_of(task: Task, split: Split) -> Sequence[Pair]:
 
 
 def content_of(task: Task) -> Mapping[str, Sequence[Example | Pair]]:
-    """All data of a task, by names for messages."""
+    """All data of a task, by names for messages ("train examples", "test pairs").  Raises BrokenError as `pairs_of`."""
     examples = {f"{split} examples": examples_of(task, split) for split in SPLITS}
     return {**examples, **{f"{split} pairs": pairs_of(task, split) for split in PAIR_SPLITS}}
 
@@ -81,17 +81,23 @@ def check_texts(task: Task) -> str:
     for split in SPLITS:
         blank = [e.id for e in examples_of(task, split) if not e.prompt.strip()]
         demand(not blank, f"{len(blank)} {split} prompts are empty, {blank[:1]} among them")
+    # other splits may lack completions: SFT learns from them, PPO samples its own responses
     blank = [e.id for e in examples_of(task, "sft") if not e.completion.strip()]
     demand(not blank, f"{len(blank)} demonstrations have no completion, {blank[:1]} among them")
     return ""
 
 
 def check_held_out(task: Task) -> str:
-    """No prompt of a test split is in training data, pairs included."""
+    """No prompt of a test split is in training data, pairs included: such a prompt would not be held out.
+
+    Test pairs count as held out too; a run refuses only what `stages.prompts` and `stages.pairs` compare.
+    """
+    # by text, as a run compares them: the same prompt under two ids would be trained on all the same
     trained = {row.prompt for rows in (examples_of(task, "sft"), examples_of(task, "train")) for row in rows}
     trained |= {pair.prompt for pair in pairs_of(task, "train")}
     held_out = {row.prompt for row in examples_of(task, "test")} | {pair.prompt for pair in pairs_of(task, "test")}
     shared = sorted(trained & held_out)
+    # a prompt may be a whole article
     demand(not shared, f"{len(shared)} prompts are in training and in test, such as {shared[:1]}"[:300])
     return ""
 
@@ -100,20 +106,15 @@ def check_pairs(task: Task) -> str:
     """Every pair has texts that differ, and flaws that lie inside them."""
     for split in PAIR_SPLITS:
         for pair in pairs_of(task, split):
-            wrong = _wrong_with(pair)
-            demand(not wrong, f"{split} pair {pair.id!r}: {wrong}")
-    return ""
-
-
-def _wrong_with(pair: Pair) -> str:
-    if not pair.prompt.strip() or not pair.chosen.strip():
-        return "the prompt or the chosen text is empty"
-    if pair.rejected is not None and pair.chosen.strip() == pair.rejected.strip():
-        return "chosen and rejected are the same text"
-    for text, flaws in ((pair.chosen, pair.chosen_flaws), (pair.rejected or "", pair.rejected_flaws)):
-        outside = [span for span in flaws or () if not 0 <= span[0] <= span[1] <= len(text)]
-        if outside:
-            return f"the flaws {outside} lie outside the text"
+            place = f"{split} pair {pair.id!r}"
+            written = pair.prompt.strip() and pair.chosen.strip()
+            demand(written, f"{place}: the prompt or the chosen text is empty")
+            # rejected None is sampled in a run, which drops pairs of equal texts: they teach nothing
+            same = pair.rejected is not None and pair.chosen.strip() == pair.rejected.strip()
+            demand(not same, f"{place}: chosen and rejected are the same text")
+            for text, flaws in ((pair.chosen, pair.chosen_flaws), (pair.rejected or "", pair.rejected_flaws)):
+                outside = [span for span in flaws or () if not 0 <= span[0] <= span[1] <= len(text)]
+                demand(not outside, f"{place}: the flaws {outside} lie outside the text")
     return ""
 
 
@@ -130,6 +131,7 @@ def check_json(task: Task) -> str:
 
 def stored(example: Example) -> Example:
     """The example as later stages read it back: dictionary keys in `facts` are strings, tuples there are lists."""
+    # as `stages.prompts.read_examples` makes it of a stored row
     row: JsonObject = json.loads(store.canonical(to_row(example)))
     row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
     return Example(**row)
@@ -139,6 +141,7 @@ def check_reproducible(task: Task, other: Task) -> str:
     """A second object with the same settings has the same data in the same order."""
     others = content_of(other)
     for name, rows in content_of(task).items():
+        # by repr, to which NaN in `facts` is equal to NaN
         same = list(map(repr, rows)) == list(map(repr, others[name]))
         demand(same, f"the {name} differ: data must be a pure function of the settings")
     return ""
@@ -153,7 +156,10 @@ def check_origin(task: Task) -> str:
 
 
 def check_utility(task: Task) -> str:
-    """The utility, if there is one, is finite for any text, and the same for an example that was stored."""
+    """The utility, if there is one, is finite for any text, and the same for an example that was stored.
+
+    Returns the mean utility of the references of SAMPLED examples: for an author to see whether they are good.
+    """
     if not isinstance(task, GoldTask):
         return "the task has no gold utility"
     of_references = []
@@ -163,6 +169,7 @@ def check_utility(task: Task) -> str:
             demand(isinstance(found, Utility), f"utility gives a {type(found).__name__}, not a Utility")
             finite = all(map(math.isfinite, (found.value, *found.parts.values())))
             demand(finite, f"{found} for {response[:40]!r} to {example.id!r}")
+            # judges run in a stage of their own and read examples back from JSON
             demand(task.utility(stored(example), response) == found, f"{example.id!r} read back has another utility")
         of_references.append(task.utility(example, example.completion).value)
     return f"{sum(of_references) / len(of_references):.2f} on average for the references"

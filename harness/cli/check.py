@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 
 def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
-    """bench check task, reward-model or judge"""
+    """bench check task, reward-model or judge
+
+    Raises BenchError for an unknown name or setting, and for a plugin that cannot be imported; all else that a plugin
+    does wrong is a row of the table.
+    """
     from rlhf_bench.harness.checks.conformance import check as conform
     from rlhf_bench.harness.presets import factory_settings
 
     given = {}
+    # not `parse_assignments`: there is one plugin, so that KEY=VALUE needs no group
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -32,7 +37,10 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
 
 
 def check_engine(name: str, policy: str, device: str, assignments: Sequence[str]) -> int:
-    """bench check engine"""
+    """bench check engine
+
+    Raises BenchError without a policy, and for any setting: those of an engine are in `checks.engine.ENGINES`.
+    """
     from rlhf_bench.harness.checks.engine import check_sampler
     from rlhf_bench.harness.models.policies import pick_device
 
@@ -44,7 +52,10 @@ def check_engine(name: str, policy: str, device: str, assignments: Sequence[str]
 
 
 def show_findings(title: str, findings: Sequence[Finding]) -> int:
-    """The tests and their outcomes as a table; returns the exit code."""
+    """The tests and their outcomes as a table; returns the exit code.
+
+    1 where a test fails: 2 stays for a call that cannot be carried out, so that a script can tell them apart.
+    """
     stdout, _ = consoles(False)
     rows = [("ok" if f.ok else "FAILS", f.checked, f.detail) for f in findings]
     terminal.show(stdout, Table(title, ("", "checked", "detail"), rows))

@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 
 def command_line() -> str:
-    """The command as it was typed, for manifests."""
+    """The command as it was typed, for manifests.
+
+    Quoted for a shell, so that it can be pasted; `ledger.without_folder` splits it again.
+    """
     return "bench " + shlex.join(sys.argv[1:])
 
 
 def complain(lines: Sequence[str], fix: str) -> bool:
-    """Say on stderr, under --quiet too, why the exit code will be 3; whether there is anything to say."""
+    """Say on stderr, under --quiet too, why the exit code will be 3; whether there is anything to say.
+
+    `lines`: sentences without a full stop.  `fix`: what to do about each of them, "" for nothing.
+    """
     for line in lines:
         # print, not a console: rich would wrap the line and drop it under --quiet
         print(printable(f"{line}. {fix}").strip(), file=sys.stderr)
@@ -30,9 +36,13 @@ def complain(lines: Sequence[str], fix: str) -> bool:
 
 
 def consoles(quiet: bool) -> tuple[Console, Console]:
-    """(stdout, stderr): results go to the first, progress to the second."""
+    """(stdout, stderr): results go to the first, progress to the second.
+
+    With `quiet` neither prints anything; errors and `complain` do not pass through them.
+    """
     from rich.console import Console
 
+    # without highlighting: rich would colour the numbers in names and paths
     return Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet, highlight=False)
 
 
@@ -41,7 +51,10 @@ def consoles(quiet: bool) -> tuple[Console, Console]:
 
 @contextmanager
 def watching(console: Console, quiet: bool) -> Iterator[StageProgress]:
-    """Progress of stages: bars on a terminal, one line for each start and end elsewhere, nothing if `quiet`."""
+    """Progress of stages: bars on a terminal, one line for each start and end elsewhere, nothing if `quiet`.
+
+    Yields the function for `Machine.progress`.
+    """
     if quiet:
         yield no_stage_progress
     elif console.is_terminal:
@@ -52,7 +65,10 @@ def watching(console: Console, quiet: bool) -> Iterator[StageProgress]:
 
 
 class ProgressLines:
-    """A StageProgress for logs and pipes."""
+    """A StageProgress for logs and pipes: "NAME ..." at a stage's start, "NAME SECONDS s" at its end.
+
+    Steps are not shown: a log keeps every line.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -60,6 +76,7 @@ class ProgressLines:
 
     def __call__(self, event: str, name: str, done: int, total: int) -> None:  # noqa: ARG002
         if event == "start":
+            # by name: under --jobs several stages run at once and end in any order
             self.started[name] = time.monotonic()
             self.console.print(f"{name} ...", markup=False, highlight=False)
         elif event == "end":
@@ -69,7 +86,10 @@ class ProgressLines:
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[StageProgress]:
-    """A StageProgress for terminals: a bar for each stage that has started."""
+    """A StageProgress for terminals: a bar for each stage that has started.
+
+    The time left is of that stage alone; --dry-run estimates the whole plan.
+    """
     from rich import progress
     from rich.markup import escape
 
@@ -86,6 +106,7 @@ def progress_bars(console: Console) -> Iterator[StageProgress]:
 
         def show(event: str, name: str, done: int, total: int) -> None:
             if event == "start":
+                # no total yet, the bar pulses: a stage says how many steps it has with its first one
                 tasks[name] = bars.add_task(escape(name), total=None)
             elif event == "step" and name in tasks:
                 bars.update(tasks[name], completed=done, total=total)

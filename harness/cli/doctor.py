@@ -22,10 +22,14 @@ PACKAGES = (
     *("rlhf-bench", "torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich"),
     *("click", "openai", "peft", "rouge-score"),
 )
+"""Distributions whose versions are shown; the last two belong to extras, and may be missing."""
 
 
 def doctor() -> int:
-    """bench doctor"""
+    """bench doctor
+
+    Exit code 0 in any case: what is missing or broken is a row of the table.
+    """
     rows = [("python", platform.python_version()), ("machine", f"{platform.system()} {platform.machine()}")]
     for name in PACKAGES:
         try:
@@ -47,11 +51,14 @@ def doctor() -> int:
 
 
 def hardware_rows() -> list[tuple[str, str]]:
-    """(what, found) of cores, memory, disk and GPUs."""
+    """(what, found) of cores, memory, disk and GPUs.
+
+    Cores are those this process may use; memory is the machine's, of which other processes may hold a part.
+    """
     import torch
 
     rows = [("cores", str(usable_cores())), ("torch threads", str(torch.get_num_threads()))]
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # POSIX alone: Windows has no sysconf
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         rows.append(("memory", f"{memory / 2**30:.1f} GiB"))
     rows.append(("disk free here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB"))

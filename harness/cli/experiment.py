@@ -25,14 +25,21 @@ if TYPE_CHECKING:
 def experiment(
     planned: api.ExperimentPlan, *, jobs: int | None, device: str, trackers: Sequence[str], dry_run: bool, quiet: bool
 ) -> int:
-    """bench experiment"""
+    """bench experiment
+
+    Returns 3 where a cell is missing or a judge decided too little.  Raises the first failure of a stage, after what
+    finished is written and shown.
+    """
     stdout, stderr = consoles(quiet)
+    # sorted once: the property walks all cells of all runs at every access
     out, order = planned.out, planned.made.order
     if dry_run:
         show_plan(planned_stages(order, out), stdout)
         return 0
     root = store.Store(out)
+    # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or all(stage.done(root) for stage in order)) as progress:
+        # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
         machine = make_machine(True, jobs, 1, device, trackers, progress)
         failure = api.compute_experiment(planned, machine, command_line())
     # what finished is shown before the failure is raised
@@ -46,7 +53,10 @@ def experiment(
 
 
 def show(console: Console, result: api.ExperimentResult) -> None:
-    """The end table, contrasts, analyses and verdicts of an experiment, then where its files are."""
+    """The end table, contrasts, analyses and verdicts of an experiment, then where its files are.
+
+    Tables without rows are left out; experiment.md has the other tables that the experiment chose.
+    """
     if result.report:
         terminal.show_headline(console, result.report.data)
     tables = (ledger.contrasts_table(result.data), *ledger.analysis_tables(result.data))
@@ -59,12 +69,16 @@ def show(console: Console, result: api.ExperimentResult) -> None:
 
 
 def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: float, only: Sequence[str] = ()) -> int:
-    """bench claims"""
+    """bench claims
+
+    Returns 3 where something is missing or a claim is not run.  Raises BenchError for an unknown experiment in `only`,
+    an `intro` that cannot be read, a path that is no folder, and an `out` that cannot be written.
+    """
     for name in only:
-        experiments.find(name)
+        experiments.find(name)  # raises for an unknown name, which would otherwise select nothing
     stdout, _ = consoles(False)
     text = ""
-    if intro:
+    if intro:  # read before anything is computed: a misspelt path costs no minutes
         try:
             text = intro.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

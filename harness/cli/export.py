@@ -13,7 +13,11 @@ from rlhf_bench.reports import exports
 
 
 def export(report: Path, form: str, out: Path, organization: str) -> int:
-    """bench export: one JSON file for each arm"""
+    """bench export: one JSON file for each arm
+
+    Raises BenchError for a folder without a report, without an organization where the format needs one, for a report
+    that the format cannot hold, and where `out` cannot be written.
+    """
     found = load_report(report).data
     if form == "every-eval-ever":
         if not organization:
@@ -27,6 +31,7 @@ def export(report: Path, form: str, out: Path, organization: str) -> int:
             for arm in found["arms"]
         }
     stdout, _ = consoles(False)
+    # after all records are made: a report that the format cannot hold leaves no folder behind
     for name, value in files.items():
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -38,6 +43,10 @@ def export(report: Path, form: str, out: Path, organization: str) -> int:
 
 
 def file_name(model: str) -> str:
-    """The file of a model; what is no letter, digit, dot or underscore becomes a hyphen."""
+    """The file of a model; what is no letter, digit, dot or underscore becomes a hyphen.
+
+    Letters of any script count, so the name of a model stays readable.
+    """
+    # reward models may be called path:FOLDER, and a slash or a leading dot would name another or a hidden file
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in model.removeprefix("rlhf-bench/"))
     return f"{name.lstrip('.')}.json"

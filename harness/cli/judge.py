@@ -23,7 +23,11 @@ Groups = dict[str, dict[str, str]]
 
 
 def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: Path | None, quiet: bool) -> int:
-    """bench judge"""
+    """bench judge
+
+    `runs` or `calibrate`, not both: a results folder to judge again, or a file of labelled pairs.  Returns 3 where a
+    cell is missing or too much stays undecided.  Raises BenchError for both or neither, and as `api.judge`.
+    """
     if calibrate:
         if runs:
             raise BenchError(f"--calibrate judges the pairs of {calibrate}, not those of {runs}.", "Give one of them.")
@@ -35,6 +39,7 @@ def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: P
         done, made, missing = rejudge(runs, judges, groups, progress, command_line())
     if made:
         show_end(stdout, made)
+    # on stderr: new verdicts that decide less were dropped, which a user would otherwise take for new results
     for sentence in done.kept:
         stderr.print(sentence, markup=False, soft_wrap=True)
     undecided = complain(complaints(done.stages, store.Store(runs)), "The same command asks again.")
@@ -44,7 +49,8 @@ def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: P
 def judge_settings(judges: Sequence[str], groups: Groups, short: Mapping[str, str | None]) -> Groups:
     """--set by judge, together with `short`: --model and --base-url, for the one judge that has that setting.
 
-    Raises BenchError for a group that is no judge of the call, and for a short form that fits none or several.
+    Raises BenchError for a group that is no judge of the call, and for a short form that fits none or several, or that
+    is given in full, too.  Changes and returns `groups`.
     """
     for group in sorted(set(groups) - set(judges)):
         raise BenchError(f"--set {group}... names no judge of this call.", did_you_mean(group, judges))
@@ -75,8 +81,10 @@ def _calibrate(path: Path, judges: Sequence[str], groups: Groups, quiet: bool) -
     stdout, _ = consoles(quiet)
     lines = []
     for name in dict.fromkeys(judges):
+        # the settings and defaults of a run, so that what is calibrated is what judges there;
         # no task is involved: a calibration judges pairs of texts alone
         made = load_judge(name, judge_spec(name, groups.get(name, {})).settings)
+        # one seed for every judge: their numbers come back when they are calibrated alone
         found = calibrate(made, rows, None, np.random.default_rng(0), name=name)
         terminal.show(stdout, agreement_table(name, found))
         if isinstance(made, HasThreshold):

@@ -13,10 +13,14 @@ from rlhf_bench.harness.results.table import Table
 from rlhf_bench.reports import terminal
 
 Rows = Iterator[tuple[str, ...]]
+"""Rows of a table, as many entries each as it has columns."""
 
 
 def listing(what: str) -> int:
-    """bench list"""
+    """bench list
+
+    `what` is a key of LISTS.  A plugin that cannot be imported is listed with the reason.
+    """
     columns, rows = LISTS[what]
     stdout, _ = consoles(False)
     terminal.show(stdout, Table(what, columns, list(rows())))
@@ -24,8 +28,11 @@ def listing(what: str) -> int:
 
 
 def plugin_rows(kind: plugins.Kind) -> Rows:
-    """Registered plugins with the first line of their docstrings; a broken one with the reason instead."""
-    for plugin in plugins.registered(kind):
+    """Registered plugins with the first line of their docstrings; a broken one with the reason instead.
+
+    (name, description, reference, distribution).  Importing them is the only way to their docstrings.
+    """
+    for plugin in plugins.registered(kind):  # not `available`: of a name that is taken twice both owners are shown
         try:
             # the target, not the factory: of a function that scores texts the factory is an adapter
             described = inspect.getdoc(plugin.target()) or ""
@@ -35,14 +42,17 @@ def plugin_rows(kind: plugins.Kind) -> Rows:
 
 
 def experiment_rows() -> Rows:
-    """Experiments with their default seeds."""
+    """(name, default seeds, question) of every experiment."""
     from rlhf_bench.harness.plan import experiments
 
     yield from ((found.name, found.seeds, found.question) for found in experiments.load().values())
 
 
 def preset_rows() -> Rows:
-    """A row for every value that a preset sets; an empty one for a preset of defaults."""
+    """(preset, setting, value) for every value that a preset sets; an empty row for a preset of defaults.
+
+    The group `preset` holds no settings: `policy` is the policy that the preset names, `about` describes it.
+    """
     for preset, groups in load_presets().items():
         if not groups:
             yield preset, "(defaults).", ""
@@ -52,8 +62,11 @@ def preset_rows() -> Rows:
 
 
 def setting_rows() -> Rows:
-    """Settings of the harness with their descriptions, then those of the plugins."""
-    from rlhf_bench.harness.settings import describe_settings
+    """Settings of the harness with their descriptions, then those of the plugins.
+
+    (setting, default, allowed values, description).  Plugins have no allowed values: their factories refuse wrong ones.
+    """
+    from rlhf_bench.harness.settings import describe_settings  # here: pydantic takes about .1 s to import
 
     for one in describe_settings():
         yield f"{one.group}.{one.key}", str(one.default), one.allowed, one.description
@@ -68,7 +81,10 @@ def setting_rows() -> Rows:
 
 
 def parameters_of(plugin: plugins.Plugin) -> dict[str, str]:
-    """A plugin's settings and their defaults as text; none for a factory without a signature."""
+    """A plugin's settings and their defaults as text; none for a factory without a signature.
+
+    "(needed)" stands for a setting without default.  Raises BenchError where the plugin cannot be imported.
+    """
     found = plugins.parameters(plugin.factory())
     return {name: "(needed)" if p.default is p.empty else str(p.default) for name, p in found.items()}
 

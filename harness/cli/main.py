@@ -18,12 +18,15 @@ from rlhf_bench.harness.printable import printable
 
 
 def main() -> None:
-    """Entry point.  A BenchError is one line on stderr and exit code 2, an interruption exit code 130."""
+    """Entry point.  A BenchError is one line on stderr and exit code 2, an interruption exit code 130.
+
+    Other exit codes are those of the commands: 0 fine, 1 a plugin fails its tests, 3 something is missing or undecided.
+    """
     try:
-        bench(standalone_mode=False)
+        bench(standalone_mode=False)  # click would print its own errors and exit before the handlers below
     except (click.exceptions.Abort, KeyboardInterrupt):  # click raises the first for the second
         click.echo("Interrupted. Finished stages are kept; run the same command to continue.", err=True)
-        sys.exit(130)
+        sys.exit(130)  # 128 + SIGINT, as shells report it
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -45,7 +48,7 @@ class SeedsType(click.ParamType[tuple[int, ...]]):
 
     name = "seeds"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value  # click converts a default twice
         try:
@@ -58,7 +61,8 @@ Decorated = Callable[..., None]
 
 
 def settings_options(command: Decorated) -> Decorated:
-    """--set and --quiet."""
+    """--set and --quiet, for commands that compute."""
+    # applied from the inside out: --set stands before --quiet in the help
     command = click.option("--quiet", "-q", is_flag=True, help="No progress, no tables.")(command)
     text = "Override a setting; repeat.  See: bench list settings"
     return click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help=text)(command)
@@ -66,6 +70,7 @@ def settings_options(command: Decorated) -> Decorated:
 
 def named(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Refuse an empty name that was given: it comes from an unset variable of a script and never means the default."""
+    # the empty default itself passes: only what was typed is refused
     if not value and ctx.get_parameter_source(param.name or "") == click.core.ParameterSource.COMMANDLINE:
         raise BenchError(f"{param.opts[0]} is empty.", "Name one, or leave the option out for its default.")
     return value
@@ -127,7 +132,7 @@ track_option = click.option(
 @track_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
-def run(**options: Any) -> None:
+def run(**options: Any) -> None:  # by name, because the options are the fields of a Request
     """Train, judge and report: one run for every reward model and seed."""
     from rlhf_bench.harness.cli.run import run
     from rlhf_bench.harness.plan.request import Request
@@ -135,6 +140,7 @@ def run(**options: Any) -> None:
 
     machine = {name: options.pop(name) for name in ("out", "jobs", "threads", "device", "track", "dry_run", "quiet")}
     # what is left has the names of a Request's fields
+    # no --limit is 0: all examples
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
     sys.exit(run(Request(**options), **machine))
 
@@ -183,7 +189,15 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
     "Rows (.jsonl, .json, .csv, .parquet) of prompt, a, b (two responses) and label (a, b or tie).",
 )
 @settings_options
-def judge(**options: Any) -> None:
+def judge(
+    runs: Path | None,
+    judges: tuple[str, ...],
+    model: str | None,
+    base_url: str | None,
+    calibrate: Path | None,
+    assignments: tuple[str, ...],
+    quiet: bool,
+) -> None:
     """Judge the responses in RUNS again; nothing is retrained.
 
     Stored verdicts stay.  Undecided cases are judged again, and only they cost anything.
@@ -191,9 +205,8 @@ def judge(**options: Any) -> None:
     from rlhf_bench.harness.cli.judge import judge, judge_settings
     from rlhf_bench.harness.presets import parse_assignments
 
-    short = {name: options.pop(name) for name in ("model", "base_url")}
-    groups = judge_settings(options["judges"], parse_assignments(options.pop("assignments")), short)
-    sys.exit(judge(groups=groups, **options))
+    groups = judge_settings(judges, parse_assignments(assignments), {"model": model, "base_url": base_url})
+    sys.exit(judge(runs, judges, groups, calibrate, quiet))
 
 
 @bench.command()
@@ -247,6 +260,7 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
     """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs)."""
     from rlhf_bench.harness.cli.experiment import claims
 
+    # here, because click takes no default for nargs=-1
     sys.exit(claims(runs or (Path("runs"),), out, intro, level, only))
 
 
@@ -259,11 +273,20 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
 @click.option("--rm", "reward_model", default="", help="Only this reward model.")
 @click.option("--versus", default="", help="Plan for the difference of --rm to this reward model, on the same prompts.")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
-def power(**options: Any) -> None:
+def power(
+    runs: tuple[Path, ...],
+    difference: float,
+    judge: str,
+    measure: str,
+    task: str,
+    reward_model: str,
+    versus: str,
+    level: float,
+) -> None:
     """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot)."""
     from rlhf_bench.harness.cli.power import power
 
-    sys.exit(power(**options))
+    sys.exit(power(runs, difference, judge, measure, task, reward_model, versus, level))
 
 
 @bench.command(name="list")
@@ -287,7 +310,7 @@ def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None
 
     if kind == "engine":
         sys.exit(check_engine(name, policy or "", device, assignments))
-    sys.exit(check(kind, name, assignments))  # type: ignore[arg-type]
+    sys.exit(check(kind, name, assignments))  # type: ignore[arg-type]  # click.Choice has checked it
 
 
 @bench.command()

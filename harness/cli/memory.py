@@ -12,12 +12,15 @@ from rlhf_bench.harness.settings import Settings
 def plan_rows(policy: str, settings: Settings, response: int, device: str) -> list[tuple[str, str, str]]:
     """(role, what, size) of PPO with `policy` on this device, the peak against what is available, and the time.
 
-    `response`: tokens of the longest response.  Raises BenchError where the policy's config cannot be read.
+    `response`: tokens of the longest response.  Weights are counted on the meta device, never loaded; the speed of a
+    matrix product is measured here, for the hours.  Raises BenchError where the policy's config cannot be read, where
+    no causal model has it, and for a dtype that the device cannot compute in.
     """
     ppo = settings.ppo
     placement = choose_placement(settings.group("policy"), device)
     prompt = settings.data.max_prompt_tokens or memory.PROMPT  # tokens; 0 sets no limit, so a typical length counts
     sizes = memory.sizes_of(memory.config_of(policy), placement, prompt, response)
+    # decides as the loop does whether policy and critic learn side by side, which holds both updates in memory
     concurrent = can_run_concurrently(placement, ppo, device)
     plan = memory.make_plan(sizes, placement, ppo, prompt, response, concurrent)
     available, speed = memory.available_bytes(device), memory.measured_speed(device, placement.half)
@@ -25,6 +28,7 @@ def plan_rows(policy: str, settings: Settings, response: int, device: str) -> li
     peak, largest = plan.peak(ppo.micro_batch, ppo.rollouts), plan.largest_micro_batch(available, ppo.rollouts)
     trained = f"rank {placement.lora} adapters" if placement.lora else "all weights trained"
     lengths = f"prompt {prompt} + response {response} tokens"
+    # not all of it: allocators and the system need the rest
     verdict = "fits" if peak <= memory.SPARE * available else "does NOT fit"
     # hours at the share of a matrix product's speed that PPO reaches
     hours = plan.flops / (memory.SPEED_SHARE * speed) / 3600
@@ -41,7 +45,10 @@ def plan_rows(policy: str, settings: Settings, response: int, device: str) -> li
 
 
 def preset_rows(device: str) -> list[tuple[str, str]]:
-    """(what, found) of every preset that names a real policy: what its peak is, and whether it fits here."""
+    """(what, found) of every preset that names a real policy: what its peak is, and whether it fits here.
+
+    A policy whose config cannot be read here is "unknown", with the reason.
+    """
     rows = []
     for name, groups in load_presets().items():
         policy = groups.get("preset", {}).get("policy", "tiny")
@@ -49,6 +56,7 @@ def preset_rows(device: str) -> list[tuple[str, str]]:
             continue
         settings = make_settings(name, {}, frozenset())
         try:
+            # no task is given: a response of typical length stands for its longest one
             found = {row[0]: row for row in plan_rows(policy, settings, memory.RESPONSE, device)}
         except BenchError as error:
             rows.append((f"preset {name}", f"unknown: {error.seen}"))

@@ -43,7 +43,11 @@ def power(
     versus: str,
     level: float,
 ) -> int:
-    """bench power"""
+    """bench power
+
+    `difference` is in the measure's unit, `level` that of the intervals.  Raises BenchError without a finished cell,
+    for an unknown task, reward model, judge or measure, and for a difference that is not above 0.
+    """
     stdout, _ = consoles(False)
     found, missing = find_cells(runs)
     if not found:
@@ -83,7 +87,10 @@ def pilots(arms: Sequence[Arm], where: Where, reward_model: str, versus: str) ->
 
 
 def plan_table(pilot: Pilot, measure: str, difference: float, plans: Sequence[Plan]) -> Table:
-    """Designs with what they can find; the last row of each number of seeds has the fewest prompts that do."""
+    """Designs with what they can find; after the fixed ones, for each number of seeds the fewest prompts that do.
+
+    "none would do": no number of prompts finds the difference, because the spread between seeds stays.
+    """
     rows = [
         (
             Cell(plan.seeds, format="count"),

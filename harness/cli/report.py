@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in_terminal: bool) -> int:
-    """bench report"""
+    """bench report
+
+    Returns 3 where a cell is missing, with the reasons on stderr where no cell is left.  Raises BenchError without both
+    `out` and `in_terminal`, for a folder that is not there, and where `out` cannot be written.
+    """
     if out is None and not in_terminal:
         raise BenchError("Nowhere to write the report.", "Give --out DIR, or --terminal to read it here.")
+    # bootstraps start from the default seed: RUNS may have been made with several `stats.seed`
     made, missing = make_report(runs, out, Estimator(level), command_line())
     if made is None:
         complain(["No cell is finished", *missing], "")
@@ -30,7 +35,10 @@ def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in
 
 
 def show_end(console: Console, made: Report, *, whole: bool = False) -> None:
-    """The end table of a report, or with `whole` all its tables, then the path of its page."""
+    """The end table of a report, or with `whole` all its tables, then the path of its page.
+
+    `bench run` and `bench judge` end with it, too.
+    """
     (terminal.show_report if whole else terminal.show_headline)(console, made.data)
     if made.path is not None:
         console.print(f"{made.path / 'report.html'}", markup=False, soft_wrap=True)

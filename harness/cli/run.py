@@ -34,8 +34,12 @@ def run(
     dry_run: bool,
     quiet: bool,
 ) -> int:
-    """bench run"""
-    trackers = check_trackers(track)
+    """bench run
+
+    Returns 3 where a judge left too many cases undecided.  Raises the first failure of a stage, after the report of the
+    finished cells is shown.
+    """
+    trackers = check_trackers(track)  # before planning, which may take seconds
     planned = runs.plan_request(request, out)
     stdout, stderr = consoles(quiet)
     if dry_run:
@@ -56,7 +60,10 @@ def run(
 
 
 def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
-    """The stages of a plan, which of them are reused, and a time estimate."""
+    """The stages of a plan, which of them are reused, and a time estimate.
+
+    Seconds of one core for each stage; the sum leaves out stages whose time is unknown, and says so.
+    """
     rows = [
         (stage.name, "reused" if stage.done else "pending", "" if stage.seconds is None else f"{stage.seconds:.0f} s")
         for stage in stages
@@ -69,7 +76,10 @@ def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
 
 
 def show_memory(planned: runs.RunPlan, device: str, console: Console) -> None:
-    """What PPO with a real policy needs, and whether it fits; nothing for the tiny policy, which fits everywhere."""
+    """What PPO with a real policy needs, and whether it fits; nothing for the tiny policy, which fits everywhere.
+
+    Where the policy's config cannot be read it says why: a plan can be shown without.
+    """
     policy = planned.request.policy
     if policy == "tiny":
         return

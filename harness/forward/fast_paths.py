@@ -34,7 +34,10 @@ class FastPath:
         self._lock = threading.RLock()  # two threads may use a model for the first time at once
 
     def usable(self, case: str = "") -> bool:
-        """Whether the self-test passes; the result is kept for the process."""
+        """Whether the self-test passes for this case; the result is kept for the process.
+
+        Never raises: any exception of the self-test counts as "not usable", and `state` shows it.
+        """
         case = case or self._default_case
         with self._lock:
             if case not in self._failures:
@@ -47,14 +50,20 @@ class FastPath:
             return not self._failures[case]
 
     def disable(self, error: Exception, case: str = "") -> None:
-        """Turn the fast path off after an error in use, and say so on stderr."""
+        """Turn the fast path off for a case after an error in use, for the rest of the process; say so on stderr.
+
+        The caller then computes the public path.
+        """
         with self._lock:
             self._failures[case or self._default_case] = one_line(error)
         sys.stderr.write(f"{self.name} turned off: {one_line(error)}\n")
 
     def state(self) -> str:
-        """ "on", or "off: " and the reasons."""
-        with self._lock:
+        """ "on", or "off: " and the reasons, each with its case.  `bench doctor` shows it.
+
+        Runs the self-test of the default case where no case was tested before.
+        """
+        with self._lock:  # held while `usable` takes it again, hence a lock that its owner may take twice
             if not self._failures:
                 self.usable()
             reasons = [f"{reason} ({case})" if case else reason for case, reason in self._failures.items() if reason]
@@ -71,9 +80,9 @@ def _neutral_modes() -> Iterator[None]:
     import torch
 
     with (
-        torch.device("cpu"),
+        torch.device("cpu"),  # the default device of new tensors
         torch.random.fork_rng(devices=[]),
-        torch.inference_mode(False),
+        torch.inference_mode(False),  # enables gradients as a side effect, so no_grad comes after it
         torch.no_grad(),
         torch.autocast("cpu", enabled=False),
     ):
@@ -85,6 +94,7 @@ def require_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> N
     expected one (at least 1)."""
     if found.shape != expected.shape:
         raise ValueError(f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    # the largest number, not each number by itself, is the scale: an entry near 0 may be off by rounding of the others
     error, scale = float((found.float() - expected.float()).abs().max()), max(1.0, float(expected.abs().max()))
     if not error <= tolerance * scale:  # also where the error is not a number
         raise ValueError(f"off by {error:.2g} from the public path")

@@ -9,14 +9,14 @@ Several responses to one prompt share its tokens: the prompt is a row of its own
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.forward import transformers_private
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_bench.harness.forward.types import CausalLM, Module
+    from rlhf_bench.harness.forward.types import AttentionLayer, CausalLM, Module
 
 M = TypeVar("M", bound="CausalLM")
 
@@ -33,7 +33,20 @@ def enable_packing(model: M) -> M:
     With any other mask it computes what transformers' own "sdpa" computes.  Models of other architectures, and models
     whose attention has a window, a cap or sees later tokens, stay as they are.
     """
-    if _is_plain_causal(model):
+    config = model.config
+    # configurations name these properties in different ways, and name only those that the architecture can have
+    layers = getattr(config, "layer_types", None) or ["full_attention"]
+    plain_causal = (
+        config.model_type in ARCHITECTURES
+        and transformers_private.attention_name(model) == "sdpa"
+        and not getattr(config, "sliding_window", None)
+        and all(kind == "full_attention" for kind in layers)
+        and getattr(config, "is_causal", True)
+        and not getattr(config, "use_bidirectional_attention", False)
+        and not getattr(config, "attn_logit_softcapping", None)
+    )
+    # last, because it computes with a tiny model: the self-test runs only for architectures that pass the rest
+    if plain_causal and transformers_private.PACKED_ATTENTION.usable(config.model_type):
         transformers_private.register_attention(ATTENTION, packed_attention)
         model.set_attn_implementation(ATTENTION)
     return model
@@ -49,7 +62,10 @@ def supports_packing(model: CausalLM) -> bool:
 
 
 def has_packed_attention(model: Module) -> bool:
-    """Whether `enable_packing` changed the model's attention.  It takes every mask that "sdpa" takes."""
+    """Whether `enable_packing` changed the model's attention.
+
+    It takes every mask that "sdpa" takes, so callers that never pack need not ask.
+    """
     return transformers_private.attention_name(model) == ATTENTION
 
 
@@ -68,15 +84,19 @@ def packed_mask(lengths: Tensor, prefixes: Tensor | None = None) -> Tensor:
 
 
 def packed_positions(lengths: Tensor) -> Tensor:
-    """Position ids [1, N] of packed rows: they begin with 0 in every row."""
+    """Position ids [1, N] of packed rows of `lengths` [B], N their sum: they begin with 0 in every row.
+
+    Without them a model would count on from one row to the next.
+    """
     import torch
 
+    # the offset of each row's first token, repeated for all its tokens
     starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
     return (torch.arange(len(starts), device=lengths.device) - starts)[None]
 
 
 def packed_attention(
-    module: Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
+    module: AttentionLayer, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: object
 ) -> tuple[Tensor, None]:
     """Attention by row under a `packed_mask`, transformers' "sdpa" under any other mask.
 
@@ -106,20 +126,3 @@ def packed_attention(
             part, _ = sdpa(module, queries[row], k, v, seen[None, None], **named)
         parts.append(part)
     return torch.cat(parts, 1), None
-
-
-def _is_plain_causal(model: CausalLM) -> bool:
-    """Causal attention over all earlier tokens, computed by torch's own kernel."""
-    config = model.config
-    # configurations name these properties in different ways, and name only those that the architecture can have
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    return (
-        config.model_type in ARCHITECTURES
-        and transformers_private.attention_name(model) == "sdpa"
-        and not getattr(config, "sliding_window", None)
-        and all(kind == "full_attention" for kind in layers)
-        and getattr(config, "is_causal", True)
-        and not getattr(config, "use_bidirectional_attention", False)
-        and not getattr(config, "attn_logit_softcapping", None)
-        and transformers_private.PACKED_ATTENTION.usable(config.model_type)
-    )

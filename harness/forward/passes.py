@@ -7,7 +7,7 @@ in either case.  Logits are computed at the response tokens only, as one row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.forward.packing import packed_mask, packed_positions, supports_packing
 from rlhf_bench.harness.forward.patch import last_layer_only_at
@@ -54,7 +54,7 @@ def pack(rollout: Rollout, model: CausalLM) -> Packed:
     real = columns < lengths[:, None]
     ids = torch.full((len(whole), len(columns)), rollout.tokenizer.pad_token_id, device=whole.device)
     ids[real] = whole[kept]  # both masks list the tokens of a row from left to right
-    if supports_packing(model) and not bool(real.all()):
+    if supports_packing(model) and not bool(real.all()):  # without padding a table is as fast
         return pack_rows(ids, real, before)
     return Packed(ids, before, lengths, {})
 
@@ -112,7 +112,10 @@ def pack_rows(ids: Tensor, real: Tensor, before: Tensor, positions: Tensor | Non
 
 
 def last_positions(packed: Packed) -> Tensor:
-    """bool of the ids' shape: True at the last token of every row."""
+    """bool of the ids' shape: True at the last token of every row, B in all, in the order of the rows.
+
+    Reward models with one score per response read the hidden state there.
+    """
     import torch
 
     if len(packed.ids) < len(packed.lengths):  # several rows in one: packed
@@ -122,14 +125,21 @@ def last_positions(packed: Packed) -> Tensor:
 
 
 def scatter_to_mask(values: Tensor, mask: Tensor) -> Tensor:
-    """Values [N] at the N True entries of mask [B, T], in order, as float32 [B, T]; 0 elsewhere.  Differentiable."""
+    """Values [N] at the N True entries of mask [B, T], in order, as float32 [B, T]; 0 elsewhere.
+
+    Differentiable with respect to `values`: the inverse of `table[mask]`.
+    """
     import torch
 
     return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).index_put((mask,), values.float())
 
 
 def hidden_states(trunk: Module, packed: Packed, positions: Tensor) -> Tensor:
-    """Last hidden states [N, D] at the N `positions` (bool of the ids' shape), of a model without a head."""
+    """Last hidden states [N, D] at the N `positions` (bool of the ids' shape), of a model without a head.
+
+    They come after the final norm, in the order of `tensor[positions]`: row by row.
+    """
+    # no cache in any pass here: keys and values of all layers would be kept and never be read
     with last_layer_only_at(trunk, positions):
         hidden: Tensor = trunk(input_ids=packed.ids, use_cache=False, **packed.inputs).last_hidden_state
     return hidden[positions]
@@ -143,7 +153,7 @@ def logits_and_hidden(model: CausalLM, packed: Packed) -> tuple[Tensor, Tensor]:
     """
     selected: list[Tensor] = []
 
-    def select(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def select(_: object, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         selected.append(given[0][packed.before])
         return (selected[0][None], *given[1:])
 
@@ -171,6 +181,7 @@ def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tens
     chosen = rollout.response_ids[rollout.mask]
     if len(logits) <= CHUNK:  # one chunk: its float32 copies are small enough to keep
         return scatter_to_mask(_logprobs_of(logits, chosen, temperature), rollout.mask)
+    # nothing random is computed again, so the generators' states need not be kept
     parts = [
         checkpoint(_logprobs_of, part, ids, temperature, use_reentrant=False, preserve_rng_state=False)
         for part, ids in zip(torch.split(logits, CHUNK), torch.split(chosen, CHUNK), strict=True)
@@ -180,5 +191,6 @@ def token_logprobs(logits: Tensor, rollout: Rollout, temperature: float) -> Tens
 
 def _logprobs_of(logits: Tensor, chosen: Tensor, temperature: float) -> Tensor:
     """log pi [N] of the tokens `chosen` [N] under logits [N, V]."""
+    # a division by 1 would be one more float32 copy of the logits
     logits = logits.float() / temperature if temperature != 1.0 else logits.float()
     return logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)

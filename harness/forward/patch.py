@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def patched_forward(module: Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Inside, `module(...)` computes `function(original forward, ...)`.  Patches of one module may be nested."""
+def patched_forward(module: Module, function: Callable[..., object]) -> Iterator[None]:
+    """Inside, `module(...)` computes `function(original forward, ...)`.
+
+    Patches of one module may be nested; they end in reverse order.  The patch is on the instance, so threads that
+    share the module see it, too.
+    """
+    # `vars`, not `getattr`: what counts is whether the instance has a forward of its own, not that its class has one.
     inner, instance_forward = module.forward, vars(module).get("forward")
     module.forward = lambda *given, **named: function(inner, *given, **named)
     try:
@@ -44,12 +49,13 @@ def last_layer_only_at(model: Module, positions: Tensor) -> Iterator[None]:
         yield
         return
 
-    def forward_at(plain: Callable[..., Tensor], hidden: Tensor, *more: Any, **named: Any) -> Tensor:
+    def forward_at(plain: Callable[..., Tensor], hidden: Tensor, *more: object, **named: object) -> Tensor:
         import torch
 
         if more or named or hidden.shape[:-1] != positions.shape:  # another signature than assumed: compute everything
             return plain(hidden, *more, **named)
         found = plain(hidden[positions][None])[0]
+        # index_put is differentiable; the type is that of the result, which under autocast is not that of `hidden`
         return torch.zeros_like(hidden, dtype=found.dtype).index_put((positions,), found)
 
     with patched_forward(mlp, forward_at):
@@ -57,7 +63,10 @@ def last_layer_only_at(model: Module, positions: Tensor) -> Iterator[None]:
 
 
 def last_mlp(model: Module) -> Module | None:
-    """The feed-forward part of the last decoder layer; None where it is not known, or must not be patched."""
+    """The feed-forward part (`mlp`) of the last decoder layer; None where it is not known, or must not be patched.
+
+    It is not known where a model has no list of layers with an `mlp`, or several (an encoder and a decoder).
+    """
     from torch import nn
 
     layers = [m[-1] for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and hasattr(m[-1], "mlp")]

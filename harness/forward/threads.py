@@ -19,7 +19,10 @@ Check = Callable[[], None]
 
 
 class CancelledError(Exception):
-    """Ends a computation whose result is no longer needed."""
+    """Ends a computation whose result is no longer needed.
+
+    `run_concurrently` raises it from a `Check` and catches it: its callers see the error of the other computation.
+    """
 
 
 def run_concurrently(first: Callable[[Check], A], second: Callable[[Check], B], *, enabled: bool = True) -> tuple[A, B]:
@@ -65,6 +68,7 @@ def run_concurrently(first: Callable[[Check], A], second: Callable[[Check], B], 
     except CancelledError:
         pass  # the worker's error is the one to show
     finally:
+        # also after an error of `first`: the worker reads the models and must have ended before the caller goes on
         cancelled.set()
         worker.join()
         torch.set_num_threads(threads)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Activation = tuple[str, str]
 """oneDNN's name of an activation and of its algorithm."""
 
+# what oneDNN calls them: silu is its "swish"
 NO_ACTIVATION: Activation = ("none", "")
 GELU_TANH: Activation = ("gelu", "tanh")
 SILU: Activation = ("swish", "")
@@ -31,7 +32,10 @@ MOST_ROWS = 2048
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight [out, in] as oneDNN reads it, for `packed_linear` alone: its shape and strides are no longer public."""
+    """A weight [out, in] as oneDNN reads it, for `packed_linear` alone: its shape and strides are no longer public.
+
+    The result is a copy: later changes of `weight` do not reach it.
+    """
     import torch
 
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, MOST_ROWS)
@@ -39,7 +43,10 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def packed_linear(given: Tensor, packed: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    """activation(given @ weight.T + bias), [..., in] to [..., out], in the weight's precision; without gradients."""
+    """activation(given @ weight.T + bias), [..., in] to [..., out], in the weight's precision; without gradients.
+
+    `packed` is of `pack_weight`; `given`, weight and bias have one type, float32 or bfloat16.
+    """
     import torch
 
     name, algorithm = activation
@@ -54,6 +61,7 @@ def _test_packed_linear(_: str) -> None:
 
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         raise ValueError("needs oneDNN on an x86-64 processor")
+    # three dimensions, as hidden states have: the operator has to flatten them
     generator = torch.Generator().manual_seed(0)
     given, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 3, 8), (5, 8), (5,)))
     plain = linear(given, weight, bias)
@@ -64,6 +72,7 @@ def _test_packed_linear(_: str) -> None:
         for activation, wanted in expected.items():
             found = packed_linear(given.to(dtype), packed, bias.to(dtype), activation)
             require_close(found, wanted, tolerance)
+        # Llama's layers have no bias
         require_close(packed_linear(given.to(dtype), packed, None, NO_ACTIVATION), plain - bias, tolerance)
 
 

@@ -22,7 +22,7 @@ Tested with transformers 5.23 (constraints.txt); pyproject.toml allows no later 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.forward.fast_paths import FastPath, require_close
@@ -31,51 +31,67 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers.cache_utils import DynamicLayer as DynamicLayer
 
-    from rlhf_bench.harness.forward.types import CausalLM, Module
+    from rlhf_bench.harness.forward.types import AttentionLayer, CausalLM, Module
 
 TINY = {
     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 16, "max_position_embeddings": 16, "sliding_window": None,
     "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
 }  # fmt: skip
-"""Sizes of the models of the self-tests, by the names that configurations of decoders share."""
+"""Sizes of the models of the self-tests, by the names that configurations of decoders share.
+
+Two heads share one key, so that a self-test sees grouped queries.
+"""
 
 
 # --- attention
 
 
 def attention_name(model: Module) -> str:
-    """The name of the model's attention implementation ("sdpa", "eager", a registered one), "" where it has none."""
+    """The name of the model's attention implementation ("sdpa", "eager", a registered one), "" where it has none.
+
+    Never raises: without the name every fast path that depends on it stays off.
+    """
     try:
         return str(model.config._attn_implementation or "")  # type: ignore[attr-defined]
     except Exception:  # no configuration, or none with this name
         return ""
 
 
-def register_attention(name: str, attention: Callable[..., Any]) -> None:
-    """Let `model.set_attn_implementation(name)` use `attention`, which gets the masks that "sdpa" gets."""
+def register_attention(name: str, attention: Callable[..., tuple[Tensor, None]]) -> None:
+    """Let `model.set_attn_implementation(name)` use `attention`, which gets the masks that "sdpa" gets.
+
+    For the whole process; a name that is registered already is replaced.  Raises where transformers has changed.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
+    # Both under one name: an attention without a mask function of its own gets no mask at all.
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, sdpa_mask)
 
 
 def sdpa_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: Any
+    module: AttentionLayer, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: object
 ) -> tuple[Tensor, None]:
-    """transformers' "sdpa": query [B, H, N, D], key and value [B, K, M, D] to [B, N, H, D]."""
+    """transformers' "sdpa": query [B, H, N, D], key and value [B, K, M, D] to [B, N, H, D].
+
+    Causal where `mask` is None; H is a multiple of K (grouped queries).  `named`: `scaling`, `dropout` and so on.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward(module, query, key, value, mask, **named)  # type: ignore[no-any-return]
 
 
-def self_test_model(model_type: str) -> Any:
-    """A tiny model of the architecture in evaluation mode; its matrices are so large that attention matters."""
+def self_test_model(model_type: str) -> CausalLM:
+    """A tiny model of the architecture in evaluation mode; its matrices are so large that attention matters.
+
+    Raises where transformers has no such architecture, or none of these sizes.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY)).eval()
+    model: CausalLM = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY)).eval()
     generator = torch.Generator().manual_seed(0)  # torch.manual_seed would also set the generators of GPUs
     for parameter in model.parameters():
         if parameter.ndim == 2:
@@ -113,14 +129,15 @@ PACKED_ATTENTION = FastPath("packed attention", _test_packed_attention, default_
 # --- KV cache
 
 
-def cache_layer_base() -> Any:
+def cache_layer_base() -> type[object]:
     """transformers' growing cache layer, the base class of ours; `object` where there is none, and `CACHE_LAYERS` is
     then not usable."""
     try:
         from transformers.cache_utils import DynamicLayer
-    except Exception:
+    except Exception:  # kv_cache.py defines its classes at import: without a base, importing it would fail
         return object
-    return DynamicLayer
+    found: type[object] = DynamicLayer
+    return found
 
 
 def _test_cache_layers(_: str) -> None:
@@ -134,7 +151,7 @@ def _test_cache_layers(_: str) -> None:
         values: Tensor
         updates = 0
 
-        def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
             self.updates += 1
             if not self.is_initialized:
                 self.lazy_initialization(keys, values)
@@ -152,6 +169,7 @@ def _test_cache_layers(_: str) -> None:
         raise ValueError("a cache of other layers")
     cache.layers = [Layer()]
     model(input_ids=ids[:, :3], past_key_values=cache, use_cache=True)
+    # decoding drops rows that have ended: the second token of row 1 must be that row's own
     cache.batch_select_indices(torch.tensor([1]))
     found = model(input_ids=ids[1:, 3:], past_key_values=cache, use_cache=True).logits[:, 0]
     if cache.layers[0].updates != 2 or cache.layers[0].get_seq_length() != 4:
@@ -174,12 +192,14 @@ def enable_checkpointing(trunk: Module) -> Callable[[bool], None]:
     return switch or _checkpoint_by_torch(trunk)
 
 
-def _checkpoint_by_transformers(trunk: Any) -> Callable[[bool], None] | None:
+def _checkpoint_by_transformers(trunk: Module) -> Callable[[bool], None] | None:
     """None where no layer of the model is made for it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    # the method's new name where there is one
-    turn_on = getattr(trunk, "activation_checkpointing_enable", None) or trunk.gradient_checkpointing_enable
+    # transformers is renaming the method: the new name where there is one, because the old one warns
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    turn_on: Callable[[dict[str, bool]], object] = getattr(trunk, new, None) or getattr(trunk, old)
+    # not reentrant: the reentrant kind gives no gradients where no input of the first layer requires them (adapters)
     turn_on({"use_reentrant": False})
     layers = [module for module in trunk.modules() if isinstance(module, GradientCheckpointingLayer)]
 
@@ -190,19 +210,19 @@ def _checkpoint_by_transformers(trunk: Any) -> Callable[[bool], None] | None:
     return switch if layers else None
 
 
-def _checkpoint_by_torch(trunk: Any) -> Callable[[bool], None]:
+def _checkpoint_by_torch(trunk: Module) -> Callable[[bool], None]:
     from functools import partial
 
     from torch.nn import ModuleList
     from torch.utils.checkpoint import checkpoint
 
-    active = [False]
+    active = [False]  # a list, so that `switch` changes what all layers read
 
-    def forward(plain: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def forward(plain: Callable[..., object], *given: object, **named: Any) -> object:
         return checkpoint(plain, *given, use_reentrant=False, **named) if active[0] else plain(*given, **named)
 
     # in every decoder of transformers the layers are the first list of modules from the top
-    layers: Any = next((module for module in trunk.modules() if isinstance(module, ModuleList)), ())
+    layers: Iterable[Any] = next((module for module in trunk.modules() if isinstance(module, ModuleList)), ())
     for layer in layers:
         layer.gradient_checkpointing = True  # patch.last_mlp looks at it
         layer.forward = partial(forward, layer.forward)
@@ -216,16 +236,18 @@ def _checkpoint_by_torch(trunk: Any) -> Callable[[bool], None]:
 def _test_checkpointing(_: str) -> None:
     import torch
 
-    # the checkpointed layer is computed twice, once again for the backward pass, and the gradients are equal
+    # The checkpointed layer is computed twice, once again for the backward pass, and the gradients are equal.  Without
+    # the count a switch that does nothing would pass.
     ids, gradients, passes = torch.tensor([[2, 3, 4]]), [], []
     for checkpointed in (False, True):
         model, calls = self_test_model("gpt2"), list[int]()
         if checkpointed and (switch := _checkpoint_by_transformers(model.base_model)):
             switch(True)
-        model.transformer.h[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        layer = model.get_submodule("transformer.h.0.mlp")
+        layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         with torch.enable_grad():
             loss = model(input_ids=ids, use_cache=False).logits.square().mean()
-            gradients.append(torch.autograd.grad(loss, model.transformer.wte.weight)[0])
+            gradients.append(torch.autograd.grad(loss, model.get_input_embeddings().weight)[0])
         passes.append(len(calls))
     if passes != [1, 2]:
         raise ValueError(f"a layer was computed {passes[1]} times instead of twice")
@@ -239,15 +261,18 @@ CHECKPOINTING = FastPath("gradient checkpointing", _test_checkpointing)
 
 
 def commit_hash(model: CausalLM) -> str | None:
-    """The commit of a model loaded from the hub, None where it is unknown."""
+    """The commit (40 hex digits) of a model loaded from the hub, None where it is unknown or it came from a folder."""
     try:
-        commit: str | None = model.config._commit_hash
+        commit: str | None = getattr(model.config, "_commit_hash", None)
     except Exception:
         return None
     return commit
 
 
 def is_conv1d(module: object) -> bool:
-    """Whether a module is GPT-2's linear layer, which keeps its weight as [in, out]; told by the name of its class."""
+    """Whether a module is GPT-2's linear layer, which keeps its weight as [in, out]; told by the name of its class.
+
+    So no private module of transformers is imported, and a class of that name from elsewhere does not count.
+    """
     kind = type(module)
     return kind.__name__ == "Conv1D" and kind.__module__.partition(".")[0] == "transformers"

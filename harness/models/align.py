@@ -51,7 +51,7 @@ def _owners(spans: Sequence[Span]) -> list[int]:
     owners: list[int | None] = [None] * length
     for token, (start, end) in enumerate(spans):
         for at in range(start, end):
-            if owners[at] is None:
+            if owners[at] is None:  # byte-level tokens that share a character all report it: the first one keeps it
                 owners[at] = token
     # a character that no token holds belongs to the next token
     filled, following = [0] * length, len(spans) - 1
@@ -63,10 +63,13 @@ def _owners(spans: Sequence[Span]) -> list[int]:
 
 
 def align_rows(rewards: Sequence[Sequence[float]], their_spans: Sequence[Sequence[Span]], rollout: Rollout) -> Tensor:
-    """`align` for every response of a rollout: rewards [B, T] float32 on the policy's tokens, 0 outside the mask."""
+    """`align` for every response of a rollout: rewards [B, T] float32 on the policy's tokens, 0 outside the mask.
+
+    `rewards` and `their_spans` have one list per response, of any length: one entry per token of the reward model.
+    """
     import torch
 
-    found = torch.zeros(rollout.mask.shape, dtype=torch.float32)
+    found = torch.zeros(rollout.mask.shape, dtype=torch.float32)  # on the CPU, and moved once: rows are Python lists
     for row, (values, theirs, ours) in enumerate(zip(rewards, their_spans, rollout.spans, strict=True)):
         found[row, : len(ours)] = torch.tensor(align(values, theirs, ours), dtype=torch.float32)
     return found.to(rollout.mask.device)
@@ -84,10 +87,17 @@ def encode_with_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[
         seen = f"The tokenizer {type(tokenizer).__name__} does not say which characters its tokens stand for."
         raise BenchError(seen, "Give a tokenizer with a tokenizer.json.")
     rows, special = _encode_with_offsets(tokenizer, texts), special_tokens(tokenizer)
-    return [
-        row if special.keys().isdisjoint(row[0]) else _encode_split(tokenizer, text, special)
-        for row, text in zip(rows, texts, strict=True)
-    ]
+    for at, text in enumerate(texts):
+        if special.keys().isdisjoint(rows[at][0]):
+            continue
+        # as in `tokens.encode`: a unigram model finds its special tokens in plain text, so these are cut inside
+        found: list[tuple[int, Span]] = []
+        parts, start = split_special_tokens(text, special), 0
+        for part, (ids, spans) in zip(parts, _encode_with_offsets(tokenizer, parts), strict=True):
+            found += [(i, (start + a, start + b)) for i, (a, b) in zip(ids, spans, strict=True) if i not in special]
+            start += len(part)  # the part's offsets count from its own first character
+        rows[at] = [i for i, _ in found], [span for _, span in found]
+    return rows
 
 
 def _encode_with_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
@@ -96,22 +106,16 @@ def _encode_with_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tup
     return [(list(ids), row) for ids, row in zip(made["input_ids"], spans, strict=True)]
 
 
-def _encode_split(tokenizer: Tokenizer, text: str, special: dict[int, str]) -> tuple[list[int], list[Span]]:
-    """As `tokens.encode` treats a text in which a unigram model finds its special tokens: cut inside of them."""
-    found: list[tuple[int, Span]] = []
-    parts, start = split_special_tokens(text, special), 0
-    for part, (ids, spans) in zip(parts, _encode_with_offsets(tokenizer, parts), strict=True):
-        found += [(i, (start + a, start + b)) for i, (a, b) in zip(ids, spans, strict=True) if i not in special]
-        start += len(part)
-    return [i for i, _ in found], [span for _, span in found]
-
-
 def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether two tokenizers give the same ids for every text, as far as can be told: the pipelines and ends agree."""
+    """Whether two tokenizers give the same ids for every text, as far as can be told: the pipelines and ends agree.
+
+    False also where it cannot be told (a tokenizer without a tokenizer.json); rewards are then moved by characters.
+    """
     if a is b:
         return True
     if not (getattr(a, "is_fast", False) and getattr(b, "is_fast", False)):
         return False
+    # not in the pipeline: transformers keeps the roles of tokens in its own configuration
     ends = ("eos_token_id", "pad_token_id", "bos_token_id")
     return all(getattr(a, n) == getattr(b, n) for n in ends) and _pipeline(a) == _pipeline(b)
 

@@ -35,14 +35,14 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
     A hub id may be pinned (ID@REVISION); of an unpinned one the SFT stage records the commit that it loaded.
     Raises BenchError for a folder without a model or tokenizer, and for a path that does not exist.
     """
-    if settings.policy.lora:
+    if settings.policy.lora:  # asked for here, where a run is planned, instead of hours later in SFT
         require_peft()
     if source == TINY:
         return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
     # without the sizes of the tiny policy: a change of them must not change the keys of other policies
     others = {k: v for k, v in settings.group("policy").items() if k not in TINY_SETTINGS}
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir():  # before the hub: a folder named like a hub id is the folder, as in transformers
         check_folder(path)
         names = {p.name for p in path.iterdir()}
         if not any(n.endswith(".safetensors") for n in names):
@@ -53,6 +53,7 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
         return {"name": path.resolve().name, "source": str(path.resolve()), "sha256": sha, "settings": others}
     if is_hub_id(source):
         name, revision = split_revision(source)
+        # the label becomes part of a path
         label = name.replace("/", "--") + (f"@{revision[:12]}" if revision else "")
         return {"name": label, "source": source, "sha256": "", "settings": others}
     raise BenchError(f"There is no policy {source!r}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
@@ -72,6 +73,6 @@ def folder_hash(path: Path, without: Sequence[str] = ()) -> str:
                 digest.update(stream.read())
             else:
                 digest.update(stream.read(2**20))
-                stream.seek(-(2**20), 2)
+                stream.seek(-(2**20), 2)  # from the end
                 digest.update(stream.read())
     return digest.hexdigest()

@@ -10,13 +10,14 @@ import warnings
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.transformers_private import is_conv1d
 from rlhf_bench.harness.models.placement import Placement
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from torch import Tensor
 
     from rlhf_bench.harness.forward.types import HasParameters, Module
@@ -28,14 +29,20 @@ NAME = "default"
 
 
 def require_peft() -> None:
-    """Raises BenchError where the optional package is missing."""
+    """Raises BenchError where the optional package is missing.
+
+    `policy_identity` calls it, so that the error comes when a run is planned.
+    """
     if find_spec("peft") is None:
         raise BenchError("policy.lora needs the package peft.", "pip install 'rlhf-bench[lora]'")
 
 
 def copy_sharing_weights(model: M) -> M:
-    """A copy of the module tree over the same tensors; modules of the copy can be replaced without changing `model`."""
-    shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    """A copy of the module tree over the same tensors; modules of the copy can be replaced without changing `model`.
+
+    It takes no memory for weights.  A change of a tensor in place shows in both.
+    """
+    shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return deepcopy(model, shared)  # deepcopy takes what its memo has instead of copying it
 
 
@@ -62,10 +69,12 @@ def add_adapter(model: M, placement: Placement, seed: int) -> M:
     return made
 
 
-def wrap_for_trainer(model: Module, placement: Placement, seed: int, head: str = "") -> Any:
+def wrap_for_trainer(model: M, placement: Placement, seed: int, head: str = "") -> M:
     """The layers of `add_adapter` in peft's own model class, of which trainers store the adapter alone.
 
-    `head` names a classifier's new head, all weights of which are trained.
+    The result is peft's `PeftModel`, which passes on every attribute of the model it wraps; `model` itself now has the
+    adapters, too, and is what `merge_adapters` takes.  `head` names a classifier's new head, all weights of which are
+    trained.
     """
     import torch
     from peft import get_peft_model
@@ -76,31 +85,40 @@ def wrap_for_trainer(model: Module, placement: Placement, seed: int, head: str =
         config = adapter_config(model, placement)
         if head:
             config.task_type, config.modules_to_save = "SEQ_CLS", [head]
-        return get_peft_model(model, config)
+        wrapped: M = get_peft_model(model, config)
+        return wrapped
 
 
-def adapter_config(model: Module, placement: Placement) -> Any:
-    """peft's configuration of the adapters: without dropout, because PPO's ratios need a deterministic policy."""
+def adapter_config(model: Module, placement: Placement) -> LoraConfig:
+    """peft's configuration of the adapters: without dropout, because PPO's ratios need a deterministic policy.
+
+    The rank is `policy.lora`, the scale of an adapter lora_alpha / rank, as in the paper (section 4.1).
+    """
     from peft import LoraConfig
 
     targets = [name.strip() for name in placement.lora_targets.split(",") if name.strip()]
     return LoraConfig(
         r=placement.lora,
         lora_alpha=placement.lora_alpha,  # peft's type says int; fractions work
+        # peft's name for every linear layer but the output head
         target_modules="all-linear" if placement.lora_targets == "auto" else targets,
         lora_dropout=0.0,
         bias="none",
+        # Conv1D keeps its weight as [in, out]; peft would warn and correct it
         fan_in_fan_out=any(is_conv1d(m) for m in model.modules()),
     )
 
 
 def trainable_parameters(model: HasParameters) -> list[Tensor]:
-    """The parameters that training changes."""
+    """The parameters that training changes, in the model's order: all, or those of adapters and new heads."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def save_adapter(model: Module, placement: Placement, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, as peft writes and reads them."""
+    """Write adapter_config.json and adapter_model.safetensors, as peft writes and reads them.
+
+    `model` has the adapters of `add_adapter`.  The base is not written: the adapter goes with the SFT policy.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -121,12 +139,13 @@ def merge_adapters(model: M) -> M:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
-    for name, module in list(model.named_modules()):
+    for name, module in list(model.named_modules()):  # a list, because modules are replaced on the way
         parent, _, last = name.rpartition(".")
         if isinstance(module, ModulesToSaveWrapper):  # a classifier's new head
             setattr(model.get_submodule(parent), last, module.modules_to_save[NAME])
         elif isinstance(module, BaseTunerLayer):
-            layer: Any = module.get_base_layer()
+            layer = module.get_base_layer()
+            # a bfloat16 layer gets the sum rounded once, not a sum of rounded terms
             with torch.no_grad():
                 layer.weight.copy_(layer.weight.float() + module.get_delta_weight(NAME).float())
             setattr(model.get_submodule(parent), last, layer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.transformers_private import is_conv1d
@@ -19,8 +19,9 @@ from rlhf_bench.harness.models.placement import Placement, apply_placement
 if TYPE_CHECKING:
     from torch import Tensor, UntypedStorage
 
-    from rlhf_bench.harness.forward.types import Module
+    from rlhf_bench.harness.forward.types import Config, Module
     from rlhf_bench.harness.settings import PPOSettings
+    from rlhf_bench.harness.text.types import JsonObject
 
 PROMPT, RESPONSE = 512, 128
 """Tokens of a prompt and a response where no setting or task states them."""
@@ -41,7 +42,7 @@ LLAMA_2_7B = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
 }  # fmt: skip
-KNOWN: dict[str, dict[str, Any]] = {"google/gemma-2b": GEMMA_2B, "meta-llama/Llama-2-7b-hf": LLAMA_2_7B}
+KNOWN: dict[str, JsonObject] = {"google/gemma-2b": GEMMA_2B, "meta-llama/Llama-2-7b-hf": LLAMA_2_7B}
 """config.json of the presets' policies, as on the hub: their repositories are gated, and a plan needs no access."""
 
 
@@ -84,11 +85,14 @@ class MemoryPlan:
 
     @property
     def fixed(self) -> int:
-        """Bytes of all needs."""
+        """Bytes of all needs: what is occupied before the first row is computed."""
         return sum(need.bytes for need in self.needs)
 
     def peak(self, micro_batch: int, rollouts: int) -> int:
-        """Bytes during an update or during sampling, whichever needs more."""
+        """Bytes during an update or during sampling, the larger of the two: they do not overlap.
+
+        `micro_batch`: rows of one pass of an update.  `rollouts`: rows that are sampled at once.
+        """
         return self.fixed + max(micro_batch * self.row, rollouts * self.sampled)
 
     def largest_micro_batch(self, available: int, rollouts: int) -> int:
@@ -101,21 +105,26 @@ class MemoryPlan:
         return size
 
 
-def config_of(source: str) -> Any:
-    """The configuration of a folder or of a hub id.  Raises BenchError where it cannot be loaded."""
+def config_of(source: str) -> Config:
+    """The configuration of a folder or of a hub id, of which config.json alone is loaded.
+
+    Raises BenchError where it cannot be loaded.  Those of KNOWN need neither a network nor access.
+    """
     from transformers import AutoConfig
 
     name, revision = split_revision(source)
     if name in KNOWN:
         shape = dict(KNOWN[name])
-        return AutoConfig.for_model(shape.pop("model_type"), **shape)
+        config: Config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+        return config
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise load_error(error, source, "configuration") from error
+    return config
 
 
-def sizes_of(config: Any, placement: Placement, prompt: int, response: int) -> Sizes:
+def sizes_of(config: Config, placement: Placement, prompt: int, response: int) -> Sizes:
     """The sizes of a model of this configuration for rows of `prompt` + `response` tokens, counted on the meta device.
 
     Raises BenchError where no causal language model has such a configuration.
@@ -136,6 +145,7 @@ def sizes_of(config: Any, placement: Placement, prompt: int, response: int) -> S
     outside |= {id(p): p.numel() for p in model.parameters() if p.ndim < 2 or p is head.weight}
     linear = [m for m in trunk.modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
     heads = config.num_attention_heads
+    # Gemma sets the width of a head freely; grouped queries share keys and values (arXiv 2305.13245)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     return Sizes(
@@ -180,10 +190,12 @@ def make_plan(
     `concurrent`: the critic is trained beside the policy (forward/threads.py) and keeps as much for its own backward
     pass.
     """
+    # the critic is a trunk with a head of width + 1 numbers, which are not counted
     trunk, width = sizes.total - sizes.head, 2 if placement.half else 4
     needs = []
     # a trained weight takes 16 bytes: itself, its gradient and Adam's two moments, all float32
     if placement.lora:
+        # embeddings, norms and the head are never stored in bfloat16 (policies.cast_layers)
         base = (sizes.total - sizes.outside) * width + sizes.outside * 4
         needs.append(Need("policy, reference, critic", "one frozen base", base))
         needs += [Need(role, "adapter, gradient, Adam", 16 * sizes.adapters) for role in ("policy", "critic")]
@@ -192,9 +204,11 @@ def make_plan(
             needs.append(Need(role, "weights", 4 * count))
             needs.append(Need(role, "gradient", 4 * count))
             needs.append(Need(role, "Adam", 8 * count))
+        # float32 also under bfloat16: only frozen layers under adapters are stored in it (placement.py)
         needs.append(Need("reference", "weights", 4 * sizes.total))
     needs.append(Need("reward model", "weights", 4 * sizes.total))
     row = sizes.kept * (2 if concurrent else 1) + LOGIT_COPIES * 4 * (response + 1) * sizes.vocabulary
+    # sampling keeps no activations: a row needs its KV cache and the logits of one step
     sampled = sizes.cached * (prompt + response) * width + LOGIT_COPIES * 4 * sizes.vocabulary
     # 2 operations for each parameter and token forward, 4 backward (2 where weights are frozen), 2 again for the pass
     # that checkpointing repeats.  5 passes forward: sampling, reference, values, two by the reward model.
@@ -205,7 +219,7 @@ def make_plan(
 
 
 def available_bytes(device: str) -> int:
-    """Memory of the device: the GPU's, or the machine's."""
+    """Bytes of memory of the device in all, used or not: the GPU's, or the machine's."""
     import torch
 
     if device.startswith("cuda"):
@@ -219,9 +233,9 @@ def measured_speed(device: str, half: bool) -> float:
 
     size = 4096 if device.startswith("cuda") else 768
     a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32)
-    best = float("inf")
+    best = float("inf")  # the shortest time: the first product also loads kernels, and others share the machine
     for _ in range(5):
         start = time.perf_counter()
         float((a @ a)[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
+    return 2.0 * size**3 / best  # a multiplication and an addition for each of size^3 terms

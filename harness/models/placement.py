@@ -13,7 +13,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.transformers_private import enable_checkpointing
@@ -21,13 +21,14 @@ from rlhf_bench.harness.forward.transformers_private import enable_checkpointing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_bench.harness.forward.types import Module
+    from rlhf_bench.harness.forward.types import Linear, Module
     from rlhf_bench.harness.settings import PPOSettings
     from rlhf_bench.harness.text.types import Row
 
 M = TypeVar("M", bound="Module")
 
 FILE = "holding.json"
+"""In the folder of an SFT policy; its name is part of stored runs."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Placement:
 
     @property
     def half(self) -> bool:
-        """Whether layers compute in bfloat16."""
+        """Whether layers compute in bfloat16; the module's docstring says what does not."""
         return self.dtype == "bfloat16"
 
 
@@ -68,12 +69,15 @@ def choose_placement(settings: Row, device: str) -> Placement:
 
 
 def save_placement(placement: Placement, folder: Path) -> None:
-    """Store it beside the SFT policy."""
+    """Store it beside the SFT policy, as JSON with the names of the fields."""
     (folder / FILE).write_text(json.dumps(asdict(placement), indent=1) + "\n", encoding="utf-8")
 
 
 def read_placement(folder: Path) -> Placement:
-    """The placement stored in an SFT folder; without one, all weights in float32."""
+    """The placement stored in an SFT folder; without one, all weights in float32.
+
+    A folder from elsewhere has none.
+    """
     path = folder / FILE
     return Placement(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Placement()
 
@@ -85,7 +89,7 @@ def apply_placement(model: M, placement: Placement) -> M:
     """
     import torch
 
-    trunk: Any = getattr(model, "base_model", model)
+    trunk: Module = getattr(model, "base_model", model)
     if placement.half or placement.gradient_checkpointing:
         _patch_trunk(trunk, placement)
     if placement.half:
@@ -104,7 +108,7 @@ def _patch_trunk(trunk: Module, placement: Placement) -> None:
     switch = enable_checkpointing(trunk) if placement.gradient_checkpointing else None
     inner, kind = trunk.forward, next(trunk.parameters()).device.type
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         if switch is not None:  # only while gradients are wanted: sampling needs the cache that checkpointing drops
             switch(torch.is_grad_enabled())
         with torch.autocast(kind, torch.bfloat16) if placement.half else nullcontext():
@@ -113,13 +117,13 @@ def _patch_trunk(trunk: Module, placement: Placement) -> None:
     trunk.forward = forward
 
 
-def _patch_head(head: Any) -> None:
+def _patch_head(head: Linear) -> None:
     import torch
 
     inner, kind = head.forward, head.weight.device.type
 
     def forward(hidden: Tensor) -> Tensor:
-        # also where the caller's own autocast is in force
+        # the trunk's autocast has ended, but a caller may have its own: sampling has one around all steps
         with torch.autocast(kind, enabled=False):
             logits: Tensor = inner(hidden.float())
         return logits

@@ -6,11 +6,11 @@ opens what is saved.  models/tiny_policy.py makes a policy from nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.packing import enable_packing
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Tokenizer
 
 M = TypeVar("M", bound="Module")
+L = TypeVar("L", bound="CausalLM")
 
 PAD = "<|pad|>"
 """The pad token of tokenizers that have no token to spare for it."""
@@ -43,6 +44,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
     check_folder(source)
     name, revision = split_revision(source)
     try:
+        # remote code is refused everywhere: a name on the hub must not run a program here
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         if Path(name).is_dir():
@@ -89,7 +91,7 @@ def load_causal(source: str | Path, tokenizer: Tokenizer, device: str, dtype: st
     """
     from transformers import AutoModelForCausalLM
 
-    model: CausalLM = _load(AutoModelForCausalLM, source, dtype)
+    model: CausalLM = _load(AutoModelForCausalLM.from_pretrained, source, dtype)
     _match_embeddings(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id  # stored with the model, for other programs
@@ -98,7 +100,10 @@ def load_causal(source: str | Path, tokenizer: Tokenizer, device: str, dtype: st
 
 
 def load_frozen(source: str | Path, tokenizer: Tokenizer, device: str, placement: Placement) -> CausalLM:
-    """A causal language model whose weights are not trained; its layers are in bfloat16 if the placement is."""
+    """A causal language model whose weights are not trained; its layers are in bfloat16 if the placement is.
+
+    In evaluation mode on `device`, the head in float32.  Raises BenchError as `load_causal` does.
+    """
     # cast on the CPU, so that the device never holds both precisions
     model = load_causal(source, tokenizer, "cpu", placement.dtype).requires_grad_(False)
     return cast_layers(model, placement, keep=model.get_output_embeddings()).to(device)
@@ -125,7 +130,10 @@ def cast_layers(model: M, placement: Placement, keep: Module) -> M:
 
 
 def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[CausalLM, Tokenizer]:
-    """(model, tokenizer) of a stored policy, with the placement of its SFT folder (default: `folder`)."""
+    """(model, tokenizer) of a stored policy, with the placement of its SFT folder (default: `folder`).
+
+    Policies that PPO stores have no placement of their own.  Raises BenchError where `folder` cannot be loaded.
+    """
     placement, tokenizer = read_placement(sft or folder), load_tokenizer(folder)
     if placement.lora:
         return apply_placement(load_frozen(folder, tokenizer, device, placement), placement), tokenizer
@@ -133,7 +141,10 @@ def load_sampler(folder: Path, device: str, sft: Path | None = None) -> tuple[Ca
 
 
 def load_policy(folder: Path, device: str) -> tuple[CausalLM, Tokenizer]:
-    """(model, tokenizer) of an SFT or trained policy, computed in float32 for every placement."""
+    """(model, tokenizer) of an SFT or trained policy, computed in float32 for every placement.
+
+    Raises BenchError where `folder` cannot be loaded.
+    """
     tokenizer = load_tokenizer(folder)
     return load_causal(folder, tokenizer, device), tokenizer
 
@@ -141,12 +152,16 @@ def load_policy(folder: Path, device: str) -> tuple[CausalLM, Tokenizer]:
 def load_classifier(
     source: str | Path, tokenizer: Tokenizer, device: str, seed: int = 0, head_std: float = 0.0
 ) -> Classifier:
-    """A sequence classifier with one label; `head_std` above 0 draws a new head of that deviation from `seed`."""
+    """A sequence classifier with one label, in float32 evaluation mode.
+
+    `head_std` above 0 draws a new head of that standard deviation from `seed`; 0 keeps the head that is stored.
+    Raises BenchError where no such model can be loaded.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     with quiet_transformers():
-        model: Classifier = _load(AutoModelForSequenceClassification, source, num_labels=1)
+        model: Classifier = _load(AutoModelForSequenceClassification.from_pretrained, source, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     if head_std:
         generator = torch.Generator().manual_seed(seed)  # of its own, on the CPU: the same head on every device
@@ -156,16 +171,19 @@ def load_classifier(
 
 
 def load_encoder_decoder(source: str | Path, tokenizer: Tokenizer, device: str) -> EncoderDecoder:
-    """An encoder-decoder (T5 and its like) in float32 evaluation mode.  Raises BenchError as `load_causal` does."""
+    """An encoder-decoder (T5 and its like) in float32 evaluation mode.
+
+    Raises BenchError as `load_causal` does.
+    """
     from transformers import AutoModelForSeq2SeqLM
 
-    model: EncoderDecoder = _load(AutoModelForSeq2SeqLM, source)
+    model: EncoderDecoder = _load(AutoModelForSeq2SeqLM.from_pretrained, source)
     _match_embeddings(model, tokenizer, source)
     return model.to(device).eval()
 
 
-def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) -> Any:
-    """The model by one of transformers' auto classes.
+def _load(load: Callable[..., L], source: str | Path, dtype: str = "float32", **more: object) -> L:
+    """The model by `load`, `from_pretrained` of one of transformers' auto classes.
 
     Raises BenchError for quantised weights, which cannot be trained here, and for weights that are not finite.
     """
@@ -174,7 +192,7 @@ def _load(auto: Any, source: str | Path, dtype: str = "float32", **more: Any) ->
     check_folder(source)
     name, revision = split_revision(source)
     try:
-        model = auto.from_pretrained(
+        model = load(
             name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=getattr(torch, dtype), **more
         )  # a pickled file, or code from the hub, could run anything
     except Exception as error:
@@ -196,6 +214,7 @@ def _match_embeddings(model: CausalLM, tokenizer: Tokenizer, source: str | Path)
     size = model.get_input_embeddings().num_embeddings
     needed = max(tokenizer.get_vocab().values()) + 1  # not len(): ids may have gaps
     pad_added = needed == size + 1 and tokenizer.pad_token == PAD and tokenizer.pad_token_id == size
+    # fewer tokens than embeddings are common: models round the number of their embeddings up
     if needed > size and not pad_added:
         raise BenchError(
             f"The tokenizer of {source} has ids up to {needed - 1}; the model has {size} embeddings.",
@@ -206,7 +225,10 @@ def _match_embeddings(model: CausalLM, tokenizer: Tokenizer, source: str | Path)
 
 
 def save_model(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write config, safetensors and tokenizer; a model in several precisions is stored in the lowest of them."""
+    """Write config, safetensors and tokenizer; a model in several precisions is stored in the lowest of them.
+
+    `model` itself is cast, too.
+    """
     import torch
 
     if any(p.dtype == torch.bfloat16 for p in model.parameters()):
@@ -227,6 +249,7 @@ def check_folder(source: str | Path) -> None:
             raise BenchError(
                 f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained."
             )
+        # training_args.bin is written beside safetensors weights by transformers' trainer, and never read here
         pickled = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl")) and n != "training_args.bin")
         if pickled and not any(n.endswith(".safetensors") for n in names):
             raise BenchError(
@@ -238,7 +261,10 @@ def check_folder(source: str | Path) -> None:
 
 
 def context_length(model: CausalLM | SimpleNamespace) -> int | None:
-    """The most tokens that a model can read; None where its configuration does not say."""
+    """The most tokens that a model can read, prompt and response together.
+
+    None where its configuration does not say.
+    """
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
         value = getattr(model.config, name, None)
         if isinstance(value, int) and value > 0:
@@ -247,7 +273,7 @@ def context_length(model: CausalLM | SimpleNamespace) -> int | None:
 
 
 def context_of(folder: Path) -> int | None:
-    """`context_length` of a stored model, without loading its weights."""
+    """`context_length` of a stored model in tokens, without loading its weights."""
     from transformers import AutoConfig
 
     return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder)))
@@ -261,7 +287,7 @@ def pick_device(wanted: str = "") -> str:
     import torch
 
     if wanted:
-        try:
+        try:  # the only way to know: each backend fails with an exception of its own kind
             torch.zeros(1, device=wanted)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise BenchError(f"The device {wanted!r} cannot be used: {one_line(error)}.", "See: bench doctor") from None
@@ -273,7 +299,10 @@ def pick_device(wanted: str = "") -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside, no load report of transformers about a head that is new on purpose."""
+    """Inside, no load report of transformers about a head that is new on purpose.
+
+    For the whole process: other threads are quiet meanwhile, too.
+    """
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -19,7 +19,10 @@ END = "<|end|>"
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE tokenizer with at most `vocabulary` tokens.  Any text round-trips; pad and end differ."""
+    """A byte-level BPE tokenizer with at most `vocabulary` tokens, pad and end included; pad and end differ.
+
+    Any text round-trips, because all 256 bytes are tokens.
+    """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -42,7 +45,10 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
 
 
 def tiny_tokenizer(prompts: Sequence[str], completions: Sequence[str], vocabulary: int) -> Tokenizer:
-    """The tiny policy's tokenizer, trained on the task's own demonstrations in the template."""
+    """The tiny policy's tokenizer, trained on the task's own demonstrations in the template.
+
+    One completion to each prompt.  The template is in it, so its words become few tokens.
+    """
     return train_tokenizer([policy_prompt(p) + c for p, c in zip(prompts, completions, strict=True)], vocabulary)
 
 

@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness.pipeline.trackers import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
+from rlhf_bench.harness.text.types import Row
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage's function gets.  It writes its result to `work`; `scratch` survives an interruption."""
+    """What a stage's function gets.  It writes its result to `work`; `scratch` survives an interruption.
 
-    params: Mapping[str, Any]
+    `params` are the stage's parameters and its payload in one object; `inputs` the folders of earlier stages by role.
+    Which of them a function reads is in its docstring.  `device` is a torch device; `tracked` names the loggers of a
+    training.
+    """
+
+    params: Row
     inputs: Mapping[str, Path]
     work: Path
     scratch: Path
@@ -28,7 +33,7 @@ class Context:
     tracked: Tracked = field(default_factory=Tracked)
 
 
-StageFigures = Mapping[str, Any]
+StageFigures = Row
 """What a stage's function returns: figures for stage.json, such as losses and counts."""
 
 StageFunction = Callable[[Context], StageFigures]

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """Names of the stages that were made, the errors of those that failed, and those left out because of them."""
+    """Names of the stages that were made, the errors of those that failed, and those left out because of them.
+
+    Stages that existed before are in none of the three, nor are those that another process made meanwhile.
+    """
 
     made: list[str] = field(default_factory=list)
     failed: dict[str, BenchError] = field(default_factory=dict)
@@ -43,12 +46,13 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
     `stages` are ordered, inputs first.  One job runs them in that order, several start the first that can run.  Raises
     BenchError when a worker process is killed.
     """
+    # Another process may make one of them meanwhile: `run_stage` looks again, under the stage's lock.
     missing = [stage for stage in stages if not stage.done(root)]
     if machine.jobs > 1 and len(missing) > 1:
         return _side_by_side(missing, root, machine)
     outcome = Outcome()
     if missing:
-        set_threads(machine.threads)
+        set_threads(machine.threads)  # imports torch, which takes seconds: not for a plan that is complete
     # keys, not names: stages that differ in a setting alone have one name
     unavailable = set[str]()
     for stage in missing:
@@ -60,7 +64,7 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
         try:
             if run_guarded(stage, root, machine, partial(machine.progress, "step", stage.name)):
                 outcome.made.append(stage.name)
-        except BenchError as error:
+        except BenchError as error:  # any other exception is a fault in code and ends the run
             outcome.failed[stage.name] = error
             unavailable.add(stage.key)
         machine.progress("end", stage.name, 0, 0)
@@ -68,14 +72,17 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
 
 
 def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[[int, int], None]) -> bool:
-    """`run_stage`, with failures of the machine (disk full, out of memory) as a BenchError."""
+    """`run_stage`, with failures of the machine (disk full, out of memory) as a BenchError.
+
+    True when the stage was computed now, False when its result was there.  `progress` is called with (done, total).
+    """
     quiet_libraries()
     try:
         return run_stage(stage, root, machine.device, progress, machine.trackers)
     except OSError as error:
         fix = "Finished stages are kept; run again when this is repaired."
         raise BenchError(f"{stage.name}: {one_line(error)}.", fix) from error
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; other accelerators raise the plain type
         if "out of memory" not in str(error).lower():
             raise
         raise BenchError(f"{stage.name}: out of memory.", "Lower ppo.micro_batch, sft.batch or eval.batch.") from error
@@ -94,6 +101,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
     # `ready` holds stages that could run but have no free worker, in the order of the plan
     outcome, ready, ended = Outcome(), list[str](), set[str]()
     running: dict[Future[bool], Stage] = {}
+    # a forked process cannot use CUDA once its parent has
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
     started = (events, machine.threads)
@@ -103,7 +111,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
                 ready = sorted([*ready, *sorter.get_ready()], key=position.__getitem__)
                 while ready and len(running) < machine.jobs:
                     stage = missing[position[ready.pop(0)]]
-                    with _main_module_hidden():
+                    with _main_module_hidden():  # `submit` starts the workers, one by one as they are needed
                         running[pool.submit(_work, stage, root.root, machine.device, machine.trackers)] = stage
                     machine.progress("start", stage.name, 0, 0)
                 if not running:
@@ -120,6 +128,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
                         sorter.done(stage.key)  # without it the stages that need this one never become ready
                     machine.progress("end", stage.name, 0, 0)
         except KeyboardInterrupt:
+            # A private name: leaving the pool waits for running stages, and Python 3.14 is the first that can end them.
             for process in list(pool._processes.values()):
                 process.terminate()  # folders are written aside, so no half-written one counts as complete
             raise
@@ -143,7 +152,10 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 def _collect(future: Future[bool], stage: Stage, outcome: Outcome) -> bool:
-    """Record how a stage ended; whether its result is there."""
+    """Record how a stage ended in `outcome`; whether its result is there.
+
+    Raises BenchError where the worker process was killed, because then no other stage of the pool can end either.
+    """
     try:
         if future.result():
             outcome.made.append(stage.name)
@@ -165,19 +177,19 @@ def _start_worker(events: Events, threads: int) -> None:
     global _events
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends its workers
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    def exit_with_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)  # from a thread: sys.exit would end that thread alone
+
+    # A worker whose parent was killed would keep its stage locked, then wait for work for ever.
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     set_threads(threads)
 
 
-def _exit_with_parent() -> None:
-    """End this worker when its parent was killed: it would keep its stage locked, then wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _work(stage: Stage, root: Path, device: str, trackers: Sequence[str]) -> bool:
+    # The machine itself stays in the parent: its `progress` draws there, and may be a function that cannot be pickled.
     def progress(done: int, total: int) -> None:
         _events.put(("step", stage.name, done, total))
 

@@ -45,12 +45,16 @@ class Machine:
         from rlhf_bench.harness.models.policies import pick_device
 
         device = pick_device(self.device)
+        # 0 on an accelerator, which makes one job: several would share its memory
         cores = usable_cores() if device == "cpu" else 0
         return replace(self, jobs=self.jobs or max(1, cores // self.threads), device=device)
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Cores this process may use: on Linux those of its affinity mask (taskset, cpuset), elsewhere all.
+
+    A limit of processor time, as `docker run --cpus` sets it, is not seen.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -61,7 +65,10 @@ LARGEST_KEPT = 2**30  # bytes; a larger block is still mapped by itself and retu
 
 
 def set_thread_variables(threads: int) -> None:
-    """Set the variables that libraries read when they are loaded, in this process and in those that it starts."""
+    """Set the variables that libraries read when they are loaded, in this process and in those that it starts.
+
+    `threads` is the number of CPU threads.  Values that the user has set for the other variables stay.
+    """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     # threads that spin while idle slow other processes on a busy machine down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -71,7 +78,7 @@ def set_thread_variables(threads: int) -> None:
 def set_threads(threads: int) -> None:
     """Set this process's number of CPU threads, for torch and for the libraries it calls; keep freed memory."""
     set_thread_variables(threads)
-    import torch
+    import torch  # after the variables, which OpenMP reads once, when torch loads it
 
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -85,7 +92,7 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # CDLL(None): what this process has loaded
     if set_option is None:  # musl has none
         return False
     # A second thread would get a heap of its own, which shrinks in spite of the thresholds: 9,000 faults a step where
@@ -96,6 +103,7 @@ def keep_freed_memory() -> bool:
 
 def quiet_libraries() -> None:
     """Switch off the progress bars and advice of the libraries: progress is drawn in one place."""
+    # `datasets` reads this when it is imported, and not every stage imports it
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.pipeline.context import Context, StageFunction
 from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory
 from rlhf_bench.harness.pipeline.trackers import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Stage:
     kind: str
     label: str
     function: str
-    params: Mapping[str, Any]
+    params: Row
     inputs: Mapping[str, Stage] = field(default_factory=dict)
-    payload: Mapping[str, Any] = field(default_factory=dict)
+    payload: Row = field(default_factory=dict)
     code: tuple[str, ...] = ()
     plugin_code: tuple[str, ...] = ()
     cost: float = 0.0
     family: str = ""
 
     @cached_property
-    def key(self) -> str:
+    def key(self) -> str:  # cached: every stage that has this one as an input asks for it, and they are many
         """Hash that names the result: equal keys mean equal results."""
         return self._hash(self.params, {name: stage.key for name, stage in self.inputs.items()})
 
@@ -53,13 +53,15 @@ class Stage:
         params = {name: value for name, value in self.params.items() if name != "seed"}
         return self._hash(params, {name: stage.seedless_key for name, stage in self.inputs.items()})
 
-    def _hash(self, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    def _hash(self, params: Row, inputs: Mapping[str, str]) -> str:
+        # Not the label, which is for readers, nor payload, cost and family, which change no result.
         module, _, function = self.function.partition(":")
         code = fingerprint.of(module, *self.code)
         return store.content_key([self.kind, params, inputs, function, code, self.plugin_code])
 
     @property
     def name(self) -> str:
+        """Kind and label, for progress and messages; stages that differ in a setting alone have one name."""
         return f"{self.kind} {self.label}"
 
     @property
@@ -68,9 +70,11 @@ class Stage:
         return [self.kind, self.label, self.key[: store.KEY_LENGTH]]
 
     def folder(self, root: store.Store) -> Path:
+        """Where the result lies, or will lie, in `root`."""
         return root.folder(self.kind, self.label, self.key)
 
     def done(self, root: store.Store) -> bool:
+        """Whether `root` has the result.  Raises BenchError for a half-written folder of its name."""
         return root.complete(self.kind, self.label, self.key)
 
 
@@ -88,12 +92,15 @@ def run_stage(
     with root.writing(stage.kind, stage.label, stage.key) as place:
         if place is None:
             return False  # another process completed it while this one waited for the lock
+        # imported before the clocks start: what importing torch takes is no part of the stage's seconds
         function: StageFunction = getattr(importlib.import_module(module), name)
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
         marked = reset_peak_memory()  # the kernel's mark covers the whole process: earlier stages must not count
         wall, cpu = time.perf_counter(), time.process_time()
         folder = root.root / "tracking" / "-".join(stage.place)
         tracked = Tracked(tuple(trackers), folder, stage.name, place[1])
+        # The payload comes second: a name in both has its key's value in `params` (a hash of a task's content) and the
+        # value to compute with in `payload` (the task's settings).
         figures = function(Context({**stage.params, **stage.payload}, inputs, *place, device, progress, tracked))
         record = {
             "kind": stage.kind,
@@ -114,8 +121,11 @@ def run_stage(
     return True
 
 
-def environment() -> dict[str, Any]:
-    """Versions of the libraries that compute, and the kind of machine, of this process."""
+def environment() -> JsonObject:
+    """Versions of the libraries that compute, and the kind of machine, of this process.
+
+    For the stage's record alone: they are no part of a key.  A package that is not installed is left out.
+    """
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

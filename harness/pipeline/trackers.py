@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, did_you_mean, one_line
 from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.text.types import JsonObject
 
 PROJECT = "rlhf-bench"
 Log = Callable[[Mapping[str, float]], None]
@@ -33,8 +34,11 @@ LibraryCalls = tuple[Callable[..., object], Callable[[], object]]
 class Tracker(Protocol):
     """Logs the scalars of one stage."""
 
-    def log(self, step: int, scalars: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Log the scalars, by name, of iteration `step`, from 1."""
+
+    def close(self) -> None:
+        """End the run; nothing is logged afterwards."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class ResumedRun:
 
     def __init__(self, memory: Path, open_run: Callable[[str], LibraryCalls]) -> None:
         self.memory = memory
-        known: Any = store.read_json(memory) if memory.exists() else {"id": uuid.uuid4().hex[:12], "step": 0}
+        known: JsonObject = store.read_json(memory) if memory.exists() else {"id": uuid.uuid4().hex[:12], "step": 0}
         self.id: str = known["id"]
         self.last: int = known["step"]
         self.send, self.finish = open_run(self.id)
@@ -136,7 +140,7 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in OPENERS:
             raise BenchError(f"Unknown tracker {name!r}.", did_you_mean(name, OPENERS))
-        if find_spec(name) is None:
+        if find_spec(name) is None:  # not imported: that takes seconds, and only a process that trains needs it
             raise BenchError(f"--track {name} needs the package {name}.", f"pip install 'rlhf-bench[{name}]'")
     return tuple(dict.fromkeys(names))
 
@@ -151,12 +155,12 @@ class Trackers:
     def __call__(self, row: Mapping[str, float]) -> None:
         step = int(row["iteration"])
         scalars = {name: value for name, value in row.items() if name != "iteration"}
-        if self.opened is None:
+        if self.opened is None:  # at the first row: only then is it known where a resumed training goes on
             self.opened = {}
             for name in self.tracked.names:
                 with self._guarded(name):
                     self.opened[name] = OPENERS[name](self.tracked, step)
-        for name, tracker in list(self.opened.items()):
+        for name, tracker in list(self.opened.items()):  # a copy: `_guarded` takes out a tracker that fails
             with self._guarded(name):
                 tracker.log(step, scalars)
 
@@ -171,7 +175,7 @@ class Trackers:
         try:
             with redirect_stdout(sys.stderr):
                 yield
-        except Exception as error:
+        except Exception as error:  # a library may raise anything, and a training of hours must not end by its log
             failed = (self.opened or {}).pop(name, None)
             if failed is not None:
                 with suppress(Exception), redirect_stdout(sys.stderr):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -38,24 +38,30 @@ Stages = Mapping[str, Stage]
 
 @dataclass(frozen=True)
 class RewardArm:
-    """A cell's reward model, built once so that the plan knows whether it is trained and what it reads."""
+    """A cell's reward model, built once so that the plan knows whether it is trained and what it reads.
+
+    `made` is the plugin's object.  The plan reads its members and calls no method: stages build the object again.
+    """
 
     name: str
     label: str  # the name without long paths, for file names and reports
     settings: Row
-    made: Any
+    made: TrainableRewardModel | RewardModel
     code: str  # hash of the code of the reward model and of the plugins that it loads
 
     @cached_property
     def params(self) -> JsonObject:
-        """What enters keys: the name, the settings and, for a model that reads files, hashes of their content."""
+        """What enters keys: the name, the settings and, for a model that reads files, hashes of their content.
+
+        Raises BenchError with the model's name where its `content` raises or is no JSON object.
+        """
         found = {"name": self.name, "settings": dict(self.settings)}
         try:
             content = dict(self.made.content) if isinstance(self.made, ReadsFiles) else {}
             store.canonical(content)  # a plugin's own property: what is no JSON must fail here, with the plugin's name
         except BenchError:
             raise
-        except Exception as error:
+        except Exception as error:  # `content` is code of a plugin, which may raise anything
             seen = f"The reward model {self.name!r} cannot say what it reads: {one_line(error)}."
             raise BenchError(seen) from error
         return {**found, **({"content": content} if content else {})}
@@ -66,6 +72,7 @@ class RewardArm:
 
     @property
     def reads_examples(self) -> bool:
+        """Whether it reads more of an example than its prompt: its stages then need both splits of the prompts."""
         return isinstance(self.made, ReadsExamples)
 
 
@@ -77,7 +84,7 @@ def open_arm(name: str, settings: Settings) -> RewardArm:
     """
     plugin = plugins.find("reward-model", name)
     values = factory_settings(name, plugin.factory(), settings.plugins.get(name, {}))
-    made: Any = plugins.build("reward-model", name, values)
+    made: object = plugins.build("reward-model", name, values)
     if not isinstance(made, TrainableRewardModel | RewardModel):
         raise BenchError(
             f"The reward model {name!r} has neither rewards(rollout) nor train/load.",
@@ -107,7 +114,8 @@ class ArmContext:
 
     @property
     def common(self) -> JsonObject:
-        """Parameters of every stage of the arm."""
+        """Parameters of every stage of the arm: reward model, seed, and the longest response in tokens."""
+        # the longest response of the home task, for which SFT left room in the context, also on another task's prompts
         seed = self.stages["sft"].params["seed"]
         found = {"rm": self.reward_model.params, "seed": seed, "max_response": self.tasks.home.max_response}
         if not self.reward_model.reads_utility:
@@ -147,7 +155,10 @@ class ArmContext:
 
 
 def scale(arm: ArmContext) -> Stage:
-    """The stage that measures the reward's spread over SFT samples, by which every arm's rewards are divided."""
+    """The stage that measures the reward's spread over SFT samples, by which the arm's rewards are divided.
+
+    Every optimiser has it, also those that train without a reward: reports read pair accuracy and diagnostics from it.
+    """
     from rlhf_bench.harness.settings import Settings
 
     ppo, defaults = arm.settings.ppo, Settings().group("ppo")
@@ -155,9 +166,11 @@ def scale(arm: ArmContext) -> Stage:
         "scale",
         arm.label(arm.tasks.home.name),
         f"{H}.stages.scale:scale",
+        # the whole group, because the stage builds PPOSettings from it; defaults stand for what it does not depend on
         {**arm.common, "ppo": arm.settings.group("ppo") | {name: defaults[name] for name in _NOT_OF_SCALE}},
         {**training_inputs(arm), "pairs": arm.stages["pairs"]},
         arm.payload,
+        # the task's code too: the stage correlates rewards with the task's gold utility
         plugin_code=(*arm.code, arm.tasks.optimised.fingerprint),
         cost=float(ppo.scale_prompts * ppo.scale_samples),
         family=arm.family,
@@ -170,9 +183,12 @@ def training_inputs(arm: ArmContext) -> dict[str, Stage]:
 
 
 def ppo(arm: ArmContext) -> dict[str, Stage]:
-    """Stages: PPO, the trained policy's responses to the held-out prompts, and the proxy reward of both policies."""
+    """Stages: PPO, the trained policy's responses to the held-out prompts, and the proxy reward of both policies.
+
+    Raises BenchError for an engine (`ppo.engine`) that is not installed or does not go with the policy's settings.
+    """
     settings = arm.settings
-    check_engine(settings)
+    check_engine(settings)  # now: a missing engine must not surface after SFT and the reward model's training
     if settings.ppo.rollouts % settings.ppo.samples:
         raise BenchError(
             f"ppo.rollouts={settings.ppo.rollouts} is not a multiple of ppo.samples={settings.ppo.samples}.",
@@ -196,12 +212,16 @@ def ppo(arm: ArmContext) -> dict[str, Stage]:
 
 def held_out_inputs(arm: ArmContext) -> dict[str, Stage]:
     """Inputs of stages that read the held-out prompts."""
+    # the SFT policy is the reference of the KL, and its folder has the tokenizer
     inputs = {"sft": arm.stages["sft"], "prompts": arm.stages["prompts"]}
     return {**inputs, **arm.model, **arm.shown}
 
 
 def transfer(arm: ArmContext, trained: Stage) -> Stage:
-    """The stage that samples the trained policy's responses to another task's prompts."""
+    """The stage that samples the trained policy's responses to another task's prompts (out of distribution).
+
+    It depends on `trained`, so one training serves any number of tasks.
+    """
     settings = arm.settings
     return Stage(
         "transfer",
@@ -211,13 +231,17 @@ def transfer(arm: ArmContext, trained: Stage) -> Stage:
         {**held_out_inputs(arm), "ppo": trained},
         arm.payload,
         plugin_code=arm.code,
+        # eval.prompts = 0 takes all, whose number the plan does not know: 1000 stands for it here and below
         cost=2.0 * (settings.eval.prompts or 1000),
         family=arm.family,
     )
 
 
 def proxy(arm: ArmContext, generations: Stage) -> Stage:
-    """The stage that scores the baseline's and the trained policy's responses, with the reward's own diagnostics."""
+    """The stage that scores the baseline's and the trained policy's responses, with the reward's own diagnostics.
+
+    From it reports take the curve of gold against proxy (`results.proxy_curves`).
+    """
     settings = arm.settings
     return Stage(
         "proxy",
@@ -233,12 +257,15 @@ def proxy(arm: ArmContext, generations: Stage) -> Stage:
 
 
 def best_of_n(arm: ArmContext) -> dict[str, Stage]:
-    """Stages: one pool of SFT samples, shared by all reward models of a seed, and this arm's choice from it."""
+    """Stages: one pool of SFT samples, shared by all reward models of a seed, and this arm's choice from it.
+
+    Raises BenchError for an n that is no number, below 1, above the pool, or given twice (`parse_ns`, `check_ns`).
+    """
     settings = arm.settings
     chosen = settings.best_of_n
     ns = parse_ns(chosen.n)
     size = chosen.pool or max(ns)  # samples a prompt
-    ns = check_ns(ns, size)
+    ns = check_ns(ns, size)  # rising: the same numbers in any order have one key
     drawn = {"samples": size, "independent": chosen.independent}
     common = {"max_response": arm.tasks.home.max_response, "eval": settings.group("eval")}
     prompts = {"sft": arm.stages["sft"], "prompts": arm.stages["prompts"]}
@@ -248,10 +275,11 @@ def best_of_n(arm: ArmContext) -> dict[str, Stage]:
         "pool",
         f"{safe_label(evaluated.name)}-s{seed}",
         f"{H}.stages.pool:pool",
+        # nothing of the reward model, and of n the pool's size alone: all arms of a seed draw once
         {**common, "seed": seed, "temperature": settings.ppo.temperature, "pool": drawn},
         prompts,
         {"task": evaluated.params},
-        plugin_code=(evaluated.fingerprint,),
+        plugin_code=(evaluated.fingerprint,),  # the stage computes the samples' gold utility
         cost=cost,
         family=arm.family,
     )
@@ -284,12 +312,13 @@ def direct(arm: ArmContext, method: str) -> dict[str, Stage]:
         "direct",
         f"{safe_label(arm.tasks.home.name)}-{method}-s{seed}",
         f"{H}.stages.direct:direct",
-        {"method": method, "settings": chosen, "seed": seed},
+        {"method": method, "settings": chosen, "seed": seed},  # no reward model: its arms share the training
         {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
         {},
         cost=float(chosen["epochs"]),
         family=f"{arm.family} {method}",
     )
+    # of the group `ppo` the temperature alone: no other setting of PPO may change the key
     temperature = {"temperature": settings.ppo.temperature}
     generations = Stage(
         "written",
@@ -315,8 +344,12 @@ OPTIMIZERS: Mapping[str, Callable[[ArmContext], Stages]] = {
 
 
 def training(arm: ArmContext) -> Stage:
-    """The stage that trains a reward model.  Its key holds the recipe, not the arm: arms of one recipe share it."""
-    model: TrainableRewardModel = arm.reward_model.made
+    """The stage that trains a reward model.  Its key holds the recipe, not the arm: arms of one recipe share it.
+
+    The arm's reward model is a TrainableRewardModel.
+    """
+    model = arm.reward_model.made
+    assert isinstance(model, TrainableRewardModel)  # `cells.plan_cell` plans this stage for no other
     home, seed = arm.tasks.home, arm.stages["sft"].params["seed"]
     return Stage(
         "reward",
@@ -329,10 +362,10 @@ def training(arm: ArmContext) -> Stage:
             "max_response": home.max_response,
         },
         {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
-        {"rm": arm.reward_model.params},
+        {"rm": arm.reward_model.params},  # by which the stage builds the model: no part of the key
         plugin_code=(arm.reward_model.code,),
         cost=float(model.training_settings.get("epochs", 1)),
-        family=f"{arm.family} {model.recipe}",
+        family=f"{arm.family} {model.recipe}",  # time estimates compare trainings of one recipe
     )
 
 

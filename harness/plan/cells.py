@@ -46,10 +46,12 @@ class Cell:
 
     @property
     def key(self) -> str:
+        """Hash that names the cell: the key of its generations, which depend on all that was trained."""
         return self.stages["generations"].key
 
     @property
     def name(self) -> str:
+        """The name of its record without .json; unique in a results folder."""
         return f"{cell_label(self.task, self.reward_model, self.seed)}-{self.key[: store.KEY_LENGTH]}"
 
     def record(self) -> JsonObject:
@@ -62,6 +64,7 @@ class Cell:
             "evaluated": self.evaluated.params,
             "reward_model": self.reward_model,
             "optimizer": self.optimizer,
+            # what groups the seeds of one arm in reports
             "arm": self.stages["generations"].seedless_key[: store.KEY_LENGTH],
             "seed": self.seed,
             "policy": self.policy,
@@ -72,7 +75,10 @@ class Cell:
 
 
 def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Settings, optimizer: str = "ppo") -> Cell:
-    """The stages of one cell.  Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm`."""
+    """The stages of one cell.  `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS.
+
+    Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm` and as the optimiser's function.
+    """
     arm = arms.open_arm(rm_name, settings)
     for task in (tasks.optimised, tasks.evaluated):
         if arm.reads_utility and not task.has_utility:
@@ -94,7 +100,7 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Sett
         seed,
         policy["name"],
         stages,
-        {},
+        {},  # `differing`: `make_plan` adds it, which knows the request
         tasks.evaluated,
         tasks.home,
         optimizer,
@@ -103,16 +109,20 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Sett
 
 
 def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: int) -> Stage:
-    """The stage in which a judge measures one cell's generations."""
+    """The stage in which a judge measures one cell's generations.
+
+    `inputs` have the roles prompts, baseline and generations; `label` and `seed` are the cell's.
+    """
     plugin = plugins.find("judge", judge.name)
     return Stage(
         "verdicts",
         f"{safe_label(judge.name)}-{label}",
         f"{H}.stages.judge:verdicts",
+        # `content`, not the settings: those that cost only time change no verdict (`seams.HasVerdictSettings`)
         {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": seed},
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
         {"judge_settings": dict(judge.settings)},
-        plugin_code=(plugin.fingerprint(), task.fingerprint),
+        plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility
     )
 
 
@@ -121,7 +131,7 @@ def in_order(stages: Sequence[Stage]) -> list[Stage]:
 
     Depth first instead of by level (graphlib's order): an interrupted run then has finished some cells whole.
     """
-    found: dict[str, Stage] = {}
+    found: dict[str, Stage] = {}  # by key: cells share stages, each planned as an object of its own
 
     def visit(stage: Stage) -> None:
         if stage.key not in found:

@@ -54,7 +54,10 @@ class ExperimentRun:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A paired difference of two reward models, computed in every run that has both."""
+    """A paired difference of two reward models, computed in every run that has both.
+
+    `statistic` is a measure of the judge; the difference is a - b (`results.contrasts.difference`).
+    """
 
     a: str
     b: str
@@ -66,7 +69,10 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, the runs that answer it, the contrasts, and the names of the tables to show."""
+    """A question, the runs that answer it, the contrasts, and the names of the tables to show.
+
+    `seeds` is a text for `parse_seeds`, such as "101-105".
+    """
 
     name: str
     question: str
@@ -93,21 +99,19 @@ class Made:
 
 @cache
 def load() -> Mapping[str, Experiment]:
-    """The packaged experiments by name."""
+    """The packaged experiments by name, in the order of experiments.toml, read once."""
     text = files("rlhf_bench.harness.plan").joinpath("experiments.toml").read_text(encoding="utf-8")
-    return {name: _experiment(name, values) for name, values in tomllib.loads(text).items()}
-
-
-def _experiment(name: str, values: Row) -> Experiment:
-    runs = tuple(_run(run) for run in values["runs"])
-    contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
-    shows = {"shows": tuple(values["shows"])} if "shows" in values else {}
-    return Experiment(name, values["question"], values["seeds"], runs, contrasts, **shows)
-
-
-def _run(values: Row) -> ExperimentRun:
-    found: JsonObject = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return ExperimentRun(**found)
+    found: dict[str, Experiment] = {}
+    for name, values in tomllib.loads(text).items():
+        runs = []
+        for given in values["runs"]:
+            # TOML has lists, the fields are tuples
+            fields: JsonObject = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+            runs.append(ExperimentRun(**fields))
+        contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
+        shows = {"shows": tuple(values["shows"])} if "shows" in values else {}
+        found[name] = Experiment(name, values["question"], values["seeds"], tuple(runs), contrasts, **shows)
+    return found
 
 
 def find(name: str) -> Experiment:
@@ -124,9 +128,16 @@ def make(
     """Plan every run on the seeds in `asked`, or on its own seeds where `asked` is empty.
 
     `given` are settings by hand: those of the harness apply to every run, those of a plugin to the runs that use it.  A
-    run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run.
+    run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run,
+    where every run is left out, and as `make_plan`.
     """
-    _check_groups(experiment, given)
+    from rlhf_bench.harness.settings import GROUPS  # here: reports read experiments too, and do without pydantic
+
+    # over all runs: `_request` leaves a group out of the runs that have no such plugin, so here a typo must be found
+    names = set().union(*(_plugins(run) for run in experiment.runs))
+    for group in given:
+        if group not in GROUPS and not fnmatch.filter(names, group):
+            raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, {*GROUPS, *names}))
     plans: dict[str, Plan] = {}
     analyses: dict[str, dict[tuple[str, int], Stage]] = {}
     left_out: dict[str, str] = {}
@@ -138,6 +149,7 @@ def make(
         if run.needs and not given.get(group, {}).get(key):
             left_out[run.name] = run.needs
         elif run.kind == "overhead":
+            # of random weights, without a reward model: one seed is enough
             analyses[run.name] = {("", seed): overhead_stage(seed) for seed in seeds[:1]}
         else:
             made = make_plan(_request(run, seeds, given, policy, preset))
@@ -152,17 +164,19 @@ def make(
 
 
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
-    from rlhf_bench.harness.settings import GROUPS  # here: reports read experiments too, and do without pydantic
+    from rlhf_bench.harness.settings import GROUPS
 
     judges = run.judges or DEFAULT_JUDGES
     sets: dict[str, dict[str, str]] = {}
     for name, value in run.set.items():
         group, _, key = name.partition(".")
+        # texts, as from the command line: `make_settings` parses both alike
         sets.setdefault(group, {})[key] = str(value)
     names = _plugins(run)
+    # a plugin that this run does not use would be an unknown group to it
     for group, keys in given.items():
         if group in GROUPS or fnmatch.filter(names, group):
-            sets.setdefault(group, {}).update(keys)
+            sets.setdefault(group, {}).update(keys)  # after the run's own settings, which they override
     return Request(
         run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts, optimizers=run.optimizers
     )
@@ -172,19 +186,14 @@ def _plugins(run: ExperimentRun) -> set[str]:
     return {run.task, *run.rms, *run.prompts, *(run.judges or DEFAULT_JUDGES)}
 
 
-def _check_groups(experiment: Experiment, given: Assignments) -> None:
-    from rlhf_bench.harness.settings import GROUPS
-
-    names = set().union(*(_plugins(run) for run in experiment.runs))
-    for group in given:
-        if group not in GROUPS and not fnmatch.filter(names, group):
-            raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, {*GROUPS, *names}))
-
-
 def credit_stage(cell: cells.Cell) -> Stage:
-    """The stage that scores the held-out pairs token by token; the places of their flaws are known."""
+    """The stage that scores the held-out pairs token by token; the places of their flaws are known.
+
+    It needs no PPO: everything comes from the cell's stages up to `scale`.
+    """
     sft, pairs = cell.stages["sft"], cell.stages["pairs"]
     scale = cell.stages["scale"]
+    # from the scale's stage, whose prompts have the training split that such a reward model reads
     shown = {"prompts": scale.inputs["prompts"]} if cell.reads_examples else {}
     return Stage(
         "credit",
@@ -193,7 +202,7 @@ def credit_stage(cell: cells.Cell) -> Stage:
         {"rm": scale.params["rm"], "seed": cell.seed},
         {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
         {"micro_batch": scale.payload["micro_batch"]},
-        plugin_code=scale.plugin_code[:1],
+        plugin_code=scale.plugin_code[:1],  # the reward model's; the second is the task's (`arms.scale`)
         cost=1.0,
     )
 
@@ -205,12 +214,16 @@ def overhead_stage(seed: int) -> Stage:
 
 
 def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
-    """Execute the stages that `root` lacks.  Raises BenchError for an unusable device and an unwritable `root`."""
+    """Execute the stages that `root` lacks.  A stage that fails raises nothing: the outcome names it.
+
+    Raises BenchError for an unusable device, an unwritable `root` and a worker process that is killed.
+    """
     if not all(stage.done(root) for stage in made.order):
-        machine = machine.resolved()
+        machine = machine.resolved()  # imports torch: not where every stage is there already
     root.prepare()
     for planned in made.plans.values():
         record_cells(planned, root)  # first, so that an interrupted experiment can say what it lacks
+    # all runs in one call, so that no job waits for the end of a run
     outcome = execute([stage for stage in made.order if stage.kind != "overhead"], root, machine)
     # a timing runs after everything else, alone, on one thread of the CPU
     alone = Machine(progress=machine.progress)
@@ -219,7 +232,11 @@ def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
 
 
 def record(experiment: Experiment, made: Made, command: str) -> JsonObject:
-    """The content of experiments/NAME.json: the cells and stages that the experiment's results are computed from."""
+    """The content of experiments/NAME.json: the cells and stages that the experiment's results are computed from.
+
+    Cells by the names of their records, stages by their places (kind, label, short key); `command` is what was called.
+    """
+    # those that were planned: runs may have seeds of their own, and an analysis has no cell
     seeds = {cell.seed for planned in made.plans.values() for cell in planned.cells}
     seeds |= {seed for found in made.analyses.values() for _, seed in found}
     return {

@@ -14,7 +14,10 @@ from rlhf_bench.harness.text.types import Row
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """A judge by name with all its settings; `content` is what its verdicts depend on, and enters keys."""
+    """A judge by name with all its settings; `content` is what its verdicts depend on, and enters keys.
+
+    `content` is the judge's `verdict_settings` where it has any (`seams.HasVerdictSettings`), else all settings.
+    """
 
     name: str
     settings: Row
@@ -29,6 +32,7 @@ def judge_spec(name: str, given: Row) -> JudgeSpec:
     settings = factory_settings(name, plugins.find("judge", name).factory(), given)
     judge = load_judge(name, settings)
     content = dict(judge.verdict_settings) if isinstance(judge, HasVerdictSettings) else settings
+    # tried here, where the judge's name is known: a stage's key would raise the same error without it
     try:
         store.canonical(content)
     except (TypeError, ValueError) as error:

@@ -84,14 +84,13 @@ def make_plan(request: Request) -> Plan:
     if request.n is not None and "best-of-n" not in request.optimizers:
         raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
     names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
-    for kind, wanted in (
-        ("task", request.tasks),
-        ("reward-model", request.reward_models),
-        ("judge", request.judges),
-    ):
-        for name in wanted:
-            plugins.find(kind, name)  # type: ignore[arg-type]
+    wanted: dict[plugins.Kind, Sequence[str]]
+    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": request.judges}
+    for kind, named in wanted.items():
+        for name in named:
+            plugins.find(kind, name)  # a misspelt name is reported before a setting that belongs to it
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
+    # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
     opened = {name: _open(name, request, settings) for name in request.tasks}
     policy = policy_identity(request.policy, settings)
@@ -99,6 +98,7 @@ def make_plan(request: Request) -> Plan:
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
     cells, judged = [], {}
+    # seeds outermost: an interrupted run has every arm under its first seeds
     for seed in request.seeds:
         for rm, evaluated, optimizer in product(
             dict.fromkeys(request.reward_models),
@@ -107,7 +107,7 @@ def make_plan(request: Request) -> Plan:
         ):
             tasks = plan_tasks.Tasks(home, optimised, opened[evaluated])
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer)
-            cell = replace(cell, differing=_differing(request, tasks))
+            cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
             judged[cell.name] = {
@@ -118,6 +118,7 @@ def make_plan(request: Request) -> Plan:
 
 def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPlan:
     """A task of the request, read as far as it is used: only the home task needs demonstrations."""
+    # the order matters where --train-prompts names the home task: the later entry, with all splits, stays
     used: dict[str, Sequence[Split]] = {
         request.train_prompts: ("train", "test"),
         request.task: ("sft", "train", "test"),
@@ -142,29 +143,34 @@ def _assigned(request: Request) -> dict[str, dict[str, str]]:
 
 def _differing(request: Request, tasks: plan_tasks.Tasks) -> dict[str, str]:
     """The settings given by hand, without those of tasks that the cell does not use and of the report's statistics."""
+    # the plan of several tasks has the settings of all, and a cell's label must name its own alone
     others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name}
     groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others | {"stats"}}
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 
 def run(made: Plan, root: store.Store, machine: Machine) -> Outcome:
-    """Execute the stages that `root` lacks.  Raises BenchError for an unusable device and an unwritable `root`."""
+    """Execute the stages that `root` lacks.  A stage that fails raises nothing: the outcome names it.
+
+    Raises BenchError for an unusable device, an unwritable `root` and a worker process that is killed.
+    """
     if not all(stage.done(root) for stage in made.order):
-        machine = machine.resolved()
+        machine = machine.resolved()  # imports torch: not where every stage is there already
     root.prepare()
     record_cells(made, root)  # first, so that a report can say what an interrupted run lacks
     return execute(made.order, root, machine)
 
 
 def record_cells(made: Plan, root: store.Store) -> None:
-    """cells/NAME.json of every cell; judges that were recorded before stay."""
+    """Write cells/NAME.json of every cell, from which reports find its folders; judges recorded before stay."""
     (root.root / "cells").mkdir(parents=True, exist_ok=True)
     for cell in made.cells:
         path = root.root / "cells" / f"{cell.name}.json"
+        # `bench judge` records judges that no plan names
         before: JsonObject = store.read_json(path).get("judges", {}) if path.exists() else {}
         judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
         record = {**cell.record(), "judges": {**before, **judges}}
-        if not path.exists() or store.read_json(path) != record:
+        if not path.exists() or store.read_json(path) != record:  # the same run again leaves its files untouched
             store.write_json(path, record)
 
 
@@ -178,7 +184,10 @@ def finished(made: Plan, root: store.Store) -> list[Path]:
 
 
 def raise_first(outcome: Outcome) -> None:
-    """The failure of a run as one error; what was made is kept and named."""
+    """Raises the first failure of a run as a BenchError that names the other failures; returns where there is none.
+
+    What was made is kept; the error counts the stages that were left out because of a failure.
+    """
     if not outcome.failed:
         return
     name, error = next(iter(outcome.failed.items()))
@@ -198,14 +207,16 @@ def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float
     for kind in {stage.kind for stage in stages}:
         for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
             record = store.read_json(path)
-            if record["cost"]:
+            if record["cost"]:  # 0 for stages that state none, such as verdicts
                 rates.setdefault((kind, record["family"]), []).append(record["seconds"] / record["cost"])
     found: dict[str, float | None] = {}
     for stage in stages:
         alike = sorted(rates.get((stage.kind, stage.family), ()))
+        # a family begins with the task and the policy (`cells.plan_cell`, `shared.shared_stages`)
         known = stage.family.startswith("dialogsum tiny") and stage.kind in TYPICAL
         rate = alike[len(alike) // 2] if alike else TYPICAL[stage.kind] if known else None
         if rate is None:
+            # a verdict stage states no cost: it counts as 0 s, not as unknown
             found[stage.key] = 0.0 if stage.kind == "verdicts" else None
         else:
             found[stage.key] = rate * stage.cost

@@ -19,17 +19,22 @@ H = "rlhf_bench.harness"
 
 
 def safe_label(name: str) -> str:
-    """A name as part of a file name: letters, digits and `-_.`, at most 60 characters."""
+    """A name as part of a file name: letters, digits and `-_.`, at most 60 characters; "unnamed" for nothing of it."""
+    # no dot at the start, which would hide the folder
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")[:60] or "unnamed"
 
 
 def cell_label(task: str, reward_model: str, seed: int) -> str:
-    """The label of a cell's own folders and of its record."""
+    """The label of a cell's own folders and of its record; a key follows it, so it need not be unique."""
     return f"{safe_label(task)}-{safe_label(reward_model)}-s{seed}"
 
 
 def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> dict[str, Stage]:
-    """The stages sft, train_prompts, prompts, pairs and baseline by role."""
+    """The stages sft, train_prompts, prompts, pairs and baseline by role.
+
+    `policy` is what `policy_identity` returns.  `train_prompts` and `prompts` are one stage unless a run optimises on
+    or evaluates another task's prompts.
+    """
     home = tasks.home
     label = f"{safe_label(home.name)}-{safe_label(policy['name'])}-s{seed}"
     family = f"{home.name} {policy['name']}"
@@ -39,7 +44,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
         f"{H}.stages.policy:sft",
         {
             "task": home.content,  # examples alone: settings of the pairs change no SFT policy
-            "policy": {k: v for k, v in policy.items() if k != "name"},
+            "policy": {k: v for k, v in policy.items() if k != "name"},  # the name is in labels alone
             "sft": settings.group("sft"),
             "data": settings.group("data"),
             "seed": seed,
@@ -58,6 +63,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
             "data": settings.group("data"),
             "pairs": settings.group("pairs"),
             "seed": seed,
+            # how rejected responses are sampled, where a task gives none
             "temperature": settings.ppo.temperature,
             "eval": {"batch": settings.eval.batch},
         },
@@ -72,6 +78,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
         f"{safe_label(tasks.evaluated.name)}-{safe_label(policy['name'])}-s{seed}",
         f"{H}.stages.policy:baseline",
         {
+            # no task: the prompts' key holds its content
             "seed": seed,
             "max_response": home.max_response,
             "temperature": settings.ppo.temperature,
@@ -94,10 +101,12 @@ def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> St
             "task": task.content,
             "data": settings.group("data"),
             "max_response": tasks.home.max_response,
+            # an evaluated task may have no training prompts
             "splits": ["train", "test"] if task is tasks.optimised else ["test"],
             "seed": sft.params["seed"],
         },
         {"sft": sft},
+        # the home task, in whose training data no prompt held out by another task may be
         {"task": task.params, "home": tasks.home.params},
         cost=1.0,
         family=sft.family,

@@ -18,8 +18,8 @@ class TaskPlan:
     """What a plan needs of a task, read once.
 
     `fingerprint` hashes its code, `origin.sha256` all of its data, and `examples` its prompts and demonstrations alone:
-    stages that read no pairs are shared between settings that change only the pairs.  `has_utility`: the task is a
-    `GoldTask`.
+    stages that read no pairs are shared between settings that change only the pairs.  `max_response` is in tokens of
+    the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Tasks:
     @property
     def label(self) -> str:
         """The home task's name, followed by what differs from it."""
+        # objects, not names: `make_plan` opens each task once, so one that is used twice is the same
         parts = [self.home.name]
         if self.optimised is not self.home:
             parts.append(f"optimised on {self.optimised.name}")
@@ -76,11 +77,12 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         raise BenchError(f"The task {name!r} lacks members of the Task seam.", f"See: bench check task {name}")
     try:
         origin = origin_of(task)
+        # by split: an example that moves from training to test changes the hash
         examples = store.content_key([[to_row(e) for e in task.examples(split)] for split in splits])
         max_response = int(task.max_response_tokens)
     except BenchError:
         raise
-    except Exception as error:
+    except Exception as error:  # the members are code of a plugin, which may raise anything
         raise BenchError(f"The task {name!r} cannot be read: {one_line(error)}.") from error
     if max_response < 2:
         raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
@@ -90,9 +92,13 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
 
 
 def origin_of(task: Task) -> Origin:
-    """The origin that the task states, else the hash of its content with an origin that says nothing is stated."""
+    """The origin that the task states, else one of kind "real" with the hash of its content, which says so.
+
+    Raises what the task's members raise; `open_task` makes a BenchError of it.
+    """
     if isinstance(task, HasOrigin):
         return task.origin
+    # examples and pairs: the hash names the data in keys, so every row must enter it
     rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]
     rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]
     return Origin("real", "a task that does not say where its data come from", store.content_key(rows))

@@ -49,7 +49,10 @@ class Critic(nn.Module):
 
 
 class TrunkCritic(nn.Module):
-    """A value per response position: a linear head of zeros on the policy's trunk, which is not part of the module."""
+    """A value per response position: a linear head of zeros on the policy's trunk, which is not part of the module.
+
+    Its parameters are the head's alone.  The policy's optimiser updates the trunk, from the sum of both losses.
+    """
 
     def __init__(self, policy: CausalLM) -> None:
         super().__init__()
@@ -57,13 +60,16 @@ class TrunkCritic(nn.Module):
         self.head = zero_head(policy.config.hidden_size)
 
     def forward(self, rollout: Rollout) -> Tensor:
-        """V(x, y_<t) [B, T], 0 outside the mask."""
+        """V(x, y_<t) [B, T], 0 outside the mask, by a pass of its own through the policy's trunk."""
         trunk = self._policy[0].base_model
         packed = pack(rollout, trunk)
         return self.values(hidden_states(trunk, packed, packed.before), rollout)
 
     def values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
-        """The values [B, T] from the policy's last hidden states [N, D] before each response token."""
+        """The values [B, T] from the policy's last hidden states [N, D] before each response token.
+
+        N is the number of response tokens of `rollout`: a pass that also gives the logits serves both.
+        """
         return scatter_to_mask(read_values(self.head, hidden), rollout.mask)
 
 
@@ -74,11 +80,12 @@ def read_values(head: nn.Linear, hidden: Tensor) -> Tensor:
     rate whatever the states are, so under small states values cannot follow the returns within a run.
     """
     # float32 under bfloat16 too
-    return head(nn.functional.layer_norm(hidden.float(), hidden.shape[-1:])).squeeze(-1)
+    values: Tensor = head(nn.functional.layer_norm(hidden.float(), hidden.shape[-1:]))
+    return values.squeeze(-1)
 
 
 def zero_head(width: int) -> nn.Linear:
-    """A linear layer [width] -> [1] with weights and bias 0."""
+    """A linear layer [width] -> [1] with weights and bias 0, in float32."""
     # Zeros: every value is 0 until the first update, for every arm and seed.
     head = nn.Linear(width, 1)
     nn.init.zeros_(head.weight)
@@ -88,7 +95,10 @@ def zero_head(width: int) -> nn.Linear:
 
 @dataclass
 class Actors:
-    """What PPO trains (policy and critic), their optimisers, and the frozen reference of the KL penalty."""
+    """What PPO trains (policy and critic), their optimisers, and the frozen reference of the KL penalty.
+
+    `tokenizer` is the policy's; `placement` says which weights are trained, and in which precision layers compute.
+    """
 
     policy: CausalLM
     reference: CausalLM
@@ -172,7 +182,10 @@ def save_state(actors: Actors, iteration: int, path: Path) -> None:
 
 
 def load_state(actors: Actors, path: Path) -> int:
-    """Restore what `save_state` wrote; returns the number of iterations done."""
+    """Restore what `save_state` wrote, in place; returns the number of iterations done.
+
+    `actors` are made from the same SFT folder and settings: names and shapes must be those that were saved.
+    """
     from safetensors import safe_open
 
     device = next(actors.policy.parameters()).device
@@ -204,7 +217,10 @@ def restore_tensors(
     tensors: dict[str, Tensor],
     device: torch.device,
 ) -> None:
-    """Put back what `state_tensors` gave."""
+    """Put back what `state_tensors` gave: trained weights into `module`, moments and step counts into `optimizer`.
+
+    `tensors` may hold those of other prefixes.  Raises KeyError for a trained weight that it lacks.
+    """
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -16,7 +16,10 @@ Estimator = Literal["k1", "k3"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the masked entries (scalar); 0 when there are none."""
+    """Mean of `values` over the True entries of `mask`, both [B, T] (scalar); 0 when there are none.
+
+    Every token has the same weight, in long responses as in short ones.
+    """
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 

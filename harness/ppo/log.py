@@ -55,7 +55,10 @@ def describe(run: PPORun, experience: Experience) -> StepRow:
 
 
 def check_finite(run: PPORun, row: StepRow) -> None:
-    """Raises BenchError where a figure of the row is NaN or infinite."""
+    """Raises BenchError where a figure of the row is NaN or infinite; the message names the figures.
+
+    `row` has `iteration`, from 1.
+    """
     bad = [name for name, value in row.items() if not math.isfinite(value)]
     if bad:  # before the row is stored or evaluated: what follows would be of a broken policy
         raise BenchError(

@@ -57,7 +57,8 @@ def train(run: PPORun) -> list[StepRow]:
 def collect(run: PPORun, iteration: int, kl: float | None = None) -> Experience:
     """Responses to the iteration's prompts with their rewards, log-probabilities, values and advantages.
 
-    `kl` is the coefficient of the KL penalty; None takes `ppo.kl`.
+    `iteration` counts from 0; `kl` is the coefficient of the KL penalty, None takes `ppo.kl`.  Raises BenchError where
+    the reward model fails or breaks the rules of its Protocol.
     """
     s, actors = run.settings, run.actors
     kl = s.kl if kl is None else kl

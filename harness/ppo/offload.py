@@ -37,12 +37,15 @@ def offloadable(actors: Actors, reward_model: RewardModel) -> list[Movable]:
 
 
 def offloaded(run: PPORun) -> list[Movable]:
-    """The models of a run that are offloaded while idle; none unless `ppo.offload`."""
+    """The models of a run that are offloaded while idle (`offloadable`); none unless `ppo.offload`."""
     return offloadable(run.actors, run.reward_model.model) if run.settings.offload else []
 
 
 def offload(models: Sequence[Movable]) -> None:
-    """Move models to main memory, and return the device memory that torch caches, theirs included."""
+    """Move models to main memory, and return the device memory that torch caches, theirs included.
+
+    In place: everything that refers to a model sees it move.  `[]` moves nothing, yet returns the memory.
+    """
     for model in models:
         model.to(OFFLOAD_DEVICE)
     # Torch keeps freed memory for itself, where other libraries on the device (vLLM) cannot use it.
@@ -52,7 +55,10 @@ def offload(models: Sequence[Movable]) -> None:
 
 @contextmanager
 def on_device(run: PPORun, *models: object) -> Iterator[None]:
-    """Inside, the offloaded ones of `models` are on the policy's device; no models given: all that are offloaded."""
+    """Inside, the offloaded ones of `models` are on the policy's device; no models given: all that are offloaded.
+
+    At the end, also by an error, they are in main memory again.  Nothing moves unless `ppo.offload`.
+    """
     needed = [one for one in offloaded(run) if not models or any(one is model for model in models)]
     for model in needed:
         model.to(str(run.actors.policy.device))  # in place, so that everything that refers to the model sees it

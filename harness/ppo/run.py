@@ -30,7 +30,11 @@ StepRow = dict[str, float]
 
 @dataclass(frozen=True)
 class PPORun:
-    """The models, prompts and settings of one run, and the functions it calls."""
+    """The models, prompts and settings of one run, and the functions it calls.
+
+    `sampler` draws the rollouts (`ppo.engine`).  `limit` is shared by all passes of policy, reference and critic: the
+    most rows that the device's memory has been found to hold.
+    """
 
     actors: Actors
     reward_model: NamedRewardModel
@@ -48,7 +52,10 @@ class PPORun:
 
     @property
     def concurrent(self) -> bool:
-        """Whether forward passes, and the updates of policy and critic, may run in two threads."""
+        """Whether forward passes, and the updates of policy and critic, may run in two threads.
+
+        Settings and device decide, never time: the same run gives the same numbers.
+        """
         return can_run_concurrently(self.actors.placement, self.settings, self.actors.policy.device.type)
 
 
@@ -65,14 +72,30 @@ class Experience(NamedTuple):
     kl: float = 0.0  # coefficient of the KL penalty
 
     def rows(self, index: Tensor) -> Experience:
-        """The rows `index` [b], columns trimmed to their longest response."""
+        """The rows `index` [b] as an Experience of their own, columns trimmed to their longest response."""
         rollout = rows_of(self.rollout, index)
         width = rollout.mask.shape[1]
-        return Experience(rollout, *(table[index][:, :width] for table in self[1:-1]), self.kl)
+
+        def part(table: Tensor) -> Tensor:
+            return table[index][:, :width]
+
+        return Experience(
+            rollout,
+            part(self.rewards),
+            part(self.logprobs),
+            part(self.reference),
+            part(self.values),
+            part(self.advantages),
+            part(self.returns),
+            self.kl,
+        )
 
 
 def checkpoints(settings: PPOSettings) -> list[int]:
-    """Iterations after which the policy is evaluated: evenly spread, the last included, fixed before training."""
+    """Iterations after which the policy is evaluated: evenly spread, the last included, fixed before training.
+
+    Rising, counted from 1: `ppo.checkpoints` of them, or every one where there are fewer iterations.
+    """
     count = min(settings.checkpoints, settings.iterations)  # no iteration is evaluated twice
     return [round(settings.iterations * (i + 1) / count) for i in range(count)]
 
@@ -108,7 +131,10 @@ def start(run: PPORun) -> tuple[int, list[StepRow]]:
 
 
 def save(run: PPORun, iteration: int, rows: Sequence[StepRow]) -> None:
-    """Write the state after `iteration` iterations, and their figures, to `run.scratch`."""
+    """Write the state after `iteration` iterations, and their figures, to `run.scratch`; `start` reads both.
+
+    A run that is killed at any moment keeps a state whose figures are stored too.
+    """
     # Figures first: a run that is killed between the two writes has figures too many, which `start` leaves out, and
     # never a state without figures.
     store.write_rows(run.scratch / "steps.jsonl", rows)

@@ -27,7 +27,11 @@ Pass = Callable[[Rollout], Tensor]
 
 
 def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards, the reference's log-probabilities and the critic's values of a rollout, [B, T] each."""
+    """Rewards, the reference's log-probabilities and the critic's values of a rollout, [B, T] each.
+
+    Rewards are unscaled, log-probabilities in nats at the sampling temperature.  The caller switches gradients off.
+    Raises BenchError where the reward model fails.
+    """
     s, actors = run.settings, run.actors
     sizes = (s.micro_batch, s.micro_tokens, run.limit)  # of every pass: one model's memory is much like another's
 
@@ -70,7 +74,7 @@ def sampled_logprobs(run: PPORun, rollout: Rollout) -> Tensor:
 
 
 def evaluate(run: PPORun, iteration: int) -> None:
-    """The run's evaluation of a checkpoint, which uses all models."""
+    """The run's evaluation of a checkpoint (from 1), which uses all models: those offloaded are on the device."""
     with on_device(run):
         run.evaluate(iteration)
 

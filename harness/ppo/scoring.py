@@ -20,7 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class NamedRewardModel:
-    """A reward model with the name that error messages give it; `batch` rows are scored at once."""
+    """A reward model with the name that error messages give it; `batch` rows are scored at once.
+
+    `limit` lowers that number where the device's memory is too small for it.
+    """
 
     name: str
     model: RewardModel

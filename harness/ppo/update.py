@@ -65,7 +65,10 @@ def set_rates(run: PPORun, iteration: int) -> None:
 
 
 def policy_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:
-    """One optimiser step of the policy on the rows `index` of a minibatch; `check` raises to abandon it."""
+    """One optimiser step of the policy on the rows `index` of a minibatch; `check` raises to abandon it.
+
+    Returns `policy_loss` and `clip_share` per token, and `policy_norm`, that of the gradient before clipping.
+    """
     policy, optimizer = run.actors.policy, run.actors.policy_optimizer
 
     def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
@@ -79,7 +82,10 @@ def policy_step(run: PPORun, experience: Experience, index: Tensor, check: Check
 
 
 def critic_step(run: PPORun, experience: Experience, index: Tensor, check: Check) -> dict[str, float]:
-    """One optimiser step of a critic with a trunk of its own on the rows `index`; `check` raises to abandon it."""
+    """One optimiser step of a critic with a trunk of its own on the rows `index`; `check` raises to abandon it.
+
+    Returns `value_loss` per token, and `value_norm`, that of the gradient before clipping.
+    """
     critic, optimizer = run.actors.critic, run.actors.critic_optimizer
 
     def losses(batch: Experience) -> tuple[Tensor, Sequence[Tensor]]:
@@ -116,13 +122,16 @@ def joint_step(run: PPORun, critic: TrunkCritic, experience: Experience, index: 
 
 
 def surrogate(run: PPORun, batch: Experience, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The clipped surrogate of a micro-batch and its clipped tokens, sums over its tokens, from logits [N, V]."""
+    """The clipped surrogate of a micro-batch and its clipped tokens, sums over its tokens, from logits [N, V].
+
+    N is the number of response tokens of the micro-batch (arithmetic.policy_loss has the formula).
+    """
     new = token_logprobs(logits, batch.rollout, run.settings.temperature)
     return arithmetic.policy_loss(new, batch.logprobs, batch.advantages, batch.rollout.mask, run.settings.clip)
 
 
 def value_error(run: PPORun, batch: Experience, values: Tensor) -> Tensor:
-    """The value loss of a micro-batch, a sum over its tokens, from values [b, t]."""
+    """The value loss of a micro-batch, a sum over its tokens, from values [b, t] (arithmetic.value_loss)."""
     return arithmetic.value_loss(values, batch.values, batch.returns, batch.rollout.mask, run.settings.value_clip)
 
 
@@ -152,7 +161,10 @@ def accumulate(
 
 
 def descend(run: PPORun, module: nn.Module | CausalLM, optimizer: Optimizer) -> float:
-    """One step along the gradients, clipped to norm `ppo.max_grad_norm`; returns their norm before that."""
+    """One step along the gradients, clipped to norm `ppo.max_grad_norm`; returns their norm before that.
+
+    The norm is that of all gradients of `module` as one vector.  Clears them afterwards.
+    """
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), run.settings.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()  # frees the gradients before the next rollout

@@ -43,7 +43,7 @@ class Standings:
 
 
 def best_of(n: int) -> str:
-    """The name of the measure "gain in gold of the best of n"."""
+    """The name of the measure "gain in gold of the best of n", as `Standings.measures` and reports use it."""
     return f"best-of-{n}"
 
 
@@ -54,6 +54,7 @@ def standings(trained: Sequence[Arm], previewed: Sequence[Arm], ns: Sequence[int
     fewer than 3 reward models, or no seed, are left.
     """
     ppo, pooled = ({arm.reward_model: arm for arm in arms} for arms in (trained, previewed))
+    # a reward model that only one of the optimisers ran with has no place in one of the rankings
     names = tuple(sorted(set(ppo) & set(pooled)))
     seeds = sorted(set.intersection(*(set(arms[n].seeds) for arms in (ppo, pooled) for n in names))) if names else []
     if len(names) < FEWEST or not seeds:
@@ -90,8 +91,10 @@ def agreement(found: Standings, estimator: Estimator) -> JsonObject:
         x, y = found.measures[a], found.measures[b]
         # both intervals draw from one generator: their order is part of the result
         rng = estimator.generator("agreement", a, b)
+        # x + y is NaN where either is: a reward model counts if both are decided under every seed
         ranked = int((~np.isnan(x + y)).all(axis=0).sum())
         over_seeds = monotonicity.agreement(x, y, estimator.level, rng).over_seeds
+        # a mean over seeds is NaN where one of them is undecided, and `spearman` leaves that reward model out
         over_models = comparisons.spearman(x.mean(axis=0), y.mean(axis=0), estimator.level, rng)
         for name, interval in ((f"{a} with {b}", over_seeds), (f"{a} with {b}, other reward models", over_models)):
             numbers = asdict(interval.noted(f"{ranked} reward models"))
@@ -116,7 +119,9 @@ def _pool_gains(cell: CellFiles, ns: Sequence[int]) -> list[float]:
     gold, size = pool.gold, pool.rewards.shape[1]
 
     def mean(n: int) -> float:
+        # a prompt is undecided at n if a sample that can be the best of n has no gold: it stays out of the mean
         values = best_of_n.expected(pool.rewards, gold, n)
         return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
+    # n = 1 from the same pool, not the stored baseline: the luck of the pool cancels
     return [mean(n) - mean(1) if n <= size else float("nan") for n in ns]

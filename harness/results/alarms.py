@@ -9,10 +9,15 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 EMPTY_SHARE, TRUNCATED_SHARE, NEGATIVE_KL = 0.2, 0.5, -0.5
+"""Shares of an iteration's rollouts from 0 to 1, and nats per response; beyond them there is a warning."""
 
 
 def alarms(steps: Sequence[Row]) -> list[str]:
-    """Sentences about the last tenth of the iterations (at least one); [] without a problem.  `steps`: steps.jsonl."""
+    """Sentences about the end of a PPO run; [] without a problem.
+
+    `steps`: the rows of steps.jsonl, at least one, with kl (nats per response), empty_share and truncated_share (of
+    the rollouts).  Means are over the last tenth of the iterations; NaN is looked for in all of them.
+    """
     tail = steps[-max(1, len(steps) // 10) :]
     found = []
 

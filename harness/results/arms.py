@@ -11,7 +11,10 @@ from rlhf_bench.harness.text.types import Row
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One finished cell on disk: its record (cells/NAME.json) and the results folder that holds its stages."""
+    """One finished cell on disk: its record (cells/NAME.json) and the results folder that holds its stages.
+
+    `found.find_cells` makes it of a record in which every stage has finished.
+    """
 
     record: Row
     root: Path
@@ -19,6 +22,7 @@ class CellFiles:
 
     def folder(self, role: str) -> Path:
         """The folder of the stage with this role, such as "sft" or "generations"; KeyError without one."""
+        # as `Stage.place` wrote it: the key has the length that it has in the folder's name
         kind, label, key = self.record["stages"][role]
         found: Path = self.root / kind / f"{label}-{key}"
         return found
@@ -30,7 +34,11 @@ class CellFiles:
 
 @dataclass(frozen=True)
 class Arm:
-    """All training seeds of one (task, reward model, settings), in order of seed; `key` is the settings' hash."""
+    """All training seeds of one (task, reward model, settings), in order of seed.
+
+    `key` is the `seedless_key` of the generations' stage, cut to the length in names of folders: it differs between
+    arms that differ in any setting, optimiser or code.
+    """
 
     task: str
     reward_model: str
@@ -39,11 +47,15 @@ class Arm:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The training seeds, ascending, in the order of `cells`."""
         return tuple(cell.record["seed"] for cell in self.cells)
 
 
 def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
-    """Cells grouped into arms, seeds in order; arms in order of task, reward model and key."""
+    """Cells grouped into arms, seeds ascending; arms in order of task, reward model and key.
+
+    Of several cells with one arm and seed the first counts.
+    """
     groups: dict[tuple[str, str, str], dict[int, CellFiles]] = {}
     for cell in cells:
         r = cell.record

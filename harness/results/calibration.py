@@ -32,7 +32,7 @@ CHOICES: Mapping[Label, str] = {"a": "A", "tie": "tie", "b": "B"}
 
 
 class Labelled(NamedTuple):
-    """Two responses to a prompt, and the one that a person preferred."""
+    """Two responses to a prompt, and the one that a person preferred: `label` is "a", "b" or "tie"."""
 
     prompt: str
     a: str
@@ -65,7 +65,11 @@ class Agreement:
 
 
 def read_labelled(path: Path) -> list[Labelled]:
-    """The labelled pairs of a file of rows.  Raises BenchError with the place of a row without a text or a label."""
+    """The labelled pairs of a file of rows (JSON Lines, JSON, CSV or Parquet), with the columns of COLUMNS.
+
+    Labels are read without regard to case.  Raises BenchError with the place of a row that lacks a text or whose label
+    is not one of LABELS, and as `tasks.sources.read_rows` for a file that cannot be read.
+    """
     from rlhf_bench.tasks.sources import read_rows
 
     pairs = []
@@ -94,7 +98,7 @@ class SeesItself(Protocol):
 class NoTask:
     """The task of labelled pairs whose task is not given: it has no examples."""
 
-    max_response_tokens = 2
+    max_response_tokens = 2  # the least that a Task may have
 
     def examples(self, split: Split) -> Sequence[Example]:  # noqa: ARG002
         return []
@@ -121,6 +125,7 @@ def calibrate(
     if not rows:
         raise BenchError("There is no labelled pair.", f"Give rows of {', '.join(COLUMNS)}.")
     task = task or NoTask()
+    # `a` stands where the trained policy's response does: a win of the judge is the label "a"
     found = measure(name, judge, [_case(i, row.prompt, row.a, row.b) for i, row in enumerate(rows)], task)
     wins = [m.name for m in judge.measures if m.kind == "win"]
     if not wins:
@@ -130,6 +135,7 @@ def calibrate(
     if not any("orders" in verdict.notes for verdict in found):
         swapped = measure(name, judge, [_case(i, row.prompt, row.b, row.a) for i, row in enumerate(rows)], task)
         found = [_with_orders(one, other, wins) for one, other in zip(found, swapped, strict=True)]
+    # each text once, though several pairs may share it
     texts = list(dict.fromkeys((row.prompt, row.a) for row in rows))[:null]
     null_choices: dict[str, Sequence[str | None]] = {}
     for win in wins:
@@ -154,6 +160,7 @@ def _with_orders(one: Verdict, swapped: Verdict, wins: Sequence[str]) -> Verdict
     orders = {}
     for win in wins:
         there, back = _label(one.values[win]), _label(swapped.values[win])
+        # outcomes of the first response: `back` is about the pair with a and b exchanged; undecided, the reason stands
         orders[win] = [OUTCOMES[there] if there else one.reason, OUTCOMES[OTHER[back]] if back else swapped.reason]
     return replace(one, notes={**one.notes, "orders": orders})
 
@@ -196,6 +203,7 @@ def agreement(
 
 
 def _label(value: float | None) -> Label | None:
+    # the value of a measure of kind "win": 1, .5 or 0, or between them where a judge averages
     if value is None:
         return None
     return "tie" if value == 0.5 else "a" if value > 0.5 else "b"
@@ -229,7 +237,8 @@ def kappa(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Chance agreement follows from the margins alone.  NaN where it is 1: both always give the same one label.
     """
     cells = np.asarray(counts, dtype=np.float64)
-    # resamples may be tables without room for kappa: their NaN is counted by the caller, not warned about
+    # Cohen (1960): agreement by chance is the sum over labels of the product of both margins.
+    # Resamples may be tables without room for kappa: their NaN is counted by the caller, not warned about
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = cells / cells.sum((-2, -1), keepdims=True)
         chance = (shares.sum(-1) * shares.sum(-2)).sum(-1)
@@ -240,7 +249,11 @@ def kappa(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def kappa_interval(
     counts: npt.NDArray[np.int64], level: float, rng: np.random.Generator, resamples: int = 10_000
 ) -> Interval:
-    """Percentile bootstrap of kappa over pairs: resampling pairs is one multinomial draw over the table's cells."""
+    """Percentile bootstrap of kappa over pairs, from counts [3, 3]; undefined without a pair and where chance is 1.
+
+    Resampling the pairs is one multinomial draw over the table's cells.  Resamples without kappa are left out, and the
+    note says how many.
+    """
     n = int(counts.sum())
     if n == 0:
         return undefined("no decided pair", "percentile bootstrap")
@@ -267,9 +280,13 @@ STATISTICS: Sequence[tuple[str, str]] = (
 
 
 def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
-    """A judge's agreement with people as a table with one row per measure and statistic."""
+    """A judge's agreement with people as a table, for the terminal: one row per measure and statistic (STATISTICS).
+
+    `found` is what `calibrate` returns; a statistic without a value is a dash, and its row says why.
+    """
     rows = []
     for win, one in found.items():
+        # before the statistics: they are of the decided pairs alone
         reasons = ", ".join(f"{reason} ({count})" for reason, count in one.reasons.items())
         rows += [(win, "pairs", str(one.n), "", ""), (win, "undecided", str(one.n_invalid), "", reasons)]
         for statistic, text in STATISTICS:
@@ -284,7 +301,10 @@ def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
 
 
 def unusable(name: str, found: Mapping[str, Agreement], threshold: float) -> str:
-    """A sentence if a larger share of pairs than `threshold` is undecided, for the worst measure; else ""."""
+    """A sentence if a larger share of pairs than `threshold` (0 to 1) is undecided, for the worst measure; else "".
+
+    With such a sentence `bench judge --calibrate` exits with 3.
+    """
     above = [one for one in found.values() if one.n_invalid > threshold * one.n]
     if not above:
         return ""

@@ -73,7 +73,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """A claim's verdict and the interval it depends on; `detectable` is a distance from the claim's threshold."""
+    """A claim's verdict and the interval it depends on; `detectable` is a distance from the claim's threshold.
+
+    `interval` and `detectable` are in the unit of the statistic, `seeds` are the training seeds that the interval is
+    over.  A claim that was not run has neither, and `note` says why.
+    """
 
     claim: Claim
     ruling: Ruling
@@ -106,19 +110,27 @@ class Result:
 
 @cache
 def load() -> tuple[Claim, ...]:
-    """The claims that the package contains, in the order of the ledger.  Raises BenchError for a misspelt one."""
+    """The claims that the package contains, in the order of the ledger.
+
+    Raises BenchError for a claim with another `side` or `comparison` than `Claim` knows.
+    """
     text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
     claims = tuple(Claim(id=name, **values) for name, values in tomllib.loads(text).items())
     for made in claims:
+        # not left to the verdict: any word but "above" would count as "below", any comparison as a difference
         if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
             raise BenchError(f"claims.toml: {made.id} has side {made.side!r} and comparison {made.comparison!r}.")
     return claims
 
 
 def rule(claim: Claim, found: Interval) -> Ruling:
-    """The verdict that follows from an interval; without bounds it is inconclusive."""
+    """The verdict that follows from an interval; without bounds it is inconclusive.
+
+    "supported" or "contradicted" where the whole interval lies above or below the claim's threshold.
+    """
     if found.low is None or found.high is None:
         return "inconclusive"
+    # strictly: an interval that ends at the threshold lies on neither side
     above, below = found.low > claim.threshold, found.high < claim.threshold
     if not above and not below:
         return "inconclusive"
@@ -141,7 +153,11 @@ def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate]
 
 
 def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -> Result:
-    """A claim's result from its interval; an inconclusive one has the effect that would have been detected."""
+    """A claim's result from its interval at a nominal `level`, over the training seeds `seeds`.
+
+    An inconclusive one has `detectable`, the distance from the threshold that would be detected with power .8, in the
+    unit of the interval; None for an interval of width 0.  `seeds` is empty where nothing was trained.
+    """
     if found.value is None:
         return Result(claim, "inconclusive", found, seeds, note=found.note or "nothing could be measured")
     # the interval of one training seed is conditional on that training run: it says nothing about other seeds
@@ -150,19 +166,11 @@ def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -
     ruling = rule(claim, found)
     detectable = None
     if ruling == "inconclusive" and found.low is not None and found.high is not None:
-        detectable = _detectable(found.low, found.high, level, len(seeds))
+        df = float(len(seeds) - 1) if seeds else 1e9  # no seeds: nothing was trained, and the t distribution is normal
+        # the half width of a t interval is its standard error times this quantile
+        se = (found.high - found.low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
+        detectable = smallest_detectable(level, se=se, df=df) if se > 0 else None
     return Result(claim, ruling, found, seeds, detectable)
-
-
-def _detectable(low: float, high: float, level: float, seeds: int) -> float | None:
-    """The distance from the threshold that would be detected with power .8; None for an interval of width 0.
-
-    The standard error is the half width of the interval divided by the quantile of a t distribution with seeds - 1
-    degrees of freedom.
-    """
-    df = float(seeds - 1) if seeds > 1 else 1e9  # no seeds: nothing was trained, and the t distribution is normal
-    se = (high - low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
-    return smallest_detectable(level, se=se, df=df) if se > 0 else None
 
 
 def _pick(claim: Claim, reward_model: str, arms: Sequence[Arm]) -> Arm:
@@ -170,7 +178,7 @@ def _pick(claim: Claim, reward_model: str, arms: Sequence[Arm]) -> Arm:
     if not named:
         what = f"{reward_model} on {claim.task}" if claim.task else reward_model
         raise BenchError(f"no finished cell of {what}")
-    if len(named) > 1:
+    if len(named) > 1:  # arms of several tasks or settings: no one of them is chosen in silence
         raise BenchError(f"{len(named)} arms of {reward_model}: {', '.join(sorted({arm.task for arm in named}))}")
     return named[0]
 
@@ -195,7 +203,7 @@ def _interval(
 
 
 def of_experiment(name: str) -> list[Claim]:
-    """The claims that the results of an experiment decide."""
+    """The claims that the results of an experiment decide, in the ledger's order; [] for an experiment without any."""
     return [claim for claim in load() if claim.experiment == name]
 
 

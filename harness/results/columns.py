@@ -59,11 +59,14 @@ class Columns:
     kept: Mapping[Checkpoint, Sequence[Row]] = field(repr=False)
 
     def last(self, decoding: str) -> int | None:
-        """The last iteration with this decoding."""
+        """The last iteration with this decoding; None without one."""
         return max((i for known, i in self.groups if known == decoding), default=None)
 
     def rows(self, decoding: str, iteration: int) -> Sequence[Row]:
-        """The rows of a checkpoint, without prompts where they are kept; otherwise the file is read again."""
+        """The rows of a checkpoint, without prompts where they are kept; otherwise the file is read again.
+
+        Raises BenchError as `store.read_rows`; [] for a checkpoint that the file does not have.
+        """
         if (decoding, iteration) in self.kept:
             return self.kept[decoding, iteration]
         return [r for r in store.read_rows(self.path) if (r["decoding"], r["iteration"]) == (decoding, iteration)]
@@ -75,7 +78,11 @@ class Columns:
 
 
 def read(path: Path) -> Columns:
-    """The columns of generations.jsonl or verdicts.jsonl, read once; raises BenchError as `store.read_rows`."""
+    """The columns of generations.jsonl or verdicts.jsonl, read once.
+
+    A file that was replaced since is read again.  Raises BenchError as `store.read_rows`, and as `keep` for values of
+    a wrong type; `found.find_cells` leaves such files out before.
+    """
     known = _READ.get(path)
     if known and known[0] == _stamp(path):
         return known[1]
@@ -87,7 +94,18 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
 
     Removes the prompts from `rows`.  Raises TypeError, ValueError or AttributeError for values of a wrong type.
     """
-    made = _columns(path, rows)
+    grouped: dict[Checkpoint, dict[str, JsonObject]] = {}
+    for row in rows:  # by example: of two rows of one example, the later one counts
+        grouped.setdefault((row["decoding"], row["iteration"]), {})[row["example_id"]] = row
+    groups = {place: _group(list(own.values())) for place, own in grouped.items()}
+    kept: dict[Checkpoint, Sequence[Row]] = {}
+    for decoding in {decoding for decoding, _ in grouped}:
+        last = max(i for known, i in grouped if known == decoding)
+        whole = list(grouped[decoding, last].values())
+        for row in whole:
+            row.pop("prompt", None)  # prompts are the same in every cell, and long: they stay in the prompts' own file
+        kept[decoding, last] = whole
+    made = Columns(path, groups, kept)
     if len(_READ) >= FILES:  # bounds the memory of a long process; one report stays far below
         _READ.clear()
     _READ[path] = _stamp(path), made
@@ -107,23 +125,8 @@ def _stamp(path: Path) -> Stamp:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _columns(path: Path, rows: Sequence[JsonObject]) -> Columns:
-    grouped: dict[Checkpoint, dict[str, JsonObject]] = {}
-    for row in rows:  # by example: of two rows of one example, the later one counts
-        grouped.setdefault((row["decoding"], row["iteration"]), {})[row["example_id"]] = row
-    groups = {place: _group(list(own.values())) for place, own in grouped.items()}
-    kept: dict[Checkpoint, Sequence[Row]] = {}
-    for decoding in {decoding for decoding, _ in grouped}:
-        last = max(i for known, i in grouped if known == decoding)
-        whole = list(grouped[decoding, last].values())
-        for row in whole:
-            row.pop("prompt", None)  # prompts are the same in every cell, and long: they stay in the prompts' own file
-        kept[decoding, last] = whole
-    return Columns(path, groups, kept)
-
-
 def _group(rows: Sequence[Row]) -> Group:
-    judged = "values" in rows[0]
+    judged = "values" in rows[0]  # verdicts keep their measures in an object, generations have kl and reward beside
     return Group(
         _shared(tuple(row["example_id"] for row in rows)),
         _shared(tuple(tuple(row.get("slices", ())) for row in rows)),
@@ -170,7 +173,7 @@ class Aligned:
     left_out: int
 
     def matrix(self, name: str) -> Array:
-        """Cells [S, P]: NaN where undecided."""
+        """Cells [S, P] of a value, seeds and prompts in the order of `groups` and `ids`: NaN where undecided."""
         columns = [group.column(name)[list(at)] for group, at in zip(self.groups, self.places, strict=True)]
         return np.array(columns, dtype=np.float64).reshape(len(self.groups), len(self.ids))
 
@@ -179,7 +182,7 @@ class Aligned:
         return [self.groups[0].sources[at] for at in self.places[0]]
 
     def texts(self) -> Iterator[list[str]]:
-        """[S][P] the responses of every seed."""
+        """[S][P] the responses of every seed, prompts in the order of `ids`; for groups of generations alone."""
         for group, at in zip(self.groups, self.places, strict=True):
             yield [group.texts[k] for k in at]
 
@@ -190,7 +193,11 @@ class Aligned:
 
 
 def align(groups: Sequence[Group], slice_name: str = "", further: Mapping[str, str] | None = None) -> Aligned:
-    """The groups of several seeds on the prompts of a slice ("": all); `further` names one more slice by example."""
+    """The groups of several seeds on the prompts of a slice ("": all) that all seeds have.
+
+    `further` names one more slice by example: slices by length, which no row holds.  Prompts that only some seeds have
+    are counted in `left_out`.
+    """
     further = further or {}
     held: list[dict[str, int]] = []  # by seed: row number by example, of the examples on the slice
     for group in groups:
@@ -204,6 +211,9 @@ def align(groups: Sequence[Group], slice_name: str = "", further: Mapping[str, s
 
 
 def checkpoints(tables: Sequence[Columns]) -> list[Checkpoint]:
-    """(decoding, iteration) found in every seed's rows: sampled ones first, then by iteration."""
+    """(decoding, iteration) found in every seed's rows: sampled ones first, then by iteration.
+
+    `tables` holds one table per seed and is not empty.
+    """
     common = set.intersection(*(set(table.groups) for table in tables))
     return sorted(common, key=lambda c: (c[0] != "sample", c[1]))

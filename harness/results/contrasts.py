@@ -29,7 +29,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Where:
-    """The numbers of an arm to compare: one measure of one judge on one slice, at the last checkpoint."""
+    """The numbers of an arm to compare: one measure of one judge on one slice, at the last checkpoint.
+
+    `statistic` is the measure's name, `decoding` "sample" or "greedy".
+    """
 
     judge: str
     statistic: str
@@ -38,7 +41,10 @@ class Where:
 
 
 def difference(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: Sheets | None = None) -> Interval:
-    """The mean of a - b over the seeds and prompts that both have, in the measure's units.  Raises as `paired`."""
+    """The mean of a - b over the seeds and prompts that both have, in the measure's units.
+
+    The interval is that of `comparisons.difference`, cut off at twice the measure's limit.  Raises as `paired`.
+    """
     first, second, clusters, kind = paired(a, b, where, sheets)
     rng = estimator.generator("difference", a.key, b.key, *_place(where))
     found = comparisons.difference(first, second, kind, estimator.level, rng, clusters)
@@ -46,13 +52,19 @@ def difference(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: Sheet
 
 
 def by_seed(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> list[float | None]:
-    """The mean of a - b under every common seed, ascending; None for a seed without a decided prompt."""
+    """The mean of a - b under every common seed, ascending; None for a seed without a decided prompt.
+
+    In the measure's units, without intervals: reports show how much the seeds agree.  Raises as `paired`.
+    """
     first, second, _, _ = paired(a, b, where, sheets)
     return [float(np.nanmean(row)) if not np.isnan(row).all() else None for row in first - second]
 
 
 def head_to_head(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: Sheets | None = None) -> Interval:
-    """The share of (seed, prompt) cells in which a's response has the higher value; a tie counts half."""
+    """The share of (seed, prompt) cells in which a's response has the higher value; a tie counts half.
+
+    From 0 to 1, .5 without a difference; an undecided cell is left out.  Raises as `paired`.
+    """
     first, second, clusters, _ = paired(a, b, where, sheets)
     # cells [S, P]: 1 if a's response is better, .5 for a tie, 0 if b's is, NaN if either is undecided
     cells = np.where(np.isnan(first - second), np.nan, (np.sign(first - second) + 1) / 2)
@@ -61,6 +73,7 @@ def head_to_head(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: She
 
 
 def _place(where: Where) -> tuple[str, ...]:
+    # part of the name that seeds a generator: another order or field would change every bootstrap
     return (where.judge, where.statistic, where.slice, where.decoding)
 
 
@@ -76,11 +89,13 @@ def paired(
     for arm in (a, b):
         table: Mapping[int, Rows] = kept.of(arm, where.judge, where.decoding)
         if where.slice != ALL:
+            # a plain dict: the cells that a `Table` keeps are of all prompts, and `common` must not use them
             table = {s: {i: r for i, r in rows.items() if where.slice in r["slices"]} for s, rows in table.items()}
         tables.append(table)
     for arm, table in zip((a, b), tables, strict=True):
         if not table and any(where.judge not in cell.judged() for cell in arm.cells):
             raise BenchError(f"No verdicts of the judge {where.judge!r} for {arm.reward_model} on {arm.task}.")
+    # an empty table: no checkpoint with this decoding is common to the arm's seeds
     both = common(tables, [where.statistic] * 2) if all(tables) else Common(why=NO_PROMPT)
     if both.why:
         raise BenchError(

@@ -35,7 +35,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimator:
-    """Makes estimates with intervals of one nominal level; `seed` starts the generators of bootstraps."""
+    """Makes estimates with intervals of one nominal level; `seed` starts the generators of bootstraps.
+
+    Equal files, level and seed give equal numbers, in any order of the calls.
+    """
 
     level: float = 0.95
     seed: int = 0
@@ -49,7 +52,9 @@ class Estimator:
         from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
 
         found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
+        # from the stored prompts, because a judge's rows hold no texts
         third = length_slices(store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl"))
+        # an estimate is over all seeds of its arm: a judge that lacks one of them is left out
         for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
             folders = [cell.judged()[judge] for cell in arm.cells]
             same_judge(judge, folders)
@@ -79,6 +84,7 @@ class Estimator:
                     if (judge, m.name, decoding) == ("run", "kl", "greedy"):
                         continue  # log-ratios of greedy responses do not estimate the KL (nouns.Generation)
                     cells = part.matrix(m.name)  # [S, P]
+                    # the number's name, which seeds its generator
                     place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
                     interval = intervals.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
                     interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
@@ -96,7 +102,7 @@ class Estimator:
             collapse.collapse(b, a, self.generator(*place, str(seed)), self.level, clusters=clusters)
             for b, a, seed in zip(before, after, arm.seeds, strict=True)
         ]
-        for name in found[0]:
+        for name in found[0]:  # every seed has the same statistics (collapse.KEYS), undefined ones among them
             interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
             yield self.estimate(arm, judge, f"{m.name} {name}", slice_name, "sample", iteration, interval, after)
 
@@ -142,7 +148,10 @@ class Estimator:
         interval: Interval,
         cells: Array,
     ) -> Estimate:
-        """An estimate of `cells` [S, P]: `n` is the mean number of decided prompts per seed."""
+        """The record of a number that was computed from `cells` [S, P], for estimates.csv and report.json.
+
+        `n` is the mean number of decided prompts per seed, rounded, `n_invalid` the undecided cells of all seeds (NaN).
+        """
         decided = ~np.isnan(cells)
         return Estimate(
             task=arm.task,
@@ -166,7 +175,10 @@ class Estimator:
 
 
 def within(found: Interval, limit: float | None) -> Interval:
-    """The interval cut off at -limit and limit, with a note: a t interval may pass the range of its measure."""
+    """The interval cut off at -limit and limit (None: unlimited), with a note where that changed it.
+
+    A t interval may pass the range of its measure; `limit` is the largest size of a change (`nouns.Measure`).
+    """
     cut = found if limit is None else found.clipped(-limit, limit)
     return cut if cut == found else cut.noted(f"cut off at {limit:g}, the largest there can be")
 
@@ -194,7 +206,8 @@ def left_out(part: Aligned) -> str:
 def undecided(part: Aligned, m: Measure, cells: Array) -> str:
     """A note on the undecided cases among `cells` [S, P]: their number and reasons; "" for none.
 
-    Wins and rates lie in [0, 1], so the note also bounds the value that they would have if all cases were decided.
+    Wins and rates lie in [0, 1], so the note also bounds the value that they would have if all cases were decided
+    (worst-case bounds, Manski 1989).
     """
     holes = np.isnan(cells)
     count = int(holes.sum())
@@ -203,12 +216,16 @@ def undecided(part: Aligned, m: Measure, cells: Array) -> str:
     note = f"{count} undecided: {counted(part.reasons(holes))}"
     if m.kind not in ("win", "rate"):
         return note
+    # every undecided case at one end of the range: no mean of the decided ones can lie outside these two
     low, high = (float(np.where(holes, value, cells).mean()) for value in (0.0, 1.0))
     return f"{note}; if all were 0 or all 1, the value would be {low:.3f} or {high:.3f}"
 
 
 def reasons(part: Sequence[Sequence[Row]], name: str) -> str:
-    """Reasons why a measure is undecided in rows of verdicts, the most frequent first, with counts."""
+    """Reasons why the measure `name` is undecided in tables of rows of verdicts, the most frequent first, with counts.
+
+    "" where it is decided in all rows.
+    """
     return counted(
         row.get("reason", "not measured") for rows in part for row in rows if row["values"].get(name) is None
     )

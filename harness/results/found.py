@@ -62,7 +62,10 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a stage's folder holds a finished result: the marker is written last."""
+    """Whether a stage's folder holds a finished result: the marker is written last.
+
+    Unlike `store.Store.complete` it takes a half-written folder for unfinished and raises nothing.
+    """
     return (folder / store.MARKER).is_file()
 
 
@@ -74,9 +77,9 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
     except BenchError as error:
         return None, [f"{name}: {error.seen}"]
     problem = next(_record_problems(record), "")
-    if problem:
+    if problem:  # before any folder is opened: the record names all of them
         return None, [f"{name}: its record is damaged or of another version of this program ({problem})"]
-    cell = CellFiles(record, path.parent.parent, path)
+    cell = CellFiles(record, path.parent.parent, path)  # ROOT/cells/NAME.json (store.py)
     unfinished = [role for role in record["stages"] if not is_complete(cell.folder(role))]
     if unfinished:
         return None, [f"{name} is unfinished: {', '.join(unfinished)} missing"]
@@ -118,6 +121,7 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
     for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
             yield from _row_problems(cell.folder(role) / name, needed)
+    # by the stage's kind: a record of best-of-n also has the role "pool", whose folder holds the draws
     if cell.record["stages"]["generations"][0] == "best_of_n":
         yield from _row_problems(cell.folder("generations") / "pool.jsonl", POOL)
     scale = cell.folder("scale") / "scale.json"
@@ -161,6 +165,7 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
     if not rows:
         yield f"{path} is empty"
         return
+    # every row, not the first alone: a file may be damaged in the middle
     wanted = frozenset(needed)
     at = next((at for at, row in enumerate(rows) if not wanted <= row.keys()), None)
     if at is not None:
@@ -173,7 +178,7 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
         if file.read() != b"\n":
             yield f"{path} is damaged (line {len(rows)}: cut off)"
             return
-    if path.name in COLUMNS:
+    if path.name in COLUMNS:  # the rows are parsed already, and making columns tests the types of their values
         try:
             columns.keep(path, rows)
         except (TypeError, ValueError, AttributeError) as error:  # a value of the wrong type

@@ -30,7 +30,10 @@ OF_ANY = frozenset(("sum", "length", "positive_share", "negative_share"))
 
 @dataclass(frozen=True)
 class Features:
-    """Values that rewards are made of, by name: [S, P] on the first point's responses and on the last point's."""
+    """Values that rewards are made of, by name: [S, P] on the first point's responses and on the last point's.
+
+    They are the reward model's own figures (`seams.HasDiagnostics`); both are empty for one that has none.
+    """
 
     before: Mapping[str, Array]
     after: Mapping[str, Array]
@@ -60,9 +63,10 @@ class Curves:
 
 
 def curves_of(arm: Arm) -> Curves | None:
-    """The curve of an arm of PPO or best-of-n.
+    """The curve of an arm: along its checkpoints, or over n for best-of-n.
 
-    None for an arm of another optimiser, and for one of an earlier version of this program, which stored no proxy.
+    DPO and SFT on the chosen responses have one checkpoint after the baseline.  None for an arm of an earlier version
+    of this program, which stored no proxy.  Raises BenchError for files that cannot be read.
     """
     roles = set.intersection(*(set(cell.record["stages"]) for cell in arm.cells))
     if "pool" in roles:
@@ -72,6 +76,7 @@ def curves_of(arm: Arm) -> Curves | None:
 
 def _prompts(arm: Arm, ids: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """([P] source of each prompt, "" for none; [P] its slices)."""
+    # from the prompts' file: rows of generations, proxy and pool have neither
     rows = {r["id"]: r for r in store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl")}
     return tuple(rows[i].get("source", "") for i in ids), tuple(tuple(rows[i].get("slices", ())) for i in ids)
 
@@ -101,6 +106,7 @@ def _of_training(arm: Arm) -> Curves:
     proxy = np.concatenate([start, _cube(written, points, ids, "reward")], axis=1)
     kl = np.concatenate([np.zeros_like(start), _cube(written, points, ids, "kl")], axis=1)
     worth, gold = _judged(arm, points, ids)
+    # one response per point: within a prompt the C points of a training run are what is ranked, [S, P, C]
     samples = (np.moveaxis(proxy, 1, 2), np.moveaxis(gold, 1, 2)) if gold is not None else None
     clusters, slices = _prompts(arm, ids)
     features = Features(_figures(scored, 0, ids), _figures(scored, points[-1], ids))
@@ -139,6 +145,7 @@ def _judged(arm: Arm, points: Sequence[int], ids: Sequence[str]) -> tuple[str, A
 def _figures(scored: Sequence[Table], point: int, ids: Sequence[str]) -> dict[str, Array]:
     """[S, P] by name, of the figures that every row has; {} for a reward model without figures."""
     rows = [{i: table.get((point, i), {}).get("figures", {}) for i in ids} for table in scored]
+    # names that every row has, so that the arrays have no holes; a row that is missing has none
     names = sorted(set.intersection(*(set(figures) for own in rows for figures in own.values()))) if ids else []
     return {name: np.array([[own[i][name] for i in ids] for own in rows], dtype=np.float64) for name in names}
 
@@ -160,12 +167,15 @@ class Pool(NamedTuple):
 
 
 def read_pool(folder: Path) -> Pool:
-    """The pool that the stage `best_of_n` wrote to `folder`.  Raises BenchError as `store.read_rows`."""
+    """The pool that the stage `best_of_n` wrote to `folder`: rewards are unscaled sums over tokens.
+
+    Raises BenchError as `store.read_rows`.
+    """
     rows = store.read_rows(folder / "pool.jsonl")
     rewards = np.array([row["rewards"] for row in rows], dtype=np.float64)
     # None, an undecided gold value in JSON, becomes NaN
     gold = np.array([row["gold"] for row in rows], dtype=np.float64) if "gold" in rows[0] else None
-    names = rows[0]["figures"]
+    names = rows[0]["figures"]  # one reward model scored all rows: they have the same names
     figures = {name: np.array([row["figures"][name] for row in rows], dtype=np.float64) for name in names}
     return Pool(tuple(row["example_id"] for row in rows), rewards, gold, figures)
 
@@ -175,7 +185,7 @@ def _of_pool(arm: Arm) -> Curves:
     ns = [int(n) for n in store.read_json(folders[0] / store.MARKER)["params"]["best_of_n"]["n"]]
     pools = [read_pool(folder) for folder in folders]
     ids = sorted(set.intersection(*(set(pool.examples) for pool in pools)))
-    order = [[pool.examples.index(i) for i in ids] for pool in pools]
+    order = [[pool.examples.index(i) for i in ids] for pool in pools]  # [S][P] rows: files may differ in their order
     # [S][C] of [P, N]: computed once, because they do not depend on the value that is averaged
     shares = [[best_of_n.chances(pool.rewards[at], n) for n in ns] for pool, at in zip(pools, order, strict=True)]
 
@@ -190,6 +200,7 @@ def _of_pool(arm: Arm) -> Curves:
     # KL of best-of-n to the SFT policy, an upper bound that depends on n alone, the same in every cell
     kl = np.array([best_of_n.kl_bound(n) for n in ns])[None, :, None] * np.ones_like(proxy)
     clusters, slices = _prompts(arm, ids)
+    # features of the response that the reward chooses: expected at the first n against the last
     before, after = {}, {}
     for name in sorted(set.intersection(*(set(pool.figures) for pool in pools)) - OF_ANY):
         cells = chosen([pool.figures[name][at] for pool, at in zip(pools, order, strict=True)])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.nouns import Estimate, MeasureKind
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import ALL, Estimator
 from rlhf_bench.harness.results.proxy_curves import Curves, curves_of
@@ -19,6 +19,7 @@ from rlhf_bench.harness.statistics.intervals import Interval
 
 JUDGE = "proxy"
 RESAMPLES = 1000
+"""Resamples of the fit of Gao's curve."""
 
 
 def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
@@ -30,22 +31,18 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
     "gao peak", "gao peak at"), and by slice "NAME before", "NAME after", "NAME change" of every feature.
     """
     curves = curves_of(arm)
-    if curves is None or not curves.proxy.size:
+    if curves is None or not curves.proxy.size:  # no cells: seeds without a common prompt
         return
-    yield from _points(arm, curves, estimator)
-    if curves.gold is not None:
-        yield from _monotonicity(arm, curves, curves.gold, estimator)
-    yield from _features(arm, curves, estimator)
-
-
-def _points(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate]:
-    values = {"reward": curves.proxy, "kl": curves.kl}
-    values |= {} if curves.gold is None else {curves.worth: curves.gold}
+    cubes = {"reward": curves.proxy, "kl": curves.kl}  # [S, C, P] each
+    cubes |= {} if curves.gold is None else {curves.worth: curves.gold}
     for at, point in enumerate(curves.points):
-        for name, cube in values.items():
+        for name, cube in cubes.items():
             rng = estimator.generator(*_place(arm), name, str(point))
             found = intervals.interval("level", cube[:, at], estimator.level, rng, curves.clusters)
             yield _estimate(arm, curves, estimator, name, found, cube[:, at], iteration=point)
+    if curves.gold is not None:
+        yield from _monotonicity(arm, curves, curves.gold, estimator)
+    yield from _features(arm, curves, estimator)
 
 
 def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -> Iterator[Estimate]:
@@ -59,8 +56,10 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     found: dict[str, Interval] = {"spearman": monotonicity.of_means(curves.proxy, gold, level, rng(), clusters)}
     if curves.samples is not None:
         found["spearman within prompts"] = monotonicity.within_prompts(*curves.samples, level, rng(), clusters)
+    # the function, not a generator: the peak's height and the fall from it each start it anew
     top = monotonicity.peak(gold, level, rng, clusters)
     found[f"{curves.worth} peak"], found["fall from peak"] = top.height, top.drop
+    # a point chosen by the data would make the fall from it too large: this one is fixed before the run
     middle = (len(curves.points) - 1) // 2
     fall = monotonicity.drop_from(gold, middle, level, rng(), clusters)
     found["fall from the middle"] = fall.noted(f"from {curves.points[middle]}, fixed beforehand")
@@ -74,6 +73,7 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
 
 
 def _features(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate]:
+    # the cells before and after must both be there: a change is paired by seed and prompt
     names = [name for name in curves.features.before if name in curves.features.after]
     slices = sorted({name for own in curves.slices for name in own})
     for slice_name in [ALL, *slices]:
@@ -83,8 +83,8 @@ def _features(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estima
             before, after = curves.features.before[name][:, kept], curves.features.after[name][:, kept]
             for what, cells in (("before", before), ("after", after), ("change", after - before)):
                 rng = estimator.generator(*_place(arm), name, what, slice_name)
-                kind = "change" if what == "change" else "level"
-                found = intervals.interval(kind, cells, estimator.level, rng, clusters)  # type: ignore[arg-type]
+                kind: MeasureKind = "change" if what == "change" else "level"
+                found = intervals.interval(kind, cells, estimator.level, rng, clusters)
                 yield _estimate(arm, curves, estimator, f"{name} {what}", found, cells, slice_name)
 
 

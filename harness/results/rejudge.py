@@ -65,6 +65,7 @@ def judge_cells(
             counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in finished}
             retries = {key: count for key, count in counts.items() if count}
         place = RetryStore(root.root, retries)
+        # the defaults of a Machine, one process on the CPU: a judge needs no accelerator (stages/judge.py)
         outcome = execute(plan_cells.in_order(list(stages.values())), place, Machine(progress=progress))
         done.stages += stages.values()
         done.outcome.failed |= outcome.failed
@@ -87,6 +88,7 @@ class RetryStore(store.Store):
 
     def __init__(self, root: Path, retries: Mapping[str, int]) -> None:
         super().__init__(root)
+        # a copy: `writing` removes each stage from it once it has been executed again
         self.retries, self.kept = dict(retries), list[str]()
 
     def complete(self, kind: str, label: str, key: str) -> bool:
@@ -102,6 +104,7 @@ class RetryStore(store.Store):
             return
         from filelock import FileLock  # imported here: most calls retry nothing
 
+        # the same lock as `Store.writing`: a run may be computing this stage in another process
         partial = self.root / ".partial" / f"{kind}-{key[: store.KEY_LENGTH]}"
         work, scratch = partial / "work", partial / "scratch"
         with FileLock(partial.with_suffix(".lock")):
@@ -132,6 +135,7 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
     """The verdict stage of a stored cell, with stages on disk as its inputs."""
     inputs = {}
     for role in ("prompts", "baseline", "generations"):
+        # the marker has the whole key, a cell's record the short one of the folder: keys of verdicts hash the whole one
         record = store.read_json(cell.folder(role) / store.MARKER)
         inputs[role] = StoredStage(record["kind"], record["label"], record["params"], record["key"])
     spec = cell.record["evaluated"]
@@ -154,7 +158,10 @@ def _open_task(name: str, settings: str) -> tasks.TaskPlan:
 
 
 class StoredStage(Stage):
-    """A stage on disk, under the key it was made with: the code, and with it the key, may have changed since."""
+    """A stage on disk, under the key it was made with: the code, and with it the key, may have changed since.
+
+    It is an input only.  Its result exists, so `execute` never calls its function, which has no name.
+    """
 
     def __init__(self, kind: str, label: str, params: Row, key: str) -> None:
         super().__init__(kind, label, "", params)

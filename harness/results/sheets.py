@@ -36,6 +36,7 @@ class Table(dict[int, Rows]):
     @cached_property
     def ids(self) -> tuple[Key, ...]:
         """[P] the examples in order of id; () if seeds have different ones."""
+        # without equal prompts under all seeds there is no array [S, P] to keep: `common` then intersects them
         sets = [set(rows) for rows in self.values()]
         return tuple(sorted(sets[0])) if sets and all(one == sets[0] for one in sets) else ()
 
@@ -59,14 +60,21 @@ class Table(dict[int, Rows]):
 
 @dataclass
 class Sheets:
-    """Verdicts of arms, each file read once: a report compares every two arms on every measure."""
+    """Verdicts of arms, each file read once: a report compares every two arms on every measure.
+
+    The fields are what was read so far: tables by arm, judge and decoding; prompts by file and example; a judge's
+    settings, as canonical JSON, by the folder of its verdicts.
+    """
 
     read: dict[tuple[str, str, str, str], Table] = field(default_factory=dict)
     prompts: dict[Path, dict[str, str]] = field(default_factory=dict)
     settings: dict[Path, str] = field(default_factory=dict)
 
     def of(self, arm: Arm, judge: str, decoding: str = "sample") -> Table:
-        """Rows at the last checkpoint with this decoding that all seeds have; empty unless all seeds were judged."""
+        """Rows at the last checkpoint with this decoding that all seeds have; empty unless all seeds were judged.
+
+        Raises BenchError as `store.read_rows`.
+        """
         place = (arm.task, arm.key, judge, decoding)
         if place not in self.read:
             known = all(judge in cell.judged() for cell in arm.cells)
@@ -84,7 +92,7 @@ class Sheets:
             if path not in self.prompts:  # cells of a task share this file
                 self.prompts[path] = {row["id"]: row["prompt"] for row in store.read_rows(path)}
             prompts = self.prompts[path]
-            rows = table.rows(decoding, last)
+            rows = table.rows(decoding, last)  # read again only if this seed has later checkpoints than the others
             found.append({(row["example_id"], prompts.get(row["example_id"], "")): row for row in rows})
         return Table(zip(arm.seeds, found, strict=True))
 
@@ -94,6 +102,7 @@ class Sheets:
         for folder in folders:
             if folder not in self.settings:
                 self.settings[folder] = store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"])
+        # the settings that enter keys: a language model's retries and budgets, for example, change no verdict
         made = {self.settings[folder] for folder in folders}
         return f"the judge {judge!r} measured them with different settings" if len(made) > 1 else ""
 
@@ -112,13 +121,15 @@ class Common:
 
     @property
     def prompts(self) -> int:
+        """The number P of prompts in common."""
         return len(self.clusters)
 
 
 def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: str = "") -> Common:
     """Cells of tables {seed: {example: row}} on their common seeds and examples, both ascending.
 
-    The measure of each table is the entry of `names` in its place.  `unlike`: a known reason not to compare them.
+    The measure of each table is the entry of `names` in its place, `tables` is not empty.  `unlike`: a known reason not
+    to compare them (`Sheets.unlike`), which becomes `why`.
     """
     if unlike:
         return Common(why=unlike)
@@ -131,6 +142,7 @@ def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: s
     seeds = sorted(set.intersection(*(set(table) for table in tables)))
     if not seeds:
         return Common(why=NO_SEED)
+    # a full matrix [S, P]: prompts that some arm lacks under some seed are left out for all of them
     ids = sorted(set.intersection(*(set(table[seed]) for table in tables for seed in seeds)))
     if not ids:
         return Common(seeds=tuple(seeds), why=NO_PROMPT)

@@ -49,6 +49,7 @@ def score_texts(
         params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
     elif "reward" in cell.record["stages"]:
         folder = cell.folder("reward")
+    # the record of a stage names its inputs' folders; the scale's are the prompts that PPO optimises on
     stored_prompts = cell.root / "prompts" / made["inputs"]["prompts"]
     scorer = load_reward_model(params, folder, "cpu", lambda: examples_of({"prompts": stored_prompts}))
     tokenizer = load_tokenizer(cell.folder("sft"))
@@ -69,6 +70,7 @@ def _trained_by(cell: CellFiles, rm: str) -> bool:
 
 
 def _choose(cells: Sequence[CellFiles], rm: str, seed: int | None) -> CellFiles:
+    # of several tasks or settings with this reward model and seed, the first that was found
     own = [c for c in cells if _trained_by(c, rm) and seed in (None, c.record["seed"])]
     if own:
         return min(own, key=lambda c: c.record["seed"])
@@ -77,6 +79,7 @@ def _choose(cells: Sequence[CellFiles], rm: str, seed: int | None) -> CellFiles:
     if rm not in plugins.available("reward-model") and ":" not in rm:
         raise BenchError(f"Unknown reward model {rm!r}.", did_you_mean(rm, plugins.available("reward-model")))
     plugin = plugins.find("reward-model", rm)
+    # built to see whether it must be trained: then no cell of another reward model can stand in
     made = plugins.build("reward-model", rm, factory_settings(rm, plugin.factory(), {}))
     if isinstance(made, RewardModel) and cells and seed is None:
         return cells[0]

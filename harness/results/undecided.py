@@ -16,15 +16,20 @@ if TYPE_CHECKING:
 
 
 def stored_rows(stage: Stage, root: store.Store) -> list[JsonObject]:
-    """The verdicts of a finished stage."""
+    """The rows of verdicts.jsonl of a finished stage.  Raises BenchError as `store.read_rows`."""
     return store.read_rows(stage.folder(root) / "verdicts.jsonl")
 
 
 def complaints(stages: Sequence[Stage], root: store.Store) -> list[str]:
-    """A line for each judge that left more of some cell's cases undecided than its threshold allows, with reasons."""
+    """A line for each judge that left more of some cell's cases undecided than its threshold allows, with reasons.
+
+    `stages` are verdict stages; those without a result in `root` are left out.  [] if every judge is usable; with any
+    line the commands exit with 3.
+    """
     lines: list[str] = []
     for name in dict.fromkeys(stage.params["judge"]["name"] for stage in stages):
         own = [stage for stage in stages if stage.params["judge"]["name"] == name and stage.done(root)]
+        # all stages of a call were planned with the same settings of this judge
         judge = load_judge(name, own[0].payload["judge_settings"]) if own else None
         if isinstance(judge, HasThreshold):  # other judges decide every case, or allow any number of undecided ones
             lines.append(too_many(name, [stored_rows(stage, root) for stage in own], judge.threshold))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def generate(
 def distinct_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Indices [U] of the first row of each different prompt, in order, and for every row [B] which of the U it is."""
     places: dict[tuple[int, ...], int] = {}
-    lengths, first, same = mask.sum(1).tolist(), [], []
+    lengths, first, same = mask.sum(1).tolist(), list[int](), list[int]()
     for row, (tokens, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
         prompt = tuple(tokens[len(tokens) - length :])  # without the padding on the left
         if prompt not in places:
@@ -154,7 +154,7 @@ def is_end(tokens: Tensor, tokenizer: Tokenizer) -> Tensor:
     return found
 
 
-def _outer_autocast(model: CausalLM, device: str) -> AbstractContextManager[Any]:
+def _outer_autocast(model: CausalLM, device: str) -> AbstractContextManager[object]:
     """For a model that computes in bfloat16 from float32 weights, one autocast around all steps.
 
     The outermost autocast keeps its casts until it ends, so the weights are cast once and not for every token.

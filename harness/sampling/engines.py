@@ -38,17 +38,26 @@ class Sampler(Protocol):
         generator: Generator | None = None,
         temperature: float = 1.0,
     ) -> Rollout:
-        """Responses of at most `max_new` tokens; greedy without a generator."""
+        """Responses of at most `max_new` tokens; greedy without a generator.
+
+        With one, all random numbers derive from it, and none from torch's global state.
+        """
 
 
 def require_vllm() -> None:
-    """Raises BenchError where the optional package is missing."""
+    """Raises BenchError where the optional package is missing.
+
+    It is looked for, not imported: importing it takes seconds.
+    """
     if find_spec("vllm") is None:
         raise BenchError("The engine vllm needs the package vllm.", "pip install 'rlhf-bench[vllm]'")
 
 
 def check_engine(settings: Settings) -> None:
-    """Raises BenchError for an engine that is not installed or does not go with the other settings."""
+    """Raises BenchError for an engine that is not installed or does not go with the other settings.
+
+    For plans: nothing is loaded.
+    """
     if settings.ppo.engine != "vllm":
         return
     if settings.policy.lora:
@@ -68,7 +77,7 @@ def open_sampler(
     `policy` is the folder that the policy started from.  Raises BenchError where the engine cannot open it.
     """
     if settings.engine != "vllm":
-        yield sample
+        yield sample  # nothing to open: it samples from the model that it gets with each call
         return
     require_vllm()
     # here, because importing it costs seconds and needs the optional package

@@ -9,7 +9,7 @@ Only an attention made for two pieces can use it (split_attention.py).
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, cat
 from transformers import DynamicCache
@@ -33,17 +33,24 @@ def preallocated_cache(model: CausalLM, capacity: int) -> DynamicCache:
     """
     cache = DynamicCache(config=model.config)
     if CACHE_LAYERS.usable():
+        # the exact class: a subclass is another kind of layer (a sliding window)
         cache.layers = [PreallocatedLayer(capacity) if type(x) is DynamicLayer else x for x in cache.layers]
     return cache
 
 
 def is_preallocated(cache: DynamicCache) -> bool:
-    """Whether every layer is preallocated.  All then attend to all tokens, and one mask of columns serves them all."""
+    """Whether every layer is preallocated.
+
+    All then attend to all tokens, and one mask of columns serves them all.
+    """
     return bool(cache.layers) and all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
 def attends_to_all(model: CausalLM) -> bool:
-    """Whether every layer of the model attends to all tokens, which is what a SplitCache is for."""
+    """Whether every layer of the model attends to all tokens, which is what a SplitCache is for.
+
+    False for sliding windows and recurrent states, and where our cache layers are not usable.
+    """
     layers = DynamicCache(config=model.config).layers
     return CACHE_LAYERS.usable() and bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
@@ -59,8 +66,11 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.capacity = capacity
         self._buffers: list[Tensor] = []  # of keys and of values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append states [B, heads, n, width]; returns all keys and values so far."""
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append states [B, heads, n, width]; returns all keys and values so far, [B, heads, length, width].
+
+        What is returned are views: the next update writes behind them, not into them.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._allocate(key_states, value_states)
@@ -77,7 +87,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows at `indices`, in the memory that is allocated already; a row may be kept several times."""
+        """Keep the rows at `indices` [b], in this order, in the memory that is allocated already.
+
+        A row may be kept several times; more rows than there were get new memory.
+        """
         length = self.get_seq_length()
         if len(indices) > len(self._buffers[0]):
             self._buffers = [x.new_empty(len(indices), *x.shape[1:]).copy_(x[indices]) for x in self._buffers]
@@ -109,8 +122,11 @@ class SplitLayer(DynamicLayer):  # type: ignore[misc]
     _buffers: list[Tensor]
     _filled = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append the prompts' states [B, heads, P, width], then those of one token at a time [B, heads, 1, width]."""
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append the prompts' states [B, heads, P, width], then those of one token at a time [B, heads, 1, width].
+
+        Returns the new states alone: `attend` reads `old` and `recent()` itself.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states  # after it, because it sets them to empty tensors
@@ -128,11 +144,15 @@ class SplitLayer(DynamicLayer):  # type: ignore[misc]
         return key_states, value_states
 
     def unpack(self, mask: Tensor) -> None:
-        """Move the states of packed prompts, [1, heads, N, width], to the N True positions of mask [B, P]."""
+        """Move the states of packed prompts, [1, heads, N, width], to the N True positions of mask [B, P].
+
+        Afterwards it is a layer of B padded rows, [B, heads, P, width].  Called once, before the first token.
+        """
         self.old = self._unpacked(self.old[0], mask), self._unpacked(self.old[1], mask)
         self._empty()
 
     def _unpacked(self, states: Tensor, mask: Tensor) -> Tensor:
+        # zeros, not empty memory: padding is masked, but a NaN there times a weight of 0 would be a NaN
         whole = states.new_zeros(*mask.shape, states.shape[1], states.shape[3])
         whole[mask] = states[0].transpose(0, 1)
         return whole.transpose(1, 2).contiguous()
@@ -142,11 +162,11 @@ class SplitLayer(DynamicLayer):  # type: ignore[misc]
         return [buffer[:, :, : self._filled] for buffer in self._buffers]
 
     def get_seq_length(self) -> int:
-        """Tokens in both pieces."""
+        """Tokens in both pieces, padding of prompts included; transformers asks for it under this name."""
         return self.old[0].shape[2] + self._filled if self.is_initialized else 0
 
     def batch_select_indices(self, indices: Tensor | slice) -> None:
-        """Keep the rows at `indices`."""
+        """Keep the rows at `indices` [b]; a slice gives views and copies nothing."""
         self.old = self.old[0][indices], self.old[1][indices]
         self._buffers = [buffer[indices] for buffer in self._buffers]
 
@@ -161,7 +181,7 @@ class SplitCache(DynamicCache):  # type: ignore[misc]
     `prompt_mask` [B, P] is True (or 1) on the tokens of left-padded prompts; None where nothing is padded.
     """
 
-    layers: list[Any]
+    layers: list[SplitLayer]
 
     def __init__(self, model: CausalLM, prompt_mask: Tensor | None = None) -> None:
         super().__init__(config=model.config)
@@ -172,13 +192,16 @@ class SplitCache(DynamicCache):  # type: ignore[misc]
             self.hidden = prompt_mask == 0
 
     def select_rows(self, rows: Tensor | slice) -> None:
-        """Keep the rows at these indices."""
+        """Keep the rows at these indices, [b] or a slice, in all layers and in the padding."""
         self.batch_select_indices(rows)
         if self.hidden is not None:
             self.hidden = self.hidden[rows]
 
     def slice_rows(self, rows: slice) -> SplitCache:
-        """A cache of these rows; from now on the two are independent."""
+        """A cache of these rows; from now on the two are independent.
+
+        For two threads that decode half of the rows each.
+        """
         made = copy(self)
         made.layers = [copy(layer) for layer in self.layers]  # shallow: selecting rows creates new tensors or views
         made.select_rows(rows)

@@ -30,10 +30,10 @@ class Decoder(Protocol):
         """Logits [B, V] after the prompts' ids [B, P]; called once, first."""
 
     def step(self, token: Tensor) -> Tensor:
-        """Logits [B, V] after one more token [B]."""
+        """Logits [B, V] after one more token [B], which follows all earlier ones of its row."""
 
     def select_rows(self, rows: Tensor) -> None:
-        """Go on with the rows at these indices only."""
+        """Go on with the rows at these indices [b] only, in this order; B is b from then on."""
 
 
 class CachedDecoder:
@@ -87,31 +87,10 @@ class SplitCacheDecoder:
         """Logits [B, V] after the prompts' ids [B, P]."""
         with attending_to(self._cache):
             if self._pack:
-                logits = self._prefill_packed(ids)
+                logits = packed_prompt_logits(self._model, ids, self._mask, self._cache)
             else:
                 logits = prompt_logits(self._model, ids, self._mask, self._positions, self._cache)
-        self._cache.prefilling = False
-        return logits
-
-    def _prefill_packed(self, ids: Tensor) -> Tensor:
-        """The prompts without their padding; their keys and values get it afterwards."""
-        kept = self._mask.bool()
-        lengths = kept.sum(1)
-        last = lengths.cumsum(0) - 1
-        ids = ids[kept][None]
-        with last_layer_only_at(self._model, torch.zeros_like(ids, dtype=torch.bool).index_fill(1, last, True)):
-            output = self._model(
-                input_ids=ids,
-                attention_mask=packed_mask(lengths),
-                position_ids=packed_positions(lengths),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=last,  # positions: the head computes the last token of every row alone
-            )
-        # single tokens attend to a table [B, heads, P, width] in which the padding is masked
-        for layer in self._cache.layers:
-            layer.unpack(kept)
-        logits: Tensor = output.logits[0]
+        self._cache.prefilling = False  # prompts are read by `packed_attention`, single tokens by `attend`
         return logits
 
     def step(self, token: Tensor) -> Tensor:
@@ -127,22 +106,53 @@ class SplitCacheDecoder:
 
     def slice_rows(self, rows: slice) -> SplitCacheDecoder:
         """A decoder of these rows; from now on the two are independent and may run in two threads."""
-        made = copy(self)
+        made = copy(self)  # shares what no step changes: the model and the placeholder
         made._cache = self._cache.slice_rows(rows)
         made._positions = self._positions[rows]
         return made
 
 
 def prompt_logits(model: CausalLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits [B, V] after left-padded prompts' ids [B, P]; the cache then holds them."""
+    """Logits [B, V] after left-padded prompts' ids [B, P], of mask and position ids [B, P]; the cache then holds them.
+
+    The last layer's feed-forward part and the head compute the last column alone (forward/patch.py).
+    """
     last = torch.zeros_like(ids, dtype=torch.bool)  # left-padded: the last token of every row is in the last column
     last[:, -1] = True
     with last_layer_only_at(model, last):
         return next_logits(model, ids, mask, positions, cache)
 
 
+def packed_prompt_logits(model: CausalLM, ids: Tensor, mask: Tensor, cache: SplitCache) -> Tensor:
+    """As `prompt_logits`, but the prompts are read as packed rows, without their padding (forward/packing.py).
+
+    Keys and values get the padding afterwards.
+    """
+    kept = mask.bool()
+    lengths = kept.sum(1)
+    last = lengths.cumsum(0) - 1
+    ids = ids[kept][None]
+    with last_layer_only_at(model, torch.zeros_like(ids, dtype=torch.bool).index_fill(1, last, True)):
+        output = model(
+            input_ids=ids,
+            attention_mask=packed_mask(lengths),
+            position_ids=packed_positions(lengths),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=last,  # positions: the head computes the last token of every row alone
+        )
+    # single tokens attend to a table [B, heads, P, width] in which the padding is masked
+    for layer in cache.layers:
+        layer.unpack(kept)
+    logits: Tensor = output.logits[0]
+    return logits
+
+
 def next_logits(model: CausalLM, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits [B, V] of the token after `ids` [B, n]; the cache then holds `ids`."""
+    """Logits [B, V] of the token after `ids` [B, n]; the cache then holds `ids`.
+
+    `mask` is what the model's attention takes: [B, columns so far], four dimensions, or None where nothing is hidden.
+    """
     output = model(
         input_ids=ids,
         attention_mask=mask,

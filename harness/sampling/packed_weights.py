@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from rlhf_bench.harness.forward.torch_private import (
 from rlhf_bench.harness.forward.transformers_private import is_conv1d
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.forward.types import CausalLM, Module
+    from rlhf_bench.harness.forward.types import CausalLM, Linear, Module
 
 LARGEST = 2**29
 """Bytes of weights in all: packed weights are a second copy of them."""
@@ -60,7 +60,7 @@ def packed_weights(model: CausalLM) -> Iterator[bool]:
     try:
         # all weights are packed before anything is patched, so a failure leaves nothing behind
         forwards = [(layer, packed_forward(model, layer, activation)) for layer, activation in layers.items()]
-    except MemoryError:
+    except MemoryError:  # says nothing about oneDNN, so the fast path stays on
         raise
     except Exception as error:
         PACKED_LINEAR.disable(error)
@@ -72,12 +72,13 @@ def packed_weights(model: CausalLM) -> Iterator[bool]:
     with ExitStack() as patches:
         for layer, forward in forwards:
             patches.enter_context(patched_forward(layer, forward))
+        # a set: a model may use one module for the activations of all its layers
         for activation in {x for x in layers.values() if x is not None}:
             patches.enter_context(patched_forward(activation, applied_already))
         yield bool(forwards)
 
 
-def linear_layers(model: CausalLM) -> dict[Module, Module | None]:
+def linear_layers(model: CausalLM) -> dict[Linear, Module | None]:
     """The linear layers worth packing, each with the activation that follows where oneDNN has it.
 
     Left out: modules whose forward is patched already (adapters, accelerate), because the patch must stay in force.
@@ -88,7 +89,7 @@ def linear_layers(model: CausalLM) -> dict[Module, Module | None]:
     linear = [m for m in linear if m.weight.dtype == torch.float32 and m.weight.numel() >= least]
     if sum(m.weight.nbytes for m in linear) > LARGEST:
         return {}
-    found: dict[Module, Module | None] = dict.fromkeys(linear)
+    found: dict[Linear, Module | None] = dict.fromkeys(linear)
     for module in model.modules():
         for first, second in PAIRS:
             layer, activation = getattr(module, first, None), getattr(module, second, None)
@@ -98,8 +99,11 @@ def linear_layers(model: CausalLM) -> dict[Module, Module | None]:
     return found
 
 
-def packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> Callable[..., Tensor]:
-    """The patch of one layer's forward: act(x @ weight.T + bias) in one call."""
+def packed_forward(model: CausalLM, layer: Linear, activation: Module | None) -> Callable[..., Tensor]:
+    """The patch of one layer's forward (for `patched_forward`): act(x @ weight.T + bias) in one call.
+
+    The weights are copied now: later changes of the layer do not reach the patch.  Raises anything that oneDNN does.
+    """
     dtype = torch.bfloat16 if getattr(model, "computes_half", False) else torch.float32
     weight = layer.weight.detach().to(dtype)
     packed = pack_weight(weight.t() if is_conv1d(layer) else weight)  # [out, in]
@@ -114,6 +118,7 @@ def packed_forward(model: CausalLM, layer: Any, activation: Module | None) -> Ca
             return packed_linear(given.to(dtype), packed, bias, name)
         except Exception as error:  # for example a shape that the kernel refuses
             PACKED_LINEAR.disable(error)
+            # the module that follows is patched to pass its input on, so the activation is applied here
             found = plain(given)
             return activate(found) if activate is not None else found
 

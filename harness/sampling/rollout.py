@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
@@ -31,11 +31,14 @@ def make_generator(*parts: object) -> Generator:
 
     from rlhf_bench.harness.store import content_key
 
-    return torch.Generator().manual_seed(int(content_key([str(p) for p in parts])[:15], 16))  # 60 bits
+    return torch.Generator().manual_seed(int(content_key([str(p) for p in parts])[:15], 16))  # 60 bits: it takes 64
 
 
 def pad_prompts(rows: Sequence[Sequence[int]], pad: int, device: str) -> tuple[Tensor, Tensor]:
-    """Left-padded ids [B, P] and their mask [B, P] (int64, 1 on tokens)."""
+    """Left-padded ids [B, P] and their mask [B, P] (int64, 1 on tokens), P the length of the longest row.
+
+    On the left, so that every row's response begins in the same column.
+    """
     import torch
 
     width = max(map(len, rows))
@@ -44,8 +47,8 @@ def pad_prompts(rows: Sequence[Sequence[int]], pad: int, device: str) -> tuple[T
     return ids, mask
 
 
-_limits: WeakKeyDictionary[Any, MicroBatchLimit] = WeakKeyDictionary()
-"""Rows that each model decodes at once."""
+_limits: WeakKeyDictionary[CausalLM, MicroBatchLimit] = WeakKeyDictionary()
+"""Rows that each model decodes at once: found by trial, so it is kept from one call to the next."""
 
 
 def sample(
@@ -114,7 +117,10 @@ def make_rollout(
 
 
 def text_rollout(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str], device: str) -> Rollout:
-    """The Rollout of given texts: each response is tokenised and ended by end-of-sequence."""
+    """The Rollout of given texts: each response is tokenised and ended by end-of-sequence.
+
+    One response to each prompt; `finished` is True for all, and there are no sampled log-probabilities.
+    """
     import torch
 
     ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, device)
@@ -127,7 +133,10 @@ def text_rollout(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequen
 
 
 def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-    """ids, mask and position ids [B, P + T] of prompts followed by responses, padded on both sides."""
+    """ids, mask (int64) and position ids [B, P + T] of prompts followed by responses, padded on both sides.
+
+    For models that are called as a whole; `forward.passes.pack` gives the same rows without padding on the left.
+    """
     import torch
 
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
@@ -136,13 +145,19 @@ def full_inputs(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def logprobs(model: CausalLM, rollout: Rollout, temperature: float = 1.0) -> Tensor:
-    """log pi(y_t | x, y_<t) [B, T] in float32 at the sampling temperature; 0 outside the mask.  Differentiable."""
+    """log pi(y_t | x, y_<t) [B, T] in nats, float32, at the sampling temperature; 0 outside the mask.
+
+    Differentiable with respect to the model's parameters.
+    """
     logits, _ = logits_and_hidden(model, pack(rollout, model))
     return token_logprobs(logits, rollout, temperature)
 
 
 def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
-    """The rows `index` of a rollout, columns trimmed to what they need (left of prompts, right of responses)."""
+    """The rows `index` [b] of a rollout, columns trimmed to what they need (left of prompts, right of responses).
+
+    Rows may occur more than once and in any order.
+    """
     prompt_mask, mask = rollout.prompt_mask[index], rollout.mask[index]
     # the padding that the selected rows have in common: with shorter rows the passes are shorter
     left = rollout.prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
@@ -188,6 +203,7 @@ def batches_by_length(rollout: Rollout, index: Tensor, size: int, tokens: int = 
     for length in lengths[order].tolist():
         joins = counts and counts[-1] < size and (not tokens or (counts[-1] + 1) * max(most, length) <= tokens)
         most = max(most, length) if joins else length
+        # the last batch grows by one, or stays and a new one begins
         counts[-1:] = [counts[-1] + 1] if joins else [*counts[-1:], 1]
     return list(torch.split(index[order], counts))
 
@@ -208,7 +224,7 @@ def map_batches(
         whole = torch.zeros(rollout.mask.shape, dtype=torch.float32, device=rollout.mask.device)
         for index in batches_by_length(rollout, everything, rows, tokens):
             part = function(rows_of(rollout, index))
-            whole[index, : part.shape[1]] = part
+            whole[index, : part.shape[1]] = part  # `rows_of` has trimmed the columns: the rest stays 0
         return whole
 
     return (limit or MicroBatchLimit()).run(run, size)

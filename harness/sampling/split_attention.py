@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,18 +21,23 @@ from rlhf_bench.harness.forward.transformers_private import attention_name, regi
 from rlhf_bench.harness.sampling.kv_cache import SplitCache, attends_to_all
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.forward.types import CausalLM, Module
+    from rlhf_bench.harness.forward.types import AttentionLayer, CausalLM, Module
 
 ATTENTION = "rlhf_bench_parts"
 """The name under which transformers knows `attend`."""
 
+# An attention implementation gets keys and values, not the cache.  A context variable, because each of two threads that
+# decode with one model has a cache of its own.
 _current: ContextVar[SplitCache] = ContextVar("the cache that the thread's single tokens attend to")
-_supported: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model: whether it was found to agree
+_supported: WeakKeyDictionary[CausalLM, bool] = WeakKeyDictionary()  # by model: whether it was found to agree
 
 
 @contextmanager
 def split_attention(model: CausalLM) -> Iterator[None]:
-    """Inside, the model's layers compute `attend`; threads may share the model, each with a cache of its own."""
+    """Inside, the model's layers compute `attend`; threads may share the model, each with a cache of its own.
+
+    Passes inside need `attending_to`.
+    """
     register_attention(ATTENTION, attend)
     before = attention_name(model)
     model.set_attn_implementation(ATTENTION)
@@ -44,7 +49,7 @@ def split_attention(model: CausalLM) -> Iterator[None]:
 
 @contextmanager
 def attending_to(cache: SplitCache) -> Iterator[None]:
-    """Inside, passes of this thread attend to `cache`."""
+    """Inside, passes of this thread attend to `cache`, which they also get as `past_key_values`."""
     token = _current.set(cache)
     try:
         yield
@@ -71,7 +76,10 @@ def supports_split_cache(model: CausalLM) -> bool:
 
 
 def takes_boolean_masks(model: Module) -> bool:
-    """Whether the model's attention takes a boolean mask [B, 1, queries, columns] as it is."""
+    """Whether the model's attention takes a boolean mask [B, 1, queries, columns] as it is, True where it attends.
+
+    Others ("eager") add the mask to the scores, so it would have to be float there.
+    """
     return has_packed_attention(model) or attention_name(model) == "sdpa"
 
 
@@ -90,7 +98,7 @@ def _agrees(model: CausalLM) -> bool:
             last = {"input_ids": ids[:, 3:], "attention_mask": placeholder_mask(ids), "position_ids": positions[:, 3:]}
             with split_attention(model), attending_to(cache):
                 model(**first, past_key_values=cache)
-                cache.prefilling = False
+                cache.prefilling = False  # from here on `attend` computes, which is what is tried
                 found = model(**last, past_key_values=cache).logits[:, -1]
         require_close(found, plain, 0.05 if half or plain.dtype in (torch.bfloat16, torch.float16) else 1e-4)
     except Exception:  # a model whose attention expects something else, in whichever way it fails
@@ -99,13 +107,13 @@ def _agrees(model: CausalLM) -> bool:
 
 
 def attend(
-    module: Any,
+    module: AttentionLayer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **named: Any,
+    **named: object,
 ) -> tuple[Tensor, None]:
     """Attention of one token a row, query [B, H, 1, D], to both pieces of the layer's cache: [B, 1, H, D].
 
@@ -123,9 +131,11 @@ def attend(
     query = (query * (width**-0.5 if scaling is None else scaling)).reshape(rows * groups, heads // groups, width)
     old_keys, old_values, keys, values = (x.flatten(0, 1) for x in (*layer.old, *layer.recent()))
     # one softmax over both pieces: [rows * groups, heads / groups, old + recent]
+    # the scores are joined, not the keys: joining keys would copy the cache for every token
     weights = torch.cat([torch.bmm(query, old_keys.mT), torch.bmm(query, keys.mT)], -1)
     if cache.hidden is not None:
         prompt = weights.view(rows, heads, -1)[..., : cache.hidden.shape[1]]
+        # the prompts' padding is in the first columns: responses begin after the longest prompt for all rows
         prompt.masked_fill_(cache.hidden[:, None], float("-inf"))
     before, since = torch.split(weights.softmax(-1), [old_keys.shape[1], keys.shape[1]], -1)
     found = torch.bmm(before, old_values).baddbmm_(since, values)

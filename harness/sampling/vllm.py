@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.models.placement import read_placement
@@ -28,6 +28,8 @@ from rlhf_bench.harness.text.templates import encode_prompts
 if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor
+    from vllm import LLM, SamplingParams
+    from vllm.outputs import CompletionOutput
 
     from rlhf_bench.harness.forward.types import CausalLM, Module
     from rlhf_bench.harness.text.types import Tokenizer
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Unless the environment says otherwise: send no statistics, set up no logging, do not pin this process's threads."""
 SEEDS = 2**31
+"""Seeds of rows are below it."""
 
 
 class VLLMSampler:
@@ -44,9 +47,9 @@ class VLLMSampler:
     not the draws of our own loop.  Greedy log-probabilities are at temperature 1.
     """
 
-    def __init__(self, llm: Any, sampling_params: Any) -> None:
+    def __init__(self, llm: LLM, sampling_params: type[SamplingParams]) -> None:
         self._llm = llm
-        self._sampling_params = sampling_params  # the class vllm.SamplingParams
+        self._sampling_params = sampling_params  # the class, so that this module imports without vLLM
 
     def __call__(
         self,
@@ -59,9 +62,18 @@ class VLLMSampler:
         temperature: float = 1.0,
     ) -> Rollout:
         """As `rollout.sample`.  Raises BenchError where vLLM fails or leaves a response unfinished."""
+        import torch
+
         rows = encode_prompts(tokenizer, prompts)
         ids, mask = pad_prompts(rows, tokenizer.pad_token_id, str(model.device))
-        params = self._params(tokenizer, len(rows), max_new, generator, temperature)
+        # Only our own end tokens end a response, as in our own loop.  logprobs 0: of the sampled token alone.
+        common: dict[str, object] = {"max_tokens": max_new, "logprobs": 0, "detokenize": False, "ignore_eos": True}
+        common |= {"stop_token_ids": list(end_token_ids(tokenizer))}
+        if generator is None:
+            params = [self._sampling_params(temperature=0.0, **common) for _ in rows]
+        else:
+            seeds = torch.randint(SEEDS, (len(rows),), generator=generator).tolist()
+            params = [self._sampling_params(temperature=temperature, seed=seed, **common) for seed in seeds]
         # as a checkpoint has them: tied weights once
         weights = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         try:
@@ -73,20 +85,6 @@ class VLLMSampler:
         response, drawn = _tensors([one.outputs[0] for one in written], max_new, tokenizer, ids.device)
         return make_rollout(tokenizer, prompts, ids, mask, response, drawn)
 
-    def _params(
-        self, tokenizer: Tokenizer, rows: int, max_new: int, generator: Generator | None, temperature: float
-    ) -> list[Any]:
-        """One SamplingParams for each row.  Only our own end tokens end a response, as in our own loop."""
-        import torch
-
-        # logprobs 0: of the sampled token alone
-        common: dict[str, Any] = {"max_tokens": max_new, "logprobs": 0, "detokenize": False, "ignore_eos": True}
-        common |= {"stop_token_ids": list(end_token_ids(tokenizer))}
-        if generator is None:
-            return [self._sampling_params(temperature=0.0, **common) for _ in range(rows)]
-        seeds = torch.randint(SEEDS, (rows,), generator=generator).tolist()
-        return [self._sampling_params(temperature=temperature, seed=seed, **common) for seed in seeds]
-
 
 def _repack_heads(model: Module) -> None:
     """On a CPU vLLM packs a copy of every matrix; reload_weights leaves a tied head's copy as it was (seen in 0.32)."""
@@ -95,7 +93,9 @@ def _repack_heads(model: Module) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
-def _tensors(outputs: Sequence[Any], max_new: int, tokenizer: Tokenizer, device: torch.device) -> tuple[Tensor, Tensor]:
+def _tensors(
+    outputs: Sequence[CompletionOutput], max_new: int, tokenizer: Tokenizer, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Tokens [B, T], padded after their ends, and vLLM's log-probabilities of them [B, T].
 
     Raises BenchError for responses that neither ended nor reached `max_new` tokens: vLLM had to drop them.

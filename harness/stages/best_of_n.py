@@ -39,6 +39,7 @@ def best_of_n(context: Context) -> StageFigures:
     ns = check_ns(p["best_of_n"]["n"], size)
     examples = held_out(context.inputs["prompts"], EvalSettings(**p["eval"]))
     draws = scored_draws(context, examples, size)
+    # By prompt, then draw: the draws are stored the other way round, one file for each.
     rewards = [[draw[row]["reward"] for draw in draws] for row in range(len(examples))]
     # picks: for every prompt the index of the best of its first n samples, the earliest of equals.
     generations = [
@@ -49,6 +50,7 @@ def best_of_n(context: Context) -> StageFigures:
     pools = [pool_row(example, [draw[row] for draw in draws]) for row, example in enumerate(examples)]
     store.write_rows(context.work / "pool.jsonl", pools)
     store.write_rows(context.work / "generations.jsonl", map(to_row, generations))
+    # Of the largest n: `check_ns` has sorted them.
     last = [g.reward for g in generations if g.iteration == ns[-1] and g.reward is not None]
     return {"samples": size * len(examples), "reward": sum(last) / len(last), "kl_bound": kl_bound(ns[-1])}
 
@@ -60,7 +62,7 @@ def scored_draws(context: Context, examples: Sequence[Example], size: int) -> li
     """
     drawn, scores = context.inputs["pool"], context.scratch
     missing = [number for number in range(size) if not draw_file(scores, number).exists()]
-    if missing:
+    if missing:  # else no model is loaded: an interrupted run has scored all
         tokenizer, scorer = policies.load_tokenizer(context.inputs["sft"]), scorer_of(context)
         for number in missing:
             rows = score_draw(context, tokenizer, scorer, examples, number)
@@ -77,7 +79,10 @@ def scored_draws(context: Context, examples: Sequence[Example], size: int) -> li
 def score_draw(
     context: Context, tokenizer: Tokenizer, scorer: NamedRewardModel, examples: Sequence[Example], number: int
 ) -> list[JsonObject]:
-    """`reward` and `figures` of one draw's sample of every prompt."""
+    """`reward` (the unscaled sum over tokens) and `figures` of draw `number`, a row per prompt in their order.
+
+    Raises BenchError where the reward model fails, and for a damaged draw.
+    """
     drawn = store.read_rows(draw_file(context.inputs["pool"], number))
     size = context.params["eval"]["batch"]
     rows: list[JsonObject] = []
@@ -92,16 +97,22 @@ def score_draw(
 
 
 def to_generation(example: Example, row: Row, n: int) -> Generation:
-    """The sample chosen at n, as a generation of "iteration" n."""
+    """The sample chosen at n, as a generation of "iteration" n; `row` is one of `scored_draws`.
+
+    Its KL is the analytic bound in nats (`kl_bound`): best-of-n has no log-probabilities to estimate it from.
+    """
     texts = row["response"], row["tokens"], row["finished"]
     return Generation(example.id, n, "sample", example.prompt, *texts, kl=kl_bound(n), reward=row["reward"])
 
 
 def pool_row(example: Example, samples: Sequence[Row]) -> JsonObject:
-    """All samples of one prompt, by column; their texts stay in the pool's own folder."""
+    """The row of pool.jsonl of one prompt: its samples by column, in the order of the draws.
+
+    Their texts stay in the pool's own folder.
+    """
     # The file's name of a column, and the row's.
     columns = {"tokens": "tokens", "finished": "finished", "rewards": "reward"}
-    columns |= {"gold": "gold"} if "gold" in samples[0] else {}
+    columns |= {"gold": "gold"} if "gold" in samples[0] else {}  # a task knows the utility of all or of none
     found = {name: [row[key] for row in samples] for name, key in columns.items()}
     figures = {name: [row["figures"][name] for row in samples] for name in samples[0]["figures"]}
     return {"example_id": example.id, **found, "figures": figures}

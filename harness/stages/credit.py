@@ -69,7 +69,10 @@ def credit(context: Context) -> StageFigures:
 
 
 def marked_responses(pairs: Sequence[Pair]) -> list[Marked]:
-    """The responses with known flaws, each once: a response in three pairs is no threefold evidence."""
+    """The responses with known flaws, each once: a response in three pairs is no threefold evidence.
+
+    Equal ones have prompt, response and flaws in common.  An empty response has no token to score and is left out.
+    """
     found: dict[tuple[str, str, tuple[Span, ...]], Marked] = {}
     for pair in pairs:
         sides = (
@@ -78,6 +81,7 @@ def marked_responses(pairs: Sequence[Pair]) -> list[Marked]:
         )
         for side, response, flaws in sides:
             if flaws is not None and response:
+                # With the flaws: two annotations of one text are two pieces of evidence.
                 key = (pair.prompt, response, flaws)
                 found.setdefault(key, Marked(pair.id, side, pair.prompt, response, flaws))
     return list(found.values())
@@ -86,7 +90,10 @@ def marked_responses(pairs: Sequence[Pair]) -> list[Marked]:
 def token_rewards(
     scorer: NamedRewardModel, tokenizer: Tokenizer, marked: Sequence[Marked], device: str
 ) -> Iterator[JsonObject]:
-    """Rows of credit.jsonl, none for a response whose tokens do not decode to its text."""
+    """Rows of credit.jsonl, none for a response whose tokens do not decode to its text.
+
+    Raises BenchError where the reward model fails.
+    """
     rollout = text_rollout(tokenizer, [m.prompt for m in marked], [m.response for m in marked], device)
     rewards, ids = scorer.rewards(rollout).tolist(), rollout.response_ids.tolist()
     for row, tokens, spans, one in zip(rewards, ids, rollout.spans, marked, strict=True):
@@ -94,6 +101,7 @@ def token_rewards(
         if decode(tokenizer, tokens) != one.response:
             continue
         last = len(spans) - 1  # end-of-sequence
+        # Without characters a token is neither right nor wrong: a byte of a character that a later token completes.
         kept = [i for i, (start, end) in enumerate(spans[:last]) if start < end]
         yield {
             "pair": one.pair,

@@ -24,7 +24,7 @@ from rlhf_bench.harness.training.collate import demonstration_row
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Tokenizer
 
-METHODS = ("dpo", "sft-chosen")
+METHODS = ("dpo", "sft-chosen")  # names of optimisers, see plan/arms.py
 
 
 def direct(context: Context) -> StageFigures:
@@ -43,6 +43,7 @@ def direct(context: Context) -> StageFigures:
     if placement.lora:
         require_peft()
         model = policies.load_frozen(sft, tokenizer, context.device, placement)
+        # peft's wrapper puts the adapters into `model` itself, where they are trained and at the end merged.
         trained = wrap_for_trainer(model, placement, p["seed"])
     else:
         model = trained = policies.load_causal(sft, tokenizer, context.device)
@@ -74,7 +75,10 @@ def direct(context: Context) -> StageFigures:
 
 
 def preference_rows(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[dict[str, list[int]]]:
-    """prompt_ids, chosen_ids and rejected_ids of every pair, prompts in the policy's own form."""
+    """prompt_ids, chosen_ids and rejected_ids of every pair, prompts in the policy's own form.
+
+    Responses end with end-of-sequence; a `rejected` that is None counts as the empty response.
+    """
     end, prompts = tokenizer.eos_token_id, encode_prompts(tokenizer, [pair.prompt for pair in pairs])
     sides = [encode(tokenizer, texts) for texts in ([q.chosen for q in pairs], [q.rejected or "" for q in pairs])]
     return [
@@ -84,8 +88,9 @@ def preference_rows(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[dict[st
 
 
 def chosen_rows(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[dict[str, list[int]]]:
-    """Every chosen response as a demonstration."""
+    """Every chosen response as a demonstration: rows of `demonstration_row`, in the order of the pairs."""
     return [
+        # end-of-sequence is an argument of its own
         demonstration_row(row["prompt_ids"], row["chosen_ids"][:-1], row["chosen_ids"][-1])
         for row in preference_rows(tokenizer, pairs)
     ]

@@ -28,7 +28,10 @@ LOGIT_ROWS = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The held-out prompts of a stage, and how responses to them are sampled."""
+    """The held-out prompts of a stage, and how responses to them are sampled.
+
+    `temperature` is `ppo.temperature`: responses are sampled and KL is computed at it.
+    """
 
     examples: Sequence[Example]
     max_new: int  # tokens of the longest response
@@ -38,7 +41,10 @@ class Evaluation:
 
     @classmethod
     def of(cls, context: Context, temperature: float) -> Evaluation:
-        """That of a stage with the input `prompts` and the parameters `eval`, `max_response` and `seed`."""
+        """That of a stage with the input `prompts` and the parameters `eval`, `max_response` and `seed`.
+
+        Raises BenchError where the prompts' file is missing or damaged.
+        """
         from rlhf_bench.harness.settings import EvalSettings  # here: reports import this module, without pydantic
 
         p, settings = context.params, EvalSettings(**context.params["eval"])
@@ -48,7 +54,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluatedPolicy:
-    """A trained policy with what it is compared with: the SFT policy, for KL, and the arm's reward model."""
+    """A trained policy with what it is compared with: the SFT policy, for KL, and the arm's reward model.
+
+    Both policies are on one device; `tokenizer` is that of both.
+    """
 
     policy: CausalLM
     reference: CausalLM
@@ -71,7 +80,7 @@ def sample_batches(
 ) -> list[tuple[Sequence[Example], Rollout]]:
     """Responses to the held-out prompts in batches of `eval.batch`, each beside its examples.
 
-    `generator_of(batch)` gives the random numbers of a batch when sampling.
+    `generator_of(batch)` gives the random numbers of a batch when sampling.  `progress` counts prompts.
     """
     examples, size = evaluation.examples, evaluation.settings.batch
     found = []
@@ -82,7 +91,7 @@ def sample_batches(
             tokenizer,
             [e.prompt for e in batch],
             evaluation.max_new,
-            generator=generator_of(number) if decoding == "sample" else None,
+            generator=generator_of(number) if decoding == "sample" else None,  # None: greedy
             temperature=evaluation.temperature,
         )
         found.append((batch, rollout))
@@ -91,7 +100,10 @@ def sample_batches(
 
 
 def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, decoding: Decoding) -> list[Generation]:
-    """One Generation per response; `tokens` does not count end-of-sequence."""
+    """One Generation per response of a batch, in order; `tokens` does not count end-of-sequence.
+
+    KL and reward are left for the caller, which has the models.
+    """
     lengths = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
     return [
         Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
@@ -104,7 +116,10 @@ def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, d
 def baseline_generations(
     model: CausalLM, tokenizer: Tokenizer, evaluation: Evaluation, progress: Progress = no_progress
 ) -> list[Generation]:
-    """The SFT policy's responses: iteration 0, sampled, and greedy where `eval.greedy`."""
+    """The SFT policy's responses: iteration 0, sampled, and greedy where `eval.greedy`.
+
+    They have no reward: the baseline is every arm's, and the stage `proxy` adds each arm's own.
+    """
     generations = []
     for decoding in decodings(evaluation.settings):
         batches = sample_batches(
@@ -112,6 +127,7 @@ def baseline_generations(
             tokenizer,
             evaluation,
             decoding,
+            # pool.py repeats these names: the first draw of its pool is the baseline's sample
             lambda number: make_generator("baseline", evaluation.seed, number),
             progress,
         )
@@ -171,7 +187,10 @@ def policy_generations(
 
 
 def first_corrections(reward_model: NamedRewardModel, rollout: Rollout, wanted: int) -> list[str | None]:
-    """The reward model's corrections of the first `wanted` responses, None for the others."""
+    """The reward model's corrections of the first `wanted` responses, None for the others; one entry per response.
+
+    `wanted` may be negative, or above the number of responses.  Raises BenchError where the reward model fails.
+    """
     import torch
 
     count = min(max(0, wanted), len(rollout.prompts))
@@ -189,7 +208,10 @@ def write_generations(
     ways: Sequence[Decoding],
     detailed: bool,
 ) -> int:
-    """Write what the policy answers to the held-out prompts, decoded in each of `ways`; returns the number of rows."""
+    """Write what the policy answers to the held-out prompts, decoded in each of `ways`; returns the number of rows.
+
+    `iteration` is that of the checkpoint, `detailed` as for `policy_generations`.  The file appears when it is whole.
+    """
     rows = [
         to_row(generation)
         for decoding in ways
@@ -200,11 +222,15 @@ def write_generations(
 
 
 def read_generations(path: Path) -> list[Generation]:
-    """The rows that a stage wrote to a generations.jsonl."""
+    """The rows that a stage wrote to a generations.jsonl.
+
+    Raises BenchError for a file that is missing or damaged.
+    """
     generations = []
+    # JSON has lists where the record has tuples, and `to_row` has left empty fields out.
     for row in store.read_rows(path):
         row["spans"] = tuple(tuple(span) for span in row["spans"]) if "spans" in row else None
         row["token_rewards"] = tuple(row["token_rewards"]) if "token_rewards" in row else None
-        row.setdefault("response", "")  # to_row leaves empty fields out
+        row.setdefault("response", "")  # the one of them without a default
         generations.append(Generation(**row))
     return generations

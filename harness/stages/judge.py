@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -26,6 +26,7 @@ def verdicts(context: Context) -> StageFigures:
         took, where the judge has an `account`).
     Parameters: judge (name), judge_settings, task.
     """
+    # The judge's own settings are payload: `judge` holds what its verdicts depend on, which is in the key.
     name = context.params["judge"]["name"]
     judge = load_judge(name, context.params["judge_settings"])
     cases = read_cases(context)
@@ -33,6 +34,7 @@ def verdicts(context: Context) -> StageFigures:
     rows = [verdict_row(case, verdict) for case, verdict in zip(cases, found, strict=True)]
     store.write_rows(context.work / "verdicts.jsonl", rows)
     store.write_json(context.work / "measures.json", [asdict(m) for m in judge.measures])
+    # Read now: an account is of the last call of `measure`.
     if isinstance(judge, HasAccount) and (account := dict(judge.account)):
         store.write_json(context.work / "account.json", account)
     threshold = {"threshold": judge.threshold} if isinstance(judge, HasThreshold) else {}
@@ -40,12 +42,15 @@ def verdicts(context: Context) -> StageFigures:
 
 
 def undecided(rows: Sequence[Row]) -> list[Row]:
-    """The stored rows that lack a measure."""
+    """The stored rows that lack a measure: at least one of their values is None."""
     return [row for row in rows if None in row["values"].values()]
 
 
-def load_judge(name: str, settings: Mapping[str, Any]) -> Judge:
-    """A judge with its settings.  Raises BenchError where the object is none."""
+def load_judge(name: str, settings: Row) -> Judge:
+    """A judge with all of its settings.
+
+    Raises BenchError for an unknown name, where it cannot be made, and where the object is no Judge.
+    """
     judge = plugins.build("judge", name, settings)
     if not isinstance(judge, Judge):
         raise BenchError(f"The judge {name!r} lacks members of the Judge seam.", f"See: bench check judge {name}")
@@ -53,7 +58,10 @@ def load_judge(name: str, settings: Mapping[str, Any]) -> Judge:
 
 
 def read_cases(context: Context) -> list[Case]:
-    """Every stored generation with the baseline's response to the same prompt, decoded the same way."""
+    """Every stored generation with the baseline's response to the same prompt, decoded the same way.
+
+    In the order of generations.jsonl.  Raises BenchError where a file of the inputs is missing or damaged.
+    """
     examples = {e.id: e for e in read_examples(context.inputs["prompts"], "test")}
     baseline: dict[tuple[str, str], Generation] = {
         (g.example_id, g.decoding): g for g in read_generations(context.inputs["baseline"] / "generations.jsonl")
@@ -90,9 +98,11 @@ def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
     if set(verdict.values) != set(measures):
         return f"measures {sorted(verdict.values)} instead of {sorted(measures)}"
     for name, value in verdict.values.items():
+        # JSON has no NaN or infinity, and either would spoil every mean it enters
         if value is None:  # undecided: counted by its reason, never scored 0
             if not verdict.reason:
                 return f"{name} is undecided without a reason"
+        # True and False pass, as 1 and 0: a bool is an int
         elif not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
             return f"{name} is {value!r}"
         elif measures[name].kind in ("win", "rate") and not 0 <= value <= 1:
@@ -103,7 +113,10 @@ def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
 
 
 def verdict_row(case: Case, verdict: Verdict) -> JsonObject:
-    """A row of verdicts.jsonl: enough to compute every estimate without the texts."""
+    """A row of verdicts.jsonl: enough to compute every estimate without the texts.
+
+    `slices` group prompts, `source` names their cluster in intervals; `reason` and `notes` are left out where empty.
+    """
     row: JsonObject = {
         "example_id": case.example.id,
         "iteration": case.generation.iteration,

@@ -76,7 +76,10 @@ def one_thread() -> Iterator[None]:
 
 
 def make_models(settings: OverheadSettings, width: int, layers: int, tokenizer: Tokenizer) -> Models:
-    """Models of one size with random weights."""
+    """Models of one size with random weights, in evaluation mode on the CPU.
+
+    `width` is a multiple of 32.  Both have the same layers; the first also computes logits over the vocabulary.
+    """
     import torch
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
@@ -85,19 +88,22 @@ def make_models(settings: OverheadSettings, width: int, layers: int, tokenizer: 
         n_positions=settings.prompt + 2 * max(settings.lengths) + 64,  # a response, its correction, and the marker
         n_embd=width,
         n_layer=layers,
-        n_head=width // 32,
+        n_head=width // 32,  # heads of 32 dimensions at every size (OverheadSettings)
         activation_function="gelu_pytorch_tanh",  # as in the tiny policy: one fused operation
         num_labels=1,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # the global generator, because transformers draws weights from no other
     return Models(GPT2LMHeadModel(config).eval(), GPT2ForSequenceClassification(config).eval())
 
 
 def make_rollout(settings: OverheadSettings, tokenizer: Tokenizer, length: int) -> Rollout:
-    """One response of `length` random tokens, end-of-sequence last, to a prompt of random tokens."""
+    """One response of `length` random tokens, end-of-sequence last, to a prompt of `settings.prompt` random tokens.
+
+    Its texts are empty: the passes read tokens alone.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(settings.seed)
@@ -111,7 +117,10 @@ def make_rollout(settings: OverheadSettings, tokenizer: Tokenizer, length: int) 
 
 
 def make_passes(models: Models, tokenizer: Tokenizer, rollout: Rollout) -> tuple[Passes, int]:
-    """The passes by kind, and the number of tokens of the correction marker."""
+    """The passes over one rollout by kind, and the number of tokens of the correction marker.
+
+    The scalar and the seq2seq pass are those by which reward models score rollouts.
+    """
     from rlhf_bench.reward_models.corrector import Layout
     from rlhf_bench.reward_models.scalar import ScalarScorer
     from rlhf_bench.reward_models.seq2seq import Seq2Seq, Seq2SeqScorer
@@ -168,9 +177,11 @@ def time_passes(settings: OverheadSettings, passes: Passes) -> dict[str, list[fl
     On one thread they are the wall's on an idle machine, and on a busy one they leave out what other processes took.
     """
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    # The two passes that are compared; generation is for reference.
     for kind in ("scalar", "seq2seq"):
         passes[kind]()
     for repeat in range(settings.repeats):
+        # Generation takes most of the time: it is repeated less often.
         kinds = KINDS if repeat < settings.generation_repeats else KINDS[:2]
         # In alternating order: what slows the machine for a while slows both sides of a ratio.
         for kind in kinds if repeat % 2 else kinds[::-1]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
@@ -40,12 +40,14 @@ def pairs(context: Context) -> StageFigures:
     room = context_tokens - task.max_response_tokens if context_tokens else math.inf
     longest = min(p["data"]["max_prompt_tokens"] or math.inf, room)
     held_out = {example.prompt for example in task.examples("test")}
-    figures: dict[str, Any] = {}
+    figures: JsonObject = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         found = list(task.pairs(split))
+        # The limit counts the task's pairs, before any is dropped.
         found = found[: p["data"]["limit"]] if p["data"]["limit"] else found
         check_pairs(name, split, found)
+        # Test pairs may be about held-out prompts: nothing is trained on them.
         leaked = sum(pair.prompt in held_out for pair in found) if split == "train" else 0
         if leaked:
             raise BenchError(f"{leaked} training pairs of {name!r} are about held-out test prompts.")
@@ -73,7 +75,10 @@ def pairs(context: Context) -> StageFigures:
 
 
 def overlap(pair: Pair) -> float:
-    """Lexical overlap of chosen and rejected: shared distinct words over all distinct words (Jaccard), in [0, 1]."""
+    """Lexical overlap of chosen and rejected: shared distinct words over all distinct words (Jaccard), in [0, 1].
+
+    Words are lower case, separated by white space.  0 where neither text has a word.
+    """
     chosen, rejected = (set(text.lower().split()) for text in (pair.chosen, pair.rejected or ""))
     return len(chosen & rejected) / max(1, len(chosen | rejected))
 
@@ -82,12 +87,18 @@ THIRDS = ("low", "middle", "high")
 
 
 def by_overlap(found: Sequence[Pair], which: str) -> list[Pair]:
-    """The third `which` of the pairs by their overlap, or "all" of them; in their order."""
+    """The third `which` of the pairs by their overlap (one of THIRDS), or "all" of them; in their order.
+
+    With fewer than three pairs some thirds are empty.
+    """
     return [pair for pair, third in zip(found, thirds(found), strict=True) if which in ("all", third)]
 
 
 def thirds(found: Sequence[Pair]) -> list[str]:
-    """The third of each pair's overlap among all of them."""
+    """The third (one of THIRDS) of each pair's overlap among all of `found`, in their order.
+
+    Thirds differ by one pair at most in size.
+    """
     # Ties are broken by a hash of the id, so that the order of a task's pairs does not decide.
     ranked = sorted(range(len(found)), key=lambda i: (overlap(found[i]), store.content_key(found[i].id), i))
     places = {at: THIRDS[rank * 3 // len(found)] for rank, at in enumerate(ranked)}
@@ -95,7 +106,10 @@ def thirds(found: Sequence[Pair]) -> list[str]:
 
 
 def check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
-    """Raises BenchError for a split without pairs, and for empty prompts or chosen responses."""
+    """Raises BenchError for a split without pairs, and for empty prompts or chosen responses.
+
+    An empty `rejected` is allowed: an empty response is a response.  `name` is the task's, for the message.
+    """
     if not found:
         raise BenchError(
             f"The task {name!r} has no {split} pairs.", "Reward models learn from train, are tested on test."
@@ -108,7 +122,10 @@ def check_pairs(name: str, split: str, found: Sequence[Pair]) -> None:
 
 
 def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, max_response: int) -> list[Pair]:
-    """The pairs whose prompt has at most `longest` tokens, and whose responses leave room for end-of-sequence."""
+    """The pairs whose prompt has at most `longest` tokens, and whose responses leave room for end-of-sequence.
+
+    `max_response` counts end-of-sequence.  A `rejected` that is None is sampled later, and fits by its length limit.
+    """
     # All texts of a kind in one call: tokenising them one by one takes many times as long.
     prompts = encode_prompts(tokenizer, [pair.prompt for pair in found])
     chosen = encode(tokenizer, [pair.chosen for pair in found])
@@ -121,7 +138,10 @@ def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, m
 
 
 def sample_rejected(context: Context, found: Sequence[Pair], split: str, max_response: int) -> list[Pair]:
-    """The pairs, with a sample of the SFT policy in place of every `rejected` that is None."""
+    """The pairs, with a sample of the SFT policy in place of every `rejected` that is None.
+
+    A sample has at most `max_response` tokens, end-of-sequence included.  No model is loaded where none is missing.
+    """
     missing = [i for i, pair in enumerate(found) if pair.rejected is None]
     complete = list(found)
     if not missing:
@@ -141,14 +161,17 @@ def sample_rejected(context: Context, found: Sequence[Pair], split: str, max_res
 
 
 def pair_row(pair: Pair) -> JsonObject:
-    """A row of pairs.SPLIT.jsonl."""
+    """A row of pairs.SPLIT.jsonl, which `read_pairs` reads: flaws are lists of [start, end) characters."""
     # An empty list of flaws is kept: the text is known to have none, while without a list nothing is known.
     flaws = {"chosen_flaws": pair.chosen_flaws, "rejected_flaws": pair.rejected_flaws}
     return to_row(pair) | {name: spans for name, spans in flaws.items() if spans is not None}
 
 
 def read_pairs(folder: Path, split: str) -> list[Pair]:
-    """The pairs of a split that the stage `pairs` stored in `folder`."""
+    """The pairs of a split that the stage `pairs` stored in `folder`, each with a `rejected` text.
+
+    Raises BenchError where the file is missing or damaged.
+    """
 
     def spans(value: Sequence[Sequence[int]] | None) -> tuple[Span, ...] | None:
         return None if value is None else tuple((start, end) for start, end in value)
@@ -158,7 +181,7 @@ def read_pairs(folder: Path, split: str) -> list[Pair]:
             row["id"],
             row["prompt"],
             row["chosen"],
-            row.get("rejected", ""),
+            row.get("rejected", ""),  # `to_row` leaves an empty response out
             spans(row.get("chosen_flaws")),
             spans(row.get("rejected_flaws")),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
@@ -23,7 +23,7 @@ from rlhf_bench.harness.training.collate import demonstration_row
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
-    from rlhf_bench.harness.text.types import Tokenizer
+    from rlhf_bench.harness.text.types import Row, Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
 
@@ -39,6 +39,7 @@ def sft(context: Context) -> StageFigures:
     """
     p = context.params
     task = load_task(p)
+    # All splits, not the demonstrations alone: the policy's context must hold every prompt of the run.
     splits = limited(task, ("sft", "train", "test"), p["data"]["limit"])
     check_examples(p["task"]["name"], splits)
     settings = SFTSettings(**p["sft"])
@@ -82,9 +83,13 @@ def sft(context: Context) -> StageFigures:
 
 
 def load_start(
-    p: Mapping[str, Any], splits: Splits, max_response: int, device: str, placement: Placement
+    p: Row, splits: Splits, max_response: int, device: str, placement: Placement
 ) -> tuple[CausalLM, Tokenizer]:
-    """The model and tokenizer that SFT starts from: those of `policy.source`, or new ones for the tiny policy."""
+    """The model and tokenizer that SFT starts from: those of `policy.source`, or new ones for the tiny policy.
+
+    `p` are the stage's parameters.  Under adapters the weights of `policy.source` are frozen.  Raises BenchError where
+    the model or its tokenizer cannot be loaded or made.
+    """
     source, settings = p["policy"]["source"], p["policy"]["settings"]
     if source != tiny_policy.TINY:
         tokenizer = policies.load_tokenizer(source, settings["template"], settings["system"])
@@ -102,16 +107,20 @@ def load_start(
     model = tiny_policy.tiny_model(
         tokenizer, context_length, settings["layers"], settings["width"], settings["heads"], seed=p["seed"]
     )
+    # Moved last: its weights were drawn on the CPU, so they are the same on every device.
     return model.to(device), tokenizer
 
 
 def prompt_lengths(tokenizer: Tokenizer, splits: Splits) -> list[int]:
-    """Tokens of every prompt in the policy's form."""
+    """Numbers of tokens of every prompt in the policy's form, split by split."""
     return [len(row) for split in splits.values() for row in encode_prompts(tokenizer, [e.prompt for e in split])]
 
 
 def check_context(model: CausalLM, tokenizer: Tokenizer, splits: Splits, max_response: int) -> None:
-    """Raises BenchError where a prompt and the longest response do not fit the policy's context."""
+    """Raises BenchError where a prompt and the longest response do not fit the policy's context.
+
+    Lengths are in tokens.  A model whose configuration names no context passes.
+    """
     # Found now: an error in the middle of PPO would cost everything trained before it.
     context, lengths = policies.context_length(model), prompt_lengths(tokenizer, splits)
     if context is not None and max(lengths) + max_response > context:
@@ -126,7 +135,10 @@ def check_context(model: CausalLM, tokenizer: Tokenizer, splits: Splits, max_res
 def demonstrations(
     tokenizer: Tokenizer, examples: Sequence[Example], longest: int
 ) -> tuple[list[dict[str, list[int]]], int]:
-    """Rows of SFT with completions cut to `longest` tokens, end-of-sequence included; and how many were cut."""
+    """Rows of SFT with completions cut to `longest` tokens, end-of-sequence included; and how many were cut.
+
+    A row has `input_ids` and `labels`; the loss is on the completion alone (`demonstration_row`).
+    """
     prompts = encode_prompts(tokenizer, [e.prompt for e in examples])
     completions = encode(tokenizer, [e.completion for e in examples])
     rows, clipped = [], 0

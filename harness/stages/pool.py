@@ -57,12 +57,16 @@ def pool(context: Context) -> StageFigures:
 
 
 def draw_file(folder: Path, number: int) -> Path:
-    """The file of the draw `number`."""
+    """The file of the draw `number`, from 0: of samples in the pool's folder, of scores in best-of-n's `scratch`."""
     return folder / f"draw.{number}.jsonl"
 
 
 def generators(seed: int, number: int | None) -> Callable[[int], torch.Generator]:
-    """The generators of the batches of a draw, or of the baseline (None)."""
+    """The generators of the batches of draw `number`, or of the baseline (None).
+
+    Named by seed, draw and batch: a larger pool begins with the draws of a smaller one.
+    """
+    # The names that `evaluation.baseline_generations` gives its own.
     names = ("baseline", seed) if number is None else ("best-of-n", seed, number)
     return lambda batch: make_generator(*names, batch)
 
@@ -74,7 +78,10 @@ def draw(
     generator_of: Callable[[int], torch.Generator],
     gold: Callable[[Example, str], float] | None,
 ) -> list[JsonObject]:
-    """One sample of every prompt, as rows of a draw's file."""
+    """One sample of every prompt, as rows of a draw's file, in the order of the prompts.
+
+    `ids` include end-of-sequence where the response has it, `tokens` does not count it.
+    """
     rows: list[JsonObject] = []
     for batch, rollout in sample_batches(model, tokenizer, evaluation, "sample", generator_of):
         lengths, ids = rollout.mask.sum(1).tolist(), rollout.response_ids.tolist()
@@ -90,7 +97,10 @@ def draw(
 
 
 def stored_rollout(tokenizer: Tokenizer, prompts: Sequence[str], rows: Sequence[Row], device: str) -> Rollout:
-    """Stored samples as the Rollout they were drawn as, to the token; `rows` have `ids`, `response` and `finished`."""
+    """Stored samples as the Rollout they were drawn as, to the token; `rows` have `ids`, `response` and `finished`.
+
+    [B, T] with T the longest of them.  Without log-probabilities, which are not stored.
+    """
     import torch
 
     pad = tokenizer.pad_token_id

@@ -54,6 +54,7 @@ def ppo(context: Context) -> StageFigures:
     )
     prompts = [example.prompt for example in examples]
     opened = open_sampler(settings, inputs["sft"], actors.tokenizer, prompts, run.max_new, context.device)
+    # `replace` makes a copy over the same models: the evaluation, which refers to `run`, sees the trained policy.
     with open_trackers(context.tracked) as log, opened as sampler:
         rows = train(replace(run, log=log, sampler=sampler))
     store.write_rows(context.work / "steps.jsonl", rows)
@@ -68,7 +69,10 @@ def ppo(context: Context) -> StageFigures:
 
 
 def evaluate_checkpoint(context: Context, run: PPORun, iteration: int) -> None:
-    """Write the generations of a checkpoint to `scratch`: sampled, and at the last one greedy too, in detail."""
+    """Write the generations of a checkpoint to `scratch`: sampled, and at the last one greedy too, in detail.
+
+    Called by the loop, with `iteration` from 1.  In detail: with token rewards and corrections.
+    """
     evaluation = Evaluation.of(context, run.settings.temperature)
     last = iteration == run.settings.iterations
     ways: list[Decoding] = decodings(evaluation.settings) if last else ["sample"]
@@ -77,7 +81,7 @@ def evaluate_checkpoint(context: Context, run: PPORun, iteration: int) -> None:
 
 
 def checkpoint_file(context: Context, iteration: int) -> Path:
-    """The generations of a checkpoint until the stage is complete."""
+    """The file of a checkpoint's generations in `scratch`, until all are written to one in `work`."""
     return context.scratch / f"generations.{iteration}.jsonl"
 
 
@@ -93,12 +97,16 @@ def transfer(context: Context) -> StageFigures:
     evaluated = trained_policy(context, context.inputs["ppo"] / "policy")
     evaluation = Evaluation.of(context, p["ppo"]["temperature"])
     path, ways = context.work / "generations.jsonl", decodings(evaluation.settings)
+    # The number of iterations, because the policy is that after the last one.
     count = write_generations(path, evaluated, evaluation, p["ppo"]["iterations"], ways, detailed=True)
     return {"generations": count}
 
 
 def trained_policy(context: Context, folder: Path) -> EvaluatedPolicy:
-    """The policy in `folder`, held as the SFT policy of the stage is, with that policy and the reward model."""
+    """The policy in `folder`, held as the SFT policy of the stage is, with that policy and the reward model.
+
+    Raises BenchError where one of the three cannot be loaded.
+    """
     sft = context.inputs["sft"]
     policy, tokenizer = policies.load_sampler(folder, context.device, sft)
     reference, _ = policies.load_sampler(sft, context.device)  # its tokenizer is the policy's

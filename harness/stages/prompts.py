@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
@@ -16,14 +16,14 @@ from rlhf_bench.harness.text.templates import encode_prompts
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import EvalSettings
-    from rlhf_bench.harness.text.types import Tokenizer
+    from rlhf_bench.harness.text.types import Row, Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
 """Examples by split."""
 
 
-def load_task(params: Mapping[str, Any]) -> Task:
-    """The task that a stage's `params` name; raises BenchError when the object is no Task."""
+def load_task(params: Row) -> Task:
+    """The task that a stage's `params` name; raises BenchError when the object is no Task, and as `plugins.build`."""
     spec = params["task"]
     task = plugins.build("task", spec["name"], spec["settings"])
     if not isinstance(task, Task):
@@ -44,6 +44,7 @@ def prompts(context: Context) -> StageFigures:
     the policy was chosen for the home task.  Raises BenchError where they are in the home task's training data.
     """
     p = context.params
+    # By content: two names of one data set are one task.
     away = p["task"]["sha256"] != p["home"]["sha256"]
     splits = limited(load_task(p), p["splits"], p["data"]["limit"])
     check_examples(p["task"]["name"], splits)
@@ -66,7 +67,10 @@ def limited(task: Task, splits: Iterable[Split], limit: int) -> dict[str, list[E
 
 
 def check_examples(name: str, splits: Splits) -> None:
-    """Raises BenchError for an empty split or text, and for prompts that are in training and held-out splits."""
+    """Raises BenchError for an empty split or text, and for prompts that are in training and held-out splits.
+
+    `splits` has "test" at least.  `name` is the task's, for the message.
+    """
     for split, examples in splits.items():
         if not examples:
             raise BenchError(f"The task {name!r} has no examples in split {split!r}.")
@@ -86,7 +90,10 @@ def check_examples(name: str, splits: Splits) -> None:
 
 
 def check_unseen(name: str, splits: Splits, home: Task) -> None:
-    """Raises BenchError for held-out prompts that are in the training data of the task `home`."""
+    """Raises BenchError for held-out prompts that are in the training data of the task `home`.
+
+    Training data are demonstrations, the prompts PPO optimises on, and training pairs.  `name` is the task of `splits`.
+    """
     trained = {e.prompt for e in (*home.examples("sft"), *home.examples("train"))}
     # Reward models have seen the prompts of pairs, and PPO optimises what they reward.
     trained |= {pair.prompt for pair in home.pairs("train")}
@@ -124,7 +131,7 @@ def with_room(
     Raises BenchError where none of a split is left.
     """
     room = policies.context_of(context.inputs["sft"])
-    if room is None:
+    if room is None:  # the policy's configuration names no limit
         return {split: list(examples) for split, examples in splits.items()}, {}
     longest = room - context.params["max_response"]
     kept, dropped = {}, {}
@@ -142,7 +149,10 @@ def with_room(
 
 
 def read_examples(folder: Path, split: str) -> list[Example]:
-    """The examples of a split that the stage `prompts` stored in `folder`."""
+    """The examples of a split that the stage `prompts` stored in `folder`, in the task's order.
+
+    Raises BenchError where the file is missing or damaged.
+    """
     rows = store.read_rows(folder / f"examples.{split}.jsonl")
     for row in rows:
         row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}  # JSON has lists
@@ -150,6 +160,10 @@ def read_examples(folder: Path, split: str) -> list[Example]:
 
 
 def held_out(folder: Path, settings: EvalSettings) -> list[Example]:
-    """The test prompts that are evaluated: the first `settings.prompts` of them."""
+    """The test prompts that are evaluated: the first `settings.prompts` of them (0: all).
+
+    Raises BenchError as `read_examples`.
+    """
     examples = read_examples(folder, "test")
+    # The first, not a sample: every arm, seed and stage evaluates the same prompts.
     return examples[: settings.prompts] if settings.prompts else examples

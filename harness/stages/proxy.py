@@ -50,7 +50,7 @@ def proxy(context: Context) -> StageFigures:
 
 
 def last_samples(generations: Sequence[Generation]) -> list[Generation]:
-    """Those sampled at the last iteration."""
+    """Those sampled at the last iteration, which is 0 for the baseline; greedy ones are left out."""
     last = max(g.iteration for g in generations)
     return [g for g in generations if g.decoding == "sample" and g.iteration == last]
 
@@ -58,7 +58,10 @@ def last_samples(generations: Sequence[Generation]) -> list[Generation]:
 def score(
     context: Context, tokenizer: Tokenizer, scorer: NamedRewardModel, found: Sequence[Generation], rewarded: bool
 ) -> list[JsonObject]:
-    """Rows of proxy.jsonl; `rewarded`: with the sum of the rewards."""
+    """Rows of proxy.jsonl in the order of `found`; `rewarded`: with the unscaled sum of the token rewards.
+
+    Raises BenchError where the reward model's `rewards` fail.
+    """
     rows: list[JsonObject] = []
     size = context.params["eval"]["batch"]
     for start in range(0, len(found), size):
@@ -76,7 +79,10 @@ def score(
 
 
 def retokenised(tokenizer: Tokenizer, found: Sequence[Generation], device: str) -> Rollout:
-    """Stored responses, tokenised again; a truncated one has no end-of-sequence token."""
+    """Stored responses, tokenised again: a Rollout without log-probabilities.
+
+    A truncated response has no end-of-sequence token, unless it has no other.
+    """
     rows = []
     for one, ids in zip(found, encode(tokenizer, [g.response for g in found]), strict=True):
         end = [tokenizer.eos_token_id] if one.finished or not ids else []  # a response has at least one token

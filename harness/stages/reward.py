@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -21,6 +20,7 @@ from rlhf_bench.harness.seams import (
 )
 from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
+from rlhf_bench.harness.text.types import Row
 from rlhf_bench.harness.training.record import write_record
 
 Examples = Mapping[str, Sequence[Example]]
@@ -40,7 +40,8 @@ def reward(context: Context) -> StageFigures:
     Resumable as far as `train` is, which gets `scratch`.
     """
     p = context.params
-    arm = plugins.build("reward-model", p["rm"]["name"], p["rm"]["settings"])
+    # The plan has this stage for trainable reward models alone.
+    arm: TrainableRewardModel = plugins.build("reward-model", p["rm"]["name"], p["rm"]["settings"])
     job = TrainingJob(
         pairs=read_pairs(context.inputs["pairs"], "train"),
         policy=context.inputs["sft"],
@@ -58,7 +59,7 @@ def reward(context: Context) -> StageFigures:
 
 
 def load_reward_model(
-    params: Mapping[str, Any],
+    params: Row,
     folder: Path | None,
     device: str,
     examples: Callable[[], Examples] | None = None,
@@ -71,9 +72,9 @@ def load_reward_model(
     built, or is no reward model.
     """
     spec = params["rm"]
-    model: Any = plugins.build("reward-model", spec["name"], spec["settings"])
+    model = plugins.build("reward-model", spec["name"], spec["settings"])
     if isinstance(model, TrainableRewardModel):
-        assert folder is not None
+        assert folder is not None  # the plan makes the training an input of every stage that scores
         model = model.load(folder, device)
     if isinstance(model, ReadsExamples) and examples is not None:
         found = examples()
@@ -95,7 +96,10 @@ def load_reward_model(
 
 
 def scorer_of(context: Context) -> NamedRewardModel:
-    """A stage's reward model, with the run's examples: those of the prompts PPO optimises on, and the held-out ones."""
+    """A stage's reward model, with the run's examples: those of the prompts PPO optimises on, and the held-out ones.
+
+    Raises BenchError as `load_reward_model`.
+    """
     inputs = context.inputs
     return load_reward_model(
         context.params,
@@ -125,7 +129,10 @@ def utility_of(context: Context) -> TrueUtility:
 
 
 def examples_of(inputs: Mapping[str, Path]) -> Examples:
-    """Both splits of a stage's prompts; "train" has a folder of its own where prompts of another task are held out."""
+    """Both splits of a stage's prompts; "train" has a folder of its own where prompts of another task are held out.
+
+    `inputs` are a stage's, by role.  Raises BenchError where a file is missing or damaged.
+    """
     # Every stage gives the same "train": a reward model may count words in it.
     folders = {"train": inputs.get("train_prompts", inputs["prompts"]), "test": inputs["prompts"]}
     return {split: read_examples(folder, split) for split, folder in folders.items()}

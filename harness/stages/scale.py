@@ -41,6 +41,7 @@ def scale(context: Context) -> StageFigures:
     The scale is the standard deviation of the sequence sum over the samples, or 1 unless `ppo.normalise` is sd.
     """
     p = context.params
+    # Only those named above are the run's: the others hold their defaults, so that sweeps over them share the scale.
     settings = PPOSettings(**p["ppo"])
     scorer = scorer_of(context)
     model, tokenizer = policies.load_sampler(context.inputs["sft"], context.device)
@@ -64,6 +65,7 @@ def scale(context: Context) -> StageFigures:
         context.progress(number + 1, settings.scale_samples)
     grid = torch.stack(sums, 1)  # [prompts, samples]: variances within prompts are along the rows
     tokens = float(torch.cat([part["length"] for part in samples]).mean())
+    # In one order: sums and gold both go sample by sample, and within it prompt by prompt.
     with_gold = correlation(torch.cat(sums), torch.tensor(gold)) if gold else None
     record = {
         **standard(grid.flatten(), tokens, settings)._asdict(),
@@ -86,12 +88,12 @@ def standard(sums: Tensor, tokens: float, settings: PPOSettings) -> Standard:
 
 
 def gold_of(task: Task) -> Callable[[Example, str], float] | None:
-    """The task's gold utility as a number, None where it has none."""
+    """The task's gold utility as a function to a number, higher is better; None where the task has none."""
     return (lambda example, response: task.utility(example, response).value) if isinstance(task, GoldTask) else None
 
 
 def correlation(a: Tensor, b: Tensor) -> float | None:
-    """Pearson's correlation of two [N], None where one of them does not vary or N < 2."""
+    """Pearson's correlation of two [N], in [-1, 1]; None where one of them does not vary or N < 2."""
     if len(a) < 2 or float(a.std()) < 1e-8 or float(b.std()) < 1e-8:
         return None
     return float(torch.corrcoef(torch.stack([a.float(), b.float()]))[0, 1])
@@ -103,7 +105,11 @@ def means(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
 
 
 def variances(grid: Tensor, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, float | None]:
-    """Variances of the sequence sums [prompts, samples], and their correlation with length."""
+    """Variances of the sequence sums [prompts, samples], and their correlation with length in tokens.
+
+    `samples` are the figures of `diagnose` for each column.  `within_prompt_variance`, the mean over prompts of the
+    variance among a prompt's samples, is None with one sample per prompt.
+    """
     length = torch.cat([part["length"] for part in samples])
     total = torch.cat([part["sum"] for part in samples])
     return {
@@ -149,7 +155,10 @@ def pair_figures(scorer: NamedRewardModel, tokenizer: Tokenizer, context: Contex
 
 
 def scorable(scorer: NamedRewardModel, pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs that a reward model can score, and why it declines the others (reason -> how many)."""
+    """The pairs that a reward model can score, and why it declines the others (reason -> how many).
+
+    {} for a model that declines nothing.  The prompt alone decides (`MayDecline`).
+    """
     model = scorer.model
     if not isinstance(model, MayDecline):
         return list(pairs), {}

@@ -21,7 +21,10 @@ DEFAULT_NS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def parse_ns(text: str) -> tuple[int, ...]:
-    """Numbers from a text such as "1,2,4"; raises BenchError for anything else."""
+    """Numbers from a text such as "1,2,4"; raises BenchError for anything else.
+
+    In the order of the text; `check_ns` says whether they can be used.
+    """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -47,6 +50,7 @@ def kl_bound(n: int) -> float:
     Exact where no response is drawn twice and no two rewards tie, above the truth otherwise (Beirami et al., arXiv
     2401.01879).  Gao et al. (2210.10760) plot best-of-n against it.
     """
+    # the pool is n itself, so only an n below 1 is refused
     check_ns([n], n)
     return math.log(n) - (n - 1) / n
 
@@ -71,6 +75,7 @@ def weights(rewards: npt.ArrayLike, n: int) -> Array:
 @lru_cache(1024)
 def _chances_within(pool: int, n: int) -> Array:
     """[pool + 1] the chance that n drawn without replacement all lie among the first k of the pool."""
+    # Python's integers are exact: binomials of a large pool exceed the largest float, their quotient does not.
     found = np.array([math.comb(k, n) / math.comb(pool, n) for k in range(pool + 1)])
     found.setflags(write=False)  # the cache returns the same array to every caller
     return found
@@ -87,13 +92,19 @@ def expected(rewards: npt.ArrayLike, values: npt.ArrayLike, n: int) -> Array:
 
 
 def chances(rewards: npt.ArrayLike, n: int) -> Array:
-    """[P, N] `weights` of every prompt's pool [P, N], for use with any number of `weighted` values."""
+    """[P, N] `weights` of every prompt's pool [P, N], for use with any number of `weighted` values.
+
+    Raises BenchError for pools that are empty or not [P, N], and for rewards that are not finite.
+    """
     proxy, _ = _pool(rewards, rewards)
     return np.array([weights(row, n) for row in proxy]).reshape(proxy.shape)
 
 
 def weighted(shares: Array, values: npt.ArrayLike) -> Array:
-    """[P] `expected` under the chances [P, N] of the samples."""
+    """[P] `expected` under the chances [P, N] of the samples, from `chances`, and their values [P, N].
+
+    NaN where a sample with a chance above 0 has no value.
+    """
     worth = np.asarray(values, dtype=np.float64)
     # A sample that is never chosen adds 0 even where its value is NaN: 0 * NaN would be NaN.
     found: Array = np.multiply(worth, shares, out=np.zeros_like(worth), where=shares > 0).sum(axis=1)
@@ -103,9 +114,10 @@ def weighted(shares: Array, values: npt.ArrayLike) -> Array:
 def win_rate(rewards: npt.ArrayLike, values: npt.ArrayLike, n: int) -> Array:
     """[P] unbiased estimate of the chance that the best of n beats one further sample of the policy (a tie is half).
 
-    Needs n < N.  NaN where a sample that can be chosen, or the opponent, has no value.
+    NaN where a sample that can be chosen, or the opponent, has no value.  Raises BenchError unless n < N.
     """
     proxy, worth = _pool(rewards, values)
+    # one of the N samples is the opponent
     check_ns([n], proxy.shape[1] - 1)
     found: Array = np.zeros(len(proxy))
     # The opponent is each sample in turn and the n come from the N - 1 others: it is independent of them, as a trained
@@ -175,6 +187,7 @@ def curve(
     # [S, P] cells at n = 1, the mean of each pool
     single = np.array([expected(r, v, 1) for r, v in zip(proxy, worth, strict=True)])
     found = []
+    # fresh generators of one seed: points of one curve then differ by n, not by their resamples
     for n in check_ns(ns, proxy.shape[2]):
         cells = np.array([expected(r, v, n) for r, v in zip(proxy, worth, strict=True)])
         value = interval("level", cells, level, make_rng(), clusters)

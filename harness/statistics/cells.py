@@ -22,7 +22,10 @@ AT_ONCE = 100_000  # numbers of a batch of resamples: what a processor's cache h
 
 
 def upper_tail(level: float) -> float:
-    """The upper tail's quantile of a two-sided level: .975 for .95.  Raises BenchError outside (0, 1)."""
+    """The upper tail's quantile of a two-sided level: .975 for .95.  Raises BenchError outside (0, 1).
+
+    Functions that need no quantile call it too, to refuse a wrong level.
+    """
     if not 0 < level < 1:
         raise BenchError(f"A confidence level of {level}.", "Give one between 0 and 1, such as .95.")
     return (1 + level) / 2
@@ -54,7 +57,7 @@ def as_matrix(cells: npt.ArrayLike, low: float = -math.inf, high: float = math.i
 
 
 def decided_values(values: npt.ArrayLike, low: float = -math.inf, high: float = math.inf) -> Array:
-    """The decided values [n], each in [low, high]."""
+    """The decided values [n] of a line [P].  Raises BenchError for another shape or a value outside [low, high]."""
     found = as_matrix(as_line(values), low, high)
     return found[~np.isnan(found)]
 
@@ -92,6 +95,7 @@ def cluster_sums(rows: Array, codes: Codes | None) -> Array:
     """[..., P] -> [..., clusters] the sums of each cluster; the rows themselves where every prompt stands alone."""
     if codes is None:
         return rows
+    # bincount takes one row at a time: all axes but the last become one
     flat, count = rows.reshape(-1, rows.shape[-1]), int(codes.max()) + 1
     sums = np.array([np.bincount(codes, row, minlength=count) for row in flat], dtype=np.float64)
     return sums.reshape(*rows.shape[:-1], count)
@@ -99,6 +103,7 @@ def cluster_sums(rows: Array, codes: Codes | None) -> Array:
 
 def batches(resamples: int, n: int) -> Iterator[int]:
     """Sizes of batches of resamples of n units each; the sizes add up to `resamples`."""
+    # one resample at least, however many units it has
     size = max(1, AT_ONCE // max(n, 1))
     for start in range(0, resamples, size):
         yield min(size, resamples - start)
@@ -142,6 +147,7 @@ def bca_tails(value: float, draws: Array, left_out: Array, z: float) -> tuple[fl
     influence = influence / largest  # scaled so that cubes do not underflow
     acceleration = float((influence**3).sum()) / (6 * float((influence**2).sum()) ** 1.5)
     shares = []
+    # Efron (1987): Phi(z0 + (z0 -+ z) / (1 - a (z0 -+ z))), z0 the bias, a the acceleration.
     for at in (bias - z, bias + z):
         stretch = 1 - acceleration * at
         # Past the pole of the correction, the bound lies beyond all draws.

@@ -196,6 +196,7 @@ def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
     if name.endswith(" p"):
         listed = ", ".join(f"{p:.3g}".removeprefix("0") or "0" for p in values)
         return undefined(f"p-values of {len(values)} seeds: {listed}").noted(missing)
+    # one value among several seeds: it is shown, with the seeds that lack one counted
     if len(values) == 1:
         (only,) = (one for one in found if one.value is not None)
         return unbounded(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)

@@ -94,6 +94,7 @@ def p_value(
         return undefined("no decided case")
     if len(cells) > 1:
         return two_way_p(cells, codes, bounded=kind in ("win", "rate"))
+    # McNemar's test takes prompts for independent; against 0 it counts the signs of the differences.
     exact = kind in ("win", "rate") and codes is None
     found = mcnemar_exact(cells[0], np.zeros(cells.shape[1])) if exact else permutation_p(cells[0], rng, clusters=codes)
     return found.noted("of these two training runs")
@@ -201,6 +202,7 @@ def smallest_detectable(
     if se is None:
         # The standard deviation of values in [0, 1] is at most .5.
         se = 0.5 / math.sqrt(n) if n else math.inf
+    # (t_(1 - alpha / 2) + t_power) se; with df = 1e9 both are normal quantiles.
     effect = float(special.stdtrit(df, upper_tail(level)) + special.stdtrit(df, power)) * se
     return effect if math.isfinite(effect) else None
 
@@ -224,6 +226,7 @@ def spearman(
         orders = np.array(list(itertools.permutations(range(n))))
         null = np.abs(_rank_correlation(points[0][None], points[1][orders]))
         p, least = np.mean(null >= abs(rho) - 1e-9), np.mean(null >= null.max() - 1e-9)
+        # `least` is the smallest p that so few points allow: 1/3 for 3 points, where no order is significant
         note = f"{n} points are too few for an interval: exact two-sided p = {p:.3f}, at best {least:.3f}"
         return unbounded(rho, "spearman, exact permutation", note)
     drawn = rng.integers(n, size=(resamples, n))

@@ -55,6 +55,7 @@ class OverheadSettings:
             raise BenchError(f"widths={list(self.widths)}.", "Give multiples of 32.")
         if min(*self.layers, self.prompt, self.repeats) < 1 or min(self.lengths) < 2 or self.generation_repeats < 0:
             raise BenchError("Layers, prompt and repeats must be at least 1, lengths at least 2, generation_repeats 0.")
+        # the stage's tokenizer has up to 300 ids, and the marker's tokens must be in the model's vocabulary
         if self.vocabulary < 512:
             raise BenchError(f"vocabulary={self.vocabulary}.", "Give at least 512.")
 
@@ -63,7 +64,10 @@ class OverheadSettings:
 
 
 class Pass(NamedTuple):
-    """Tokens that pass through the layers, and positions at which logits over the vocabulary are computed."""
+    """What one pass over one response costs, in counts.
+
+    tokens: those that pass through the layers.   logits: positions at which logits over the vocabulary are computed.
+    """
 
     tokens: int
     logits: int
@@ -87,7 +91,10 @@ def pass_of(kind: str, prompt: int, response: int, marker: int) -> Pass:
 
 
 def layer_parameters(width: int, layers: int) -> int:
-    """Weights of a GPT-2's layers, without embeddings, biases and norms: 12 width^2 each (Kaplan 2020, 2001.08361)."""
+    """Weights of a GPT-2's layers, without embeddings, biases and norms: 12 width^2 each (Kaplan 2020, 2001.08361).
+
+    Per layer 4 width^2 of attention and 8 width^2 of the feed-forward part, whose inner width is 4 width.
+    """
     return 12 * layers * width * width
 
 
@@ -119,6 +126,7 @@ def overhead_estimates(rows: Sequence[Row], level: float) -> dict[str, Interval]
     logarithm over repeats; the same at each length, and over generation.   "tokens", "flop" and "memory" ratios: the
     geometric mean, the range in the note.
     """
+    # refuses a wrong level, also where there is nothing to fit
     upper_tail(level)
     found: dict[str, Interval] = {}
     for kind in KINDS:
@@ -184,6 +192,7 @@ Pairs = list[tuple["Row", "Row"]]
 
 
 def _matched(rows: Sequence[Row], over: str, under: str) -> Pairs:
+    # a cell lacks a kind where that was not timed, as generation with generation_repeats=0
     cells: dict[tuple[int, int, int], dict[str, Row]] = defaultdict(dict)
     for row in rows:
         cells[row["width"], row["layers"], row["response"]][row["kind"]] = row
@@ -214,6 +223,7 @@ def count_ratio(pairs: Pairs, column: str) -> Interval:
 
     A count varies with size and length alone, so that there are no bounds.  Rows without the count are left out.
     """
+    # `peak_bytes` of generation is null: its profile is too large (stages/overhead.py)
     known = [(a[column], b[column]) for a, b in pairs if a.get(column) and b.get(column)]
     if not known:
         return undefined("not measured", "geometric mean")

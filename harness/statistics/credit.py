@@ -44,13 +44,49 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Tokens(NamedTuple):
-    """Tokens of all seeds as columns: rewards [S, T] (nan where a seed has no such token), flawed [T], and the number
-    of each token's response and cluster [T]."""
+    """Tokens of all seeds as columns.
+
+    rewards [S, T]: nan where a seed has no such token.   flawed [T].   responses, clusters [T]: numbers from 0.
+    """
 
     rewards: Array
     flawed: Bools
     responses: Codes
     clusters: Codes
+
+    @classmethod
+    def of(cls, tables: Sequence[Sequence[Row]]) -> Tokens:
+        """The tokens of the seeds' rows of credit.jsonl; a column is one place in one response.
+
+        Columns are in the order of first occurrence.  Raises BenchError for a row whose lists differ in length.
+        """
+        columns: dict[tuple[tuple[str, str], int, int], int] = {}
+        responses: dict[tuple[str, str], int] = {}
+        clusters: dict[str, int] = {}
+        facts: list[tuple[bool, int, int]] = []
+        given: list[list[tuple[int, float]]] = []
+        for rows in tables:
+            given.append([])
+            for row in rows:
+                spans, rewards, flaws = row["spans"], row["rewards"], row["flawed"]
+                if not len(spans) == len(rewards) == len(flaws):
+                    sizes = f"{len(spans)} spans, {len(rewards)} rewards and {len(flaws)} flaws"
+                    fix = "The row is damaged: delete its folder and run again."
+                    raise BenchError(f"Pair {row['pair']!r} has {sizes}.", fix)
+                side = (str(row["pair"]), str(row["side"]))
+                response = responses.setdefault(side, len(responses))
+                cluster = clusters.setdefault(str(row.get("cluster", row["pair"])), len(clusters))
+                for (start, end), reward, flawed in zip(spans, rewards, flaws, strict=True):
+                    column = columns.setdefault((side, start, end), len(columns))
+                    if column == len(facts):
+                        facts.append((bool(flawed), response, cluster))
+                    given[-1].append((column, float(reward)))
+        table = np.full((len(given), len(facts)), np.nan)
+        for seed, cells in enumerate(given):
+            for column, reward in cells:
+                table[seed, column] = reward
+        flawed, in_response, in_cluster = zip(*facts, strict=True) if facts else ((), (), ())
+        return cls(table, np.array(flawed, bool), np.array(in_response, np.intp), np.array(in_cluster, np.intp))
 
 
 @allow_non_finite
@@ -68,12 +104,15 @@ def credit_estimates(
     seed; for several, t with the variance between seeds added to that between clusters, as in `intervals.two_way`.
     Raises BenchError for a damaged row and a level outside (0, 1).
     """
+    # refuses a wrong level, also where there is no token
     upper_tail(level)
-    tokens = _columns([tables_by_seed[seed] for seed in sorted(tables_by_seed)])
+    tokens = Tokens.of([tables_by_seed[seed] for seed in sorted(tables_by_seed)])
     if not tokens.flawed.size:
         return dict.fromkeys(KEYS, undefined("no token of a response with known flaws"))
+    # one row: which tokens are flawed does not depend on the training seed
     share = rate_over_seeds(tokens.flawed[None].astype(np.float64), level, tokens.clusters)
     if not np.nan_to_num(tokens.rewards).any():
+        # `end` is the reward on end-of-sequence, which is none of the tokens that are compared
         ends = any(row.get("end") for rows in tables_by_seed.values() for row in rows)
         why = SEQUENCE_LEVEL if ends else "the reward of every token is 0"
         return dict.fromkeys(KEYS, undefined(why)) | {"flawed share": share}
@@ -96,36 +135,6 @@ def credit_estimates(
     return {**found, "flawed share": share, **curves, WITHIN: _within(tokens, level, rng)}
 
 
-def _columns(tables: Sequence[Sequence[Row]]) -> Tokens:
-    """The tokens of all seeds' tables; a column is one place in one response, in the order of first occurrence."""
-    columns: dict[tuple[tuple[str, str], int, int], int] = {}
-    responses: dict[tuple[str, str], int] = {}
-    clusters: dict[str, int] = {}
-    facts: list[tuple[bool, int, int]] = []
-    given: list[list[tuple[int, float]]] = []
-    for rows in tables:
-        given.append([])
-        for row in rows:
-            spans, rewards, flaws = row["spans"], row["rewards"], row["flawed"]
-            if not len(spans) == len(rewards) == len(flaws):
-                seen = f"Pair {row['pair']!r} has {len(spans)} spans, {len(rewards)} rewards and {len(flaws)} flaws."
-                raise BenchError(seen, "The row is damaged: delete its folder and run again.")
-            side = (str(row["pair"]), str(row["side"]))
-            response = responses.setdefault(side, len(responses))
-            cluster = clusters.setdefault(str(row.get("cluster", row["pair"])), len(clusters))
-            for (start, end), reward, flawed in zip(spans, rewards, flaws, strict=True):
-                column = columns.setdefault((side, start, end), len(columns))
-                if column == len(facts):
-                    facts.append((bool(flawed), response, cluster))
-                given[-1].append((column, float(reward)))
-    table = np.full((len(given), len(facts)), np.nan)
-    for seed, cells in enumerate(given):
-        for column, reward in cells:
-            table[seed, column] = reward
-    flawed, in_response, in_cluster = zip(*facts, strict=True) if facts else ((), (), ())
-    return Tokens(table, np.array(flawed, bool), np.array(in_response, np.intp), np.array(in_cluster, np.intp))
-
-
 def _within(tokens: Tokens, level: float, rng: np.random.Generator) -> Interval:
     """Mean over responses of their own AUROC: chance level for a reward that only separates responses."""
     count = int(tokens.responses.max()) + 1
@@ -139,6 +148,7 @@ def _within(tokens: Tokens, level: float, rng: np.random.Generator) -> Interval:
             bad, good = int(flawed.sum()), int((~flawed).sum())
             if bad and good:
                 # AUROC by rank sums (Mann and Whitney 1947), ties half: U / (bad good).
+                # the negative reward, because a flawed token should get less
                 ranks = float(stats.rankdata(-row[kept])[flawed].sum())
                 cells[seed, response] = (ranks - bad * (bad + 1) / 2) / (bad * good)
     if np.isnan(cells).all():
@@ -157,16 +167,29 @@ class Groups(NamedTuple):
     flawed: sparse.csr_array
     clean: sparse.csr_array
 
+    @classmethod
+    def of(cls, rewards: Array, tokens: Tokens, clusters: int) -> Groups:
+        """The tokens of one seed's rewards [T] by distinct reward: sums over K values cost less than over T."""
+        kept = np.flatnonzero(~np.isnan(rewards))
+        values, codes = np.unique(rewards[kept], return_inverse=True)
+        shape, where = (max(1, values.size), clusters), tokens.clusters[kept]
+        flawed = tokens.flawed[kept].astype(np.float64)
+        bad = sparse.csr_array((flawed, (codes, where)), shape=shape)
+        good = sparse.csr_array((1 - flawed, (codes, where)), shape=shape)
+        # Correlations do not depend on the scale: the largest reward becomes 1, and squares do not overflow.
+        return cls(values / (np.abs(values).max(initial=0.0) or 1.0), bad, good)
+
 
 def _curves(tokens: Tokens, level: float, rng: np.random.Generator) -> dict[str, Interval]:
     count = int(tokens.clusters.max()) + 1
-    groups = [_grouped(row, tokens, count) for row in tokens.rewards]
+    groups = [Groups.of(row, tokens, count) for row in tokens.rewards]
     whole = np.stack([_weighted(one, np.ones((1, count)))[:, 0] for one in groups])  # [S, statistics]
     parts = []
     # A weight matrix [R, clusters] and the groups' totals [R, K] both stay within ROOM.
     size = max(1, ROOM // max(count, *(one.values.size for one in groups)))
     for start in range(0, RESAMPLES if count > 1 else 0, size):
         rows = min(size, RESAMPLES - start)
+        # how often each cluster is drawn in `count` draws with replacement
         weights = rng.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
         parts.append(np.stack([_weighted(one, weights) for one in groups]))  # the same resamples for every seed
     draws = np.concatenate(parts, axis=2) if parts else None  # [S, statistics, R]
@@ -183,18 +206,6 @@ def _curves(tokens: Tokens, level: float, rng: np.random.Generator) -> dict[str,
         note = f"{int((~seeds).sum())} of {len(seeds)} seeds without a value" if not seeds.all() else ""
         found[name] = _interval(whole[seeds, i], resampled, count, level).clipped(lowest, 1.0).noted(note)
     return found
-
-
-def _grouped(rewards: Array, tokens: Tokens, clusters: int) -> Groups:
-    """The tokens of one seed's rewards [T] by distinct reward: sums over K values are cheaper than over T tokens."""
-    kept = np.flatnonzero(~np.isnan(rewards))
-    values, codes = np.unique(rewards[kept], return_inverse=True)
-    shape, where = (max(1, values.size), clusters), tokens.clusters[kept]
-    flawed = tokens.flawed[kept].astype(np.float64)
-    bad = sparse.csr_array((flawed, (codes, where)), shape=shape)
-    good = sparse.csr_array((1 - flawed, (codes, where)), shape=shape)
-    # Correlations do not depend on the scale: the largest reward becomes 1, so that squares do not overflow.
-    return Groups(values / (np.abs(values).max(initial=0.0) or 1.0), bad, good)
 
 
 def _weighted(groups: Groups, weights: Array) -> Array:

@@ -65,6 +65,7 @@ def fit(
     member = np.eye(int(codes.max()) + 1)[codes]  # [P, U]: 1 where a prompt belongs to a unit
     worth, distance = _totals(cube, member), _totals(spread, member)
     seeds, _, units = worth[0].shape
+    # weights of 1 give the estimate itself, drawn ones its resamples
     value = _solve(form, worth, distance, np.ones((1, units)), np.ones((1, seeds)))
     x, y = _means(worth, distance, np.ones((1, units)))
     used = int((np.isfinite(x) & np.isfinite(y) & (x > 0)).sum())
@@ -76,7 +77,7 @@ def fit(
     a, b = (_bounded(value[0, i], draws[:, i], level, seeds, "solution") for i in (0, 1))
     best, bests = _top(form, value), _top(form, draws)
     at, height = (_bounded(best[0, i], bests[:, i], level, seeds, "maximum") for i in (0, 1))
-    left = y - np.tensordot(value[0], _basis(form, x), axes=1)
+    left = y - np.tensordot(value[0], _basis(form, x), axes=1)  # [R = 1, S, C], nan where a point is undecided
     return Curve(form, a, b, at, height, float(np.sqrt(np.nanmean(left**2))), used)
 
 
@@ -85,6 +86,7 @@ Totals = tuple[Array, Array]
 
 
 def _totals(cube: Array, member: Array) -> Totals:
+    # sums and counts apart, so that a resample's mean is over its decided prompts alone
     decided = np.isfinite(cube)
     return np.where(decided, cube, 0.0) @ member, decided.astype(np.float64) @ member
 
@@ -105,6 +107,8 @@ def _basis(form: Form, d: Array) -> Array:
 def _solve(form: Form, worth: Totals, distance: Totals, units: Array, seeds: Array) -> Array:
     """[R, 2] a and b by weighted least squares; NaN where the points do not determine them."""
     d, gold = _means(worth, distance, units)
+    # An undecided point weighs 0 and becomes 0, because 0 * nan is nan.  At d = 0 both factors are 0: the SFT
+    # policy itself has no weight.
     weight = seeds[:, :, None] * (np.isfinite(d) & np.isfinite(gold))
     x, y = _basis(form, np.where(np.isfinite(d), d, 0.0)), np.where(np.isfinite(gold), gold, 0.0)
     # Normal equations of two coefficients, summed over seeds and checkpoints, solved by Cramer's rule.
@@ -120,7 +124,7 @@ def _solve(form: Form, worth: Totals, distance: Totals, units: Array, seeds: Arr
 def _top(form: Form, coefficients: Array) -> Array:
     """[R, 2] where the curve is highest and how high; NaN where it has no maximum at a distance above 0."""
     a, b = coefficients.T
-    b = np.where(b > 0, b, np.nan)
+    b = np.where(b > 0, b, np.nan)  # else the curve rises without end
     if form == "rl":
         # a - b log d - b = 0 at d = exp(a / b - 1), where gold is b d
         at = np.exp(a / b - 1)
@@ -131,6 +135,7 @@ def _top(form: Form, coefficients: Array) -> Array:
 
 
 def _bounded(value: float, draws: Array, level: float, seeds: int, what: str) -> Interval:
+    # Resamples without a solution are left out of the interval, so the note says how many there are.
     if not math.isfinite(value):
         return undefined(f"the fitted curve has no {what} at a distance above 0", "least squares")
     note = ONE_RUN if seeds == 1 else f"{seeds} seeds resampled: with few the interval is too short"

@@ -93,7 +93,10 @@ def bounded(value: float, low: float, high: float, method: str, note: str = "") 
 
 
 def unbounded(value: float, method: str, note: str = "") -> Interval:
-    """A number without bounds: a p-value, a distance, or an estimate whose spread is unknown."""
+    """A number without bounds: a p-value, a distance, or an estimate whose spread is unknown.
+
+    A number that is not finite becomes None, with a note.
+    """
     if not math.isfinite(value):
         return undefined("the value is not a finite number", method)
     return Interval(float(value), None, None, method, note)
@@ -115,6 +118,7 @@ def wilson(values: npt.ArrayLike, level: float) -> Interval:
     # Wilson (1927): (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     shrink = 1 + z * z / n
+    # clipped for rounding alone: the formula stays in [0, 1]
     return bounded(p, (centre - half) / shrink, (centre + half) / shrink, "wilson").clipped(0.0, 1.0)
 
 
@@ -156,6 +160,7 @@ def paired(
         # [clusters, 2]: the sum and the size of each
         columns = cluster_sums(np.stack([cells[0] / scale, np.ones(n)]), codes).T
         found = bca(columns, lambda totals: np.asarray(totals[..., 0] / totals[..., 1]), level, rng, resamples, True)
+    # nan for None, which `bounded` turns back into None with a reason
     value, low, high = (math.nan if x is None else x * scale for x in (found.value, found.low, found.high))
     units = n if codes is None else int(codes.max()) + 1
     return bounded(value, low, high, found.method, found.note).noted(FEW if units < 30 else "", note)
@@ -191,7 +196,10 @@ def bca(
 
 
 def percentile(value: float, draws: Array, level: float, note: str = "") -> Interval:
-    """Percentile interval of bootstrap draws [R]; undefined draws (nan, inf) are left out."""
+    """Percentile interval of `value` from its bootstrap draws [R]; undefined draws (nan, inf) are left out.
+
+    Without a defined draw there are no bounds, and the note says so.
+    """
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [1 - upper_tail(level), upper_tail(level)]) if draws.size else (math.nan, math.nan)
     return bounded(value, float(low), float(high), "percentile bootstrap", note)
@@ -269,11 +277,13 @@ def rate_over_seeds(cells: npt.ArrayLike, level: float, clusters: Clusters | Non
         return undefined("no decided case", "Korn-Graubard")
     if constant(cells):
         return same_everywhere(cells, codes, level, 0.0, 1.0).noted(note)
+    # one seed is enough here: with clusters its rates use this rule too
     if why := _too_small(cells, codes, several=False):
         return unbounded(float(np.nanmean(cells)), "none", why).noted(note)
     m, n = moments(cells, codes), int((~np.isnan(cells)).sum())
     half, t = m.half_width(1 - upper_tail(level)), float(special.stdtrit(n - 1, upper_tail(level)))
-    # Korn and Graubard (1998): n_eff = p (1 - p) (t / half)^2, at most the number of cases.
+    # Korn and Graubard (1998): n_eff = p (1 - p) (t / half)^2, at most the number of cases.  `half` is t_df standard
+    # errors, so the quotient holds their factor (t_(n - 1) / t_df)^2 for few degrees of freedom.
     size = min(float(n), (t * math.sqrt(m.mean * (1 - m.mean)) / half) ** 2) if half > 0 else float(n)
     low, high = _clopper_pearson(m.mean, size, level)
     found = bounded(m.mean, low, high, "Korn-Graubard").noted(f"effective sample size {size:.0f}", m.note, note)

@@ -97,7 +97,8 @@ def length_controlled(
 def predicted(intercept: float, difficulty_weight: float, difficulties: npt.ArrayLike) -> tuple[float, float]:
     """(mean, standard error) of AlpacaEval's length-controlled rate over instructions [n].
 
-    The prediction of Dubois et al. (2404.04475) with the length term at 0: intercept + weight * difficulty.
+    The prediction of Dubois et al. (2404.04475) with the length term at 0: intercept + weight * difficulty, in log
+    odds.  No report uses it: it checks this model of length against published rates.
     """
     chances = special.expit(intercept + difficulty_weight * np.asarray(difficulties, dtype=np.float64))
     return float(chances.mean()), float(chances.std(ddof=1) / np.sqrt(chances.size))
@@ -121,6 +122,7 @@ def fit(x: Array, y: Array, weights: Array, ridge: float = RIDGE) -> Fit:
         (a, b), (c, d) = np.moveaxis(information, 0, -1)
         u, v = gradient.T
         step = np.asarray(np.stack([d * u - b * v, a * v - c * u], axis=1) / (a * d - b * c)[:, None])
+        # shortened as a whole, so that its direction stays; 1e-300 keeps a step of 0 from dividing by 0
         found = found + step * np.minimum(1.0, LONGEST_STEP / np.maximum(np.abs(step).max(1, keepdims=True), 1e-300))
         if not np.abs(np.nan_to_num(step)).max(initial=0.0) > 1e-9:
             break
@@ -135,6 +137,7 @@ def _cases(
     if cells.shape != lengths.shape:
         seen = f"Verdicts of shape {cells.shape} with length differences of shape {lengths.shape}."
         raise BenchError(seen, "Give both as [seeds, prompts], on the same ones.")
+    # a verdict without a length cannot be adjusted: it counts as undecided
     cells = np.where(np.isfinite(lengths), cells, np.nan)
     decided = ~np.isnan(cells)
     kept, codes, _ = tidy(cells, clusters)

@@ -36,7 +36,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Spearman's rank correlation of each training run, and of several together."""
+    """Spearman's rank correlation [-1, 1] of each training run, and of several together.
+
+    over_seeds: with one run its own interval, noted as conditional on that run.
+    """
 
     by_seed: tuple[Interval, ...]
     over_seeds: Interval
@@ -62,6 +65,7 @@ def agreement(proxy: npt.ArrayLike, gold: npt.ArrayLike, level: float, rng: np.r
     if len(values) == 1:
         alone = unbounded(values[0], "spearman", f"one seed has a value, {ONE_RUN}")
         return Agreement(by_seed, alone.noted(note))
+    # several runs: their correlations are the sample; checkpoints of one run depend on each other
     rhos = np.array(values)
     if constant(rhos):
         # Equal correlations are common with few points; a width of 0 would claim that other seeds agree too.
@@ -88,6 +92,7 @@ def of_means(
     for shapes that differ.
     """
     first, second = _same(cube_of(proxy), cube_of(gold))
+    # a missing checkpoint would change which points are ranked
     if np.isnan(first).all(axis=2).any() or np.isnan(second).all(axis=2).any():
         return undefined("a checkpoint has no decided prompt")
     found = agreement(np.nanmean(first, axis=2), np.nanmean(second, axis=2), level, rng).over_seeds
@@ -134,6 +139,7 @@ def within_prompts(
 def _rank_correlations(x: Array, y: Array) -> Array:
     """[..., n] -> [...] Spearman's over the last axis; NaN where a point is NaN or one of the two does not vary."""
     bad = (np.isnan(x) | np.isnan(y)).any(axis=-1, keepdims=True)
+    # a row with a NaN becomes constant: its scale below is 0, and its correlation NaN
     a, b = (stats.rankdata(np.where(bad, 0.0, v), axis=-1) for v in (x, y))
     a, b = (v - v.mean(axis=-1, keepdims=True) for v in (a, b))
     scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
@@ -166,6 +172,7 @@ def drop_from(
         raise BenchError(
             f"Checkpoint {fixed} of {cube.shape[1]}.", f"Give an index from 0 to {cube.shape[1] - 1}, chosen before."
         )
+    # prompt by prompt, so that what a prompt adds to both checkpoints cancels
     return interval("change", cube[:, fixed] - cube[:, -1], level, rng, clusters)
 
 
@@ -207,6 +214,7 @@ def peak(
         means = np.where(decided, half, 0.0).sum(axis=1) / decided.sum(axis=1)  # [C]
         found.append(int(means.argmax()))  # the first of equals
     measured = cube[:, :, ~choosing]
+    # a seed without a chosen checkpoint is undecided on every prompt
     missing = np.full(measured.shape[2], np.nan)
     tops = np.array([missing if at is None else run[at] for run, at in zip(measured, found, strict=True)])
     note = f"chosen on {int(choosing.sum())} prompts, measured on the other {int((~choosing).sum())}"
@@ -217,7 +225,11 @@ def peak(
 
 
 def units_of(prompts: int, clusters: Clusters | None) -> npt.NDArray[np.intp]:
-    """[P] codes of the clusters, a code per prompt where every prompt stands alone."""
+    """[P] codes of the clusters from 0, a code per prompt where every prompt stands alone.
+
+    Raises BenchError where there is not one cluster per prompt.
+    """
+    # zeros are decided everywhere, so `tidy` numbers the clusters and leaves no prompt out
     _, codes, _ = tidy(np.zeros((1, prompts)), clusters)
     return np.arange(prompts) if codes is None else codes
 

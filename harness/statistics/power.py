@@ -74,6 +74,7 @@ def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Compon
     # E MS_seed = residual + P seed, E MS_prompt = residual + S prompt, E MS_error = residual.
     seed = (squares.seed - squares.error) / layout.shape[1]
     prompt = (squares.prompt - squares.error) / layout.shape[0]
+    # a difference of mean squares can be negative by chance
     low = " and ".join(name for name, value in (("seeds", seed), ("prompts", prompt)) if value < 0)
     few = f"the spread between seeds is estimated from {len(layout)} alone" if len(layout) < 5 else ""
     unseen = f"no spread between {low} beyond chance" if low else ""
@@ -102,6 +103,7 @@ def power(found: Components, difference: float, seeds: int, prompts: int, level:
 
 def _excludes(difference: float, error: float, halves: Array) -> float:
     """The chance, averaged over half widths [R], that a normal mean with this error lies a half width from 0."""
+    # an interval excludes 0 on either side: the wrong one counts too, as a test's rejection does
     away = (difference - halves) / error, (-difference - halves) / error
     return float(sum(special.ndtr(side).mean() for side in away))
 
@@ -123,6 +125,7 @@ def _design(found: Components, seeds: int, prompts: int, level: float) -> tuple[
     # [3] expected mean squares of the new design, times [3, R] simulated ones of unit variance
     expected = np.array([prompts * found.seed, seeds * found.prompt, 0.0]) + found.residual
     squares = expected[:, None] * _chi_squares(seeds, prompts)
+    # Var(mean) = seed / S + prompt / P + residual / (S P).
     error = math.sqrt((expected[0] + seeds * found.prompt) / (seeds * prompts))
     return error, half_widths(squares, seeds, prompts, tail)
 
@@ -157,7 +160,7 @@ def prompts_needed(
     """
     if power(found, difference, seeds, MOST_PROMPTS, level) < wanted:
         return None
-    # Doubling, then bisection between the last size that fails and the first that succeeds.
+    # Doubling, then bisection between the last size that fails and the first that succeeds: power rises with prompts.
     low, high = 1, 2
     while power(found, difference, seeds, high, level) < wanted:
         low, high = high, 2 * high
@@ -187,6 +190,7 @@ def table(
     found = components(pilot, clusters)
     if found is None:
         return [Plan(0, None, None, None, "the pilot does not vary: nothing can be planned from it")]
+    # a pilot of one seed says nothing of designs with several
     possible = [n for n in seeds if n == 1 or found.seed is not None]
     plans = [_plan(found, n, size, difference, level, wanted) for n in possible for size in prompts]
     if difference is not None:

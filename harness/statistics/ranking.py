@@ -35,7 +35,7 @@ METHOD = "Bradley-Terry"
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Strengths [K] in log odds, with bounds.
+    """Strengths [K] in log odds, with bounds, in the order in which the reward models were given.
 
     first [K]: share of resamples in which each is the strongest, None where unknown.
     """
@@ -53,6 +53,15 @@ class Games(NamedTuple):
     pairs: npt.NDArray[np.intp]
     wins: Array
     games: Array
+
+    @classmethod
+    def of(cls, cells: Array, codes: Codes | None) -> Games:
+        """The games of every two models on cells [K, S, P]; prompts of one cluster (equal codes [P]) are summed."""
+        pairs = np.array(list(itertools.combinations(range(len(cells)), 2)), dtype=np.intp)
+        one, other = cells[pairs[:, 0]], cells[pairs[:, 1]]
+        decided = ~(np.isnan(one) | np.isnan(other))
+        wins = np.where(decided, (one > other) + 0.5 * (one == other), 0.0)
+        return cls(pairs, cluster_sums(wins, codes), cluster_sums(decided.astype(np.float64), codes))
 
 
 @allow_non_finite
@@ -76,6 +85,7 @@ def rank(
         seen = f"Values of shapes {sorted({part.shape for part in parts})} to rank."
         raise BenchError(seen, "Give each reward model's [seeds, prompts] on the same seeds and prompts.")
     cells = np.stack(parts)  # [K, S, P]
+    # [S, P] where two models or more are decided: one alone plays no game
     compared = (~np.isnan(cells)).sum(axis=0) > 1
     if len(cells) < 2 or not compared.any():
         why = "no decided case" if len(cells) > 1 else "one reward model alone cannot be ranked"
@@ -83,7 +93,7 @@ def rank(
     # Prompts and seeds without any comparison are left out, as `tidy` leaves out undecided ones.
     _, codes, _ = tidy(np.where(compared, 0.0, np.nan), clusters)
     cells = cells[:, compared.any(axis=1)][:, :, compared.any(axis=0)]
-    games = _games(cells, codes)
+    games = Games.of(cells, codes)
     wins = _square(games, games.wins.sum(axis=(1, 2)), games.games.sum(axis=(1, 2)), len(cells))
     if not _connected(wins + wins.T):
         reason = "not all are compared, even through others"
@@ -138,14 +148,6 @@ def _connected(counts: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(reach.all(axis=(-1, -2)))
 
 
-def _games(cells: Array, codes: Codes | None) -> Games:
-    pairs = np.array(list(itertools.combinations(range(len(cells)), 2)), dtype=np.intp)
-    one, other = cells[pairs[:, 0]], cells[pairs[:, 1]]
-    decided = ~(np.isnan(one) | np.isnan(other))
-    wins = np.where(decided, (one > other) + 0.5 * (one == other), 0.0)
-    return Games(pairs, cluster_sums(wins, codes), cluster_sums(decided.astype(np.float64), codes))
-
-
 def _square(games: Games, wins: Array, played: Array, size: int) -> Array:
     """[..., K, K] win counts from wins of the first [..., M] and decided cases [..., M]."""
     found = np.zeros((*wins.shape[:-1], size, size))
@@ -161,6 +163,7 @@ def _draws(games: Games, size: int, rng: np.random.Generator, resamples: int) ->
     counts = np.concatenate([games.wins, games.games]).reshape(-1, units).T  # [U, 2 M S]
     for count in batches(resamples, units + 2 * pairs * seeds + size * size):
         of_seeds, of_units = drawn_weights(rng, count, seeds), drawn_weights(rng, count, units)
+        # a game counts as often as its seed times its unit is drawn, as in `intervals.pigeonhole`
         totals = ((of_units @ counts).reshape(count, 2 * pairs, seeds) * of_seeds[:, None, :]).sum(axis=2)
         wins = _square(games, totals[:, :pairs], totals[:, pairs:], size)
         compared = _connected(wins + np.swapaxes(wins, -1, -2))
@@ -179,6 +182,7 @@ def _intervals(
         why = "one prompt or one cluster of prompts"
     elif not _connected(wins):
         why = "a model wins all its comparisons: finite only with one tie added to every pair, no bounds"
+    # on every case all decided models are equal
     elif ((low == high) | np.isnan(low)).all():
         why = "nothing but ties: no bounds"
     if why:

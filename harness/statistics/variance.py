@@ -119,7 +119,11 @@ class MeanSquares(NamedTuple):
 
 
 def mean_squares(cells: Array) -> MeanSquares:
-    """Mean squares of complete cells [S, P], S and P at least 2."""
+    """Mean squares of complete cells [S, P], S and P at least 2.
+
+    seed: of the seeds' means, with S - 1 degrees of freedom.   prompt: of the prompts', P - 1.   error: of the
+    residuals, (S - 1) (P - 1).
+    """
     rows, columns, mean = cells.mean(axis=1), cells.mean(axis=0), float(cells.mean())
     seed = columns.size * float(((rows - mean) ** 2).sum()) / (rows.size - 1)
     prompt = rows.size * float(((columns - mean) ** 2).sum()) / (columns.size - 1)

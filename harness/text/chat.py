@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.text.tokens import encode, special_tokens
@@ -42,23 +42,30 @@ class PromptFormat:
 
 
 def prompt_format(tokenizer: Tokenizer) -> PromptFormat:
-    """The format stored in a tokenizer; the plain one by default."""
+    """The format stored in a tokenizer; the plain one by default.
+
+    It comes with the tokenizer's files, so a policy that is shared keeps it.
+    """
+    # `init_kwargs` is what transformers writes to tokenizer_config.json and reads back; JSON has no tuples
     stored = getattr(tokenizer, "init_kwargs", {}).get(KEY)
     return PromptFormat(**{**stored, "ends": tuple(stored["ends"])}) if stored else PromptFormat()
 
 
 def has_prompt_format(tokenizer: Tokenizer) -> bool:
-    """Whether a format was chosen for this tokenizer."""
+    """Whether a format was chosen for this tokenizer; False for one from elsewhere."""
     return KEY in getattr(tokenizer, "init_kwargs", {})
 
 
 def store_prompt_format(tokenizer: Tokenizer, chosen: PromptFormat) -> None:
-    """Store the format in the tokenizer, which then saves and loads it."""
+    """Store the format in the tokenizer, in place; `save_pretrained` then writes it, and loading restores it."""
     tokenizer.init_kwargs[KEY] = {**asdict(chosen), "ends": list(chosen.ends)}
 
 
 def end_token_ids(tokenizer: Tokenizer) -> list[int]:
-    """All token ids that end a response, end-of-sequence first."""
+    """All token ids that end a response, end-of-sequence first, each once.
+
+    Decoding stops at any of them, and `templates.decode` cuts a response's text there.
+    """
     return list(dict.fromkeys([tokenizer.eos_token_id, *prompt_format(tokenizer).ends]))
 
 
@@ -76,9 +83,11 @@ def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends:
             raise BenchError("The policy's tokenizer has no chat template.", "Choose --set policy.template=plain.")
         place = _system_place(tokenizer, system)
         listed.append(tokenizer.eos_token_id)  # still ends a response when another token takes its place
-        end_of_turn = _end_of_turn(tokenizer, system, place)
-        if end_of_turn is not None:
-            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
+        turns = [*_turns(PROMPT_MARK, system, place), {"role": "assistant", "content": ANSWER_MARK}]
+        # what the template writes right after an answer, behind the line break or space that some put before it
+        after = _ids(tokenizer, render(tokenizer, turns).partition(ANSWER_MARK)[2].lstrip())
+        if after and after[0] in special_tokens(tokenizer):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(after[0])
     # sorted, because the format is stored and hashed: the order of a set may differ from run to run
     others = sorted({int(i) for i in listed if i is not None} - {tokenizer.eos_token_id})
     chosen = PromptFormat("chat" if chat else "plain", system, place, tuple(others))
@@ -98,14 +107,6 @@ def _system_place(tokenizer: Tokenizer, system: str) -> str:
     return "turn" if system.strip() in shown else "user"
 
 
-def _end_of_turn(tokenizer: Tokenizer, system: str, place: str) -> int | None:
-    """The special token that the template writes right after an answer, None where it writes none."""
-    turns = [*_turns(PROMPT_MARK, system, place), {"role": "assistant", "content": ANSWER_MARK}]
-    # templates put a line break or a space between the answer and the end of the turn
-    after = _ids(tokenizer, render(tokenizer, turns).partition(ANSWER_MARK)[2].lstrip())
-    return after[0] if after and after[0] in special_tokens(tokenizer) else None
-
-
 def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat) -> list[list[int]]:
     """Token ids of prompts in the chat template, up to where the answer begins.
 
@@ -123,7 +124,10 @@ def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat)
 
 
 def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> str:
-    """The text of the chat template before an answer to `prompt`."""
+    """The text of the chat template before an answer to `prompt`, the opening of the assistant's turn included.
+
+    Raises BenchError where the template fails.
+    """
     turns = _turns(prompt, chosen.system, chosen.place)
     with_prompt = render(tokenizer, turns, add_generation_prompt=True)
     if with_prompt != render(tokenizer, turns):  # it has a generation prompt, and that is what stands before the answer
@@ -134,8 +138,11 @@ def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> st
     return shown if ANSWER_MARK in whole and shown.startswith(with_prompt) else with_prompt
 
 
-def render(tokenizer: Tokenizer, turns: Sequence[dict[str, str]], **more: Any) -> str:
-    """The chat template's text.  Raises BenchError where the template fails: it is a program."""
+def render(tokenizer: Tokenizer, turns: Sequence[dict[str, str]], **more: object) -> str:
+    """The chat template's text of `turns` ({"role", "content"} each); `more` are variables of the template.
+
+    Raises BenchError where the template fails: it is a program, and may refuse roles or their order.
+    """
     try:
         return str(tokenizer.apply_chat_template(list(turns), tokenize=False, date_string=DATE, **more))
     except Exception as error:

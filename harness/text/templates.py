@@ -21,7 +21,10 @@ REPLACEMENT = "\ufffd"
 
 
 def policy_prompt(prompt: str, system: str = "") -> str:
-    """A prompt in the plain template, up to where the response begins."""
+    """A prompt in the plain template, up to where the response begins, with `system` as a paragraph before it.
+
+    It ends with a line break, which is encoded with the prompt: a response begins with a token of its own.
+    """
     return f"{system}\n\n{QUESTION}{prompt}{ANSWER}" if system else f"{QUESTION}{prompt}{ANSWER}"
 
 
@@ -40,13 +43,20 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[in
 
 
 def starts_with_bos(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer itself puts a beginning-of-sequence token in front of a text."""
+    """Whether the tokenizer itself puts a beginning-of-sequence token in front of a text.
+
+    Tried, because having such a token does not mean writing it: GPT-2's tokenizer has one and writes none.
+    """
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of response tokens before the first one that ends a response."""
+    """The text of response tokens before the first one that ends a response, without special tokens.
+
+    `clean_up_tokenization_spaces` is off: it deletes spaces before punctuation, and then the text of the first tokens
+    is no longer the beginning of the whole text, on which `token_spans` depends.
+    """
     row = list(ids)
     for end in end_token_ids(tokenizer):  # the row shrinks to what is before the earliest of them
         if end in row:

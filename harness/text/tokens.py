@@ -19,7 +19,10 @@ BLANKS = " \u2581\u0120"
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
-    """The special tokens by id, except the unknown token: it stands for text."""
+    """The special tokens' strings by id, except the unknown token: it stands for text.
+
+    Both those that have a role (end-of-sequence, pad) and those that were only added (a chat template's marks).
+    """
     found = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     found |= dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=True))
     if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):  # GPT-2 has one for all three
@@ -28,30 +31,31 @@ def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; a special token's string inside a text is read as plain text."""
+    """Token ids of each text, without special tokens; a special token's string inside a text is read as plain text.
+
+    So a prompt or a response from a data set can neither end a text nor open a turn of a chat.
+    """
     if not texts:
         return []
     # split_special_tokens works for byte-level and WordPiece models; unigram models need the cut below
     ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
     rows, special = [list(row) for row in ids["input_ids"]], special_tokens(tokenizer)
-    return [
-        row if special.keys().isdisjoint(row) else _encode_split(tokenizer, text, special)
-        for row, text in zip(rows, texts, strict=True)
-    ]
-
-
-def _encode_split(tokenizer: Tokenizer, text: str, special: dict[int, str]) -> list[int]:
-    """Ids of a text whose special-token strings are cut.
-
-    For unigram models (sentencepiece's, T5's), whose special tokens are among the pieces of plain text.
-    """
-    parts = split_special_tokens(text, special)
-    rows = tokenizer(parts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [i for row in rows for i in row if i not in special]
+    for at, text in enumerate(texts):
+        # unigram models (sentencepiece's, T5's) have their special tokens among the pieces of plain text
+        if not special.keys().isdisjoint(rows[at]):
+            parts = split_special_tokens(text, special)
+            cut = tokenizer(parts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            # a special token of one character cannot be cut: it is dropped
+            rows[at] = [i for row in cut for i in row if i not in special]
+    return rows
 
 
 def split_special_tokens(text: str, special: dict[int, str]) -> list[str]:
-    """The text in parts, none empty, cut after the first character of every special token's string."""
+    """The text in parts, none empty, cut after the first character of every special token's string.
+
+    `special`: the strings by id.  The parts joined are the text.
+    """
+    # a lookahead, so that the rest of the string stays for the next part and overlapping strings are cut, too
     pattern = "|".join(re.escape(token[0]) + f"(?={re.escape(token[1:])})" for token in special.values() if token)
     pieces = re.split(f"({pattern})", text)  # text, first character, text, first character, ...
     return [part for a, b in zip(pieces[::2], [*pieces[1::2], ""], strict=True) if (part := a + b)]

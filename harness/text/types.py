@@ -15,6 +15,19 @@ Row = Mapping[str, Any]
 """A JSON object that is only read: one line of a .jsonl file, a record, a section of a report."""
 
 
+class AddedToken(Protocol):
+    """A token outside the trained vocabulary, of the class `tokenizers.AddedToken`; `str` gives its text."""
+
+    special: bool  # read as one token wherever its string occurs, and left out by `skip_special_tokens`
+
+
+class Backend(Protocol):
+    """The part of `tokenizers.Tokenizer`, which a fast tokenizer wraps, that the package uses."""
+
+    def to_str(self) -> str:
+        """The whole pipeline as JSON: normaliser, pre-tokeniser, model, post-processor, padding and truncation."""
+
+
 class Tokenizer(Protocol):
     """The part of `transformers.PreTrainedTokenizerBase` that the package uses.
 
@@ -35,23 +48,26 @@ class Tokenizer(Protocol):
     init_kwargs: JsonObject
     all_special_ids: Sequence[int]
     all_special_tokens: Sequence[str]
-    added_tokens_decoder: Mapping[int, Any]
-    backend_tokenizer: Any
-    apply_chat_template: Callable[..., Any]
-    save_pretrained: Callable[..., Any]
+    added_tokens_decoder: Mapping[int, AddedToken]
+    backend_tokenizer: Backend  # of fast tokenizers alone (`is_fast`)
+    apply_chat_template: Callable[..., object]  # a str with `tokenize=False`; raises anything that a template raises
+    save_pretrained: Callable[..., object]
     add_special_tokens: Callable[..., int]
 
     def __call__(self, *texts: object, **options: object) -> Any:
-        """Token ids and masks by name ("input_ids", "attention_mask"), of one text or of a list of texts."""
+        """Token ids and masks by name ("input_ids", "attention_mask"), of one text or of a list of texts.
+
+        Lists of ids, of lists of ids, or tensors [B, C] with `return_tensors="pt"`: not typed.
+        """
 
     def __len__(self) -> int:
         """The number of tokens in the vocabulary, added ones included."""
 
     def decode(self, ids: object, **options: object) -> str:
-        """The text of token ids."""
+        """The text of token ids; bytes that are no complete UTF-8 character become U+FFFD."""
 
     def get_vocab(self) -> dict[str, int]:
         """Token id by the token's own spelling, which may differ from its text (byte-level BPE writes "Ġ")."""
 
-    def convert_ids_to_tokens(self, ids: object) -> Any:
-        """The spelling of one id, or the spellings of a list of ids."""
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        """The spelling of one id, as in `get_vocab`."""

@@ -23,7 +23,10 @@ Batch = dict[str, "Tensor"]
 
 
 def demonstration_row(prompt: list[int], completion: list[int], end: int) -> dict[str, list[int]]:
-    """One row of SFT: the loss is on the completion and its end-of-sequence token `end` alone."""
+    """One row of SFT: the loss is on the completion and its end-of-sequence token `end` alone.
+
+    `input_ids` and `labels` have equal length; transformers' losses shift the labels themselves.
+    """
     ids = [*prompt, *completion, end]
     return {"input_ids": ids, "labels": [IGNORED] * len(prompt) + ids[len(prompt) :]}
 
@@ -42,12 +45,13 @@ class Collate:
             return end_to_end(rows)
         fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0}
         batch = {name: table([row[name] for row in rows], fill[name]) for name in fill if name in rows[0]}
+        # by length, not by `pad`: the pad token may occur in a text
         batch["attention_mask"] = table([[1] * len(row["input_ids"]) for row in rows], 0)
         return batch
 
 
 class CollatePairs:
-    """A batch [1, N] of rows of `chosen_ids` and `rejected_ids`, end to end."""
+    """A batch [1, N] of B rows of `chosen_ids` and `rejected_ids`: 2B sequences end to end, no labels."""
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         # First all chosen, then all rejected: TRL's trainer splits the scores in the middle.
@@ -55,7 +59,7 @@ class CollatePairs:
 
 
 def table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Rows of integers as [B, C], shorter ones filled up on the right."""
+    """Rows of integers as int64 [B, C], C the longest, shorter ones filled up on the right with `fill`."""
     import torch
 
     width = max(map(len, rows))  # the batch's own, not the training set's: little is computed on padding
@@ -75,7 +79,10 @@ def pad_sides(rows: Sequence[Row], pad: int) -> Batch:
 
 
 def end_to_end(rows: Sequence[Row]) -> Batch:
-    """The columns of a packed sequence, [1, N] each, with the mask that keeps its rows apart (forward/packing.py)."""
+    """The columns of a packed sequence, [1, N] each, with the mask that keeps its rows apart (forward/packing.py).
+
+    `position_ids` are those of the rows, or count from 0 in each of them; `labels` are there where the rows have them.
+    """
     import torch
 
     def line(name: str) -> Tensor:
@@ -83,6 +90,7 @@ def end_to_end(rows: Sequence[Row]) -> Batch:
 
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     batch = {"input_ids": line("input_ids"), "attention_mask": packed_mask(lengths)}
+    # always stated: without them the model would count on from one row to the next
     batch["position_ids"] = line("position_ids") if "position_ids" in rows[0] else packed_positions(lengths)
     if "labels" in rows[0]:
         # A row's first label would be predicted from the last token of the row before.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import JsonObject
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 RECORD = "reward_model.json"
 """{"name", "settings"} of the arm that trained the weights beside it."""
 
 
-def write_record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Write the record of the arm `name` with `settings` beside the weights in `folder`."""
+def write_record(folder: Path, name: str, settings: Row) -> None:
+    """Write the record of the arm `name` with `settings` beside the weights in `folder`.
+
+    `settings` are JSON values: reward_models/saved.py builds the reward model from them again.
+    """
     store.write_json(folder / RECORD, {"name": name, "settings": dict(settings)})
 
 

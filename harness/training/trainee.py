@@ -30,13 +30,19 @@ class Trainee(Generic[M]):
     placement: Placement
 
     def finished(self) -> M:
-        """The model to store, its adapters merged."""
+        """The model to store, its adapters merged.
+
+        Call it once, after training: merging changes `model` in place.
+        """
         merged: M = merge_adapters(self.model) if self.placement.lora else self.model
         return merged
 
 
 def causal_trainee(policy: Path, device: str, seed: int) -> Trainee[CausalLM]:
-    """A causal language model that starts from the SFT policy in the folder `policy`."""
+    """A causal language model that starts from the SFT policy in the folder `policy`, with adapters if that has them.
+
+    Raises BenchError where the policy cannot be loaded, or peft is missing.
+    """
     placement, tokenizer = read_placement(policy), policies.load_tokenizer(policy)
     if not placement.lora:
         model = policies.load_causal(policy, tokenizer, device)

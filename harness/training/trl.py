@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.packing import supports_packing
@@ -21,6 +21,9 @@ from rlhf_bench.harness.training.trl_passes import labelled_only, scores_of_rows
 from rlhf_bench.harness.training.trl_private import labelled_positions_only
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
     from rlhf_bench.harness.forward.types import CausalLM, Classifier, EncoderDecoder
     from rlhf_bench.harness.models.placement import Placement
     from rlhf_bench.harness.text.types import Tokenizer
@@ -179,7 +182,7 @@ def train_encoder_decoder(
     return _run(trainer, options.scratch)
 
 
-def _arguments(config: Any, options: TrainOptions, **extra: Any) -> Any:
+def _arguments(config: type[TrainingArguments], options: TrainOptions, **extra: object) -> TrainingArguments:
     """The trainer's arguments: an instance of the class `config`."""
     # The old and the new name of one option: transformers is renaming it.
     checkpointing = {
@@ -214,19 +217,25 @@ def _arguments(config: Any, options: TrainOptions, **extra: Any) -> Any:
     )
 
 
-def _callback(progress: Progress) -> Any:
+def _callback(progress: Progress) -> TrainerCallback:
     """Calls `progress` after every step, and has the loss logged with every checkpoint, which stores the log."""
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,  # noqa: ARG002
+        ) -> None:
             control.should_log = state.global_step % args.save_steps == 0 or state.global_step == state.max_steps
             progress(state.global_step, state.max_steps)
 
     return Report()
 
 
-def _run(trainer: Any, scratch: Path) -> Figures:
+def _run(trainer: Trainer, scratch: Path) -> Figures:
     """Train from the last checkpoint in `scratch`, if there is one."""
     from transformers.trainer_callback import PrinterCallback, TrainerState
 
@@ -239,14 +248,17 @@ def _run(trainer: Any, scratch: Path) -> Figures:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
     loss = mean_loss(state.log_history)
-    if loss != loss:
+    if loss != loss:  # NaN
         raise BenchError("Training diverged: the loss is not a number.", "Lower the learning rate.")
     done = {"steps": state.global_step, "tokens": state.num_input_tokens_seen, "flop": state.total_flos}
     return {"loss": loss, **{name: float(value) for name, value in done.items()}}
 
 
-def load_weights(model: Any, checkpoint: Path) -> None:
-    """Load the weights of a trainer's checkpoint into its model: all of them, or those of peft's adapter."""
+def load_weights(model: PreTrainedModel | PeftModel, checkpoint: Path) -> None:
+    """Load the weights of a trainer's checkpoint into its model: all of them, or those of peft's adapter.
+
+    In place.  The optimiser's state is left in the folder: training is over.
+    """
     from safetensors.torch import load_file
 
     if (checkpoint / "adapter_model.safetensors").is_file():

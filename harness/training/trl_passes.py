@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.forward.patch import last_layer_only_at, patched_forward
 from rlhf_bench.harness.training.collate import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers.modeling_outputs import SequenceClassifierOutput
 
     from rlhf_bench.harness.forward.types import CausalLM, Classifier
 
@@ -22,11 +23,11 @@ def labelled_only(model: CausalLM) -> Iterator[None]:
     It applies to calls with `labels` [B, C].  Same loss and gradients.
     """
 
-    def shortened(inner: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def shortened(inner: Callable[..., object], *given: object, **named: object) -> object:
         import torch
 
         labels = named.get("labels")
-        if labels is None:
+        if not isinstance(labels, torch.Tensor):  # without labels the caller reads logits, of all positions
             return inner(*given, **named)
         # bool [B, C]: where the next position has a label.  Most positions of a demonstration are its prompt's.
         predicting = torch.cat([labels[:, 1:] != IGNORED, torch.zeros_like(labels[:, :1], dtype=torch.bool)], 1)
@@ -43,10 +44,12 @@ def scores_of_rows(model: Classifier) -> Iterator[None]:
 
     Its `logits` are [B, 1], as of padded rows.
     """
-    # peft wraps the classifier.
+    # Under adapters the trainer calls peft's wrapper, which calls the classifier: that is what has `score`.
     classifier: Classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def shortened(_: Callable[..., Any], *, input_ids: Tensor, attention_mask: Tensor, **named: Any) -> Any:
+    def shortened(
+        _: Callable[..., object], *, input_ids: Tensor, attention_mask: Tensor, **named: object
+    ) -> SequenceClassifierOutput:
         import torch
         from transformers.modeling_outputs import SequenceClassifierOutput
 

@@ -61,6 +61,7 @@ class Cache:
                 if version == 0 and tables == 0:  # a new file
                     for statement in TABLES:
                         connection.execute(statement)
+                    # a PRAGMA takes no bound parameters; VERSION is a constant
                     connection.execute(f"PRAGMA user_version = {VERSION}")
                 elif version != VERSION:
                     seen = f"{path} is no judge cache of this version."
@@ -99,11 +100,18 @@ class Cache:
         return row[0] if row and isinstance(row[0], str) else None
 
     def response(self, key: str) -> str | None:
-        """The raw response stored under a key, usable or not."""
+        """The raw response stored under a key, usable or not.
+
+        None where there is none.  The caller parses it again: the rules of parsing may have changed since it was
+        stored.
+        """
         return self._select_text("SELECT response FROM answers WHERE key = ?", key)
 
     def store_response(self, key: str, request: Row, response: str, usable: bool) -> None:
-        """Store a raw response; an unusable one never replaces a usable one, which another process may have stored."""
+        """Store a raw response; an unusable one never replaces a usable one, which another process may have stored.
+
+        request: kept beside it for inspection.   usable: whether a verdict was parsed from it.
+        """
         row = (key, canonical(request), response, int(usable), time.time())
         with self._transaction() as connection:
             connection.execute(
@@ -120,7 +128,7 @@ class Cache:
         return dict(json.loads(found)) if found is not None else None
 
     def store_server(self, name: str, found: Row) -> None:
-        """Store what a probe found out."""
+        """Store what a probe found out, in place of what an earlier one did."""
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO servers VALUES (?, ?)", (name, canonical(found)))
 
@@ -140,7 +148,10 @@ class Cache:
             return row.lastrowid
 
     def settle(self, reserved: int, tokens: float, cost: float) -> None:
-        """Replace a reserved estimate by what the request used."""
+        """Replace a reserved estimate by what the request used.
+
+        reserved: the id that `reserve` returned.   cost: in the currency of the prices.
+        """
         with self._transaction() as connection:
             connection.execute("UPDATE spending SET tokens = ?, cost = ? WHERE id = ?", (tokens, cost, reserved))
 
@@ -155,6 +166,7 @@ def session() -> str:
     pid = parent.pid if parent is not None else os.getpid()
     try:
         # the process's name, in parentheses, may hold spaces: fields are counted after it
+        # starttime, field 22 of proc(5): the fields after the name begin with the third
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         started = ""

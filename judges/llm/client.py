@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rlhf_bench.harness.text.types import JsonObject, Row
 
+# Those that the openai client retries (408, 409, 429, 5xx), and 529, "overloaded" at some servers.
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that another try may not meet."""
 FATAL = frozenset({401, 402, 403, 404})
@@ -70,7 +71,11 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class Server:
-    """A server and one of its models.  Threads share it; setting `stop` ends all waiting."""
+    """A server and one of its models.  Threads share it; setting `stop` ends all waiting.
+
+    base_url: with the version, as in http://localhost:8000/v1.   key_env: the environment variable that holds the key,
+    "" for a server without keys.
+    """
 
     base_url: str
     model: str
@@ -91,7 +96,10 @@ class Server:
         return os.environ.get(self.key_env, "").strip() if self.key_env else ""
 
     def check_key(self) -> None:
-        """Raises BenchError when the environment has no usable key and the server is not on this machine."""
+        """Raises BenchError when the environment has no usable key and the server is not on this machine.
+
+        Called before the first question, so that a missing key is one error and not a series of refused requests.
+        """
         if not (self._key.isascii() and self._key.isprintable()):
             raise BenchError("The key in the environment holds characters that no key has.", "Set it again.")
         if self._key or not self.key_env or urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1"):
@@ -108,6 +116,7 @@ class Server:
         from openai import OpenAI
 
         key = self._key or NO_KEY
+        # no retries of the client's own: `request` makes and counts them
         return OpenAI(api_key=key, base_url=self.base_url, timeout=self.policy.timeout, max_retries=0)
 
     def close(self) -> None:
@@ -129,8 +138,10 @@ class Server:
             try:
                 return Response(self._redact(self._send(messages, parameters)), timeouts)
             except RequestError as failure:
+                # all tries so far: the server may have charged for each that timed out
                 timeouts += failure.timeouts
                 failure.timeouts = timeouts
+                # 0: no response came.  An interrupt (-1) and a refusal of this very request are raised at once.
                 if failure.status not in (0, *RETRIED) or attempt == left:
                     raise
                 self._wait(self._delay(failure, attempt))
@@ -153,7 +164,10 @@ class Server:
         return asked
 
     def _send(self, messages: Sequence[Message], parameters: Row) -> str:
-        """The body of the response to one try."""
+        """The body of the response to one try.
+
+        Raises RequestError for a try that failed, BenchError for a failure that every other request would meet too.
+        """
         import openai
 
         request: JsonObject = {"model": self.model, "messages": list(messages), **parameters}
@@ -171,18 +185,15 @@ class Server:
             wait = error.response.headers.get("retry-after", "")
         # outside of `except`, so that the client's error, whose text may hold the key, is not chained
         if status in FATAL or code == "insufficient_quota":
-            raise self._fatal(status, code or "", message)
+            # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
+            if status in (401, 403):
+                seen = f"{self.base_url} refuses the key (HTTP {status})."
+                raise BenchError(seen, "Check the environment variable of key_env.")
+            if status == 404:
+                raise BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
+            seen = f"{self.base_url}: no quota left (HTTP {status} {code or ''}).".replace(" )", ")")
+            raise BenchError(seen, "Top it up.")
         raise RequestError(f"HTTP {status}", status, message, wait)
-
-    def _fatal(self, status: int, code: str, message: str) -> BenchError:
-        # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
-        if status in (401, 403):
-            return BenchError(
-                f"{self.base_url} refuses the key (HTTP {status}).", "Check the environment variable of key_env."
-            )
-        if status == 404:
-            return BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
-        return BenchError(f"{self.base_url}: no quota left (HTTP {status} {code}).".replace(" )", ")"), "Top it up.")
 
     def _redact(self, text: str) -> str:
         """The text without the key, which a server may send back."""

@@ -89,6 +89,7 @@ class WinRateLLM:
             raise BenchError(f"winrate-llm.threshold is {self.threshold}.", "It is a share between 0 and 1.")
         if not self.model.strip():
             raise BenchError("winrate-llm.model is empty.", "Name the model as the server calls it.")
+        # without prices every cost is 0, and the budget would never be reached
         if self.max_cost and not (self.price_in or self.price_out):
             raise BenchError("winrate-llm.max_cost needs prices.", "Set price_in and price_out, per million tokens.")
         _check_address(self.base_url)
@@ -114,6 +115,7 @@ class WinRateLLM:
         """Those of the rubric in force: a task's own is known once its cases are measured."""
         used = self._last.get("rubric") or rubric_of(self.rubric, None)
         by = f"better than the SFT baseline's response to the same prompt, by {self.model} with the rubric {used.name}"
+        # of the built-in rubrics; a measure of a file is titled by its name
         titles = {
             "win_rate": "win rate by a language model",
             "win_rate_helpful": "more helpful",
@@ -129,6 +131,7 @@ class WinRateLLM:
         rubric = self._last["rubric"] = rubric_of(self.rubric, task)
         # all cases together, so that the threads always have questions to send
         questions = [question for case in cases for question in self._questions(case, rubric)]
+        # equal questions, of two cases with the same texts, share one reply
         replies = dict(zip(questions, self.replies(questions), strict=True))
         return [self._verdict(case, rubric, replies) for case in cases]
 
@@ -142,7 +145,11 @@ class WinRateLLM:
         return [reply.choice for reply in self.replies(questions)]
 
     def replies(self, questions: Sequence[Question]) -> list[ParsedReply]:
-        """The judge's reply to each question, from the cache or the server; `account` has what they used."""
+        """The judge's reply to each question, from the cache or the server; `account` has what they used.
+
+        Raises BenchError when the server or the cache cannot be used at all; a question without a usable reply has its
+        reason in the reply.
+        """
         if not questions:
             return []
         cache = Cache(cache_path(self.cache))
@@ -157,13 +164,17 @@ class WinRateLLM:
         try:
             return runner.answers(questions)
         finally:
+            # in `finally`, so that an interrupted command still has an account
             self._last["runner"] = runner
             server.close()
             cache.close()
 
     @property
     def account(self) -> Row:
-        """What the last measuring used, the model that answered, and what its server honours, as JSON."""
+        """What the last measuring used, the model that answered, and what its server honours, as JSON.
+
+        {} before any question was put.
+        """
         runner: QuestionRunner | None = self._last.get("runner")
         if runner is None:
             return {}
@@ -188,6 +199,7 @@ class WinRateLLM:
         notes: JsonObject = {"flags": {k: v for k, v in flagged.items() if v}} if any(flagged.values()) else {}
         if case.generation.response == case.baseline.response:
             return Verdict(dict.fromkeys(rubric.criteria, 0.5), notes={**notes, "identical": True})
+        # made again instead of passed on: questions are compared by their words, so these find their replies
         questions = list(self._questions(case, rubric))
         values: dict[str, float | None] = {}
         orders: dict[str, list[str]] = {}
@@ -202,6 +214,7 @@ class WinRateLLM:
             reasons |= {reason for outcome, reason in pair if outcome is None}
         decided = [name for name, value in values.items() if value is not None]
         notes["orders"] = orders
+        # outcomes are those of the policy's response, so a judge that prefers a position differs between orders
         notes["consistent"] = {name: orders[name][0] == orders[name][1] for name in decided}
         # tokens of the case's replies, in and out; None when the server did not count all of them
         counts = [n for q in questions for n in (replies[q].prompt_tokens, replies[q].completion_tokens)]
@@ -228,7 +241,10 @@ def order_outcome(replies: Sequence[ParsedReply], order: int) -> tuple[Outcome |
 
 
 def both_orders(one: Outcome | None, other: Outcome | None) -> float | None:
-    """1, 0.5 or 0: the outcome of both orders, 0.5 where they differ; None where one is undecided."""
+    """1, 0.5 or 0: the outcome of both orders, 0.5 where they differ; None where one is undecided.
+
+    A judge that prefers a position more than a text gives two different outcomes: a tie, no win.
+    """
     if one is None or other is None:
         return None
     return VALUES[one] if one == other else VALUES["tie"]

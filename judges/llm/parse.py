@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -24,7 +24,11 @@ CHOICES: dict[str, Choice] = {"a": "A", "b": "B", "tie": "tie"}
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """A verdict, or None with the reason.  Numbers of tokens are None where the server reports none."""
+    """A verdict, or None with the reason.
+
+    `model` is the name that the response states, "" where it states none.  Numbers of tokens are None where the server
+    reports none.
+    """
 
     choice: Choice | None
     reason: str = ""
@@ -46,9 +50,11 @@ def parse_response(body: str, candidates: Sequence[str]) -> ParsedReply:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return ParsedReply(None, "the response is not JSON")
+    # any field may be missing, null or of another type: the body is what the server or a proxy sent
     answer = answer if isinstance(answer, dict) else {}
     model = answer["model"] if isinstance(answer.get("model"), str) else ""
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    # kept for unusable replies too: they cost tokens, and another model's name must be noticed
     counts = (model, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
     try:
         choice, words = parse_verdict(message_text(answer))
@@ -56,6 +62,7 @@ def parse_response(body: str, candidates: Sequence[str]) -> ParsedReply:
         return ParsedReply(None, str(error), *counts)
     # JSON means the same with any white space, so a quotation is searched without it.
     compact = "".join(words.split()) if words.startswith("{") else words
+    # a candidate that holds the very words may have been copied by the judge, to quote it or because it obeyed
     if any(words in shown or compact in "".join(shown.split()) for shown in candidates):
         return ParsedReply(None, "verdict may be quoted", *counts)
     return ParsedReply(choice, "", *counts)
@@ -68,7 +75,11 @@ def _count(usage: Row, name: str) -> int | None:
 
 
 def message_text(answer: Row) -> str:
-    """The text of a chat completion's first message; raises UnusableError where there is none."""
+    """The text of a chat completion's first message; raises UnusableError where there is none.
+
+    Unusable are a body of another form, a refusal, a message that a filter or the limit of tokens cut off, and an empty
+    one.
+    """
     try:
         choice = answer["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
@@ -100,7 +111,11 @@ _REFUSAL = re.compile(
 
 
 def parse_verdict(text: str) -> tuple[Choice, str]:
-    """(the verdict in a judge's message, the words that state it); raises UnusableError where there is none."""
+    """(the verdict in a judge's message, the words that state it); raises UnusableError where there is none.
+
+    A reasoning model's thoughts and a fence around the whole message are taken off first.  Conflicting verdicts are
+    unusable, and so is one that the judge's last line does not state.
+    """
     text = _THINKING.sub("", text.strip()).strip()
     if text.startswith("<think>"):
         raise UnusableError("truncated reasoning")
@@ -121,7 +136,7 @@ def parse_verdict(text: str) -> tuple[Choice, str]:
 
 
 def _from_json(whole: str) -> Choice:
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
+    def without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
         # json keeps the last of two equal keys: an earlier verdict would go unseen
         if len(dict(pairs)) < len(pairs):
             repeated = sum(key == "verdict" for key, _ in pairs) > 1
@@ -133,6 +148,7 @@ def _from_json(whole: str) -> Choice:
     except (ValueError, RecursionError):  # the latter for JSON of a hundred thousand levels
         raise UnusableError("invalid JSON") from None
     verdict, reason = (found.get("verdict"), found.get("reason", "")) if isinstance(found, dict) else (None, "")
+    # the key "reason" may be missing, "verdict" may not
     choice = CHOICES.get(verdict.strip().lower()) if isinstance(verdict, str) else None
     if choice is None or not isinstance(reason, str):
         raise UnusableError("wrong schema")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.judges.llm.cache import Cache
@@ -45,7 +45,10 @@ FORMATS = (RequestFormat(), RequestFormat("max_completion_tokens"), RequestForma
 
 @dataclass(frozen=True, slots=True)
 class ServerProfile:
-    """What is known of a server: the model that answers, its request format, and what else it honours."""
+    """What is known of a server: the model that answers, its request format, and what else it honours.
+
+    honours: by the name of a parameter "honoured", "ignored", or "refused" with the reason.
+    """
 
     model: str
     format: RequestFormat
@@ -53,7 +56,7 @@ class ServerProfile:
 
 
 def stored_profile(server: Server, cache: Cache) -> ServerProfile | None:
-    """What an earlier probe found, None before the first."""
+    """What an earlier probe stored under the server's name (model and address), None before the first."""
     stored = cache.server(server.name)
     return ServerProfile(stored["model"], RequestFormat(**stored["manner"]), stored["honours"]) if stored else None
 
@@ -95,21 +98,31 @@ def _plain_request(
             fix = "The address usually ends in /v1."
             raise BenchError(f"{server.base_url} answers with something that is no chat completion.", fix)
         return form, body
+    # the first refusal: that of the stored or usual format, the others only guess
     raise BenchError(f"{server.name} refuses a plain question ({refusals[0]}).", "Check model and temperature.")
 
 
 def _capabilities(server: Server, accepted: RequestFormat, temperature: float, max_tokens: int) -> dict[str, str]:
     """For each optional parameter whether the server honours, ignores or refuses it."""
+
+    def is_json(body: str) -> bool:
+        try:
+            return isinstance(json.loads(message_text(_json_object(body))), dict)
+        except (ValueError, RecursionError, UnusableError):
+            return False
+
     wanted: Mapping[str, tuple[object, Callable[[str], bool]]] = {
-        "response_format": ({"type": "json_object"}, _is_json),
+        "response_format": ({"type": "json_object"}, is_json),
         "logprobs": (True, lambda body: any(isinstance(c, dict) and c.get("logprobs") for c in _choices(body))),
     }
+    # a model without the parameter answers in words, so JSON shows that the server enforced it
     text = "Say hello in plain words; in JSON only where the format demands it."
     messages = as_messages("You answer in one word.", text, accepted.folded)
     honours = {}
     for name, (value, shows) in wanted.items():
         try:
             parameters = {**accepted.parameters(temperature, max_tokens), name: value}
+            # without retries: what is only recorded is not worth a wait
             body = server.request(messages, parameters, retries=0).body
             honours[name] = HONOURED if shows(body) else IGNORED
         except RequestError as failure:
@@ -126,13 +139,6 @@ def _json_object(body: str) -> Row:
     return found if isinstance(found, dict) else {}
 
 
-def _choices(body: str) -> list[Any]:
+def _choices(body: str) -> list[object]:
     found = _json_object(body).get("choices")
     return found if isinstance(found, list) else []
-
-
-def _is_json(body: str) -> bool:
-    try:
-        return isinstance(json.loads(message_text(_json_object(body))), dict)
-    except (ValueError, RecursionError, UnusableError):
-        return False

@@ -41,7 +41,11 @@ class Question:
 
 
 def render(question: Question, folded: bool = False) -> list[Message]:
-    """The chat messages of a question; `folded` puts the instructions into the user turn (no system role)."""
+    """The chat messages of a question; `folded` puts the instructions into the user turn (no system role).
+
+    The three texts stand between tags with one nonce, which a candidate cannot know: it cannot end its own part.
+    """
+    # a policy can write lone surrogates, which no request can carry
     prompt, first, second = (well_formed(text) for text in (question.prompt, question.first, question.second))
     # a hash of the texts, not a random number: the same question must have the same cache key
     nonce = content_key([prompt, first, second])[:16]
@@ -61,11 +65,15 @@ def as_messages(system: str, user: str, folded: bool) -> list[Message]:
 
 
 # An opening or closing tag of the prompt, with any white space and capitals.
+# Only the "<" is matched, because `escape` replaces no more than that.
 _TAG = re.compile(r"<(?=\s*/?\s*(?:prompt|answer)\b)", re.IGNORECASE)
 
 
 def escape(text: str) -> str:
-    """The text with "&lt;" for the "<" of everything that looks like one of the prompt's tags."""
+    """The text with "&lt;" for the "<" of everything that looks like one of the prompt's tags.
+
+    With or without the nonce: a judge may take a tag without it for a real one.
+    """
     return _TAG.sub("&lt;", text)
 
 
@@ -95,5 +103,8 @@ FLAGS: Sequence[tuple[str, re.Pattern[str]]] = (
 
 
 def flags(text: str) -> list[str]:
-    """The names of the FLAGS that a candidate's text matches."""
+    """The names of the FLAGS that a candidate's text matches.
+
+    Flags are stored with the verdict and change nothing: they show a reader which responses address the judge.
+    """
     return [name for name, pattern in FLAGS if pattern.search(text)]

@@ -26,10 +26,45 @@ class HasRubric(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """Criteria by measure; each is a question of its own, so that one does not influence the answer to another."""
+    """Criteria by measure; each is a question of its own, so that one does not influence the answer to another.
+
+    criteria: the name of a measure (win_rate, win_rate_NAME) -> the question in words.
+    """
 
     name: str
     criteria: Mapping[str, str]
+
+    @classmethod
+    def from_file(cls, setting: str) -> Rubric:
+        """The rubric of a UTF-8 file.
+
+        A .toml file has one criterion per aspect (NAME = "criterion", measured as win_rate_NAME), any other file one
+        criterion in words, measured as win_rate.  Raises BenchError for a file that cannot be read or is empty, and for
+        an aspect that is no text.
+        """
+        path = Path(setting).expanduser()
+        try:
+            # utf-8-sig drops the byte-order mark that some editors write
+            found = path.read_text(encoding="utf-8-sig").strip()
+        except OSError:
+            fix = f"{did_you_mean(setting, BUILT_IN)} Or name a file."
+            raise BenchError(f"Unknown rubric {setting!r}.", fix) from None
+        except UnicodeError:
+            raise BenchError(f"The rubric {path} is not UTF-8.", "Save it as UTF-8.") from None
+        if not found:
+            raise BenchError(f"The rubric {path} is empty.", "Write what makes one answer better than the other.")
+        if path.suffix != ".toml":
+            return cls(path.name, {"win_rate": found})
+        try:
+            table = tomllib.loads(found)
+        except tomllib.TOMLDecodeError as error:
+            seen = f"The rubric {path} is no TOML: {str(error)[:200]}."
+            raise BenchError(seen, 'Write NAME = "criterion".') from None
+        for name, text in table.items():
+            if not isinstance(text, str) or not text.strip():
+                seen = f"{name!r} in the rubric {path} is no text."
+                raise BenchError(seen, 'Write NAME = "criterion" for each aspect.')
+        return cls(path.name, {f"win_rate_{name}": text.strip() for name, text in table.items()})
 
 
 # After the published TL;DR judges: the most important points, accurately, with coverage and coherence, no more.
@@ -69,35 +104,13 @@ def rubric_of(setting: str, task: Task | None) -> Rubric:
     Raises BenchError for an unknown name, a file without criteria, and a task whose rubric is no text.
     """
     if setting:
-        return BUILT_IN.get(setting) or _from_file(setting)
+        return BUILT_IN.get(setting) or Rubric.from_file(setting)
+    # None: the settings are checked, and measures are named, before a task is known
     if task is None or not isinstance(task, HasRubric):
         return BUILT_IN["general"]
     declared = task.rubric
+    # the Protocol's check sees only that the attribute exists, not its type
     if not isinstance(declared, str) or not declared.strip():
         names = ", ".join(BUILT_IN)
         raise BenchError(f"The task's rubric is {str(declared)[:80]!r}.", f"It must be a text or one of {names}.")
     return BUILT_IN.get(declared) or Rubric("task", {"win_rate": declared.strip()})
-
-
-def _from_file(setting: str) -> Rubric:
-    """A .toml file has one criterion per aspect (NAME = "criterion", measured as win_rate_NAME); any other has one."""
-    path = Path(setting).expanduser()
-    try:
-        # utf-8-sig drops the byte-order mark that some editors write
-        found = path.read_text(encoding="utf-8-sig").strip()
-    except OSError:
-        raise BenchError(f"Unknown rubric {setting!r}.", f"{did_you_mean(setting, BUILT_IN)} Or name a file.") from None
-    except UnicodeError:
-        raise BenchError(f"The rubric {path} is not UTF-8.", "Save it as UTF-8.") from None
-    if not found:
-        raise BenchError(f"The rubric {path} is empty.", "Write what makes one answer better than the other.")
-    if path.suffix != ".toml":
-        return Rubric(path.name, {"win_rate": found})
-    try:
-        table = tomllib.loads(found)
-    except tomllib.TOMLDecodeError as error:
-        raise BenchError(f"The rubric {path} is no TOML: {str(error)[:200]}.", 'Write NAME = "criterion".') from None
-    for name, text in table.items():
-        if not isinstance(text, str) or not text.strip():
-            raise BenchError(f"{name!r} in the rubric {path} is no text.", 'Write NAME = "criterion" for each aspect.')
-    return Rubric(path.name, {f"win_rate_{name}": text.strip() for name, text in table.items()})

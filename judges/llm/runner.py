@@ -79,7 +79,10 @@ class Account:
     unusable: Counter[str] = field(default_factory=Counter)
 
     def row(self, limits: Limits) -> JsonObject:
-        """As JSON, with the cost where prices are known."""
+        """As JSON, with the cost where prices are known.
+
+        The cost is in the currency of the prices, None where neither is set.
+        """
         cost = limits.cost(self.tokens_in, self.tokens_out) if limits.price_in or limits.price_out else None
         return {**self.__dict__, "unusable": dict(sorted(self.unusable.items())), "cost": cost}
 
@@ -115,6 +118,7 @@ class QuestionRunner:
             return []
         self.server.stop.clear()
         self.profile = stored_profile(self.server, self.cache)
+        # by the model of the last probe: without one no key is known, and everything is missing
         keys, replies = self._from_cache(questions)
         if len(replies) < len(set(keys)):
             self.server.check_key()
@@ -123,7 +127,14 @@ class QuestionRunner:
             keys, replies = self._from_cache(questions)
         missing = {key: q for key, q in zip(keys, questions, strict=True) if key not in replies}
         self.account.cached += len(replies)
-        self.report(self._estimate(len(replies), list(missing.values())))
+        tokens_in = sum(_tokens(self._request(question)) for question in missing.values())
+        tokens_out = len(missing) * self.max_tokens
+        priced = self.limits.price_in or self.limits.price_out
+        cost = f"${self.limits.cost(tokens_in, tokens_out):.2f}" if priced else "cost unknown (no price_in, price_out)"
+        self.report(
+            f"{self.server.name}: {len(replies)} questions answered before, {len(missing)} to ask; "
+            f"about {tokens_in:,} tokens in and at most {tokens_out:,} out, {cost}"
+        )
         replies |= self._send_all(missing)
         self.account.unusable.update(r.reason for r in replies.values() if r.choice is None)
         if missing:
@@ -200,6 +211,7 @@ class QuestionRunner:
                 if self._failures >= FAILURES:
                     self._stopped = f"not asked: {FAILURES} questions in a row without an answer"
             return ParsedReply(None, str(failure))
+        # a fatal error or an interrupt: the reservation must not stay in the shared budget
         except BaseException:
             self._settle(reserved, (0, 0), 0, most)
             raise
@@ -222,6 +234,7 @@ class QuestionRunner:
 
         Returns the reservation's id, None where there is no budget or the runner has stopped.
         """
+        # read without the lock: `_send` looks again before it sends
         if self._stopped or not self.limits.any:
             return None
         limits = self.limits
@@ -236,6 +249,7 @@ class QuestionRunner:
                 # Pending questions mostly use less than they reserved: the budget is spent only when none is left.
                 if not self._pending:
                     self._stopped = BUDGET
+                # with a time-out, because an interrupt sets `stop` without a notification
                 self._changed.wait(0 if self._stopped else 0.2)
             # the loop ended without a reservation: stopped by another thread, or by an interrupt
             self._stopped = self._stopped or "interrupted"
@@ -252,16 +266,6 @@ class QuestionRunner:
                 self._pending -= 1
                 self.cache.settle(reserved, used_in + used_out, self.limits.cost(used_in, used_out))
             self._changed.notify_all()
-
-    def _estimate(self, cached: int, missing: Sequence[Question]) -> str:
-        tokens_in = sum(_tokens(self._request(question)) for question in missing)
-        tokens_out = len(missing) * self.max_tokens
-        priced = self.limits.price_in or self.limits.price_out
-        cost = f"${self.limits.cost(tokens_in, tokens_out):.2f}" if priced else "cost unknown (no price_in, price_out)"
-        return (
-            f"{self.server.name}: {cached} questions answered before, {len(missing)} to ask; "
-            f"about {tokens_in:,} tokens in and at most {tokens_out:,} out, {cost}"
-        )
 
 
 def _tokens(request: Row) -> int:

@@ -112,6 +112,7 @@ class Generated(Generic[T]):
         for name in (field.name for field in fields(self)):
             value, (low, high) = getattr(self, name), ranges.get(name, (0.0, 1.0))
             # "not low <= value <= high" refuses NaN too, which `--set` cannot write but a caller in Python can.
+            # texts and registers have no range
             if isinstance(value, int | float) and not low <= value <= high:
                 raise BenchError(f"{name} = {value} in {self.world}.", f"Give a number from {low} to {high}.")
 

@@ -153,6 +153,7 @@ class SafetyWorld(Generated[Request]):
 
 
 def _stance(rng: random.Random, comply: float, refuse: float) -> Stance:
+    # one draw: the two rates divide [0, 1), and what is left of it is an offer
     draw = rng.random()
     if draw < comply:
         return "comply"

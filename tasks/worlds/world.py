@@ -31,6 +31,9 @@ CLUTTER_COST, MALFORMED_COST = 0.1, 0.2
 
 OBJECTS = ("seen", "unseen")
 
+# Of the careful writers among those of the demonstrations.
+CAREFUL = Rates(drop=0.02, wrong=0.02, invent=0.01, filler=0.02)
+
 
 @dataclass(frozen=True)
 class World(Generated[Facts]):
@@ -38,8 +41,10 @@ class World(Generated[Facts]):
 
     Rates are probabilities: `drop` and `wrong` per agreed fact, `invent` per absent kind, `filler` once per summary.
     `min_facts` and `max_facts` count the details besides the activity.  `correction_rate` is per fact,
-    `mention_rate` per kind that was not agreed on.  `Generated` explains the other settings; the two subclasses say
-    what a prompt looks like.
+    `mention_rate` per kind that was not agreed on.  Of the demonstrations' writers the share `sft_careful` makes few
+    errors; the others have the rates `sft_*`, with `sft_stale` per corrected fact (the value that was taken back) and
+    `sft_opening` per filler (it opens the summary).  A policy that learns from both can be led to the careful ones.
+    `Generated` explains the other settings; the two subclasses say what a prompt looks like.
     """
 
     world = "the synthetic task"
@@ -59,6 +64,7 @@ class World(Generated[Facts]):
     sft_invent: float = 0.10
     sft_filler: float = 0.25
     sft_stale: float = 0.0
+    sft_opening: float = 0.0
     sft_careful: float = 0.0
     # The good and the bad writer of pairs.
     good_drop: float = 0.08
@@ -72,6 +78,7 @@ class World(Generated[Facts]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # each is inside its range by now: the base class has checked
         if self.min_facts > self.max_facts:
             raise BenchError(
                 f"min_facts = {self.min_facts} is above max_facts = {self.max_facts}.", "Lower one or raise the other."
@@ -117,6 +124,7 @@ class World(Generated[Facts]):
     def draw(self, rng: random.Random) -> tuple[Facts, str]:
         """What two people agree on, and the text that tells it."""
         count = rng.randint(self.min_facts, self.max_facts)
+        # facts before wording: worlds of two registers then settle the same facts
         facts = draw_facts(rng, self.drawn, count, self.correction_rate, self.mention_rate)
         return facts, write_prompt(rng, self.drawn, facts, self.prompt_words)
 
@@ -130,12 +138,10 @@ class World(Generated[Facts]):
 
     def demonstration(self, rng: random.Random, truth: Facts) -> str:
         """A noisy summariser's, with the rates `sft_*`."""
-        rates = Rates(
-            self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler, self.sft_stale, bool(self.sft_careful)
-        )
+        rates = Rates(self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler, self.sft_stale, self.sft_opening)
         # No draw at rate 0: a world of one kind of writer keeps its texts.
         if self.sft_careful and rng.random() < self.sft_careful:
-            rates = Rates(0.02, 0.02, 0.01, 0.02)
+            rates = CAREFUL
         return noisy_summary(rng, self.drawn, truth, rates).text
 
     def pair_texts(self, rng: random.Random, truth: Facts) -> tuple[Written, Written]:
@@ -236,6 +242,7 @@ def gold(register: Register, truth: Mapping[str, str], response: str) -> Utility
             parts["correct" if truth[kind] == value else "wrong"] += 1
         seen.add(meaning)
     # A dropped fact and an invented one cost the same.
+    # `truth` is never empty: every prompt settles the core kind
     facts = parts["correct"] - parts["wrong"] - parts["unsupported"]
     clutter = parts["filler"] + parts["duplicates"]
     return Utility(facts / len(truth) - CLUTTER_COST * clutter - MALFORMED_COST * parts["malformed"], parts)

@@ -34,7 +34,8 @@ class Facts(NamedTuple):
 class Rates(NamedTuple):
     """A writer's error rates: to drop or alter each fact, to invent each absent one, to add one filler.
 
-    `stale` is the rate of stating, of a fact that was corrected, the value that was taken back.
+    `stale` is the rate of stating, of a fact that was corrected, the value that was taken back; `opens` the share of
+    fillers that open the summary, where the others stand anywhere.
     """
 
     drop: float
@@ -42,7 +43,7 @@ class Rates(NamedTuple):
     invent: float
     filler: float
     stale: float = 0.0
-    opens: bool = False
+    opens: float = 0.0
 
 
 def draw_facts(rng: random.Random, register: Register, count: int, correction: float, mention: float) -> Facts:
@@ -52,6 +53,7 @@ def draw_facts(rng: random.Random, register: Register, count: int, correction: f
     # In the register's order, not in that of the sample.
     present = [register.core, *(kind for kind in others if kind in chosen)]
     truth = {kind: rng.choice(register.kinds[kind].values) for kind in present}
+    # what was proposed first and then taken back
     old = {kind: _other(rng, register, kind, value) for kind, value in truth.items() if rng.random() < correction}
     absent = [kind for kind in others if kind not in chosen and rng.random() < mention]
     return Facts(truth, old, {kind: rng.choice(register.kinds[kind].values) for kind in absent})
@@ -171,5 +173,6 @@ def noisy_summary(rng: random.Random, register: Register, facts: Facts, rates: R
     if rng.random() < rates.filler:
         # The filler is drawn before its place.
         filler = flawed(rng.choice(register.fillers))
-        sentences.insert(0 if rates.opens else rng.randint(0, len(sentences)), filler)
+        opens = rates.opens and rng.random() < rates.opens  # no draw at rate 0, as above
+        sentences.insert(0 if opens else rng.randint(0, len(sentences)), filler)
     return joined(sentences)

@@ -103,9 +103,11 @@ SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), ma
 
 @given(SPANS)
 def test_places_of_tokens_come_back(spans: list[list[int]]) -> None:
-    found = inside._places(spans)
-    starts = found.get("s", [0, *found["e"][:-1]])
-    assert [list(span) for span in zip(starts, found["e"], strict=False)][: len(spans)] == spans
+    row = {"tokens": len(spans), "finished": True, "spans": spans, "token_rewards": [0.5] * len(spans)}
+    found = inside._response(row, {}, (), inside.Extent(1)) or {}
+    ends = found.get("e", [])
+    starts = found.get("s", [0, *ends[:-1]])
+    assert [list(span) for span in zip(starts, ends, strict=False)] == spans
 
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=40))

@@ -144,6 +144,18 @@ def test_impossible_settings_are_refused(setting: str, value: float) -> None:
         DialogueWorld(**{setting: value})
 
 
+def test_careful_writers_are_a_share_of_the_demonstrations() -> None:
+    """The others have every flaw here, so that each demonstration shows who wrote it; pairs and prompts stay."""
+    plain = replace(SMALL, demonstrations=400, sft_drop=0.9, sft_filler=1.0, sft_opening=1.0)
+    mixed = replace(plain, sft_careful=0.3)
+    assert mixed.pairs("train") == plain.pairs("train")
+    assert [e.prompt for e in mixed.examples("sft")] == [e.prompt for e in plain.examples("sft")]
+    opened = [example.completion.startswith(DIALOGUE.fillers) for example in mixed.examples("sft")]
+    assert all(example.completion.startswith(DIALOGUE.fillers) for example in plain.examples("sft"))
+    # a careful writer opens with a filler in less than 2 of 100: binomial, 400 draws, five standard deviations
+    assert abs(sum(opened) / 400 - 0.7) < 0.13
+
+
 def test_other_impossible_settings() -> None:
     with pytest.raises(BenchError, match="min_facts = 3 is above max_facts = 2"):
         DialogueWorld(min_facts=3, max_facts=2)

@@ -153,5 +153,28 @@ def test_flaws_are_exactly_what_is_wrong(seed: int, name: str, rates: Rates) -> 
     assert all(count == 0 for name, count in parts.items() if name != "correct")
 
 
+@LAW
+@given(SEEDS)
+def test_a_stale_writer_states_what_was_taken_back(seed: int) -> None:
+    rng, facts = facts_of(seed)
+    text, flaws = noisy_summary(rng, DIALOGUE, facts, Rates(0, 0, 0, 0, stale=1.0))
+    parts = gold(DIALOGUE, facts.truth, text).parts
+    assert (parts["wrong"], parts["correct"]) == (
+        len(facts.distractors),
+        len(facts.truth) - len(facts.distractors),
+    )
+    assert sorted(text[slice(*flaw)] for flaw in flaws) == sorted(facts.distractors.values())
+
+
+@LAW
+@given(SEEDS)
+def test_a_filler_may_open_every_summary(seed: int) -> None:
+    rng, facts = facts_of(seed)
+    text, flaws = noisy_summary(rng, DIALOGUE, facts, Rates(0, 0, 0, 1, opens=1.0))
+    (filler,) = flaws
+    assert filler[0] == 0
+    assert text[: filler[1]] in DIALOGUE.fillers
+
+
 def test_a_statement_of_a_reserved_value_is_wrong_and_not_malformed() -> None:
     assert gold(POST, {"activity": "hiking"}, "They will go rowing together.").parts["wrong"] == 1
