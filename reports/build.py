@@ -21,6 +21,7 @@ from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
+from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.measures import described
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "measures": [asdict(column) for column in described(arms)],
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
+        "kl_matched": kl_matched(arms, labels, estimator),
         "warnings": [*missing, *[w for arm in arms for w in warnings(arm, labels[arm.key])]],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
         "manifest": manifest(cells, command),
