@@ -17,6 +17,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.reports.comparison import comparison
@@ -52,13 +53,14 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     labels = labels_of(arms)
     # stored verdicts are read again here: pairs need rows that several arms share
     compared = comparison(arms, labels, estimator)
+    estimates = [*(one for arm in arms for one in estimator.arm(arm)), *ceiling_estimates(arms, estimator)]
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "key": report_key(cells, missing, estimator),
         "data": origins(cells),
         "arms": [describe(arm, labels[arm.key]) for arm in arms],
-        "estimates": [asdict(estimate) for arm in arms for estimate in estimator.arm(arm)],
+        "estimates": [asdict(estimate) for estimate in estimates],
         "measures": [asdict(column) for column in described(arms)],
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
