@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from rlhf_bench.harness.statistics import collapse, comparisons
+from rlhf_bench.harness.statistics import collapse, comparisons, frontier, ratio
 from rlhf_bench.harness.statistics import intervals as s
 from rlhf_bench.harness.statistics.cells import Array
 from rlhf_bench.harness.statistics.intervals import Interval
@@ -233,6 +233,85 @@ def other_statistics(repetitions: int) -> Iterator[Setting]:
         )
 
 
+def at_equal_kl(repetitions: int) -> Iterator[Setting]:
+    for seeds, kl, prompts in itertools.product((1, *SEEDS), (0.25, 1.0, 1.5), (100, 256)):
+        yield Setting(
+            "Difference at equal KL to the SFT policy, interpolated",
+            f"{seeds} seeds, {prompts} prompts, KL {kl:g}",
+            frontiers(seeds, prompts),
+            lambda y, r, kl=kl: frontier.at_kl(halves(y), [kl], LEVEL, r, resamples=500)[0],  # type: ignore[misc]
+            float(gold_at(kl, 0.6) - gold_at(kl, 0.4)),
+            repetitions // 2,
+        )
+
+
+def gold_at(kl: Array | float, a: float) -> Array:
+    """Gao's curve for PPO, d (a - .2 log d) at d = sqrt(KL)."""
+    d = np.sqrt(np.asarray(kl, dtype=np.float64))
+    return np.asarray(d * (a - 0.2 * np.log(np.where(d > 0, d, 1.0))))
+
+
+def frontiers(seeds: int, prompts: int) -> Draw:
+    """[4, S, C, P] KL and gold of two arms at 4 and 3 checkpoints and the SFT policy, the second padded with NaN.
+
+    KL by single samples (standard deviation up to 2 nats), a fifth of it different between seeds; gold along Gao's
+    curve, with a run's own effect of .1, a prompt's of .3 and noise of .4.  One seed is the average run.
+    """
+
+    def draw(rng: Rng) -> Array:
+        found = np.full((4, seeds, 5, prompts), np.nan)
+        of_prompt = 0.3 * rng.normal(size=prompts)
+        several = float(seeds > 1)
+        for at, (a, ends) in enumerate(((0.6, (0.0, 0.4, 0.9, 1.6, 2.6)), (0.4, (0.0, 0.7, 1.3, 2.3)))):
+            kl = np.array(ends) * np.exp(0.2 * several * rng.normal(size=(seeds, 1)))
+            gold = gold_at(kl, a) + 0.1 * several * rng.normal(size=(seeds, 1)) * (kl > 0)
+            sampled = np.minimum(2.0, 2 * np.sqrt(kl))[..., None] * rng.normal(size=(*kl.shape, prompts))
+            noise = 0.4 * rng.normal(size=(*kl.shape, prompts))
+            found[2 * at, :, : len(ends)] = kl[..., None] + sampled
+            found[2 * at + 1, :, : len(ends)] = gold[..., None] + of_prompt + noise
+        return found
+
+    return draw
+
+
+def halves(y: Array) -> list[frontier.Curve]:
+    return [frontier.Curve(y[0], y[1]), frontier.Curve(y[2], y[3])]
+
+
+def shares_of_a_ceiling(repetitions: int) -> Iterator[Setting]:
+    for seeds, prompts, whole in itertools.product((1, *SEEDS), (30, 100, 256), (0.3, 0.6)):
+        for section, measure in (
+            ("Share of the ceiling: Fieller's interval", lambda y, _: ratio.share(y[0], y[1], LEVEL)),
+            ("Share of the ceiling: pigeonhole bootstrap (no reported number uses it)", bootstrapped_ratio),
+        ):
+            yield Setting(
+                section,
+                f"{seeds} seeds, {prompts} prompts, gain of the ceiling {whole:g}",
+                two_gains(seeds, prompts, 0.5 * whole, whole),
+                measure,
+                0.5,
+                repetitions // 2,
+            )
+
+
+def two_gains(seeds: int, prompts: int, part: float, whole: float) -> Draw:
+    """[2, S, P] gains of an arm and of its ceiling: prompts alike (.3), runs of their own (.08), noise .4."""
+
+    def draw(rng: Rng) -> Array:
+        runs = (0.08 if seeds > 1 else 0.0) * rng.normal(size=(2, seeds, 1))
+        noise = 0.4 * rng.normal(size=(2, seeds, prompts))
+        return np.array([part, whole])[:, None, None] + 0.3 * rng.normal(size=prompts) + runs + noise
+
+    return draw
+
+
+def bootstrapped_ratio(y: Array, rng: Rng) -> Interval:
+    """The companion of `ratio.share`: percentiles of the ratio over resampled seeds and prompts."""
+    seeds, prompts = (rng.multinomial(n, np.full(n, 1 / n), size=500) for n in y.shape[1:])
+    means = np.einsum("rs,ksp,rp->kr", seeds, y, prompts, optimize=True)
+    return s.percentile(float(y[0].mean() / y[1].mean()), means[0] / means[1], LEVEL)
+
+
 def by_length(seeds: int, prompts: int, log_odds: float, seed_sd: float) -> Draw:
     """[2, S, P] verdicts and length differences; the win rate at equal length is expit(log_odds) or near it."""
 
@@ -245,7 +324,15 @@ def by_length(seeds: int, prompts: int, log_odds: float, seed_sd: float) -> Draw
 
 
 def settings(repetitions: int) -> Iterator[Setting]:
-    for part in (one_seed_verdicts, one_seed_numbers, several_seeds, rates_over_seeds, other_statistics):
+    for part in (
+        one_seed_verdicts,
+        one_seed_numbers,
+        several_seeds,
+        rates_over_seeds,
+        other_statistics,
+        at_equal_kl,
+        shares_of_a_ceiling,
+    ):
         # by section, in the order of their first settings
         found = list(part(repetitions))
         for section in dict.fromkeys(setting.section for setting in found):

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.alarms import alarms
+from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
+from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.measures import described
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import JsonObject
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
@@ -55,16 +57,18 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     labels = labels_of(arms)
     # stored verdicts are read again here: pairs need rows that several arms share
     compared = comparison(arms, labels, estimator)
+    estimates = [*(one for arm in arms for one in estimator.arm(arm)), *ceiling_estimates(arms, estimator)]
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "key": report_key(cells, missing, estimator),
         "data": origins(cells),
         "arms": [describe(arm, labels[arm.key]) for arm in arms],
-        "estimates": [asdict(estimate) for arm in arms for estimate in estimator.arm(arm)],
+        "estimates": [asdict(estimate) for estimate in estimates],
         "measures": [asdict(column) for column in described(arms)],
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
+        "kl_matched": kl_matched(arms, labels, estimator),
         "warnings": [*missing, *[w for arm in arms for w in warnings(arm, labels[arm.key])]],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
         "manifest": manifest(cells, command),
@@ -188,16 +192,18 @@ def warnings(arm: Arm, label: str) -> list[str]:
         found.append(f"{label}: one training seed; intervals are conditional on this training run")
     if arm.cells[0].record["differing"].get("ppo.critic") == "trunk":
         found.append(f"{label}: the critic shares the policy's trunk: another algorithm than with a trunk of its own")
+    runs: dict[int, Sequence[Row]] = {}
     for cell in arm.cells:
         of_seed = f"{label}, seed {cell.record['seed']}"
         if "ppo" in cell.record["stages"]:
-            steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+            steps = runs[cell.record["seed"]] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
             found += [f"{of_seed}: {text}" for text in alarms(steps)]
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
             # its scale is then a guess, and PPO has nothing to learn from
             found.append(f"{of_seed}: the reward does not vary over SFT samples")
         found += [f"{of_seed}: {text}" for text in undecided(cell)]
+    found += [f"{label}: {text}" for text in arm_alarms(runs)]
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
     if left:
         found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")

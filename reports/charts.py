@@ -78,6 +78,28 @@ def against_kl(report: Report, task: str, slots: Slots, column: Column) -> JsonO
     return chart(series, DISTANCE, Axis(column.title, column.unit), column.reference)
 
 
+def frontiers(report: Report, task: str, slots: Slots) -> list[JsonObject]:
+    """The frontiers of kl_matched.py, a figure for each quality and decoding: a line for each reward model.
+
+    A frontier of several arms has the colour of the first.
+    """
+    rows = [row for row in report.get("kl_matched", {}).get("frontiers", ()) if row["task"] == task]
+    labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
+    found = []
+    for judge, statistic, decoding in dict.fromkeys((r["judge"], r["statistic"], r["decoding"]) for r in rows):
+        own = [row for row in rows if (row["judge"], row["statistic"], row["decoding"]) == (judge, statistic, decoding)]
+        series = [
+            Series(row["label"], slots[labels[row["arms"][0]]], [point(at["kl"], at) for at in row["points"]])
+            for row in own
+        ]
+        mark = next((c.reference for c in of_report(report) if c.key == (judge, statistic)), None)
+        title = own[0]["title"] if decoding == "sample" else f"{own[0]['title']}, greedy"
+        drawn = chart(series, DISTANCE, Axis(title), mark)
+        if drawn:
+            found.append({**drawn, "title": f"Frontier: {title} at equal KL to the SFT policy"})
+    return found
+
+
 def point(x: float, row: Row) -> Point:
     """An estimate at `x`, with its interval."""
     return Point(x, row["value"], row["low"], row["high"])

@@ -23,6 +23,8 @@ RUN = "run"
 """The judge of what the run itself logs: KL and reward."""
 PROXY = "proxy"
 """The judge of an arm's curve of gold against reward (harness/results/proxy_estimates.py), which has its own tables."""
+CEILING = ("ceiling", "gold_share")
+"""The share of the ceiling, which no judge measures (harness/results/ceiling.py)."""
 
 KIND_REFERENCE: Mapping[str, float | None] = {"win": 0.5, "change": 0.0, "rate": None, "level": None}
 """The value that means no effect, by kind; rates and levels have none of their own."""
@@ -79,6 +81,10 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
                             shown=("headline", "curves", "figures", "pairs"))),
         ("utility", Measure("gold_change", "change", title="gold change", better="higher",
                             shown=("headline", "slices", "pairs"))),
+        ("ceiling", Measure("gold_share", "level", title="share of the ceiling", format="percent",
+                            shown=("headline", "slices"),
+                            description="gold gained, as a share of what the arm gold gains: PPO against the true utility "
+                            "itself")),
         ("winrate", Measure("win_rate", "win", title="win rate")),
         ("length", Measure("length_change", "change", title="length change", format="tokens")),
         ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
@@ -108,14 +114,19 @@ their own, which a test keeps equal to these.
 def described(arms: Sequence[Arm]) -> list[Column]:
     """The measures of all judges of the arms, and the run's own, from measures.json; in the order of columns.
 
-    Raises BenchError where a measures.json cannot be read.
+    Where an arm has a ceiling, the share of it is one more.  Raises BenchError where a measures.json cannot be read.
     """
+    # Here: pages and exports of a finished report do without the statistics that this imports.
+    from rlhf_bench.harness.results.ceiling import GOLD, ceiling_of
+
     # the run's own come first, so that no plugin called "run" replaces them
     rows = {(RUN, name): asdict(KNOWN[RUN, name]) for name in ("kl", "reward")}
     for arm in arms:
         for judge, folder in arm.cells[0].judged().items():  # all seeds of an arm have the same judges
             for row in store.read_json(folder / "measures.json"):
                 rows.setdefault((judge, row["name"]), row)
+    if any(ceiling_of(arm, arms) for arm in arms if arm.reward_model != GOLD):
+        rows[CEILING] = asdict(KNOWN[CEILING])
     return complete(rows)
 
 

@@ -29,6 +29,7 @@ SUMMARY = (
     ("Gao's b", "gao b"),
     ("gain at the curve's maximum", "gao peak"),
     ("its distance", "gao peak at"),
+    ("overoptimisation γ", "gamma"),
 )
 """Column, statistic."""
 
@@ -49,7 +50,10 @@ def monotonicity(report: Report) -> Table:
         "best-of-n (unbiased over the pool). Within prompts: over the points of PPO, over the pool's samples for "
         "best-of-n. The peak is chosen on one half of the prompts and measured on the other; the middle point was "
         "fixed beforehand; a fall above 0 is a loss. Gao et al. (2210.10760), d = sqrt(KL): the gain in gold is "
-        "d (a - b log d) for PPO and d (a - b d) for best-of-n, whose KL is the analytic bound."
+        "d (a - b log d) for PPO and d (a - b d) for best-of-n, whose KL is the analytic bound. "
+        "γ (Kim et al. 2505.12763): the area between the fitted curves of the gains in proxy and gold, each in "
+        "standard deviations over prompts of its first point, as a share of the area under gold's; 0 where gold gains "
+        "as the proxy does."
     )
     columns = ("task", "reward model", "seeds", *(name for name, _ in SUMMARY))
     return Table("Does gold rise with the proxy?", columns, rows, note)

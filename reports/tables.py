@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, restored, text
-from rlhf_bench.reports import proxy
+from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.measures import RUN, Report, indexed, of_report, own, pick, shown_at
 
 
@@ -178,6 +178,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "sampled": lambda report: [headline(report)],
     "greedy": lambda report: [headline(report, "greedy")],
     "comparisons": lambda report: [restored(table) for table in report.get("comparisons", ())],
+    "kl-matched": lambda report: [kl_tables.contrasts_table(report)],
     "curves": lambda report: [curves(report)],
     "slices": lambda report: [slices(report)],
     "collapse": collapse,

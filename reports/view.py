@@ -17,7 +17,7 @@ from rlhf_bench.harness.results.table import (
     value_text,
 )
 from rlhf_bench.reports import answer, charts, figures
-from rlhf_bench.reports.charts import pair_accuracy
+from rlhf_bench.reports.charts import frontiers, pair_accuracy
 from rlhf_bench.reports.ledger import claims_table
 from rlhf_bench.reports.measures import Column, Report, arms_on, indexed, own, pick, shown_at, tasks
 from rlhf_bench.reports.proxy import proxy_charts
@@ -26,7 +26,9 @@ from rlhf_bench.reports.tables import all_tables
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
-TABLES = ("curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features")
+TABLES = (
+    "kl-matched", "curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features",
+)  # fmt: skip
 """The tables of the section with that name; the others have places of their own on the page."""
 MINUTE, HOUR = 60, 3600
 """Seconds."""
@@ -74,7 +76,11 @@ def task_view(report: Report, task: str, slots: Mapping[str, int]) -> JsonObject
         "forests": [forest(report, task, column) for column in answer.answering(report)],
         "compare": compare(report, task),
         "legend": [{"label": arm["label"], "key": figures.marker(slots[arm["label"]])} for arm in arms],
-        "charts": [*charts.charts(report, task, slots), *filter(None, proxy_charts(report, task, slots))],
+        "charts": [
+            *frontiers(report, task, slots),
+            *charts.charts(report, task, slots),
+            *filter(None, proxy_charts(report, task, slots)),
+        ],
         "histograms": charts.histograms(report, task),
     }
 

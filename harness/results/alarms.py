@@ -1,15 +1,30 @@
-"""Warnings about the log of a PPO run, as a pure function of its rows."""
+"""Warnings about the logs of PPO runs, as pure functions of their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import special
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 EMPTY_SHARE, TRUNCATED_SHARE, NEGATIVE_KL = 0.2, 0.5, -0.5
 """Shares of an iteration's rollouts from 0 to 1, and nats per response; beyond them there is a warning."""
+EXPLAINED = 0.1
+"""Explained variance of the critic's values below which it says little about the returns."""
+STILL_RISING = 0.1
+"""Share of the whole gain in training reward that the last third may bring of a curve that has levelled off.
+
+Of a gain that approaches its end exponentially, the last third brings this share where the end is 97% reached.
+"""
+BEYOND_NOISE = 0.95
+"""One-sided level at which a rise is told from noise."""
+FEWEST_STEPS = 12
+"""Iterations of a run below which nothing is said of its curve: the last third has fewer than 4."""
 
 
 def alarms(steps: Sequence[Row]) -> list[str]:
@@ -35,3 +50,105 @@ def alarms(steps: Sequence[Row]) -> list[str]:
     if mean("truncated_share") > TRUNCATED_SHARE:
         found.append(f"{mean('truncated_share'):.0%} of the rollouts are cut off at the longest length")
     return found
+
+
+def arm_alarms(runs: Mapping[int, Sequence[Row]]) -> list[str]:
+    """Sentences about an arm's critic and its curves, each about all runs it applies to; [] without a problem.
+
+    `runs`: steps.jsonl by training seed.
+    """
+    found = []
+    critics = {seed: explained(steps) for seed, steps in runs.items()}
+    weak = {seed: value for seed, value in critics.items() if value is not None and value < EXPLAINED}
+    if weak:
+        found.append(
+            f"the critic explains less than {EXPLAINED:g} of the variance of the returns in the last tenth of PPO, "
+            f"{_of(weak, runs)}: {_span(weak.values())}"
+        )
+    curve = last_third(mean_curve(runs))
+    if curve and curve.rises:
+        of = "the run" if len(runs) == 1 else f"the mean of {len(runs)} runs"
+        brings = f"brings {curve.share:.0%} of the whole gain" if curve.share is not None else "still rises"
+        found.append(
+            f"the training reward has not levelled off: in {of} the last third of the iterations {brings}, "
+            f"more than {STILL_RISING:.0%} of it beyond noise"
+        )
+    return found
+
+
+def mean_curve(runs: Mapping[int, Sequence[Row]]) -> list[float]:
+    """The training reward [T], mean over runs, up to the last iteration that all runs have.
+
+    One statement for an arm: noise is averaged out, and false alarms do not add up over its runs.
+    """
+    rows = zip(*runs.values(), strict=False)
+    return [sum(float(row["reward"]) for row in at) / len(at) for at in rows]
+
+
+def explained(steps: Sequence[Row]) -> float | None:
+    """Mean explained variance in the last tenth of the iterations (at least one); None where no critic is used."""
+    tail = [row.get("explained_variance") for row in steps[-max(1, len(steps) // 10) :]]
+    known = [float(value) for value in tail if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+class LastThird(NamedTuple):
+    """The last third of a training curve.
+
+    rise: of the line through it, from its first to its last iteration.   error: the rise's standard error.   gain: from
+    the first tenth of the run to the line's end.   All in the reward's unit.   rises: see `last_third`.
+    """
+
+    rise: float
+    error: float
+    gain: float
+    rises: bool
+
+    @property
+    def share(self) -> float | None:
+        """The rise as a share of the gain, None where nothing was gained."""
+        return self.rise / self.gain if self.gain > 0 else None
+
+
+def last_third(rewards: Sequence[float]) -> LastThird | None:
+    """Whether a curve of rewards [T] still rises at its end; None for fewer than FEWEST_STEPS values.
+
+    A line is fitted by least squares to the last third.  The curve rises if its rise is more than STILL_RISING of the
+    gain (0 where nothing was gained) by more than noise: by the one-sided t quantile of BEYOND_NOISE times the rise's
+    standard error.  The error comes from the line's residuals; where neighbours are correlated it is that of a first
+    order autoregression.  Invariant to affine changes of the reward with a positive factor.
+    """
+    y = np.asarray(rewards, dtype=np.float64)
+    if y.size < FEWEST_STEPS or not np.isfinite(y).all():
+        return None
+    third = y[-(y.size // 3) :]
+    n = third.size
+    x = np.arange(n) - (n - 1) / 2
+    slope = float(x @ third) / float(x @ x)
+    residual = third - third.mean() - slope * x
+    squares = float(residual @ residual)
+    variance = squares / (n - 2)
+    # Lag-1 correlation, corrected for its bias of about -(1 + 3 rho) / n in residuals (Kendall 1954).
+    lag = float(residual[1:] @ residual[:-1]) / squares if squares > 0 else 0.0
+    rho = min(max((lag * n + 1) / (n - 3), 0.0), 0.9)
+    error = math.sqrt(variance / float(x @ x) * (1 + rho) / (1 - rho)) * (n - 1)
+    rise = slope * (n - 1)
+    gain = float(third.mean() + slope * x[-1] - y[: max(1, y.size // 10)].mean())
+    beyond = float(special.stdtrit(n - 2, BEYOND_NOISE)) * error
+    # A line that rises by rounding alone does not rise.
+    tiny = 1e-9 * float(np.abs(y).max())
+    return LastThird(rise, error, gain, rise - STILL_RISING * max(gain, 0.0) > max(beyond, tiny))
+
+
+def _of(found: Mapping[int, object], runs: Mapping[int, object]) -> str:
+    """Which runs: "in 2 of 3 runs (seeds 1, 4)"."""
+    if len(runs) == 1:
+        return f"seed {next(iter(runs))}"
+    return f"in {len(found)} of {len(runs)} runs (seeds {', '.join(map(str, found))})"
+
+
+def _span(values: Iterable[float]) -> str:
+    """The smallest and the largest value in words."""
+    known = sorted(values)
+    ends = [f"{value:.2f}" for value in (known[0], known[-1])]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

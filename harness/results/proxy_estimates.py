@@ -28,7 +28,8 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
     At every point (`iteration`: 0 for the baseline, a checkpoint, or n): reward, kl, and gold (or score).  At the last:
     "spearman" of mean proxy and mean gold over the points, "spearman within prompts", "gold peak", "fall from peak"
     (chosen on one half of the prompts, measured on the other), "fall from the middle", Gao's curve ("gao a", "gao b",
-    "gao peak", "gao peak at"), and by slice "NAME before", "NAME after", "NAME change" of every feature.
+    "gao peak", "gao peak at"), "gamma" (the degree of overoptimisation), and by slice "NAME before", "NAME after",
+    "NAME change" of every feature.
     """
     curves = curves_of(arm)
     if curves is None or not curves.proxy.size:  # no cells: seeds without a common prompt
@@ -68,6 +69,8 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     # Gao et al. (2210.10760): gain in gold as a function of d = sqrt(KL)
     curve = gao.fit(form, curves.kl, gain, level, rng(), clusters, RESAMPLES)
     found |= {"gao a": curve.a, "gao b": curve.b, "gao peak": curve.top_gold, "gao peak at": curve.top_distance}
+    # Kim et al. (2505.12763): how far the proxy's gain is from gold's
+    found["gamma"] = gao.overoptimisation(form, curves.kl, gold, curves.proxy, level, rng(), clusters, RESAMPLES)
     for name, interval in found.items():
         yield _estimate(arm, curves, estimator, name, interval, last)
 

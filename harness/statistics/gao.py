@@ -1,4 +1,5 @@
-"""The curves of Gao et al. (2210.10760): gold against the distance from the SFT policy, d = sqrt(KL).
+"""The curves of Gao et al. (2210.10760): gold against the distance from the SFT policy, d = sqrt(KL); and the degree of
+overoptimisation, the area between the curves of proxy and gold (Kim et al. 2505.12763).
 
 Least squares on arrays; NaN is undecided.
 """
@@ -57,17 +58,14 @@ def fit(
     if form not in ("rl", "best-of-n"):
         raise BenchError(f"The form {form!r} of a curve is unknown.", "Choose one of: rl, best-of-n.")
     cube = cube_of(gold)
-    try:
-        spread = np.broadcast_to(np.asarray(kl, dtype=np.float64), cube.shape)
-    except ValueError:
-        raise BenchError(f"KL of shape {np.shape(kl)} for gold of {cube.shape}.", "Give one that broadcasts.") from None
+    spread = _spread(kl, cube)
     codes = units_of(cube.shape[2], clusters)
     member = np.eye(int(codes.max()) + 1)[codes]  # [P, U]: 1 where a prompt belongs to a unit
-    worth, distance = _totals(cube, member), _totals(spread, member)
+    worth, distance = totals_of(cube, member), totals_of(spread, member)
     seeds, _, units = worth[0].shape
     # weights of 1 give the estimate itself, drawn ones its resamples
     value = _solve(form, worth, distance, np.ones((1, units)), np.ones((1, seeds)))
-    x, y = _means(worth, distance, np.ones((1, units)))
+    x, y = means_at(worth, distance, np.ones((1, units)))
     used = int((np.isfinite(x) & np.isfinite(y) & (x > 0)).sum())
     if not np.isfinite(value).all():
         none = undefined(f"{used} points at a distance above 0 do not determine two coefficients", "least squares")
@@ -81,18 +79,100 @@ def fit(
     return Curve(form, a, b, at, height, float(np.sqrt(np.nanmean(left**2))), used)
 
 
+@allow_non_finite
+def overoptimisation(
+    form: Form,
+    kl: npt.ArrayLike,
+    gold: npt.ArrayLike,
+    proxy: npt.ArrayLike,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+    resamples: int = 2000,
+) -> Interval:
+    """gamma of Kim et al. (2505.12763, section 3.3): the integral of |f - g| over that of f, from 0 to the largest d.
+
+    f and g are the fitted curves of the gains in gold and in proxy over the first point, the SFT policy; gold and proxy
+    [S, C, P].  0: gold rises as the proxy does; 1: the proxy's gain is off by as much as gold gains.  The paper's two
+    rewards share a scale.  Where they do not, each gain is taken in standard deviations over prompts of its first
+    point, so that no affine change of either alters gamma.  The paper fits best-of-n alone; PPO has Gao's form for it.
+    Undefined where the interval of the integral of f holds 0.  Intervals as `fit`; raises BenchError for other shapes.
+    """
+    cubes = cube_of(gold), cube_of(proxy)
+    if cubes[0].shape != cubes[1].shape:
+        raise BenchError(f"Gold of shape {cubes[0].shape} and proxy of {cubes[1].shape}.", "Give both alike.")
+    codes = units_of(cubes[0].shape[2], clusters)
+    member = np.eye(int(codes.max()) + 1)[codes]
+    far = totals_of(_spread(kl, cubes[0]), member)
+    seeds, _, units = far[0].shape
+    worths = [(totals_of(cube, member), totals_of(cube[:, :1] ** 2, member)) for cube in cubes]
+
+    def areas(of_units: Array, of_seeds: Array) -> tuple[Array, Array]:
+        """The integrals of |f - g| and of f, [R] each, in standard deviations of the SFT policy."""
+        solved = []
+        for worth, squares in worths:
+            d, mean = means_at(worth, far, of_units)  # [R, S, C]
+            _, square = means_at(squares, (far[0][:, :1], far[1][:, :1]), of_units)
+            drawn = of_seeds / of_seeds.sum(axis=1, keepdims=True)
+            variance = (drawn * (square[:, :, 0] - mean[:, :, 0] ** 2)).sum(axis=1)
+            # A variance that is 0 but for rounding gives no unit.
+            variance = np.where(variance > FLAT * (drawn * square[:, :, 0]).sum(axis=1), variance, np.nan)
+            gain = mean - mean[:, :, :1]
+            solved.append(_least_squares(form, d, gain, of_seeds) / np.sqrt(variance)[:, None])
+        reach = np.where((of_seeds[:, :, None] > 0) & np.isfinite(d), d, 0.0).max(axis=(1, 2))
+        return _area_between(form, solved[0] - solved[1], reach), _primitive(form, solved[0], reach)
+
+    between, under = areas(np.ones((1, units)), np.ones((1, seeds)))
+    method = "least squares, area between the curves"
+    if not (np.isfinite(between[0]) and np.isfinite(under[0])):
+        return undefined("the points do not determine the two curves, or the SFT policy's values do not vary", method)
+    drawn = areas(drawn_weights(rng, resamples, units), seed_weights(rng, resamples, seeds))
+    whole = percentile(float(under[0]), drawn[1], level)
+    if whole.low is None or whole.low <= 0:
+        return undefined("the interval of the area below gold's curve holds 0: nothing to divide by", method)
+    return replace(_bounded(float(between[0] / under[0]), drawn[0] / drawn[1], level, seeds, "area"), method=method)
+
+
+def _spread(kl: npt.ArrayLike, cube: Array) -> Array:
+    """KL [S, C, P] of the cells of a cube, from any shape that broadcasts to it."""
+    try:
+        return np.broadcast_to(np.asarray(kl, dtype=np.float64), cube.shape)
+    except ValueError:
+        raise BenchError(f"KL of shape {np.shape(kl)} for gold of {cube.shape}.", "Give one that broadcasts.") from None
+
+
+def _primitive(form: Form, coefficients: Array, x: Array) -> Array:
+    """[R] the integral from 0 to x [R] of the curve with coefficients [R, 2]."""
+    a, b = coefficients.T
+    if form == "rl":
+        # the integral of x (a - b log x), whose second term is x^2 / 2 log x - x^2 / 4
+        return np.asarray(a * x**2 / 2 - b * (x**2 / 2 * np.log(np.where(x > 0, x, 1.0)) - x**2 / 4))
+    return np.asarray(a * x**2 / 2 - b * x**3 / 3)
+
+
+def _area_between(form: Form, coefficients: Array, reach: Array) -> Array:
+    """[R] the integral from 0 to `reach` of the absolute value of the curve with coefficients [R, 2]."""
+    a, b = coefficients.T
+    # Above 0 a curve has at most one root: exp(a / b), or a / b.
+    root = np.exp(a / b) if form == "rl" else a / b
+    root = np.where((b != 0) & (root > 0) & (root < reach), root, 0.0)
+    before, whole = _primitive(form, coefficients, root), _primitive(form, coefficients, reach)
+    return np.asarray(np.abs(before) + np.abs(whole - before))
+
+
 Totals = tuple[Array, Array]
 """Sums and counts [S, C, U] of what each unit (a prompt, or a cluster of them) adds."""
 
 
-def _totals(cube: Array, member: Array) -> Totals:
+def totals_of(cube: Array, member: Array) -> Totals:
+    """Totals of cells [S, C, P] by unit; member [P, U] is 1 where a prompt belongs to a unit."""
     # sums and counts apart, so that a resample's mean is over its decided prompts alone
     decided = np.isfinite(cube)
     return np.where(decided, cube, 0.0) @ member, decided.astype(np.float64) @ member
 
 
-def _means(worth: Totals, distance: Totals, units: Array) -> tuple[Array, Array]:
-    """d and gold [R, S, C] under the weights of units [R, U]."""
+def means_at(worth: Totals, distance: Totals, units: Array) -> tuple[Array, Array]:
+    """d and gold [R, S, C] under the weights of units [R, U]; NaN where no prompt of positive weight is decided."""
     kl, gold = (np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(n @ units.T, -1, 0) for sums, n in (distance, worth))
     return np.sqrt(np.maximum(kl, 0.0)), gold  # an estimated KL near 0 can fall below it by sampling noise
 
@@ -106,7 +186,11 @@ def _basis(form: Form, d: Array) -> Array:
 
 def _solve(form: Form, worth: Totals, distance: Totals, units: Array, seeds: Array) -> Array:
     """[R, 2] a and b by weighted least squares; NaN where the points do not determine them."""
-    d, gold = _means(worth, distance, units)
+    return _least_squares(form, *means_at(worth, distance, units), seeds)
+
+
+def _least_squares(form: Form, d: Array, gold: Array, seeds: Array) -> Array:
+    """[R, 2] a and b from d and gold [R, S, C] under the weights of seeds [R, S]."""
     # An undecided point weighs 0 and becomes 0, because 0 * nan is nan.  At d = 0 both factors are 0: the SFT
     # policy itself has no weight.
     weight = seeds[:, :, None] * (np.isfinite(d) & np.isfinite(gold))

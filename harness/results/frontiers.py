@@ -1,0 +1,222 @@
+"""Arms as frontiers: a measure against KL to the SFT policy, over the checkpoints of all arms of one reward model.
+
+Arms that differ in the strength of the KL penalty or in how long they ran are points of one frontier (Gao et al.
+2210.10760 find that the penalty moves a policy along it).  Everything is read from stored rows.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.nouns import MeasureKind
+from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.sheets import NO_PROMPT, NO_SEED
+from rlhf_bench.harness.statistics import frontier
+from rlhf_bench.harness.statistics.cells import Array
+from rlhf_bench.harness.statistics.frontier import Curve
+from rlhf_bench.harness.statistics.intervals import Interval
+
+ALONG = frozenset(("ppo.kl", "ppo.kl_target", "ppo.iterations", "ppo.checkpoints"))
+"""Settings that move a policy along the frontier, or add points to it: arms that differ in them alone are one."""
+FEWEST = 2
+"""The fewest trained points of each seed: with one, a curve would be a guess between it and the SFT policy."""
+SFT_VALUE: dict[MeasureKind, float] = {"win": 0.5, "change": 0.0}
+"""The SFT policy's own value, where the kind says it: it ties with itself in the mean, and does not differ."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The arms of one task, reward model and optimiser whose settings differ along the frontier alone."""
+
+    arms: tuple[Arm, ...]
+
+    @property
+    def key(self) -> str:
+        return "+".join(arm.key for arm in self.arms)
+
+
+class What(NamedTuple):
+    """One measure of a judge under a decoding.  before: the column of the baseline's value, "" where there is none."""
+
+    judge: str
+    statistic: str
+    kind: MeasureKind
+    before: str = ""
+    decoding: str = "sample"
+
+
+def frontiers_of(arms: Sequence[Arm]) -> list[Frontier]:
+    """The arms grouped into frontiers, in order of their first arm."""
+    groups: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in arms:
+        settings = [f"{name}={value}" for name, value in fixed_settings(arm, ALONG).items()]
+        groups.setdefault((arm.task, arm.reward_model, *place_of(arm), *settings), []).append(arm)
+    return [Frontier(tuple(own)) for own in groups.values()]
+
+
+def fixed_settings(arm: Arm, without: Collection[str]) -> dict[str, str]:
+    """The arm's settings by hand except those in `without`, by name in order."""
+    found = arm.cells[0].record["differing"]
+    return {name: str(found[name]) for name in sorted(set(found) - set(without))}
+
+
+def settings_but_rewards(arm: Arm, names: Collection[str]) -> dict[str, str]:
+    """The arm's settings by hand that are of none of the reward models called `names` (a group may be a pattern)."""
+    found = fixed_settings(arm, ())
+    own = {name for name in found if fnmatch.filter(names, name.rpartition(".")[0])}
+    return {name: value for name, value in found.items() if name not in own}
+
+
+def place_of(arm: Arm) -> tuple[str, str, str]:
+    """What else must agree: the policy, the task that it was trained on, and the optimiser."""
+    record = arm.cells[0].record
+    return str(record["policy"]), str(record["home"]), str(record.get("optimizer", "ppo"))
+
+
+# ---- points ---------------------------------------------------------------------------------------------------------
+
+
+Prompt = tuple[str, str]
+"""An example's id and its text: two data sets may give one id to different prompts."""
+
+
+class Point(NamedTuple):
+    """One checkpoint of one seed: KL of a sampled response, in nats, and the measure's value, by prompt."""
+
+    kl: dict[Prompt, float]
+    value: dict[Prompt, float]
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the SFT policy, whose KL to itself is 0 on every prompt."""
+        return not any(self.kl.values())
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of a frontier by seed, the SFT policy last.  left_out: seeds with fewer than FEWEST trained ones."""
+
+    by_seed: dict[int, list[Point]]
+    sources: dict[Prompt, str]
+    left_out: tuple[int, ...] = ()
+
+
+@dataclass
+class Reader:
+    """Reads points, each of a cell's files once."""
+
+    prompts: dict[Path, dict[str, tuple[Prompt, str]]] = field(default_factory=dict)
+
+    def points(self, found: Frontier, what: What) -> Points:
+        """The points of a frontier under a measure; no seeds where the judge did not measure all of its arms."""
+        by_seed: dict[int, list[Point]] = {}
+        sources: dict[Prompt, str] = {}
+        for arm in found.arms:
+            for cell in arm.cells:
+                own = list(self._of_cell(cell, what, sources))
+                known = by_seed.setdefault(cell.record["seed"], [])
+                # The SFT policy is the last point of every arm, and one point of the seed.
+                by_seed[cell.record["seed"]] = [*(point for point in known if not point.is_start), *own]
+        trained = {seed: sum(not point.is_start for point in own) for seed, own in by_seed.items()}
+        kept = {seed: by_seed[seed] for seed in sorted(by_seed) if trained[seed] >= FEWEST}
+        return Points(kept, sources, tuple(sorted(set(by_seed) - set(kept))))
+
+    def _of_cell(self, cell: CellFiles, what: What, sources: dict[Prompt, str]) -> Iterator[Point]:
+        if what.judge not in cell.judged():
+            return
+        named = self._prompts(cell)
+        written = columns.read(cell.folder("generations") / "generations.jsonl")
+        judged = columns.read(cell.judged()[what.judge] / "verdicts.jsonl")
+        iterations = sorted(i for decoding, i in judged.groups if decoding == what.decoding)
+        last: dict[Prompt, float] = {}
+        for iteration in iterations:
+            # Greedy decoding has no KL of its own: its log-ratios do not estimate one (nouns.Generation).
+            sampled, group = written.groups.get(("sample", iteration)), judged.groups[what.decoding, iteration]
+            if sampled is None:
+                continue
+            kl, value = _named(sampled, "kl", named), _named(group, what.statistic, named)
+            sources |= {named[i][0]: source or named[i][1] for i, source in zip(group.ids, group.sources, strict=True)}
+            if not np.isnan(list(kl.values())).all() and not np.isnan(list(value.values())).all():
+                yield Point(kl, value)
+                last = _named(group, what.before, named) if what.before else dict.fromkeys(value, np.nan)
+        start = SFT_VALUE.get(what.kind)
+        values = last if what.before else {} if start is None else dict.fromkeys(last, start)
+        if values and not np.isnan(list(values.values())).all():
+            yield Point(dict.fromkeys(values, 0.0), values)
+
+    def _prompts(self, cell: CellFiles) -> dict[str, tuple[Prompt, str]]:
+        """((id, text), source) of every held-out prompt, by id."""
+        path = cell.folder("prompts") / "examples.test.jsonl"
+        if path not in self.prompts:
+            rows = store.read_rows(path)
+            self.prompts[path] = {row["id"]: ((row["id"], row["prompt"]), row.get("source", "")) for row in rows}
+        return self.prompts[path]
+
+
+def _named(group: columns.Group, name: str, prompts: dict[str, tuple[Prompt, str]]) -> dict[Prompt, float]:
+    return {prompts[i][0]: float(v) for i, v in zip(group.ids, group.column(name), strict=True) if i in prompts}
+
+
+# ---- curves on common seeds and prompts -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Curves of one or two frontiers on the seeds and prompts that they share; `why` says why there are none."""
+
+    curves: tuple[Curve, ...] = ()
+    clusters: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    why: str = ""
+    note: str = ""
+
+    @property
+    def reach(self) -> float:
+        """The largest KL that every seed of every curve reaches, in nats per response."""
+        return min((float(frontier.reach(curve).min()) for curve in self.curves), default=0.0)
+
+
+def shared(found: Sequence[Points]) -> Shared:
+    """The curves of frontiers on common seeds and prompts, both in order; a prompt counts if each point has it."""
+    seeds = tuple(sorted(set.intersection(*(set(points.by_seed) for points in found))))
+    left_out = sorted({seed for points in found for seed in points.left_out})
+    note = f"seeds with fewer than {FEWEST} checkpoints left out: {', '.join(map(str, left_out))}" if left_out else ""
+    if not seeds:
+        return Shared(why=NO_SEED, note=note)
+    every = [set(part) for points in found for seed in seeds for point in points.by_seed[seed] for part in point]
+    prompts = sorted(set.intersection(*every))
+    if not prompts:
+        return Shared(why=NO_PROMPT, note=note)
+    curves = tuple(_curve([points.by_seed[seed] for seed in seeds], prompts) for points in found)
+    return Shared(curves, tuple(found[0].sources.get(prompt, "") for prompt in prompts), seeds, note=note)
+
+
+def _curve(by_seed: Sequence[Sequence[Point]], prompts: Sequence[Prompt]) -> Curve:
+    """[S, C, P] of points by seed; seeds with fewer points are filled with NaN."""
+    most = max(len(own) for own in by_seed)
+    made: Array = np.full((2, len(by_seed), most, len(prompts)), np.nan)
+    for s, own in enumerate(by_seed):
+        for c, point in enumerate(own):
+            for k, part in enumerate(point):
+                made[k, s, c] = [part[prompt] for prompt in prompts]
+    return Curve(made[0], made[1])
+
+
+def matched(found: Shared, kl: Sequence[float], estimator: Estimator, *place: str) -> list[Interval]:
+    """`frontier.at_kl` of shared curves; `place` names the numbers, and so their resamples."""
+    rng = estimator.generator("kl-matched", *place)
+    return frontier.at_kl(found.curves, kl, estimator.level, rng, found.clusters)
+
+
+def rungs(reach: float) -> list[float]:
+    """The KL values, fixed beforehand, up to `reach`."""
+    return [kl for kl in frontier.LADDER if kl <= reach]

@@ -1,0 +1,184 @@
+"""A measure at fixed KL to the SFT policy: curves through checkpoints, read between them, with paired intervals.
+
+Arms that end at different KL differ in how far they were optimised, not only in what they were optimised for.  A curve
+is piecewise linear in d = sqrt(KL), because gold is nearly linear in d where Gao et al. (2210.10760) fit it: lines in
+KL itself fall short of such a curve between the SFT policy and the first checkpoint, the more the later that is.  A
+curve is never read beyond its points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cells import Array, Clusters, bca_tails, drawn_weights, upper_tail
+from rlhf_bench.harness.statistics.gao import Totals, means_at, totals_of
+from rlhf_bench.harness.statistics.intervals import (
+    WIDE,
+    Interval,
+    allow_non_finite,
+    bounded,
+    percentile,
+    unbounded,
+    undefined,
+)
+from rlhf_bench.harness.statistics.monotonicity import ONE_RUN, units_of
+from rlhf_bench.harness.statistics.variance import Moments
+
+LADDER = tuple(2.0**power for power in range(-2, 8))
+"""KL, in nats per response, at which arms are compared: fixed beforehand, the same in every report."""
+RESAMPLES = 1000
+REACHED = 0.95
+"""The least share of resamples of prompts in which every seed of every curve reaches a KL that is reported."""
+METHOD = "interpolated"
+
+
+class Curve(NamedTuple):
+    """The points of an arm: kl and value [S, C, P] over seeds, points and prompts, NaN where there is none.
+
+    kl: in nats per response, log-ratios of single samples or exact; only its means over prompts are used.  Points need
+    no order, and seeds may have different ones.
+    """
+
+    kl: Array
+    value: Array
+
+
+@allow_non_finite
+def read(distance: npt.ArrayLike, value: npt.ArrayLike, at: npt.ArrayLike) -> Array:
+    """[..., K] the piecewise linear curves through points [..., C], read at [K]; NaN beyond a curve's points.
+
+    Points are taken in order of distance, those with NaN left out; of points with equal distances the first one ends
+    the line from the left, and the last one begins the line to the right and is the value there.
+    """
+    x, y, places = (np.asarray(values, dtype=np.float64) for values in (distance, value, at))
+    x = np.where(np.isfinite(x) & np.isfinite(y), x, np.inf)  # absent points come last
+    order = np.argsort(x, axis=-1, kind="stable")
+    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
+    known = np.isfinite(x).sum(axis=-1)[..., None]
+    after = (x[..., None, :] <= places[:, None]).sum(axis=-1)  # [..., K] points at or before each place
+    left = np.maximum(after - 1, 0)
+    right = np.minimum(after, np.maximum(known - 1, 0))
+    x0, x1, y0, y1 = (np.take_along_axis(v, k, -1) for v in (x, y) for k in (left, right))
+    width = x1 - x0
+    share = np.where(width > 0, (places - x0) / np.where(width > 0, width, 1.0), 0.0)
+    # `after` = known: the place lies at the last point or beyond it
+    within = (after > 0) & ((after < known) | (x0 == places))
+    return np.where(within, y0 + share * (y1 - y0), np.nan)
+
+
+def reach(curve: Curve) -> Array:
+    """[S] the largest mean KL of each seed's points, in nats per response; 0 for a seed without a point."""
+    decided = ~np.isnan(curve.kl)
+    means = np.where(decided, curve.kl, 0.0).sum(axis=-1) / np.maximum(decided.sum(axis=-1), 1)
+    there = decided.any(axis=-1) & (~np.isnan(curve.value)).any(axis=-1)
+    return np.asarray(np.where(there, means, 0.0).max(axis=-1))
+
+
+@allow_non_finite
+def at_kl(
+    curves: Sequence[Curve],
+    kl: Sequence[float],
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+    resamples: int = RESAMPLES,
+) -> list[Interval]:
+    """The interval of a curve, or of the paired difference of two, first minus second, at each KL of `kl`.
+
+    The curves have the same seeds and prompts, each its own points.  Prompts (or clusters) are resampled, the same ones
+    for every seed, point and curve; means of KL and value, the order of the points and the interpolation are computed
+    again each time.  One seed: BCa, as `intervals.paired`.  Several: two-way t as `intervals.two_way`, whose variance
+    has its part between seeds from the seeds' own values, and the other parts from the resamples; resampling few seeds
+    instead gives intervals that are too short.  Undefined at a KL that some seed does not reach.  Raises BenchError
+    for shapes that differ.
+    """
+    _check(curves)
+    at = np.sqrt(np.asarray(kl, dtype=np.float64))
+    seeds, _, prompts = curves[0].kl.shape
+    if not seeds or not prompts:
+        return [undefined("no seed or no prompt in common", METHOD)] * at.size
+    codes = units_of(prompts, clusters)
+    units = int(codes.max()) + 1
+    member = np.eye(units)[codes]
+    totals = [(totals_of(curve.value, member), totals_of(curve.kl, member)) for curve in curves]
+    found = _read_all(totals, np.ones((1, units)), at)[0]  # [S, K]
+    if units < 2:
+        return [_alone(found[:, k]) for k in range(at.size)]
+    draws = _read_all(totals, drawn_weights(rng, resamples, units), at)  # [R, S, K]
+    left_out = _read_all(totals, 1.0 - np.eye(units), at) if seeds == 1 else np.empty((0, 1, at.size))
+    return [_interval(found[:, k], draws[:, :, k], left_out[:, 0, k], units, level) for k in range(at.size)]
+
+
+def _check(curves: Sequence[Curve]) -> None:
+    shapes = [part.shape for curve in curves for part in curve]
+    wrong = not 1 <= len(curves) <= 2 or any(len(shape) != 3 for shape in shapes)
+    if wrong or any(curve.kl.shape != curve.value.shape for curve in curves) or len({s[::2] for s in shapes}) > 1:
+        raise BenchError(
+            f"Curves of shapes {', '.join(map(str, shapes))}.",
+            "Give one or two, kl and value [seeds, points, prompts] each, on the same seeds and prompts.",
+        )
+
+
+def _read_all(totals: Sequence[tuple[Totals, Totals]], weights: Array, at: Array) -> Array:
+    """[R, S, K] the curve, or the first minus the second, under the weights of units [R, U]."""
+    read_at = [read(*means_at(worth, distance, weights), at) for worth, distance in totals]
+    return read_at[0] if len(read_at) == 1 else read_at[0] - read_at[1]
+
+
+def _alone(found: Array) -> Interval:
+    if not np.isfinite(found).all():
+        return undefined("a seed has no points on both sides of this KL", METHOD)
+    return unbounded(float(found.mean()), METHOD, "one prompt or one cluster of prompts: its spread is unknown")
+
+
+def _interval(found: Array, draws: Array, left_out: Array, units: int, level: float) -> Interval:
+    """The interval from the seeds' values [S], those of resamples [R, S], and with one seed the jackknife's [U]."""
+    if not np.isfinite(found).all():
+        return undefined("a seed has no points on both sides of this KL", METHOD)
+    drawn = np.isfinite(draws).all(axis=1)
+    if drawn.mean() < REACHED:
+        return undefined(f"in only {drawn.mean():.0%} of resamples every seed reaches this KL", METHOD)
+    draws, value = draws[drawn], float(found.mean())
+    if float(draws.std(axis=0).max()) <= 1e-12 * max(1.0, abs(value)) and np.ptp(found) <= 1e-12 * max(1.0, abs(value)):
+        return unbounded(value, METHOD, "nothing varied here, which does not make the value certain")
+    if found.size == 1:
+        # Hesterberg (2015), as in `intervals.bca`: t of n - 1 degrees of freedom times sqrt(n / (n - 1)).
+        t = float(special.stdtrit(units - 1, upper_tail(level))) * math.sqrt(units / (units - 1))
+        tails = bca_tails(value, draws[:, 0], left_out, t)
+        if tails is None:
+            return percentile(value, draws[:, 0], level, "BCa is undefined here").noted(ONE_RUN)
+        low, high = np.quantile(draws[:, 0], tails)
+        return bounded(value, float(low), float(high), f"{METHOD}, BCa bootstrap", ONE_RUN)
+    m = components(found, draws, units)
+    half = m.half_width(1 - upper_tail(level))
+    note = WIDE if found.size == 2 else ""
+    return bounded(value, value - half, value + half, f"{METHOD}, two-way t", note)
+
+
+def components(found: Array, draws: Array, units: int) -> Moments:
+    """The variance of the mean of the seeds' values [S], from them and from resamples of the prompts [R, S].
+
+    With cells that are a seed's effect, a prompt's and a residual: the spread between seeds has MS_seed, a resample's
+    variance of the mean over seeds is MS_prompt, and the mean variance of one seed is (MS_prompt + (S - 1) MS_error)
+    / S, each over S P.
+    """
+    seeds = found.size
+    unbiased = units / (units - 1)  # a bootstrap's variance divides by n
+    of_mean = float(draws.mean(axis=1).var()) * unbiased
+    of_one = float(draws.var(axis=0).mean()) * unbiased
+    error = max(of_one - of_mean, 0.0) / (seeds - 1)
+    return Moments(
+        mean=float(found.mean()),
+        seeds=float(found.var(ddof=1)) / seeds,
+        prompts=max(of_mean - error, 0.0),
+        given=max(of_mean, error),
+        df_seeds=seeds - 1,
+        df_prompts=units - 1,
+    )
