@@ -21,6 +21,7 @@ import importlib.util
 import sysconfig
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,18 +136,19 @@ def _walk(module: str, near: Neighbours, without: tuple[str, ...]) -> Iterator[t
 def _content(path: Path, near: Neighbours, without: tuple[str, ...]) -> str:
     """Hash of a file's syntax together with the content of the names that it uses from elsewhere."""
     syntax = _syntax(path, _stamp(path))
-    return _sha(syntax.shallow, *(_label(target, near, without) for targets in syntax.uses for target in targets))
-
-
-def _label(target: Target, near: Neighbours, without: tuple[str, ...]) -> str:
-    """What a use of an imported name counts as: the content it names, else the name itself."""
-    # `from a import b` may bind the module a.b or the name b of the module a: a module comes first.
-    for name, symbol in ((f"{target.module}.{target.symbol}", ""), target):
-        path = _file(name, near) if name else None
-        if path is not None:
-            # of a module that computes nothing the symbol alone counts: its content must change no key
-            return symbol if _below(name, without) else f"{_syntax(path, _stamp(path)).shallow}:{symbol}"
-    return f"{target.module}:{target.symbol}"
+    labels = []
+    for target in chain.from_iterable(syntax.uses):
+        # What a use of an imported name counts as: the content it names, else the name itself.
+        label = f"{target.module}:{target.symbol}"
+        # `from a import b` may bind the module a.b or the name b of the module a: a module comes first.
+        for name, symbol in ((f"{target.module}.{target.symbol}", ""), target):
+            found = _file(name, near) if name else None
+            if found is not None:
+                # of a module that computes nothing the symbol alone counts: its content must change no key
+                label = symbol if _below(name, without) else f"{_syntax(found, _stamp(found)).shallow}:{symbol}"
+                break
+        labels.append(label)
+    return _sha(syntax.shallow, *labels)
 
 
 def _candidates(target: Target) -> Iterator[str]:
