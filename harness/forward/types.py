@@ -44,8 +44,8 @@ class Module(Protocol):
     def buffers(self) -> Iterator[Tensor]:
         """Tensors that are no parameters."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name."""
+    def state_dict(self, *, keep_vars: bool = False) -> dict[str, Tensor]:
+        """Parameters and buffers by name: detached, or the parameters themselves."""
 
     def to(self, *args: Any, **named: Any) -> Self:
         """Moved or cast in place."""
