@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.api.arguments import Seeds, Settings, as_assignments, as_list, as_seeds, call_text
+from rlhf_bench.harness.api.arguments import (
+    Seeds,
+    Settings,
+    as_assignments,
+    as_list,
+    as_paths,
+    as_seeds,
+    call_text,
+    check_paths,
+)
 from rlhf_bench.harness.api.reports import Report, as_written
 from rlhf_bench.harness.api.runs import make_machine
 from rlhf_bench.harness.errors import BenchError
@@ -74,7 +83,7 @@ def experiment(
     command = call_text(experiment, locals())
     checked = check_trackers(as_list(trackers))
     planned = plan_experiment(
-        name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, Path(out)
+        name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, *as_paths(out)
     )
     machine = make_machine(True, jobs, 1, device, checked, progress)
     failure = compute_experiment(planned, machine, command)
@@ -94,6 +103,7 @@ def plan_experiment(
     out: Path,
 ) -> ExperimentPlan:
     """The plan of an experiment; no seeds mean its own.  Raises BenchError."""
+    check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
     return ExperimentPlan(found, experiments.make(found, seeds, assignments, which_policy(policy, preset), preset), out)
 
@@ -118,7 +128,9 @@ def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) 
 
 def write_experiment(planned: ExperimentPlan, failure: BenchError | None) -> ExperimentResult:
     """Write what the recorded experiment shows.  Raises `failure`, or else BenchError, where nothing is finished."""
-    record = store.read_json(experiments.record_path(planned.out, planned.experiment.name))
+    path = experiments.record_path(planned.out, planned.experiment.name)
+    record = store.read_json(path)
+    experiment_results.check_record(record, path)
     folder = experiment_results.folder_of(record, planned.out)
     try:
         found = experiment_results.build_experiment(record, planned.out, Estimator())

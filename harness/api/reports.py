@@ -15,6 +15,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
+from rlhf_bench.reports.files import TABLES
 
 if TYPE_CHECKING:
     import pandas
@@ -86,8 +87,10 @@ def load_report(path: str | os.PathLike[str]) -> Report:
 
     Raises BenchError for anything else, and for a report of another version of this program.
     """
-    place = Path(path)
-    file = place / "report.json" if place.is_dir() else place
+    (place,) = as_paths(path)
+    file = place / "report.json" if store.is_folder(place) else place
+    if file != place:
+        store.check_links(file, place)
     found: Any = store.read_json(file)
     if not isinstance(found, dict) or found.get("schema") != build.SCHEMA:
         raise BenchError(f"{path} is no report of bench report.", "Give the folder that --out named.")
@@ -105,7 +108,8 @@ def report(runs: Paths, out: str | os.PathLike[str] | None = None, *, level: flo
     command = call_text(report, locals())
     if not 0.5 <= level <= 0.999:
         raise BenchError(f"level is {level}.", "It must lie between 0.5 and 0.999.")
-    made, missing = make_report(as_paths(runs), Path(out) if out is not None else None, Estimator(level), command)
+    target = None if out is None else as_paths(out)[0]
+    made, missing = make_report(as_paths(runs), target, Estimator(level), command)
     return existing(made, missing)
 
 
@@ -128,6 +132,7 @@ def make_report(
             return Report(out, stored, tuple(missing)), missing
     made = build.build(found, missing, estimator, command)
     if out is not None:
+        store.check_inside(out / TABLES, out)  # files are written into it, and removed from it
         build.write(made, out, found)
     return Report(out, made, tuple(missing)), missing
 

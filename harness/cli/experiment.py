@@ -63,12 +63,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
     for name in only:
         experiments.find(name)
     stdout, _ = consoles(False)
-    text = ""
-    if intro:
-        try:
-            text = intro.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"Cannot read {intro}: {error}.", "Give a text file.") from None
+    text = store.read_text(intro) if intro else ""
     built, missing = [], []
     # an experiment that cannot be read is named as missing: the ledger still has all others
     for record, root in results.find_records(runs):
