@@ -21,6 +21,7 @@ Limit = Annotated[int, Field(ge=0)]  # 0 mostly means none: each description say
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # a learning rate
 
 # Strict: "8" is not a number and 1 is not a truth value; `presets.parse_value` reads the texts of `--set`.
 CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True)
@@ -100,7 +101,7 @@ class SFTSettings(Group):
     """Optimiser steps."""
     batch: Count = 16
     """Demonstrations per step."""
-    lr: Positive = 8e-3
+    lr: Rate = 8e-3
     """Peak learning rate."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -130,9 +131,9 @@ class PPOSettings(Group):
     """What samples the rollouts; vllm draws other samples, and evaluations always use the harness's own loop."""
     engine_memory: Share = 0.3
     """Share of the GPU's memory that vLLM takes."""
-    lr: Positive = 5e-4
+    lr: Rate = 5e-4
     """Learning rate of the policy."""
-    critic_lr: Positive = 1e-3
+    critic_lr: Rate = 1e-3
     """Learning rate of the critic."""
     clip: NotNegative = 0.2
     """Clipping range of the probability ratio (arXiv 1707.06347, equation 7)."""
@@ -178,7 +179,7 @@ class DPOSettings(Group):
     """Passes over the training pairs."""
     batch: Count = 16
     """Pairs per step."""
-    lr: Positive = 5e-4
+    lr: Rate = 5e-4
     """Peak learning rate."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -194,7 +195,7 @@ class SFTChosenSettings(Group):
     """Passes over the chosen responses."""
     batch: Count = 16
     """Responses per step."""
-    lr: Positive = 2e-3
+    lr: Rate = 2e-3
     """Peak learning rate."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -293,6 +294,8 @@ def allowed_values(kind: Any, constraints: Sequence[Any]) -> str:
             return f"{number} between {low} and {high}, both excluded"
         case {"ge": low, "le": high}:
             return f"{number} between {low} and {high}"
+        case {"gt": low, "le": high}:
+            return f"{number} above {low}, at most {high}"
         case {"gt": low}:
             return f"{number} above {low}"
         case {"ge": low}:
