@@ -186,7 +186,11 @@ def check_links(folder: Path, root: Path, depth: int = 20) -> None:
     check_inside(folder, root)
     try:
         entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        if not folder.is_file():
+            raise BenchError(f"{folder} is neither a file nor a folder.", "Remove it.") from None
         return
     except OSError as error:
         raise BenchError(f"{folder} cannot be read: {error.strerror}.", "Check its permissions.") from None

@@ -124,7 +124,6 @@ def test_an_empty_text_may_be_scored(refused: Callable[..., str]) -> None:
         ["claims", LONG],
         ["claims", ".", "--intro", LONG],
         ["power", LONG, "--difference", "1"],
-        ["check", "reward-model", f"path:{LONG}"],
         ["check", "engine", "vllm", "--policy", LONG],
         ["experiment", "headline", "--out", LONG],
         ["experiment", "headline", "--policy", LONG],
