@@ -83,8 +83,8 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
                             shown=("headline", "slices", "pairs"))),
         ("ceiling", Measure("gold_share", "level", title="share of the ceiling", format="percent",
                             shown=("headline", "slices"),
-                            description="gold gained, as a share of what the arm gold gains: PPO against the true utility "
-                            "itself")),
+                            description="gold gained, as a share of what the arm gold gains: PPO against the true "
+                                        "utility itself")),
         ("winrate", Measure("win_rate", "win", title="win rate")),
         ("length", Measure("length_change", "change", title="length change", format="tokens")),
         ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
