@@ -211,7 +211,7 @@ def check_links(folder: Path, root: Path, depth: int = 20) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        if not folder.is_file():
+        if exists(folder) and not folder.is_file():
             raise BenchError(f"{folder} is neither a file nor a folder.", "Remove it.") from None
         return
     except OSError as error:
