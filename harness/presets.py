@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -105,8 +105,8 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
     """All settings of a plugin: its factory's defaults, overridden by `given`.
 
     Texts in `given` are parsed by the type of the parameter's default; other values are taken as they are.  Raises
-    BenchError for a key that the factory lacks, a text of another type, and a parameter without default that is not
-    given.
+    BenchError for a key that the factory lacks, a text of another type, a share or learning rate outside 0 .. 1, and a
+    parameter without default that is not given.
     """
     from rlhf_bench.harness.plugins import parameters  # here: entry points take time, and `bench --help` needs none
 
@@ -119,27 +119,60 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
         # a needed setting has no default to tell its type by: its text stays a text
         kind = str if default is inspect.Parameter.empty else type(default)
         values[key] = parse_value(f"{name}.{key}", value, kind) if isinstance(value, str) else value
+        if isinstance(default, float):
+            _check_range(f"{name}.{key}", key, values[key])
     missing = [k for k in own if k not in values]
     if missing:
         raise BenchError(f"{name} needs the setting {missing[0]!r}.", f"Add --set {name}.{missing[0]}=VALUE.")
     return values
 
 
+SHARES = ("warmup", "threshold")
+"""Names of settings of plugins that are shares, beside those that end in `_share` or `_rate`."""
+
+
+def _check_range(setting: str, key: str, value: float) -> None:
+    """Raises BenchError for a share outside 0 .. 1, and for a learning rate outside it or 0."""
+    share = key in SHARES or key.endswith(("_share", "_rate"))
+    if (share and not 0 <= value <= 1) or (key == "lr" and not 0 < value <= 1):
+        allowed = "a number between 0 and 1" if share else "a number above 0, at most 1"
+        raise BenchError(f"{setting} is {value!r}.", f"It must be {allowed}.")
+
+
+MOST_SEEDS = 10_000
+"""Seeds of one command: a longer range is a slip of the keyboard, and planning it would take hours and all memory."""
+MANY_SEEDS = 100
+"""Above this number of seeds the command line asks for --yes."""
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds of a count ("3": 0, 1, 2), a range ("11-14") or a list ("1,5,9").
 
-    Raises ValueError for other texts, for no seed, a repeated one, and one outside 0 .. 2**31 - 1.
+    Raises BenchError for more than MOST_SEEDS; ValueError for other texts, for no seed, a repeated one, and one outside
+    0 .. 2**31 - 1.
     """
+    found: Sequence[int]
     if "," in text:
-        seeds = tuple(int(part) for part in text.split(","))
+        _check_number(text.count(",") + 1)
+        found = [int(part) for part in text.split(",")]
     elif "-" in text[1:]:  # not at the start: "-1" is a negative count
         low, _, high = text.partition("-")
-        seeds = tuple(range(int(low), int(high) + 1))
+        found = range(int(low), int(high) + 1)
     else:
-        seeds = tuple(range(int(text)))
+        found = range(int(text))
+    # by its ends: len() of a range beyond the largest index raises
+    if isinstance(found, range):
+        _check_number(found.stop - found.start)
+    seeds = tuple(found)
     if not seeds or min(seeds) < 0 or max(seeds) >= 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(text)
     return seeds
+
+
+def _check_number(count: int) -> None:
+    if count > MOST_SEEDS:
+        # not the number itself, which may have thousands of digits
+        raise BenchError(f"More than {MOST_SEEDS:,} seeds were asked for.", "Give fewer: a range such as 11-20.")
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:

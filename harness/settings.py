@@ -25,6 +25,7 @@ Limit = Annotated[int, Field(ge=0)]  # 0 mostly means none: each description say
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # a learning rate
 
 # Strict: "8" is not a number and 1 is not a truth value; `presets.parse_value` reads the texts of `--set`.
 CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True)
@@ -106,7 +107,7 @@ class SFTSettings(Group):
     """Optimiser steps."""
     batch: Count = 16
     """Demonstrations per step."""
-    lr: Positive = 8e-3
+    lr: Rate = 8e-3
     """Peak learning rate."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -139,9 +140,9 @@ class PPOSettings(Group):
     """What samples the rollouts; vllm draws other samples, and evaluations always use the harness's own loop."""
     engine_memory: Share = 0.3
     """Share of the GPU's memory that vLLM takes."""
-    lr: Positive = 5e-4
+    lr: Rate = 5e-4
     """Learning rate of the policy."""
-    critic_lr: Positive = 1e-3
+    critic_lr: Rate = 1e-3
     """Learning rate of the critic."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """Both learning rates over the iterations: the same throughout, or falling to 0 after the last one (linear)."""
@@ -201,7 +202,7 @@ class DPOSettings(Group):
     """Passes over the training pairs."""
     batch: Count = 16
     """Pairs per step."""
-    lr: Positive = 5e-4
+    lr: Rate = 5e-4
     """Peak learning rate."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -217,7 +218,7 @@ class SFTChosenSettings(Group):
     """Passes over the chosen responses."""
     batch: Count = 16
     """Responses per step."""
-    lr: Positive = 2e-3
+    lr: Rate = 2e-3
     """Peak learning rate."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
@@ -321,6 +322,8 @@ def allowed_values(kind: object, constraints: Sequence[Gt | Ge | Lt | Le]) -> st
             return f"{number} between {low} and {high}, both excluded"
         case {"ge": low, "le": high}:
             return f"{number} between {low} and {high}"
+        case {"gt": low, "le": high}:
+            return f"{number} above {low}, at most {high}"
         case {"gt": low}:
             return f"{number} above {low}"
         case {"ge": low}:

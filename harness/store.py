@@ -6,6 +6,9 @@
     ROOT/.partial/<kind>-<key>.lock  held by the process that executes the stage
 
 A key is the hash of all that a result depends on, so equal keys mean equal results and nothing is computed twice.
+
+A results folder may come from someone else.  Nothing in it may lead outside of it: a link would have this program read
+or overwrite other files of the user (`check_links`), and so would a name with `..` in a record (`is_plain_name`).
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ KEY_LENGTH = 12
 """Hexadecimal digits of a key in the names of folders: 48 bits."""
 MARKER = "stage.json"
 """The file that marks a stage's folder as complete."""
+OWN_FOLDERS = ("cells", "experiments", "report", "tracking", ".partial")
+"""The folders of a results folder that hold no stages."""
 
 
 def canonical(value: object) -> str:
@@ -64,8 +69,34 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(f"{path} is missing.") from None
+    except OSError as error:  # a folder of that name, a name that is too long, no permission
+        raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from None
+    except RecursionError:
+        raise BenchError(f"{path} is damaged: nested too deeply.", "Delete its folder and run again.") from None
     except (ValueError, UnicodeError) as error:
         raise BenchError(f"{path} is damaged: {error}.", "Delete its folder and run again.") from None
+
+
+MOST_TEXT = 2**24
+"""Bytes of a text file that a user names: a longer one is no prompt, rubric or page, and a device never ends."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that the user named, without a byte-order mark.
+
+    Raises BenchError for one that cannot be read, is not UTF-8, or is longer than MOST_TEXT.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(MOST_TEXT + 1)
+        if len(found) <= MOST_TEXT:
+            return found.decode("utf-8-sig")
+        why = f"it is longer than {MOST_TEXT // 2**20} MiB"
+    except OSError as error:
+        why = str(error.strerror)
+    except ValueError:
+        why = "it is not UTF-8"
+    raise BenchError(f"Cannot read {path}: {why}.", "Give a text file.")
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -140,6 +171,61 @@ def read_rows(path: Path) -> list[JsonObject]:
             gc.enable()
 
 
+# -- paths, and folders that may come from someone else ----------------------------------------------------------------
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder. Path.exists raises for a name that is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, as `exists`."""
+    return exists(path) and path.is_dir()
+
+
+def is_plain_name(text: object) -> bool:
+    """Whether a text of a record is usable as one part of a path: not empty, hidden, `..` or a path of its own."""
+    return isinstance(text, str) and bool(text) and not text.startswith(".") and not set(text) & set("/\\\0")
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raises BenchError where a path below `root` leads outside of it, by links or by `..`."""
+    # os.path, not Path.resolve: a link to itself must not raise here, reading it says what is wrong
+    real, top = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    if not real.is_relative_to(top):
+        raise BenchError(f"{path} leads outside of {root}, to {real}.", "Put a copy of what it points to in its place.")
+
+
+def check_links(folder: Path, root: Path, depth: int = 20) -> None:
+    """Raises BenchError where `folder`, or anything in it down to `depth` folders, leads outside of `root`.
+
+    Also for a pipe, a socket or a device: reading one may never end.
+    """
+    check_inside(folder, root)
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        if exists(folder) and not folder.is_file():
+            raise BenchError(f"{folder} is neither a file nor a folder.", "Remove it.") from None
+        return
+    except OSError as error:
+        raise BenchError(f"{folder} cannot be read: {error.strerror}.", "Check its permissions.") from None
+    for entry in entries:
+        if entry.is_symlink():
+            check_inside(Path(entry.path), root)
+        elif entry.is_dir():
+            if depth > 0:
+                check_links(Path(entry.path), root, depth - 1)
+        elif not entry.is_file():
+            raise BenchError(f"{entry.path} is neither a file nor a folder.", "Remove it.")
+
+
 class Store:
     """The results folder of `--out`, by default `runs`."""
 
@@ -147,10 +233,14 @@ class Store:
         self.root = root
 
     def prepare(self) -> None:
-        """Create the folder.  Raises BenchError when it cannot be written or is a file."""
+        """Create the folder.
+
+        Raises BenchError when it cannot be written or is a file, and where a link in it leads elsewhere.
+        """
         try:
             if self.root.exists() and not self.root.is_dir():
                 raise BenchError(f"{self.root} is not a folder.", "Give another --out.")
+            self.check_own_folders()
             (self.root / ".partial").mkdir(parents=True, exist_ok=True)
             # Tried by writing: permissions do not tell whether the file system is read-only.
             probe = self.root / ".partial" / f".probe.{os.getpid()}"
@@ -159,18 +249,34 @@ class Store:
         except OSError as error:
             raise BenchError(f"Cannot write to {self.root}: {error.strerror}.", "Give another --out.") from None
 
+    def check_own_folders(self) -> None:
+        """Raises BenchError where a folder that is written to, beside those of stages, leads elsewhere."""
+        # by name: `--out .` may hold other things of the user
+        for name in OWN_FOLDERS:
+            check_links(self.root / name, self.root, depth=1)
+
     def folder(self, kind: str, label: str, key: str) -> Path:
         """Where the result of a stage lies or will lie."""
         return self.root / kind / f"{label}-{key[:KEY_LENGTH]}"
 
     def complete(self, kind: str, label: str, key: str) -> bool:
-        """Whether the result exists.  Raises BenchError for a folder without its stage.json, which is no result."""
+        """Whether the result exists.
+
+        Raises BenchError for a folder without its stage.json, which is no result, and for one with links to elsewhere.
+        """
         folder = self.folder(kind, label, key)
         if (folder / MARKER).is_file():
+            check_links(folder, self.root)
             return True
         if folder.exists():
             raise BenchError(f"{folder} has no {MARKER}: it is half-written.", "Delete it and run again.")
         return False
+
+    def check_unfinished(self, unfinished: Path) -> None:
+        """Raises BenchError where the folder of an unfinished stage, or its lock, leads outside of the store."""
+        # What is in it is read, overwritten and deleted.
+        for path in (unfinished.with_suffix(".lock"), unfinished):
+            check_links(path, self.root)
 
     @contextmanager
     def writing(self, kind: str, label: str, key: str) -> Iterator[tuple[Path, Path] | None]:
@@ -183,6 +289,7 @@ class Store:
 
         unfinished = self.root / ".partial" / f"{kind}-{key[:KEY_LENGTH]}"
         work, scratch = unfinished / "work", unfinished / "scratch"
+        self.check_unfinished(unfinished)
         # A lock of the operating system: it ends with its process, even one that is killed.
         with FileLock(unfinished.with_suffix(".lock")):
             if self.complete(kind, label, key):
@@ -194,6 +301,7 @@ class Store:
             scratch.mkdir(exist_ok=True)
             yield work, scratch
             target = self.folder(kind, label, key)
+            check_inside(target, self.root)
             target.parent.mkdir(parents=True, exist_ok=True)
             work.replace(target)  # atomic on one file system: a folder with its final name is complete
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -245,8 +245,27 @@ def find_records(folders: Sequence[Path]) -> list[tuple[JsonObject, Path]]:
     for folder in folders:
         if not folder.is_dir():
             raise BenchError(f"{folder} is no folder.", "Give the --out folder of a bench experiment.")
-        found += [(store.read_json(path), folder) for path in sorted((folder / "experiments").glob("*.json"))]
+        for path in sorted((folder / "experiments").glob("*.json")):
+            store.check_links(path, folder)
+            record = store.read_json(path)
+            check_record(record, path)
+            found.append((record, folder))
     return sorted(found, key=lambda item: item[0]["name"])
+
+
+def check_record(record: object, path: Path) -> None:
+    """Raises BenchError unless the record of an experiment names cells and stages of its own results folder."""
+    try:
+        if not isinstance(record, dict):
+            raise TypeError
+        experiments.find(record["name"])
+        names = [cell for cells in record["runs"].values() for cell in cells]
+        names += [part for stages in record["analyses"].values() for stage in stages for part in stage["place"]]
+    except (AttributeError, KeyError, TypeError):
+        raise BenchError(f"{path} is damaged: no record of an experiment.", "Run the experiment again.") from None
+    outside = [name for name in names if not store.is_plain_name(name)]
+    if outside:
+        raise BenchError(f"{path} names {outside[0]!r}, nothing in its results folder.", "Run the experiment again.")
 
 
 def whole_ledger(built: Sequence[Row], only: Sequence[str] = ()) -> list[JsonObject]:

@@ -39,12 +39,18 @@ class Asked(NamedTuple):
 
 @dataclass
 class Reply:
-    """What the server sends: after `delay` seconds, a status, headers, and a body."""
+    """What the server sends: after `delay` seconds, a status, headers, and a body.
+
+    `data` replaces the body by bytes.  `drip` seconds pass before each byte of the body, or with `slow_head` of all.
+    """
 
     body: str = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    data: bytes | None = None
+    drip: float = 0.0
+    slow_head: bool = False
 
 
 def completion(
@@ -137,13 +143,25 @@ def _handler(owner: FaultServer) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             reply = owner.answer(owner.note(body, {name.lower(): value for name, value in self.headers.items()}))
             time.sleep(reply.delay)
-            data = reply.body.encode("utf-8", "surrogatepass")
+            data = reply.body.encode("utf-8", "surrogatepass") if reply.data is None else reply.data
+            if reply.slow_head:
+                self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"y" * 1000, reply.drip)
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(data)), "Connection": "close", **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            self.drip(data, reply.drip)
             self.close_connection = True
+
+        def drip(self, data: bytes, seconds: float) -> None:
+            """Send the bytes, at once or one by one."""
+            if not seconds:
+                self.wfile.write(data)
+                return
+            for at in range(len(data)):
+                time.sleep(seconds)
+                self.wfile.write(data[at : at + 1])
+                self.wfile.flush()
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -112,7 +112,11 @@ def test_a_text_is_scored_by_label_and_by_full_name(made: Made, monkeypatch: pyt
     name = next(arm for arm in made.arms if arm.endswith("tokens"))
     report = json.loads((made.out / "report" / "report.json").read_text())
     label = next(e["reward_model"] for e in report["estimates"] if e["reward_model"].startswith("hf:tokens~"))
-    scored = [score_texts(rm, ["What?"], ["Anna will."], made.out)[0] for rm in (name, label, "own:brief")]
+    # a label names no path: the one in the record is the user's to name
+    with pytest.raises(BenchError, match=f"--trust {name}"):
+        score_texts(label, ["What?"], ["Anna will."], made.out)
+    named = [(name, ()), (label, [name, name.partition(":")[2]]), ("own:brief", ())]
+    scored = [score_texts(rm, ["What?"], ["Anna will."], made.out, named=trusted)[0] for rm, trusted in named]
     assert scored[0] == scored[1]
     assert sum(scored[2].rewards) == -len("Anna will.")
 

@@ -288,8 +288,8 @@ def test_all_groups_are_frozen_records_with_plain_values() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"lr": -1.0}, "ppo.lr is -1.0. It must be a number above 0."),
-        ({"lr": "1"}, "ppo.lr is '1'. It must be a number above 0."),
+        ({"lr": -1.0}, "ppo.lr is -1.0. It must be a number above 0, at most 1."),
+        ({"lr": "1"}, "ppo.lr is '1'. It must be a number above 0, at most 1."),
         ({"kl": math.nan}, "ppo.kl is nan. It must be a number, 0 or more."),
         ({"lam": 1.5}, "ppo.lam is 1.5. It must be a number between 0 and 1."),
         ({"iterations": 2.0}, "ppo.iterations is 2.0. It must be a whole number above 0."),

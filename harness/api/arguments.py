@@ -43,13 +43,34 @@ def call_text(function: Callable[..., object], given: Mapping[str, object]) -> s
     return f"api.{function.__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes of a file's name and of a path on the usual file systems; a longer one raises wherever it is looked for."""
+
+
+def check_paths(*given: str | os.PathLike[str]) -> None:
+    """Raises BenchError for an empty text, and for one that no file system takes as a path."""
+    for text in [os.fspath(one) for one in given]:
+        if not text or "\0" in text:
+            raise BenchError(f"{text!r} is no path.", "Name a file or a folder.")
+        encoded = text.encode("utf-8", "surrogatepass")
+        if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+            raise BenchError(f"{text[:40]!r}... is too long for a path.", "Name a file or a folder.")
+
+
 def as_list(given: str | Sequence[str]) -> list[str]:
     # a text is a sequence, too: "scalar" must not become the names "s", "c", "a", ...
     return [given] if isinstance(given, str) else list(given)
 
 
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """The path.  Raises BenchError as `check_paths`."""
+    check_paths(given)
+    return Path(given)
+
+
 def as_paths(given: Paths) -> list[Path]:
-    return [Path(given)] if isinstance(given, str | os.PathLike) else [Path(path) for path in given]
+    """The paths.  Raises BenchError as `check_paths`."""
+    return [as_path(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
 def as_seeds(given: Seeds) -> tuple[int, ...]:

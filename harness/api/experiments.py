@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.api.arguments import Seeds, Settings, as_assignments, as_list, as_seeds, call_text
+from rlhf_bench.harness.api.arguments import (
+    Seeds,
+    Settings,
+    as_assignments,
+    as_list,
+    as_path,
+    as_seeds,
+    call_text,
+    check_paths,
+)
 from rlhf_bench.harness.api.reports import Report, as_written
 from rlhf_bench.harness.api.runs import make_machine
 from rlhf_bench.harness.errors import BenchError
@@ -81,7 +90,7 @@ def experiment(
     command = call_text(experiment, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
     planned = plan_experiment(
-        name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, Path(out)
+        name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, as_path(out)
     )
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
     machine = make_machine(True, jobs, 1, device, checked, progress)
@@ -104,9 +113,10 @@ def plan_experiment(
 ) -> ExperimentPlan:
     """The plan of an experiment; no seeds mean its own.
 
-    Raises BenchError for an unknown experiment, preset, settings group or setting, for a preset without a policy, and
-    where all runs need a setting that `assignments` lack (a data set's path).
+    Raises BenchError for an unknown experiment, preset, settings group or setting, for a preset without a policy, for a
+    text that is no path, and where all runs need a setting that `assignments` lack (a data set's path).
     """
+    check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
     return ExperimentPlan(found, experiments.make(found, seeds, assignments, which_policy(policy, preset), preset), out)
 
@@ -136,10 +146,12 @@ def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) 
 def write_experiment(planned: ExperimentPlan, failure: BenchError | None) -> ExperimentResult:
     """Write what the recorded experiment shows: experiment.json, experiment.md and the files of its report.
 
-    Raises `failure`, or else BenchError, where nothing is finished.  Without a finished cell (an experiment of analyses
-    trains nothing) there is no report.
+    Raises `failure`, or else BenchError, where nothing is finished, and BenchError for a damaged record.  Without a
+    finished cell (an experiment of analyses trains nothing) there is no report.
     """
-    record = store.read_json(experiments.record_path(planned.out, planned.experiment.name))
+    path = experiments.record_path(planned.out, planned.experiment.name)
+    record = store.read_json(path)
+    experiment_results.check_record(record, path)
     folder = experiment_results.folder_of(record, planned.out)
     try:
         found = experiment_results.build_experiment(record, planned.out, Estimator())

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.api.arguments import Settings, as_assignments, as_list, call_text
+from rlhf_bench.harness.api.arguments import Settings, as_assignments, as_list, as_path, call_text
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress
@@ -23,13 +23,16 @@ def judge(
     judges: str | Sequence[str],
     *,
     settings: Settings | None = None,
+    trust: str | Sequence[str] = (),
     progress: StageProgress | None = None,
 ) -> Report:
     """Judge the generations in the results folder `runs` again, train nothing, and write its report anew.
 
     Verdicts that are there stay; undecided cases are judged again.  `settings`: the judges' own, by "judge.key".
-    Raises BenchError when no cell is finished, for an unknown judge or setting, for a task whose data changed since the
-    run, and when a judge fails; verdicts of the others are kept.
+    `trust`: names of code (module:attribute), paths and hub ids that records in `runs` may use; without it, records use
+    registered plugins and open nothing outside of `runs`.
+    Raises BenchError when no cell is finished, for an unknown judge or setting, for a record that names what it may
+    not, for a task whose data changed since the run, and when a judge fails; verdicts of the others are kept.
     """
     command = call_text(judge, locals())  # first: locals() holds the arguments alone
     names = as_list(judges)
@@ -38,7 +41,8 @@ def judge(
     unknown = sorted(set(groups) - set(names))
     if unknown:
         raise BenchError(f"The settings name {unknown[0]!r}, no judge of this call.", did_you_mean(unknown[0], names))
-    _, made, missing = rejudge(Path(runs), names, groups, progress or no_stage_progress, command)
+    watched = progress or no_stage_progress
+    _, made, missing = rejudge(as_path(runs), names, groups, watched, command, as_list(trust))
     return existing(made, missing)
 
 
@@ -48,6 +52,7 @@ def rejudge(
     assignments: Mapping[str, Mapping[str, str]],
     progress: StageProgress,
     command: str,
+    trust: Sequence[str] = (),
 ) -> tuple[Rejudged, Report | None, list[str]]:
     """Judge again and write RUNS/report.  For `judge` and for `bench judge`, which shows more of what was done.
 
@@ -58,7 +63,7 @@ def rejudge(
     if not found:
         raise BenchError("No cell is finished.", "; ".join(missing))
     root = store.Store(found[0].root)
-    done = judge_cells(found, root, judges, assignments, progress)
+    done = judge_cells(found, root, judges, assignments, progress, trust)
     raise_first(done.outcome)
     # written anew in any case: a key does not tell that undecided cases were judged again
     # from the records on disk, which name the new verdicts; those in `found` were read before judging
@@ -74,14 +79,16 @@ def score(
     *,
     runs: str | os.PathLike[str] = "runs",
     seed: int | None = None,
+    trust: str | Sequence[str] = (),
 ) -> list[TextRewards]:
     """Rewards per token of each response to the prompt in the same place.
 
     `rm` is a reward model that a cell in `runs` trained (with this training seed; default: the lowest), or one that
-    needs no training.  Rewards are not scaled; the last one is that of end-of-sequence.  Raises BenchError where there
-    is no such reward model, and for different numbers of prompts and responses.
+    needs no training.  Rewards are not scaled; the last one is that of end-of-sequence.  `trust` is that of `judge`.
+    Raises BenchError where there is no such reward model, for a record that names what it may not, and for different
+    numbers of prompts and responses.
     """
     asked, answers = as_list(prompts), as_list(responses)
     if len(asked) != len(answers):
         raise BenchError(f"{len(asked)} prompts and {len(answers)} responses.", "Give one response for each prompt.")
-    return score_texts(rm, asked, answers, Path(runs), seed)
+    return score_texts(rm, asked, answers, as_path(runs), seed, as_list(trust))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.api.arguments import Paths, as_paths, call_text
+from rlhf_bench.harness.api.arguments import Paths, as_path, as_paths, call_text
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
+from rlhf_bench.reports.files import TABLES
 
 if TYPE_CHECKING:
     import pandas
@@ -87,8 +88,10 @@ def load_report(path: str | os.PathLike[str]) -> Report:
 
     Raises BenchError for anything else, and for a report of another version of this program.
     """
-    place = Path(path)
-    file = place / "report.json" if place.is_dir() else place
+    place = as_path(path)
+    file = place / "report.json" if store.is_folder(place) else place
+    if file != place:
+        store.check_links(file, place)
     found: object = store.read_json(file)  # any JSON: a user may name another file
     if not isinstance(found, dict) or found.get("schema") != build.SCHEMA:
         raise BenchError(f"{path} is no report of bench report.", "Give the folder that --out named.")
@@ -107,7 +110,8 @@ def report(runs: Paths, out: str | os.PathLike[str] | None = None, *, level: flo
     command = call_text(report, locals())  # first: locals() holds the arguments alone
     if not 0.5 <= level <= 0.999:
         raise BenchError(f"level is {level}.", "It must lie between 0.5 and 0.999.")
-    made, missing = make_report(as_paths(runs), Path(out) if out is not None else None, Estimator(level), command)
+    target = None if out is None else as_path(out)
+    made, missing = make_report(as_paths(runs), target, Estimator(level), command)
     return existing(made, missing)
 
 
@@ -131,6 +135,7 @@ def make_report(
             return Report(out, stored, tuple(missing)), missing
     made = build.build(found, missing, estimator, command)
     if out is not None:
+        store.check_inside(out / TABLES, out)  # files are written into it, and removed from it
         build.write(made, out, found)
     return Report(out, made, tuple(missing)), missing
 

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.api.arguments import Seeds, Settings, as_assignments, as_list, as_seeds, as_text, call_text
+from rlhf_bench.harness.api.arguments import (
+    Seeds,
+    Settings,
+    as_assignments,
+    as_list,
+    as_path,
+    as_seeds,
+    as_text,
+    call_text,
+    check_paths,
+)
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.pipeline.execute import Outcome
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, usable_cores
@@ -106,7 +116,7 @@ def plan(
             optimizers=as_list(optimizers),
             n=None if n is None else as_text(n),  # a text, as --n gives it: the same setting in the same record
         ),
-        Path(out),
+        as_path(out),
     )
 
 
@@ -115,6 +125,8 @@ def plan_request(request: Request, out: Path) -> RunPlan:
 
     `bench run` begins here: its options are the fields of a Request.  Raises BenchError as `plan`.
     """
+    texts = (request.policy, request.data, *request.tasks, *request.reward_models, *request.judges)
+    check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
     request = replace(
         request, policy=which_policy(request.policy, request.preset), judges=request.judges or DEFAULT_JUDGES
     )

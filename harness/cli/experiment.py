@@ -77,12 +77,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
     for name in only:
         experiments.find(name)  # raises for an unknown name, which would otherwise select nothing
     stdout, _ = consoles(False)
-    text = ""
-    if intro:  # read before anything is computed: a misspelt path costs no minutes
-        try:
-            text = intro.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"Cannot read {intro}: {error}.", "Give a text file.") from None
+    text = store.read_text(intro) if intro else ""  # before anything is computed: a misspelt path costs no minutes
     built, missing = [], []
     # an experiment that cannot be read is named as missing: the ledger still has all others
     for record, root in results.find_records(runs):

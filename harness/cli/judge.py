@@ -22,7 +22,14 @@ Groups = dict[str, dict[str, str]]
 """Settings by judge: judge -> key -> text."""
 
 
-def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: Path | None, quiet: bool) -> int:
+def judge(
+    runs: Path | None,
+    judges: Sequence[str],
+    groups: Groups,
+    calibrate: Path | None,
+    trust: Sequence[str],
+    quiet: bool,
+) -> int:
     """bench judge
 
     `runs` or `calibrate`, not both: a results folder to judge again, or a file of labelled pairs.  Returns 3 where a
@@ -36,7 +43,7 @@ def judge(runs: Path | None, judges: Sequence[str], groups: Groups, calibrate: P
         raise BenchError("Nothing to judge.", "Give RUNS, the --out folder of a bench run, or --calibrate FILE.")
     stdout, stderr = consoles(quiet)
     with watching(stderr, quiet) as progress:
-        done, made, missing = rejudge(runs, judges, groups, progress, command_line())
+        done, made, missing = rejudge(runs, judges, groups, progress, command_line(), trust)
     if made:
         show_end(stdout, made)
     # on stderr: new verdicts that decide less were dropped, which a user would otherwise take for new results

@@ -5,6 +5,7 @@ Imports are inside the functions: `bench --help` needs click alone, and only wha
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 import click
 
-from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.presets import parse_seeds
+from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.presets import MANY_SEEDS, parse_seeds
 from rlhf_bench.harness.printable import printable
 
 
@@ -21,6 +22,8 @@ def main() -> None:
     """Entry point.  A BenchError is one line on stderr and exit code 2, an interruption exit code 130.
 
     Other exit codes are those of the commands: 0 fine, 1 a plugin fails its tests, 3 something is missing or undecided.
+    Faults of the machine and of texts that no command foresees are one line and exit code 2, too: a path that is too
+    long, a full disk, a text that cannot be encoded, JSON that is nested too deeply, no memory.
     """
     try:
         bench(standalone_mode=False)  # click would print its own errors and exit before the handlers below
@@ -35,9 +38,45 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # the program that read our output has ended; nothing more can be said
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {printable(place + (error.strerror or one_line(error)))}.", err=True)
+        sys.exit(2)
+    except (UnicodeError, RecursionError, MemoryError) as error:
+        click.echo(f"Error: {printable(one_line(error))}.", err=True)
+        sys.exit(2)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Command(click.Command):
+    """A command that refuses every empty name.
+
+    An empty name comes from a variable that is not set in a script.  It never means the default, and as a path it would
+    mean the current folder.
+    """
+
+    TEXTS = ("prompt", "response")
+    """Options whose text may be empty."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; raises BenchError for the first empty name."""
+        # before types convert: an empty path becomes "."
+        given = self.make_parser(ctx).parse_args(list(args))[0]
+        for param in self.get_params(ctx):
+            value = given.get(param.name or "")
+            values = value if isinstance(value, list | tuple) else [value]
+            if "" in values and param.name not in self.TEXTS:
+                shown = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+                raise BenchError(f"{shown} is empty.", "Name one, or leave the option out for its default.")
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """The group of all commands."""
+
+    command_class = Command
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="rlhf-bench", prog_name="bench")
 def bench() -> None:
     """Train a policy with PPO against each reward model, everything else held equal, and measure the policy."""
@@ -54,7 +93,24 @@ class SeedsType(click.ParamType[tuple[int, ...]]):
         try:
             return parse_seeds(str(value))
         except ValueError:
-            self.fail(f"{value!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
+            shown = str(value)[:60]
+            self.fail(f"{shown!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
+
+
+class Finite(click.FloatRange):
+    """A number in a range.  click's own takes nan for every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
+
+
+def check_seeds(seeds: tuple[int, ...] | None, yes: bool) -> None:
+    """Raises BenchError for many seeds without --yes: a slip such as 100 for 10 costs hours."""
+    if seeds and len(seeds) > MANY_SEEDS and not yes:
+        raise BenchError(f"--seeds asks for {len(seeds):,} seeds.", "Add --yes if so many are meant.")
 
 
 Decorated = Callable[..., None]
@@ -68,34 +124,33 @@ def settings_options(command: Decorated) -> Decorated:
     return click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help=text)(command)
 
 
-def named(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """Refuse an empty name that was given: it comes from an unset variable of a script and never means the default."""
-    # the empty default itself passes: only what was typed is refused
-    if not value and ctx.get_parameter_source(param.name or "") == click.core.ParameterSource.COMMANDLINE:
-        raise BenchError(f"{param.opts[0]} is empty.", "Name one, or leave the option out for its default.")
-    return value
-
-
 policy_option = click.option(
     "--policy",
     default="",
-    callback=named,
     help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
 )
 preset_option = click.option(
     "--preset",
     default="",
-    callback=named,
     help="Settings preset; default by the kind of policy.  See: bench list presets",
 )
 
 
+yes_option = click.option("--yes", is_flag=True, help=f"Run more than {MANY_SEEDS} seeds.")
 track_option = click.option(
     "--track",
     multiple=True,
     metavar="NAME",
     help="Log PPO's scalars during training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
     "WANDB_API_KEY is set) or trackio; repeat.",
+)
+
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    metavar="TEXT",
+    help="A module:attribute, path or hub id that files in RUNS name: this command imports and calls that code, or "
+    "opens that path.  Without it, files may name registered plugins alone; repeat.",
 )
 
 
@@ -112,12 +167,12 @@ track_option = click.option(
 @click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
+@yes_option
 @policy_option
 @preset_option
 @click.option(
     "--data",
     default="",
-    callback=named,
     help="The task's real data: a path, 'hub' or a hub id.  Default: the synthetic task.",
 )
 @click.option(
@@ -126,8 +181,8 @@ track_option = click.option(
 @click.option("--train-prompts", default="", help="Another task whose prompts PPO optimises on.  Default: --task.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many examples of every split.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core with 'tiny'.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads per job.  Default: 1 with 'tiny', else all.")
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Stages side by side.  Default: one per core with 'tiny'.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads per job.  Default: 1 with 'tiny', else all.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
 @track_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
@@ -138,6 +193,7 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     from rlhf_bench.harness.plan.request import Request
     from rlhf_bench.harness.presets import parse_assignments
 
+    check_seeds(options["seeds"], options.pop("yes"))
     machine = {name: options.pop(name) for name in ("out", "jobs", "threads", "device", "track", "dry_run", "quiet")}
     # what is left has the names of a Request's fields
     # no --limit is 0: all examples
@@ -149,7 +205,7 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, .md, .json and tables/*.csv.")
 @click.option("--terminal", "in_terminal", is_flag=True, help="Show all tables here; plain when piped.")
-@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
 def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
     """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics."""
@@ -188,6 +244,7 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
     help="Instead of RUNS: agreement of pairwise judges with people's labels.  "
     "Rows (.jsonl, .json, .csv, .parquet) of prompt, a, b (two responses) and label (a, b or tie).",
 )
+@trust_option
 @settings_options
 def judge(
     runs: Path | None,
@@ -195,6 +252,7 @@ def judge(
     model: str | None,
     base_url: str | None,
     calibrate: Path | None,
+    trust: tuple[str, ...],
     assignments: tuple[str, ...],
     quiet: bool,
 ) -> None:
@@ -206,7 +264,7 @@ def judge(
     from rlhf_bench.harness.presets import parse_assignments
 
     groups = judge_settings(judges, parse_assignments(assignments), {"model": model, "base_url": base_url})
-    sys.exit(judge(runs, judges, groups, calibrate, quiet))
+    sys.exit(judge(runs, judges, groups, calibrate, trust, quiet))
 
 
 @bench.command()
@@ -217,20 +275,22 @@ def judge(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder."
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Which training seed; default: the lowest found.")
-def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None) -> None:
+@trust_option
+def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, trust: tuple[str, ...]) -> None:
     """Show the rewards per token of one response."""
     from rlhf_bench.harness.cli.score import score
 
-    sys.exit(score(rm, prompt, response, runs, seed))
+    sys.exit(score(rm, prompt, response, runs, seed, trust))
 
 
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
+@yes_option
 @policy_option
 @preset_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Stages side by side.  Default: one per core.")
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
 @track_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
@@ -242,6 +302,7 @@ def experiment(**options: Any) -> None:
     from rlhf_bench.harness.pipeline.trackers import check_trackers
     from rlhf_bench.harness.presets import parse_assignments
 
+    check_seeds(options["seeds"], options["yes"])
     trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
     wanted = [options[name] for name in ("policy", "preset", "out")]
@@ -255,7 +316,7 @@ def experiment(**options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Also write everything as Markdown to this file.")
 @click.option("--intro", type=click.Path(path_type=Path), help="A Markdown file that the written file begins with.")
 @click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
-@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: tuple[str, ...], level: float) -> None:
     """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs)."""
     from rlhf_bench.harness.cli.experiment import claims
@@ -266,13 +327,13 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
 
 @bench.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--difference", type=float, required=True, help="The difference to find, in the measure's unit.")
+@click.option("--difference", type=Finite(), required=True, help="The difference to find, in the measure's unit.")
 @click.option("--judge", default="utility", show_default=True, help="The judge of the measure.")
 @click.option("--measure", default="gold_change", show_default=True, help="The measure.")
 @click.option("--task", default="", help="Only this task.")
 @click.option("--rm", "reward_model", default="", help="Only this reward model.")
 @click.option("--versus", default="", help="Plan for the difference of --rm to this reward model, on the same prompts.")
-@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 def power(
     runs: tuple[Path, ...],
     difference: float,

@@ -63,8 +63,11 @@ class Module(Protocol):
     def buffers(self) -> Iterator[Tensor]:
         """Tensors that are no parameters."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name, tied ones under each of their names; they are not copied."""
+    def state_dict(self, *, keep_vars: bool = False) -> dict[str, Tensor]:
+        """Parameters and buffers by name, tied ones under each of their names; they are not copied.
+
+        Detached from the graph, or with `keep_vars` the parameters themselves.
+        """
 
     @overload
     def to(self, device: str | torch.device) -> Self: ...
@@ -136,6 +139,8 @@ class CausalLM(Module, Protocol):
     config: Config
     generation_config: GenerationConfig
     base_model: CausalLM
+    base_model_prefix: str
+    """The attribute that holds the trunk: names of its tensors begin with it."""
 
     @property
     def device(self) -> torch.device:

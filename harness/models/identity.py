@@ -11,7 +11,8 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.models.lora import require_peft
 from rlhf_bench.harness.models.policies import check_folder
-from rlhf_bench.harness.models.tiny_policy import TINY
+from rlhf_bench.harness.models.tiny_policy import TINY, check_sizes
+from rlhf_bench.harness.store import is_folder
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
@@ -38,11 +39,13 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
     if settings.policy.lora:  # asked for here, where a run is planned, instead of hours later in SFT
         require_peft()
     if source == TINY:
+        # here, at planning: the model itself is made by the first stage, maybe minutes later
+        check_sizes(settings.policy.width, settings.policy.heads)
         return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
     # without the sizes of the tiny policy: a change of them must not change the keys of other policies
     others = {k: v for k, v in settings.group("policy").items() if k not in TINY_SETTINGS}
     path = Path(source).expanduser()
-    if path.is_dir():  # before the hub: a folder named like a hub id is the folder, as in transformers
+    if is_folder(path):  # before the hub: a folder named like a hub id is the folder, as in transformers
         check_folder(path)
         names = {p.name for p in path.iterdir()}
         if not any(n.endswith(".safetensors") for n in names):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.transformers_private import enable_checkpointing
 
 if TYPE_CHECKING:
@@ -76,10 +76,15 @@ def save_placement(placement: Placement, folder: Path) -> None:
 def read_placement(folder: Path) -> Placement:
     """The placement stored in an SFT folder; without one, all weights in float32.
 
-    A folder from elsewhere has none.
+    A folder from elsewhere has none.  Raises BenchError for a damaged one.
     """
     path = folder / FILE
-    return Placement(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Placement()
+    if not path.is_file():
+        return Placement()
+    try:
+        return Placement(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise BenchError(f"{path} is damaged: {one_line(error)}.", "Delete its folder and run again.") from None
 
 
 def apply_placement(model: M, placement: Placement) -> M:

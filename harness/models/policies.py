@@ -6,16 +6,19 @@ opens what is saved.  models/tiny_policy.py makes a policy from nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
+from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
 
@@ -155,13 +158,15 @@ def load_classifier(
     """A sequence classifier with one label, in float32 evaluation mode.
 
     `head_std` above 0 draws a new head of that standard deviation from `seed`; 0 keeps the head that is stored.
-    Raises BenchError where no such model can be loaded.
+    Raises BenchError where no such model can be loaded, and where any of its weights but those of a new head are
+    missing.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     with quiet_transformers():
-        model: Classifier = _load(AutoModelForSequenceClassification.from_pretrained, source, num_labels=1)
+        load = AutoModelForSequenceClassification.from_pretrained
+        model: Classifier = _load(load, source, new_head=head_std > 0, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     if head_std:
         generator = torch.Generator().manual_seed(seed)  # of its own, on the CPU: the same head on every device
@@ -182,19 +187,36 @@ def load_encoder_decoder(source: str | Path, tokenizer: Tokenizer, device: str) 
     return model.to(device).eval()
 
 
-def _load(load: Callable[..., L], source: str | Path, dtype: str = "float32", **more: object) -> L:
+def _load(
+    load: Callable[..., tuple[L, Mapping[str, Any]]],
+    source: str | Path,
+    dtype: str = "float32",
+    new_head: bool = False,
+    **more: object,
+) -> L:
     """The model by `load`, `from_pretrained` of one of transformers' auto classes.
 
-    Raises BenchError for quantised weights, which cannot be trained here, and for weights that are not finite.
+    `new_head`: the model gets another head than the stored one, made new.
+
+    Raises BenchError for quantised weights, which cannot be trained here, for weights that are not finite, and for
+    tensors that are missing, of another shape or unknown to the model.
     """
     import torch
 
     check_folder(source)
     name, revision = split_revision(source)
     try:
-        model = load(
-            name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=getattr(torch, dtype), **more
-        )  # a pickled file, or code from the hub, could run anything
+        with quiet_transformers():  # its report on tensors: `check_report` names them
+            model, report = load(
+                name,
+                revision=revision,
+                trust_remote_code=False,  # code from the hub, or a pickled file, could run anything
+                use_safetensors=True,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # without it transformers refuses them, and does not name them
+                **more,
+            )
     except Exception as error:
         if Path(name).is_dir():
             fix = "Give a model folder with safetensors weights."
@@ -202,6 +224,9 @@ def _load(load: Callable[..., L], source: str | Path, dtype: str = "float32", **
         raise load_error(error, source, "model with safetensors weights") from error
     if getattr(model.config, "quantization_config", None) is not None:
         raise BenchError(f"The weights of {source} are quantised.", "Give the model they were made from.")
+    trunk = f"{model.base_model_prefix}."
+    outside = (lambda tensor: not tensor.startswith(trunk)) if new_head else (lambda _: False)
+    check_report(source, report, new=outside, left=outside)
     # one NaN would show only as a diverged run, hours later
     for parameter, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
@@ -256,8 +281,37 @@ def check_folder(source: str | Path) -> None:
                 f"{source} has pickled weights only ({pickled[0]}), which can run any code when they are read.",
                 "Convert them where you trust them: load the model there and save_pretrained() it.",
             )
+        check_configs(path)
     elif path.exists() or not is_hub_id(source):
         raise BenchError(f"There is no folder {source}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
+
+
+def check_configs(folder: Path) -> None:
+    """Raises BenchError where a model folder's files name code of the hub, or weights outside of the folder."""
+    for file in sorted(folder.glob("*.json")):
+        if file.name != "config.json" and not file.name.endswith(".index.json"):
+            continue
+        try:
+            todo: list[Any] = [json.loads(file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, RecursionError):
+            continue  # transformers says what is wrong with it
+        while todo:
+            one = todo.pop()
+            if not isinstance(one, dict):
+                continue
+            todo += one.values()  # settings of a model's parts are nested
+            for key in IMPLEMENTATIONS:
+                # ORG/NAME is a compiled kernel, which transformers downloads and runs
+                if "/" in str(one.get(key, "")):
+                    raise BenchError(f"{file} asks for code of the hub: {key} is {one[key]!r}.", f"Remove {key}.")
+            weights = one.get("weight_map")
+            for name in weights.values() if isinstance(weights, dict) else ():
+                if not store.is_plain_name(name):
+                    raise BenchError(f"{file} names weights outside of its folder: {name!r}.", "Copy the model again.")
+
+
+IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Keys of config.json that choose what computes a layer."""
 
 
 def context_length(model: CausalLM | SimpleNamespace) -> int | None:
@@ -276,7 +330,7 @@ def context_of(folder: Path) -> int | None:
     """`context_length` of a stored model in tokens, without loading its weights."""
     from transformers import AutoConfig
 
-    return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder)))
+    return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder, trust_remote_code=False)))
 
 
 def pick_device(wanted: str = "") -> str:
@@ -288,10 +342,13 @@ def pick_device(wanted: str = "") -> str:
 
     if wanted:
         try:  # the only way to know: each backend fails with an exception of its own kind
-            torch.zeros(1, device=wanted)
+            torch.zeros(1, device=wanted).tolist()  # read back: the device `meta` computes nothing
+            device = torch.device(wanted)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise BenchError(f"The device {wanted!r} cannot be used: {one_line(error)}.", "See: bench doctor") from None
-        return wanted
+        if device.type == "cpu" and device.index:  # torch takes any number for the one CPU
+            raise BenchError(f"The device {wanted!r} cannot be used: there is one CPU.", "Write cpu.")
+        return device.type if device.type == "cpu" else wanted
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -52,6 +52,12 @@ def tiny_tokenizer(prompts: Sequence[str], completions: Sequence[str], vocabular
     return train_tokenizer([policy_prompt(p) + c for p, c in zip(prompts, completions, strict=True)], vocabulary)
 
 
+def check_sizes(width: int, heads: int) -> None:
+    """Raises BenchError where `width` is not a multiple of `heads`."""
+    if width % heads:
+        raise BenchError(f"policy.width={width} is not a multiple of policy.heads={heads}.", "Choose a multiple.")
+
+
 def tiny_model(tokenizer: Tokenizer, context: int, layers: int, width: int, heads: int, seed: int) -> CausalLM:
     """A GPT-2 with random weights from `seed`, without dropout: PPO's ratios need a deterministic policy.
 
@@ -60,8 +66,7 @@ def tiny_model(tokenizer: Tokenizer, context: int, layers: int, width: int, head
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    if width % heads:
-        raise BenchError(f"policy.width={width} is not a multiple of policy.heads={heads}.", "Choose a multiple.")
+    check_sizes(width, heads)
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=context,

@@ -167,7 +167,9 @@ def record_cells(made: Plan, root: store.Store) -> None:
     for cell in made.cells:
         path = root.root / "cells" / f"{cell.name}.json"
         # `bench judge` records judges that no plan names
-        before: JsonObject = store.read_json(path).get("judges", {}) if path.exists() else {}
+        found = store.read_json(path) if path.exists() else {}
+        judged = found.get("judges") if isinstance(found, dict) else None
+        before: JsonObject = judged if isinstance(judged, dict) else {}
         judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
         record = {**cell.record(), "judges": {**before, **judges}}
         if not path.exists() or store.read_json(path) != record:  # the same run again leaves its files untouched

@@ -21,6 +21,7 @@ from rlhf_bench.harness.models.lora import (
 )
 from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
 from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_tokenizer, save_model
+from rlhf_bench.harness.models.tensors import check_shapes, shapes_of
 from rlhf_bench.harness.nouns import Rollout
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ def save_state(actors: Actors, iteration: int, path: Path) -> None:
 def load_state(actors: Actors, path: Path) -> int:
     """Restore what `save_state` wrote, in place; returns the number of iterations done.
 
-    `actors` are made from the same SFT folder and settings: names and shapes must be those that were saved.
+    `actors` are made from the same SFT folder and settings.  Raises BenchError where a weight of policy or critic is
+    missing, of another shape, or one too many.
     """
     from safetensors import safe_open
 
@@ -193,19 +195,29 @@ def load_state(actors: Actors, path: Path) -> int:
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         iteration = int(file.metadata()["iteration"])
+    # here, because a tensor of another shape may fit by broadcasting
+    needed = shapes_of({**state_tensors("policy", actors.policy), **state_tensors("critic", actors.critic)})
+    for name, shape in list(needed.items()):
+        model, _, parameter = name.partition("/")
+        # none before a parameter's first step
+        moments = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}
+        needed |= {held: size for m, size in moments.items() if (held := f"{model}@{m}/{parameter}") in tensors}
+    check_shapes(path, needed, shapes_of(tensors))
     restore_tensors("policy", actors.policy, actors.policy_optimizer, tensors, device)
     restore_tensors("critic", actors.critic, actors.critic_optimizer, tensors, device)
     return iteration
 
 
-def state_tensors(prefix: str, module: nn.Module | CausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Trained weights as PREFIX/NAME, and Adam's moments and step counts as PREFIX@MOMENT/NAME."""
+def state_tensors(
+    prefix: str, module: nn.Module | CausalLM, optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Tensor]:
+    """Trained weights as PREFIX/NAME, and Adam's moments and step counts, if any, as PREFIX@MOMENT/NAME."""
     tensors = {}
     for name, parameter in module.named_parameters():  # tied weights appear once
         if not parameter.requires_grad:
             continue  # the frozen base under adapters is in the SFT folder
         tensors[f"{prefix}/{name}"] = parameter.detach().contiguous()
-        for moment, value in optimizer.state.get(parameter, {}).items():
+        for moment, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
             tensors[f"{prefix}@{moment}/{name}"] = value.contiguous()
     return tensors
 

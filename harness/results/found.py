@@ -48,11 +48,18 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     records: dict[Path, None] = {}  # a dict keeps the order; one record reached by two paths is one cell
     missing: list[str] = []
     for path in paths:
-        if not path.exists():
+        if not store.exists(path):
             raise BenchError(f"{path} is not there.", "Give the --out folder of a bench run.")
         found = [path] if path.suffix == ".json" and path.is_file() else sorted((path / "cells").glob("*.json"))
         missing += [] if found else [f"{path} holds no cells of a bench run"]
-        records.update(dict.fromkeys(p.resolve() for p in found))
+        for record in found:
+            # below its results folder, not below the given path, which may be the record or a link to the folder
+            try:
+                store.check_links(record, record.parent.parent)
+            except BenchError as error:
+                missing.append(f"{record.stem}: {error.seen}")
+            else:
+                records[record.resolve()] = None
     cells = []
     for record in records:
         cell, lacking = _read_cell(record)
@@ -80,6 +87,9 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
     if problem:  # before any folder is opened: the record names all of them
         return None, [f"{name}: its record is damaged or of another version of this program ({problem})"]
     cell = CellFiles(record, path.parent.parent, path)  # ROOT/cells/NAME.json (store.py)
+    problem = next(_link_problems(cell), "")
+    if problem:
+        return None, [f"{name}: {problem}"]
     unfinished = [role for role in record["stages"] if not is_complete(cell.folder(role))]
     if unfinished:
         return None, [f"{name} is unfinished: {', '.join(unfinished)} missing"]
@@ -110,8 +120,18 @@ def _record_problems(record: object) -> Iterator[str]:
     yield from (f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"])
     yield from (f"no {role!r} in 'stages'" for role in ROLES if role not in record["stages"])
     for place in (*record["stages"].values(), *record["judges"].values()):
-        if not (isinstance(place, list) and len(place) == 3 and all(isinstance(part, str) for part in place)):
-            yield "a place that is not three words"
+        # each part of a path: ".." or "/" would lead out of the results folder
+        if not (isinstance(place, list) and len(place) == 3 and all(map(store.is_plain_name, place))):
+            yield f"the place {place!r} is not three names of folders"
+
+
+def _link_problems(cell: CellFiles) -> Iterator[str]:
+    """What in a cell's folders leads out of the results folder."""
+    for folder in (*map(cell.folder, cell.record["stages"]), *cell.judged().values()):
+        try:
+            store.check_links(folder, cell.root)
+        except BenchError as error:
+            yield error.seen.removesuffix(".")
 
 
 def _stage_problems(cell: CellFiles) -> Iterator[str]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import store, trust
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress
@@ -46,14 +46,19 @@ def judge_cells(
     judges: Sequence[str],
     assignments: Mapping[str, Mapping[str, str]],
     progress: StageProgress = no_stage_progress,
+    named: Collection[str] = (),
 ) -> Rejudged:
     """Verdicts of `judges` on every cell, recorded beside those of other judges.
 
     `assignments` holds the judges' settings: judge -> key -> text.  Stored verdicts stay, unless some case is undecided
     and the judge may decide it now.  A failure does not stop the other verdicts: it is part of the outcome, and every
-    finished verdict is recorded.  Raises BenchError for unknown judges and settings, and for a task whose data changed
-    since the run.
+    finished verdict is recorded.  `named` are the names of code and the paths that records may use (trust.py).  Raises
+    BenchError for unknown judges and settings, for a record that names what it may not, and for a task whose data
+    changed since the run.
     """
+    root.check_own_folders()
+    for cell in cells:
+        trust.check_recorded("task", cell.record.get("evaluated"), cell.path or root.root, named)
     done = Rejudged()
     for spec in [judge_spec(name, assignments.get(name, {})) for name in dict.fromkeys(judges)]:
         stages = {cell.path: _verdict_stage(cell, spec) for cell in cells if cell.path is not None}
@@ -107,6 +112,7 @@ class RetryStore(store.Store):
         # the same lock as `Store.writing`: a run may be computing this stage in another process
         partial = self.root / ".partial" / f"{kind}-{key[: store.KEY_LENGTH]}"
         work, scratch = partial / "work", partial / "scratch"
+        self.check_unfinished(partial)
         with FileLock(partial.with_suffix(".lock")):
             shutil.rmtree(partial, ignore_errors=True)
             for folder in (work, scratch):
@@ -137,13 +143,17 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
     for role in ("prompts", "baseline", "generations"):
         # the marker has the whole key, a cell's record the short one of the folder: keys of verdicts hash the whole one
         record = store.read_json(cell.folder(role) / store.MARKER)
+        place = [record["kind"], record["label"], str(record["key"])[: store.KEY_LENGTH]]
+        if place != cell.record["stages"][role]:
+            seen = f"{cell.folder(role) / store.MARKER} is of another stage."
+            raise BenchError(seen, "Copy the results folder again.")
         inputs[role] = StoredStage(record["kind"], record["label"], record["params"], record["key"])
     spec = cell.record["evaluated"]
     task = _open_task(spec["name"], store.canonical(spec["settings"]))
-    if task.origin.sha256 != spec["sha256"]:  # its prompts and references may no longer belong to the responses
+    if task.origin.sha256 != spec.get("sha256"):  # its prompts and references may no longer belong to the responses
         raise BenchError(
             f"The data of {spec['name']!r} changed since the run "
-            f"({spec['sha256'][:12]} is now {task.origin.sha256[:12]}).",
+            f"({str(spec.get('sha256'))[:12]} is now {task.origin.sha256[:12]}).",
             "Judge with the data and version the run was made with.",
         )
     seed = cell.record["seed"]

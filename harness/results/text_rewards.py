@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import plugins, store, trust
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.results.arms import CellFiles
@@ -26,12 +26,18 @@ class TextRewards(NamedTuple):
 
 
 def score_texts(
-    rm: str, prompts: Sequence[str], responses: Sequence[str], runs: Path, seed: int | None = None
+    rm: str,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    runs: Path,
+    seed: int | None = None,
+    named: Collection[str] = (),
 ) -> list[TextRewards]:
     """Unscaled rewards per token of each response to the prompt in its place.
 
     `rm` is a reward model that a cell in `runs` trained (with this training seed, by default the lowest), or one that
-    needs no training, which then uses the tokenizer of any cell.  Raises BenchError if neither is found.
+    needs no training, which then uses the tokenizer of any cell.  `named` are texts that records may use beside `rm`
+    (trust.py).  Raises BenchError if neither is found, and for a record that names what it may not.
     """
     # imported here: these modules import torch and transformers, which takes seconds
     from rlhf_bench.harness.models.policies import load_tokenizer
@@ -40,17 +46,23 @@ def score_texts(
     from rlhf_bench.harness.stages.reward import examples_of, load_reward_model
 
     # a cell has everything that a reward model needs: weights, settings, the policy's tokenizer
-    cell = _choose(find_cells([runs])[0], rm, seed)
+    cell = _choose(*find_cells([runs]), rm, seed)
     set_threads(1)
     quiet_libraries()
-    made = store.read_json(cell.folder("scale") / store.MARKER)  # the only stage that every reward model has
-    params, folder = made["params"], None
+    marker = cell.folder("scale") / store.MARKER  # the only stage that every reward model has
+    made, folder = store.read_json(marker), None
+    params, shown = made["params"], made["inputs"].get("prompts")
     if not _trained_by(cell, rm):
         params = {"rm": {"name": rm, "settings": factory_settings(rm, plugins.find("reward-model", rm).factory(), {})}}
-    elif "reward" in cell.record["stages"]:
-        folder = cell.folder("reward")
+    else:
+        trust.check_recorded("reward-model", params.get("rm"), marker, (rm, *named))
+        folder = cell.folder("reward") if "reward" in cell.record["stages"] else None
     # the record of a stage names its inputs' folders; the scale's are the prompts that PPO optimises on
-    stored_prompts = cell.root / "prompts" / made["inputs"]["prompts"]
+    if not store.is_plain_name(shown):
+        seen = f"{marker} names the prompts {shown!r}, no folder of {runs}."
+        raise BenchError(seen, "Copy the results folder again.")
+    stored_prompts = cell.root / "prompts" / shown
+    store.check_links(stored_prompts, cell.root)
     scorer = load_reward_model(params, folder, "cpu", lambda: examples_of({"prompts": stored_prompts}))
     tokenizer = load_tokenizer(cell.folder("sft"))
     found = []
@@ -69,7 +81,7 @@ def _trained_by(cell: CellFiles, rm: str) -> bool:
     return bool(name == rm or (":" in rm and name == plugins.find("reward-model", rm).label))
 
 
-def _choose(cells: Sequence[CellFiles], rm: str, seed: int | None) -> CellFiles:
+def _choose(cells: Sequence[CellFiles], missing: Sequence[str], rm: str, seed: int | None) -> CellFiles:
     # of several tasks or settings with this reward model and seed, the first that was found
     own = [c for c in cells if _trained_by(c, rm) and seed in (None, c.record["seed"])]
     if own:
@@ -85,4 +97,4 @@ def _choose(cells: Sequence[CellFiles], rm: str, seed: int | None) -> CellFiles:
         return cells[0]
     trained = sorted({f"{c.record['reward_model']} (seed {c.record['seed']})" for c in cells})
     raise BenchError(f"No finished cell trained {rm!r}" + (f" with seed {seed}." if seed is not None else "."),
-                     f"Found: {', '.join(trained) or 'none'}. Train it with bench run.")  # fmt: skip
+                     f"Found: {', '.join(trained or missing[:1]) or 'none'}. Train it with bench run.")  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.nouns import Case, Generation, Measure, Verdict
+from rlhf_bench.harness.nouns import Case, Generation, Measure, MeasureKind, Verdict
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, Task
 from rlhf_bench.harness.stages.evaluation import read_generations
@@ -16,6 +17,10 @@ from rlhf_bench.harness.stages.prompts import load_task, read_examples
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
+
+
+LARGEST = sys.float_info.max
+"""Integers may be beyond it; NaN is in no range."""
 
 
 def verdicts(context: Context) -> StageFigures:
@@ -35,10 +40,21 @@ def verdicts(context: Context) -> StageFigures:
     store.write_rows(context.work / "verdicts.jsonl", rows)
     store.write_json(context.work / "measures.json", [asdict(m) for m in judge.measures])
     # Read now: an account is of the last call of `measure`.
-    if isinstance(judge, HasAccount) and (account := dict(judge.account)):
+    if isinstance(judge, HasAccount) and (account := _account(name, judge)):
         store.write_json(context.work / "account.json", account)
     threshold = {"threshold": judge.threshold} if isinstance(judge, HasThreshold) else {}
     return {"cases": len(cases), "undecided": len(undecided(rows)), **threshold}
+
+
+def _account(name: str, judge: HasAccount) -> JsonObject:
+    """The judge's account.  Raises BenchError where it is no JSON object."""
+    try:
+        account = dict(judge.account)
+        store.canonical(account)
+    except Exception as error:  # a plugin may raise anything
+        seen = f"The account of the judge {name!r} is no JSON object: {one_line(error)}."
+        raise BenchError(seen, f"See: bench check judge {name}") from error
+    return account
 
 
 def undecided(rows: Sequence[Row]) -> list[Row]:
@@ -49,12 +65,22 @@ def undecided(rows: Sequence[Row]) -> list[Row]:
 def load_judge(name: str, settings: Row) -> Judge:
     """A judge with all of its settings.
 
-    Raises BenchError for an unknown name, where it cannot be made, and where the object is no Judge.
+    Raises BenchError for an unknown name, where it cannot be made or read, where the object is no Judge, and for a
+    threshold outside 0 .. 1.
     """
     judge = plugins.build("judge", name, settings)
-    if not isinstance(judge, Judge):
-        raise BenchError(f"The judge {name!r} lacks members of the Judge seam.", f"See: bench check judge {name}")
-    return judge
+    fix = f"See: bench check judge {name}"
+    try:
+        # reads its properties
+        whole, threshold = isinstance(judge, Judge), judge.threshold if isinstance(judge, HasThreshold) else 0.0
+    except Exception as error:  # a plugin may raise anything
+        raise BenchError(f"The judge {name!r} cannot be read: {one_line(error)}.", fix) from error
+    if not whole:
+        raise BenchError(f"The judge {name!r} lacks members of the Judge seam.", fix)
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise BenchError(f"The judge {name!r} has the threshold {threshold!r:.60}, no share.", fix)
+    made: Judge = judge
+    return made
 
 
 def read_cases(context: Context) -> list[Case]:
@@ -75,26 +101,57 @@ def measure(name: str, judge: Judge, cases: Sequence[Case], task: Task) -> list[
     """The judge's verdicts, checked.
 
     Raises BenchError when there is not one per case, a measure is missing, a number is not finite or out of its kind's
-    range, or an undecided one has no reason.
+    range, or an undecided one has no reason; and for measures that no report could show.
     """
     try:
         found = list(judge.measure(cases, task))
+        # after measuring: a judge may know its measures only then
+        measures = list(judge.measures)
     except BenchError:
         raise
     except Exception as error:  # a plugin may raise anything
         raise BenchError(f"The judge {name!r} failed: {one_line(error)}.") from error
     if len(found) != len(cases):
         raise BenchError(f"The judge {name!r} gave {len(found)} verdicts for {len(cases)} cases.", "Give one per case.")
-    measures = {m.name: m for m in judge.measures}
+    problem = _measures_problem(measures)
+    if problem:
+        raise BenchError(f"The judge {name!r} {problem}.", f"See: bench check judge {name}")
+    by_name = {m.name: m for m in measures}
     for case, verdict in zip(cases, found, strict=True):
-        problem = _problem(verdict, measures)
+        problem = _problem(verdict, by_name)
         if problem:
-            raise BenchError(f"The judge {name!r} on case {case.id}: {problem}.")
+            raise BenchError(f"The judge {name!r} on case {case.id}: {problem}.", f"See: bench check judge {name}")
     return found
+
+
+def _measures_problem(measures: Sequence[object]) -> str:
+    """What is wrong with a judge's measures; "" for nothing."""
+    names: set[str] = set()
+    for one in measures:
+        if not isinstance(one, Measure):
+            return f"lists {type(one).__name__} {one!r:.60} among its measures"
+        if not isinstance(one.name, str) or not one.name:
+            return f"has a measure called {one.name!r:.60}"
+        if one.kind not in get_args(MeasureKind):
+            return f"measures {one.name} as {one.kind!r:.60}, not one of {', '.join(get_args(MeasureKind))}"
+        if one.name in names:
+            return f"has two measures called {one.name}"
+        names.add(one.name)
+    return "" if names else "has no measure"
 
 
 def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
     """What is wrong with a verdict; "" for nothing."""
+    if not isinstance(verdict, Verdict):
+        return f"{type(verdict).__name__} {verdict!r:.60} is no Verdict"
+    if not isinstance(verdict.values, Mapping) or not all(isinstance(key, str) for key in verdict.values):
+        return f"its values are {verdict.values!r:.60}, not numbers by measure"
+    if not isinstance(verdict.reason, str):
+        return f"its reason is {verdict.reason!r:.60}, no text"
+    try:
+        store.canonical(dict(verdict.notes))
+    except (TypeError, ValueError) as error:
+        return f"its notes are not JSON ({one_line(error)})"
     if set(verdict.values) != set(measures):
         return f"measures {sorted(verdict.values)} instead of {sorted(measures)}"
     for name, value in verdict.values.items():
@@ -102,9 +159,8 @@ def _problem(verdict: Verdict, measures: Mapping[str, Measure]) -> str:
         if value is None:  # undecided: counted by its reason, never scored 0
             if not verdict.reason:
                 return f"{name} is undecided without a reason"
-        # True and False pass, as 1 and 0: a bool is an int
-        elif not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
-            return f"{name} is {value!r}"
+        elif not isinstance(value, int | float) or isinstance(value, bool) or not -LARGEST <= value <= LARGEST:
+            return f"{name} is {value!r:.60}"
         elif measures[name].kind in ("win", "rate") and not 0 <= value <= 1:
             return f"{name} is {value}, outside [0, 1]"
         elif (limit := measures[name].limit) is not None and abs(value) > limit:

@@ -29,7 +29,7 @@ def read_record(folder: Path) -> tuple[str, JsonObject]:
 
     Raises BenchError for a folder without a record or weights, or with a damaged record.
     """
-    if not folder.is_dir():
+    if not store.is_folder(folder):
         raise BenchError(f"There is no folder {folder}.", "Give runs/reward/NAME of a run, or a copy of it.")
     try:
         row = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def read_record(folder: Path) -> tuple[str, JsonObject]:
             f"{folder} has no {RECORD}: no run trained it as a reward model.",
             "Give runs/reward/NAME of a run; for any other classifier: --rm hf:FOLDER.",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(f"{folder / RECORD} cannot be read: {one_line(error)}.", "Copy the folder again.") from None
     # Checked here, so that a half-copied folder is an error of one line, not one of transformers.
     if not list(folder.glob("*.safetensors")):

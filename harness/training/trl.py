@@ -6,6 +6,7 @@ What TRL's defaults would do otherwise is set explicitly: bf16, gradient checkpo
 from __future__ import annotations
 
 import json
+import pickle  # noqa: TID251 - the name of an error alone
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.packing import supports_packing
+from rlhf_bench.harness.models.tensors import check_shapes, shapes_of, stored_shapes, tied_names
 from rlhf_bench.harness.seams import Progress, TrainingJob, no_progress
 from rlhf_bench.harness.training.collate import Collate, CollatePairs, pad_sides
 from rlhf_bench.harness.training.trl_passes import labelled_only, scores_of_rows
@@ -236,16 +238,24 @@ def _callback(progress: Progress) -> TrainerCallback:
 
 
 def _run(trainer: Trainer, scratch: Path) -> Figures:
-    """Train from the last checkpoint in `scratch`, if there is one."""
+    """Train from the last checkpoint in `scratch`, if there is one.
+
+    Raises BenchError where the checkpoint's weights are not all those of the model, and where the loss is not a number.
+    """
     from transformers.trainer_callback import PrinterCallback, TrainerState
 
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(scratch)
+    if checkpoint:
+        check_checkpoint(trainer.model, checkpoint)  # the trainer itself only warns
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else trainer.state
     if checkpoint and state.global_step >= trainer.args.max_steps:  # the trainer would take one step more
         load_weights(trainer.model, checkpoint)
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except pickle.UnpicklingError as error:  # of the trainer's own state, which torch reads without running code
+            raise BenchError(f"{checkpoint} cannot be read: {one_line(error)}.", "Delete it, and run again.") from error
         state = trainer.state
     loss = mean_loss(state.log_history)
     if loss != loss:  # NaN
@@ -254,17 +264,40 @@ def _run(trainer: Trainer, scratch: Path) -> Figures:
     return {"loss": loss, **{name: float(value) for name, value in done.items()}}
 
 
+ADAPTER = "adapter_model.safetensors"
+"""The weights of a checkpoint of peft's model, which holds nothing else."""
+
+
+def check_checkpoint(model: PreTrainedModel | PeftModel, checkpoint: Path) -> None:
+    """Raises BenchError unless a trainer's checkpoint holds every tensor of its model, in its shape, and no other."""
+    from safetensors import SafetensorError
+
+    try:
+        if hasattr(model, "peft_config"):
+            from peft import get_peft_model_state_dict
+
+            needed = shapes_of(get_peft_model_state_dict(model, adapter_name=model.active_adapters[0]))
+            check_shapes(checkpoint, needed, stored_shapes([checkpoint / ADAPTER]))
+            return
+        # several files where a large model is stored in shards
+        held = stored_shapes(sorted(checkpoint.glob("*.safetensors")))
+    except (OSError, SafetensorError) as error:
+        raise BenchError(f"{checkpoint} cannot be read: {one_line(error)}.", "Delete it, and run again.") from error
+    check_shapes(checkpoint, shapes_of(model.state_dict()), held, tied_names(model))
+
+
 def load_weights(model: PreTrainedModel | PeftModel, checkpoint: Path) -> None:
     """Load the weights of a trainer's checkpoint into its model: all of them, or those of peft's adapter.
 
-    In place.  The optimiser's state is left in the folder: training is over.
+    In place.  The optimiser's state is left in the folder: training is over.  `check_checkpoint` must have been called:
+    a tensor that the checkpoint lacks keeps its value here.
     """
     from safetensors.torch import load_file
 
-    if (checkpoint / "adapter_model.safetensors").is_file():
+    if (checkpoint / ADAPTER).is_file():
         model.load_adapter(str(checkpoint), model.active_adapters[0], is_trainable=True)
         return
-    for file in sorted(checkpoint.glob("*.safetensors")):  # several where a large model is stored in shards
+    for file in sorted(checkpoint.glob("*.safetensors")):
         model.load_state_dict(load_file(file), strict=False)  # tied weights are stored once
 
 
@@ -288,7 +321,7 @@ def last_checkpoint(scratch: Path) -> Path | None:
         try:
             # The file that the trainer writes last: without it the checkpoint was interrupted.
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         return folder
     return None

@@ -1,11 +1,13 @@
 """Requests to an OpenAI-compatible server: retries with back-off, time-outs, and an API key that is never stored.
 
-The `openai` client sends the request.  Retries are made here, because they must be counted, follow Retry-After in both
-of its forms, and stop when the user interrupts.
+The `openai` client sends the request, within the bounds of transport.py.  Retries are made here, because they must be
+counted, follow Retry-After in both of its forms, and stop when the user interrupts.  Each try runs in a thread of its
+own: whatever it waits for, its time ends, and an interrupt does not wait for it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -13,14 +15,16 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.judges.llm.prompt import Message
+from rlhf_bench.judges.llm.scrub import scrub
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -34,6 +38,8 @@ FATAL = frozenset({401, 402, 403, 404})
 """HTTP statuses that every other request would meet too."""
 NO_KEY = "no-key"
 """Sent where there is no key: the client requires one, local servers ignore it."""
+POLL = 0.1
+"""Seconds between looks at whether the user has interrupted."""
 
 
 class RequestError(Exception):
@@ -58,7 +64,7 @@ class Response:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """`timeout` seconds for a request; `retries` more tries, after `backoff` seconds, then twice as long each time.
+    """`timeout` seconds for all of a request; `retries` more, after `backoff` seconds, then twice as long each time.
 
     No wait is longer than `max_wait` seconds.
     """
@@ -71,10 +77,11 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class Server:
-    """A server and one of its models.  Threads share it; setting `stop` ends all waiting.
+    """A server and one of its models.  Threads share it.
 
     base_url: with the version, as in http://localhost:8000/v1.   key_env: the environment variable that holds the key,
-    "" for a server without keys.
+    "" for a server without keys.  Setting `stop` ends all waiting for the next try; setting `abandon` also leaves
+    requests that are open.
     """
 
     base_url: str
@@ -82,6 +89,7 @@ class Server:
     key_env: str
     policy: RetryPolicy
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    abandon: threading.Event = field(default_factory=threading.Event, repr=False)
     # [the monotonic time before which no thread sends]: a list, because the dataclass is frozen
     _paused_until: list[float] = field(default_factory=lambda: [0.0], repr=False)
 
@@ -115,9 +123,12 @@ class Server:
     def _client(self) -> OpenAI:
         from openai import OpenAI
 
-        key = self._key or NO_KEY
+        from rlhf_bench.judges.llm.transport import bounded_client  # here: a judge's import should not load httpx
+
+        seconds, key = self.policy.timeout, self._key or NO_KEY
+        client = bounded_client(self.base_url, seconds)
         # no retries of the client's own: `request` makes and counts them
-        return OpenAI(api_key=key, base_url=self.base_url, timeout=self.policy.timeout, max_retries=0)
+        return OpenAI(api_key=key, base_url=self.base_url, timeout=seconds, max_retries=0, http_client=client)
 
     def close(self) -> None:
         """Close the connections."""
@@ -136,7 +147,7 @@ class Server:
             # another thread may have been told to wait
             self._wait(self._paused_until[0] - time.monotonic())
             try:
-                return Response(self._redact(self._send(messages, parameters)), timeouts)
+                return Response(self._send(messages, parameters), timeouts)
             except RequestError as failure:
                 # all tries so far: the server may have charged for each that timed out
                 timeouts += failure.timeouts
@@ -164,40 +175,95 @@ class Server:
         return asked
 
     def _send(self, messages: Sequence[Message], parameters: Row) -> str:
-        """The body of the response to one try.
+        """The body of the response to one try, without the key.
 
         Raises RequestError for a try that failed, BenchError for a failure that every other request would meet too.
         """
-        import openai
+        answer = self._exchange({"model": self.model, "messages": list(messages), **parameters})
+        body = scrub(answer.body, self._key)
+        if 200 <= answer.status < 300:
+            return body
+        message = re.sub(r"[^\x20-\x7e]+", " ", body).strip()[:200]
+        code = error_code(body)
+        if answer.status in FATAL or code == "insufficient_quota":
+            raise self._fatal(answer.status, code, message)
+        raise RequestError(f"HTTP {answer.status}", answer.status, message, answer.wait)
 
-        request: JsonObject = {"model": self.model, "messages": list(messages), **parameters}
-        try:
-            # the raw body: the client's own parsing would reject, or repair, what parse.py must see
-            raw = self._client.chat.completions.with_raw_response.create(**request)
-            return raw.content.decode("utf-8", "replace")
-        except openai.APITimeoutError:
-            raise RequestError(f"no answer within {self.policy.timeout:g} s", timeouts=1) from None
-        except openai.APIConnectionError:
-            raise RequestError("connection failed") from None
-        except openai.APIStatusError as error:
-            status, code = error.status_code, error.code
-            message = re.sub(r"[^\x20-\x7e]+", " ", self._redact(error.response.text)).strip()[:200]
-            wait = error.response.headers.get("retry-after", "")
-        # outside of `except`, so that the client's error, whose text may hold the key, is not chained
-        if status in FATAL or code == "insufficient_quota":
-            # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
-            if status in (401, 403):
-                seen = f"{self.base_url} refuses the key (HTTP {status})."
-                raise BenchError(seen, "Check the environment variable of key_env.")
-            if status == 404:
-                raise BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
-            seen = f"{self.base_url}: no quota left (HTTP {status} {code or ''}).".replace(" )", ")")
-            raise BenchError(seen, "Top it up.")
-        raise RequestError(f"HTTP {status}", status, message, wait)
+    def _exchange(self, request: JsonObject) -> Exchange:
+        """One request and its response.  Raises RequestError where none comes in time, BenchError for a redirect."""
+        found: Future[Exchange] = Future()
+        client = self._client  # made here: two threads would make two
 
-    def _redact(self, text: str) -> str:
-        """The text without the key, which a server may send back."""
-        return text.replace(self._key, "[key]") if self._key else text
+        def work() -> None:
+            try:
+                found.set_result(exchange(client, request))
+            except BaseException as error:
+                found.set_exception(error)
+
+        # A daemon: it may wait for a server that never ends, and must not keep the program alive.
+        threading.Thread(target=work, name="judge request", daemon=True).start()
+        end = time.monotonic() + self.policy.timeout
+        while not found.done() and (left := end - time.monotonic()) > 0:
+            if self.abandon.is_set():
+                raise RequestError("interrupted", -1)
+            wait([found], min(left, POLL))
+        if not found.done():
+            raise RequestError(f"no answer within {self.policy.timeout:g} s", timeouts=1)
+        return found.result()
+
+    def _fatal(self, status: int, code: str, message: str) -> BenchError:
+        # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
+        if status in (401, 403):
+            return BenchError(
+                f"{self.base_url} refuses the key (HTTP {status}).", "Check the environment variable of key_env."
+            )
+        if status == 404:
+            return BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
+        return BenchError(f"{self.base_url}: no quota left (HTTP {status} {code}).".replace(" )", ")"), "Top it up.")
+
+
+class Exchange(NamedTuple):
+    """A response: its HTTP status, its body, and its Retry-After header."""
+
+    status: int
+    body: str
+    wait: str
+
+
+def exchange(client: OpenAI, request: JsonObject) -> Exchange:
+    """Send one request.  Raises RequestError where no usable response comes, BenchError for a redirect elsewhere."""
+    import openai
+
+    from rlhf_bench.judges.llm.transport import UnboundedError
+
+    failure: Exception
+    try:
+        # the raw body: the client's own parsing would reject, or repair, what parse.py must see
+        raw = client.chat.completions.with_raw_response.create(**request)
+        return Exchange(raw.status_code, raw.content.decode("utf-8", "replace"), "")
+    except openai.APITimeoutError:
+        failure = RequestError(f"no answer within {client.timeout:g} s", timeouts=1)
+    except (UnboundedError, BenchError, openai.APIConnectionError) as error:
+        # version 2 of the client wraps what the transport raises, version 3 does not
+        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+        if isinstance(cause, UnboundedError):
+            failure = RequestError(str(cause), 200)  # another try would be as large
+        else:
+            failure = cause if isinstance(cause, BenchError) else RequestError("connection failed")
+    except openai.APIStatusError as error:
+        body = error.response.content.decode("utf-8", "replace")
+        return Exchange(error.status_code, body, error.response.headers.get("retry-after", ""))
+    # outside of `except`, so that the client's error, whose text may hold the key, is not chained
+    raise failure
+
+
+def error_code(body: str) -> str:
+    """The `error.code` of a response, in letters, digits and `_.-`; "" where there is none."""
+    try:
+        code = json.loads(body)["error"]["code"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ""
+    return re.sub(r"[^\w.-]+", " ", code, flags=re.ASCII).strip()[:40] if isinstance(code, str) else ""
 
 
 def retry_after(header: str, now: float) -> float | None:

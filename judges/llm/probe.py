@@ -20,6 +20,8 @@ from rlhf_bench.judges.llm.prompt import as_messages
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
+LONGEST = 200
+"""Characters of a model's name."""
 HONOURED, IGNORED, REFUSED = "honoured", "ignored", "refused"
 
 
@@ -73,7 +75,9 @@ def probe(server: Server, cache: Cache, temperature: float, max_tokens: int) -> 
     model = _json_object(body).get("model")
     # capabilities are probed once per server: they cost requests and change nothing
     honours = before.honours if before else _capabilities(server, accepted, temperature, max_tokens)
-    found = ServerProfile(model if isinstance(model, str) and model else server.model, accepted, honours)
+    # it is shown and stored: what is no name is left out
+    named = isinstance(model, str) and 0 < len(model) <= LONGEST and model.isprintable()
+    found = ServerProfile(str(model) if named else server.model, accepted, honours)
     # the key is "manner" in the caches of users
     cache.store_server(server.name, {"model": found.model, "manner": asdict(accepted), "honours": dict(honours)})
     return found

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.seams import Task
+from rlhf_bench.harness.store import exists, read_text
 
 
 @runtime_checkable
@@ -43,14 +44,9 @@ class Rubric:
         an aspect that is no text.
         """
         path = Path(setting).expanduser()
-        try:
-            # utf-8-sig drops the byte-order mark that some editors write
-            found = path.read_text(encoding="utf-8-sig").strip()
-        except OSError:
-            fix = f"{did_you_mean(setting, BUILT_IN)} Or name a file."
-            raise BenchError(f"Unknown rubric {setting!r}.", fix) from None
-        except UnicodeError:
-            raise BenchError(f"The rubric {path} is not UTF-8.", "Save it as UTF-8.") from None
+        if not exists(path):
+            raise BenchError(f"Unknown rubric {setting!r}.", f"{did_you_mean(setting, BUILT_IN)} Or name a file.")
+        found = read_text(path).strip()
         if not found:
             raise BenchError(f"The rubric {path} is empty.", "Write what makes one answer better than the other.")
         if path.suffix != ".toml":

@@ -1,7 +1,7 @@
 """Puts many questions to one server: each once, from the cache where it was answered before, within a budget.
 
-The thread that receives a response stores it before anything else: after an interrupt of any kind, all that was paid
-for is in the cache.
+The thread that receives a response stores it before anything else: after an interrupt of any kind, all that was
+received is in the cache.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.printable import well_formed
@@ -33,6 +33,10 @@ FAILURES = 10
 """After so many questions in a row without an answer the server is taken for broken, and the rest is not sent."""
 BYTES_PER_TOKEN = 3
 """Fewer than common tokenizers need for English prose; only an estimate, because a token may be a single byte."""
+ADDED = 20_000
+"""Tokens that a server may add of its own: instructions, or thoughts."""
+GRACE = 1.0
+"""Seconds that an interrupt waits for open requests, whose answers are paid for."""
 MARGIN = 1.25
 """A question reserves this times the largest ratio of counted to estimated tokens that was seen so far."""
 
@@ -117,6 +121,7 @@ class QuestionRunner:
         if not questions:
             return []
         self.server.stop.clear()
+        self.server.abandon.clear()
         self.profile = stored_profile(self.server, self.cache)
         # by the model of the last probe: without one no key is known, and everything is missing
         keys, replies = self._from_cache(questions)
@@ -171,7 +176,7 @@ class QuestionRunner:
     def _parse(self, body: str, question: Question) -> ParsedReply:
         # The judge saw the texts with escaped tags and may quote either form.
         texts = [well_formed(text) for text in (question.prompt, question.first, question.second)]
-        reply = parse_response(body, [*texts, *map(escape, texts)])
+        reply = sensible(parse_response(body, [*texts, *map(escape, texts)]), question, self.max_tokens)
         if self.profile and reply.model and reply.model != self.profile.model:
             counts = reply.prompt_tokens, reply.completion_tokens
             return ParsedReply(None, "another model answered", reply.model, *counts)
@@ -180,7 +185,8 @@ class QuestionRunner:
     def _send_all(self, missing: Mapping[str, Question]) -> dict[str, ParsedReply]:
         """The replies to questions by key.
 
-        On an interrupt, and when one question shows that none can be answered, pending requests finish and are stored.
+        When one question shows that none can be answered, pending requests finish and are stored; on an interrupt,
+        those that finish within GRACE seconds.
         """
         self._stopped, self._failures = "", 0
         pool = ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="judge")
@@ -188,6 +194,11 @@ class QuestionRunner:
             futures = {pool.submit(self._send, key, question): key for key, question in missing.items()}
             # result() raises a BenchError of a thread here, which ends the other threads by `stop`
             return {futures[future]: future.result() for future in as_completed(futures)}
+        except KeyboardInterrupt:
+            self.server.stop.set()
+            wait(futures, GRACE)
+            self.server.abandon.set()
+            raise
         finally:
             self.server.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -266,6 +277,17 @@ class QuestionRunner:
                 self._pending -= 1
                 self.cache.settle(reserved, used_in + used_out, self.limits.cost(used_in, used_out))
             self._changed.notify_all()
+
+
+def sensible(reply: ParsedReply, question: Question, max_tokens: int) -> ParsedReply:
+    """The reply without counts of tokens that cannot be: one would end a budget, or reserve all of it.
+
+    A prompt has at most a token for each byte, and what the server adds to it; a reply may exceed its limit where the
+    server counts reasoning apart.
+    """
+    most = 4 * len("".join((question.prompt, question.first, question.second, question.criterion))) + ADDED
+    known = replace(reply, prompt_tokens=None) if (reply.prompt_tokens or 0) > most else reply
+    return replace(known, completion_tokens=None) if (reply.completion_tokens or 0) > 10 * max_tokens + ADDED else known
 
 
 def _tokens(request: Row) -> int:

@@ -29,7 +29,7 @@ class Results(NamedTuple):
     def judge(self, *judges: str, **settings: Any) -> Rejudged:
         """`judge_cells` of the cell; `settings` belong to the first judge."""
         given = {judges[0]: {name: str(value) for name, value in settings.items()}}
-        return judge_cells([self.cell], self.root, judges, given)
+        return judge_cells([self.cell], self.root, judges, given, named=[TASK])
 
     def folders(self, judge: str) -> list[Path]:
         return sorted((self.root.root / "verdicts").glob(f"{judge}-*"))
