@@ -25,10 +25,10 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
     """All estimates of an arm's curve; none for an arm without one.
 
     At every point (`iteration`: 0 for the baseline, a checkpoint, or n): reward, kl, and gold (or score).  At the last:
-    "spearman" of mean proxy and mean gold over the points, "spearman within prompts", "gold peak", "fall from peak"
-    (chosen on one half of the prompts, measured on the other), "fall from the middle", Gao's curve ("gao a", "gao b",
-    "gao peak", "gao peak at"), and by slice "NAME before", "NAME after", "NAME change" of every feature.
-    """
+    "spearman" of mean proxy and mean gold over the points without the SFT policy, "spearman within prompts", "gold
+    peak", "fall from peak" (chosen on one half of the prompts, measured on the other), "fall from the middle", Gao's
+    curve ("gao a", "gao b", "gao peak", "gao peak at"), and by slice "NAME before", "NAME after", "NAME change" of
+    every feature."""
     curves = curves_of(arm)
     if curves is None or not curves.proxy.size:
         return
@@ -56,7 +56,10 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     def rng() -> np.random.Generator:
         return estimator.generator(*_place(arm), "monotonicity")
 
-    found: dict[str, Interval] = {"spearman": monotonicity.of_means(curves.proxy, gold, level, rng(), clusters)}
+    # the SFT policy itself, one sample of it for best-of-n, is no point of training
+    trained = slice(1, None) if curves.points[0] == (1 if curves.form == "best-of-n" else 0) else slice(None)
+    ranked = monotonicity.of_means(curves.proxy[:, trained], gold[:, trained], level)
+    found: dict[str, Interval] = {"spearman": ranked}
     if curves.samples is not None:
         found["spearman within prompts"] = monotonicity.within_prompts(*curves.samples, level, rng(), clusters)
     top = monotonicity.peak(gold, level, rng, clusters)
