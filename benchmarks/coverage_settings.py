@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from rlhf_bench.harness.statistics import collapse, comparisons, frontier, ratio
+from rlhf_bench.harness.statistics import collapse, comparisons, frontier, monotonicity, ratio, runs
 from rlhf_bench.harness.statistics import intervals as s
 from rlhf_bench.harness.statistics.cells import Array
 from rlhf_bench.harness.statistics.intervals import Interval
@@ -224,7 +224,7 @@ def other_statistics(repetitions: int) -> Iterator[Setting]:
         )
     for n, rho in itertools.product((10, 30, 100), (0.0, 0.6)):
         yield Setting(
-            "Spearman of proxy and gold: percentile bootstrap",
+            "Spearman of reward models, one ranking: percentile bootstrap",
             f"{n} points, truth {6 / math.pi * math.asin(rho / 2):.2f}",
             lambda rng, n=n, rho=rho: np.linalg.cholesky([[1, rho], [rho, 1]]) @ rng.normal(size=(2, n)),  # type: ignore[misc]
             lambda y, r: comparisons.spearman(y[0], y[1], LEVEL, r, 999),
@@ -312,6 +312,98 @@ def bootstrapped_ratio(y: Array, rng: Rng) -> Interval:
     return s.percentile(float(y[0].mean() / y[1].mean()), means[0] / means[1], LEVEL)
 
 
+def two_modes(repetitions: int) -> Iterator[Setting]:
+    """Runs that gain .15 of gold, or lose .375 with some probability: gold in [0, 1], standard deviation .2."""
+    measures: dict[str, Measure] = {
+        "two-way t, of the mean over all runs (alone before)": lambda y, _: s.two_way(y[1] - y[0], LEVEL),
+        "two-way t, of the runs that do not collapse": lambda y, _: runs.of_runs(y[0], y[1], LEVEL).others,
+        "exact, of the probability of a collapse": lambda y, _: runs.of_runs(y[0], y[1], LEVEL).share,
+        "exact binomial with t of either mode, of the mean over all runs": (
+            lambda y, _: runs.of_runs(y[0], y[1], LEVEL).mixture
+        ),
+    }
+    for (name, measure), seeds, chance in itertools.product(measures.items(), (3, 5, 10, 20), (0.0, 0.1, 0.3, 0.5)):
+        truths = {"all runs": (1 - chance) * 0.15 - chance * 0.375, "not collapse": 0.15, "of a collapse": chance}
+        (truth,) = (value for end, value in truths.items() if end in name)
+        yield Setting(
+            f"Seeds of two modes: {name}",
+            f"{seeds} seeds, 100 prompts, collapse {chance:g}",
+            collapsing(seeds, 100, chance),
+            measure,
+            truth,
+            repetitions,
+        )
+
+
+def collapsing(seeds: int, prompts: int, chance: float) -> Draw:
+    """[2, S, P] gold before and after training; a run closes .3 of the gap to 1, or loses .6 to .9 of its gold."""
+
+    def draw(rng: Rng) -> Array:
+        before, after = (rng.random(prompts) + rng.random((2, seeds, prompts))) / 2
+        gain, loss = rng.normal(0.3, 0.05, (seeds, 1)), rng.uniform(0.6, 0.9, (seeds, 1))
+        collapsed = rng.random((seeds, 1)) < chance
+        return np.stack([before, np.where(collapsed, (1 - loss) * after, (1 - gain) * after + gain)])
+
+    return draw
+
+
+def checkpoints(repetitions: int) -> Iterator[Setting]:
+    """Rank correlations over checkpoints that are drawn independently; the truth is the population's."""
+    measures: dict[str, Measure] = {
+        "Fisher's z": lambda y, _: monotonicity.of_means(y[0][..., None], y[1][..., None], LEVEL),
+        "t over seeds (before)": lambda y, r: monotonicity.agreement(y[0], y[1], LEVEL, r).over_seeds,
+    }
+    for (name, measure), n, seeds, rho in itertools.product(measures.items(), (6, 8, 12), (1, 3, 5), (0.0, 0.6, 0.9)):
+        if seeds == 1 and "before" in name:
+            continue
+        yield Setting(
+            f"Spearman over checkpoints: {name}",
+            f"{n} checkpoints, {seeds} seeds, truth {6 / math.pi * math.asin(rho / 2):.2f}",
+            lambda rng, shape=(seeds, n), rho=rho: correlated(rng, shape, rho),  # type: ignore[misc]
+            measure,
+            6 / math.pi * math.asin(rho / 2),
+            repetitions,
+        )
+
+
+def correlated(rng: Rng, shape: tuple[int, int], rho: float) -> Array:
+    """[2, *shape] pairs of normal numbers with this correlation."""
+    x, noise = rng.normal(size=(2, *shape))
+    return np.stack([x, rho * x + math.sqrt(1 - rho * rho) * noise])
+
+
+def nested_seeds(repetitions: int) -> Iterator[Setting]:
+    """Outcomes of data seeds x reward seeds x PPO seeds x prompts; the residual's standard deviation is 1."""
+    designs = [(3, 1, 1), (3, 2, 2), (2, 2, 3), (5, 2, 2), (10, 1, 1)]
+    spreads = [(0.5, 0.5, 0.5), (0.0, 0.5, 0.2), (0.5, 0.0, 0.0), (0.0, 0.0, 0.0)]
+    for shared, design, spread in itertools.product((True, False), designs, spreads):
+        layers, prompts = nested_columns((*design, 40), shared)
+        yield Setting(
+            f"Nested seeds: t over layers, prompts {'shared by' if shared else 'drawn for each of'} the data seeds",
+            f"{' x '.join(map(str, design))} data, reward, PPO seeds, sd {' '.join(f'{sd:g}' for sd in spread)}",
+            lambda rng, design=design, spread=spread, shared=shared: nested_cells(rng, design, spread, shared),  # type: ignore[misc]
+            lambda y, _, layers=layers, prompts=prompts: s.nested_t(y, layers, prompts, LEVEL),  # type: ignore[misc]
+            0.0,
+            repetitions // 2,
+        )
+
+
+def nested_columns(shape: tuple[int, ...], shared: bool) -> tuple[dict[str, list[int]], list[int]]:
+    """The layers and prompts of the cells of `nested_cells`, in the order of their raveled form."""
+    data, reward, ppo, prompt = np.indices(shape).reshape(4, -1)
+    prompts = prompt if shared else shape[3] * data + prompt
+    return {"data": data.tolist(), "reward": reward.tolist(), "PPO": ppo.tolist()}, prompts.tolist()
+
+
+def nested_cells(rng: Rng, design: tuple[int, int, int], spread: tuple[float, float, float], shared: bool) -> Array:
+    """[N] outcomes around 0, 40 prompts; prompts have a standard deviation of .7."""
+    d, r, p = design
+    seeds = zip(spread, ((d, 1, 1, 1), (d, r, 1, 1), (d, r, p, 1)), strict=True)
+    cells = sum(sd * rng.normal(size=shape) for sd, shape in seeds)
+    cells = cells + 0.7 * rng.normal(size=(1 if shared else d, 1, 1, 40)) + rng.normal(size=(d, r, p, 40))
+    return np.asarray(cells).ravel()
+
+
 def by_length(seeds: int, prompts: int, log_odds: float, seed_sd: float) -> Draw:
     """[2, S, P] verdicts and length differences; the win rate at equal length is expit(log_odds) or near it."""
 
@@ -332,6 +424,9 @@ def settings(repetitions: int) -> Iterator[Setting]:
         other_statistics,
         at_equal_kl,
         shares_of_a_ceiling,
+        two_modes,
+        checkpoints,
+        nested_seeds,
     ):
         # by section, in the order of their first settings
         found = list(part(repetitions))

@@ -25,6 +25,7 @@ from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.pipeline import machine
 from rlhf_bench.harness.ppo import loop
 from rlhf_bench.harness.ppo.actors import make_actors
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
@@ -50,7 +51,7 @@ def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "floa
         reward_model=NamedRewardModel("scalar", ScalarScorer(load_classifier(folder / "reward", tokenizer, "cpu"))),
         examples=[Example(str(i), text) for i, text in enumerate(texts)],
         settings=settings,
-        scale=1.0,
+        standard=Standard(),
         max_new=sizes.response,
         seed=0,
         scratch=folder,

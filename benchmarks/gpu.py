@@ -41,6 +41,7 @@ from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.pipeline.stage import environment
 from rlhf_bench.harness.ppo import loop
 from rlhf_bench.harness.ppo.actors import make_actors
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.presets import make_settings
@@ -211,7 +212,7 @@ def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, 
     examples = [Example(str(i), text) for i, text in enumerate(prompts_of(size, folder))]
     scorer = NamedRewardModel("length", LengthOnly())
     run = PPORun(
-        actors=actors, reward_model=scorer, examples=examples, settings=settings, scale=1.0, max_new=size.response,
+        actors=actors, reward_model=scorer, examples=examples, settings=settings, standard=Standard(), max_new=size.response,
         seed=0, scratch=folder, evaluate=lambda _: None, progress=lambda *_: None,
     )  # fmt: skip
     experience = loop.collect(run, 0)

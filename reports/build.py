@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
+from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.kl_matched import kl_matched
-from rlhf_bench.reports.measures import described
+from rlhf_bench.reports.measures import COLLAPSED, described
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -69,7 +71,11 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
         "kl_matched": kl_matched(arms, labels, estimator),
-        "warnings": [*missing, *[w for arm in arms for w in warnings(arm, labels[arm.key])]],
+        "warnings": [
+            *missing,
+            *collapses(estimates, labels),
+            *[w for arm in arms for w in warnings(arm, labels[arm.key])],
+        ],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
         "manifest": manifest(cells, command),
     }
@@ -214,6 +220,23 @@ def warnings(arm: Arm, label: str) -> list[str]:
     if len(versions) > 1:
         found.append(f"{label}: made with different versions of the software")
     return found
+
+
+def collapses(estimates: Sequence[Estimate], labels: Mapping[str, str]) -> Iterator[str]:
+    """Arms some of whose runs collapsed or lie apart, at the last checkpoint, sampled, over all prompts."""
+    found = [
+        e
+        for e in estimates
+        if e.statistic.endswith(COLLAPSED) and (e.slice, e.decoding) == ("all", "sample") and e.value is not None
+    ]
+    last: dict[tuple[str, str, str], Estimate] = {}
+    for e in sorted(found, key=lambda e: e.iteration):
+        last[e.arm, e.judge, e.statistic] = e
+    for e in last.values():
+        name = e.statistic.removesuffix(COLLAPSED)
+        if e.value or "outlying" in e.note:
+            modes = f"; {TWO_MODES}, and no t interval of a mean over them holds" if 0 < (e.value or 0) < 1 else ""
+            yield f"{labels[e.arm]} on {e.task}, {name}: {e.note}{modes}"
 
 
 def undecided(cell: CellFiles) -> Iterator[str]:

@@ -43,10 +43,10 @@ function compareTable(box, found, place) {
   }
 
   /** A stored estimate; against another arm the stored paired difference, else a difference of point estimates. */
-  function estimateCell(row, other, pair, format) {
+  function estimateCell(row, other, pair, format, runs) {
     if (!row || row[0] === null) return numberCell(null, DASH, "", row ? row[3] : 0);
     const [value, low, high, undecided] = row;
-    if (other === null) return numberCell(value, written(value, format), range(low, high, format), undecided);
+    if (other === null) return numberCell(value, written(value, format, runs), range(low, high, format), undecided);
     if (pair) return numberCell(pair[0], signed(pair[0], format), range(pair[1], pair[2], format), undecided);
     return other && other[0] !== null ? numberCell(value - other[0], signed(value - other[0], format), "", undecided) : numberCell(null, DASH, "", undecided);
   }
@@ -62,6 +62,7 @@ function compareTable(box, found, place) {
         against === null ? null : kept.get(`${against}|${column}|${decoding.value}|${slice.value}`) ?? false,
         against !== null && stored ? paired(k, against, column) : null,
         format,
+        arm.seeds,
       ));
       const other = against === null ? null : found.arms[against].accuracy;
       const accuracy = arm.accuracy === null || (against !== null && other === null) ? numberCell(null, DASH)

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import DASH, Cell, restored, text
 from rlhf_bench.reports.kl_tables import FRONTIER, frontier_rows
-from rlhf_bench.reports.ledger import claims_table
 from rlhf_bench.reports.measures import Report, indexed
 from rlhf_bench.reports.tables import TABLES, all_tables
+from rlhf_bench.reports.verdicts import claims_table
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """How a formula may begin, in full-width forms, too."""

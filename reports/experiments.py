@@ -85,7 +85,9 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         "report": report,
         "contrasts": _contrasts(record["name"], cells, estimator),
         "analyses": analysed,
-        "claims": [result.row() for result in _claims(record["name"], cells, report, analysed, estimator)],
+        "claims": claims.adjusted(
+            [result.row() for result in _claims(record["name"], cells, report, analysed, estimator)]
+        ),
     }
 
 
@@ -269,14 +271,16 @@ def check_record(record: object, path: Path) -> None:
 
 
 def whole_ledger(built: Sequence[Row], only: Sequence[str] = ()) -> list[JsonObject]:
-    """The rows of every claim, or of the experiments in `only`, in the order of the ledger.
+    """The rows of every claim, or of the experiments in `only`, in the order of the ledger, adjusted over all of them.
 
     Claims without a finished experiment are `not run`.
     """
     # of an experiment in several results folders the last one counts
     rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
-    return [
+    found = [
         rows.get(claim.id) or claims.Result(claim, "not run", note=f"bench experiment {claim.experiment}").row()
         for claim in claims.load()
         if not only or claim.experiment in only
     ]
+    # each experiment adjusted over its own claims
+    return claims.adjusted(found)

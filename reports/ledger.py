@@ -8,50 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.results.table import Cell, Table, estimated
+from rlhf_bench.harness.results.table import Cell, Table, cell_value, estimated
 from rlhf_bench.reports import tables
-from rlhf_bench.reports.answer import VERDICTS
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
+from rlhf_bench.reports.measures import COLLAPSED
+from rlhf_bench.reports.verdicts import claims_table, summary, texts_table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
-
-
-def claims_table(rows: Sequence[Row]) -> Table:
-    """One row per claim: the verdict and the interval it came from.
-
-    `rows` are those of `claims.Result.row`; "detectable" is a distance from the claim's threshold, in the measure's
-    unit, at power .8.
-    """
-    shown = [
-        (
-            row["id"],
-            row["verdict"],
-            estimated(row),
-            Cell(len(row["seeds"]), format="count"),
-            "" if row["detectable"] is None else Cell(row["detectable"]),
-            row["measured"],
-            row["rule"],
-        )
-        for row in rows
-    ]
-    columns = ("claim", "verdict", "interval", "seeds", "detectable", "measured", "rule")
-    return Table("Claims", columns, shown, "detectable: the effect that an inconclusive design would have found.")
-
-
-def verdicts_table(rows: Sequence[Row]) -> Table:
-    """The short form for a terminal: the claim in words, its verdict and interval; the id comes last."""
-    shown = [
-        (row["verdict"], row["text"], estimated(row), Cell(len(row["seeds"]), format="count"), row["id"])
-        for row in rows
-    ]
-    return Table("Claims", ("verdict", "claim", "interval", "seeds", "id"), shown)
-
-
-def texts_table(rows: Sequence[Row]) -> Table:
-    """The claims in words, where they are made, and what the paper reports."""
-    shown = [(row["id"], row["text"], row["reported"], row["source"], row["note"]) for row in rows]
-    return Table("What the claims say", ("claim", "text", "reported", "source", "note"), shown)
 
 
 def contrasts_table(built: Row) -> Table:
@@ -76,10 +40,35 @@ def contrasts_table(built: Row) -> Table:
                 estimated(row),
                 says,
                 tuple(map(Cell, row["by_seed"])),
+                collapsed_runs(built, row),
             )
         )
-    columns = ("run", "task", "difference", "of", "decoding", "interval", "says", "by seed")
-    return Table("Contrasts", columns, rows, "Paired on prompts and training seeds.")
+    columns = ("run", "task", "difference", "of", "decoding", "interval", "says", "by seed", "collapsed")
+    note = (
+        "Paired on prompts and training seeds. Collapsed: runs of the first and of the second; where some did, seeds "
+        "have two modes and the interval may be too short (docs/statistics.md)."
+    )
+    return Table("Contrasts", columns, rows, note)
+
+
+def collapsed_runs(built: Row, row: Row) -> str:
+    """How many runs of either side of a contrast collapsed, "" where that was not measured."""
+    arms = set(built.get("runs", {}).get(row["run"], ()))
+    statistic = row["statistic"].removesuffix("_change") + COLLAPSED
+    wanted = (row["task"], row["judge"], statistic, row["slice"], row["decoding"])
+    sides = []
+    for name in (row["a"], row["b"]):
+        found = [
+            e
+            for e in (built["report"] or {}).get("estimates", ())
+            if e["arm"] in arms
+            and e["reward_model"] == name
+            and (e["task"], e["judge"], e["statistic"], e["slice"], e["decoding"]) == wanted
+        ]
+        if not found:
+            return ""
+        sides.append(cell_value(estimated(max(found, key=lambda e: e["iteration"]), "runs")))
+    return ", ".join(sides)
 
 
 def analysis_tables(built: Row) -> Iterator[Table]:
@@ -178,13 +167,10 @@ def results_markdown(built: Sequence[Row], ledger: Sequence[Row], intro: str = "
     `built`: contents of experiment.json.  `ledger`: rows of every claim, those without an experiment included
     (`experiments.whole_ledger`).
     """
-    verdicts = [row["verdict"] for row in ledger]
-    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS)
-    said = f"Of {len(ledger)} claims: {counts}. Verdicts are not adjusted for the number of claims."
     lines = ["# Results", ""]
     if intro:
         lines += [intro.strip(), ""]
-    lines += ["## The claims, and what the intervals say", "", said, ""]
+    lines += ["## The claims, and what the intervals say", "", " ".join(summary(ledger)), ""]
     lines += [*table_lines(claims_table(ledger), "###"), *table_lines(texts_table(ledger), "###")]
     for experiment in built:
         lines += experiment_lines(experiment, "##")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.reports.tables import all_tables
+from rlhf_bench.reports.verdicts import claims_table, summary, texts_table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -32,6 +33,10 @@ def lines(report: Row) -> Iterator[str]:
         yield from ("", *counts(origin["task"], report["arms"]), "")
     if report["warnings"]:
         yield from ("## Read this first", "", *(f"- {escape(w)}" for w in report["warnings"]), "")
+    if report.get("claims"):
+        yield from ("## What the claims come to", "", " ".join(summary(report["claims"])), "")
+        yield from table_lines(claims_table(report["claims"]))
+        yield from table_lines(texts_table(report["claims"]))
     for table in all_tables(report):
         yield from table_lines(table)
     yield from undecided(report)

@@ -7,13 +7,15 @@ figures, the comparison of reward models, the page and the exports read it from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.nouns import Measure, MeasureFormat, MeasureKind, ReportPlace
+from rlhf_bench.harness.nouns import Measure, MeasureKind, ReportPlace
 from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.table import CellFormat
+from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.harness.text.types import Row
 
 Report = Row
@@ -25,6 +27,9 @@ PROXY = "proxy"
 """The judge of an arm's curve of gold against reward (harness/results/proxy_estimates.py), which has its own tables."""
 CEILING = ("ceiling", "gold_share")
 """The share of the ceiling, which no judge measures (harness/results/ceiling.py)."""
+
+COLLAPSED = " runs collapsed"
+"""Ends the statistic that counts collapsed runs (harness/statistics/runs.py)."""
 
 KIND_REFERENCE: Mapping[str, float | None] = {"win": 0.5, "change": 0.0, "rate": None, "level": None}
 """The value that means no effect, by kind; rates and levels have none of their own."""
@@ -48,7 +53,7 @@ class Column:
     before: str = ""
     limit: float | None = None
     reference: float | None = None
-    format: MeasureFormat = "number"
+    format: CellFormat = "number"
     better: str = ""
     shown: tuple[str, ...] = EVERYWHERE
 
@@ -127,7 +132,22 @@ def described(arms: Sequence[Arm]) -> list[Column]:
                 rows.setdefault((judge, row["name"]), row)
     if any(ceiling_of(arm, arms) for arm in arms if arm.reward_model != GOLD):
         rows[CEILING] = asdict(KNOWN[CEILING])
-    return complete(rows)
+    return list(_with_collapse(complete(rows)))
+
+
+def _with_collapse(columns: Sequence[Column]) -> Iterator[Column]:
+    """The columns, and after each change to a measured baseline the share of runs in which it is a collapse."""
+    levels = {(column.judge, f"{column.statistic}_change"): column for column in columns if column.before}
+    taken = {column.title for column in columns}
+    for column in columns:
+        yield column
+        level = levels.get(column.key)
+        if level is not None and column.kind == "change":
+            title = "collapsed" if "collapsed" not in taken else f"collapsed ({level.title})"
+            taken.add(title)
+            name, shown = f"{level.statistic}{COLLAPSED}", ("headline", "slices")
+            kept = tuple(place for place in shown if place in column.shown)
+            yield Column(column.judge, name, "rate", title, RULE, format="runs", shown=kept)
 
 
 def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:

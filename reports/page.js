@@ -27,8 +27,9 @@ function number(value) {
   return value < 0 && Number(text) !== 0 ? "−" + text : text;
 }
 
-/** A number in the format of its measure, as the tables write it: whole percent, or `number`. */
-function written(value, format) {
+/** A number in the format of its measure, as the tables write it: whole percent, `1 of 5` runs, or `number`. */
+function written(value, format, runs) {
+  if (format === "runs" && runs && value !== null && Math.abs(value * runs - Math.round(value * runs)) < 1e-6) return `${Math.round(value * runs)} of ${runs}`;
   if (format !== "percent" || value === null || value === undefined) return number(value);
   const size = Math.abs(100 * value), below = Math.floor(size);
   const whole = size - below === 0.5 ? below + (below % 2) : Math.round(size);

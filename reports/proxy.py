@@ -47,10 +47,11 @@ def monotonicity(report: Report) -> Table:
             rows.append((arm["task"], arm["label"], seeds, *map(estimated, found)))
     note = (
         "Proxy: the reward model's own reward. Points: the SFT baseline and the checkpoints of PPO, or each n of "
-        "best-of-n (unbiased over the pool). Within prompts: over the points of PPO, over the pool's samples for "
-        "best-of-n. The peak is chosen on one half of the prompts and measured on the other; the middle point was "
-        "fixed beforehand; a fall above 0 is a loss. Gao et al. (2210.10760), d = sqrt(KL): the gain in gold is "
-        "d (a - b log d) for PPO and d (a - b d) for best-of-n, whose KL is the analytic bound. "
+        "best-of-n (unbiased over the pool). Rank correlations are over the points without the SFT policy, with "
+        "intervals on Fisher's z; within prompts, over the checkpoints of PPO or the pool's samples of best-of-n. The "
+        "peak is chosen on one half of the prompts and measured on the other; the middle point was fixed beforehand; "
+        "a fall above 0 is a loss. Gao et al. (2210.10760), d = sqrt(KL): the gain in gold is d (a - b log d) for PPO "
+        "and d (a - b d) for best-of-n, whose KL is the analytic bound. "
         "γ (Kim et al. 2505.12763): the area between the fitted curves of the gains in proxy and gold, each in "
         "standard deviations over prompts of its first point, as a share of the area under gold's; 0 where gold gains "
         "as the proxy does."

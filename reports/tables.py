@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, restored, text
+from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
-from rlhf_bench.reports.measures import RUN, Report, indexed, of_report, own, pick, shown_at
+from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, shown_at
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
@@ -39,6 +40,7 @@ def headline(report: Report, decoding: str = "sample") -> Table:
 
 def headline_note(report: Report) -> str:
     """How the numbers are to be read: the intervals' level, the prompts, what is compared with what, the units."""
+    several = any(e["statistic"].endswith(COLLAPSED) for e in report["estimates"])
     levels = sorted({e["level"] for e in report["estimates"]})
     prompts = sorted({e["n"] for e in report["estimates"] if e["slice"] == "all"})
     level = f"{levels[0]:.0%}" if levels else ""
@@ -47,7 +49,38 @@ def headline_note(report: Report) -> str:
         f"{level} intervals over {prompts[-1] if prompts else 0} held-out prompts; change and win rate are against the "
         "SFT baseline's responses to the same prompts; KL in nats per response."
         + (" Gold is the true utility of a response, by the task's own rules." if gold else "")
+        + (f" {RUNS_NOTE}" if several else "")
     )
+
+
+RUNS_NOTE = (
+    f"{RULE[0].upper()}{RULE[1:]}; its interval is exact (Clopper and Pearson). The interval of a mean change over "
+    "runs is a t interval where none or all of them collapsed: it then holds for runs like these alone. Where some "
+    "did, it is one that allows for a collapse."
+)
+
+
+def runs(report: Report) -> Table:
+    """Which training runs collapsed, the mean over the others, and the mean over all runs."""
+    rows = []
+    for arm in report["arms"]:
+        last = max((e["iteration"] for e in own(report, arm["arm"])), default=0)
+        for e in own(report, arm["arm"]):
+            if e["statistic"].endswith(COLLAPSED) and e["iteration"] == last:
+                name, place = e["statistic"].removesuffix(COLLAPSED), (e["slice"], e["decoding"])
+                keys = (f"{name}_change", f"{name} change of other runs", f"{name} change over all runs")
+                found = [pick(report, arm["arm"], (e["judge"], key), *place) for key in keys]
+                cells = (estimated(e, "runs"), *map(estimated, found))
+                rows.append((arm["task"], arm["label"], e["slice"], e["decoding"], name, *cells, e["note"]))
+    columns = (
+        "task", "reward model", "slice", "decoding", "of", "collapsed", "mean change", "of the other runs",
+        "over all runs, a collapse allowed for", "which",
+    )  # fmt: skip
+    note = (
+        f"{RUNS_NOTE} Over all runs: every mean that the share, both modes and the smallest and largest value seen "
+        "allow; it holds whether or not a collapse was seen. Outlying: generalised ESD test (Rosner 1983)."
+    )
+    return Table("Runs that collapsed", columns, rows, note)
 
 
 def curves(report: Report) -> Table:
@@ -179,6 +212,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "greedy": lambda report: [headline(report, "greedy")],
     "comparisons": lambda report: [restored(table) for table in report.get("comparisons", ())],
     "kl-matched": lambda report: [kl_tables.contrasts_table(report)],
+    "runs": lambda report: [runs(report)],
     "curves": lambda report: [curves(report)],
     "slices": lambda report: [slices(report)],
     "collapse": collapse,

@@ -9,9 +9,9 @@ from rlhf_bench.harness.printable import printable, printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reports.answer import question, sentence
-from rlhf_bench.reports.ledger import verdicts_table
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.tables import TABLES, all_tables, headline
+from rlhf_bench.reports.verdicts import verdicts_table
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod

@@ -9,25 +9,26 @@ from rlhf_bench.harness.results.table import (
     Cell,
     Entry,
     Table,
+    cell_value,
     estimated,
     interval_text,
     numeric,
     restored,
     text,
-    value_text,
 )
 from rlhf_bench.reports import answer, charts, figures
 from rlhf_bench.reports.charts import frontiers, pair_accuracy
-from rlhf_bench.reports.ledger import claims_table
-from rlhf_bench.reports.measures import Column, Report, arms_on, indexed, own, pick, shown_at, tasks
+from rlhf_bench.reports.measures import COLLAPSED, Column, Report, arms_on, indexed, own, pick, shown_at, tasks
 from rlhf_bench.reports.proxy import proxy_charts
 from rlhf_bench.reports.tables import all_tables
+from rlhf_bench.reports.verdicts import claims_table, summary
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
 TABLES = (
-    "kl-matched", "curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points", "features",
+    "kl-matched", "runs", "curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points",
+    "features",
 )  # fmt: skip
 """The tables of the section with that name; the others have places of their own on the page."""
 MINUTE, HOUR = 60, 3600
@@ -104,6 +105,7 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
             {
                 "label": outcome.arm["label"],
                 "seeds": len(outcome.arm["seeds"]),
+                "collapsed": collapsed(report, outcome.arm, column),
                 "side": "not known" if outcome.side == "unknown" else outcome.side,
                 "cell": cell(one),
                 "bar": figures.interval_bar(one.value, one.low, one.high, scale, mark),
@@ -111,6 +113,13 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
             for outcome, one in zip(results, found, strict=True)
         ],
     }
+
+
+def collapsed(report: Report, arm: Row, column: Column) -> str:
+    """How many of the runs behind a mean change collapsed, "" where that was not measured."""
+    name = column.statistic.removesuffix("_change") + COLLAPSED
+    found = pick(report, arm["arm"], (column.judge, name)) if column.kind == "change" else None
+    return "" if found is None or found["value"] is None else f"{text(estimated(found, 'runs'))} collapsed"
 
 
 def compare(report: Report, task: str) -> JsonObject:
@@ -178,7 +187,8 @@ def claims(report: Report) -> JsonObject | None:
     counts = {name: sum(row["verdict"] == name for row in rows) for name in answer.VERDICTS}
     texts = {row["id"]: row["text"] for row in rows}
     table = shown(claims_table(rows))
-    return {"counts": {name: count for name, count in counts.items() if count}, "table": table, "texts": texts}
+    counted = {name: count for name, count in counts.items() if count}
+    return {"counts": counted, "more": summary(rows)[1:], "table": table, "texts": texts}
 
 
 def undecided(report: Report) -> list[str]:
@@ -290,5 +300,5 @@ def cell(entry: Entry) -> JsonObject:
     """
     if not isinstance(entry, Cell):
         return {"text": text(entry), "number": None, "interval": ""}
-    value = value_text(entry.value, entry.format).replace("-", "−")  # a minus sign is as wide as a digit
+    value = cell_value(entry).replace("-", "−")  # a minus sign is as wide as a digit
     return {"text": value, "number": entry.value, "interval": interval_text(entry).replace("-", "−")}

@@ -16,7 +16,7 @@ from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.undecided import complaints
 from rlhf_bench.reports import experiments as results
-from rlhf_bench.reports import ledger, terminal
+from rlhf_bench.reports import ledger, terminal, verdicts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ def show(console: Console, result: api.ExperimentResult) -> None:
     if result.report:
         terminal.show_headline(console, result.report.data)
     tables = (ledger.contrasts_table(result.data), *ledger.analysis_tables(result.data))
-    for table in (*tables, ledger.verdicts_table(result.claims)):
+    for table in (*tables, verdicts.verdicts_table(result.claims)):
         if table.rows:
             terminal.show(console, table)
     names = ("report.html", "experiment.md") if result.report else ("experiment.md",)
@@ -89,7 +89,9 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         except BenchError as error:
             missing.append(str(error))
     rows = results.whole_ledger(built, only)
-    terminal.show(stdout, ledger.verdicts_table(rows))
+    terminal.show(stdout, verdicts.verdicts_table(rows))
+    for sentence in verdicts.summary(rows):
+        stdout.print(sentence, markup=False, soft_wrap=True)
     for sentence in missing:
         stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)
     if out:

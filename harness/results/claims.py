@@ -1,19 +1,22 @@
 """The ledger of claims (claims.toml): statements of papers, the statistic that tests each, and verdicts from intervals.
 
-A verdict depends on an interval alone.  A claim is supported if the whole interval lies on its side of the threshold,
-contradicted if the whole interval lies on the other side, and else inconclusive; an inconclusive verdict comes with the
-smallest effect that the design would have detected.
+Verdicts depend on one interval alone.  Direction: a claim is supported if the whole interval lies on its side of the
+threshold, contradicted if the whole interval lies on the other side, and else inconclusive; an inconclusive verdict
+comes with the smallest effect that the design would have detected.  Size: the paper's figure, where it gives one, lies
+inside the interval or outside.  Holm's adjustment is over the direction tests of all claims that are shown together.
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from scipy import special
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -22,13 +25,19 @@ from rlhf_bench.harness.results import contrasts
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.statistics.comparisons import smallest_detectable
+from rlhf_bench.harness.results.sheets import Sheets
+from rlhf_bench.harness.statistics import comparisons, intervals
 from rlhf_bench.harness.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
 
 Ruling = Literal["supported", "contradicted", "inconclusive", "not run"]
+Size = Literal["inside", "outside", "not known", "no figure"]
+IntervalAt = Callable[[float], Interval]
+"""The interval of a claim at a confidence level."""
+
+SMALLEST_P = 1e-12
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Claim:
 
     `comparison` is "" (the arm's own number), "difference" (arm - versus) or "head-to-head" (the share of prompts on
     which the arm's response is better).  `side` is the side of `threshold` on which the claim lies: "above" or "below".
+    `figure` is the paper's number for the statistic, in its unit: (), (number,) or (lowest, highest).
     """
 
     id: str
@@ -55,6 +65,7 @@ class Claim:
     slice: str = "all"
     decoding: str = "sample"
     threshold: float = 0.0
+    figure: tuple[float, ...] = ()
 
     @property
     def measured(self) -> str:
@@ -73,10 +84,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """A claim's verdict and the interval it depends on; `detectable` is a distance from the claim's threshold.
+    """A claim's verdicts and the interval they depend on.
 
-    `interval` and `detectable` are in the unit of the statistic, `seeds` are the training seeds that the interval is
-    over.  A claim that was not run has neither, and `note` says why.
+    `ruling` is of the direction.  `interval` and `detectable`, a distance from the claim's threshold, are in the unit
+    of the statistic; `seeds` are the training seeds that the interval is over, `level` is its nominal level.  `p` is
+    two-sided, of the statistic being equal to the threshold; None where it is not known.  A claim that was not run has
+    no interval, and `note` says why.
     """
 
     claim: Claim
@@ -85,9 +98,22 @@ class Result:
     seeds: tuple[int, ...] = ()
     detectable: float | None = None
     note: str = ""
+    p: float | None = None
+    level: float = 0.95
+
+    @property
+    def size(self) -> Size:
+        """Whether the paper's figure lies inside the interval; a range does if a part of it does."""
+        if not self.claim.figure:
+            return "no figure"
+        found = self.interval
+        # an interval of one seed is conditional on its training run
+        if found is None or found.low is None or found.high is None or len(self.seeds) == 1:
+            return "not known"
+        return "outside" if self.claim.figure[-1] < found.low or self.claim.figure[0] > found.high else "inside"
 
     def row(self) -> JsonObject:
-        """The row of claims.json."""
+        """The row of claims.json; `adjusted` adds what depends on the other claims."""
         found = self.interval
         return {
             "id": self.claim.id,
@@ -98,6 +124,10 @@ class Result:
             "measured": self.claim.measured,
             "rule": self.claim.rule,
             "verdict": self.ruling,
+            "figure": list(self.claim.figure),
+            "size": self.size,
+            "p": self.p,
+            "level": self.level,
             "value": found.value if found else None,
             "low": found.low if found else None,
             "high": found.high if found else None,
@@ -115,8 +145,11 @@ def load() -> tuple[Claim, ...]:
     Raises BenchError for a claim with another `side` or `comparison` than `Claim` knows.
     """
     text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
-    claims = tuple(Claim(id=name, **values) for name, values in tomllib.loads(text).items())
+    rows = tomllib.loads(text).items()
+    claims = tuple(Claim(id=name, **{**values, "figure": tuple(values.get("figure", ()))}) for name, values in rows)
     for made in claims:
+        if len(made.figure) > 2 or list(made.figure) != sorted(made.figure):
+            raise BenchError(f"claims.toml: {made.id} has the figure {list(made.figure)}.", "Give [n] or [low, high].")
         # not left to the verdict: any word but "above" would count as "below", any comparison as a difference
         if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
             raise BenchError(f"claims.toml: {made.id} has side {made.side!r} and comparison {made.comparison!r}.")
@@ -149,28 +182,107 @@ def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate]
     except BenchError as error:
         return Result(claim, "not run", note=error.seen)
     seeds = arm.seeds if versus is None else tuple(sorted(set(arm.seeds) & set(versus.seeds)))
-    return ruled(claim, found, seeds, estimator.level)
+    return ruled(claim, found, seeds, estimator.level, _recomputed(claim, arm, versus, estimator))
 
 
-def ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -> Result:
+def ruled(
+    claim: Claim, found: Interval, seeds: tuple[int, ...], level: float, interval_at: IntervalAt | None = None
+) -> Result:
     """A claim's result from its interval at a nominal `level`, over the training seeds `seeds`.
 
     An inconclusive one has `detectable`, the distance from the threshold that would be detected with power .8, in the
     unit of the interval; None for an interval of width 0.  `seeds` is empty where nothing was trained.
+    `interval_at`: the interval at other levels, for p; without it p follows from `found` alone (`scaled_p`).
     """
+    result = _ruled(claim, found, seeds, level)
+    if result.ruling == "inconclusive" and result.note:
+        return result
+    again = interval_at(level) if interval_at and len(seeds) > 1 else None
+    # a statistic that is no measure, or a mean over runs of two modes, has no interval that can be made here again
+    if interval_at and again and _equal(again, found):
+        return replace(result, p=inverted_p(interval_at, claim.threshold))
+    return replace(result, p=scaled_p(claim, found, len(seeds), level))
+
+
+def _equal(one: Interval, other: Interval) -> bool:
+    """Whether two intervals have the same bounds but for the order of summation."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return bool(np.allclose([one.low, one.high], [other.low, other.high], rtol=1e-9, atol=1e-12))
+
+
+def _ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -> Result:
     if found.value is None:
-        return Result(claim, "inconclusive", found, seeds, note=found.note or "nothing could be measured")
+        why = found.note or "nothing could be measured"
+        return Result(claim, "inconclusive", found, seeds, note=why, level=level)
     # the interval of one training seed is conditional on that training run: it says nothing about other seeds
     if len(seeds) == 1:
-        return Result(claim, "inconclusive", found, seeds, note="one training seed decides nothing: run more")
+        why = "one training seed decides nothing: run more"
+        return Result(claim, "inconclusive", found, seeds, note=why, level=level)
     ruling = rule(claim, found)
     detectable = None
     if ruling == "inconclusive" and found.low is not None and found.high is not None:
         df = float(len(seeds) - 1) if seeds else 1e9  # no seeds: nothing was trained, and the t distribution is normal
         # the half width of a t interval is its standard error times this quantile
         se = (found.high - found.low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
-        detectable = smallest_detectable(level, se=se, df=df) if se > 0 else None
-    return Result(claim, ruling, found, seeds, detectable)
+        detectable = comparisons.smallest_detectable(level, se=se, df=df) if se > 0 else None
+    return Result(claim, ruling, found, seeds, detectable, level=level)
+
+
+# ---- p and Holm's adjustment ----------------------------------------------------------------------------------------
+
+
+def inverted_p(interval_at: IntervalAt, threshold: float) -> float:
+    """Two-sided p of the threshold: 1 minus the highest level whose interval excludes it, at least SMALLEST_P.
+
+    It is at most 1 - level exactly where the interval of that level excludes the threshold.
+    """
+
+    def excluded(p: float) -> bool:
+        found = interval_at(1 - p)
+        return found.low is not None and found.high is not None and not found.low <= threshold <= found.high
+
+    low, high = math.log10(SMALLEST_P), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if excluded(10**middle) else (middle, high)
+    return float(10**high)
+
+
+def scaled_p(claim: Claim, found: Interval, seeds: int, level: float) -> float | None:
+    """Two-sided p of the claim's threshold from its interval alone; None without a width.
+
+    The distance from the value to the threshold over the half width on that side, times the quantile of t with
+    seeds - 1 degrees of freedom (normal where nothing was trained), is read as a t statistic.  Ratios are compared on
+    the logarithm and rank correlations on Fisher's z, the scales their intervals are made on.  At most 1 - level
+    exactly where the interval excludes the threshold.
+    """
+    if found.value is None or found.low is None or found.high is None or seeds == 1:
+        return None
+    ends = np.array([found.value, found.low, found.high, claim.threshold])
+    if claim.statistic == "spearman":
+        ends = np.arctanh(np.clip(ends, -1 + 1e-9, 1 - 1e-9))
+    elif "ratio" in claim.statistic and (ends > 0).all():
+        ends = np.log(ends)
+    value, low, high, threshold = ends.tolist()
+    half = value - low if threshold < value else high - value
+    if half <= 0:
+        return 1.0 if threshold == value else None
+    df = float(seeds - 1) if seeds else 1e9
+    t = abs(value - threshold) / half * float(special.stdtrit(df, (1 + level) / 2))
+    return max(SMALLEST_P, 2 * float(special.stdtr(df, -t)))
+
+
+def adjusted(rows: Sequence[JsonObject]) -> list[JsonObject]:
+    """The rows with `p_holm`, adjusted over all of them that have a p (Holm 1979), and `verdict_holm`.
+
+    `verdict_holm` is the direction's verdict where p_holm is at most 1 - level, else inconclusive.
+    """
+    found = []
+    for row, p in zip(rows, comparisons.holm([row.get("p") for row in rows]), strict=True):
+        holds = row["verdict"] == "not run" or (p is not None and p <= 1 - row.get("level", 0.95))
+        found.append({**row, "p_holm": p, "verdict_holm": row["verdict"] if holds else "inconclusive"})
+    return found
 
 
 def _pick(claim: Claim, reward_model: str, arms: Sequence[Arm]) -> Arm:
@@ -200,6 +312,22 @@ def _interval(
         raise BenchError(f"{claim.judge}.{claim.statistic} was not measured on {claim.slice!r} prompts of {arm.task}")
     last = max(own, key=lambda e: e.iteration)  # claims are about the end of training
     return Interval(last.value, last.low, last.high, last.method, last.note)
+
+
+def _recomputed(claim: Claim, arm: Arm, versus: Arm | None, estimator: Estimator) -> IntervalAt | None:
+    """The claim's interval at any level, from the rows; None for a statistic that is no measure of its judge."""
+    where, sheets = Where(claim.judge, claim.statistic, claim.slice, claim.decoding), Sheets()
+    if versus is not None:
+        compare = contrasts.head_to_head if claim.comparison == "head-to-head" else contrasts.difference
+        return lambda level: compare(arm, versus, where, replace(estimator, level=level), sheets)
+    try:
+        # an arm paired with itself gives its own cells
+        cells, _, clusters, kind = contrasts.paired(arm, arm, where, sheets)
+    except BenchError:
+        return None
+    # from two seeds on no interval draws random numbers
+    rng = np.random.default_rng(0)
+    return lambda level: intervals.interval(kind, cells, level, rng, clusters)
 
 
 def of_experiment(name: str) -> list[Claim]:

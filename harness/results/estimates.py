@@ -22,8 +22,9 @@ from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
 from rlhf_bench.harness.slices import length_slices
-from rlhf_bench.harness.statistics import collapse, intervals
+from rlhf_bench.harness.statistics import collapse, intervals, runs
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.harness.statistics.runs import Runs
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -71,6 +72,7 @@ class Estimator:
         `third` names one more slice by example: the third of the prompts by length (slices.length_slices).
         """
         found = checkpoints(tables)
+        levels = {f"{m.name}_change": m for m in measures if m.before}  # a change of these can be a collapse
         for decoding, iteration in found:
             final = iteration == max(i for _, i in found)
             groups = [table.groups[decoding, iteration] for table in tables]
@@ -87,10 +89,20 @@ class Estimator:
                     # the number's name, which seeds its generator
                     place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
                     interval = intervals.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
+                    if m.kind == "change" and m.name in levels and len(arm.seeds) > 1:
+                        own = self._runs(levels[m.name], part)
+                        interval = over_modes(interval, own, arm.seeds)
+                        for name, one in run_statistics(levels[m.name].name, own, arm.seeds).items():
+                            yield self.estimate(arm, judge, name, slice_name, decoding, iteration, one, cells)
                     interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
                     yield self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
                     if m.before and final and decoding == "sample":
                         yield from self._collapse(arm, judge, m, slice_name, iteration, part)
+
+    def _runs(self, m: Measure, part: Aligned) -> Runs:
+        """Which training runs collapsed under a measure whose baseline is measured too."""
+        before, after = part.matrix(m.before), part.matrix(m.name)
+        return runs.of_runs(before, after, self.level, part.sources(), m.better != "lower")
 
     def _collapse(
         self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Aligned
@@ -172,6 +184,37 @@ class Estimator:
             method=interval.method,
             note=interval.note,
         )
+
+
+def over_modes(found: Interval, own: Runs, seeds: Sequence[int]) -> Interval:
+    """The interval of a mean over runs: where some of them collapsed and others did not, the one that allows for it."""
+    if not own.two_modes:
+        return found
+    return own.mixture.noted(f"{runs.TWO_MODES}: {collapsed_runs(own, seeds)}", found.note)
+
+
+def run_statistics(name: str, own: Runs, seeds: Sequence[int]) -> dict[str, Interval]:
+    """What the collapse of runs makes of the change of `name` ("gold"), by the statistic's name."""
+    said = collapsed_runs(own, seeds)
+    apart = ", ".join(f"seed {seeds[place]} ({own.changes[place]:+.2f})" for place in own.outlying)
+    return {
+        f"{name} runs collapsed": own.share.noted(said, f"outlying: {apart}" if apart else ""),
+        f"{name} change of other runs": own.others,
+        f"{name} change over all runs": own.mixture.noted(said if own.two_modes else ""),
+    }
+
+
+def collapsed_runs(own: Runs, seeds: Sequence[int]) -> str:
+    """How many of the runs collapsed, and which seeds, with their mean changes."""
+    named = [
+        f"seed {seed} ({change:+.2f})"
+        for seed, change, flag in zip(seeds, own.changes, own.collapsed, strict=True)
+        if flag
+    ]
+    ruled = sum(flag is not None for flag in own.collapsed)
+    unknown = len(own.collapsed) - ruled
+    text = f"{len(named)} of {ruled} runs collapsed" + (f": {', '.join(named)}" if named else "")
+    return f"{text}; {unknown} runs without a rule, since the baseline's values do not vary" if unknown else text
 
 
 def within(found: Interval, limit: float | None) -> Interval:

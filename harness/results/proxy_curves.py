@@ -46,7 +46,7 @@ class Curves:
     `form` is "rl" or "best-of-n".  `points` [C] are iterations, or n.  `kl` is in nats per response; `gold` is None if
     it was not measured, and holds the measure that `worth` names ("gold" or "score").
     `samples`: proxy and gold, each [S, P, N], of the N responses that are ranked within a prompt: for PPO one response
-    per point, for best-of-n the whole pool.  `clusters` [P] are the prompts' sources, `slices` [P] their slices.
+    per checkpoint, for best-of-n the whole pool.  `clusters` [P] are the prompts' sources, `slices` [P] their slices.
     """
 
     form: str
@@ -106,8 +106,9 @@ def _of_training(arm: Arm) -> Curves:
     proxy = np.concatenate([start, _cube(written, points, ids, "reward")], axis=1)
     kl = np.concatenate([np.zeros_like(start), _cube(written, points, ids, "kl")], axis=1)
     worth, gold = _judged(arm, points, ids)
-    # one response per point: within a prompt the C points of a training run are what is ranked, [S, P, C]
-    samples = (np.moveaxis(proxy, 1, 2), np.moveaxis(gold, 1, 2)) if gold is not None else None
+    # one response per point: within a prompt the checkpoints of a training run are what is ranked, [S, P, C - 1];
+    # the baseline, below every checkpoint in both, would be agreement of its own making
+    samples = (np.moveaxis(proxy[:, 1:], 1, 2), np.moveaxis(gold[:, 1:], 1, 2)) if gold is not None else None
     clusters, slices = _prompts(arm, ids)
     features = Features(_figures(scored, 0, ids), _figures(scored, points[-1], ids))
     return Curves("rl", (0, *points), proxy, kl, gold, samples, features, clusters, slices, worth, tuple(ids))

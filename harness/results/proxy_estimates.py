@@ -26,10 +26,10 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
     """All estimates of an arm's curve; none for an arm without one.
 
     At every point (`iteration`: 0 for the baseline, a checkpoint, or n): reward, kl, and gold (or score).  At the last:
-    "spearman" of mean proxy and mean gold over the points, "spearman within prompts", "gold peak", "fall from peak"
-    (chosen on one half of the prompts, measured on the other), "fall from the middle", Gao's curve ("gao a", "gao b",
-    "gao peak", "gao peak at"), "gamma" (the degree of overoptimisation), and by slice "NAME before", "NAME after",
-    "NAME change" of every feature.
+    "spearman" of mean proxy and mean gold over the points without the SFT policy, "spearman within prompts", "gold
+    peak", "fall from peak" (chosen on one half of the prompts, measured on the other), "fall from the middle", Gao's
+    curve ("gao a", "gao b", "gao peak", "gao peak at"), "gamma" (the degree of overoptimisation), and by slice "NAME
+    before", "NAME after", "NAME change" of every feature.
     """
     curves = curves_of(arm)
     if curves is None or not curves.proxy.size:  # no cells: seeds without a common prompt
@@ -54,7 +54,10 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     def rng() -> np.random.Generator:
         return estimator.generator(*_place(arm), "monotonicity")
 
-    found: dict[str, Interval] = {"spearman": monotonicity.of_means(curves.proxy, gold, level, rng(), clusters)}
+    # the SFT policy itself, one sample of it for best-of-n, is no point of training
+    trained = slice(1, None) if curves.points[0] == (1 if curves.form == "best-of-n" else 0) else slice(None)
+    ranked = monotonicity.of_means(curves.proxy[:, trained], gold[:, trained], level)
+    found: dict[str, Interval] = {"spearman": ranked}
     if curves.samples is not None:
         found["spearman within prompts"] = monotonicity.within_prompts(*curves.samples, level, rng(), clusters)
     # the function, not a generator: the peak's height and the fall from it each start it anew

@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 DASH = "–"
 """Stands where there is no number."""
 
-CellFormat = MeasureFormat | Literal["count", "p", "seconds"]
-"""The formats of measures, and of whole numbers, p values and times."""
+CellFormat = MeasureFormat | Literal["count", "p", "seconds", "runs"]
+"""The formats of measures, and of whole numbers, p values, times, and shares of training runs (1 of 5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One number, with its interval where it has one; value None where nothing can be said.
 
-    `value`, `low` and `high` are in the unit of the measure; `format` says how they are written.
+    `value`, `low` and `high` are in the unit of the measure; `format` says how they are written.  `of` is the number of
+    training runs that a share of runs is of.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     format: CellFormat = "number"
+    of: int | None = None
 
 
 Entry = str | Cell | tuple[Cell, ...]
@@ -58,9 +60,10 @@ def estimated(row: Row | None, format: CellFormat = "number") -> Cell:
     """
     if row is None or row["value"] is None:
         return Cell(None, format=format)
+    of = len(row["seeds"]) if format == "runs" else None
     if row["low"] is None:
-        return Cell(row["value"], format=format)
-    return Cell(row["value"], row["low"], row["high"], format)
+        return Cell(row["value"], format=format, of=of)
+    return Cell(row["value"], row["low"], row["high"], format, of)
 
 
 def numeric(table: Table, place: int) -> bool:
@@ -97,6 +100,16 @@ def value_text(value: float | None, format: CellFormat = "number") -> str:
     return number(value)  # also a format of a later version
 
 
+def cell_value(cell: Cell) -> str:
+    """A cell's number as its format writes it: a share of runs as `1 of 5`."""
+    if cell.value is not None and cell.format == "runs" and cell.of:
+        count = cell.value * cell.of
+        # a share of fewer runs (some without a rule) is no whole number of these, and is written as a share
+        if abs(count - round(count)) < 1e-6:
+            return f"{round(count)} of {cell.of}"
+    return value_text(cell.value, cell.format)
+
+
 def interval_text(cell: Cell) -> str:
     """`[low, high]`, "" where there is no interval."""
     if cell.low is None or cell.high is None:
@@ -114,7 +127,7 @@ def text(entry: Entry, before_interval: str = " ") -> str:
     if isinstance(entry, tuple):
         return " ".join(text(cell) for cell in entry)
     interval = interval_text(entry)
-    return value_text(entry.value, entry.format) + (f"{before_interval}{interval}" if interval else "")
+    return cell_value(entry) + (f"{before_interval}{interval}" if interval else "")
 
 
 def interval(row: Row | None, format: CellFormat = "number") -> str:
@@ -159,7 +172,7 @@ def restored(found: Row) -> Table:
 
 def _restored(value: object) -> Entry:
     if isinstance(value, Mapping):
-        return Cell(**{name: value[name] for name in ("value", "low", "high", "format") if name in value})
+        return Cell(**{name: value[name] for name in ("value", "low", "high", "format", "of") if name in value})
     if isinstance(value, list | tuple):
         # JSON has no tuples; only numbers are several cells, and words among them make one text
         parts = [_restored(one) for one in value]

@@ -12,7 +12,7 @@ columns of one comparison share their resamples when each call gets a fresh gene
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +36,7 @@ from rlhf_bench.harness.statistics.cells import (
     tidy,
     upper_tail,
 )
-from rlhf_bench.harness.statistics.variance import moments
+from rlhf_bench.harness.statistics.variance import moments, nested
 
 RESAMPLES = 9999
 FEW = "fewer than 30 independent prompts: the interval covers a skewed measure less often than its level"
@@ -236,6 +236,24 @@ def two_way(cells: npt.ArrayLike, level: float, clusters: Clusters | None = None
     m = moments(cells, codes)
     half = m.half_width(1 - upper_tail(level))
     return bounded(m.mean, m.mean - half, m.mean + half, "two-way t").noted(m.note, note)
+
+
+@allow_non_finite
+def nested_t(
+    values: npt.ArrayLike, layers: Mapping[str, Sequence[Hashable]], prompts: Sequence[Hashable], level: float
+) -> Interval:
+    """t interval on the mean of values [N], random under layers of nested seeds and over prompts [N].
+
+    The layers, outermost first, and the mean are those of `variance.nested`; with one layer and every prompt under
+    every seed it is `two_way`.  Conditional on the layers that have one level, as the note says.
+    """
+    tail = 1 - upper_tail(level)
+    found = nested(values, layers, prompts)
+    if found is None:
+        known = decided_values(values)
+        return _degenerate(known[None], None, several=False) or undefined("no decided case")
+    half = found.half_width(tail)
+    return bounded(found.mean, found.mean - half, found.mean + half, "nested t", found.note)
 
 
 @allow_non_finite

@@ -1,16 +1,21 @@
-"""The mean of cells [S seeds, P prompts] and its variance when seeds and prompts are both random.
+"""The mean of outcomes and its variance when training seeds and prompts are both random.
 
-The two-way random-effects layout: V = (MS_seed + MS_prompt - MS_error) / (S P), from the mean squares of the cells.
+Cells [S seeds, P prompts], the two-way random-effects layout: V = (MS_seed + MS_prompt - MS_error) / (S P), from the
+mean squares of the cells.  Rows under several layers of seeds, each nested in the one before: `nested`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
-from rlhf_bench.harness.statistics.cells import Array, Codes, cluster_sums
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics.cells import Array, Codes, as_line, cluster_sums
 
 ENOUGH_COMPLETE = 0.9  # share of prompts decided for every seed from which the others are dropped
 
@@ -129,3 +134,194 @@ def mean_squares(cells: Array) -> MeanSquares:
     prompt = rows.size * float(((columns - mean) ** 2).sum()) / (columns.size - 1)
     rest = float(((cells - rows[:, None] - columns + mean) ** 2).sum())
     return MeanSquares(seed, prompt, rest / ((rows.size - 1) * (columns.size - 1)))
+
+
+# ---- layers of seeds, each nested in the one before -----------------------------------------------------------------
+
+PROMPT, RESIDUAL = "prompt", "residual"
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A mean, the variance components behind it, and what its interval needs.
+
+    mean: every level of a layer counts alike within the level above it, in the unit of the data.
+    components: by layer, then PROMPT and RESIDUAL, in the squared unit; a negative estimate is 0.  None where a layer
+    has one level, or none beyond the layer above it, whose component then holds both; `note` says which.
+    levels: the number of levels of each layer, and of prompts.
+    parts [F, F]: for the variance with all layers random, then without the first, and so on to the residual alone,
+    what each of the F mean squares adds to the squared standard error.   freedom [F]: their degrees of freedom.
+    """
+
+    mean: float
+    components: Mapping[str, float | None]
+    levels: Mapping[str, int]
+    parts: Array
+    freedom: Array
+    note: str = ""
+
+    @property
+    def variance(self) -> float:
+        """The squared standard error of the mean: that of the widest of the cases in `parts`."""
+        of_layers, of_prompts = self.parts[:, :-2].sum(axis=1), self.parts[:, -2:].sum(axis=1)
+        return float((np.maximum(of_layers, 0.0) + np.maximum(of_prompts, 0.0)).max())
+
+    def half_width(self, tail: float) -> float:
+        """Half of the interval that leaves `tail` on either side, in the unit of the data.
+
+        The t quantile is the mean of those of the mean squares, weighted by their parts of the variance (Cochran 1964),
+        as in `half_widths`; never below that of any part alone, nor below the width with the outer layers as given.
+        """
+        found = 0.0
+        *layers, prompt, residual = -special.stdtrit(self.freedom, tail)
+        for *of_layers, of_prompt, of_residual in self.parts:
+            # The residual's part is negative where prompts are crossed with runs: it is a part of theirs.
+            positive = [(max(part, 0.0), t) for part, t in zip(of_layers, layers, strict=True)]
+            positive.append((max(of_prompt + of_residual, 0.0), prompt if np.isfinite(prompt) else residual))
+            known = [(part, t) for part, t in positive if part > 0]
+            if known:
+                weighted = sum(part * t for part, t in known) / sum(part for part, _ in known) ** 0.5
+                found = max(found, weighted, *(part**0.5 * t for part, t in known))
+        return float(found)
+
+
+class _Fits(NamedTuple):
+    """Of a sequence of models, each with one more factor: sum of squares, rank, and trace [factors] of each."""
+
+    squares: list[float]
+    ranks: list[int]
+    traces: list[Array]
+
+
+def nested(
+    values: npt.ArrayLike, layers: Mapping[str, Sequence[Hashable]], prompts: Sequence[Hashable]
+) -> Nested | None:
+    """Variance components of rows [N] under layers of seeds, outermost first, each nested in the one before.
+
+    layers: the level of each row in each layer, such as {"data seed": ..., "reward seed": ..., "PPO seed": ...}; a
+    level is told apart by those above it.   prompts [N]: rows with an equal prompt share its effect, whichever runs
+    they are of; prompts that a data seed redraws need names of their own.  Prompts of one source: give the mean over
+    each source and the source as the prompt.  Rows with NaN are left out.
+
+    Henderson's method III (1953): the reductions in the sum of squares of fitting one layer after the other, then the
+    prompts, are set equal to their expectations.  It is unbiased for any unbalanced layout, and in balanced ones the
+    analysis of variance.  Negative estimates are set to 0 in `components`, not in the variance of the mean.  A layer
+    with one level adds nothing: the mean is conditional on it.  None where no spread can be estimated: fewer than two
+    rows, or equal values.  Raises BenchError for columns of other lengths and for no layer.
+    """
+    found = as_line(values)
+    columns = {**layers, PROMPT: prompts}
+    if not layers or any(len(column) != found.size for column in columns.values()):
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise BenchError(f"{found.size} values with {lengths}.", "Give one level of each layer and a prompt per value.")
+    kept = np.flatnonzero(~np.isnan(found)).tolist()
+    y = found[kept]
+    if y.size < 2 or float(np.ptp(y)) <= 8 * np.finfo(np.float64).eps * float(np.abs(y).max()):
+        return None
+    codes = _path_codes([[column[row] for row in kept] for column in layers.values()])
+    codes.append(_numbered([prompts[row] for row in kept]))
+    weights = _equal_weights(codes[:-1])
+    centre = float(weights @ y)
+    fits = _fitted(y - centre, codes)
+    gained = np.diff([1, *fits.ranks, y.size])  # degrees of freedom of each layer, of prompts, of the residual
+    names = [*layers, PROMPT, RESIDUAL]
+    # [F, F] what each component adds to each reduction, and the reductions
+    expected = np.column_stack([np.diff(np.stack(fits.traces), axis=0), gained])
+    reductions = np.diff(fits.squares)
+    used = np.flatnonzero(gained > 0)
+    solved = np.linalg.inv(expected[np.ix_(used, used)])
+    estimates = solved @ reductions[used]
+    # squared standard error of the mean per unit of each component
+    shares = np.array([*(float((np.bincount(code, weights) ** 2).sum()) for code in codes), float((weights**2).sum())])
+    parts = np.zeros((len(names), len(names)))
+    for first in range(len(names)):
+        counted = np.where(np.arange(len(names)) >= first, shares, 0.0)[used]
+        parts[first, used] = counted @ solved * reductions[used]
+    return Nested(
+        centre,
+        {name: max(0.0, float(estimates[used == at][0])) if at in used else None for at, name in enumerate(names)},
+        {name: int(code.max()) + 1 for name, code in zip(names, codes, strict=False)},
+        parts,
+        np.where(gained > 0, gained, np.nan).astype(np.float64),
+        _nested_note(names, codes, estimates, used),
+    )
+
+
+def _numbered(levels: Sequence[Hashable]) -> Codes:
+    """Codes from 0 in the order in which levels appear."""
+    known = {level: code for code, level in enumerate(dict.fromkeys(levels))}
+    return np.array([known[level] for level in levels], dtype=np.intp)
+
+
+def _path_codes(columns: Sequence[Sequence[Hashable]]) -> list[Codes]:
+    """The codes of each layer, a level being told apart by those above it."""
+    return [_numbered(list(zip(*columns[: depth + 1], strict=True))) for depth in range(len(columns))]
+
+
+def _equal_weights(codes: Sequence[Codes]) -> Array:
+    """[N] weights that sum to 1: levels of a layer count alike within the level above, rows alike within a run."""
+    weights = np.ones(codes[0].size)
+    above = np.zeros(codes[0].size, dtype=np.intp)
+    for code in codes:
+        # how many levels of this layer the level above has, at each row
+        parent = np.zeros(int(code.max()) + 1, dtype=np.intp)
+        parent[code] = above
+        weights /= np.bincount(parent)[above]
+        above = code
+    found: Array = weights / np.bincount(above)[above]
+    return found
+
+
+def _fitted(y: Array, codes: Sequence[Codes]) -> _Fits:
+    """The models: a mean, then each layer in turn, then prompts beside the runs, then every row by itself."""
+    layers, prompts = codes[:-1], codes[-1]
+    grand = np.zeros(y.size, dtype=np.intp)
+    groups = [grand, *layers]
+    squares = [float((np.bincount(g, y) ** 2 / np.bincount(g)).sum()) for g in groups]
+    ranks = [int(g.max()) + 1 for g in groups]
+    # trace of Z' H Z: for groups g and levels l of a factor, the sum of n_gl^2 / n_g
+    traces = [np.array([_trace(g, code) for code in codes]) for g in groups]
+    square, rank = _two_way_fit(y, layers[-1], prompts)
+    # Every factor lies within the span of runs and prompts, so that the trace is that of Z' Z, the number of rows.
+    whole = np.full(len(codes), float(y.size))
+    return _Fits([*squares, square, float(y @ y)], [*ranks[1:], rank], [*traces, whole, whole])
+
+
+def _trace(groups: Codes, levels: Codes) -> float:
+    size = int(levels.max()) + 1
+    pairs, counts = np.unique(groups * size + levels, return_counts=True)
+    return float((counts**2 / np.bincount(groups)[pairs // size]).sum())
+
+
+def _two_way_fit(y: Array, runs: Codes, prompts: Codes) -> tuple[float, int]:
+    """The sum of squares of the fit of runs and prompts, and its rank; prompts are absorbed."""
+    counts = np.zeros((int(runs.max()) + 1, int(prompts.max()) + 1))
+    np.add.at(counts, (runs, prompts), 1.0)
+    of_prompts, totals = counts.sum(axis=0), np.bincount(prompts, y)
+    system = np.diag(counts.sum(axis=1)) - counts / of_prompts @ counts.T
+    right = np.bincount(runs, y) - counts @ (totals / of_prompts)
+    # Singular: runs and prompts that are connected share a constant.
+    effects = np.linalg.pinv(system, hermitian=True) @ right
+    rank = int(np.linalg.matrix_rank(system, hermitian=True))
+    return float((totals**2 / of_prompts).sum() + right @ effects), of_prompts.size + rank
+
+
+def _nested_note(names: Sequence[str], codes: Sequence[Codes], estimates: Array, used: npt.NDArray[np.intp]) -> str:
+    """What the reader of the components should know."""
+    said = []
+    for at, name in enumerate(names[:-2]):
+        if at in used:
+            continue
+        if int(codes[at].max()) == 0:
+            said.append(f"one {name}: the mean is conditional on it")
+        else:
+            above = max(place for place in range(at) if place in used)
+            said.append(f"one {name} per {names[above]}: their variances are one")
+    if int(codes[-1].max()) == 0:
+        said.append("one prompt: the mean is conditional on it")
+    elif len(names) - 1 not in used:
+        said.append("prompts hold the residual: no prompt is measured twice beyond the runs")
+    low = [names[at] for at, value in zip(used, estimates, strict=True) if value < 0]
+    if low:
+        said.append(f"no spread between {' and '.join(low)}s beyond chance: set to 0")
+    return "; ".join(said)

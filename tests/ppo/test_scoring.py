@@ -166,10 +166,13 @@ def test_what_every_run_watches(rollout: Rollout) -> None:
 # --- the scalar reward model
 
 
-def test_the_built_in_models_have_their_seams(tiny_gpt2: Tiny) -> None:
-    for trainable in (Scalar(), token()):
+def test_the_built_in_models_have_their_seams(tiny_gpt2: Tiny, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_gpt2.folder)
+    load_classifier(tiny_gpt2.folder, tokenizer, "cpu", seed=3, head_std=0.5).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for trainable, folder in ((Scalar(), tmp_path), (token(), tiny_gpt2.folder)):
         assert isinstance(trainable, TrainableRewardModel)
-        assert isinstance(trainable.load(tiny_gpt2.folder, "cpu"), RewardModel)
+        assert isinstance(trainable.load(folder, "cpu"), RewardModel)
 
 
 def test_a_scalar_score_is_the_classifiers_of_the_unpadded_row(tiny: Tiny, rollout: Rollout, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def full(tiny: tuple[dict[str, Any], list[Any]]) -> dict[str, Any]:
     }  # fmt: skip
     made = dict(texts({**tiny[0], **more}, tiny[1]))
     assert "claims.csv" in {name.rpartition("/")[2] for name in made}
+    assert "| c | not run |" in made["report.md"]
     found: dict[str, Any] = json.loads(made["report.json"])
     return found
 

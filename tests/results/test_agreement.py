@@ -122,7 +122,7 @@ def test_only_common_reward_models_and_seeds_are_ranked(tmp_path: Path) -> None:
 )
 def test_the_verdict_on_agreement_follows_from_its_interval(sign: float, seeds: Sequence[int], verdict: str) -> None:
     noisy = found(noise=1.0, sign=sign, seeds=seeds)
-    claim = replace(claims.find("best-of-n-foretells-ppo"), statistic="best-of-4 with PPO")
+    claim = replace(claims.find("best-of-n-predicts-ppo"), statistic="best-of-4 with PPO")
     assert results.of_analysis(claim, agreement.agreement(noisy, Estimator()), Estimator()).ruling == verdict
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from arms import make_arm
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.cli import experiment as cli_experiment
@@ -21,7 +24,10 @@ from rlhf_bench.harness.plan.request import DEFAULT_JUDGES
 from rlhf_bench.harness.results import claims, contrasts
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.table import Cell
+from rlhf_bench.harness.statistics import comparisons, intervals
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.reports import verdicts
 from rlhf_bench.reports.experiments import whole_ledger
 from rlhf_bench.reports.ledger import without_folder
 from rlhf_bench.reports.tables import TABLES
@@ -56,6 +62,120 @@ def test_the_detectable_effect_grows_with_the_interval() -> None:
     assert found[1] == pytest.approx(2 * found[0])
     # the half width is 4.303 standard errors (t, 2 degrees of freedom, 95%); power .8 needs 1.061 more
     assert found[0] == pytest.approx(0.1 * (4.303 + 1.061) / 4.303, rel=1e-3)
+
+
+# ---- p, Holm's adjustment, size --------------------------------------------------------------------------------------
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, st.integers(2, 9), st.sampled_from([0.8, 0.95, 0.99]))
+def test_p_is_below_the_error_where_the_interval_excludes_the_threshold(
+    x: float, y: float, z: float, seeds: int, level: float
+) -> None:
+    low, value, high = sorted((x, y, z))
+    p = claims.scaled_p(CLAIM, Interval(value, low, high, "m"), seeds, level)
+    assume(p is not None and not math.isclose(p, 1 - level))
+    assert p is not None
+    assert (p < 1 - level) == (not low <= 0.5 <= high)
+
+
+def test_p_of_a_mean_over_seeds_is_that_of_students_t() -> None:
+    values = np.array([0.61, 0.72, 0.58, 0.55])
+    low, high = stats.t.interval(0.9, 3, values.mean(), stats.sem(values))
+    found = Interval(float(values.mean()), float(low), float(high), "t over seeds")
+    expected = stats.ttest_1samp(values, 0.5).pvalue
+    assert claims.scaled_p(CLAIM, found, 4, 0.9) == pytest.approx(expected)
+    ratio = replace(CLAIM, statistic="gold variance ratio")
+    logs = Interval(*np.exp([found.value, low, high]).tolist(), "t over seeds")
+    assert claims.scaled_p(replace(ratio, threshold=math.exp(0.5)), logs, 4, 0.9) == pytest.approx(expected)
+    ranks = Interval(*np.tanh([found.value, low, high]).tolist(), "t over seeds")
+    rho = replace(CLAIM, statistic="spearman", threshold=math.tanh(0.5))
+    assert claims.scaled_p(rho, ranks, 4, 0.9) == pytest.approx(expected)
+
+
+def test_an_interval_without_width_has_no_p() -> None:
+    assert claims.scaled_p(CLAIM, Interval(0.7, 0.7, 0.7, "m"), 3, 0.95) is None
+    assert claims.scaled_p(CLAIM, Interval(0.5, 0.5, 0.5, "m"), 3, 0.95) == 1
+    assert claims.scaled_p(CLAIM, Interval(0.7, None, None, "m"), 3, 0.95) is None
+    assert claims.scaled_p(CLAIM, Interval(0.7, 0.6, 0.8, "m"), 1, 0.95) is None
+
+
+def test_p_of_a_comparison_inverts_its_interval(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(2, 4, 10))
+    a = make_arm(tmp_path, "a", lambda i, seed: 1.0 + noise[0, seed, i], (1, 2, 3))
+    b = make_arm(tmp_path, "b", lambda i, seed: noise[1, seed, i], (1, 2, 3))
+    versus = replace(CLAIM, versus="b", comparison="difference", threshold=0.0)
+    cells = (1.0 + noise[0] - noise[1])[1:]
+    result = claims.judge_claim(versus, [a, b], [], Estimator())
+    assert result.p == pytest.approx(comparisons.two_way_p(cells).value, rel=1e-6)
+    wins = replace(versus, comparison="head-to-head", threshold=0.5)
+    found = claims.judge_claim(wins, [a, b], [], Estimator())
+    assert found.p is not None
+    for level, excluded in ((1 - found.p * 0.99, False), (1 - found.p * 1.01, True)):
+        at = intervals.interval("win", (cells > 0).astype(float), level, rng)
+        assert at.low is not None
+        assert (at.low > 0.5) == excluded
+
+
+def test_p_of_an_arm_inverts_the_interval_of_its_rows(tmp_path: Path) -> None:
+    values = np.random.default_rng(2).normal(0.5, 1, size=(4, 10))
+    a = make_arm(tmp_path, "a", lambda i, seed: values[seed, i], (1, 2, 3))
+    found = intervals.interval("level", values[1:], 0.95, np.random.default_rng(0))
+    ends = (found.value, found.low, found.high)
+    row = Estimate("t", "a", "a", "gold", "gold", "all", "sample", 2, *ends, 0.95, 10, 0, (1, 2, 3), "two-way t")
+    claim = replace(CLAIM, threshold=-1.0)
+    result = claims.judge_claim(claim, [a], [row], Estimator())
+    assert result.p == pytest.approx(comparisons.two_way_p(values[1:] + 1).value, rel=1e-6)
+    # an interval that was made otherwise keeps its own p
+    other = claims.judge_claim(claim, [a], [replace(row, low=-2.0)], Estimator())
+    assert other.p == claims.scaled_p(claim, Interval(found.value, -2.0, found.high, "m"), 3, 0.95)
+
+
+def ledger_row(verdict: str, p: float | None) -> dict[str, Any]:
+    return {"verdict": verdict, "p": p, "level": 0.95}
+
+
+def test_holm_is_over_the_claims_that_have_a_p() -> None:
+    rows = [ledger_row("supported", 0.02), ledger_row("contradicted", 0.001), ledger_row("supported", None)]
+    rows += [ledger_row("inconclusive", 0.4), ledger_row("not run", None), ledger_row("supported", 0.03)]
+    found = claims.adjusted(rows)
+    assert [row["p_holm"] for row in found] == pytest.approx([0.06, 0.004, None, 0.4, None, 0.06])
+    assert [row["verdict_holm"] for row in found] == [
+        "inconclusive", "contradicted", "inconclusive", "inconclusive", "not run", "inconclusive",
+    ]  # fmt: skip
+    assert claims.adjusted(found) == found  # p itself stays, so that another family can be adjusted over
+    assert [row["verdict_holm"] for row in claims.adjusted(rows[:1])] == ["supported"]
+
+
+@pytest.mark.parametrize(
+    ("figure", "size"),
+    [((), "no figure"), ((0.3,), "inside"), ((0.5,), "outside"), ((0.35, 0.9), "inside"), ((0.41, 0.9), "outside")],
+)
+def test_the_size_is_the_figure_against_the_interval(figure: tuple[float, ...], size: str) -> None:
+    claim, found = replace(CLAIM, figure=figure), Interval(0.3, 0.2, 0.4, "m")
+    assert claims.ruled(claim, found, (1, 2), 0.95).size == size
+    unknown = size if not figure else "not known"
+    assert claims.ruled(claim, found, (1,), 0.95).size == unknown
+    assert claims.Result(claim, "not run").size == unknown
+
+
+def test_figures_are_of_claims_that_report_one() -> None:
+    figures = [claim for claim in claims.load() if claim.figure]
+    assert figures
+    assert all(claim.reported for claim in figures)
+    people = claims.find("credit-finds-peoples-errors")
+    synthetic = claims.find("credit-finds-errors")
+    assert (people.run, people.judge, people.statistic) == ("people's error spans", "credit", synthetic.statistic)
+
+
+def test_rows_of_older_versions_are_shown() -> None:
+    row = {"id": "c", "text": "t", "verdict": "supported", "value": 1.0, "low": 0.5, "high": 2.0, "seeds": [1, 2]}
+    row |= {"detectable": None, "measured": "m", "rule": "r"}
+    table = verdicts.claims_table([row])
+    assert table.rows[0][:3] == ("c", "supported", Cell(1.0, 0.5, 2.0))
+    assert verdicts.summary([row]) == ["Of 1 claims: 1 supported, 0 contradicted, 0 inconclusive, 0 not run."]
+    assert verdicts.verdicts_table([row]).rows
+    assert verdicts.texts_table([row]).rows
 
 
 def test_contrasts_follow_from_the_rows(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, MeasureKind
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.statistics import collapse, intervals
+from rlhf_bench.harness.statistics import collapse, intervals, runs
 from rlhf_bench.harness.statistics.intervals import Interval
 
 Values = dict[str, float | None]
@@ -135,6 +135,40 @@ def test_no_bound_lies_beyond_the_limit_of_a_change(tmp_path: Path) -> None:
     assert (limited.value, limited.low, limited.high) == (free.value, free.low, 1.0)
     assert "cut off at 1, the largest there can be" in limited.note
     assert "cut off" not in free.note
+
+
+def change_of(gain: float) -> Judge:
+    """A judge of gold that changes by `gain` on every prompt."""
+    measures: list[tuple[str, MeasureKind, str]] = [
+        ("gold_change", "change", ""), ("gold", "level", "gold_baseline"), ("gold_baseline", "level", "")
+    ]  # fmt: skip
+
+    def values(i: int, _: int) -> Values:
+        before = (i % 5) / 4
+        return {"gold_change": gain + i / 100, "gold": before + gain + i / 100, "gold_baseline": before}
+
+    return measures, values
+
+
+def test_collapsed_runs_stand_beside_a_mean_over_seeds(tmp_path: Path) -> None:
+    gains = (0.2, 0.25, -0.6, 0.21, 0.22)
+    cells = [make_cell(tmp_path / str(s), s, {"utility": change_of(gain)}) for s, gain in enumerate(gains)]
+    found = estimates(*cells)
+    share = one(found, "gold runs collapsed")
+    assert bounds(share) == bounds(intervals.exact(1, 5, 0.95))
+    assert "1 of 5 runs collapsed: seed 2 (-0.52)" in share.note
+    assert "outlying: seed 2 (-0.52)" in share.note
+    mean, over_all = one(found, "gold_change"), one(found, "gold change over all runs")
+    assert (mean.low, mean.high, mean.method) == (over_all.low, over_all.high, runs.MIXTURE)
+    assert "the runs have two modes: 1 of 5 runs collapsed" in mean.note
+    cells = [cell for cell in cells if cell.record["seed"] != 2]
+    others = estimates(*cells)
+    assert bounds(one(found, "gold change of other runs")) == bounds(one(others, "gold_change"))
+    assert one(others, "gold_change").method == "two-way t"
+    assert bounds(one(others, "gold runs collapsed")) == bounds(intervals.exact(0, 4, 0.95))
+    assert one(found, "gold runs collapsed", slice="even").value == 0.2
+    assert one(found, "gold runs collapsed", decoding="greedy").value == 0.2
+    assert not [e for e in estimates(cells[0]) if "runs" in e.statistic]  # one run says nothing about others
 
 
 def test_slices_only_at_the_end(tmp_path: Path) -> None:

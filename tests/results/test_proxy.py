@@ -19,13 +19,13 @@ from rlhf_bench.harness.statistics import best_of_n, gao
 from rlhf_bench.reports import proxy
 
 IDS = tuple(f"p{i}" for i in range(12))
-ITERATIONS = (2, 4)
+ITERATIONS = (2, 3, 4)
 SLICES = {name: ["open" if at % 2 else "closed"] for at, name in enumerate(IDS)}
 
 
 def gold_at(seed: int, iteration: int, at: int) -> float:
-    """Rises to the middle, then falls; differs by prompt and seed."""
-    return {0: 0.1, 2: 0.5, 4: 0.3}[iteration] + 0.01 * at + 0.05 * seed
+    """Rises, then falls and rises again; differs by prompt and seed."""
+    return {0: 0.1, 2: 0.5, 3: 0.2, 4: 0.3}[iteration] + 0.01 * at + 0.05 * seed
 
 
 def proxy_at(seed: int, iteration: int, at: int) -> float:
@@ -40,7 +40,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def cell(
     root: Path, seed: int, rm: str = "fake", worth: str = "gold", judged: bool = True, shift: float = 0.0
 ) -> CellFiles:
-    """A cell of PPO with two checkpoints, on disk."""
+    """A cell of PPO with three checkpoints, on disk."""
     label = f"{rm}-s{seed}"
     place = {role: [role, label, "k"] for role in ("prompts", "generations", "proxy", "scale")}
     prompts = [{"id": i, "prompt": f"Say {i}.", "slices": SLICES[i]} for i in IDS]
@@ -106,14 +106,15 @@ def test_estimates_are_those_of_their_functions(tmp_path: Path) -> None:
     curves = curves_of(arm)
     assert curves is not None
     assert curves.gold is not None
-    for point, at in zip(curves.points, range(3), strict=True):
+    for at, point in enumerate(curves.points):
         assert found["gold", "all", point].value == pytest.approx(curves.gold[:, at].mean())
         assert found["reward", "all", point].value == pytest.approx(curves.proxy[:, at].mean())
     last = curves.points[-1]
     assert found["fall from the middle", "all", last].value == pytest.approx(0.2)
     assert "from 2, fixed beforehand" in found["fall from the middle", "all", last].note
-    assert found["spearman", "all", last].value == pytest.approx(0.5)  # gold .1 .5 .3 against a rising proxy
-    assert found["spearman within prompts", "all", last].value == pytest.approx(0.5)
+    # gold .5 .2 .3 against a rising proxy; with the SFT policy's .1 it would be .4
+    assert found["spearman", "all", last].value == pytest.approx(-0.5)
+    assert found["spearman within prompts", "all", last].value == pytest.approx(-0.5)
     rng = np.random.default_rng(0)
     fitted = gao.fit("rl", curves.kl, curves.gold - curves.gold[:, :1], 0.95, rng)
     assert found["gao a", "all", last].value == pytest.approx(fitted.a.value)
@@ -205,8 +206,8 @@ def test_tables_show_the_estimates(tmp_path: Path) -> None:
     report = {"arms": [shown], "estimates": [asdict(e) for e in proxy_estimates(arm, Estimator())]}
     (row,) = proxy.monotonicity(report).rows
     assert row[:3] == ("t", "fake", Cell(2, format="count"))
-    assert text(row[3]).startswith("0.50")
-    assert [r[2] for r in proxy.points(report).rows] == ["iteration 0", "iteration 2", "iteration 4"]
+    assert text(row[3]).startswith("-0.50")
+    assert [r[2] for r in proxy.points(report).rows] == [f"iteration {at}" for at in (0, *ITERATIONS)]
     assert [(r[2], r[3]) for r in proxy.features(report).rows] == [("all", "li"), ("closed", "li"), ("open", "li")]
     charts = [c for c in proxy.proxy_charts(report, "t", {"fake": 0}) if c]
     assert len(charts) == 2

@@ -15,7 +15,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.comparisons import spearman
 from rlhf_bench.harness.statistics.gao import Curve, fit
 from rlhf_bench.harness.statistics.intervals import interval
-from rlhf_bench.harness.statistics.monotonicity import agreement, drop_from, of_means, peak, within_prompts
+from rlhf_bench.harness.statistics.monotonicity import agreement, drop_from, fisher, of_means, peak, within_prompts
 
 LEVEL = 0.9
 
@@ -69,36 +69,111 @@ def test_seeds_without_a_value_are_counted() -> None:
     assert "spread is unknown" in alike.note
 
 
-def rising(noise: float, seeds: int = 3, prompts: int = 40) -> Any:
-    """Proxy and gold [seeds, 6, prompts] that rise together from point to point, with noise per prompt."""
-    steps = np.arange(6.0)[None, :, None]
-    return steps + noise * rng().normal(size=(2, seeds, 6, prompts))
+def rising(noise: float, seeds: int = 3, prompts: int = 40, checkpoints: int = 6) -> Any:
+    """Proxy and gold [seeds, checkpoints, prompts] that rise together, with noise per prompt."""
+    steps = np.arange(float(checkpoints))[None, :, None]
+    return steps + noise * rng().normal(size=(2, seeds, checkpoints, prompts))
 
 
-def test_seeds_that_differ_get_students_t_of_their_means() -> None:
+def test_correlations_over_checkpoints_have_fishers_interval() -> None:
     proxy, gold = rising(noise=8.0)
-    means = proxy.mean(axis=2), gold.mean(axis=2)
-    assert of_means(proxy, gold, LEVEL, rng()) == agreement(*means, LEVEL, rng()).over_seeds
+    rhos = [stats.spearmanr(x, y).statistic for x, y in zip(proxy.mean(axis=2), gold.mean(axis=2), strict=True)]
+    found = of_means(proxy, gold, LEVEL)
+    mean = np.mean(rhos)
+    # Bonett and Wright (2000): the variance of z is (1 + r^2 / 2) / (n - 3)
+    variance = max((1 + mean**2 / 2) / 3, np.arctanh(rhos).var(ddof=1))
+    ends = np.tanh(np.arctanh(mean) + np.array([-1, 1]) * stats.t.ppf(0.95, 2) * math.sqrt(variance / 3))
+    assert (found.value, found.low, found.high) == pytest.approx((mean, *ends))
     gold[1, 2] = np.nan
-    assert of_means(proxy, gold, LEVEL, rng()).value is None
+    assert of_means(proxy, gold, LEVEL).value is None
 
 
-def test_seeds_that_agree_get_an_interval_from_their_prompts() -> None:
-    sharp, loose = (of_means(*rising(noise), LEVEL, rng()) for noise in (0.1, 2.0))
-    assert (sharp.value, sharp.low, sharp.high) == pytest.approx((1, 1, 1))
-    assert loose.value == pytest.approx(1)
-    assert loose.low is not None
-    assert 0 < loose.low < 1
-    assert "all seeds agree, so prompts and seeds were resampled" in loose.note
-    proxy, gold = rising(2.0)
-    turned = of_means(proxy, -gold, LEVEL, rng())
-    assert turned.value == pytest.approx(-1)
-    assert turned.high == pytest.approx(-loose.low)
-    pairs = [str(at // 2) for at in range(40)]  # the same prompts twice are no more prompts
-    twice = of_means(*(np.repeat(cube[:, :, ::2], 2, axis=2) for cube in (proxy, gold)), LEVEL, rng(), pairs)
-    once = of_means(proxy[:, :, ::2], gold[:, :, ::2], LEVEL, rng())
-    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
-    assert of_means(proxy[:1], gold[:1], LEVEL, rng()).low is None
+def test_one_seed_has_the_interval_of_bonett_and_wright() -> None:
+    """Their interval for one sample: tanh(atanh(r) +- z sqrt((1 + r^2 / 2) / (n - 3)))."""
+    found = fisher([0.6], 12, 0.95)
+    half = 1.959964 * math.sqrt((1 + 0.18) / 9)
+    assert (found.low, found.high) == pytest.approx(
+        (math.tanh(math.atanh(0.6) - half), math.tanh(math.atanh(0.6) + half))
+    )
+    assert "conditional on this training run" in found.note
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.integers(4, 30))
+def test_the_interval_is_within_range_and_turns_with_the_sign(rhos: list[float], points: int) -> None:
+    found, turned = fisher(rhos, points, LEVEL), fisher([-rho for rho in rhos], points, LEVEL)
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+    assert (found.low, found.high) == pytest.approx((-turned.high, -turned.low))  # type: ignore[operator]
+
+
+def test_seeds_that_agree_everywhere_have_a_width() -> None:
+    """A width of 0 would claim that the order of four checkpoints is certain."""
+    for checkpoints in (4, 6, 12):
+        sharp = of_means(*rising(0.01, checkpoints=checkpoints), LEVEL)
+        assert sharp.value == pytest.approx(1)
+        assert sharp.low is not None
+        assert sharp.low < 0.999
+    assert of_means(*rising(0.01, checkpoints=3), LEVEL).low is None
+    assert of_means(*rising(0.01, checkpoints=2), LEVEL).value is None
+    one, other = rising(1.0)
+    other[0] = 1.0
+    assert "1 of 3 seeds without a value" in of_means(one, other, LEVEL).note
+    assert of_means(one, np.ones_like(one), LEVEL).value is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("points", [6, 8, 12])
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+@pytest.mark.parametrize("pearson", [0.0, 0.6, 0.9])
+@pytest.mark.parametrize("spread", [0.0, 0.4])
+def test_coverage_of_fishers_interval(points: int, seeds: int, pearson: float, spread: float) -> None:
+    """Checkpoints drawn independently; the truth is the population's correlation, equal for all seeds or not."""
+    if seeds == 1 and spread:
+        pytest.skip("the interval of one seed is of that seed's own correlation")
+    draws, count, held = np.random.default_rng(points), 1000, 0
+    others = np.tanh(np.arctanh(pearson) + spread * stats.norm.ppf((np.arange(2000) + 0.5) / 2000))
+    truth = np.mean(6 / math.pi * np.arcsin(others / 2))
+    for _ in range(count):
+        x, noise = draws.normal(size=(2, seeds, points))
+        rho = np.tanh(np.arctanh(pearson) + spread * draws.normal(size=(seeds, 1)))
+        y = rho * x + np.sqrt(1 - rho**2) * noise
+        found = of_means(x[..., None], y[..., None], 0.95)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= truth <= found.high
+    assert held / count >= 0.93 - 3 * math.sqrt(0.93 * 0.07 / count)
+
+
+def dependent(draws: np.random.Generator, seeds: int, points: int, slope: float) -> Any:
+    """Proxy and gold [seeds, points] of runs that drift: gold is a trend and a random walk."""
+    steps = np.arange(points) / points
+    walk = np.cumsum(draws.normal(size=(seeds, points)), axis=1) / math.sqrt(points)
+    return 3 * steps + 0.2 * draws.normal(size=(seeds, points)), slope * steps + walk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("points", [7, 10])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
+def test_coverage_where_checkpoints_depend_on_each_other(points: int, seeds: int, slope: float) -> None:
+    """The truth is the mean correlation over seeds.  Student's t on the correlations covers .69 to .93."""
+    draws, count = np.random.default_rng(0), 600
+    truth = np.mean(
+        [stats.spearmanr(x, y).statistic for x, y in zip(*dependent(draws, 4000, points, slope), strict=True)]
+    )
+    held = np.zeros(2)
+    for _ in range(count):
+        x, y = dependent(draws, seeds, points, slope)
+        t = agreement(x, y, 0.95, draws).over_seeds
+        for at, one in enumerate((of_means(x[..., None], y[..., None], 0.95), t)):
+            held[at] += one.low is not None and one.high is not None and one.low <= truth <= one.high
+    slack = 3 * math.sqrt(0.94 * 0.06 / count)
+    assert held[0] / count >= 0.94 - slack
+    if slope:
+        assert held[1] < held[0]
 
 
 monotone = st.sampled_from([lambda v: v**3, lambda v: 5 * v - 2, np.arctan])
