@@ -212,8 +212,8 @@ def iteration(folder: Path, size: Size, device: str, speed: float) -> dict[str, 
     examples = [Example(str(i), text) for i, text in enumerate(prompts_of(size, folder))]
     scorer = NamedRewardModel("length", LengthOnly())
     run = PPORun(
-        actors=actors, reward_model=scorer, examples=examples, settings=settings, standard=Standard(), max_new=size.response,
-        seed=0, scratch=folder, evaluate=lambda _: None, progress=lambda *_: None,
+        actors=actors, reward_model=scorer, examples=examples, settings=settings, standard=Standard(),
+        max_new=size.response, seed=0, scratch=folder, evaluate=lambda _: None, progress=lambda *_: None,
     )  # fmt: skip
     experience = loop.collect(run, 0)
     found["collect_s"] = seconds(device, lambda: loop.collect(run, 0), size.repeats)

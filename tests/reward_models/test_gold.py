@@ -78,7 +78,7 @@ def planned(rm: str, evaluated: str = "dialogsum", **world: str) -> Cell:
 
 
 def test_its_results_depend_on_what_the_utility_pays() -> None:
-    """A setting of the world may change the utility and no example: it stands in this arm's stages, and in no other's."""
+    """A setting of the world may change the utility and no example: it is in this arm's parameters, not in others'."""
     # both worlds' examples are the same: the setting is one of pairs
     one, two = (planned("gold", bad_wrong=rate).stages["ppo"].params["utility"] for rate in ("0.2", "0.3"))
     assert one != two
