@@ -18,6 +18,7 @@ from rlhf_bench.harness.models.placement import Placement, save_placement
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors, save_policy
+from rlhf_bench.harness.ppo.arithmetic import Standard
 from rlhf_bench.harness.ppo.loop import train
 from rlhf_bench.harness.ppo.run import PPORun
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
@@ -60,7 +61,7 @@ def run_of(sft: Path, scratch: Path, iterations: int = 3, critic: str = "own") -
         reward_model=NamedRewardModel("thirds", Thirds(), batch=3),
         examples=EXAMPLES,
         settings=settings,
-        scale=2.0,
+        standard=Standard(2.0),
         max_new=6,
         seed=7,
         scratch=scratch,
