@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
+from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
@@ -69,7 +70,7 @@ def collapse(
         levene = undefined("the values vary neither before nor after", "levene (median)")
     else:
         # Around medians: Brown & Forsythe (1974).
-        levene = unbounded(float(stats.levene(first, second, center="median").pvalue), "levene (median)")
+        levene = unbounded(float(scipy.stats.levene(first, second, center="median").pvalue), "levene (median)")
     return {
         "variance ratio": variance_ratio(first, second, rng, level, resamples, codes),
         "levene p": levene,

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
+from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import MeasureKind
@@ -169,7 +170,7 @@ def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> Interval:
     if not diff.size:
         return undefined("no decided case", "exact McNemar")
     up, differing = int((diff > 0).sum()), int((diff != 0).sum())
-    p = stats.binomtest(up, differing).pvalue if differing else 1.0
+    p = scipy.stats.binomtest(up, differing).pvalue if differing else 1.0
     return unbounded(float(p), "exact McNemar", f"{up} up, {differing - up} down, {diff.size - differing} equal")
 
 
@@ -236,5 +237,5 @@ def spearman(
 
 def _rank_correlation(x: Array, y: Array) -> Array:
     """[..., n] -> [...] Pearson's correlation of midranks; nan where one of the two does not vary."""
-    a, b = (stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
+    a, b = (scipy.stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
     return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse, stats
+import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
+from scipy import sparse
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Codes, upper_tail
@@ -149,7 +150,7 @@ def _within(tokens: Tokens, level: float, rng: np.random.Generator) -> Interval:
             if bad and good:
                 # AUROC by rank sums (Mann and Whitney 1947), ties half: U / (bad good).
                 # the negative reward, because a flawed token should get less
-                ranks = float(stats.rankdata(-row[kept])[flawed].sum())
+                ranks = float(scipy.stats.rankdata(-row[kept])[flawed].sum())
                 cells[seed, response] = (ranks - bad * (bad + 1) / 2) / (bad * good)
     if np.isnan(cells).all():
         return undefined("no response has both flawed and clean tokens")

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
+from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import MeasureKind
@@ -132,7 +133,7 @@ def exact(k: int, n: int, level: float) -> Interval:
         raise BenchError(f"{k} successes of {n} trials.", "Give 0 <= k <= n.")
     if n == 0:
         return undefined("no decided case", "exact")
-    bounds = stats.binomtest(k, n).proportion_ci(confidence_level=level)
+    bounds = scipy.stats.binomtest(k, n).proportion_ci(confidence_level=level)
     return bounded(k / n, float(bounds.low), float(bounds.high), "exact")
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
+from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import (
@@ -155,7 +156,7 @@ def _rank_correlations(x: Array, y: Array) -> Array:
     """[..., n] -> [...] Spearman's over the last axis; NaN where a point is NaN or one of the two does not vary."""
     bad = (np.isnan(x) | np.isnan(y)).any(axis=-1, keepdims=True)
     # a row with a NaN becomes constant: its scale below is 0, and its correlation NaN
-    a, b = (stats.rankdata(np.where(bad, 0.0, v), axis=-1) for v in (x, y))
+    a, b = (scipy.stats.rankdata(np.where(bad, 0.0, v), axis=-1) for v in (x, y))
     a, b = (v - v.mean(axis=-1, keepdims=True) for v in (a, b))
     scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     return np.asarray((a * b).sum(-1) / np.where(scale > 0, scale, np.nan))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
 from scipy import special
-from scipy.stats import qmc
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, constant, tidy
@@ -85,7 +85,7 @@ def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Compon
 def _chi_squares(seeds: int, prompts: int) -> Array:
     """[3, 2^DRAWS] mean squares of unit variance for seeds, prompts and error."""
     # Every design uses the same quasi-random points, so that tables do not vary by simulation noise.
-    points = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random_base2(DRAWS)
+    points = scipy.stats.qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random_base2(DRAWS)
     freedom = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)], dtype=np.float64)
     # The quantile function of chi-squared / df at the points: 2 gammaincinv(df / 2, u) / df.
     return np.asarray(2 * special.gammaincinv(freedom / 2, points) / freedom).T

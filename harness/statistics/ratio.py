@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
+import scipy  # scipy.optimize loads when it is first used: most commands do without
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, as_matrix, tidy, upper_tail
@@ -73,7 +73,7 @@ def _end(above: Array, below: Array, codes: Codes | None, ratio: float, sign: fl
     inner, outer = ratio, ratio + sign * step
     for _ in range(DOUBLINGS):
         if outside(outer) > 0:
-            return float(optimize.brentq(outside, inner, outer, xtol=1e-12 * max(1.0, abs(outer))))
+            return float(scipy.optimize.brentq(outside, inner, outer, xtol=1e-12 * max(1.0, abs(outer))))
         inner, step = outer, 2 * step
         outer = ratio + sign * step
     return sign * np.inf
