@@ -217,7 +217,7 @@ def every(**values: Any) -> Callable[[Sequence[Case], Task], Any]:
         (judge(every(wins=1.0)), "measures ['wins'] instead of ['win_rate']"),
         (judge(lambda *_: [Verdict({"win_rate": 1.0})]), "gave 1 verdicts for 9 cases"),
         (judge(lambda *_: [Verdict({"win_rate": 1.0})]), "1 verdicts on no cases"),
-        (judge(lambda cases, _: [1.0 for _ in cases]), "it raised AttributeError"),
+        (judge(lambda cases, _: [1.0 for _ in cases]), "float 1.0 is no Verdict"),
         (judge(lambda cases, _: [Verdict({"win_rate": i % 2}) for i, _ in enumerate(cases[:-1])]), "8 verdicts for 9"),
         (
             judge(lambda cases, _: [Verdict({"win_rate": i / 9}) for i, _ in enumerate(cases)]),

@@ -92,7 +92,7 @@ def test_score_knows_the_references(done: Path) -> None:
         (("--optimizer", "best-of-n", "--n", "0,2"), "Best of n = 0 samples"),
         (("--optimizer", "best-of-n", "--n", "2,8", "--set", "best_of_n.pool=4"), "from a pool of 4 samples"),
         (("--optimizer", "best-of-n", "--n", "two"), "is no list of whole numbers"),
-        (("--optimizer", "best-of-n", "--n", ""), "is no list of whole numbers"),
+        (("--optimizer", "best-of-n", "--n", ""), "--n is empty"),
         (("--optimizer", "best-of", "--n", "2"), "Did you mean 'best-of-n'"),
         (("--n", "2"), "Add --optimizer best-of-n"),
     ],

@@ -263,7 +263,11 @@ def test_data_too_small_for_a_task_of_their_own_give_prompts(away: Path, tmp_pat
     found = bench(*arguments)
     assert found.returncode == 0, found.stderr
     assert "3 held-out prompts" in found.stdout
+    # a stored record alone opens no file outside the results folder
     judged = bench("judge", str(away), "--judge", "empty")
+    assert judged.returncode == 2
+    assert f"--trust {tmp_path / 'few.jsonl'}" in judged.stderr
+    judged = bench("judge", str(away), "--judge", "empty", "--trust", str(tmp_path / "few.jsonl"))
     assert judged.returncode in (0, 3), judged.stderr  # 3: other tests leave unfinished cells in this store
 
 

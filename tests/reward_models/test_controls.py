@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,11 +64,13 @@ def test_a_uniform_scalar_spreads_the_score_of_the_same_model(tiny: Tiny, rollou
         assert not spread[row][~keep].any()
 
 
-def test_both_scalars_share_one_training(tiny_gpt2: Tiny) -> None:
+def test_both_scalars_share_one_training(tiny: Tiny, tmp_path: Path) -> None:
     one, other = Scalar(), uniform()
     assert (one.recipe, one.training_settings) == (other.recipe, other.training_settings)
     assert (one.spread, other.spread) == ("last", "uniform")
-    assert uniform().load(tiny_gpt2.folder, "cpu").spread == "uniform"
+    load_classifier(tiny.folder, tiny.tokenizer, "cpu", seed=3, head_std=0.5).save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    assert uniform().load(tmp_path, "cpu").spread == "uniform"
     found = check("reward-model", "rlhf_bench.reward_models.scalar:uniform", {})
     assert [f for f in found if not f.ok] == []
 
