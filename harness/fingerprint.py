@@ -107,30 +107,27 @@ def _walked(module: str, without: tuple[str, ...]) -> tuple[str, dict[str, Path]
     near = _neighbours(module)
     asked = module, _file(module, near), without
     known = _known.get(asked)
-    if known is None or any(_stamp(path) != stamp for path, stamp in known[2].items()):
-        files = dict(_walk(module, near, without))
-        # by content, not by name: a moved module keeps the hash, and so does another empty package around it
-        contents = sorted({_content(path, near, without) for path in files.values()})
-        first = _content(files[module], near, without) if module in files else module
-        known = _known[asked] = _sha(first, *contents), files, {path: _stamp(path) for path in files.values()}
-    return known[:2]
-
-
-def _walk(module: str, near: Neighbours, without: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    if known is not None and all(_stamp(path) == stamp for path, stamp in known[2].items()):
+        return known[:2]
     # the module asked for counts in any case, even one that `without` names
     todo = [part for part in _candidates(Target(module)) if part == module or not _below(part, without)]
-    seen = set(todo)
+    seen, files = set(todo), dict[str, Path]()
     while todo:
         name = todo.pop()
         path = _file(name, near)
         if path is None:
             continue
-        yield name, path
+        files[name] = path
         for target in _syntax(path, _stamp(path)).imports:
             for part in _candidates(target):
                 if part not in seen and not _below(part, without):
                     seen.add(part)
                     todo.append(part)
+    # by content, not by name: a moved module keeps the hash, and so does another empty package around it
+    contents = sorted({_content(path, near, without) for path in files.values()})
+    first = _content(files[module], near, without) if module in files else module
+    known = _known[asked] = _sha(first, *contents), files, {path: _stamp(path) for path in files.values()}
+    return known[:2]
 
 
 def _content(path: Path, near: Neighbours, without: tuple[str, ...]) -> str:

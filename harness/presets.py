@@ -120,7 +120,10 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
         kind = str if default is inspect.Parameter.empty else type(default)
         values[key] = parse_value(f"{name}.{key}", value, kind) if isinstance(value, str) else value
         if isinstance(default, float):
-            _check_range(f"{name}.{key}", key, values[key])
+            share = key in SHARES or key.endswith(("_share", "_rate"))
+            if (share and not 0 <= values[key] <= 1) or (key == "lr" and not 0 < values[key] <= 1):
+                allowed = "a number between 0 and 1" if share else "a number above 0, at most 1"
+                raise BenchError(f"{name}.{key} is {values[key]!r}.", f"It must be {allowed}.")
     missing = [k for k in own if k not in values]
     if missing:
         raise BenchError(f"{name} needs the setting {missing[0]!r}.", f"Add --set {name}.{missing[0]}=VALUE.")
@@ -129,14 +132,6 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
 
 SHARES = ("warmup", "threshold")
 """Names of settings of plugins that are shares, beside those that end in `_share` or `_rate`."""
-
-
-def _check_range(setting: str, key: str, value: float) -> None:
-    """Raises BenchError for a share outside 0 .. 1, and for a learning rate outside it or 0."""
-    share = key in SHARES or key.endswith(("_share", "_rate"))
-    if (share and not 0 <= value <= 1) or (key == "lr" and not 0 < value <= 1):
-        allowed = "a number between 0 and 1" if share else "a number above 0, at most 1"
-        raise BenchError(f"{setting} is {value!r}.", f"It must be {allowed}.")
 
 
 MOST_SEEDS = 10_000

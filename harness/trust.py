@@ -43,7 +43,10 @@ def check_recorded(
     `named` are the texts that the user gave in this call.  `unopened` are settings that are stored but never opened.
     `fix` gives the error's advice, from the text that is not trusted.
     """
-    name, settings = _parts(recorded, kind, where)
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    name, settings = recorded.get("name"), recorded.get("settings")
+    if not isinstance(name, str) or not isinstance(settings, Mapping):
+        raise BenchError(f"{where} is damaged: it names no {kind} with settings.", "Copy it again.")
     if name not in available(kind) and name not in named:
         seen = f"{where} names the {kind} {name!r}, which is not registered: a name in a file runs no code."
         raise BenchError(seen, fix(name))
@@ -55,14 +58,6 @@ def check_recorded(
         if key == SOURCE or PLACE.search(text) or exists(Path(text)):
             seen = f"{where} names {text!r} (the setting {key} of {name}): a file opens nothing outside its folder."
             raise BenchError(seen, fix(text))
-
-
-def _parts(recorded: object, kind: Kind, where: Path) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(recorded, Mapping):
-        name, settings = recorded.get("name"), recorded.get("settings")
-        if isinstance(name, str) and isinstance(settings, Mapping):
-            return name, settings
-    raise BenchError(f"{where} is damaged: it names no {kind} with settings.", "Copy it again.")
 
 
 def _texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

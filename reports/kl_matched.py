@@ -54,8 +54,9 @@ def kl_matched(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
         names = frontier_labels(own, labels)
         for column, decoding in itertools.product(compared(described([a for one in own for a in one.arms])), DECODINGS):
             what = What(column.judge, column.statistic, column.kind, column.before, decoding)
-            points = {one.key: reader.points(one, what) for one in own if _judged(one, column.judge)}
-            having = [one for one in own if one.key in points and points[one.key].by_seed]
+            judged = [one for one in own if all(column.judge in c.judged() for arm in one.arms for c in arm.cells)]
+            points = {one.key: reader.points(one, what) for one in judged}
+            having = [one for one in judged if points[one.key].by_seed]
             for a, b in itertools.combinations(having, 2):
                 unlike = sheets.unlike((*a.arms, *b.arms), column.judge)
                 row = _contrast([points[a.key], points[b.key]], column, decoding, estimator, (a.key, b.key), unlike)
@@ -99,10 +100,6 @@ def frontier_labels(found: Sequence[Frontier], labels: Mapping[str, str]) -> dic
         if list(made.values()).count(made[one.key]) > 1:  # other settings tell them apart, which no label names
             made[one.key] += f" #{one.arms[0].key[:6]}"
     return made
-
-
-def _judged(one: Frontier, judge: str) -> bool:
-    return all(judge in cell.judged() for arm in one.arms for cell in arm.cells)
 
 
 def _contrast(

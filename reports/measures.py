@@ -7,7 +7,7 @@ figures, the comparison of reward models, the page and the exports read it from 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
@@ -132,22 +132,21 @@ def described(arms: Sequence[Arm]) -> list[Column]:
                 rows.setdefault((judge, row["name"]), row)
     if any(ceiling_of(arm, arms) for arm in arms if arm.reward_model != GOLD):
         rows[CEILING] = asdict(KNOWN[CEILING])
-    return list(_with_collapse(complete(rows)))
-
-
-def _with_collapse(columns: Sequence[Column]) -> Iterator[Column]:
-    """The columns, and after each change to a measured baseline the share of runs in which it is a collapse."""
+    columns = complete(rows)
+    found = []
+    # after each change to a measured baseline comes the share of runs in which it is a collapse
     levels = {(column.judge, f"{column.statistic}_change"): column for column in columns if column.before}
     taken = {column.title for column in columns}
     for column in columns:
-        yield column
+        found.append(column)
         level = levels.get(column.key)
         if level is not None and column.kind == "change":
             title = "collapsed" if "collapsed" not in taken else f"collapsed ({level.title})"
             taken.add(title)
             name, shown = f"{level.statistic}{COLLAPSED}", ("headline", "slices")
             kept = tuple(place for place in shown if place in column.shown)
-            yield Column(column.judge, name, "rate", title, RULE, format="runs", shown=kept)
+            found.append(Column(column.judge, name, "rate", title, RULE, format="runs", shown=kept))
+    return found
 
 
 def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:

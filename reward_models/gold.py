@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,19 +60,14 @@ class GoldScorer:
             return on_last_token(torch.tensor(values, device=rollout.mask.device), rollout.mask)
         rewards = torch.zeros(rollout.mask.shape)
         for row, spans in enumerate(rollout.spans):
-            gained = self._gains(rollout.prompts[row], rollout.responses[row], spans)
-            rewards[row, : len(gained)] = torch.tensor(gained)
+            prompt, response, before = rollout.prompts[row], rollout.responses[row], 0.0
+            for at, (_, end) in enumerate(spans):
+                last = at == len(spans) - 1
+                # the difference of the utility at every end of a sentence, and at the end; other tokens add nothing
+                if last or response[:end].endswith("."):
+                    after = self._value(prompt, response if last else response[:end])
+                    rewards[row, at], before = after - before, after
         return rewards.to(rollout.mask.device)
-
-    def _gains(self, prompt: str, response: str, spans: Sequence[tuple[int, int]]) -> list[float]:
-        """What each token adds: the difference of the utility at every end of a sentence, and at the end."""
-        gained, before = [0.0] * len(spans), 0.0
-        for at, (_, end) in enumerate(spans):
-            last = at == len(spans) - 1
-            if last or response[:end].endswith("."):
-                after = self._value(prompt, response if last else response[:end])
-                gained[at], before = after - before, after
-        return gained
 
     def _value(self, prompt: str, response: str) -> float:
         value = self.utility(prompt, response)

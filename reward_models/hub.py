@@ -82,7 +82,12 @@ class HubReward:
         from rlhf_bench.harness.models.align import align_rows
         from rlhf_bench.reward_models.extraction import on_last_token
 
-        scorer = self._scorer(str(rollout.mask.device))
+        # loaded at its first use, on the rollout's device
+        scorer: ClassifierScorer | None = self.__dict__.get("scorer")
+        if scorer is None:
+            device, level = str(rollout.mask.device), "token" if self._scores_tokens else "sequence"
+            scorer = ClassifierScorer(pinned(self.source, self.content), self.form, self.batch, device, level)
+            self.__dict__["scorer"] = scorer  # the dataclass is frozen: stored as cached_property would store it
         # longest first: one special string may be part of another
         special = sorted(scorer.encoder.special, key=len, reverse=True) if scorer.encoder.form == "chat" else []
         texts = zip(rollout.prompts, rollout.responses, rollout.finished.tolist(), strict=True)
@@ -97,15 +102,6 @@ class HubReward:
         found = scorer.scores(answers)
         values = [self._fail(one.reason) if one.value is None else one.value for one in found]
         return on_last_token(torch.tensor(values, dtype=torch.float32, device=rollout.mask.device), rollout.mask)
-
-    def _scorer(self, device: str) -> ClassifierScorer:
-        """The model, loaded at its first use on the rollout's device."""
-        scorer: ClassifierScorer | None = self.__dict__.get("scorer")
-        if scorer is None:
-            level = "token" if self._scores_tokens else "sequence"
-            scorer = ClassifierScorer(pinned(self.source, self.content), self.form, self.batch, device, level)
-            self.__dict__["scorer"] = scorer  # the dataclass is frozen: stored as cached_property would store it
-        return scorer
 
     def _fail(self, reason: str) -> NoReturn:
         fix = TOO_LONG if "longer than" in reason else ""  # the words of ClassifierScorer's reason

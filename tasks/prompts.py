@@ -112,7 +112,17 @@ class Prompts:
             # 13 hexadecimal digits are 52 bits, which a float holds exactly.
             place = int(hashlib.sha256(prompt.encode()).hexdigest()[:13], 16) / 2**52
             reference = text(row, self.references) if self.references else ""
-            example = Example(f"prompt-{number}", prompt, reference, slices=self._slices(row))
+            # the prompt's type: what the column says, or the rule's guess by a name that marks it as one
+            slices: tuple[str, ...] = ()
+            if self.types == RULE:
+                slices = (f"by-rule-{type_by_rule(prompt)}",)
+            elif self.types:
+                stated = text(row, self.types).strip().lower()
+                if stated not in TYPE_SLICES:
+                    seen = f"{row.where}: {self.types!r} holds {stated[:40]!r}, which is no type of prompt."
+                    raise BenchError(seen, f"Give one of {', '.join(TYPE_SLICES)}.")
+                slices = (TYPE_SLICES[stated],)
+            example = Example(f"prompt-{number}", prompt, reference, slices=slices)
             # An equal text keeps its first row, so its type must not depend on which row that is.
             _, first = found.setdefault(prompt, (place, example))
             if first.slices != example.slices:
@@ -120,18 +130,6 @@ class Prompts:
                 raise BenchError(seen, "State one type for each prompt.")
         # by hash: the first n prompts are then a sample of the file, the same in every order of its rows
         return sorted(found.values(), key=lambda one: one[0])
-
-    def _slices(self, row: Row) -> tuple[str, ...]:
-        """The prompt's type: what the column says, or the rule's guess by a name that marks it as one."""
-        if not self.types:
-            return ()
-        if self.types == RULE:
-            return (f"by-rule-{type_by_rule(text(row, self.column))}",)
-        stated = text(row, self.types).strip().lower()
-        if stated not in TYPE_SLICES:
-            seen = f"{row.where}: {self.types!r} holds {stated[:40]!r}, which is no type of prompt."
-            raise BenchError(seen, f"Give one of {', '.join(TYPE_SLICES)}.")
-        return (TYPE_SLICES[stated],)
 
     @cached_property
     def _rows(self) -> list[Row]:

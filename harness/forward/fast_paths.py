@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import one_line
@@ -42,7 +41,17 @@ class FastPath:
         with self._lock:
             if case not in self._failures:
                 try:
-                    with _neutral_modes():
+                    import torch
+
+                    # torch's default modes, and a random state that is put back: the first use of a fast path may lie
+                    # inside inference mode, autocast or another default device, and a tiny model's weights are random
+                    with (
+                        torch.device("cpu"),  # the default device of new tensors
+                        torch.random.fork_rng(devices=[]),
+                        torch.inference_mode(False),  # enables gradients as a side effect, so no_grad comes after it
+                        torch.no_grad(),
+                        torch.autocast("cpu", enabled=False),
+                    ):
                         self._self_test(case)
                     self._failures[case] = ""
                 except Exception as error:  # any at all: an update of a library can break a private name in any way
@@ -68,25 +77,6 @@ class FastPath:
                 self.usable()
             reasons = [f"{reason} ({case})" if case else reason for case, reason in self._failures.items() if reason]
             return f"off: {'; '.join(reasons)}" if reasons else "on"
-
-
-@contextmanager
-def _neutral_modes() -> Iterator[None]:
-    """torch's default modes, whatever the caller's are, and a random state that is put back.
-
-    The first use of a fast path may lie inside inference mode, autocast or another default device, and the weights of
-    a tiny model are random.
-    """
-    import torch
-
-    with (
-        torch.device("cpu"),  # the default device of new tensors
-        torch.random.fork_rng(devices=[]),
-        torch.inference_mode(False),  # enables gradients as a side effect, so no_grad comes after it
-        torch.no_grad(),
-        torch.autocast("cpu", enabled=False),
-    ):
-        yield
 
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:

@@ -188,29 +188,9 @@ def enable_checkpointing(trunk: Module) -> Callable[[bool], None]:
 
     Switched on, a layer keeps only its input for the backward pass and drops its KV cache.
     """
-    switch = _checkpoint_by_transformers(trunk) if CHECKPOINTING.usable() else None
-    return switch or _checkpoint_by_torch(trunk)
-
-
-def _checkpoint_by_transformers(trunk: Module) -> Callable[[bool], None] | None:
-    """None where no layer of the model is made for it."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    # transformers is renaming the method: the new name where there is one, because the old one warns
-    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
-    turn_on: Callable[[dict[str, bool]], object] = getattr(trunk, new, None) or getattr(trunk, old)
-    # not reentrant: the reentrant kind gives no gradients where no input of the first layer requires them (adapters)
-    turn_on({"use_reentrant": False})
-    layers = [module for module in trunk.modules() if isinstance(module, GradientCheckpointingLayer)]
-
-    def switch(on: bool) -> None:
-        for layer in layers:
-            layer.training = on  # of the layer itself, not of its dropouts: the flag that checkpointing looks at
-
-    return switch if layers else None
-
-
-def _checkpoint_by_torch(trunk: Module) -> Callable[[bool], None]:
+    if CHECKPOINTING.usable() and (own := _checkpoint_by_transformers(trunk)):
+        return own
+    # without transformers' own way: torch's, wrapped around each layer
     from functools import partial
 
     from torch.nn import ModuleList
@@ -231,6 +211,24 @@ def _checkpoint_by_torch(trunk: Module) -> Callable[[bool], None]:
         active[0] = on
 
     return switch
+
+
+def _checkpoint_by_transformers(trunk: Module) -> Callable[[bool], None] | None:
+    """None where no layer of the model is made for it."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    # transformers is renaming the method: the new name where there is one, because the old one warns
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    turn_on: Callable[[dict[str, bool]], object] = getattr(trunk, new, None) or getattr(trunk, old)
+    # not reentrant: the reentrant kind gives no gradients where no input of the first layer requires them (adapters)
+    turn_on({"use_reentrant": False})
+    layers = [module for module in trunk.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def switch(on: bool) -> None:
+        for layer in layers:
+            layer.training = on  # of the layer itself, not of its dropouts: the flag that checkpointing looks at
+
+    return switch if layers else None
 
 
 def _test_checkpointing(_: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -61,9 +61,14 @@ def arm_alarms(runs: Mapping[int, Sequence[Row]]) -> list[str]:
     critics = {seed: explained(steps) for seed, steps in runs.items()}
     weak = {seed: value for seed, value in critics.items() if value is not None and value < EXPLAINED}
     if weak:
+        where = f"in {len(weak)} of {len(runs)} runs (seeds {', '.join(map(str, weak))})"
+        if len(runs) == 1:
+            where = f"seed {next(iter(runs))}"
+        values = [f"{value:.2f}" for value in sorted(weak.values())]
+        span = values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
         found.append(
             f"the critic explains less than {EXPLAINED:g} of the variance of the returns in the last tenth of PPO, "
-            f"{_of(weak, runs)}: {_span(weak.values())}"
+            f"{where}: {span}"
         )
     curve = last_third(mean_curve(runs))
     if curve and curve.rises:
@@ -138,17 +143,3 @@ def last_third(rewards: Sequence[float]) -> LastThird | None:
     # A line that rises by rounding alone does not rise.
     tiny = 1e-9 * float(np.abs(y).max())
     return LastThird(rise, error, gain, rise - STILL_RISING * max(gain, 0.0) > max(beyond, tiny))
-
-
-def _of(found: Mapping[int, object], runs: Mapping[int, object]) -> str:
-    """Which runs: "in 2 of 3 runs (seeds 1, 4)"."""
-    if len(runs) == 1:
-        return f"seed {next(iter(runs))}"
-    return f"in {len(found)} of {len(runs)} runs (seeds {', '.join(map(str, found))})"
-
-
-def _span(values: Iterable[float]) -> str:
-    """The smallest and the largest value in words."""
-    known = sorted(values)
-    ends = [f"{value:.2f}" for value in (known[0], known[-1])]
-    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

@@ -54,16 +54,15 @@ def ceiling_estimates(arms: Sequence[Arm], estimator: Estimator) -> Iterator[Est
                 continue
             rows = [row for table in tables[0].values() for row in table.values()]
             for name in [ALL, *sorted({name for row in rows for name in row["slices"]})]:
-                parts = [{seed: _on(own, name) for seed, own in table.items()} for table in tables]
+                parts: list[dict[int, Rows]] = [
+                    {s: {key: row for key, row in own.items() if name in row["slices"]} for s, own in table.items()}
+                    for table in tables
+                ]
                 found = common(tables if name == ALL else parts, [MEASURED[1]] * 2, unlike)
                 interval, cells = _share(found, estimator.level), found.cells[0] if found.cells else np.empty((0, 0))
                 iteration = int(rows[0]["iteration"])
                 place = (JUDGE, STATISTIC, name, decoding, iteration)
                 yield replace(estimator.estimate(arm, *place, interval, cells), seeds=found.seeds)
-
-
-def _on(rows: Rows, name: str) -> Rows:
-    return {key: row for key, row in rows.items() if name in row["slices"]}
 
 
 def _share(found: Common, level: float) -> Interval:

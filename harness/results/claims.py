@@ -194,24 +194,6 @@ def ruled(
     unit of the interval; None for an interval of width 0.  `seeds` is empty where nothing was trained.
     `interval_at`: the interval at other levels, for p; without it p follows from `found` alone (`scaled_p`).
     """
-    result = _ruled(claim, found, seeds, level)
-    if result.ruling == "inconclusive" and result.note:
-        return result
-    again = interval_at(level) if interval_at and len(seeds) > 1 else None
-    # a statistic that is no measure, or a mean over runs of two modes, has no interval that can be made here again
-    if interval_at and again and _equal(again, found):
-        return replace(result, p=inverted_p(interval_at, claim.threshold))
-    return replace(result, p=scaled_p(claim, found, len(seeds), level))
-
-
-def _equal(one: Interval, other: Interval) -> bool:
-    """Whether two intervals have the same bounds but for the order of summation."""
-    if one.low is None or one.high is None or other.low is None or other.high is None:
-        return False
-    return bool(np.allclose([one.low, one.high], [other.low, other.high], rtol=1e-9, atol=1e-12))
-
-
-def _ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) -> Result:
     if found.value is None:
         why = found.note or "nothing could be measured"
         return Result(claim, "inconclusive", found, seeds, note=why, level=level)
@@ -226,7 +208,20 @@ def _ruled(claim: Claim, found: Interval, seeds: tuple[int, ...], level: float) 
         # the half width of a t interval is its standard error times this quantile
         se = (found.high - found.low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
         detectable = comparisons.smallest_detectable(level, se=se, df=df) if se > 0 else None
-    return Result(claim, ruling, found, seeds, detectable, level=level)
+    again = interval_at(level) if interval_at and len(seeds) > 1 else None
+    # a statistic that is no measure, or a mean over runs of two modes, has no interval that can be made here again
+    if interval_at and again and _equal(again, found):
+        p: float | None = inverted_p(interval_at, claim.threshold)
+    else:
+        p = scaled_p(claim, found, len(seeds), level)
+    return Result(claim, ruling, found, seeds, detectable, p=p, level=level)
+
+
+def _equal(one: Interval, other: Interval) -> bool:
+    """Whether two intervals have the same bounds but for the order of summation."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return bool(np.allclose([one.low, one.high], [other.low, other.high], rtol=1e-9, atol=1e-12))
 
 
 # ---- p and Holm's adjustment ----------------------------------------------------------------------------------------

@@ -97,7 +97,18 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
     grouped: dict[Checkpoint, dict[str, JsonObject]] = {}
     for row in rows:  # by example: of two rows of one example, the later one counts
         grouped.setdefault((row["decoding"], row["iteration"]), {})[row["example_id"]] = row
-    groups = {place: _group(list(own.values())) for place, own in grouped.items()}
+    groups: dict[Checkpoint, Group] = {}
+    for place, own in grouped.items():
+        part = list(own.values())
+        judged = "values" in part[0]  # verdicts keep their measures in an object, generations have kl and reward beside
+        groups[place] = Group(
+            _shared(tuple(row["example_id"] for row in part)),
+            _shared(tuple(tuple(row.get("slices", ())) for row in part)),
+            _shared(tuple(row.get("source", "") for row in part)),
+            _values([row["values"] for row in part]) if judged else _values(part, ("kl", "reward")),
+            {at: row["reason"] for at, row in enumerate(part) if "reason" in row},
+            () if judged else tuple(row.get("response", "") for row in part),
+        )
     kept: dict[Checkpoint, Sequence[Row]] = {}
     for decoding in {decoding for decoding, _ in grouped}:
         last = max(i for known, i in grouped if known == decoding)
@@ -123,18 +134,6 @@ def _stamp(path: Path) -> Stamp:
     except OSError:
         return 0, 0, 0  # the file is gone: reading it raises the error that names it
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _group(rows: Sequence[Row]) -> Group:
-    judged = "values" in rows[0]  # verdicts keep their measures in an object, generations have kl and reward beside
-    return Group(
-        _shared(tuple(row["example_id"] for row in rows)),
-        _shared(tuple(tuple(row.get("slices", ())) for row in rows)),
-        _shared(tuple(row.get("source", "") for row in rows)),
-        _values([row["values"] for row in rows]) if judged else _values(rows, ("kl", "reward")),
-        {at: row["reason"] for at, row in enumerate(rows) if "reason" in row},
-        () if judged else tuple(row.get("response", "") for row in rows),
-    )
 
 
 def _values(rows: Sequence[Row], names: Sequence[str] = ()) -> dict[str, Array]:

@@ -90,19 +90,16 @@ class Estimator:
                     place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
                     interval = intervals.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
                     if m.kind == "change" and m.name in levels and len(arm.seeds) > 1:
-                        own = self._runs(levels[m.name], part)
+                        level = levels[m.name]
+                        before, after = part.matrix(level.before), part.matrix(level.name)
+                        own = runs.of_runs(before, after, self.level, part.sources(), level.better != "lower")
                         interval = over_modes(interval, own, arm.seeds)
-                        for name, one in run_statistics(levels[m.name].name, own, arm.seeds).items():
+                        for name, one in run_statistics(level.name, own, arm.seeds).items():
                             yield self.estimate(arm, judge, name, slice_name, decoding, iteration, one, cells)
                     interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
                     yield self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
                     if m.before and final and decoding == "sample":
                         yield from self._collapse(arm, judge, m, slice_name, iteration, part)
-
-    def _runs(self, m: Measure, part: Aligned) -> Runs:
-        """Which training runs collapsed under a measure whose baseline is measured too."""
-        before, after = part.matrix(m.before), part.matrix(m.name)
-        return runs.of_runs(before, after, self.level, part.sources(), m.better != "lower")
 
     def _collapse(
         self, arm: Arm, judge: str, m: Measure, slice_name: str, iteration: int, part: Aligned

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rlhf_bench.harness import store
@@ -87,9 +88,12 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
     if problem:  # before any folder is opened: the record names all of them
         return None, [f"{name}: its record is damaged or of another version of this program ({problem})"]
     cell = CellFiles(record, path.parent.parent, path)  # ROOT/cells/NAME.json (store.py)
-    problem = next(_link_problems(cell), "")
-    if problem:
-        return None, [f"{name}: {problem}"]
+    folders = [*map(cell.folder, record["stages"]), *cell.judged().values()]
+    try:  # no folder may lead out of the results folder
+        for folder in folders:
+            store.check_links(folder, cell.root)
+    except BenchError as error:
+        return None, [f"{name}: {error.seen.removesuffix('.')}"]
     unfinished = [role for role in record["stages"] if not is_complete(cell.folder(role))]
     if unfinished:
         return None, [f"{name} is unfinished: {', '.join(unfinished)} missing"]
@@ -99,7 +103,12 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
     # a judge that has not finished leaves its own verdicts out, not the cell: the other judges' are reported
     done, missing = {}, []
     for judge, folder in cell.judged().items():
-        problem = next(_judge_problems(folder), "")
+        problems = chain(
+            _file_problems(folder / store.MARKER, ("figures", "params")),
+            _file_problems(folder / "measures.json", (), list),
+            _row_problems(folder / "verdicts.jsonl", VERDICTS),
+        )
+        problem = next(problems, "") if is_complete(folder) else "has not finished"
         if problem:
             missing.append(f"{name}: the judge {judge!r} {problem}")
         else:
@@ -125,15 +134,6 @@ def _record_problems(record: object) -> Iterator[str]:
             yield f"the place {place!r} is not three names of folders"
 
 
-def _link_problems(cell: CellFiles) -> Iterator[str]:
-    """What in a cell's folders leads out of the results folder."""
-    for folder in (*map(cell.folder, cell.record["stages"]), *cell.judged().values()):
-        try:
-            store.check_links(folder, cell.root)
-        except BenchError as error:
-            yield error.seen.removesuffix(".")
-
-
 def _stage_problems(cell: CellFiles) -> Iterator[str]:
     """What cannot be read of a cell's finished stages."""
     for role in cell.record["stages"]:
@@ -146,16 +146,6 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
         yield from _row_problems(cell.folder("generations") / "pool.jsonl", POOL)
     scale = cell.folder("scale") / "scale.json"
     yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
-
-
-def _judge_problems(folder: Path) -> Iterator[str]:
-    """Why the verdicts in a folder cannot be reported."""
-    if not is_complete(folder):
-        yield "has not finished"
-        return
-    yield from _file_problems(folder / store.MARKER, ("figures", "params"))
-    yield from _file_problems(folder / "measures.json", (), list)
-    yield from _row_problems(folder / "verdicts.jsonl", VERDICTS)
 
 
 def _file_problems(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:

@@ -133,7 +133,11 @@ class Reader:
     def _of_cell(self, cell: CellFiles, what: What, sources: dict[Prompt, str]) -> Iterator[Point]:
         if what.judge not in cell.judged():
             return
-        named = self._prompts(cell)
+        path = cell.folder("prompts") / "examples.test.jsonl"
+        if path not in self.prompts:
+            rows = store.read_rows(path)
+            self.prompts[path] = {row["id"]: ((row["id"], row["prompt"]), row.get("source", "")) for row in rows}
+        named = self.prompts[path]  # ((id, text), source) of every held-out prompt, by id
         written = columns.read(cell.folder("generations") / "generations.jsonl")
         judged = columns.read(cell.judged()[what.judge] / "verdicts.jsonl")
         iterations = sorted(i for decoding, i in judged.groups if decoding == what.decoding)
@@ -152,14 +156,6 @@ class Reader:
         values = last if what.before else {} if start is None else dict.fromkeys(last, start)
         if values and not np.isnan(list(values.values())).all():
             yield Point(dict.fromkeys(values, 0.0), values)
-
-    def _prompts(self, cell: CellFiles) -> dict[str, tuple[Prompt, str]]:
-        """((id, text), source) of every held-out prompt, by id."""
-        path = cell.folder("prompts") / "examples.test.jsonl"
-        if path not in self.prompts:
-            rows = store.read_rows(path)
-            self.prompts[path] = {row["id"]: ((row["id"], row["prompt"]), row.get("source", "")) for row in rows}
-        return self.prompts[path]
 
 
 def _named(group: columns.Group, name: str, prompts: dict[str, tuple[Prompt, str]]) -> dict[Prompt, float]:
@@ -196,19 +192,16 @@ def shared(found: Sequence[Points]) -> Shared:
     prompts = sorted(set.intersection(*every))
     if not prompts:
         return Shared(why=NO_PROMPT, note=note)
-    curves = tuple(_curve([points.by_seed[seed] for seed in seeds], prompts) for points in found)
-    return Shared(curves, tuple(found[0].sources.get(prompt, "") for prompt in prompts), seeds, note=note)
-
-
-def _curve(by_seed: Sequence[Sequence[Point]], prompts: Sequence[Prompt]) -> Curve:
-    """[S, C, P] of points by seed; seeds with fewer points are filled with NaN."""
-    most = max(len(own) for own in by_seed)
-    made: Array = np.full((2, len(by_seed), most, len(prompts)), np.nan)
-    for s, own in enumerate(by_seed):
-        for c, point in enumerate(own):
-            for k, part in enumerate(point):
-                made[k, s, c] = [part[prompt] for prompt in prompts]
-    return Curve(made[0], made[1])
+    curves = []
+    for points in found:
+        most = max(len(points.by_seed[seed]) for seed in seeds)
+        # [2, S, C, P] KL and value; seeds with fewer points are filled with NaN
+        made: Array = np.full((2, len(seeds), most, len(prompts)), np.nan)
+        for s, seed in enumerate(seeds):
+            for c, point in enumerate(points.by_seed[seed]):
+                made[:, s, c] = [[part[prompt] for prompt in prompts] for part in point]
+        curves.append(Curve(made[0], made[1]))
+    return Shared(tuple(curves), tuple(found[0].sources.get(prompt, "") for prompt in prompts), seeds, note=note)
 
 
 def matched(found: Shared, kl: Sequence[float], estimator: Estimator, *place: str) -> list[Interval]:

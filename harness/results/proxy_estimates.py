@@ -43,7 +43,19 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
             yield _estimate(arm, curves, estimator, name, found, cube[:, at], iteration=point)
     if curves.gold is not None:
         yield from _monotonicity(arm, curves, curves.gold, estimator)
-    yield from _features(arm, curves, estimator)
+    # the cells before and after must both be there: a change is paired by seed and prompt
+    names = [name for name in curves.features.before if name in curves.features.after]
+    slices = sorted({name for own in curves.slices for name in own})
+    for slice_name in [ALL, *slices]:
+        kept = np.array([slice_name == ALL or slice_name in own for own in curves.slices], dtype=bool)
+        clusters = [c for c, own in zip(curves.clusters, kept.tolist(), strict=True) if own]
+        for name in names:
+            before, after = curves.features.before[name][:, kept], curves.features.after[name][:, kept]
+            for what, cells in (("before", before), ("after", after), ("change", after - before)):
+                rng = estimator.generator(*_place(arm), name, what, slice_name)
+                kind: MeasureKind = "change" if what == "change" else "level"
+                found = intervals.interval(kind, cells, estimator.level, rng, clusters)
+                yield _estimate(arm, curves, estimator, f"{name} {what}", found, cells, slice_name)
 
 
 def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -> Iterator[Estimate]:
@@ -76,22 +88,6 @@ def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -
     found["gamma"] = gao.overoptimisation(form, curves.kl, gold, curves.proxy, level, rng(), clusters, RESAMPLES)
     for name, interval in found.items():
         yield _estimate(arm, curves, estimator, name, interval, last)
-
-
-def _features(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate]:
-    # the cells before and after must both be there: a change is paired by seed and prompt
-    names = [name for name in curves.features.before if name in curves.features.after]
-    slices = sorted({name for own in curves.slices for name in own})
-    for slice_name in [ALL, *slices]:
-        kept = np.array([slice_name == ALL or slice_name in own for own in curves.slices], dtype=bool)
-        clusters = [c for c, own in zip(curves.clusters, kept.tolist(), strict=True) if own]
-        for name in names:
-            before, after = curves.features.before[name][:, kept], curves.features.after[name][:, kept]
-            for what, cells in (("before", before), ("after", after), ("change", after - before)):
-                rng = estimator.generator(*_place(arm), name, what, slice_name)
-                kind: MeasureKind = "change" if what == "change" else "level"
-                found = intervals.interval(kind, cells, estimator.level, rng, clusters)
-                yield _estimate(arm, curves, estimator, f"{name} {what}", found, cells, slice_name)
 
 
 def _place(arm: Arm) -> tuple[str, ...]:

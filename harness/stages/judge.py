@@ -40,21 +40,17 @@ def verdicts(context: Context) -> StageFigures:
     store.write_rows(context.work / "verdicts.jsonl", rows)
     store.write_json(context.work / "measures.json", [asdict(m) for m in judge.measures])
     # Read now: an account is of the last call of `measure`.
-    if isinstance(judge, HasAccount) and (account := _account(name, judge)):
-        store.write_json(context.work / "account.json", account)
+    if isinstance(judge, HasAccount):
+        try:
+            account = dict(judge.account)
+            store.canonical(account)
+        except Exception as error:  # a plugin may raise anything
+            seen = f"The account of the judge {name!r} is no JSON object: {one_line(error)}."
+            raise BenchError(seen, f"See: bench check judge {name}") from error
+        if account:
+            store.write_json(context.work / "account.json", account)
     threshold = {"threshold": judge.threshold} if isinstance(judge, HasThreshold) else {}
     return {"cases": len(cases), "undecided": len(undecided(rows)), **threshold}
-
-
-def _account(name: str, judge: HasAccount) -> JsonObject:
-    """The judge's account.  Raises BenchError where it is no JSON object."""
-    try:
-        account = dict(judge.account)
-        store.canonical(account)
-    except Exception as error:  # a plugin may raise anything
-        seen = f"The account of the judge {name!r} is no JSON object: {one_line(error)}."
-        raise BenchError(seen, f"See: bench check judge {name}") from error
-    return account
 
 
 def undecided(rows: Sequence[Row]) -> list[Row]:

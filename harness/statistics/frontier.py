@@ -37,6 +37,7 @@ RESAMPLES = 1000
 REACHED = 0.95
 """The least share of resamples of prompts in which every seed of every curve reaches a KL that is reported."""
 METHOD = "interpolated"
+UNREACHED = "a seed has no points on both sides of this KL"
 
 
 class Curve(NamedTuple):
@@ -99,7 +100,13 @@ def at_kl(
     instead gives intervals that are too short.  Undefined at a KL that some seed does not reach.  Raises BenchError
     for shapes that differ.
     """
-    _check(curves)
+    shapes = [part.shape for curve in curves for part in curve]
+    wrong = not 1 <= len(curves) <= 2 or any(len(shape) != 3 for shape in shapes)
+    if wrong or any(curve.kl.shape != curve.value.shape for curve in curves) or len({s[::2] for s in shapes}) > 1:
+        raise BenchError(
+            f"Curves of shapes {', '.join(map(str, shapes))}.",
+            "Give one or two, kl and value [seeds, points, prompts] each, on the same seeds and prompts.",
+        )
     at = np.sqrt(np.asarray(kl, dtype=np.float64))
     seeds, _, prompts = curves[0].kl.shape
     if not seeds or not prompts:
@@ -110,20 +117,15 @@ def at_kl(
     totals = [(totals_of(curve.value, member), totals_of(curve.kl, member)) for curve in curves]
     found = _read_all(totals, np.ones((1, units)), at)[0]  # [S, K]
     if units < 2:
-        return [_alone(found[:, k]) for k in range(at.size)]
+        why = "one prompt or one cluster of prompts: its spread is unknown"
+        known = np.isfinite(found).all(axis=0)
+        return [
+            unbounded(float(found[:, k].mean()), METHOD, why) if known[k] else undefined(UNREACHED, METHOD)
+            for k in range(at.size)
+        ]
     draws = _read_all(totals, drawn_weights(rng, resamples, units), at)  # [R, S, K]
     left_out = _read_all(totals, 1.0 - np.eye(units), at) if seeds == 1 else np.empty((0, 1, at.size))
     return [_interval(found[:, k], draws[:, :, k], left_out[:, 0, k], units, level) for k in range(at.size)]
-
-
-def _check(curves: Sequence[Curve]) -> None:
-    shapes = [part.shape for curve in curves for part in curve]
-    wrong = not 1 <= len(curves) <= 2 or any(len(shape) != 3 for shape in shapes)
-    if wrong or any(curve.kl.shape != curve.value.shape for curve in curves) or len({s[::2] for s in shapes}) > 1:
-        raise BenchError(
-            f"Curves of shapes {', '.join(map(str, shapes))}.",
-            "Give one or two, kl and value [seeds, points, prompts] each, on the same seeds and prompts.",
-        )
 
 
 def _read_all(totals: Sequence[tuple[Totals, Totals]], weights: Array, at: Array) -> Array:
@@ -132,16 +134,10 @@ def _read_all(totals: Sequence[tuple[Totals, Totals]], weights: Array, at: Array
     return read_at[0] if len(read_at) == 1 else read_at[0] - read_at[1]
 
 
-def _alone(found: Array) -> Interval:
-    if not np.isfinite(found).all():
-        return undefined("a seed has no points on both sides of this KL", METHOD)
-    return unbounded(float(found.mean()), METHOD, "one prompt or one cluster of prompts: its spread is unknown")
-
-
 def _interval(found: Array, draws: Array, left_out: Array, units: int, level: float) -> Interval:
     """The interval from the seeds' values [S], those of resamples [R, S], and with one seed the jackknife's [U]."""
     if not np.isfinite(found).all():
-        return undefined("a seed has no points on both sides of this KL", METHOD)
+        return undefined(UNREACHED, METHOD)
     drawn = np.isfinite(draws).all(axis=1)
     if drawn.mean() < REACHED:
         return undefined(f"in only {drawn.mean():.0%} of resamples every seed reaches this KL", METHOD)

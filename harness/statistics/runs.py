@@ -83,7 +83,10 @@ def of_runs(
     first, second = (np.where(holes, np.nan, sign * cells) for cells in (first, second))
     cells = second - first
     changes, levels = _means(cells), _means(first)
-    thresholds = -SHARE_OF_SD * np.array([_deviation(row) for row in first])
+    decided = [row[~np.isnan(row)] for row in first]
+    # nan where the baseline's values do not vary: the run is then in neither group
+    spreads = [math.nan if row.size < 2 or constant(row) else float(row.std(ddof=1)) for row in decided]
+    thresholds = -SHARE_OF_SD * np.array(spreads)
     known = np.isfinite(changes) & np.isfinite(thresholds)
     flags = changes < thresholds  # False where either is nan
     limits = None
@@ -111,12 +114,6 @@ def _means(cells: Array) -> Array:
     """[S] means over decided prompts, nan without any."""
     decided = ~np.isnan(cells)
     return np.asarray(np.where(decided, cells, 0.0).sum(axis=1) / decided.sum(axis=1))
-
-
-def _deviation(row: Array) -> float:
-    """The standard deviation of the decided values [P], nan where they do not vary."""
-    known = row[~np.isnan(row)]
-    return math.nan if known.size < 2 or constant(known) else float(known.std(ddof=1))
 
 
 def _turned(found: Interval, sign: float) -> Interval:

@@ -218,7 +218,9 @@ def nested(
     y = found[kept]
     if y.size < 2 or float(np.ptp(y)) <= 8 * np.finfo(np.float64).eps * float(np.abs(y).max()):
         return None
-    codes = _path_codes([[column[row] for row in kept] for column in layers.values()])
+    paths = [[column[row] for row in kept] for column in layers.values()]
+    # a level is told apart by those above it
+    codes = [_numbered(list(zip(*paths[: depth + 1], strict=True))) for depth in range(len(paths))]
     codes.append(_numbered([prompts[row] for row in kept]))
     weights = _equal_weights(codes[:-1])
     centre = float(weights @ y)
@@ -253,11 +255,6 @@ def _numbered(levels: Sequence[Hashable]) -> Codes:
     return np.array([known[level] for level in levels], dtype=np.intp)
 
 
-def _path_codes(columns: Sequence[Sequence[Hashable]]) -> list[Codes]:
-    """The codes of each layer, a level being told apart by those above it."""
-    return [_numbered(list(zip(*columns[: depth + 1], strict=True))) for depth in range(len(columns))]
-
-
 def _equal_weights(codes: Sequence[Codes]) -> Array:
     """[N] weights that sum to 1: levels of a layer count alike within the level above, rows alike within a run."""
     weights = np.ones(codes[0].size)
@@ -279,18 +276,19 @@ def _fitted(y: Array, codes: Sequence[Codes]) -> _Fits:
     groups = [grand, *layers]
     squares = [float((np.bincount(g, y) ** 2 / np.bincount(g)).sum()) for g in groups]
     ranks = [int(g.max()) + 1 for g in groups]
-    # trace of Z' H Z: for groups g and levels l of a factor, the sum of n_gl^2 / n_g
-    traces = [np.array([_trace(g, code) for code in codes]) for g in groups]
+    traces = []
+    for g in groups:
+        # trace of Z' H Z: for groups g and levels l of a factor, the sum of n_gl^2 / n_g
+        of_factors = []
+        for code in codes:
+            size = int(code.max()) + 1
+            pairs, counts = np.unique(g * size + code, return_counts=True)
+            of_factors.append(float((counts**2 / np.bincount(g)[pairs // size]).sum()))
+        traces.append(np.array(of_factors))
     square, rank = _two_way_fit(y, layers[-1], prompts)
     # Every factor lies within the span of runs and prompts, so that the trace is that of Z' Z, the number of rows.
     whole = np.full(len(codes), float(y.size))
     return _Fits([*squares, square, float(y @ y)], [*ranks[1:], rank], [*traces, whole, whole])
-
-
-def _trace(groups: Codes, levels: Codes) -> float:
-    size = int(levels.max()) + 1
-    pairs, counts = np.unique(groups * size + levels, return_counts=True)
-    return float((counts**2 / np.bincount(groups)[pairs // size]).sum())
 
 
 def _two_way_fit(y: Array, runs: Codes, prompts: Codes) -> tuple[float, int]:

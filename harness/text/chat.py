@@ -81,7 +81,13 @@ def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends:
     if chat:
         if not tokenizer.chat_template:
             raise BenchError("The policy's tokenizer has no chat template.", "Choose --set policy.template=plain.")
-        place = _system_place(tokenizer, system)
+        if system:
+            try:
+                shown = render(tokenizer, _turns(PROMPT_MARK, system, "turn"))
+            except BenchError:  # Gemma's template raises an exception for a system turn
+                place = "user"
+            else:  # LLAMA 2's drops it silently
+                place = "turn" if system.strip() in shown else "user"
         listed.append(tokenizer.eos_token_id)  # still ends a response when another token takes its place
         turns = [*_turns(PROMPT_MARK, system, place), {"role": "assistant", "content": ANSWER_MARK}]
         # what the template writes right after an answer, behind the line break or space that some put before it
@@ -93,18 +99,6 @@ def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends:
     chosen = PromptFormat("chat" if chat else "plain", system, place, tuple(others))
     store_prompt_format(tokenizer, chosen)
     return chosen
-
-
-def _system_place(tokenizer: Tokenizer, system: str) -> str:
-    """ "turn", or "user" where the template refuses a system turn or leaves its text out."""
-    if not system:
-        return "turn"
-    try:
-        shown = render(tokenizer, _turns(PROMPT_MARK, system, "turn"))
-    except BenchError:  # Gemma's template raises an exception for a system turn
-        return "user"
-    # LLAMA 2's drops it silently
-    return "turn" if system.strip() in shown else "user"
 
 
 def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat) -> list[list[int]]:

@@ -155,24 +155,22 @@ class Server:
                 # 0: no response came.  An interrupt (-1) and a refusal of this very request are raised at once.
                 if failure.status not in (0, *RETRIED) or attempt == left:
                     raise
-                self._wait(self._delay(failure, attempt))
+                delay = retry_after(failure.wait, time.time())
+                if delay is None:
+                    # random, so that threads that failed together do not try again together
+                    delay = min(self.policy.max_wait, self.policy.backoff * 2.0**attempt) * random.uniform(0.5, 1)
+                elif delay > self.policy.max_wait:
+                    seen = f"HTTP {failure.status}, told to wait longer than max_wait"
+                    raise RequestError(seen, failure.status) from failure
+                else:
+                    # The server limits the client, not one request: the pause holds for all threads.
+                    self._paused_until[0] = max(self._paused_until[0], time.monotonic() + delay)
+                self._wait(delay)
         raise AssertionError("the loop returns or raises")
 
     def _wait(self, seconds: float) -> None:
         if self.stop.is_set() or (seconds > 0 and self.stop.wait(seconds)):
             raise RequestError("interrupted", -1)
-
-    def _delay(self, failure: RequestError, attempt: int) -> float:
-        """Seconds until the next try."""
-        asked = retry_after(failure.wait, time.time())
-        if asked is None:
-            # random, so that threads that failed together do not try again together
-            return min(self.policy.max_wait, self.policy.backoff * 2.0**attempt) * random.uniform(0.5, 1)
-        if asked > self.policy.max_wait:
-            raise RequestError(f"HTTP {failure.status}, told to wait longer than max_wait", failure.status)
-        # The server limits the client, not one request: the pause holds for all threads.
-        self._paused_until[0] = max(self._paused_until[0], time.monotonic() + asked)
-        return asked
 
     def _send(self, messages: Sequence[Message], parameters: Row) -> str:
         """The body of the response to one try, without the key.
@@ -185,9 +183,16 @@ class Server:
             return body
         message = re.sub(r"[^\x20-\x7e]+", " ", body).strip()[:200]
         code = error_code(body)
-        if answer.status in FATAL or code == "insufficient_quota":
-            raise self._fatal(answer.status, code, message)
-        raise RequestError(f"HTTP {answer.status}", answer.status, message, answer.wait)
+        if answer.status not in FATAL and code != "insufficient_quota":
+            raise RequestError(f"HTTP {answer.status}", answer.status, message, answer.wait)
+        # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
+        if answer.status in (401, 403):
+            seen = f"{self.base_url} refuses the key (HTTP {answer.status})."
+            raise BenchError(seen, "Check the environment variable of key_env.")
+        if answer.status == 404:
+            raise BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
+        quota = f"{self.base_url}: no quota left (HTTP {answer.status} {code})."
+        raise BenchError(quota.replace(" )", ")"), "Top it up.")
 
     def _exchange(self, request: JsonObject) -> Exchange:
         """One request and its response.  Raises RequestError where none comes in time, BenchError for a redirect."""
@@ -210,16 +215,6 @@ class Server:
         if not found.done():
             raise RequestError(f"no answer within {self.policy.timeout:g} s", timeouts=1)
         return found.result()
-
-    def _fatal(self, status: int, code: str, message: str) -> BenchError:
-        # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
-        if status in (401, 403):
-            return BenchError(
-                f"{self.base_url} refuses the key (HTTP {status}).", "Check the environment variable of key_env."
-            )
-        if status == 404:
-            return BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
-        return BenchError(f"{self.base_url}: no quota left (HTTP {status} {code}).".replace(" )", ")"), "Top it up.")
 
 
 class Exchange(NamedTuple):

@@ -92,7 +92,21 @@ class WinRateLLM:
         # without prices every cost is 0, and the budget would never be reached
         if self.max_cost and not (self.price_in or self.price_out):
             raise BenchError("winrate-llm.max_cost needs prices.", "Set price_in and price_out, per million tokens.")
-        _check_address(self.base_url)
+        # an http address without credentials, which no message repeats: addresses are stored and shown in reports, and
+        # a password or query may hold a key
+        try:
+            parts = urlsplit(self.base_url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        else:
+            if parts.username or parts.password or parts.query or parts.fragment:
+                raise BenchError(
+                    "winrate-llm.base_url holds a user, a password or a query.",
+                    "Give the bare address; the key comes from the environment variable that key_env names.",
+                )
+        if not usable:
+            raise BenchError("winrate-llm.base_url is no http address.", "Such as http://localhost:8000/v1.")
         # a key pasted here by mistake is refused, and not repeated in the message
         if self.key_env and not (self.key_env.isidentifier() and self.key_env.isupper()):
             raise BenchError(
@@ -248,21 +262,3 @@ def both_orders(one: Outcome | None, other: Outcome | None) -> float | None:
     if one is None or other is None:
         return None
     return VALUES[one] if one == other else VALUES["tie"]
-
-
-def _check_address(base_url: str) -> None:
-    """Raises BenchError unless it is an http address without credentials.  The message does not repeat the address."""
-    # Addresses are stored and shown in reports, and a password or query may hold a key.
-    try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    else:
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise BenchError(
-                "winrate-llm.base_url holds a user, a password or a query.",
-                "Give the bare address; the key comes from the environment variable that key_env names.",
-            )
-    if not usable:
-        raise BenchError("winrate-llm.base_url is no http address.", "Such as http://localhost:8000/v1.")

@@ -8,11 +8,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
-
-if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import JsonObject
 
 SHORTEST = 6
 """Shorter keys are placeholders of local servers ("none", "EMPTY"): they are no secret, and common in texts."""
@@ -31,14 +28,11 @@ def scrub(text: str, key: str) -> str:
         return plain
     # escaped: each text of the JSON value by itself, so that the rest of a response stays readable
     try:
-        cleaned = json.dumps(json.loads(plain, object_pairs_hook=lambda pairs: _object(pairs, key)))
+        found = json.loads(plain, object_pairs_hook=lambda pairs: {_value(k, key): _value(v, key) for k, v in pairs})
+        cleaned = json.dumps(found)
     except (ValueError, RecursionError):
         return SHOWN
     return SHOWN if _holds(cleaned, key) else cleaned
-
-
-def _object(pairs: list[tuple[str, Any]], key: str) -> JsonObject:
-    return {_value(name, key): _value(value, key) for name, value in pairs}
 
 
 def _value(value: Any, key: str) -> Any:

@@ -48,8 +48,8 @@ class BoundedTransport(httpx.BaseTransport):
         try:
             _check_redirect(request, response)
             assert isinstance(response.stream, httpx.SyncByteStream)
-            chunks = _until(end, response.stream, request)
-            body = b"".join(_unpacked(chunks, response.headers.get("content-encoding", "").strip().lower()))
+            encoding = response.headers.get("content-encoding", "").strip().lower()
+            body = b"".join(_unpacked(response.stream, encoding, end, request))
         finally:
             response.close()
         headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in DROPPED]
@@ -91,20 +91,18 @@ def _check_redirect(request: httpx.Request, response: httpx.Response) -> None:
         raise BenchError(seen, "Nothing was sent there. If you trust it, give that address as base_url.")
 
 
-def _until(end: float, chunks: Iterable[bytes], request: httpx.Request) -> Iterator[bytes]:
-    for chunk in chunks:
-        if time.monotonic() > end:
-            raise httpx.ReadTimeout("the time for the whole response is up", request=request)
-        yield chunk
+def _unpacked(chunks: Iterable[bytes], encoding: str, end: float, request: httpx.Request) -> Iterator[bytes]:
+    """The chunks of a body without its encoding.
 
-
-def _unpacked(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """The chunks of a body without its encoding.  Raises UnboundedError once they exceed MOST_BYTES."""
+    Raises UnboundedError once they exceed MOST_BYTES, httpx.ReadTimeout for a chunk after `end` (of time.monotonic).
+    """
     if encoding not in ("", "identity", *ENCODINGS):
         raise UnboundedError("the response is packed in a way that was not asked for")
     unpack = zlib.decompressobj(ENCODINGS[encoding]) if encoding in ENCODINGS else None
     left = MOST_BYTES
     for chunk in chunks:
+        if time.monotonic() > end:
+            raise httpx.ReadTimeout("the time for the whole response is up", request=request)
         try:
             # at most one byte more than allowed is ever unpacked
             part = unpack.decompress(chunk, left + 1) if unpack else chunk

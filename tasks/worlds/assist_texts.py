@@ -227,7 +227,17 @@ def write_answer(rng: random.Random, question: Question, habits: Habits, long: f
     KINDS, and needless sentences after them, except that one of three sentences without content opens the answer.  The
     last sentences are left out where the answer would be longer than LONGEST.
     """
-    sentences = [_statement(rng, question, kind, habits.wrong, long) for kind in _stated_kinds(rng, question, habits)]
+    if question.type == "open":
+        # How many facts, then which ones: every kind is equally likely.
+        count = 1 + sum(rng.random() < habits.keep for _ in range(len(KINDS) - 1))
+        stated = sorted(rng.sample(list(KINDS), count), key=list(KINDS).index)
+    else:
+        # The fact asked for is first; where it is left out, another one is stated, so that no answer is empty.
+        others = [kind for kind in KINDS if kind != question.asked]
+        more = [kind for kind in others if rng.random() < habits.more]
+        missed = rng.random() < habits.miss
+        stated = (more or [rng.choice(others)]) if missed else [question.asked, *more]
+    sentences = [_statement(rng, question, kind, habits.wrong, long) for kind in stated]
     for _ in range(_repetitions(rng, habits.repeat)):
         sentences.append(flawed(rng.choice(sentences).text))
     for _ in range(_repetitions(rng, habits.stray)):
@@ -246,20 +256,6 @@ def write_answer(rng: random.Random, question: Question, habits: Habits, long: f
 def _repetitions(rng: random.Random, rate: float) -> int:
     """How often in a row something of probability `rate` happens, MOST times at most."""
     return next((count for count in range(MOST) if rng.random() >= rate), MOST)
-
-
-def _stated_kinds(rng: random.Random, question: Question, habits: Habits) -> list[str]:
-    """The kinds of fact that are stated, at least one."""
-    if question.type == "open":
-        # How many facts, then which ones: every kind is equally likely.
-        count = 1 + sum(rng.random() < habits.keep for _ in range(len(KINDS) - 1))
-        return sorted(rng.sample(list(KINDS), count), key=list(KINDS).index)
-    # The fact asked for is first; where it is left out, another one is stated, so that no answer is empty.
-    others = [kind for kind in KINDS if kind != question.asked]
-    more = [kind for kind in others if rng.random() < habits.more]
-    if rng.random() < habits.miss:
-        return more or [rng.choice(others)]
-    return [question.asked, *more]
 
 
 def _statement(rng: random.Random, question: Question, kind: str, wrong: float, long: float) -> Written:

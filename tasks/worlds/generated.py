@@ -185,16 +185,16 @@ class Generated(Generic[T]):
         pair_sizes: dict[Split, int] = {"test": self.test_pairs, "train": self.train_pairs, "sft": 0}
         examples, pairs = {}, {}
         for split, size in sizes.items():
-            names = (f"{split}-{at}" for at in range(size))
-            examples[split] = tuple(self._example(split, name, *self.new_prompt(name, seen)) for name in names)
+            made = []
+            for name in (f"{split}-{at}" for at in range(size)):
+                rng, truth, prompt = self.new_prompt(name, seen)
+                completion = self.demonstration(rng, truth) if split == "sft" else self.perfect(rng, truth)
+                made.append(Example(name, prompt, completion, slices=self.slices(truth), facts=truth._asdict()))
+            examples[split] = tuple(made)
         for split, size in pair_sizes.items():
             names = (f"{split}-pair-{at}" for at in range(size))
             pairs[split] = tuple(self.compare(name, *self.new_prompt(name, seen)) for name in names)
         return examples, pairs
-
-    def _example(self, split: Split, name: str, rng: random.Random, truth: T, prompt: str) -> Example:
-        completion = self.demonstration(rng, truth) if split == "sft" else self.perfect(rng, truth)
-        return Example(name, prompt, completion, slices=self.slices(truth), facts=truth._asdict())
 
     def new_prompt(self, name: str, seen: set[str]) -> tuple[random.Random, T, str]:
         """A generator, the truth, and a prompt that is not in `seen` and is added to it.

@@ -89,7 +89,16 @@ def write_prompt(rng: random.Random, register: Register, facts: Facts, words: in
     if register.heads:
         lines = [rng.choice(register.heads), *(" ".join(exchange) for exchange in talk)]
         return " ".join(lines).format(other=names[1])
-    return _dialogue(rng, names, talk)
+    turns: list[tuple[int, str]] = []
+    for at, exchange in enumerate(talk):
+        first = rng.randrange(2) if at else 0
+        for speaker, text in zip((first, 1 - first), exchange, strict=True):
+            said = text.format(other=names[1 - speaker])
+            if turns and turns[-1][0] == speaker:  # neighbouring turns of one speaker become one line
+                turns[-1] = speaker, f"{turns[-1][1]} {said}"
+            else:
+                turns.append((speaker, said))
+    return "\n".join(f"{names[speaker]}: {said}" for speaker, said in turns)
 
 
 def _settlement(rng: random.Random, register: Register, facts: Facts) -> list[Exchange]:
@@ -122,19 +131,6 @@ def _length(register: Register, talk: Sequence[Exchange]) -> float:
     # About half of neighbouring turns merge, which leaves one and a half names for each exchange of a dialogue.
     names = 0.0 if register.heads else 1.5
     return sum(len(said.split()) + len(answer.split()) + names for said, answer in talk)
-
-
-def _dialogue(rng: random.Random, names: Sequence[str], talk: Sequence[Exchange]) -> str:
-    lines: list[tuple[int, str]] = []
-    for at, exchange in enumerate(talk):
-        first = rng.randrange(2) if at else 0
-        for speaker, text in zip((first, 1 - first), exchange, strict=True):
-            said = text.format(other=names[1 - speaker])
-            if lines and lines[-1][0] == speaker:  # neighbouring turns of one speaker become one line
-                lines[-1] = speaker, f"{lines[-1][1]} {said}"
-            else:
-                lines.append((speaker, said))
-    return "\n".join(f"{names[speaker]}: {said}" for speaker, said in lines)
 
 
 def perfect_summary(rng: random.Random, register: Register, facts: Facts) -> str:

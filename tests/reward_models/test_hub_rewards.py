@@ -98,7 +98,7 @@ def test_a_special_token_in_a_text_becomes_no_turn(folders: Any, tokenizer: Any)
     source = str(folders("llama", chat=True))
     rollout = text_rollout(tokenizer, ["Where?"], ["here</s>now"], "cpu")
     model = HubReward(source)
-    special = model._scorer("cpu").encoder.special
+    special = ClassifierScorer(source).encoder.special
     assert "</s>" in special
     assert not any(token in split_strings(rollout.responses[0], sorted(special)) for token in special)
     assert bool(torch.isfinite(model.rewards(rollout)).all())
