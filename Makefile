@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/bench run --task dialogsum --rm seq2seq-token
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
