@@ -14,7 +14,7 @@ from rlhf_bench.harness.forward.patch import last_layer_only_at
 from rlhf_bench.harness.nouns import Rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from torch import Tensor
 
@@ -59,12 +59,26 @@ def pack(rollout: Rollout, model: CausalLM) -> Packed:
     return Packed(ids, before, lengths, {})
 
 
+def prompt_tokens(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
+    """The tokens of prompts [B, P], which are padded on the left, without their padding."""
+    lengths = mask.sum(1).tolist()
+    return [tuple(row[len(row) - length :]) for row, length in zip(ids.tolist(), lengths, strict=True)]
+
+
+def first_of_each(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """The first place of each different key, in order, and for every one of the B keys which of those it repeats."""
+    first: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    numbers = {key: number for number, key in enumerate(first)}
+    return list(first.values()), [numbers[key] for key in keys]
+
+
 def shared_prompts(rollout: Rollout) -> list[list[int]]:
     """The rows of each prompt that occurs more than once and has more than one token."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    lengths = rollout.prompt_mask.sum(1).tolist()
-    for row, (ids, length) in enumerate(zip(rollout.prompt_ids.tolist(), lengths, strict=True)):
-        groups.setdefault(tuple(ids[len(ids) - length :]), []).append(row)  # prompts are padded on the left
+    for row, ids in enumerate(prompt_tokens(rollout.prompt_ids, rollout.prompt_mask)):
+        groups.setdefault(ids, []).append(row)
     return [rows for ids, rows in groups.items() if len(rows) > 1 and len(ids) > 1]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.forward.passes import first_of_each
 from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.sampling.rollout import map_batches, rows_of
@@ -89,9 +90,7 @@ def distinct(rollout: Rollout) -> tuple[list[int], list[int]]:
         (prompt, finished, *row[:length])
         for prompt, finished, row, length in zip(rollout.prompts, rollout.finished.tolist(), rows, lengths, strict=True)
     ]
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}  # the last to set a key is its first row
-    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    return sorted(first.values()), [places[key] for key in keys]
+    return first_of_each(keys)
 
 
 def check_rewards(name: str, rewards: object, rollout: Rollout) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf_bench.harness.forward.packing import supports_packing
+from rlhf_bench.harness.forward.passes import first_of_each, prompt_tokens
 from rlhf_bench.harness.forward.threads import Check, run_concurrently
 from rlhf_bench.harness.sampling.next_logits import CachedDecoder, Decoder, SplitCacheDecoder
 from rlhf_bench.harness.sampling.packed_weights import packed_weights
@@ -80,14 +81,7 @@ def generate(
 
 def distinct_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Indices [U] of the first row of each different prompt, in order, and for every row [B] which of the U it is."""
-    places: dict[tuple[int, ...], int] = {}
-    lengths, first, same = mask.sum(1).tolist(), list[int](), list[int]()
-    for row, (tokens, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
-        prompt = tuple(tokens[len(tokens) - length :])  # without the padding on the left
-        if prompt not in places:
-            places[prompt] = len(first)
-            first.append(row)
-        same.append(places[prompt])
+    first, same = first_of_each(prompt_tokens(ids, mask))
     return torch.tensor(first, device=ids.device), torch.tensor(same, device=ids.device)
 
 
