@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 
-from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer
 from rlhf_bench.harness.presets import make_settings
@@ -27,14 +26,6 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "policy"))
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(BenchError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert caught.value.fix
-    return str(caught.value)
 
 
 def opened(folder: Path) -> object:

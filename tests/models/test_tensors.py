@@ -11,11 +11,11 @@ import pytest
 import torch
 from families import FAMILIES
 from ppo_runs import SMALL, make_policy, make_run
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 from tiny import Tiny
 from torch import Tensor
 
-from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.policies import load_causal, load_classifier, load_policy, load_tokenizer, save_model
 from rlhf_bench.harness.models.tensors import check_shapes
 from rlhf_bench.harness.ppo.actors import load_state, make_actors, save_state
@@ -51,14 +51,6 @@ def damage(file: Path, change: Callable[[Tensors, str], Tensors], name: str) -> 
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     save_file(change(load_file(file), name), file, metadata)
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(BenchError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert caught.value.fix
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma"])
