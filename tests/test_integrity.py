@@ -188,6 +188,13 @@ def test_repair_makes_the_damaged_stage_and_what_depends_on_it_again(root: store
     assert not list((root.root / ".partial").glob(f"*{LEAVING}"))
 
 
+def test_repair_sees_dependence_through_a_stage_that_is_gone(root: store.Store) -> None:
+    change(A.folder(root) / "text.json")
+    shutil.rmtree(B.folder(root))
+    remove_damaged(PLAN, root)
+    assert [one.done(root) for one in PLAN] == [False, False, False, True]
+
+
 def test_repair_includes_folders_without_a_record(root: store.Store) -> None:
     (D.folder(root) / store.MARKER).unlink()
     with pytest.raises(BenchError, match="half-written"):

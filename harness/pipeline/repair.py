@@ -21,12 +21,12 @@ def remove_damaged(stages: Sequence[Stage], root: store.Store) -> list[str]:
     """
     said, leaving = list[str](), dict[str, Stage]()
     for stage in stages:
-        folder = stage.folder(root)
-        if not store.exists(folder):
-            continue
-        store.check_links(folder, root.root)
-        problems = integrity.used(folder)
-        said += problems
+        folder, problems = stage.folder(root), list[str]()
+        if store.exists(folder):
+            store.check_links(folder, root.root)
+            problems = integrity.used(folder)
+            said += problems
+        # also one that is not there: what was made from it depends on the damaged stage, too
         if problems or any(needed.key in leaving for needed in stage.inputs.values()):
             leaving[stage.key] = stage
     for rest in (root.root / ".partial").glob(f"*{LEAVING}"):  # of a repair that was killed
@@ -45,6 +45,7 @@ def _remove(stage: Stage, root: store.Store) -> None:
     root.check_unfinished(unfinished)
     aside = unfinished.with_name(unfinished.name + LEAVING)
     with FileLock(unfinished.with_suffix(".lock")):  # that of `Store.writing`
-        # renamed first: a folder with its final name is whole, also while it is deleted
-        stage.folder(root).replace(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        if store.exists(stage.folder(root)):
+            # renamed first: a folder with its final name is whole, also while it is deleted
+            stage.folder(root).replace(aside)
+            shutil.rmtree(aside, ignore_errors=True)

@@ -251,6 +251,7 @@ def raise_first(outcome: Outcome) -> None:
     name, error = next(iter(outcome.failed.items()))
     others = [f"{other} ({why.seen})" for other, why in list(outcome.failed.items())[1:]]
     more = f" Failed as well: {'; '.join(others)}." if others else ""
+    more += f" Damaged: {'; '.join(outcome.damaged)}." if outcome.damaged else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
     raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
 
