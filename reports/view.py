@@ -21,7 +21,7 @@ from rlhf_bench.reports.charts import frontiers, pair_accuracy
 from rlhf_bench.reports.measures import COLLAPSED, Column, Report, arms_on, indexed, own, pick, shown_at, tasks
 from rlhf_bench.reports.proxy import proxy_charts
 from rlhf_bench.reports.tables import all_tables
-from rlhf_bench.reports.verdicts import claims_table, summary
+from rlhf_bench.reports.verdicts import checks_table, claims_table, summary
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -187,8 +187,9 @@ def claims(report: Report) -> JsonObject | None:
     counts = {name: sum(row["verdict"] == name for row in rows) for name in answer.VERDICTS}
     texts = {row["id"]: row["text"] for row in rows}
     table = shown(claims_table(rows))
+    checked = checks_table(rows)
     counted = {name: count for name, count in counts.items() if count}
-    return {"counts": counted, "more": summary(rows)[1:], "table": table, "texts": texts}
+    return {"counts": counted, "more": summary(rows)[1:], "table": table, "texts": texts, "checks": shown(checked) if checked.rows else None}
 
 
 def undecided(report: Report) -> list[str]:

@@ -157,7 +157,7 @@ class World(Generated[Facts]):
 
 @dataclass(frozen=True)
 class DialogueWorld(World):
-    """Dialogues of about `dialogue_words` words."""
+    """Dialogues of about `dialogue_words` words, or of as many as their facts need."""
 
     dialogue_words: int = 60
 
