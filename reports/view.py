@@ -179,7 +179,8 @@ def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) ->
 def claims(report: Report) -> JsonObject | None:
     """The verdicts on the claims: counts and a table; None without claims.
 
-    `counts` in the order of `answer.VERDICTS`, without zeros; `texts`: the claims in words by id.
+    `counts` in the order of `answer.VERDICTS`, without zeros; `texts`: the claims in words by id; `checks`: a table or
+    None.
     """
     rows = report.get("claims", ())
     if not rows:
@@ -189,7 +190,13 @@ def claims(report: Report) -> JsonObject | None:
     table = shown(claims_table(rows))
     checked = checks_table(rows)
     counted = {name: count for name, count in counts.items() if count}
-    return {"counts": counted, "more": summary(rows)[1:], "table": table, "texts": texts, "checks": shown(checked) if checked.rows else None}
+    return {
+        "counts": counted,
+        "more": summary(rows)[1:],
+        "table": table,
+        "texts": texts,
+        "checks": shown(checked) if checked.rows else None,
+    }
 
 
 def undecided(report: Report) -> list[str]:
