@@ -63,7 +63,7 @@ def curve(seed: int, sets: Sequence[str]) -> list[Point]:
             pairs = [text for pair in sets for text in ("--set", pair)]
             cell = ["run", "--task", "dialogsum", "--rm", "gold", "--judge", "utility", "--jobs", "1", "--out", name]
             with suppress(SystemExit):
-                bench([*cell, "--seeds", str(seed), *pairs], standalone_mode=False)
+                bench([*cell, "--seeds", f"{seed}-{seed}", *pairs], standalone_mode=False)
             (path,) = Path(name).glob("verdicts/*/verdicts.jsonl")
             rows = [row for row in store.read_rows(path) if row["decoding"] == "sample"]
     finally:

@@ -245,9 +245,9 @@ def _learning(results: Results) -> str:
     if not found:
         return text + "Not run.\n"
     text += (
-        "The arm `gold` on `dialogsum`, seed 50, one thread: the share of the range that the SFT policy leaves (sampled "
-        "gold up to 1) that PPO has won, and processor seconds of PPO without evaluations. *Before* are PPO's defaults "
-        "up to commit ba5e3c2 on the same world and code.\n"
+        "The arm `gold` on `dialogsum`, seed 50, one thread: the share of the range that the SFT policy leaves "
+        "(sampled gold up to 1) that PPO has won, and processor seconds of PPO without evaluations. "
+        "*Before* are PPO's defaults up to commit ba5e3c2 on the same world and code.\n"
     )
     head = ("settings", "share won", "core seconds", "share per core-minute", "the same up to half the range")
     text += table(

@@ -23,9 +23,9 @@ NOTE = (
     "Detectable: the effect that an inconclusive design would have found."
 )
 CHECKS_NOTE = (
-    "The claim's rule, applied to other intervals. Other arm: whether the same holds of it. Equal KL: at the largest KL "
-    "of a fixed ladder that the compared arms reach, between checkpoints; of one arm, that every arm of the run reaches; "
-    "a share of prompts won is there replaced by the difference of means. Not adjusted for their number."
+    "The claim's rule, applied to other intervals. Other arm: whether the same holds of it. Equal KL: at the largest "
+    "KL of a fixed ladder that the compared arms reach, between checkpoints; of one arm, that every arm of the run "
+    "reaches; a share of prompts won is there replaced by the difference of means. Not adjusted for their number."
 )
 
 
@@ -54,8 +54,8 @@ def claims_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     columns = (
-        "claim", "direction", "interval", "p", "p (Holm)", "direction (Holm)", "reported figure", "size", "same verdict in",
-        "seeds", "detectable", "measured", "rule",
+        "claim", "direction", "interval", "p", "p (Holm)", "direction (Holm)", "reported figure", "size",
+        "same verdict in", "seeds", "detectable", "measured", "rule",
     )  # fmt: skip
     return Table("Claims", columns, shown, NOTE)
 
