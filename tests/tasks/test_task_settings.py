@@ -41,7 +41,7 @@ SIGNATURES = {
     "assist": """
         seed=0 demonstrations=2000 train_pairs=4000 test_pairs=256 train_prompts=512 test_prompts=256
         carelessness=0.0 preference_noise=0.2 response_tokens=48 open_rate=0.5 mention_rate=0.5 long=0.4
-        sft_keep=0.25 sft_miss=0.08 sft_more=0.06 sft_wrong=0.12 sft_repeat=0.12 sft_stray=0.15 sft_pad=0.7
+        sft_keep=0.15 sft_miss=0.08 sft_more=0.06 sft_wrong=0.12 sft_repeat=0.12 sft_stray=0.15 sft_pad=0.9
         careful=0.5
     """,
     "qa-feedback": """
