@@ -21,6 +21,7 @@ from rlhf_bench.harness.models.placement import Placement, apply_placement, read
 from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
+from rlhf_bench.harness.text.vet import check_bounded
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM, Classifier, EncoderDecoder, Module
@@ -57,6 +58,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
             ) from error
         raise load_error(error, source, "tokenizer") from error
     check_has_vocabulary(tokenizer, source)
+    check_bounded(tokenizer, source)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:

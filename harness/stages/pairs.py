@@ -17,6 +17,7 @@ from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.templates import encode, encode_prompts
 from rlhf_bench.harness.text.tokens import Span
+from rlhf_bench.harness.text.words import spaced_words
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
@@ -77,9 +78,10 @@ def pairs(context: Context) -> StageFigures:
 def overlap(pair: Pair) -> float:
     """Lexical overlap of chosen and rejected: shared distinct words over all distinct words (Jaccard), in [0, 1].
 
-    Words are lower case, separated by white space.  0 where neither text has a word.
+    Words are lower case, separated by white space; in scripts without spaces every character is one (text/words.py).
+    0 where neither text has a word.
     """
-    chosen, rejected = (set(text.lower().split()) for text in (pair.chosen, pair.rejected or ""))
+    chosen, rejected = (set(spaced_words(text.lower())) for text in (pair.chosen, pair.rejected or ""))
     return len(chosen & rejected) / max(1, len(chosen | rejected))
 
 
