@@ -266,7 +266,7 @@ def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[
     return rows
 
 
-# Punctuation of sentences.  The rest is kept: "C#", "50%", "a/b", and between the digits or before the first of a number.
+# Punctuation of sentences.  The rest is kept: "C#", "50%", "a/b", and what stands in a number or before it.
 _SENTENCE_MARKS = r"(?!(?<=\d\s?).\s?\d)(?!(?<!\p{L})\p{Pd}\s?\d)[\p{P}--[#%&*/@\\]]"
 
 

@@ -53,9 +53,9 @@ VALUE = re.compile(r"verdict\W{0,12}(?:(?:answer|response)[\s_-]*)?(tie|a|b)(?![
 
 
 def reply(text: object, candidates: tuple[str, ...] = ()) -> ParsedReply:
-    began = time.perf_counter()
+    began = time.thread_time()  # not of the clock: the machine may be busy
     found = parse_response(json.dumps({"choices": [{"message": {"content": text}}]}), candidates)
-    seconds = time.perf_counter() - began
+    seconds = time.thread_time() - began
     assert seconds < SLOWEST, f"{seconds:.1f} s"
     assert (found.choice is None) == bool(found.reason)
     return found
@@ -119,21 +119,22 @@ def main() -> int:
                 continue
             number += 1
 
-            def counted(*values: object, law: Callable[..., None] = law) -> None:
-                tried[law.__name__] += 1
-                law(*values)
+            # called in this turn of the loop alone
+            def counted(values: tuple[object, ...]) -> None:
+                tried[law.__name__] += 1  # noqa: B023
+                law(*values)  # noqa: B023
 
             checked = settings(
-                max_examples=2000,
+                max_examples=300,
                 deadline=None,
                 database=None,
                 phases=(Phase.generate, Phase.shrink),
                 suppress_health_check=list(HealthCheck),
-            )(seeded(number)(given(*parts)(counted)))
+            )(seeded(number)(given(st.tuples(*parts))(counted)))
             try:
                 checked()
             except Exception as error:
-                broken[law.__name__] = f"{type(error).__name__}: {error}\n" + "\n".join(error.__notes__ or [])
+                broken[law.__name__] = f"{type(error).__name__}: {error}\n" + "\n".join(getattr(error, "__notes__", []))
     for name, count in tried.items():
         print(f"{name}: {count:,} replies{', BROKEN' if name in broken else ''}")
     for name, fault in broken.items():

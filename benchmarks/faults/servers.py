@@ -225,7 +225,12 @@ def catalogue() -> list[Behaviour]:
     for encoding, data in {"br": b"\0", "gzip, gzip": b"\0", "gzip": b"no gzip"}.items():
         wrong = Reply(data=data, headers={"Content-Encoding": encoding})
         add("bytes", f"{encoding} done wrong", judged(wrong), "undecided: is packed")
-    for name, text in {"nothing": "", "HTML": "<html>ok</html>", "half of JSON": body[:-9], "a stream": f"data: {body}"}.items():
+    for name, text in {
+        "nothing": "",
+        "HTML": "<html>ok</html>",
+        "half of JSON": body[:-9],
+        "a stream": f"data: {body}",
+    }.items():
         add("bytes", name, judged(Reply(text)), "undecided: is not JSON")
     add("bytes", "JSON of 100,000 levels", judged(Reply("[" * 100_000)), "undecided: is not JSON")
     add("bytes", "no UTF-8", judged(Reply(data=b"\xff\xfe\x00")), "undecided: is not JSON")
@@ -246,7 +251,12 @@ def catalogue() -> list[Behaviour]:
     add("status", "429, no quota", judged(Reply(error("x", code="insufficient_quota"), 429)), "refused: no quota")
 
     moved = Reply("", 307, {"Location": "/v2/chat/completions"})
-    add("redirect", "within the origin", lambda a: moved if a.judging and a.path.startswith("/v1") else SOUND(a), DECIDED)
+    add(
+        "redirect",
+        "within the origin",
+        lambda a: moved if a.judging and a.path.startswith("/v1") else SOUND(a),
+        DECIDED,
+    )
     for status in (301, 307):
         elsewhere = Reply("", status, {"Location": "http://127.0.0.2:9/v1/chat/completions"})
         add("redirect", f"{status} elsewhere", judged(elsewhere), "refused: redirects to http://127.0.0.2")
@@ -268,7 +278,9 @@ def catalogue() -> list[Behaviour]:
 
     add("connection", "closed at once", judged(Reply(raw=b"")), "undecided: connection failed")
     add("connection", "closed at once, once", first(Reply(raw=b"")), DECIDED)
-    add("connection", "half a body", judged(Reply("", headers={"Content-Length": "50"})), "undecided: connection failed")
+    add(
+        "connection", "half a body", judged(Reply("", headers={"Content-Length": "50"})), "undecided: connection failed"
+    )
     add("connection", "no HTTP", judged(Reply(raw=b"SSH-2.0-x\r\n")), "undecided: connection failed")
     add("connection", "headers without end", judged(Reply(raw=b"HTTP/1.1 200 OK\r\nA: b")), "undecided: connection")
 
@@ -293,7 +305,9 @@ def catalogue() -> list[Behaviour]:
     add("shape", "a number", shaped(message(content=3)), "undecided: no chat completion")
     add("shape", "parts that are none", shaped(message(content=["A"])), "undecided: no chat completion")
     add("shape", "a refusal", shaped(message(content=None, refusal="I will not.")), "undecided: refusal")
-    add("shape", "a refusal part", shaped(message(content=[{"type": "refusal", "refusal": "no"}])), "undecided: refusal")
+    add(
+        "shape", "a refusal part", shaped(message(content=[{"type": "refusal", "refusal": "no"}])), "undecided: refusal"
+    )
     add("shape", "content_filter", shaped(lambda t: {"content": t}, "content_filter"), "undecided: refusal")
     call = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     add("shape", "a tool call", shaped(message(content=None, tool_calls=call), "tool_calls"), "undecided: a tool call")
@@ -327,7 +341,9 @@ def catalogue() -> list[Behaviour]:
     for kind in ("json_schema", "json_object"):
         add("parameters", f"enforces {kind}", enforcing(kind), DECIDED)
     extra = {"extra_body": '{"reasoning_effort": "low"}'}
-    for name, answer in {"extra_body": lambda a: SOUND(a) if a.body.get("reasoning_effort") == "low" else Reply("", 400)}.items():
+    for name, answer in {
+        "extra_body": lambda a: SOUND(a) if a.body.get("reasoning_effort") == "low" else Reply("", 400)
+    }.items():
         add("parameters", name, answer, DECIDED, settings=extra)
     path = "/openai/deployments/judge/chat/completions?api-version=2024-10-21"
     add("address", "Azure's", azure, DECIDED, path=path, settings={"key_header": "api-key"})
@@ -404,7 +420,16 @@ def main() -> int:
         came, wrong, seconds = alone(one)
         counts["tried"][one.group] += 1
         counts["failed"][one.group] += bool(wrong)
-        rows.append({"group": one.group, "name": one.name, "expected": one.expected, "came": came, "wrong": wrong, "seconds": round(seconds, 2)})
+        rows.append(
+            {
+                "group": one.group,
+                "name": one.name,
+                "expected": one.expected,
+                "came": came,
+                "wrong": wrong,
+                "seconds": round(seconds, 2),
+            }
+        )
         for fault in wrong:
             print(f"{one.group}: {one.name}: {fault} ({seconds:.1f} s)", file=sys.stderr, flush=True)
     print("| servers | tried | clean | failed |\n|---|---|---|---|")

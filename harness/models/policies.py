@@ -37,10 +37,11 @@ PAD = "<|pad|>"
 # --- tokenizers
 
 
-def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> Tokenizer:
+def load_tokenizer(source: str | Path, template: str = "", system: str = "", thinking: str = "auto") -> Tokenizer:
     """A model's tokenizer, padding on the left, with a pad token that differs from every token that ends a response.
 
-    `template` (auto, plain, chat) and `system` choose the prompt format (text/chat.py); "" keeps the stored one.
+    `template` (auto, plain, chat), `system` and `thinking` choose the prompt format (text/chat.py); "" as `template`
+    keeps the stored one.
     Raises BenchError where there is no tokenizer, or one without tokens of text or without an end-of-sequence token.
     """
     from transformers import AutoTokenizer
@@ -62,7 +63,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
-        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source))
+        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source), thinking)
     # A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text.
     ends, spare = end_token_ids(tokenizer), tokenizer.unk_token_id
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:

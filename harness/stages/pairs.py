@@ -15,7 +15,8 @@ from rlhf_bench.harness.nouns import Pair, Split, to_row
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
-from rlhf_bench.harness.text.templates import encode, encode_prompts
+from rlhf_bench.harness.text.chat import encode_answers
+from rlhf_bench.harness.text.templates import encode_prompts
 from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.harness.text.words import spaced_words
 
@@ -130,8 +131,8 @@ def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, m
     """
     # All texts of a kind in one call: tokenising them one by one takes many times as long.
     prompts = encode_prompts(tokenizer, [pair.prompt for pair in found])
-    chosen = encode(tokenizer, [pair.chosen for pair in found])
-    rejected = encode(tokenizer, [pair.rejected or "" for pair in found])
+    chosen = encode_answers(tokenizer, [pair.chosen for pair in found])
+    rejected = encode_answers(tokenizer, [pair.rejected or "" for pair in found])
     return [
         pair
         for pair, p, c, r in zip(found, prompts, chosen, rejected, strict=True)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "seed:think")
 """Tags, as in <think>...</think>, in any case."""
 
-_FINAL = r"(?:<\|end\|>)?\s*(?:<\|start\|>\s*assistant)?\s*<\|channel\|>\s*final\s*(?:<\|constrain\|>\s*\w*\s*)?<\|message\|>"
+# no white space before a literal: a search would try every run of it again at each of its characters
+_FINAL = r"<\|channel\|>\s*final\s*(?:<\|constrain\|>\s*\w*\s*)?<\|message\|>"
 _ANSWER = r"(?:\s*(?:<\|START_RESPONSE\|>|<\|begin_of_solution\|>|<answer>))?"
 # (opening, closing); each pair closes itself alone
 MARKS: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
@@ -33,6 +34,10 @@ _AROUND = re.compile(
 )
 
 
+MOST = 50
+"""Blocks of thinking in a row that are looked for: each takes a look at all the rest."""
+
+
 class Parted(NamedTuple):
     """A text in two parts.  `open`: the thinking never ends, so there is no answer."""
 
@@ -47,13 +52,13 @@ def part(text: str, inside: str = "") -> Parted:
     `inside` is the closing mark of a block that was opened before the text begins ("" where none was).  Several blocks
     in a row are all thinking; a mark further on in the answer is text.
     """
-    rest, thoughts = text, []
+    rest, thoughts = text, list[str]()
     if inside:
         before, mark, after = rest.partition(inside)
         if not mark:
             return Parted(text, "", True)
         thoughts, rest = [before], after
-    while True:
+    for _ in range(MOST):
         stripped = rest.lstrip()
         found = next(((m, end) for start, end in MARKS if (m := start.match(stripped))), None)
         if found is None:
@@ -69,6 +74,28 @@ def part(text: str, inside: str = "") -> Parted:
     return Parted("\n".join(thoughts), rest)
 
 
+CLOSING = {
+    **{f"<{name}>": f"</{name}>" for name in NAMES},
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|channel>thought": "<channel|>",
+}
+"""The closing mark by the opening one, as templates write them."""
+
+
+def left_open(text: str) -> str:
+    """The closing mark of the block of thinking that a text leaves open, "" for none: a chat template's last words."""
+    opened = {at: close for start, close in CLOSING.items() if (at := text.rfind(start)) > text.rfind(close)}
+    return opened[max(opened)] if opened else ""
+
+
+def writes_thinking(template: str) -> bool:
+    """Whether a chat template knows of thinking: its model may open a block by itself."""
+    return any(mark in template for mark in (*CLOSING.values(), "<|channel|>", "reasoning_content"))
+
+
 def part_reply(text: str) -> Parted:
     """As `part`, and also what stands before a closing mark without an opening one is thinking.
 
@@ -81,5 +108,5 @@ def part_reply(text: str) -> Parted:
         closed = end.search(found.answer)
         if closed is not None and not start.search(found.answer, 0, closed.start()):
             after = part(found.answer[closed.end() :])
-            return Parted(found.answer[: closed.start()], after.answer, after.open)
+            return Parted(found.answer[: closed.start()], after.answer.lstrip(), after.open)
     return found

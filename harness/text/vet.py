@@ -77,7 +77,8 @@ def check_bounded(tokenizer: Tokenizer, source: object) -> None:
 def _fault_of(tried: str) -> str:
     """What the child found: "" or the part that exceeds a bound, and how."""
     # the import path of this process, also where the package is not installed
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TOKENIZERS_PARALLELISM": "false"}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "rlhf_bench.harness.text.vet"]
     try:
         done = subprocess.run(
@@ -102,7 +103,7 @@ def _part(stdout: str) -> str:
     return "tokenizer" if "tokenizer" in stdout else "chat template"
 
 
-# ---- the child --------------------------------------------------------------------------------------------------------
+# ---- the child -----------------------------------------------------------------------------------------------------
 
 
 def main() -> int:
@@ -138,7 +139,9 @@ def _rendered(template: str) -> int:
         for turns in ([user], [system, user], [user, {"role": "assistant", "content": text}]):
             variables: JsonObject = {"messages": turns, "add_generation_prompt": turns[-1] is user}
             try:
-                shown = made.render(**variables, bos_token="<s>", eos_token="</s>", date_string="26 Jul 2024", tools=None)
+                shown = made.render(
+                    **variables, bos_token="<s>", eos_token="</s>", date_string="26 Jul 2024", tools=None
+                )
             except MemoryError:
                 raise
             except Exception:  # a template may refuse roles; the stage that needs it says so

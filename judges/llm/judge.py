@@ -58,9 +58,9 @@ class WinRateLLM:
 
     Asks `model` at `base_url` which of two responses is better.  `base_url` may end in Azure's ?api-version=DATE.
     `key_env` names the environment variable with the API key ("" for a server without keys); the key itself is never a
-    setting.  `key_header` names the header that carries it: "" is api-key on Azure, else Authorization.  `rubric` is summary, safety, general or a
-    file; without it the task's own is used, else the general one.  Each question is sent `votes` times in each order,
-    `concurrency` at once.
+    setting.  `key_header` names the header that carries it: "" is api-key on Azure, else Authorization.  `rubric` is
+    summary, safety, general or a file; without it the task's own is used, else the general one.  Each question is sent
+    `votes` times in each order, `concurrency` at once.
 
     `extra_body` is a JSON object of further fields of a request, such as {"reasoning_effort": "low"}.
     `response_format` is "auto" (the server is held to JSON of a verdict where it honours that) or "off".  A model that

@@ -136,7 +136,8 @@ def _reasoning_tokens(answer: Row) -> bool:
     return bool(isinstance(details, dict) and _count(details, "reasoning_tokens"))
 
 
-_FENCE = re.compile(r"(```+|~~~+)[ \t]*\w*\s*(.*?)\s*\1", re.DOTALL)
+FENCE = "```"
+_LANGUAGE = re.compile(r"`*\w*\s*")
 _QUOTE = "[\"'\u201c\u201d\u201e\uff02]"
 _KEY = re.compile(rf"verdict\\*{_QUOTE}\s*:", re.IGNORECASE)
 # Objects that json.loads refuses, for a quotation mark or a comma too many or marks of another kind, with one verdict.
@@ -152,7 +153,7 @@ _CHOICE = re.compile(r"[\s\[*]*(?:(?:answer|response)[\s_-]*(?=[ab]))?(a|b|tie)[
 # Words after an object that may take its verdict back, or say that it was a quotation.
 _RETRACTS = re.compile(
     r"\b[AB]\b|(?i:\b(?:tie|verdict|wait|actually|however|instead|correct\w*|mistake\w*|sorry|but|not|no|never|ignore\w*"
-    r"|quot\w*|sway\w*|better|best|worse|winner|prefer\w*|first|second|answer is|answers?\s+(?:says?|reads?)|above)\b|n['\u2019]t\b)"
+    r"|quot\w*|sway\w*|better|best|worse|winner|prefer\w*|first|second|answer is|answer says|above)\b|n['\u2019]t\b)"
 )
 # A line such as "**Verdict:** [[A]]" and nothing else.
 _VERDICT = re.compile(r"[\s*_#]*(?:final\s+)?verdict[\s*_]*[:=][\s*_\"'\[(]*(a|b|tie)[\s*_\"'\]).]*", re.IGNORECASE)
@@ -169,8 +170,9 @@ def parse_verdict(text: str) -> tuple[Choice, str]:
     object nor the last line states, and one that is followed by words that may take it back.
     """
     text = text.strip().lstrip("\ufeff").strip()
-    # a whole object may quote the marks of thoughts
-    if not _is_object(text):
+    before, whole, after = split_object(text)
+    # an object may quote the marks of thoughts; one that stands before such a mark is a draft
+    if part(text).thinking or not _is_object(whole) or part_reply(f"{before}\n{after}").thinking:
         found = part_reply(text)
         if found.open:
             raise UnusableError("truncated reasoning")
@@ -203,19 +205,22 @@ def split_object(text: str) -> tuple[str, str, str]:
     the one fenced block that does, else what stands between the first brace and the last.
     """
     starts_as_json = text.startswith("{") or (text.startswith("[") and not text.startswith("[["))  # [[A]] is no JSON
-    fences = [found for found in _FENCE.finditer(text) if _KEY.search(found[2])]
-    if len(fences) == 1 and not starts_as_json:
-        (found,) = fences
-        return text[: found.start()], found[2], text[found.end() :]
-    start, end = (0 if starts_as_json else text.find("{")), text.rfind("}") + 1
-    if starts_as_json and (end == 0 or text.startswith("[")):
-        end = len(text)
+    if starts_as_json:
+        end = text.rfind("}") + 1 if text.startswith("{") else 0
+        return ("", text[:end], text[end:]) if end else ("", text, "")
+    # outside, inside, outside, ...; split, because a pattern would try every mark as an opening one
+    pieces = text.split(FENCE)
+    fenced = [at for at in range(1, len(pieces) - 1, 2) if _KEY.search(pieces[at])]
+    whole_fence = len(pieces) == 3 and not pieces[0] and not pieces[2]
+    if len(fenced) == 1 or whole_fence:
+        at = 1 if whole_fence else fenced[0]
+        inside = _LANGUAGE.sub("", pieces[at], count=1).strip()
+        # a fence around a whole message promises JSON, valid or not
+        if fenced or inside.startswith(("{", "[")):
+            return FENCE.join(pieces[:at]), inside, FENCE.join(pieces[at + 1 :])
+    start, end = text.find("{"), text.rfind("}") + 1
     whole = text[start:end] if 0 <= start < end else ""
-    if not starts_as_json and not _KEY.search(whole):
-        # a fence around a whole message promises JSON, whatever it holds
-        fenced = _FENCE.fullmatch(text)
-        return ("", fenced[2], "") if fenced and fenced[2].startswith(("{", "[")) else (text, "", "")
-    return text[:start], whole, text[end:]
+    return (text[:start], whole, text[end:]) if _KEY.search(whole) else (text, "", "")
 
 
 def _is_object(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Words in scripts with and without spaces, and what counts them: ROUGE, white-box features, overlap, prompts, slices."""
+"""Words in scripts with and without spaces, and what counts them: ROUGE, white-box features, overlap, prompts."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_whitebox_features_of_text_without_spaces() -> None:
 
 def test_the_rule_of_types_reads_no_other_script() -> None:
     scorer = Whitebox(types="rule").with_examples({"train": [Example("e", "Write a poem.", "x")]})
-    with pytest.raises(BenchError, match="reads English.*set types to open or closed"):
+    with pytest.raises(BenchError, match=r"reads English.*set types to open or closed"):
         scorer.features(["写一首诗"], ["好"])
     with pytest.raises(BenchError, match="1 of 1 prompts: the rule for a prompt's type"):
         Whitebox().with_examples({"train": [Example("e", "写一首诗", "x")]})
