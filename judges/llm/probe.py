@@ -143,7 +143,8 @@ def _plain_request(server: Server, first: RequestFormat, asking: Asking) -> tupl
         except RequestError as failure:
             # servers report an unknown parameter or role with these; everything else is no question of format
             if failure.status not in (400, 422, 500):
-                raise BenchError(f"{server.base_url}: {failure}.", "Is the server up? Then check base_url.") from None
+                fix = "Try again later." if failure.status else "Is the server up? Then check base_url."
+                raise BenchError(f"{server.base_url}: {failure}.", fix) from None
             better = adapted(form, failure)
             # what is shown: the last refusal of what was adapted to the ones before; the other formats only guess
             told = told or f"{failure}: {failure.message}"
