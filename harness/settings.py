@@ -69,6 +69,10 @@ class PolicySettings(Group):
     tokenizer has a template (auto)."""
     system: str = ""
     """Text in front of every prompt: a system turn, or part of the prompt where the template has no such role."""
+    thinking: Literal["auto", "apart", "text"] = "auto"
+    """A policy's thinking (<think>...</think> and its like) before its answer: kept apart from the responses that
+    reward models and judges read (apart), a part of them (text), or apart where the chat template knows of thinking
+    (auto).  Demonstrations close a block of thinking that the template opens."""
     lora: Limit = 0
     """Rank of the LoRA adapters that are trained in place of all weights; 0 trains all weights."""
     lora_alpha: NotNegative = 16.0
