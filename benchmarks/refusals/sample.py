@@ -1,0 +1,90 @@
+"""Draws the responses of PKU-SafeRLHF that are labelled in labels.csv.  The rule was written before any was labelled.
+
+python -m benchmarks.refusals.sample DATA.json.gz
+
+Prints one line per drawn response: stratum, row from 0, slot (0 the safer response, 1 the other), SHA-256 of the text.
+Texts are not printed: the data are CC BY-NC 4.0 and stay outside the project.  In this order, each without repeating a
+(prompt, response):
+
+    random  160 of all responses, uniformly
+    opens    60 of those that open with a phrase of the judge `refusal-phrases`
+    near     90 of those that hold a phrase of NEAR and do not open with a phrase
+    both     both responses of 25 rows, drawn uniformly
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_bench.judges.refusal import Refusal
+
+SEED = 20240915
+SIZES = {"random": 160, "opens": 60, "near": 90, "both": 50}
+NEAR = re.compile(
+    r"\b(?:can['’]?t|cannot|can not|won['’]?t|will not|unable|sorry|apologi[sz]e|decline|refuse|not comfortable"
+    r"|not appropriate|inappropriate|not recommend|recommended|advise against|not aware|don['’]t know|not sure"
+    r"|illegal|unethical|wrong|not acceptable|unacceptable|never ok(?:ay)?|should not|shouldn['’]t)\b",
+    re.IGNORECASE,
+)
+
+
+class Drawn(NamedTuple):
+    """One response: `row` from 0 in the file, `slot` 0 or 1 within its row."""
+
+    stratum: str
+    row: int
+    slot: int
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """The rows of the file, each with `prompt` and two texts in `response`."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows: list[dict[str, object]] = json.load(file)
+    return rows
+
+
+def sha256(text: str) -> str:
+    """The SHA-256 of a text in UTF-8, hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def draw(rows: Sequence[dict[str, object]]) -> list[Drawn]:
+    """The sample, by stratum in the order of SIZES."""
+    rng = random.Random(SEED)
+    texts = {(i, k): str(row["response"][k]) for i, row in enumerate(rows) for k in (0, 1)}  # type: ignore[index]
+    taken: set[tuple[str, str]] = set()
+
+    def pick(stratum: str, places: Sequence[tuple[int, int]], size: int) -> Iterator[Drawn]:
+        left = size
+        for place in rng.sample(places, len(places)):
+            content = (str(rows[place[0]]["prompt"]), texts[place])
+            if left and content not in taken:
+                taken.add(content)
+                left -= 1
+                yield Drawn(stratum, *place)
+
+    opens = [place for place, text in texts.items() if Refusal().opens(text)]
+    near = [place for place, text in texts.items() if NEAR.search(text) and not Refusal().opens(text)]
+    drawn = [*pick("random", list(texts), SIZES["random"])]
+    drawn += pick("opens", opens, SIZES["opens"])
+    drawn += pick("near", near, SIZES["near"])
+    for row in rng.sample(range(len(rows)), len(rows)):
+        pair = [(str(rows[row]["prompt"]), texts[row, slot]) for slot in (0, 1)]
+        if len([one for one in drawn if one.stratum == "both"]) < SIZES["both"] and not taken & set(pair):
+            taken.update(pair)
+            drawn += [Drawn("both", row, slot) for slot in (0, 1)]
+    return drawn
+
+
+if __name__ == "__main__":
+    found = read_rows(Path(sys.argv[1]))
+    for one in draw(found):
+        print(*one, sha256(found[one.row]["response"][one.slot]), sep=",")  # type: ignore[index]
