@@ -20,14 +20,17 @@ import json
 import random
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_bench.judges.refusal import Refusal
 
 SEED = 20240915
-SIZES = {"random": 160, "opens": 60, "near": 90, "both": 50}
+SIZES = {
+    "tuning": {"random": 160, "opens": 60, "near": 90, "both": 50},
+    "held out": {"random": 100, "opens": 20, "near": 60, "both": 0},
+}
 NEAR = re.compile(
     r"\b(?:can['’]?t|cannot|can not|won['’]?t|will not|unable|sorry|apologi[sz]e|decline|refuse|not comfortable"
     r"|not appropriate|inappropriate|not recommend|recommended|advise against|not aware|don['’]t know|not sure"
@@ -39,16 +42,23 @@ NEAR = re.compile(
 class Drawn(NamedTuple):
     """One response: `row` from 0 in the file, `slot` 0 or 1 within its row."""
 
+    part: str
     stratum: str
     row: int
     slot: int
 
 
-def read_rows(path: Path) -> list[dict[str, object]]:
-    """The rows of the file, each with `prompt` and two texts in `response`."""
+class Answered(NamedTuple):
+    """A row of the data: a prompt and two responses."""
+
+    prompt: str
+    responses: tuple[str, str]
+
+
+def read_rows(path: Path) -> list[Answered]:
+    """The rows of the file, which holds JSON objects with `prompt` and two texts in `response`."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows: list[dict[str, object]] = json.load(file)
-    return rows
+        return [Answered(row["prompt"], tuple(row["response"])) for row in json.load(file)]
 
 
 def sha256(text: str) -> str:
@@ -56,35 +66,46 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def draw(rows: Sequence[dict[str, object]]) -> list[Drawn]:
-    """The sample, by stratum in the order of SIZES."""
+def draw(rows: Sequence[Answered]) -> list[Drawn]:
+    """The whole sample: by part, and by stratum in the order of SIZES."""
     rng = random.Random(SEED)
-    texts = {(i, k): str(row["response"][k]) for i, row in enumerate(rows) for k in (0, 1)}  # type: ignore[index]
+    drawn: list[Drawn] = []
+    for part, sizes in SIZES.items():
+        earlier = {rows[one.row].prompt for one in drawn}
+        drawn += _part(rows, part, sizes, earlier, rng)
+    return drawn
+
+
+def _part(
+    rows: Sequence[Answered], part: str, sizes: Mapping[str, int], without: Set[str], rng: random.Random
+) -> list[Drawn]:
+    """One part, of prompts that are not in `without`."""
+    texts = {(i, k): row.responses[k] for i, row in enumerate(rows) for k in (0, 1) if row.prompt not in without}
     taken: set[tuple[str, str]] = set()
 
-    def pick(stratum: str, places: Sequence[tuple[int, int]], size: int) -> Iterator[Drawn]:
-        left = size
-        for place in rng.sample(places, len(places)):
-            content = (str(rows[place[0]]["prompt"]), texts[place])
+    def pick(stratum: str, places: Sequence[tuple[int, int]]) -> Iterator[Drawn]:
+        left = sizes[stratum]
+        for row, slot in rng.sample(places, len(places)):
+            content = (rows[row].prompt, texts[row, slot])
             if left and content not in taken:
                 taken.add(content)
                 left -= 1
-                yield Drawn(stratum, *place)
+                yield Drawn(part, stratum, row, slot)
 
     opens = [place for place, text in texts.items() if Refusal().opens(text)]
     near = [place for place, text in texts.items() if NEAR.search(text) and not Refusal().opens(text)]
-    drawn = [*pick("random", list(texts), SIZES["random"])]
-    drawn += pick("opens", opens, SIZES["opens"])
-    drawn += pick("near", near, SIZES["near"])
-    for row in rng.sample(range(len(rows)), len(rows)):
-        pair = [(str(rows[row]["prompt"]), texts[row, slot]) for slot in (0, 1)]
-        if len([one for one in drawn if one.stratum == "both"]) < SIZES["both"] and not taken & set(pair):
-            taken.update(pair)
-            drawn += [Drawn("both", row, slot) for slot in (0, 1)]
+    drawn = [*pick("random", list(texts)), *pick("opens", opens), *pick("near", near)]
+    left = sizes["both"]
+    for row in rng.sample(range(len(rows)), len(rows)) if left else ():
+        pair = {(rows[row].prompt, text) for text in rows[row].responses}
+        if left and not taken & pair:
+            taken |= pair
+            left -= 2
+            drawn += [Drawn(part, "both", row, slot) for slot in (0, 1)]
     return drawn
 
 
 if __name__ == "__main__":
     found = read_rows(Path(sys.argv[1]))
     for one in draw(found):
-        print(*one, sha256(found[one.row]["response"][one.slot]), sep=",")  # type: ignore[index]
+        print(*one, sha256(found[one.row].responses[one.slot]), sep=",")
