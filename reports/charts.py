@@ -35,15 +35,17 @@ DISTANCE = Axis("KL to the SFT policy", "nats")
 def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
     """Every figure of a task but for its histograms, those with nothing to draw left out.
 
-    {"title", "svg"} each: win rates and levels with a better side against KL, the other measures along training, then
-    pair accuracy.
+    {"title", "svg"} each, and as "reliability" what the judge says of its numbers: win rates and levels with a better
+    side against KL, the other measures along training, then pair accuracy.
     """
     columns = shown_at(report, "figures")
     # one number per policy says how good it is at a distance; the rest is followed over time
     quality = [c for c in columns if c.kind == "win" or (c.kind == "level" and c.better)]
-    found = [against_kl(report, task, slots, column) for column in quality]
-    found += [along(report, task, slots, column) for column in columns if column not in quality]
-    return [one for one in [*found, accuracy(report, task, slots)] if one]
+    rest = [c for c in columns if c not in quality]
+    drawn = [(column, against_kl(report, task, slots, column)) for column in quality]
+    drawn += [(column, along(report, task, slots, column)) for column in rest]
+    found = [{**one, "reliability": column.reliability} for column, one in drawn if one]
+    return [*found, *filter(None, [accuracy(report, task, slots)])]
 
 
 def pair_accuracy(arm: Row) -> float | None:

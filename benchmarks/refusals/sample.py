@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf_bench.judges.refusal import Refusal
+from rlhf_bench.judges.refusal_phrases import RefusalPhrases
 
 SEED = 20240915
 SIZES = {
@@ -92,8 +92,8 @@ def _part(
                 left -= 1
                 yield Drawn(part, stratum, row, slot)
 
-    opens = [place for place, text in texts.items() if Refusal().opens(text)]
-    near = [place for place, text in texts.items() if NEAR.search(text) and not Refusal().opens(text)]
+    opens = [place for place, text in texts.items() if RefusalPhrases().opens(text)]
+    near = [place for place, text in texts.items() if NEAR.search(text) and not RefusalPhrases().opens(text)]
     drawn = [*pick("random", list(texts)), *pick("opens", opens), *pick("near", near)]
     left = sizes["both"]
     for row in rng.sample(range(len(rows)), len(rows)) if left else ():

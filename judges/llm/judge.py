@@ -21,7 +21,7 @@ from rlhf_bench.judges.llm.cache import Cache, cache_path
 from rlhf_bench.judges.llm.client import RetryPolicy, Server
 from rlhf_bench.judges.llm.parse import ParsedReply
 from rlhf_bench.judges.llm.prompt import Question, flags
-from rlhf_bench.judges.llm.rubrics import Rubric, rubric_of
+from rlhf_bench.judges.llm.rubrics import COMPLIES_MORE, Rubric, rubric_of
 from rlhf_bench.judges.llm.runner import Limits, QuestionRunner
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class WinRateLLM:
     """Win rate against the SFT baseline by a language model on an OpenAI-compatible server.
 
     Asks `model` at `base_url` which of two responses is better.  `key_env` names the environment variable with the API
-    key ("" for a server without keys); the key itself is never a setting.  `rubric` is summary, safety, general or a
-    file; without it the task's own is used, else the general one.  Each question is sent `votes` times in each order,
-    `concurrency` at once.
+    key ("" for a server without keys); the key itself is never a setting.  `rubric` is summary, safety, general,
+    refusal or a file; without it the task's own is used, else the general one.  Each question is sent `votes` times in
+    each order, `concurrency` at once.
 
     `timeout`, `backoff` and `max_wait` are in seconds.  Prices are per million tokens; `max_cost` and `token_budget`
     (0: none) hold for everything that one command judges.  `threshold` is the share of undecided cases above which a
@@ -134,6 +134,7 @@ class WinRateLLM:
             "win_rate": "win rate by a language model",
             "win_rate_helpful": "more helpful",
             "win_rate_harmless": "more harmless",
+            COMPLIES_MORE: "refuses less",
         }
         return [Measure(name, "win", by, title=titles.get(name, "")) for name in used.criteria]
 
