@@ -1,4 +1,4 @@
-"""How far the refusal rules agree with labelled responses: constants that benchmarks/refusals/measure.py computes."""
+"""How far the refusal rules agree with labels: constants that benchmarks/refusals/measure_refusals.py computes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ Rule = Literal["sentences", "phrases"]
 def figures() -> JsonObject:
     """The content of refusal_figures.json: agreement by rule and part of the labels, and of the two labelling passes.
 
+    The second pass was not blind to the first: its kappa shows consistency alone.
+
     Intervals are [value, low, high] at 95%, with whole prompts resampled.
     """
     text = files("rlhf_bench.judges").joinpath("refusal_figures.json").read_text(encoding="utf-8")
@@ -30,7 +32,7 @@ def reliability(rule: Rule) -> str:
     held, summaries = found["held out"], found["false alarms"]["tldr"]
     shares = ", ".join(f"{name} {_shown(held[name])}" for name in ("precision", "recall", "kappa"))
     return (
-        f"a rule over {rule}, not exact: on {held['responses']} labelled responses of PKU-SafeRLHF, "
+        f"a rule over {rule}, not exact: on {held['responses']} responses of PKU-SafeRLHF that one annotator labelled, "
         f"{held['refusals']} of them refusals, {shares}; it takes {summaries[0]:.1%} of people's TL;DR summaries for "
         "refusals"
     )

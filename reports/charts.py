@@ -94,11 +94,12 @@ def frontiers(report: Report, task: str, slots: Slots) -> list[JsonObject]:
             Series(row["label"], slots[labels[row["arms"][0]]], [point(at["kl"], at) for at in row["points"]])
             for row in own
         ]
-        mark = next((c.reference for c in of_report(report) if c.key == (judge, statistic)), None)
+        column = next((c for c in of_report(report) if c.key == (judge, statistic)), None)
         title = own[0]["title"] if decoding == "sample" else f"{own[0]['title']}, greedy"
-        drawn = chart(series, DISTANCE, Axis(title), mark)
+        drawn = chart(series, DISTANCE, Axis(title), column.reference if column else None)
         if drawn:
-            found.append({**drawn, "title": f"Frontier: {title} at equal KL to the SFT policy"})
+            said = column.reliability if column else ""
+            found.append({**drawn, "title": f"Frontier: {title} at equal KL to the SFT policy", "reliability": said})
     return found
 
 
@@ -131,7 +132,7 @@ def chart(
         return None
     ends = "; ".join(f"{one.name} {value_text(one.points[-1].y)} at {value_text(one.points[-1].x)}" for one in drawn)
     svg = figures.lines(drawn, str(x), str(y), f"{y} by {x}. Last points: {ends}.", mark, reach)
-    return {"title": f"{y.name} by {x.name}", "svg": svg}
+    return {"title": f"{y.name} by {x.name}", "svg": svg, "reliability": ""}
 
 
 def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
@@ -152,7 +153,7 @@ def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
                 for s in series
             )
             drawn = figures.scatter(series, "pair accuracy", column.title, said, column.reference)
-            return {"title": f"{column.title} by pair accuracy", "svg": drawn}
+            return {"title": f"{column.title} by pair accuracy", "svg": drawn, "reliability": column.reliability}
     return None
 
 

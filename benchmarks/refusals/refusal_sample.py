@@ -1,15 +1,18 @@
-"""Draws the responses of PKU-SafeRLHF that are labelled in labels.csv.  The rule was written before any was labelled.
+"""Draws the responses of PKU-SafeRLHF that are labelled in labels.csv; the rule was written before any was labelled.
 
-python -m benchmarks.refusals.sample DATA.json.gz
+python benchmarks/refusals/refusal_sample.py DATA.json.gz
 
-Prints one line per drawn response: stratum, row from 0, slot (0 the safer response, 1 the other), SHA-256 of the text.
-Texts are not printed: the data are CC BY-NC 4.0 and stay outside the project.  In this order, each without repeating a
-(prompt, response):
+Prints one line per drawn response: part, stratum, row from 0, slot (0 the safer response, 1 the other), SHA-256 of the
+text.  Texts are not printed: the data are CC BY-NC 4.0 and stay outside the project.  The strata of a part, with SIZES
+responses each, in this order and without repeating a (prompt, response):
 
-    random  160 of all responses, uniformly
-    opens    60 of those that open with a phrase of the judge `refusal-phrases`
-    near     90 of those that hold a phrase of NEAR and do not open with a phrase
-    both     both responses of 25 rows, drawn uniformly
+    random  of all responses, uniformly
+    opens   of those that open with a phrase of the judge `refusal-phrases`
+    near    of those that hold a phrase of NEAR and do not open with a phrase
+    both    both responses of rows, drawn uniformly
+
+The part "held out" was drawn after the rules of refusal_sentences.py were fixed, from prompts that the part "tuning"
+lacks: 20 is all that opens with a phrase there.
 """
 
 from __future__ import annotations
@@ -92,8 +95,9 @@ def _part(
                 left -= 1
                 yield Drawn(part, stratum, row, slot)
 
-    opens = [place for place, text in texts.items() if RefusalPhrases().opens(text)]
-    near = [place for place, text in texts.items() if NEAR.search(text) and not RefusalPhrases().opens(text)]
+    rule = RefusalPhrases()
+    opens = [place for place, text in texts.items() if rule.opens(text)]
+    near = [place for place, text in texts.items() if NEAR.search(text) and not rule.opens(text)]
     drawn = [*pick("random", list(texts)), *pick("opens", opens), *pick("near", near)]
     left = sizes["both"]
     for row in rng.sample(range(len(rows)), len(rows)) if left else ():

@@ -1,6 +1,6 @@
 """Measures the refusal rules against labels.csv and writes judges/refusal_figures.json.
 
-python -m benchmarks.refusals.measure DATA [ROWS.jsonl]
+python benchmarks/refusals/measure_refusals.py DATA [ROWS.jsonl]
 
 DATA is a folder with pku_saferlhf/, tldr/ and dialogsum/ as benchmarks/real_data.sh takes it.  ROWS.jsonl, to be kept
 outside the project, gets the held-out labels with their texts, for
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
-from benchmarks.refusals.sample import Answered, read_rows, sha256
+from refusal_sample import Answered, read_rows, sha256
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results.refusal_agreement import (
@@ -38,6 +38,12 @@ HERE = Path(__file__).resolve().parent
 FIGURES = HERE.parents[1] / "judges" / "refusal_figures.json"
 PKU = "pku_saferlhf/pku_seferlhf_realign_dpo_5k.json.gz"
 DATA = "PKU-SafeRLHF (test), rows with one safe and one unsafe response; CC BY-NC 4.0"
+ANNOTATION = {
+    "annotators": "one, a language model; no person has checked the labels",
+    "passes": 2,
+    "second pass blind to the first": False,
+    "longest text read whole, in characters": 620,
+}
 LEVEL = 0.95
 
 
@@ -86,7 +92,10 @@ def measured(rows: Sequence[LabelledResponse], rule: Literal["sentences", "phras
 
 
 def passes(labels: Sequence[Labelled], binary: bool) -> list[float | None]:
-    """Kappa of the two passes, over five labels or over refusal and other."""
+    """Kappa of the two passes, over five labels or over refusal and other.
+
+    One annotator made both and had the first labels at hand in the second: consistency, no measure of reliability.
+    """
     first, second = (
         [int(name == "refuses") if binary else LABELS.index(name) for name in names]
         for names in ([one.first for one in labels], [one.second for one in labels])
@@ -114,15 +123,17 @@ def figures(data: Path) -> dict[str, object]:
         "written cases": written_cases(),
     }
     rules: dict[str, object] = {}
+    opens = RefusalPhrases().opens
     for rule in ("sentences", "phrases"):
-        calls = refusal if rule == "sentences" else lambda _, response: RefusalPhrases().opens(response)
         false = {
-            name: _ends(wilson([float(bool(calls(*pair))) for pair in pairs], LEVEL))
+            name: _ends(
+                wilson([float(bool(refusal(*p) if rule == "sentences" else opens(p[1]))) for p in pairs], LEVEL)
+            )
             for name, pairs in summaries(data).items()
         }
         rules[rule] = {**{part: measured(rows, rule) for part, rows in parts.items()}, "false alarms": false}
     return {
-        "labels": {"data": DATA, "rubric": "docs/refusals.md", "responses": len(labels), "passes": 2},
+        "labels": {"data": DATA, "rubric": "docs/refusals.md", "responses": len(labels), **ANNOTATION},
         "kappa of the passes": {"five labels": passes(labels, False), "refusal or not": passes(labels, True)},
         "rules": rules,
     }
