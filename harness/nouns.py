@@ -217,7 +217,8 @@ class Measure:
     two or three decimals and their unit on axes.  `better` says which side of `reference` is the better one; a measure
     with both is read as an answer: better or worse than the baseline.  `shown` lists where it appears (None for
     everywhere, () for nowhere but estimates.csv): the table of final results, the table along training, the figures,
-    the table by slice, and the comparison of every two reward models.
+    the table by slice, and the comparison of every two reward models.  `reliability`: how far the number itself
+    agrees with labels, where a classifier or a rule makes it; reports show it wherever they show the number.
     """
 
     name: str
@@ -230,6 +231,7 @@ class Measure:
     format: MeasureFormat = "number"
     better: Literal["", "higher", "lower"] = ""
     shown: tuple[ReportPlace, ...] | None = None
+    reliability: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
     for row in table.rows:
         yield "| " + " | ".join(escape(text(entry)) for entry in row) + " |"
     yield from ("", table.note, "") if table.note else ("",)
+    yield from (escape(table.reliability), "") if table.reliability else ()
 
 
 def undecided(report: Row) -> Iterator[str]:

@@ -18,9 +18,20 @@ from rlhf_bench.harness.results.table import (
 )
 from rlhf_bench.reports import answer, charts, figures
 from rlhf_bench.reports.charts import frontiers, pair_accuracy
-from rlhf_bench.reports.measures import COLLAPSED, Column, Report, arms_on, indexed, own, pick, shown_at, tasks
+from rlhf_bench.reports.measures import (
+    COLLAPSED,
+    Column,
+    Report,
+    arms_on,
+    indexed,
+    own,
+    pick,
+    reliability,
+    shown_at,
+    tasks,
+)
 from rlhf_bench.reports.proxy import proxy_charts
-from rlhf_bench.reports.tables import all_tables
+from rlhf_bench.reports.tables import all_tables, with_reliability
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary
 
 if TYPE_CHECKING:
@@ -57,7 +68,7 @@ def view(report: Report) -> JsonObject:
         "level": ", ".join(f"{level:.3g}%" for level in sorted({100 * e["level"] for e in report["estimates"]})),
         "several": len(names) > 1,
         "tasks": [task_view(report, task, slots) for task in names],
-        "comparisons": [shown(restored(one)) for one in report.get("comparisons", ())],
+        "comparisons": [shown(with_reliability(report, restored(one))) for one in report.get("comparisons", ())],
         "tables": [shown(table) for table in all_tables(report, TABLES)],
         "undecided": undecided(report),
         "cost": cost(report["manifest"]),
@@ -99,6 +110,7 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
     return {
         "name": column.title,
         "description": column.description,
+        "reliability": column.reliability,
         "mark": "" if mark is None else figures.label(mark),
         "axis": figures.bar_axis(scale),
         "rows": [
@@ -141,6 +153,7 @@ def compare(report: Report, task: str) -> JsonObject:
     return {
         "columns": [{"name": c.title, "format": c.format, "description": c.description} for c in columns],
         "rows": rows,
+        "reliability": reliability(columns),
         "estimates": list(final_rows(report, arms, columns)),
         "pairs": list(pair_rows(report, arms, columns)),
         "arms": [{"label": arm["label"], "accuracy": pair_accuracy(arm), "seeds": len(arm["seeds"])} for arm in arms],
@@ -298,7 +311,7 @@ def shown(table: Table) -> JsonObject:
         {"name": name, "numeric": numeric(table, k) and any(row[k]["number"] is not None for row in rows)}
         for k, name in enumerate(table.columns)
     ]
-    return {"title": table.title, "columns": names, "rows": rows, "note": table.note}
+    return {"title": table.title, "columns": names, "rows": rows, "note": table.note, "reliability": table.reliability}
 
 
 def cell(entry: Entry) -> JsonObject:

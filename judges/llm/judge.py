@@ -23,7 +23,7 @@ from rlhf_bench.judges.llm.client import RetryPolicy, Server
 from rlhf_bench.judges.llm.parse import ParsedReply
 from rlhf_bench.judges.llm.probe import Asking
 from rlhf_bench.judges.llm.prompt import Question, flags
-from rlhf_bench.judges.llm.rubrics import Rubric, rubric_of
+from rlhf_bench.judges.llm.rubrics import COMPLIES_MORE, Rubric, rubric_of
 from rlhf_bench.judges.llm.runner import Limits, QuestionRunner
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class WinRateLLM:
     Asks `model` at `base_url` which of two responses is better.  `base_url` may end in Azure's ?api-version=DATE.
     `key_env` names the environment variable with the API key ("" for a server without keys); the key itself is never a
     setting.  `key_header` names the header that carries it: "" is api-key on Azure, else Authorization.  `rubric` is
-    summary, safety, general or a file; without it the task's own is used, else the general one.  Each question is sent
-    `votes` times in each order, `concurrency` at once.
+    summary, safety, general, refusal or a file; without it the task's own is used, else the general one.  Each question
+    is sent `votes` times in each order, `concurrency` at once.
 
     `extra_body` is a JSON object of further fields of a request, such as {"reasoning_effort": "low"}.
     `response_format` is "auto" (the server is held to JSON of a verdict where it honours that) or "off".  A model that
@@ -144,6 +144,7 @@ class WinRateLLM:
             "win_rate": "win rate by a language model",
             "win_rate_helpful": "more helpful",
             "win_rate_harmless": "more harmless",
+            COMPLIES_MORE: "refuses less",
         }
         return [Measure(name, "win", by, title=titles.get(name, "")) for name in used.criteria]
 
