@@ -196,7 +196,7 @@ def raise_first(outcome: Outcome) -> None:
     others = [f"{other} ({why.seen})" for other, why in list(outcome.failed.items())[1:]]
     more = f" Failed as well: {'; '.join(others)}." if others else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
-    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
+    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip()) from error
 
 
 def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float | None]:
