@@ -1,4 +1,4 @@
-"""A reward model of a plugin that fails outside of scoring is named in one line, and faults of the machine stay those."""
+"""A reward model that fails outside of scoring is named in one line; faults of the machine stay what they are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_whatever_a_plugin_raises_is_one_line_with_its_name(error: BaseException
 
 
 def test_its_own_error_and_the_machines_keep_their_words() -> None:
-    with pytest.raises(BenchError, match="'mine': Too few pairs. Give more"):
+    with pytest.raises(BenchError, match=r"'mine': Too few pairs\. Give more"):
         guarded("mine", "training", raising(BenchError("Too few pairs.", "Give more.")))
     with pytest.raises(BenchError, match="disk is full"):
         guarded("mine", "training", raising(OSError(errno.ENOSPC, "No space left on device")))
