@@ -233,6 +233,19 @@ def check_links(folder: Path, root: Path, depth: int = 20) -> None:
             raise BenchError(f"{entry.path} is neither a file nor a folder.", "Remove it.")
 
 
+def _give_rights(work: Path) -> None:
+    """Give all files of a stage the rights of its stage.json, which are those of the umask.
+
+    safetensors writes files that their owner alone may read, so a results folder could not be shared.
+    """
+    if not (work / MARKER).is_file():
+        return  # the umask cannot be read without changing it for all threads
+    rights = (work / MARKER).stat().st_mode & 0o777
+    for path in work.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != rights:
+            path.chmod(rights)
+
+
 class Store:
     """The results folder of `--out`, by default `runs`."""
 
@@ -311,6 +324,7 @@ class Store:
             yield work, scratch
             target = self.folder(kind, label, key)
             check_inside(target, self.root)
+            _give_rights(work)
             target.parent.mkdir(parents=True, exist_ok=True)
             work.replace(target)  # atomic on one file system: a folder with its final name is complete
             shutil.rmtree(unfinished, ignore_errors=True)

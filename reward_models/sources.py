@@ -16,6 +16,7 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.adapter_folders import read_adapter
 from rlhf_bench.harness.models.identity import model_hash
+from rlhf_bench.harness.models.policies import check_configs
 from rlhf_bench.harness.store import is_folder
 from rlhf_bench.reward_models.heads import find_head
 
@@ -37,6 +38,8 @@ def check_classifier(source: str, levels: Sequence[str] = ("sequence",), head: s
     path = Path(source).expanduser()
     # the path of an empty text is the current folder, which exists
     if not (source.strip() and path.exists()):
+        if is_hub_id(source) and head:
+            raise BenchError(f"head={head!r} is for folders.", "Download the model: give its folder.")
         if is_hub_id(source):
             return
         raise BenchError(f"There is no reward model {source!r}.", "Give a folder or a hub id.")
@@ -61,6 +64,7 @@ def _check_model_folder(path: Path, source: str) -> None:
         pickled = list(path.glob("*.bin")) + list(path.glob("*.pt"))
         only = ", only pickle files, which can run code" if pickled else ""
         raise BenchError(f"{source} has no safetensors weights{only}.", "Save the model again with safetensors.")
+    check_configs(path)
 
 
 def check_config(source: str, config: Row, levels: Sequence[str] = ("sequence",), head: str = "") -> None:

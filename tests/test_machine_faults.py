@@ -153,6 +153,21 @@ def test_files_have_the_rights_of_the_umask(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in paths} == {rights}
 
 
+def test_the_files_of_a_stage_have_the_rights_of_the_umask_whatever_wrote_them(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        root = store.Store(tmp_path)
+        root.prepare()
+        with root.writing("sft", "a", "0" * 12) as place:
+            assert place is not None
+            (place[0] / "policy").mkdir()
+            tensors(place[0] / "policy")
+            store.write_json(place[0] / store.MARKER, {})
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.glob("sft/**/*") if p.is_file()} == {0o640}
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     store.write_rows(path, [{"a": 1}])

@@ -50,7 +50,8 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
     """
     from transformers import AutoTokenizer
 
-    source = tokenizer_source(source)
+    adapter = read_adapter(source)
+    model, source = (adapter.base if adapter else source), tokenizer_source(source)
     check_folder(source, tokenizer=True)
     name, revision = split_revision(source)
     try:
@@ -67,7 +68,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
-        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source))
+        choose_prompt_format(tokenizer, template, system, _generation_end_ids(model))
     # A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text.
     ends, spare = end_token_ids(tokenizer), tokenizer.unk_token_id
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:

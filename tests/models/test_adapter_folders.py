@@ -68,6 +68,14 @@ def test_without_a_tokenizer_of_its_own_it_has_its_bases(adapter: Path, base: Pa
     assert "no tokenizer" in refusal(lambda: policy_identity(str(adapter), settings()))
 
 
+def test_the_ends_that_its_base_lists_end_its_responses(adapter: Path, base: Path) -> None:
+    from rlhf_bench.harness.text.chat import end_token_ids
+
+    file = base / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": [0, 7]}))
+    assert 7 in end_token_ids(load_tokenizer(adapter, "plain"))
+
+
 def test_its_identity_is_that_of_both_folders(adapter: Path, base: Path) -> None:
     before = policy_identity(str(adapter), settings())["sha256"]
     (base / "more.txt").write_text("x")

@@ -133,6 +133,12 @@ def test_a_trunk_that_lacks_a_tensor_is_never_made_up(folder: Path) -> None:
     assert lost in refusal(lambda: scores(folder))
 
 
+def test_a_folder_names_no_code_of_the_hub(folder: Path) -> None:
+    rewrite(folder, attn_implementation="evil/kernel")
+    assert "asks for code of the hub" in refusal(lambda: HubReward(str(folder)))
+    assert "is for folders" in refusal(lambda: HubReward("org/name", head="v_head"))
+
+
 def test_labels_that_contradict_the_head_are_named(folder: Path) -> None:
     rewrite(folder, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
     assert "remove id2label" in refusal(lambda: HubReward(str(folder)))
