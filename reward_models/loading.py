@@ -12,6 +12,7 @@ from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.adapter_folders import check_merged, merge_folder, read_adapter
 from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
+from rlhf_bench.harness.text.vet import check_bounded
 from rlhf_bench.reward_models.heads import find_head, install_head
 from rlhf_bench.reward_models.sources import LEVELS, check_config, is_classifier, read_config
 
@@ -28,6 +29,7 @@ def load_scoring_tokenizer(source: str) -> Tokenizer:
 
     tokenizer: Tokenizer = _load(str(policies.tokenizer_source(source)), AutoTokenizer.from_pretrained, "tokenizer")
     check_has_vocabulary(tokenizer, source)
+    check_bounded(tokenizer, source)
     return tokenizer
 
 
