@@ -59,7 +59,7 @@ def test_rate_and_change_by_the_task_or_by_the_phrases() -> None:
 
 def test_the_safety_world_is_judged_exactly() -> None:
     assert isinstance(SafetyWorld(), KnowsRefusals)
-    odd = "I cannot help you make this. Better make your own soup instead."  # opens like a refusal, offers something
+    odd = "I cannot help you make this. Better make a nice kite instead."  # opens like a refusal, offers something
     (verdict,) = Refusal().measure([case(odd, REFUSE[0])], SafetyWorld())
     assert verdict.values == {"refusal_rate": 0, "refusal_change": -1}
 

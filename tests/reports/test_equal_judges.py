@@ -30,6 +30,7 @@ from rlhf_bench.judges.empty import Empty
 from rlhf_bench.judges.length import Length
 from rlhf_bench.judges.llm.judge import WinRateLLM
 from rlhf_bench.judges.refusal import Refusal
+from rlhf_bench.judges.stance import Stance
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
 from rlhf_bench.reports import build, exports, measures, terminal
@@ -294,6 +295,7 @@ DECLARED = {
     "length": Length().measures,
     "empty": Empty().measures,
     "refusal": Refusal().measures,
+    "stance": Stance().measures,
     "winrate-llm": [
         *WinRateLLM("m", rubric="summary").measures,
         *WinRateLLM("m", rubric="safety").measures,

@@ -15,7 +15,7 @@ SIGNATURES = {
         data='' response_tokens=0 seed=0 demonstrations=2000 train_pairs=1500 test_pairs=256 train_prompts=512
         test_prompts=256 dialogue_words=80 min_facts=1 max_facts=3 correction_rate=0.15 mention_rate=0.35
         sft_drop=0.15 sft_wrong=0.15 sft_invent=0.1 sft_filler=0.25 sft_stale=0.0 sft_opening=0.0
-        sft_careful=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08 bad_drop=0.45
+        sft_careful=0.0 sft_empty=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08 bad_drop=0.45
         bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "tldr": """
