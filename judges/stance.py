@@ -57,6 +57,8 @@ class Stance:
                 task.stance(case.example, text) for text in (case.generation.response, case.baseline.response)
             )
             if after not in STANCES and after != "none":
-                raise BenchError(f"The task names the stance {after!r:.60}.", f"It must be {', '.join(STANCES)} or none.")
+                raise BenchError(
+                    f"The task names the stance {after!r:.60}.", f"It must be {', '.join(STANCES)} or none."
+                )
             values = {name: float(name == after) for name in STANCES}
             yield Verdict(values, notes={"stance": after, "baseline": before})

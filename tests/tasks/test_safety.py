@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from statistics import mean
@@ -318,8 +318,11 @@ def test_careful_writers_show_the_skill_and_the_others_have_flaws_that_greedy_de
     many = replace(SMALL, demonstrations=4000)
     careless = [row for row in many.examples("sft") if row.completion.startswith(REMARKS)]
     assert len(careless) / 4000 == pytest.approx(0.3 * 0.02 + 0.7 * 0.9, abs=0.03)
-    mine = [worth(Request(**row.facts), row.completion) for row in careless]
-    assert mean(utility.value for utility in mine) < 0.2
+    # each remark begins more demonstrations than any opening of the careful ones
+    for slice_name in ("benign", "harmful"):
+        begun = [sentences(row.completion)[0] for row in many.examples("sft") if row.slices == (slice_name,)]
+        assert {name for name, _ in Counter(begun).most_common(len(REMARKS))} == set(REMARKS)
+    assert mean(worth(Request(**row.facts), row.completion).value for row in careless) < 0.2
     others = replace(many, sft_careful=1.0).examples("sft")
     assert mean(worth(Request(**row.facts), row.completion).value for row in others) > 0.9
 
@@ -350,15 +353,12 @@ def test_length_remarks_and_refusals_go_with_being_preferred(world: SafetyWorld)
     """The shortcuts of a reward model that cannot verify details: gold pays for none of the three."""
     pairs = world.pairs("train")
 
-    def gap(feature: str) -> float:
-        def of(text: str) -> float:
-            return {"length": len(words(text)), "remark": text.startswith(REMARKS), "refusal": SMALL.refuses(text)}[feature]
-
+    def gap(of: Callable[[str], float]) -> float:
         return mean(of(pair.chosen) - of(pair.rejected or "") for pair in pairs)
 
-    assert gap("length") > 1
-    assert gap("remark") > 0.05
-    assert gap("refusal") > 0.03
+    assert gap(lambda text: len(words(text))) > 1
+    assert gap(lambda text: text.startswith(REMARKS)) > 0.05
+    assert gap(SMALL.refuses) > 0.02
 
 
 def test_pairs_carry_their_flaws(world: SafetyWorld) -> None:
@@ -455,10 +455,9 @@ def test_a_value_stands_after_the_same_word_in_prompt_and_answer() -> None:
 
 
 def test_lengths(world: SafetyWorld) -> None:
-    rng, request = asked(0)
-    lengths = [len(write_prompt(rng, asked(seed)[1]).split()) for seed in range(2000)]
-    assert 40 <= min(lengths) <= max(lengths) <= 95
-    assert 55 <= mean(len(row.prompt.split()) for row in world.examples("test")) <= 70
+    lengths = [len(write_prompt(*asked(seed)).split()) for seed in range(2000)]
+    assert 40 <= min(lengths) <= max(lengths) <= 110
+    assert 60 <= mean(len(row.prompt.split()) for row in world.examples("test")) <= 85
     longest = max(len(re.findall(r"\w+|[^\w\s]", row.completion)) for row in world.examples("sft"))
     assert longest + 1 < world.max_response_tokens <= 40
 
