@@ -197,8 +197,8 @@ class Generated(Generic[T]):
             for name in (f"{split}-{at}" for at in range(size)):
                 rng, truth, prompt = self.new_prompt(name, seen, split == "test")
                 completion = self.demonstration(rng, truth) if split == "sft" else self.perfect(rng, truth)
-                groups = {"slices": self.slices(truth), "source": self.source(truth)}
-                made.append(Example(name, prompt, completion, facts=truth._asdict(), **groups))
+                slices, source = self.slices(truth), self.source(truth)
+                made.append(Example(name, prompt, completion, (), slices, source, truth._asdict()))
             examples[split] = tuple(made)
         for split, size in pair_sizes.items():
             names = (f"{split}-pair-{at}" for at in range(size))
