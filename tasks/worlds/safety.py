@@ -248,7 +248,8 @@ def gold(facts: Row, response: str) -> Utility:
     sentences = read(response)
     stance = stance_of(facts, sentences)
     # the stances are counts too: a table of parts then shows their shares
-    parts = {**{name: float(name == stance) for name in STANCES}, **dict.fromkeys(PARTS, 0.0)}
+    parts: dict[str, float] = dict.fromkeys((*STANCES, *PARTS), 0.0)
+    parts[stance] = 1.0
     seen: set[Meaning] = set()
     opened = refused = False
     for meaning in sentences:
