@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.integrity import file_hash
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.reports.csv_tables import csv_files, csv_names
 from rlhf_bench.reports.html import page
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 TABLES = "tables"
+LIST = ".files.json"
+"""The size and SHA-256 of every file of a report.  Hidden: it is for this program, which reuses whole reports alone."""
 
 
 def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, str]]:
@@ -62,4 +65,30 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
         written.append(path)
     for path in stale - set(written):
         path.unlink(missing_ok=True)
-    return written
+    # last: the list says that the files are whole
+    found = {path.relative_to(out).as_posix(): file_hash(path) for path in written}
+    store.write_json(out / LIST, found)
+    return [*written, out / LIST]
+
+
+def report_damage(out: Path) -> list[str]:
+    """Sentences about the files of a written report that have changed since; none where there is no report.
+
+    None for a report of a version that listed no files.
+    """
+    try:
+        store.check_links(out / LIST, out)
+        found = store.read_json(out / LIST) if (out / LIST).is_file() else {}
+        wanted = {str(name): str(sha) for name, sha in found.items()}
+    except (BenchError, AttributeError):
+        return [f"{out / LIST} is damaged"]
+    problems = []
+    for name, sha in wanted.items():
+        path = out / name
+        try:
+            store.check_inside(path, out)
+            if file_hash(path) != sha:
+                problems.append(f"{path} was changed after it was written")
+        except (OSError, BenchError):
+            problems.append(f"{path} cannot be read")
+    return problems

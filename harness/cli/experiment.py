@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
-from rlhf_bench.harness.api.runs import make_machine, planned_stages
+from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
-from rlhf_bench.harness.cli.run import show_plan
+from rlhf_bench.harness.cli.run import REPAIRED, check_repair, show_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results.estimates import Estimator
@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 
 
 def experiment(
-    planned: api.ExperimentPlan, *, jobs: int | None, device: str, trackers: Sequence[str], dry_run: bool, quiet: bool
+    planned: api.ExperimentPlan,
+    *,
+    jobs: int | None,
+    device: str,
+    trackers: Sequence[str],
+    repair: bool,
+    dry_run: bool,
+    quiet: bool,
 ) -> int:
     """bench experiment
 
     Returns 3 where a cell is missing or a judge decided too little.  Raises the first failure of a stage, after what
     finished is written and shown.
     """
+    check_repair(repair, dry_run)
     stdout, stderr = consoles(quiet)
     # sorted once: the property walks all cells of all runs at every access
     out, order = planned.out, planned.made.order
@@ -37,14 +45,17 @@ def experiment(
         show_plan(planned_stages(order, out), stdout)
         return 0
     root = store.Store(out)
+    if repair:
+        complain(remove_damage(order, out), REPAIRED)
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or all(stage.done(root) for stage in order)) as progress:
         # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
         machine = make_machine(True, jobs, 1, device, trackers, progress)
-        failure = api.compute_experiment(planned, machine, command_line())
+        failure = api.compute_experiment(planned, machine, command_line(), repair=repair)
     # what finished is shown before the failure is raised
     result = api.write_experiment(planned, failure)
     show(stdout, result)
+    complain(result.data["missing"], "")
     if failure:
         raise failure
     judged = [stage for stage in order if stage.kind == "verdicts"]
