@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.integrity import file_hash
+from rlhf_bench.harness.replacing import sweep, write_text
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.reports.csv_tables import csv_files, csv_names
 from rlhf_bench.reports.html import page
@@ -54,14 +54,13 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
         stale = {out / TABLES / name for name in csv_names(before)}
     except (BenchError, LookupError, TypeError, AttributeError):  # no report, or one of another version
         stale = set()
+    for folder in (out, out / TABLES):
+        sweep(folder)  # what killed reports left
     written = []
     for name, text in texts(report, cells):
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")  # one a process: two may report to one folder
-        # newline: the same bytes on every system; backslashreplace: model output may hold lone surrogates
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        aside.replace(path)
+        write_text(path, text)
         written.append(path)
     for path in stale - set(written):
         path.unlink(missing_ok=True)

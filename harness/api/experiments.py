@@ -29,6 +29,7 @@ from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.plan.request import raise_first
 from rlhf_bench.harness.presets import which_policy
+from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.reports import build, ledger
 from rlhf_bench.reports import experiments as experiment_results
@@ -168,8 +169,7 @@ def write_experiment(planned: ExperimentPlan, failure: BenchError | None) -> Exp
     folder.mkdir(parents=True, exist_ok=True)
     store.write_json(folder / experiment_results.FILE, integrity.sealed(found, experiment_results.FILE))
     text = ledger.experiment_markdown(found)
-    # backslashreplace: arguments that are not UTF-8 reach Python as lone surrogates, which no encoding takes
-    (folder / "experiment.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(folder / "experiment.md", text)
     if not found["report"]:
         return ExperimentResult(folder, found, None)
     shown = experiment_results.page_report(found)

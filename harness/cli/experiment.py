@@ -13,6 +13,7 @@ from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, wa
 from rlhf_bench.harness.cli.run import REPAIRED, check_repair, show_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.undecided import complaints
 from rlhf_bench.reports import experiments as results
@@ -109,7 +110,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             page = ledger.results_markdown(built, rows, text)
-            out.write_text(page, encoding="utf-8", errors="backslashreplace")
+            write_text(out, page)
         except OSError as error:
             raise BenchError(f"Cannot write {out}: {error.strerror}.", "Give another --out.") from None
         stdout.print(str(out), markup=False, soft_wrap=True)

@@ -6,7 +6,9 @@ Imports are inside the functions: `bench --help` needs click alone, and only wha
 from __future__ import annotations
 
 import math
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import click
 from rlhf_bench.harness.errors import BenchError, DamagedError, one_line
 from rlhf_bench.harness.presets import MANY_SEEDS, parse_seeds
 from rlhf_bench.harness.printable import printable
+
+DEBUG = "RLHF_BENCH_DEBUG"
+"""An environment variable: where it is set, the traceback of an error is printed before its line."""
 
 
 def main() -> None:
@@ -34,6 +39,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except BenchError as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
         click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(3 if isinstance(error, DamagedError) else 2)
     except BrokenPipeError:
@@ -42,8 +49,16 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"Error: {printable(place + (error.strerror or one_line(error)))}.", err=True)
         sys.exit(2)
-    except (UnicodeError, RecursionError, MemoryError) as error:
+    except (UnicodeError, RecursionError) as error:
         click.echo(f"Error: {printable(one_line(error))}.", err=True)
+        sys.exit(2)
+    except Exception as error:
+        from rlhf_bench.harness.faults import machine_fault
+
+        fault = machine_fault(error, "This command ended")
+        if fault is None:
+            raise  # a fault in code
+        click.echo(f"Error: {printable(str(fault))}", err=True)
         sys.exit(2)
 
 

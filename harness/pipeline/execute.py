@@ -19,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.faults import machine_fault
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_thread_variables, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
@@ -109,13 +110,12 @@ def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[
     quiet_libraries()
     try:
         return run_stage(stage, root, machine.device, progress, machine.trackers)
-    except OSError as error:
-        fix = "Finished stages are kept; run again when this is repaired."
-        raise BenchError(f"{stage.name}: {one_line(error)}.", fix) from error
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; other accelerators raise the plain type
-        if "out of memory" not in str(error).lower():
-            raise
-        raise BenchError(f"{stage.name}: out of memory.", "Lower ppo.micro_batch, sft.batch or eval.batch.") from error
+    except BenchError:
+        raise
+    except Exception as error:  # libraries have kinds of their own for a full disk and for no memory
+        if fault := machine_fault(error, stage.name):
+            raise fault from error
+        raise
 
 
 # -- side by side ------------------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def raise_first(outcome: Outcome) -> None:
     more = f" Failed as well: {'; '.join(others)}." if others else ""
     more += f" Damaged: {'; '.join(outcome.damaged)}." if outcome.damaged else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
-    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
+    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip()) from error
 
 
 def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float | None]:
