@@ -96,6 +96,8 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
         ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
         ("refusal", Measure("refusal_rate", "rate", title="refusals", format="share")),
         ("refusal-phrases", Measure("refusal_rate", "rate", title="refusals by phrase", format="share")),
+        *(("stance", Measure(name, "rate", title=name, format="share", shown=("headline", "slices")))
+          for name in ("complies", "offers", "refuses", "deflects", "harms")),
         ("winrate-llm", Measure("win_rate", "win", title="win rate by a language model")),
         ("winrate-llm", Measure("win_rate_helpful", "win", title="more helpful")),
         ("winrate-llm", Measure("win_rate_harmless", "win", title="more harmless")),

@@ -34,6 +34,8 @@ DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 class Request:
     """The arguments of a run.  `assignments` are the --set texts: group -> key -> value.
 
+    Without `judges`, those of DEFAULT_JUDGES and the task's own measure (`seams.HasOwnJudges`).
+
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
     """
@@ -84,9 +86,10 @@ def make_plan(request: Request) -> Plan:
             raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
     if request.n is not None and "best-of-n" not in request.optimizers:
         raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
-    names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
+    judge_names = request.judges or DEFAULT_JUDGES
+    names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
-    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": request.judges}
+    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
         for name in named:
             plugins.find(kind, name)  # a misspelt name is reported before a setting that belongs to it
@@ -97,8 +100,10 @@ def make_plan(request: Request) -> Plan:
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
     home, optimised = opened[request.task], opened[request.train_prompts or request.task]
+    if not request.judges:
+        judge_names = (*DEFAULT_JUDGES, *home.judges)
     # built now: a judge's wrong setting must not surface after hours of training
-    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
+    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(judge_names)]
     cells, judged = [], {}
     # seeds outermost: an interrupted run has every arm under its first seeds
     for seed in request.seeds:

@@ -31,6 +31,7 @@ from rlhf_bench.judges.length import Length
 from rlhf_bench.judges.llm.judge import WinRateLLM
 from rlhf_bench.judges.refusal import Refusal
 from rlhf_bench.judges.refusal_phrases import RefusalPhrases
+from rlhf_bench.judges.stance import Stance
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
 from rlhf_bench.reports import build, exports, measures, terminal
@@ -331,6 +332,7 @@ DECLARED = {
     "empty": Empty().measures,
     "refusal": Refusal().measures,
     "refusal-phrases": RefusalPhrases().measures,
+    "stance": Stance().measures,
     "winrate-llm": [
         *WinRateLLM("m", rubric="summary").measures,
         *WinRateLLM("m", rubric="safety").measures,
