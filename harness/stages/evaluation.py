@@ -105,10 +105,13 @@ def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, d
     KL and reward are left for the caller, which has the models.
     """
     lengths = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
+    logprobs: Sequence[float | None] = [None] * len(batch)
+    if decoding == "sample" and rollout.logprobs is not None:
+        logprobs = rollout.logprobs.sum(1).tolist()
     return [
-        Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
-        for example, text, length, finished in zip(
-            batch, rollout.responses, lengths, rollout.finished.tolist(), strict=True
+        Generation(example.id, iteration, decoding, example.prompt, text, length, finished, logprob=logprob)
+        for example, text, length, finished, logprob in zip(
+            batch, rollout.responses, lengths, rollout.finished.tolist(), logprobs, strict=True
         )
     ]
 
