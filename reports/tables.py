@@ -149,8 +149,8 @@ def entropy_matched(report: Report) -> Table:
         "A gain of sampled responses may only be less sampling noise: an optimised policy is surer. SFT here is the "
         "SFT policy at the temperature at which it has the arm's entropy (per token, in nats: minus the mean log-"
         f"probability of the sampled tokens), interpolated in the entropy between the temperatures of {CONTROL}, under "
-        "each seed; nothing is extrapolated. Differences are the arm's minus SFT's; intervals: prompts resampled with the "
-        "interpolation, two-way t over seeds."
+        "each seed; nothing is extrapolated. Differences are the arm's minus SFT's; intervals: prompts resampled with "
+        "the interpolation, two-way t over seeds."
     )
     names_of = ("task", "reward model", "seeds", "entropy", "temperature of SFT", *columns, "not known because")
     return Table("Against the SFT policy at equal entropy", names_of, rows, note)
