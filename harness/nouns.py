@@ -102,6 +102,8 @@ class Rollout:
     tokenizer: the policy's; its ids are those above.
     logprobs [B, T] float32: log-probabilities of the tokens when they were sampled, 0 outside the mask; None for texts
     that were not sampled.
+    thoughts: the number of each response's first tokens that are thinking, which its text leaves out (text/chat.py);
+    None for none.
     """
 
     prompts: tuple[str, ...]
@@ -113,18 +115,23 @@ class Rollout:
     finished: Tensor
     tokenizer: Tokenizer
     logprobs: Tensor | None = None
+    thoughts: tuple[int, ...] | None = None
 
     @cached_property
     def spans(self) -> tuple[tuple[Span, ...], ...]:
         """For each response the character span [start, end) of every token in its text.
 
-        End-of-sequence is the empty span at the end.  Computed once per rollout.
+        End-of-sequence is the empty span at the end, thinking has empty ones at the start.  Computed once per rollout.
         """
         from rlhf_bench.harness.text.templates import token_spans
 
         # one transfer from the device for the whole batch
         rows = zip(self.response_ids.tolist(), self.mask.sum(1).tolist(), strict=True)
-        return tuple(token_spans(self.tokenizer, ids[:length]) for ids, length in rows)
+        before = self.thoughts or (0,) * len(self.responses)
+        return tuple(
+            (*(((0, 0),) * count), *token_spans(self.tokenizer, ids[count:length]))
+            for (ids, length), count in zip(rows, before, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +145,9 @@ class Generation:
     kl: sum over response tokens of log pi(y_t) - log pi_sft(y_t), in nats.  0 for the baseline; the analytic bound for
     best-of-n; None under greedy decoding, where the sum does not estimate the KL divergence.
     reward: the sum of the reward model's token rewards, not scaled.
-    logprob: sum over response tokens, end-of-sequence included, of log pi(y_t) of the policy that wrote it, in nats, at
-    the temperature it was sampled at; None under greedy decoding, whose sum estimates no entropy, and for best-of-n.
+    logprob: sum over all sampled tokens of log pi(y_t) of the policy that wrote them, in nats, at the temperature they
+    were sampled at; drawn: their number, end-of-sequence and thinking included.  None under greedy decoding, whose sum
+    estimates no entropy, and for best-of-n.
     spans, token_rewards: character span and unscaled reward of each token; stored at the first and last checkpoint.
     correction: the text that the reward model prefers (`seams.HasCorrections`); stored for the first `eval.corrections`
     sampled responses at the last checkpoint.
@@ -155,6 +163,7 @@ class Generation:
     kl: float | None = None
     reward: float | None = None
     logprob: float | None = None
+    drawn: int | None = None
     spans: tuple[Span, ...] | None = None
     token_rewards: tuple[float, ...] | None = None
     correction: str | None = None
@@ -214,7 +223,8 @@ class Measure:
     two or three decimals and their unit on axes.  `better` says which side of `reference` is the better one; a measure
     with both is read as an answer: better or worse than the baseline.  `shown` lists where it appears (None for
     everywhere, () for nowhere but estimates.csv): the table of final results, the table along training, the figures,
-    the table by slice, and the comparison of every two reward models.
+    the table by slice, and the comparison of every two reward models.  `reliability`: how far the number itself
+    agrees with labels, where a classifier or a rule makes it; reports show it wherever they show the number.
     """
 
     name: str
@@ -227,6 +237,7 @@ class Measure:
     format: MeasureFormat = "number"
     better: Literal["", "higher", "lower"] = ""
     shown: tuple[ReportPlace, ...] | None = None
+    reliability: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Runs:
     judge_setting: str = ""
     optimizer: str = "ppo"
     logprob: At | None = None
-    """The log-probability of a sampled response of nine tokens and its end; None: none is stored."""
+    """The log-probability of a sampled response, of ten tokens then; None: none is stored."""
     temperatures: Sequence[float] = ()
     """Of the control, whose iterations are 1, 2, ..."""
     baseline: str = "k"
@@ -68,7 +68,7 @@ def _cell(root: Path, runs: Runs, key: str, seed: int) -> CellFiles:
             kl = runs.kl(seed, iteration, k) if decoding == "sample" else None
             row = {**place, "response": "x", "kl": kl, "reward": 0.0, "tokens": 1, "finished": True}
             if runs.logprob is not None and decoding == "sample":
-                row |= {"logprob": runs.logprob(seed, iteration, k), "tokens": 9}
+                row |= {"logprob": runs.logprob(seed, iteration, k), "drawn": 10}
             made.append(row)
             gold, start = runs.gold(seed, iteration, k), runs.start(seed, iteration, k)
             values = {"gold": gold, "gold_baseline": start, "gold_change": gold - start, "won": 1.0, "failed": 0.0}

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FILES = 8192
 """The number of files whose columns are kept; a cell has about six."""
-GENERATED = ("kl", "reward", "logprob", "tokens", "finished")
-"""The numbers that are kept of a generation; `finished` is 1 where the response ended with end-of-sequence."""
+GENERATED = ("kl", "reward", "logprob", "drawn")
+"""The numbers that are kept of a generation."""
 Checkpoint = tuple[str, int]
 """Decoding and iteration."""
 

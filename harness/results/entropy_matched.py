@@ -132,8 +132,7 @@ def read_cells(arm: Arm, control: Arm, judge: str, statistic: str) -> Cells | No
     ]  # fmt: skip
     part = columns.align(groups)
     half, first = len(groups) // 2, len(seeds)
-    logprob, tokens = (part.matrix(name)[half:] for name in ("logprob", "tokens"))
-    tokens = tokens + part.matrix("finished")[half:]  # end-of-sequence is a token whose probability counts
+    logprob, tokens = (part.matrix(name)[half:] for name in ("logprob", "drawn"))
     value = part.matrix(statistic)[:half]
     shape = (first, len(places[1]), len(part.ids))
     policy, tempered = (
@@ -156,7 +155,7 @@ def _differences(arm: Arm, cells: Cells, key: tuple[str, str], unlike: str, esti
 def _matched(arm: Arm, cells: Cells, name: str, unlike: str, estimator: Estimator) -> Matched:
     """Undefined with a reason: `unlike`, responses without log-probabilities, or an entropy that lies outside."""
     why = unlike or ("" if cells.policy.value.shape[2] else NO_PROMPT)
-    if not why and (np.isnan(cells.policy.logprob).any() or np.isnan(cells.tempered.logprob).any()):
+    if not why and any(np.isnan(one.logprob + one.tokens).any() for one in (cells.policy, cells.tempered)):
         why = MISSING
     if why:
         return Matched(undefined(why, METHOD), undefined(why, METHOD))

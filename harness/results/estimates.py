@@ -137,9 +137,8 @@ class Estimator:
             part = align([table.groups[decoding, iteration] for table in tables])
             logprob = part.matrix("logprob")
             if np.isfinite(logprob).any():  # sampled by this policy, and by a version that stores it
-                tokens = part.matrix("tokens") + part.matrix("finished")  # end-of-sequence is a token, too
                 rng = self.generator(arm.task, arm.reward_model, arm.key, "run", "entropy", decoding, str(iteration))
-                one = entropy_matched.entropy(logprob, tokens, self.level, rng, part.sources())
+                one = entropy_matched.entropy(logprob, part.matrix("drawn"), self.level, rng, part.sources())
                 yield self.estimate(arm, "run", "entropy", ALL, decoding, iteration, one, logprob)
             texts = list(part.texts())
             found = [collapse.repetition(responses) for responses in texts]

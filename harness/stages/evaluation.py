@@ -100,20 +100,22 @@ def sample_batches(
 
 
 def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, decoding: Decoding) -> list[Generation]:
-    """One Generation per response of a batch, in order; `tokens` does not count end-of-sequence.
+    """One Generation per response of a batch, in order; `tokens` does not count end-of-sequence, nor thinking.
 
     KL and reward are left for the caller, which has the models.
     """
-    lengths = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
-    logprobs: Sequence[float | None] = [None] * len(batch)
-    if decoding == "sample" and rollout.logprobs is not None:
-        logprobs = rollout.logprobs.sum(1).tolist()
-    return [
-        Generation(example.id, iteration, decoding, example.prompt, text, length, finished, logprob=logprob)
-        for example, text, length, finished, logprob in zip(
-            batch, rollout.responses, lengths, rollout.finished.tolist(), logprobs, strict=True
+    whole = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
+    lengths = [count - thought for count, thought in zip(whole, rollout.thoughts or (0,) * len(whole), strict=True)]
+    rows = [
+        Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
+        for example, text, length, finished in zip(
+            batch, rollout.responses, lengths, rollout.finished.tolist(), strict=True
         )
     ]
+    if decoding == "greedy" or rollout.logprobs is None:
+        return rows
+    sums, drawn = rollout.logprobs.sum(1).tolist(), rollout.mask.sum(1).tolist()
+    return [replace(row, logprob=x, drawn=n) for row, x, n in zip(rows, sums, drawn, strict=True)]
 
 
 def baseline_generations(

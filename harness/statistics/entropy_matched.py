@@ -57,7 +57,7 @@ class Sampled(NamedTuple):
     """Sampled responses of S seeds, at C temperatures or checkpoints, to P prompts: [S, C, P] each.
 
     logprob: the sum of the tokens' log-probabilities under the policy that wrote them, in nats.  tokens: their number,
-    end-of-sequence included.  value: any measure of the response, NaN where undecided.
+    thinking and end-of-sequence included.  value: any measure of the response, NaN where undecided.
     """
 
     logprob: Array
@@ -89,7 +89,7 @@ def entropy(
 
     Undefined where a log-probability is not known.
     """
-    if not logprob.size or np.isnan(logprob).any():
+    if not logprob.size or np.isnan(logprob + tokens).any():
         return undefined(MISSING if logprob.size else NOTHING, METHOD)
     codes = units_of(logprob.shape[1], clusters)
     units = int(codes.max()) + 1

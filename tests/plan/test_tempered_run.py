@@ -70,7 +70,8 @@ def test_the_entropy_of_a_checkpoint_is_that_of_its_samples(out: Path, report: d
         )
         for iteration in (1, 2):
             own = [r for r in rows if r["iteration"] == iteration]
-            expected = -sum(r["logprob"] for r in own) / sum(r["tokens"] + r["finished"] for r in own)
+            expected = -sum(r["logprob"] for r in own) / sum(r["drawn"] for r in own)
+            assert all(r["drawn"] == r["tokens"] + r["finished"] for r in own)  # without thinking
             (found,) = [e for e in report["estimates"] if (e["arm"], e["statistic"], e["iteration"]) ==
                         (arm["arm"], "entropy", iteration)]  # fmt: skip
             assert found["value"] == pytest.approx(expected)

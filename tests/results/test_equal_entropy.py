@@ -24,7 +24,7 @@ from rlhf_bench.reports import measures, tables
 
 SHARES = (1.0, 0.5, 0.25)
 TOKENS = 10
-"""Of the fixture's responses that have a log-probability: nine and their end."""
+"""Of the fixture's responses that have a log-probability."""
 
 
 def control(root: Path, name: str = "", **more: Any) -> Any:

@@ -39,7 +39,7 @@ def sampled(tiny_gpt2: Tiny) -> dict[float, Any]:
 
 
 def entropy(rows: Any) -> float:
-    return float(-sum(row.logprob for row in rows) / sum(row.tokens + row.finished for row in rows))
+    return float(-sum(row.logprob for row in rows) / sum(row.drawn for row in rows))
 
 
 # ---- laws -----------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_a_killed_run_samples_no_temperature_twice(tiny_gpt2: Tiny, tmp_path: Pa
     assert stored[0] == stored[1]
     rows = store.read_rows(whole.work / "generations.jsonl")
     assert {(row["iteration"], row["decoding"]) for row in rows} == {(1, "sample"), (2, "sample"), (3, "sample")}
-    assert all({"kl", "logprob"} <= row.keys() and "reward" not in row for row in rows)
+    assert all({"kl", "logprob", "drawn"} <= row.keys() and "reward" not in row for row in rows)
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
