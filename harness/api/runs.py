@@ -164,13 +164,13 @@ def run(
     task
         Name of a task, or "module:attribute".
     rms
-        One reward model or several, by name or "module:attribute".
+        One reward model or several, by name or "module:attribute"; none for "sft-tempered" alone.
     seeds
         A number of seeds (3: seeds 0, 1, 2), a list of seeds, or a text like "11-14".
     judges
         Default: winrate, utility, length, empty, and the task's own (stance for saferlhf).
     optimizers
-        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo" and "sft-chosen".
+        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo", "sft-chosen" and "sft-tempered".
     n
         What best-of-n takes, e.g. [1, 4, 16].
     settings

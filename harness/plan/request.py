@@ -18,7 +18,7 @@ from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
-from rlhf_bench.harness.plan.arms import OPTIMIZERS
+from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
@@ -38,6 +38,7 @@ class Request:
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
+    `reward_models` may be empty where every optimiser is a control (`arms.CONTROLS`).
     """
 
     task: str
@@ -82,8 +83,10 @@ def make_plan(request: Request) -> Plan:
     Imports no torch.  Raises BenchError for unknown names, wrong settings, unreadable data and missing models.
     """
     for name in request.optimizers:
-        if name not in OPTIMIZERS:
-            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
+        if name not in (*OPTIMIZERS, *CONTROLS):
+            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, (*OPTIMIZERS, *CONTROLS)))
+    if not request.reward_models and any(name in OPTIMIZERS for name in request.optimizers):
+        raise BenchError("No reward model was given.", f"Add --rm NAME; only {', '.join(CONTROLS)} does without.")
     if request.n is not None and "best-of-n" not in request.optimizers:
         raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
     judge_names = request.judges or DEFAULT_JUDGES
@@ -108,12 +111,14 @@ def make_plan(request: Request) -> Plan:
     # seeds outermost: an interrupted run has every arm under its first seeds
     for seed in request.seeds:
         for rm, evaluated, optimizer in product(
-            dict.fromkeys(request.reward_models),
+            dict.fromkeys(request.reward_models or [""]),  # none: controls alone, which have none
             dict.fromkeys(request.prompts or [request.task]),
             dict.fromkeys(request.optimizers),
         ):
             tasks = plan_tasks.Tasks(home, optimised, opened[evaluated])
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer)
+            if cell.name in judged:
+                continue  # a control is one arm, whatever the reward models beside it
             cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
@@ -299,6 +304,7 @@ TYPICAL = {
     "baseline": 0.012,
     "ppo": 0.024,
     "pool": 0.003,
+    "tempered": 0.003,
     "best_of_n": 0.001,
     "proxy": 0.002,
 }

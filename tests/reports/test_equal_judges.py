@@ -350,5 +350,6 @@ def test_results_of_older_versions_are_shown_as_the_judges_declare_now() -> None
             old = {name: getattr(measure, name) for name in ("name", "kind", "description", "before", "limit")}
             (now,) = measures.complete({(judge, measure.name): asdict(replace(measure, reliability=""))})
             assert measures.complete({(judge, measure.name): old}) == [now]
-    others = {("winrate-rm", "win_rate"), ("run", "kl"), ("run", "reward"), measures.CEILING}
+    others = {("winrate-rm", "win_rate"), *(("run", name) for name in ("kl", "reward", "entropy")), measures.CEILING}
+    others |= {(measures.CONTROL, f"{worth}_difference") for worth in ("gold", "score")}
     assert set(measures.KNOWN) == {(judge, m.name) for judge, found in DECLARED.items() for m in found} | others
