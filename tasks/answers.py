@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import NamedTuple
 
@@ -57,10 +58,16 @@ SIDES = (
     *(("output_a", "output_b"), ("text_1", "text_2"), ("responseA", "responseB")),
 )
 
-# Lists of answers, the answer's text in an item, and what orders them: a rank (1 is best) or a score (higher is better).
+# Columns that state the better one of two answers.
+STATED = (*("winner", "preference", "orig_preference", "choice", "label", "better", "preferred", "chosen", "verdict"),)
+
+# Lists of answers, the answer's text in an item, and what orders them: a rank (1 is best), a score (higher is better).
 LISTS = ("answers", "completions", "responses", "candidates", "generations", "outputs", "candidates_completions")
 TEXTS = ("answer", "response", "text", "completion", "output", "content", "generation")
-RANKS, SCORES = ("rank", "ranks"), ("overall_score", "pm_score", "score", "scores", "rating", "ratings", "reward", "rewards")
+RANKS, SCORES = (
+    ("rank", "ranks"),
+    ("overall_score", "pm_score", "score", "scores", "rating", "ratings", "reward", "rewards"),
+)
 # Scores of rows with one answer each: HelpSteer's, and others'.
 LABELS, ROW_SCORES = ("label", "kto_tag"), ("helpfulness", "score", "rating", "reward")
 ONE = ("completion", "response", "output", "answer")
@@ -101,7 +108,7 @@ def cell_of(row: Row, column: str) -> object:
         if not isinstance(value, Mapping) or part not in value:
             raise BenchError(
                 f"{row.where}: no column {column!r}, only {', '.join(map(repr, row.values))}.",
-                "Name the columns with --set preferences.prompt=..., preferences.chosen=... and preferences.rejected=...",
+                "Name the columns: --set preferences.prompt=NAME, and .chosen and .rejected likewise.",
             )
         value = value[part]
     return value
@@ -132,41 +139,43 @@ def _swift(_: Sequence[Row], columns: Collection[str]) -> Answers | None:
     return None
 
 
-def _sides(rows: Sequence[Row], columns: Collection[str]) -> Answers | None:
+def _sides(_: Sequence[Row], columns: Collection[str]) -> Answers | None:
     """Two answers, and a column that says which one is better."""
     for first, second in SIDES:
-        if not {first, second} <= set(columns):
-            continue
-        for column, choose in _choices(first, second):
-            if not set(column.split("+")) <= set(columns):
-                continue
-            layout = SCALES.get(column, f"{first}, {second} and {column}")
-
-            def read(row: Row, column: str = column, choose: Callable[[Row], int | None] = choose) -> list[tuple[Cell, Cell]]:
-                side = choose(row)
-                cells: list[Cell] = [(name, cell_of(row, name)) for name in (first, second)]
-                return [] if side is None else [(cells[side], cells[1 - side])]
-
-            return Answers(layout, (first, second, *column.split("+")), read)
+        for chosen_by, choose in _choices(first, second):
+            if {first, second, *chosen_by} <= set(columns):
+                layout = SCALES.get(chosen_by[0], f"{first}, {second} and {', '.join(chosen_by)}")
+                return Answers(layout, (first, second, *chosen_by), partial(_read_sides, (first, second), choose))
     return None
 
 
-def _choices(first: str, second: str) -> Iterable[tuple[str, Callable[[Row], int | None]]]:
-    """(columns joined with +, the function that gives 0 for the first answer, 1 for the second and None for a tie)."""
+def _read_sides(sides: tuple[str, str], choose: Callable[[Row], int | None], row: Row) -> list[tuple[Cell, Cell]]:
+    cells: list[Cell] = [(name, cell_of(row, name)) for name in sides]
+    better = choose(row)
+    return [] if better is None else [(cells[better], cells[1 - better])]
+
+
+def _choices(first: str, second: str) -> Iterable[tuple[tuple[str, ...], Callable[[Row], int | None]]]:
+    """(columns, the function that gives 0 for the first answer, 1 for the second and None for a tie)."""
     for column in SCALES:
-        yield column, lambda row, column=column: _sign(-_number(row, column))  # type: ignore[misc]
-    yield "better_response_id", lambda row: _index(row, "better_response_id", (0, 1))
-    yield "labels", lambda row: _index(row, "labels", (1, 0))  # SHP: 1 where the first is better
-    yield (
-        "winner_model_a+winner_model_b",
-        lambda row: _sign(_number(row, "winner_model_a") - _number(row, "winner_model_b")),
-    )
-    ends = re.sub(r".*(?=[^_]$)", "", first), re.sub(r".*(?=[^_]$)", "", second)
+        yield (column,), partial(_below_zero, column)
+    yield ("better_response_id",), partial(_index, column="better_response_id", sides=(0, 1))
+    yield ("labels",), partial(_index, column="labels", sides=(1, 0))  # SHP: 1 where the first is better
+    yield ("winner_model_a", "winner_model_b"), partial(_larger, "winner_model_a", "winner_model_b")
     for name in ("score", "rating", "reward"):
-        a, b = (f"{name}_{end}" for end in ends)
-        yield f"{a}+{b}", lambda row, a=a, b=b: _sign(_number(row, a) - _number(row, b))  # type: ignore[misc]
-    for column in ("winner", "preference", "orig_preference", "choice", "label", "better", "preferred", "chosen", "verdict"):
-        yield column, lambda row, column=column: _stated(row, column, first, second)  # type: ignore[misc]
+        # as the answers end: score_0 of answer_0 (WebGPT), score_a of response_a
+        a, b = (f"{name}_{re.sub('.*(?=[^_]$)', '', side)}" for side in (first, second))
+        yield (a, b), partial(_larger, a, b)
+    for column in STATED:
+        yield (column,), partial(_stated, column, first, second)
+
+
+def _below_zero(column: str, row: Row) -> int | None:
+    return _sign(-_number(row, column))
+
+
+def _larger(a: str, b: str, row: Row) -> int | None:
+    return _sign(_number(row, a) - _number(row, b))
 
 
 def _number(row: Row, column: str) -> float:
@@ -201,7 +210,7 @@ def _side(value: str) -> int | None:
     return 1 if re.fullmatch(r"b\s*>{1,2}\s*a|(?:model|response|answer|assistant|output)?[_ ]?(?:b|2)", word) else None
 
 
-def _stated(row: Row, column: str, first: str, second: str) -> int | None:
+def _stated(column: str, first: str, second: str, row: Row) -> int | None:
     """The better answer as a letter, a name, a comparison (A>B) or a number; None for a tie."""
     value = row.values.get(column)
     if isinstance(value, str):
@@ -252,21 +261,25 @@ def _lists(rows: Sequence[Row], columns: Collection[str]) -> Answers | None:
         items = [one for row in rows if isinstance(row.values.get(column), list) for one in row.values[column]]
         inside = {name for one in items if isinstance(one, Mapping) for name in one}
         for name in (*RANKS, *SCORES):
-            if name in inside:
-                return Answers(_ranking(column, name), (column,), lambda row, c=column, n=name: _extremes(row, c, c, n))  # type: ignore[misc]
-            if name in columns:
-                return Answers(_ranking(column, name), (column, name), lambda row, c=column, n=name: _extremes(row, c, n, n))  # type: ignore[misc]
+            if name in inside or (name in columns and items):
+                scored = column if name in inside else name
+                return Answers(_ranking(column, name), (column, scored), partial(_extremes, column, scored, name))
         if "annotations" in columns:  # CodeUltraFeedback
-            return Answers("ranked answers", (column, "annotations"), lambda row, c=column: _extremes(row, c, "annotations", "rating"))  # type: ignore[misc]
+            read = partial(_extremes, column, "annotations", "rating")
+            return Answers("ranked answers", (column, "annotations"), read)
     return None
 
 
 def _ranking(column: str, name: str) -> str:
-    known = {("answers", "rank"): "Nectar", ("completions", "overall_score"): "UltraFeedback", ("answers", "pm_score"): "StackExchange"}
+    known = {
+        ("answers", "rank"): "Nectar",
+        ("completions", "overall_score"): "UltraFeedback",
+        ("answers", "pm_score"): "StackExchange",
+    }
     return known.get((column, name), "ranked answers")
 
 
-def _extremes(row: Row, column: str, scored: str, name: str) -> list[tuple[Cell, Cell]]:
+def _extremes(column: str, scored: str, name: str, row: Row) -> list[tuple[Cell, Cell]]:
     """The best and the worst answer of a list; none for a tie.  Answers without a score are left out."""
     answers, marks = cell_of(row, column), cell_of(row, scored)
     if not isinstance(answers, list) or not isinstance(marks, list) or len(answers) != len(marks):
@@ -295,13 +308,15 @@ def _two_outputs(rows: Sequence[Row], columns: Collection[str]) -> Answers | Non
     def read(row: Row) -> list[tuple[Cell, Cell]]:
         both = row.values["output"]
         if len(both) != 2:
-            raise BenchError(f"{row.where}: 'output' holds {len(both)} answers.", "It needs the better and the worse one.")
+            raise BenchError(
+                f"{row.where}: 'output' holds {len(both)} answers.", "It needs the better and the worse one."
+            )
         return [(("output", both[0]), ("output", both[1]))]
 
     return Answers("Alpaca with two outputs", ("output",), read)
 
 
-def _labelled(rows: Sequence[Row], columns: Collection[str]) -> Answers | None:
+def _labelled(_: Sequence[Row], columns: Collection[str]) -> Answers | None:
     """A row for each answer: liked or not (KTO), or with a score (HelpSteer): rows of one prompt make a pair."""
     label = next((name for name in (*LABELS, *ROW_SCORES) if name in columns), None)
     answer = next((name for name in (*ONE, "messages", "conversations", "conversation") if name in columns), None)

@@ -1,14 +1,14 @@
 """Folders of rows as people and tools leave them: a file or shards per split, a hub snapshot, `save_to_disk`.
 
-    folder/train.jsonl  folder/test.jsonl.gz
-    folder/data/train-00000-of-00002.parquet ...        (hf download, git clone)
-    folder/dataset_dict.json  folder/train/data-00000-of-00001.arrow    (datasets' save_to_disk)
+folder/train.jsonl  folder/test.jsonl.gz
+folder/data/train-00000-of-00002.parquet ...        (hf download, git clone)
+folder/dataset_dict.json  folder/train/data-00000-of-00001.arrow    (datasets' save_to_disk)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,12 +87,12 @@ def _check(folder: Path, name: str, parts: list[Part]) -> None:
     for part in parts:
         numbers = sorted(one.at for one in parts)
         if part.of and numbers != list(range(part.of)):
-            missing = sorted(set(range(part.of)) - set(numbers)) or ["one form for all"]
+            missing = sorted(set(range(part.of)) - set(numbers)) or numbers[-1:]
             raise BenchError(f"{folder} lacks shard {missing[0]} of {part.of} of split {name!r}.", "Download it again.")
 
 
 def _saved(folder: Path) -> dict[str, list[Part]]:
-    """The files of a folder that datasets' `save_to_disk` wrote; {} for another folder.  Raises BenchError for a lack."""
+    """The files of a folder that datasets' `save_to_disk` wrote; {} for another.  Raises BenchError for a missing one."""
 
     def data_files(place: Path) -> list[Part]:
         state = read_json(place / "state.json")
@@ -108,21 +108,28 @@ def _saved(folder: Path) -> dict[str, list[Part]]:
     if (folder / "dataset_dict.json").is_file():
         listed = read_json(folder / "dataset_dict.json")
         splits = listed.get("splits") if isinstance(listed, Mapping) else None
-        if not isinstance(splits, list) or not all(isinstance(name, str) and Path(name).name == name for name in splits):
+        if not isinstance(splits, list) or not all(
+            isinstance(name, str) and Path(name).name == name for name in splits
+        ):
             raise BenchError(f"{folder / 'dataset_dict.json'} names no splits.", "Save the data again.")
         return {name: data_files(folder / name) for name in splits}
     return {"train": data_files(folder)} if (folder / "state.json").is_file() else {}
 
 
-def read_split(parts: list[Part], bad: BadRows | None = None) -> list[Row]:
-    """The rows of all files of a split, in order.  Raises BenchError as `read_rows`."""
-    found: list[Row] = []
-    for part in parts:
-        if part.path.suffix == ".arrow":
-            found += arrow_rows(part.path)
-        else:
-            found += read_rows(part.path, bad)
-    return found
+def read_parts(found: Sequence[Part | Row], bad: BadRows) -> list[Row]:
+    """The rows of all files of a split, in order; rows of the hub are there already.
+
+    Raises BenchError as `read_rows`.
+    """
+    rows: list[Row] = []
+    for one in found:
+        if isinstance(one, Part) and one.path.suffix != ".arrow":
+            rows += read_rows(one.path, bad)  # which counts them
+            continue
+        read = arrow_rows(one.path) if isinstance(one, Part) else [one]
+        bad.total += len(read)
+        rows += read
+    return rows
 
 
 def training_split(names: Mapping[str, object], default: str) -> str:
@@ -132,9 +139,9 @@ def training_split(names: Mapping[str, object], default: str) -> str:
 
 
 def held_out_split(names: Mapping[str, object], train: str) -> str:
-    """The held-out split: the first of HELD_OUT, with the training split's ending (train_prefs, test_prefs); "" for none.
+    """The held-out split: the first of HELD_OUT, with the training split's ending (train_prefs, test_prefs).
 
-    `names` map to rows or files: a split without any is none.
+    "" for none.  `names` map to rows or files: a split without any is none.
     """
     ending = train.partition("_")[2]
     wanted = [f"{name}_{ending}" for name in HELD_OUT if ending] + list(HELD_OUT)

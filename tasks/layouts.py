@@ -8,7 +8,7 @@ earlier turns, an input), or the turns that both conversations begin with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from rlhf_bench.tasks.messages import (
     transcript,
     turns_of,
 )
-from rlhf_bench.tasks.sources import BadRows, Row, check_unicode
+from rlhf_bench.tasks.sources import BadRows, Row, check_unicode, text
 
 # Columns that hold a prompt, the surest first.  Where two of the others are there, one has to be named.
 PROMPTS = ("prompt",)
@@ -42,10 +42,14 @@ HISTORIES, INPUTS = ("history",), ("input", "context")
 
 # Columns of other matters, which hold no prompt.
 METADATA = frozenset(
-    "id idx index uid uuid prompt_id question_id conversation_id session_id source dataset category subset split task topic"
-    " domain type language lang model models chosen_model rejected_model model_a model_b chosen_policy rejected_policy"
-    " model_name generator annotator judge date timestamp tstamp created_at url license version hash difficulty score"
-    " rating chosen_rating rejected_rating score_chosen score_rejected margin feedback rationale reason critique".split()
+    (
+        *("id", "idx", "index", "uid", "uuid", "prompt_id", "question_id", "conversation_id", "session_id", "hash"),
+        *("source", "dataset", "category", "subset", "split", "task", "topic", "domain", "type", "language", "lang"),
+        *("model", "models", "chosen_model", "rejected_model", "model_a", "model_b", "model_name", "generator"),
+        *("chosen_policy", "rejected_policy", "annotator", "judge", "date", "timestamp", "tstamp", "created_at", "url"),
+        *("license", "version", "difficulty", "score", "rating", "chosen_rating", "rejected_rating", "score_chosen"),
+        *("score_rejected", "margin", "feedback", "rationale", "reason", "critique"),
+    )
 )
 IMPLICIT = "-"
 """Of the setting `prompt`: no column holds it, both answers begin with it."""
@@ -58,6 +62,9 @@ class Names(NamedTuple):
     chosen: str = ""
     rejected: str = ""
     system: str = ""
+
+
+NO_NAMES = Names()
 
 
 class Triple(NamedTuple):
@@ -132,12 +139,14 @@ class Layout:
         """(prompt, answer) of a row with one answer: a text, or the last turn of a conversation."""
         value = self._value(row, *cell)
         if isinstance(value, str):
-            given = self._asked(row)
+            given = self.asked(row)
             prompt, answer = given, value
         else:
             if not value or value[-1].role != "assistant":
-                raise BenchError(f"{row.where}: {cell[0]!r} does not end with a turn of the assistant.", "Correct the row.")
-            given = self._asked(row) if self.question else None
+                raise BenchError(
+                    f"{row.where}: {cell[0]!r} does not end with a turn of the assistant.", "Correct the row."
+                )
+            given = self.asked(row) if self.question else None
             turns = [Turn("user", given)] if isinstance(given, str) else given or []
             prompt, answer = [*turns, *value[:-1]], value[-1].content
         return _checked(row, prompt, answer)
@@ -145,7 +154,7 @@ class Layout:
     def _texts(self, row: Row, chosen: Cell, rejected: Cell) -> tuple[str, str, str]:
         """(prompt, chosen, rejected); raises BenchError, with the row's place, for an unusable row."""
         good, bad = self._value(row, *chosen), self._value(row, *rejected)
-        given = self._asked(row)
+        given = self.asked(row)
         if isinstance(good, str) and isinstance(bad, str):
             if given is None:
                 given, good, bad = split_lines(row, good, bad)
@@ -169,8 +178,8 @@ class Layout:
             if column in self.messages:
                 found = decoded(value)
                 if found is None:
-                    seen = f"{row.where}: {column!r} holds messages as Python or pandas writes them, which cannot be read back"
-                    raise BenchError(f"{seen}.", "Write them as JSON (json.dumps), or as .jsonl or .parquet.")
+                    seen = f"{row.where}: {column!r} holds messages as Python prints them, which cannot be read back."
+                    raise BenchError(seen, "Write them as JSON (json.dumps), or as .jsonl or .parquet.")
                 return turns_of(row, column, found)
             check_unicode(row, column, value)
             turns = transcript(value) if column in self.transcripts else None
@@ -179,7 +188,9 @@ class Layout:
             return value if turns is None else asked(value) or turns if column == self.question else turns
         if isinstance(value, list) and value and all(isinstance(one, str) for one in value) and column == self.question:
             # the texts of a conversation in turn (Chatbot Arena, MT-Bench, LIMA)
-            return [Turn(("user", "assistant")[at % 2], check_unicode(row, column, one)) for at, one in enumerate(value)]
+            return [
+                Turn(("user", "assistant")[at % 2], check_unicode(row, column, one)) for at, one in enumerate(value)
+            ]
         return turns_of(row, column, value)
 
     def _bare(self, row: Row) -> Value | None:
@@ -193,7 +204,7 @@ class Layout:
             value = inside
         return self._value(row, self.question, value)
 
-    def _asked(self, row: Row) -> Value | None:
+    def asked(self, row: Row) -> Value | None:
         """The prompt with what stands beside it; None where no column holds it and nothing does."""
         given = self._bare(row)
         if given is None or not self.beside:
@@ -256,7 +267,7 @@ def split_lines(row: Row, chosen: str, rejected: str) -> tuple[str, str, str]:
     return same[:cut].strip(), chosen[cut:].strip(), rejected[cut:].strip()
 
 
-def recognise(rows: Sequence[Row], names: Names = Names()) -> Layout:
+def recognise(rows: Sequence[Row], names: Names = NO_NAMES) -> Layout:
     """The layout of rows; `names` are the columns that the user names.
 
     Raises BenchError for columns that are missing, unknown, or could hold the prompt and are not named.
@@ -270,7 +281,7 @@ def recognise(rows: Sequence[Row], names: Names = Names()) -> Layout:
             cell_of(first, name)  # raises, with the columns that there are
     answers = named(names.chosen, names.rejected) if names.chosen else find_answers(rows, columns)
     if answers is None:
-        one = next((b if a in columns else a for a, b in (("chosen", "rejected"),) if (a in columns) != (b in columns)), "chosen")
+        one = "rejected" if "chosen" in columns else "chosen"
         cell_of(Row(first.where, {name: None for name in columns if name != one}), one)  # raises
         raise AssertionError  # pragma: no cover
     used = set(answers.columns)
@@ -282,11 +293,13 @@ def recognise(rows: Sequence[Row], names: Names = Names()) -> Layout:
     if question and any(isinstance(v, str) for v in texts.get(question, ())):
         transcripts = {n for n in transcripts if _repeats(rows, question, n)}
         transcripts |= {question} if mostly(texts[question], asked) else set()
-    elif not transcripts and not question and not any(_conversations(texts[n], n in messages) for n in used & set(columns)):
+    elif (
+        not transcripts
+        and not question
+        and not any(_conversations(texts[n], n in messages) for n in used & set(columns))
+    ):
         _refuse_guess(rows, columns, used | set(beside), names)
-    repeated = len(rows) > 1 and bool(question) and not transcripts and not beside and all(
-        isinstance(text := row.values.get(question), str) and text.strip() and _all_begin(row, answers.columns, text) for row in rows
-    )  # fmt: skip
+    repeated = bool(question) and not transcripts and not beside and _all_repeat(rows, answers.columns, question)
     taken = {*used, question, *beside, names.prompt.partition(".")[0], names.system}
     unused = tuple(n for n in columns if n not in taken and not _empty(texts[n]))
     return Layout(answers, question, beside, unused, messages, frozenset(transcripts), repeated)
@@ -300,7 +313,9 @@ def _question(
         return "" if names.prompt == IMPLICIT else names.prompt
     free = [name for name in columns if name not in used and name != names.system]
     for name in (*PROMPTS, *TURNS):
-        if name in free and (name in PROMPTS or _conversations([row.values.get(name) for row in rows], name in messages)):
+        if name in free and (
+            name in PROMPTS or _conversations([row.values.get(name) for row in rows], name in messages)
+        ):
             return name
     found = [name for name in QUESTIONS if name in free and not _empty([row.values.get(name) for row in rows])]
     if "instruction" in found or "question" in found:
@@ -328,7 +343,7 @@ def _refuse_guess(rows: Sequence[Row], columns: Collection[str], used: Collectio
     could = [n for n in left if any(isinstance(v := row.values.get(n), str | list | dict) and v for row in rows)]
     if could:
         seen = f"{rows[0].where}: no column 'prompt', and {', '.join(map(repr, could))} may hold it."
-        fix = f"Name it: --set preferences.prompt={could[0]}, or preferences.prompt={IMPLICIT} for what both answers begin with."
+        fix = f"Name it: --set preferences.prompt={could[0]}, or {IMPLICIT} for what both answers begin with."
         raise BenchError(seen, fix)
 
 
@@ -345,9 +360,15 @@ def _repeats(rows: Sequence[Row], question: str, column: str) -> bool:
     return bool(texts) and 2 * held >= len(texts)
 
 
-def _all_begin(row: Row, columns: Collection[str], prompt: str) -> bool:
-    values = [row.values.get(name) for name in columns]
-    return all(isinstance(v, str) and v.startswith(prompt) and len(v) > len(prompt) for v in values)
+def _all_repeat(rows: Sequence[Row], columns: Collection[str], question: str) -> bool:
+    """Whether both answers of every row begin with its prompt: one answer that does is an answer."""
+
+    def repeats(row: Row) -> bool:
+        prompt, answers = row.values.get(question), [row.values.get(name) for name in columns]
+        begins = isinstance(prompt, str) and bool(prompt.strip())
+        return begins and all(isinstance(a, str) and a.startswith(prompt) and len(a) > len(prompt) for a in answers)
+
+    return len(rows) > 1 and all(map(repeats, rows))
 
 
 def _conversations(values: Sequence[object], as_text: bool) -> bool:
@@ -359,31 +380,37 @@ def _empty(values: Sequence[object]) -> bool:
     return all(value is None or value in ("", []) for value in values)
 
 
-def prompt_layout(rows: Sequence[Row], column: str) -> Callable[[Row], str]:
-    """How the prompt of a row is read where there are no answers: from `column`, or "" for a recognised one.
+def prompt_layout(rows: Sequence[Row], column: str, guess: bool) -> Layout:
+    """How prompts are read where there are no answers: from `column`; "" finds one.
 
-    Of MT-Bench's turns it is the first: the later ones ask about an answer.  Raises BenchError where nothing is known.
+    `guess`: a column that the data lack stands for "", too.  Raises BenchError where no column is known.
     """
     columns = dict.fromkeys(name for row in rows for name in row.values)
     texts = {name: [row.values.get(name) for row in rows] for name in columns}
     messages = frozenset(n for n in columns if mostly(texts[n], decoded))
-    chosen = column or _question(rows, columns, (), Names(), messages)
-    if not chosen:
-        cell_of(Row(rows[0].where, dict.fromkeys(columns)), "prompt")  # raises
-    beside = () if column else _beside(columns, {chosen}, Names(), True)
+    found = column if column in columns or not (guess or not column) else ""
+    chosen = found or _question(rows, columns, (), NO_NAMES, messages) or column or PROMPTS[0]
+    beside = () if found and not guess else _beside(columns, {chosen}, NO_NAMES, True)
     transcripts = frozenset({chosen} if mostly(texts.get(chosen, []), asked) else ())
-    layout = Layout(Answers("", ()), chosen, beside, (), messages, transcripts)
+    return Layout(Answers("", ()), chosen, beside, (), messages, transcripts)
 
-    def read(row: Row) -> str:
-        value = cell_of(row, chosen)
-        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-            row = Row(row.where, {**row.values, chosen: value[0]})
-        elif isinstance(value, list) and value and all(isinstance(one, Mapping) and "role" not in one and "from" not in one for one in value):
-            row = Row(row.where, {**row.values, chosen: value[0].get("content")})  # Arena-Hard's turns
-        given = layout._asked(row)
-        if isinstance(given, list):  # a conversation that was answered: up to its last question
-            while given and given[-1].role == "assistant":
-                given = given[:-1]
-        return _checked(row, given, "-")[0]
 
-    return read
+def read_prompt(layout: Layout, row: Row) -> str:
+    """The prompt of a row without answers.  Raises BenchError, with the row's place, for an unusable row.
+
+    Of MT-Bench's questions it is the first: the later ones ask about an answer.  Of a conversation that was answered it
+    is what comes before the last answer.
+    """
+    value = row.values.get(layout.question)
+    if isinstance(value, list) and value:
+        if all(isinstance(one, str) for one in value):
+            value = value[0]
+        elif all(isinstance(one, Mapping) and "role" not in one and "from" not in one for one in value):
+            value = value[0].get("content")  # Arena-Hard's turns
+        row = Row(row.where, {**row.values, layout.question: value})
+    if not isinstance(value, list | dict):
+        text(row, layout.question)  # raises where it is missing, blank or no valid text
+    given = layout.asked(row)
+    while isinstance(given, list) and given and given[-1].role == "assistant":
+        given = given[:-1]
+    return _checked(row, given, "-")[0]

@@ -64,13 +64,15 @@ def _content(row: Row, column: str, role: str, message: Values) -> str:
     if isinstance(content, Mapping):
         content = [content]
     if isinstance(content, list):
-        parts = [one if isinstance(one, str) else one.get("text") if isinstance(one, Mapping) else None for one in content]
+        parts = [
+            one if isinstance(one, str) else one.get("text") if isinstance(one, Mapping) else None for one in content
+        ]
         for one, text in zip(content, parts, strict=True):
             if not isinstance(text, str):
                 kind = one.get("type") if isinstance(one, Mapping) else type(one).__name__
                 seen = f"{row.where}: {column!r} has a part of type {kind!r} in a turn of {role!r}."
                 raise BenchError(seen, "Parts must be text.")
-        content = "\n".join(parts)
+        content = "\n".join(map(str, parts))
     if content is not None and not isinstance(content, str):
         seen = f"{row.where}: the content of a turn of {role!r} in {column!r} is of type {type(content).__name__}."
         raise BenchError(seen, 'Give "text" or [{"type": "text", "text": "..."}].')
@@ -122,7 +124,9 @@ def transcript(text: str) -> list[Turn] | None:
     parts = LABEL.split(text)
     if len(parts) < 2 or parts[0].strip() or parts[1] == "Assistant":
         return None
-    return [Turn(ROLES[label.lower()], content.strip()) for label, content in zip(parts[1::2], parts[2::2], strict=True)]
+    return [
+        Turn(ROLES[label.lower()], content.strip()) for label, content in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 def asked(text: str) -> list[Turn] | None:
@@ -139,7 +143,9 @@ def mostly(values: Sequence[object], test: Callable[[str], object]) -> bool:
     return bool(texts) and 2 * sum(bool(test(text)) for text in texts) >= len(texts)
 
 
-def split_conversations(row: Row, prompt: Value | None, chosen: list[Turn], rejected: list[Turn]) -> tuple[list[Turn], str, str]:
+def split_conversations(
+    row: Row, prompt: Value | None, chosen: list[Turn], rejected: list[Turn]
+) -> tuple[list[Turn], str, str]:
     """(turns of the prompt, chosen, rejected) of two conversations with a prompt, or with a common beginning.
 
     The prompt may be the last question alone, the first, or all turns, and both may repeat it.  Raises BenchError
@@ -184,5 +190,3 @@ def check_question(row: Row, turns: Sequence[Turn]) -> list[Turn]:
         last = f"with a turn of {turns[-1].role!r}" if turns else "with nothing"
         raise BenchError(f"{row.where}: the prompt ends {last}.", "It must end with a turn of the user or a tool.")
     return list(turns)
-
-

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
-from rlhf_bench.tasks.folders import Part, held_out_split, read_split, split_files, training_split
+from rlhf_bench.tasks.folders import Part, held_out_split, read_parts, split_files, training_split
 from rlhf_bench.tasks.layouts import Layout, Names, recognise
 from rlhf_bench.tasks.real import text_key
 from rlhf_bench.tasks.settings import Setting, check_data, check_tokens, settings_of
 from rlhf_bench.tasks.sources import REFUSE, SKIP, SUFFIXES, BadRows, Row, content_sha256, hub_rows, read_rows
 
 PARTS = ("demonstrations", "training", "held-out pairs", "held-out prompts")
+
 
 class Preference(NamedTuple):
     """One row: its id, a prompt, and the two responses."""
@@ -101,7 +102,7 @@ class Preferences:
         if read.layout.alone:
             described += f" {read.layout.alone} prompts without two different answers left out."
         if read.bad.faults:
-            described += f" Left out: {read.bad.described(sum(map(len, read.rows.values())))}"
+            described += f" Left out: {read.bad.described()}"
         return Origin("real", described, content_sha256(read.rows.items()))
 
     def examples(self, split: Split) -> Sequence[Example]:
@@ -157,9 +158,6 @@ class Preferences:
         bad = BadRows(self.bad_rows == SKIP)
         rows = self._rows(bad)
         every = [row for split in rows.values() for row in split]
-        # lines that are no rows were counted already
-        total = len(every) + len(bad.faults)
-        bad.check(total, len(every))
         layout = recognise(every, Names(self.prompt, self.chosen, self.rejected, self.system))
         splits = {
             split: [
@@ -169,7 +167,7 @@ class Preferences:
             for split, found in rows.items()
         }
         left = sum(map(len, splits.values()))
-        bad.check(total, left)
+        bad.check(left)
         if not left:
             fix = "Give prompts with several answers"
             fix += ", or --set preferences.unpaired=sample." if layout.alone and self.unpaired == "drop" else "."
@@ -190,11 +188,7 @@ class Preferences:
             if not splits.get(name):
                 raise BenchError(f"{self.data} has no rows in split {name!r}.", did_you_mean(name, splits))
         read = {"train": splits[train], "test": splits[test] if test else []}
-        return {name: _read_parts(found, bad) for name, found in read.items()}
-
-
-def _read_parts(found: list[Part] | list[Row], bad: BadRows) -> list[Row]:
-    return [row for one in found for row in (read_split([one], bad) if isinstance(one, Part) else [one])]
+        return {name: read_parts(found, bad) for name, found in read.items()}
 
 
 def _numbered(splits: Mapping[str, list[Preference]]) -> dict[str, list[Preference]]:
@@ -218,7 +212,7 @@ def preference_texts(row: Row) -> tuple[str, str, str]:
     """(prompt, chosen, rejected) of a row read alone.  Raises BenchError, with the row's place, for an unusable row."""
     bad = BadRows()
     found = list(recognise([row]).triples([row], bad))
-    bad.check(1, len(found))
+    bad.check(len(found))
     return found[0].prompt, found[0].chosen, found[0].rejected or ""
 
 

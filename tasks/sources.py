@@ -56,25 +56,28 @@ class BadRows:
 
     skip: bool = False
     faults: list[BenchError] = field(default_factory=list)
+    total: int = 0  # records that were read, bad ones among them
 
     def add(self, fault: BenchError) -> None:
         self.faults.append(fault)
 
-    def check(self, total: int, left: int) -> None:
-        """Raises BenchError with the number of bad rows of `total`, unless they are left out and some are `left`."""
+    def check(self, left: int) -> None:
+        """Raises BenchError with the number of bad rows, unless they are left out and some rows are `left`."""
         if not self.faults or (self.skip and left):
             return
         first = self.faults[0]
         if len(self.faults) == 1 and not self.skip:
             raise BenchError(first.seen, f"{first.fix} Or leave such rows out: --set data.bad_rows={SKIP}".strip())
         fix = first.fix if self.skip else f"{first.fix} Or leave such rows out: --set data.bad_rows={SKIP}"
-        raise BenchError(f"{self.described(total)}", fix.strip())
+        raise BenchError(self.described(), fix.strip())
 
-    def described(self, total: int) -> str:
-        """How many rows of `total` cannot be used, and the first ones."""
+    def described(self) -> str:
+        """How many rows cannot be used, and the first ones."""
         shown = " ".join(fault.seen for fault in self.faults[:SHOWN])
         more = len(self.faults) - SHOWN
-        return f"{len(self.faults)} of {total} rows cannot be used: {shown}" + (f" And {more} more." if more > 0 else "")
+        return f"{len(self.faults)} of {self.total} rows cannot be used: {shown}" + (
+            f" And {more} more." if more > 0 else ""
+        )
 
 
 def read_rows(path: Path, bad: BadRows | None = None) -> list[Row]:
@@ -89,7 +92,7 @@ def read_rows(path: Path, bad: BadRows | None = None) -> list[Row]:
     if not path.name.endswith(SUFFIXES):
         raise BenchError(f"{path} is no file of rows by its name.", f"The name must end in {_or(SUFFIXES)}.")
     # Parquet compresses its columns itself: there is no .parquet.gz in SUFFIXES.
-    suffix = Path(path.name.removesuffix(".gz")).suffix
+    suffix, before = Path(path.name.removesuffix(".gz")).suffix, len(bad.faults) if bad else 0
     readers = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows}
     try:
         rows = list(parquet_rows(path) if suffix == ".parquet" else readers[suffix](path, bad))
@@ -98,6 +101,10 @@ def read_rows(path: Path, bad: BadRows | None = None) -> list[Row]:
         raise BenchError(f"{path} is not a whole gzip file: {_line(error)}.", fix) from error
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {_line(error)}.", "Check the file and its permissions.") from error
+    if bad is not None:
+        bad.total += len(rows) + len(bad.faults) - before
+    if not rows and bad is not None:
+        bad.check(0)
     if not rows:
         raise BenchError(f"{path} holds no rows.", "Give a file with at least one record.")
     return rows
@@ -172,7 +179,9 @@ def _is_object(line: str) -> bool:
 
 def _is_column(one: object, others: Mapping[str, object]) -> bool:
     first = next(iter(others.values()))
-    return isinstance(one, dict) and isinstance(first, dict) and one.keys() == first.keys() and all(map(str.isdigit, one))
+    return (
+        isinstance(one, dict) and isinstance(first, dict) and one.keys() == first.keys() and all(map(str.isdigit, one))
+    )
 
 
 def csv_rows(path: Path, bad: BadRows | None = None) -> Iterator[Row]:

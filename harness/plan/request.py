@@ -123,7 +123,14 @@ def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPla
         request.train_prompts: ("train", "test"),
         request.task: ("sft", "train", "test"),
     }
-    opened, task = plan_tasks.open_task(name, settings.plugins.get(name, {}), used.get(name, ("test",)))
+    given = dict(settings.plugins.get(name, {}))
+    if settings.data.bad_rows == "skip":
+        # every task of the run is asked; one that generates its data has no bad rows
+        if "bad_rows" in plugins.parameters(plugins.find("task", name).factory()):
+            given.setdefault("bad_rows", settings.data.bad_rows)
+        elif given.get("data"):
+            raise BenchError(f"The task {name!r} cannot leave bad rows out.", "Leave data.bad_rows=skip away.")
+    opened, task = plan_tasks.open_task(name, given, used.get(name, ("test",)))
     if name == request.task and not task.examples("sft"):
         raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
     return opened

@@ -117,12 +117,16 @@ def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat)
         for turn in turns_of(prompt):
             if any(token in turn.content for token in special):
                 mark = f"{PROMPT_MARK}{len(marked)}X"  # ends in a letter: mark 1 is no beginning of mark 10
-                marked[mark], turn = turn.content, turn._replace(content=mark)  # noqa: PLW2901
+                marked[mark], turn = turn.content, turn._replace(content=mark)
             turns.append(turn)
         text = before_answer(tokenizer, chat_turns(turns, form, tools))
         parts = re.split(f"({'|'.join(marked)})", text) if marked else [text]
         rows.append(
-            [i for part in parts for i in (encode(tokenizer, [marked[part]])[0] if part in marked else _ids(tokenizer, part))]
+            [
+                i
+                for part in parts
+                for i in (encode(tokenizer, [marked[part]])[0] if part in marked else _ids(tokenizer, part))
+            ]
         )
     return rows
 
