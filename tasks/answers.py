@@ -7,6 +7,7 @@ LLaMA-Factory (`data/README.md`), ms-swift, AlpacaEval and TRL, and OpenAI's gui
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -83,7 +84,7 @@ def find_answers(rows: Sequence[Row], columns: Collection[str]) -> Answers | Non
         # beside two answers, `chosen` may say which of them is the better one
         if {better, worse} <= set(columns) and not (two and _names_a_side(rows, better)):
             return named(better, worse, layout)
-    finders = (_swift, _sides, _summaries, _lists, _two_outputs, _labelled)
+    finders = (_swift, _arena, _sides, _summaries, _lists, _two_outputs, _labelled)
     return next((found for find in finders if (found := find(rows, columns))), None)
 
 
@@ -137,6 +138,38 @@ def _swift(_: Sequence[Row], columns: Collection[str]) -> Answers | None:
 
             return Answers("ms-swift", ("messages", worse), read)
     return None
+
+
+def _arena(rows: Sequence[Row], columns: Collection[str]) -> Answers | None:
+    """Chatbot Arena's file for Kaggle: questions and both models' answers, each a list as JSON text."""
+    needed = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b")
+    if not set(needed) <= set(columns) or not all(
+        _json_texts(row.values[name]) for row in rows[:9] for name in needed[:3]
+    ):
+        return None
+    choose = partial(_larger, "winner_model_a", "winner_model_b")
+
+    def read(row: Row) -> list[tuple[Cell, Cell]]:
+        asked, *answers = (_json_texts(cell_of(row, name)) for name in needed[:3])
+        if not asked or not all(answers) or len({len(asked), *map(len, answers)}) > 1:
+            raise BenchError(f"{row.where}: the lists of questions and answers differ.", "Correct the row.")
+        talks: list[Cell] = []
+        for name, said in zip(needed[1:3], answers, strict=True):
+            turns = [(("user", q), ("assistant", a)) for q, a in zip(asked, said, strict=True)]
+            talks.append((name, [{"role": role, "content": text} for both in turns for role, text in both]))
+        better = choose(row)
+        return [] if better is None else [(talks[better], talks[1 - better])]
+
+    return Answers("Chatbot Arena", (*needed, "winner_tie"), read)
+
+
+def _json_texts(value: object) -> list[str]:
+    """The texts of a list as JSON; [] for anything else."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return []
+    return found if _texts(found) else []
 
 
 def _sides(_: Sequence[Row], columns: Collection[str]) -> Answers | None:
