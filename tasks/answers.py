@@ -169,7 +169,7 @@ def _json_texts(value: object) -> list[str]:
         found = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return []
-    return found if _texts(found) else []
+    return [str(one) for one in found] if isinstance(found, list) and _texts(found) else []
 
 
 def _sides(_: Sequence[Row], columns: Collection[str]) -> Answers | None:

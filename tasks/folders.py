@@ -92,7 +92,7 @@ def _check(folder: Path, name: str, parts: list[Part]) -> None:
 
 
 def _saved(folder: Path) -> dict[str, list[Part]]:
-    """The files of a folder that datasets' `save_to_disk` wrote; {} for another.  Raises BenchError for a missing one."""
+    """The files that datasets' `save_to_disk` wrote; {} for another folder.  Raises BenchError for a missing one."""
 
     def data_files(place: Path) -> list[Part]:
         state = read_json(place / "state.json")

@@ -365,8 +365,9 @@ def _all_repeat(rows: Sequence[Row], columns: Collection[str], question: str) ->
 
     def repeats(row: Row) -> bool:
         prompt, answers = row.values.get(question), [row.values.get(name) for name in columns]
-        begins = isinstance(prompt, str) and bool(prompt.strip())
-        return begins and all(isinstance(a, str) and a.startswith(prompt) and len(a) > len(prompt) for a in answers)
+        if not isinstance(prompt, str) or not prompt.strip():
+            return False
+        return all(isinstance(a, str) and a.startswith(prompt) and len(a) > len(prompt) for a in answers)
 
     return len(rows) > 1 and all(map(repeats, rows))
 

@@ -50,16 +50,16 @@ COLUMNS = st.sampled_from(
 )
 TEXTS = st.one_of(
     st.text(max_size=20),
-    st.sampled_from(("", " ", "\n\nHuman: a\n\nAssistant: b", "Human:", '[{"role": "user", "content": "a"}]', "[{'a': 1}]",
+    st.sampled_from(("", " ", "\n\nHuman: a\n\nAssistant: b", "Human:", '[{"role": "user", "content": "a"}]',
+                     "[{'a': 1}]",
                      "[{'role': 'user', 'content': 'a'}\n {'role': 'x'}]", "A", "tie", "1", "nan", "a\nb", "\ud800")),
 )  # fmt: skip
+ROLES = ("user", "assistant", "system", "tool", "gpt", "developer")
 PART = st.dictionaries(st.sampled_from(("type", "text", "image_url")), TEXTS, max_size=3)
 MESSAGE = st.fixed_dictionaries(
     {},
     optional={
-        "role": st.one_of(
-            st.sampled_from(("user", "assistant", "system", "tool", "gpt", "developer")), TEXTS, st.none()
-        ),
+        "role": st.one_of(st.sampled_from(ROLES), TEXTS, st.none()),
         "content": st.one_of(TEXTS, st.none(), st.lists(st.one_of(PART, TEXTS), max_size=3), st.integers()),
         "from": TEXTS,
         "value": TEXTS,
@@ -97,8 +97,9 @@ def fine(call: Callable[[], object]) -> object:
     try:
         return call()
     except BenchError as error:
-        assert "\n" not in str(error), f"an error of several lines: {str(error)!r}"
-        return None
+        said = str(error)
+    assert "\n" not in said, f"an error of several lines: {said!r}"
+    return None
 
 
 def check_layouts(rows: list[dict[str, object]], names: Names) -> None:
