@@ -218,7 +218,7 @@ def preference_texts(row: Row) -> tuple[str, str, str]:
 
 @settings_of(Preferences)
 def preferences(*, data: str = "", **settings: Setting) -> Preferences:
-    """Any preference data (real data only): columns are recognised or named.
+    """Any preference data, by recognised or named columns (real data only).
 
     See `Preferences`.  Raises BenchError without `data`, and for `split` or `test_split` together with a file.
     """
