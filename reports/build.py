@@ -102,11 +102,10 @@ def page_fingerprint() -> str:
 
 
 def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of everything that a report's numbers are computed from: the cells' records (which hold the keys of their
-    stages), how intervals are made, and the code."""
-    # no stage's file is read: its key names its content.  Only verdicts that were judged again change under their key,
-    # and `api.judging.rejudge` therefore writes the report anew in any case
-    rows = sorted(store.canonical(cell.record) for cell in cells)
+    """Hash of everything that a report's numbers are computed from: the cells' records, the content of their stages,
+    how intervals are made, and the code."""
+    # a key alone does not name a content: verdicts that were judged again change under it, and so does a damaged file
+    rows = sorted(store.canonical([cell.record, cell.content]) for cell in cells)
     code = fingerprint.of(__name__, without=NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
 

@@ -6,14 +6,15 @@ cells are finished runs of one task, reward model and seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, store
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results import agreement, claims, contrasts
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
@@ -26,6 +27,7 @@ from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports import build, ledger
+from rlhf_bench.reports.claim_checks import checks
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -60,13 +62,16 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
     # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
     code = fingerprint.of(__name__, without=build.NOT_REPORTING)
     definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
-    key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), definition, code])
+    measured = [analyses[run] for run in sorted(analyses)]
+    key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), measured, definition, code])
     try:
-        before: JsonObject = store.read_json(folder_of(record, root) / FILE)
+        before: object = store.read_json(folder_of(record, root) / FILE)
     except BenchError:  # none yet, or a damaged one
-        before = {}
-    if before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key:
-        return before
+        before = None
+    if isinstance(before, dict) and not integrity.seal_problem(before, FILE):
+        before = integrity.unsealed(before)
+        if before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key:
+            return before
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
     for run in experiments.find(record["name"]).runs:
@@ -85,9 +90,7 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         "report": report,
         "contrasts": _contrasts(record["name"], cells, estimator),
         "analyses": analysed,
-        "claims": claims.adjusted(
-            [result.row() for result in _claims(record["name"], cells, report, analysed, estimator)]
-        ),
+        "claims": claims.adjusted(list(_claims(record["name"], cells, report, analysed, estimator))),
     }
 
 
@@ -154,6 +157,7 @@ def _analysis_rows(record: Row, root: Path, missing: list[str]) -> dict[str, tup
                 missing.append(f"{kind} {label} of {run} is unfinished")
                 continue
             try:
+                integrity.check_used(folder)
                 rows = store.read_rows(folder / f"{kind}.jsonl")
             except BenchError as error:
                 missing.append(f"{kind} {label} of {run}: {error.seen}")
@@ -213,17 +217,18 @@ def _claims(
     report: Row | None,
     analyses: Row,
     estimator: Estimator,
-) -> list[claims.Result]:
+) -> Iterator[JsonObject]:
     # rows of the report that was just built, back as records: a claim picks the interval that the report shows
     estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
-    found = []
     for claim in claims.of_experiment(name):
         if claim.run in analyses:
-            found.append(of_analysis(claim, analyses[claim.run], estimator))
+            yield {**of_analysis(claim, analyses[claim.run], estimator).row(), "checks": []}
         else:
             arms = arms_of(cells.get(claim.run, []))
-            found.append(claims.judge_claim(claim, arms, estimates, estimator))
-    return found
+            result = claims.judge_claim(claim, arms, estimates, estimator)
+            # a claim that was not run has nothing to be checked
+            made = [] if result.ruling == "not run" else checks(claim, arms, estimates, estimator)
+            yield {**result.row(), "checks": made}
 
 
 def of_analysis(claim: claims.Claim, analysis: Row, estimator: Estimator) -> claims.Result:
@@ -251,12 +256,28 @@ def find_records(folders: Sequence[Path]) -> list[tuple[JsonObject, Path]]:
             store.check_links(path, folder)
             record = store.read_json(path)
             check_record(record, path)
-            found.append((record, folder))
+            found.append((integrity.unsealed(record), folder))
     return sorted(found, key=lambda item: item[0]["name"])
 
 
+def same_record(path: Path, record: Row) -> bool:
+    """Whether the record of an experiment is stored at `path`, made by whichever command."""
+    try:
+        stored = store.read_json(path)
+    except BenchError:  # none yet, or a damaged one
+        return False
+    if not isinstance(stored, dict) or integrity.seal_problem(stored, path.name):
+        return False
+    return {**integrity.unsealed(stored), "command": ""} == {**integrity.unsealed(record), "command": ""}
+
+
 def check_record(record: object, path: Path) -> None:
-    """Raises BenchError unless the record of an experiment names cells and stages of its own results folder."""
+    """Raises BenchError unless the record of an experiment names cells and stages of its own results folder.
+
+    DamagedError where it is not what was written.
+    """
+    if isinstance(record, dict) and (problem := integrity.seal_problem(record, path.name)):
+        raise DamagedError(f"{path} is damaged: {problem}.", "Run the experiment again.")
     try:
         if not isinstance(record, dict):
             raise TypeError

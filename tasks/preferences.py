@@ -20,7 +20,7 @@ from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
 from rlhf_bench.tasks.folders import Part, held_out_split, read_parts, split_files, training_split
 from rlhf_bench.tasks.layouts import Layout, Names, recognise
-from rlhf_bench.tasks.real import text_key
+from rlhf_bench.tasks.real import split_key, text_key
 from rlhf_bench.tasks.settings import Setting, check_data, check_tokens, settings_of
 from rlhf_bench.tasks.sources import REFUSE, SKIP, SUFFIXES, BadRows, Row, content_sha256, hub_rows, read_rows
 
@@ -205,7 +205,7 @@ def _numbered(splits: Mapping[str, list[Preference]]) -> dict[str, list[Preferen
 def _place(prompt: str) -> float:
     """A number in [0, 1) from the hash of a prompt; the same for prompts that differ in case and spaces alone."""
     # 13 hexadecimal digits are 52 bits, which a float holds exactly.
-    return int(hashlib.sha256(text_key(prompt).encode()).hexdigest()[:13], 16) / 2**52
+    return int(hashlib.sha256(split_key(prompt).encode()).hexdigest()[:13], 16) / 2**52
 
 
 def preference_texts(row: Row) -> tuple[str, str, str]:

@@ -23,6 +23,7 @@ from rlhf_bench.harness.api.arguments import (
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.pipeline.execute import Outcome
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, usable_cores
+from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import request as requests
@@ -153,6 +154,7 @@ def run(
     threads: int | None = None,
     device: str = "",
     trackers: str | Sequence[str] = (),
+    repair: bool = False,
     progress: StageProgress | None = None,
 ) -> Report:
     """Train, judge and report: a cell for every reward model, optimizer and seed.  `bench run` as a function.
@@ -193,6 +195,9 @@ def run(
         "cpu", "cuda" or "mps".  Default: the accelerator where there is one.
     trackers
         "tensorboard", "wandb", "trackio": where PPO's scalars are logged while training.
+    repair
+        Compare every file of the run's stages with what was written, and make damaged stages, and what depends on
+        them, again.
     progress
         Called with (event, stage name, done, total).
 
@@ -201,6 +206,9 @@ def run(
     BenchError
         Before anything is computed, for whatever is wrong with the arguments; afterwards for the first stage that
         failed.  Finished stages are kept, and the report of the finished cells is written all the same.
+    DamagedError
+        A BenchError: a stage that others need is not what was written.  `Report.missing` names cells that cannot be
+        reported.
     """
     command = call_text(run, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
@@ -210,7 +218,10 @@ def run(
     )  # fmt: skip
     small = planned.request.policy == "tiny"
     # the report of what finished is written before the first failure is raised
-    computed = compute(planned, make_machine(small, jobs, threads, device, checked, progress), command)
+    machine = make_machine(small, jobs, threads, device, checked, progress)
+    if repair:
+        remove_damage(planned.cells.order, planned.out)
+    computed = compute(planned, machine, command, repair=repair)
     raise_first(computed.outcome)
     return existing(computed.report, computed.missing)
 
@@ -233,6 +244,16 @@ def make_machine(
     return Machine(jobs or (0 if small else 1), threads, device, progress or no_stage_progress, trackers)
 
 
+def remove_damage(order: Sequence[Stage], out: Path) -> list[str]:
+    """Remove damaged stages of a plan, and those that depend on them, from a results folder: `--repair`.
+
+    Returns a sentence for each damaged file.  Raises BenchError for a folder that cannot be written.
+    """
+    root = store.Store(out)
+    root.prepare()
+    return remove_damaged(order, root)
+
+
 @dataclass(frozen=True)
 class Computed:
     """How computing a plan ended: the report of the finished cells, what it lacks, and judges that decided too little.
@@ -247,14 +268,15 @@ class Computed:
     undecided: list[str]
 
 
-def compute(planned: RunPlan, machine: Machine, command: str) -> Computed:
+def compute(planned: RunPlan, machine: Machine, command: str, *, repair: bool = False) -> Computed:
     """Execute what `planned.out` lacks and write the report to its folder `report`.
 
-    Failed stages are in the outcome, not raised: the report of the other cells is written first.  Raises BenchError for
-    an unusable device, a folder that cannot be written, and when a worker process is killed.
+    Failed stages are in the outcome, not raised: the report of the other cells is written first.  With `repair`, which
+    comes after `remove_damage`, damaged records of cells are written again.  Raises BenchError for an unusable device,
+    a folder that cannot be written, and when a worker process is killed.
     """
     root = store.Store(planned.out)
-    outcome = requests.run(planned.cells, root, machine)
+    outcome = requests.run(planned.cells, root, machine, repair=repair)
     cells = requests.finished(planned.cells, root)
     made, missing = None, list[str]()
     if cells:  # else a failure stopped all of them, which says more than a report would

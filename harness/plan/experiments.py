@@ -213,22 +213,24 @@ def overhead_stage(seed: int) -> Stage:
     return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stages.overhead:overhead", {"seed": seed}, code=code)
 
 
-def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
+def run(made: Made, root: store.Store, machine: Machine, *, repair: bool = False) -> Outcome:
     """Execute the stages that `root` lacks.  A stage that fails raises nothing: the outcome names it.
 
+    With `repair` damaged records of cells are written again; `repair.remove_damaged` comes before.
     Raises BenchError for an unusable device, an unwritable `root` and a worker process that is killed.
     """
     if not all(stage.done(root) for stage in made.order):
         machine = machine.resolved()  # imports torch: not where every stage is there already
     root.prepare()
     for planned in made.plans.values():
-        record_cells(planned, root)  # first, so that an interrupted experiment can say what it lacks
+        record_cells(planned, root, repair)  # first, so that an interrupted experiment can say what it lacks
     # all runs in one call, so that no job waits for the end of a run
     outcome = execute([stage for stage in made.order if stage.kind != "overhead"], root, machine)
     # a timing runs after everything else, alone, on one thread of the CPU
     alone = Machine(progress=machine.progress)
     timed = execute([stage for stage in made.order if stage.kind == "overhead"], root, alone)
-    return Outcome(outcome.made + timed.made, {**outcome.failed, **timed.failed}, outcome.skipped + timed.skipped)
+    failed, damaged = {**outcome.failed, **timed.failed}, outcome.damaged + timed.damaged
+    return Outcome(outcome.made + timed.made, failed, outcome.skipped + timed.skipped, damaged)
 
 
 def record(experiment: Experiment, made: Made, command: str) -> JsonObject:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.anchors import anchored
-from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.models.identity import policy_identity
+from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
+from rlhf_bench.harness.models.identity import WHOLE, policy_identity
 from rlhf_bench.harness.nouns import Split
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
@@ -95,6 +96,7 @@ def make_plan(request: Request) -> Plan:
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
     opened = {name: _open(name, request, settings) for name in request.tasks}
+    check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
     home, optimised = opened[request.task], opened[request.train_prompts or request.task]
     # built now: a judge's wrong setting must not surface after hours of training
@@ -126,6 +128,20 @@ def _anchored(request: Request) -> Request:
     models = [anchored(name) if ":" in name else name for name in request.reward_models]
     data = anchored(request.data, "data")
     return replace(request, assignments=groups, reward_models=models, data=data)
+
+
+def check_sources(names: Sequence[str]) -> None:
+    """Raises DamagedError for a damaged policy or reward model (`path:FOLDER`) that a stage made, or a copy of one.
+
+    A policy may be a folder in that of its stage.
+    """
+    for name in names:
+        path = Path(name if store.is_folder(Path(name)) else name.partition(":")[2] or name).expanduser()
+        for folder in (path, path.parent):
+            if store.is_folder(path) and (folder / store.MARKER).is_file():
+                # as much as the identity of such a folder hashes (`folder_hash`): hashing many gigabytes takes minutes
+                for sentence in integrity.damage(folder, lambda _, size: size <= WHOLE, moved=True):
+                    raise DamagedError(f"{sentence}.", "Take another copy, or repair the run that made it.")
 
 
 def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPlan:
@@ -168,31 +184,67 @@ def _differing(request: Request, tasks: plan_tasks.Tasks) -> dict[str, str]:
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 
-def run(made: Plan, root: store.Store, machine: Machine) -> Outcome:
+def run(made: Plan, root: store.Store, machine: Machine, *, repair: bool = False) -> Outcome:
     """Execute the stages that `root` lacks.  A stage that fails raises nothing: the outcome names it.
 
+    With `repair` damaged records of cells are written again; `repair.remove_damaged` comes before.
     Raises BenchError for an unusable device, an unwritable `root` and a worker process that is killed.
     """
     if not all(stage.done(root) for stage in made.order):
         machine = machine.resolved()  # imports torch: not where every stage is there already
     root.prepare()
-    record_cells(made, root)  # first, so that a report can say what an interrupted run lacks
+    record_cells(made, root, repair)  # first, so that a report can say what an interrupted run lacks
     return execute(made.order, root, machine)
 
 
-def record_cells(made: Plan, root: store.Store) -> None:
-    """Write cells/NAME.json of every cell, from which reports find its folders; judges recorded before stay."""
+def record_cells(made: Plan, root: store.Store, repair: bool = False) -> None:
+    """Write cells/NAME.json of every cell, from which reports find its folders; judges recorded before stay.
+
+    A damaged record stays as it is, for reports to name, unless `repair` says to write it again.  The judges of one
+    that is written again, or that was deleted, are those whose verdicts on the cell's generations are there.
+    """
     (root.root / "cells").mkdir(parents=True, exist_ok=True)
+    on_disk: dict[str, JsonObject] | None = None
     for cell in made.cells:
         path = root.root / "cells" / f"{cell.name}.json"
-        # `bench judge` records judges that no plan names
-        found = store.read_json(path) if path.exists() else {}
-        judged = found.get("judges") if isinstance(found, dict) else None
-        before: JsonObject = judged if isinstance(judged, dict) else {}
+        before: object = None
+        if path.exists():
+            try:
+                before = store.read_json(path)
+            except BenchError:
+                before = ""
+            sound = isinstance(before, dict) and not integrity.seal_problem(before, path.name)
+            if not sound and not repair:
+                continue
+            before = before if sound else None
+        generations = cell.stages["generations"]
+        if isinstance(before, dict):
+            # `bench judge` records judges that no plan names
+            judged = before["judges"] if isinstance(before.get("judges"), dict) else {}
+        elif not generations.folder(root).exists():
+            judged = {}  # a new cell
+        else:
+            on_disk = _judged_on_disk(root) if on_disk is None else on_disk  # once: there may be many cells
+            judged = on_disk.get(generations.folder(root).name, {})
         judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
-        record = {**cell.record(), "judges": {**before, **judges}}
-        if not path.exists() or store.read_json(path) != record:  # the same run again leaves its files untouched
+        record = integrity.sealed({**cell.record(), "judges": {**judged, **judges}}, path.name)
+        if before != record:  # the same run again leaves its files untouched
             store.write_json(path, record)
+
+
+def _judged_on_disk(root: store.Store) -> dict[str, JsonObject]:
+    """The places of finished verdicts in the store: name of the generations' folder -> judge -> place."""
+    found: dict[str, JsonObject] = {}
+    markers = [(path.stat().st_mtime_ns, path) for path in (root.root / "verdicts").glob(f"*/{store.MARKER}")]
+    for _, path in sorted(markers):  # of a judge with several settings the last verdicts count
+        try:
+            record = store.read_json(path)
+            place = [record["kind"], record["label"], record["key"][: store.KEY_LENGTH]]
+            if not any(integrity.damage(path.parent, integrity.no_file, record)):
+                found.setdefault(record["inputs"]["generations"], {})[record["params"]["judge"]["name"]] = place
+        except (BenchError, LookupError, TypeError):  # damaged, or of another version: these verdicts stay unrecorded
+            continue
+    return found
 
 
 def finished(made: Plan, root: store.Store) -> list[Path]:
@@ -207,15 +259,20 @@ def finished(made: Plan, root: store.Store) -> list[Path]:
 def raise_first(outcome: Outcome) -> None:
     """Raises the first failure of a run as a BenchError that names the other failures; returns where there is none.
 
-    What was made is kept; the error counts the stages that were left out because of a failure.
+    What was made is kept; the error counts the stages that were left out because of a failure.  Raises DamagedError
+    where stages are damaged and none failed.
     """
+    if outcome.damaged and not outcome.failed:
+        lost = f"{len(outcome.skipped)} stages that need it were left out."
+        raise DamagedError(f"{'; '.join(outcome.damaged)}.", f"{integrity.REPAIR} {lost}")
     if not outcome.failed:
         return
     name, error = next(iter(outcome.failed.items()))
     others = [f"{other} ({why.seen})" for other, why in list(outcome.failed.items())[1:]]
     more = f" Failed as well: {'; '.join(others)}." if others else ""
+    more += f" Damaged: {'; '.join(outcome.damaged)}." if outcome.damaged else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
-    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
+    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip()) from error
 
 
 def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float | None]:
@@ -228,6 +285,8 @@ def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float
     for kind in {stage.kind for stage in stages}:
         for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
             record = store.read_json(path)
+            if any(integrity.damage(path.parent, integrity.no_file, record)):
+                continue  # the estimate needs no single stage, and a run names what is damaged
             if record["cost"]:  # 0 for stages that state none, such as verdicts
                 rates.setdefault((kind, record["family"]), []).append(record["seconds"] / record["cost"])
     found: dict[str, float | None] = {}
