@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rlhf_bench.harness.text.tokens import Span
+from rlhf_bench.harness.text.turns import restored_prompt, stored_turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -274,10 +275,21 @@ def to_row(record: Any) -> JsonObject:
     """The JSON object of a stored record, nested records included.
 
     Empty fields (None, "", (), {}) are left out.  What reads a row puts them back, and makes tuples of JSON's lists:
-    `prompts.read_examples`, `pairs.read_pairs` and `evaluation.read_generations`.
+    `prompts.read_examples`, `pairs.read_pairs` and `evaluation.read_generations`.  A prompt of several turns has them
+    in `turns` beside its text; `with_turns` puts them back.
     """
     # 0 and False are equal to none of the empty values, so they are stored.
-    return {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
+    row = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
+    turns = stored_turns(row.get("prompt", ""))
+    return {**row, "turns": turns} if turns else row
+
+
+def with_turns(row: Row) -> JsonObject:
+    """A stored row whose `prompt` has its turns again; raises BenchError where the two differ."""
+    found = dict(row)
+    if turns := found.pop("turns", None):
+        found["prompt"] = restored_prompt(found["prompt"], turns)
+    return found
 
 
 class Answer(NamedTuple):

@@ -93,6 +93,9 @@ class DataSettings(Group):
     """Most examples of every split; 0 keeps all."""
     max_prompt_tokens: Limit = 0
     """Drop prompts with more tokens than this; 0 keeps all."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """What is done with rows of real data that cannot be used: refuse the data, with their number and the first ones,
+    or leave them out (skip), counted at the end of the run and in the report."""
 
 
 @dataclass(frozen=True)

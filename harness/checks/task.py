@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rlhf_bench.harness import store
 from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, sequence_of
 from rlhf_bench.harness.errors import one_line
-from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row
+from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row, with_turns
 from rlhf_bench.harness.seams import GoldTask, HasEmptyDemonstrations, HasOrigin, Task
 from rlhf_bench.harness.text.types import JsonObject
 
@@ -135,7 +135,7 @@ def stored(example: Example) -> Example:
     # as `stages.prompts.read_examples` makes it of a stored row
     row: JsonObject = json.loads(store.canonical(to_row(example)))
     row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
-    return Example(**row)
+    return Example(**with_turns(row))
 
 
 def check_reproducible(task: Task, other: Task) -> str:

@@ -148,7 +148,7 @@ class ArmContext:
     @property
     def payload(self) -> JsonObject:
         """Parameters that change no result: the micro-batch, and where the tasks of both splits are opened from."""
-        tasks = {"task": self.tasks.optimised.params, "evaluated": self.tasks.evaluated.params}
+        tasks = {"task": self.tasks.optimised.opened, "evaluated": self.tasks.evaluated.opened}
         return {"micro_batch": self.settings.ppo.micro_batch, **tasks}
 
     def label(self, task: str) -> str:
@@ -280,7 +280,7 @@ def best_of_n(arm: ArmContext) -> dict[str, Stage]:
         # nothing of the reward model, and of n the pool's size alone: all arms of a seed draw once
         {**common, "seed": seed, "temperature": settings.ppo.temperature, "pool": drawn},
         prompts,
-        {"task": evaluated.params},
+        {"task": evaluated.opened},
         plugin_code=(evaluated.fingerprint,),  # the stage computes the samples' gold utility
         cost=cost,
         family=arm.family,

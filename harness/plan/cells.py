@@ -62,7 +62,7 @@ class Cell:
             "task": self.task,
             "home": self.home.name,
             "home_origin": asdict(self.home.origin),
-            "evaluated": self.evaluated.params,
+            "evaluated": self.evaluated.opened,
             "reward_model": self.reward_model,
             "optimizer": self.optimizer,
             # what groups the seeds of one arm in reports
@@ -135,7 +135,7 @@ def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], l
         # `content`, not the settings: those that cost only time change no verdict (`seams.HasVerdictSettings`)
         {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": seed},
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
-        {"judge_settings": dict(judge.settings)},
+        {"judge_settings": dict(judge.settings), "task": task.opened},
         plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility
     )
 

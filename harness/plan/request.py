@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
 from rlhf_bench.harness.models.identity import WHOLE, policy_identity
 from rlhf_bench.harness.nouns import Split
@@ -82,6 +83,7 @@ def make_plan(request: Request) -> Plan:
 
     Imports no torch.  Raises BenchError for unknown names, wrong settings, unreadable data and missing models.
     """
+    request = _anchored(request)
     for name in request.optimizers:
         if name not in (*OPTIMIZERS, *CONTROLS):
             raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, (*OPTIMIZERS, *CONTROLS)))
@@ -128,6 +130,16 @@ def make_plan(request: Request) -> Plan:
     return Plan(tuple(cells), judged, settings)
 
 
+def _anchored(request: Request) -> Request:
+    """The request with the paths that names of plugins carry made absolute, in --set groups too."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, values in request.assignments.items():
+        groups.setdefault(anchored(name) if ":" in name else name, {}).update(values)
+    models = [anchored(name) if ":" in name else name for name in request.reward_models]
+    data = anchored(request.data, "data")
+    return replace(request, assignments=groups, reward_models=models, data=data)
+
+
 def check_sources(names: Sequence[str]) -> None:
     """Raises DamagedError for a damaged policy or reward model (`path:FOLDER`) that a stage made, or a copy of one.
 
@@ -149,7 +161,14 @@ def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPla
         request.train_prompts: ("train", "test"),
         request.task: ("sft", "train", "test"),
     }
-    opened, task = plan_tasks.open_task(name, settings.plugins.get(name, {}), used.get(name, ("test",)))
+    given = dict(settings.plugins.get(name, {}))
+    if settings.data.bad_rows == "skip":
+        # every task of the run is asked; one that generates its data has no bad rows
+        if "bad_rows" in plugins.parameters(plugins.find("task", name).factory()):
+            given.setdefault("bad_rows", settings.data.bad_rows)
+        elif given.get("data"):
+            raise BenchError(f"The task {name!r} cannot leave bad rows out.", "Leave data.bad_rows=skip away.")
+    opened, task = plan_tasks.open_task(name, given, used.get(name, ("test",)))
     if name == request.task and not task.examples("sft"):
         raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
     return opened

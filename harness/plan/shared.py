@@ -50,7 +50,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
             "seed": seed,
         },
         {},
-        {"task": home.params},
+        {"task": home.opened},
         cost=float(settings.sft.steps * settings.sft.batch),
         family=family,
     )
@@ -68,6 +68,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
             "eval": {"batch": settings.eval.batch},
         },
         {"sft": sft},
+        {"task": home.opened},
         cost=1.0,
         family=family,
     )
@@ -107,7 +108,7 @@ def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> St
         },
         {"sft": sft},
         # the home task, in whose training data no prompt held out by another task may be
-        {"task": task.params, "home": tasks.home.params},
+        {"task": task.opened, "home": tasks.home.opened},
         cost=1.0,
         family=sft.family,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.anchors import is_local
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
 from rlhf_bench.harness.presets import factory_settings
@@ -33,7 +34,14 @@ class TaskPlan:
 
     @property
     def params(self) -> JsonObject:
-        """What enters keys: name, settings and the hash of the data."""
+        """What enters keys: name, settings and the hash of the data, which stands for the place of local files."""
+        data = self.settings.get("data", "")
+        where = {"data": ""} if isinstance(data, str) and is_local(data) else {}
+        return {**self.opened, "settings": {**self.settings, **where}}
+
+    @property
+    def opened(self) -> JsonObject:
+        """What opens the task again: name and settings, with the hash that its data must have."""
         return {"name": self.name, "settings": dict(self.settings), "sha256": self.origin.sha256}
 
     @property

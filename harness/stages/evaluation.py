@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row
+from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, map_batches, rows_of, sample
@@ -237,5 +237,5 @@ def read_generations(path: Path) -> list[Generation]:
         row["spans"] = tuple(tuple(span) for span in row["spans"]) if "spans" in row else None
         row["token_rewards"] = tuple(row["token_rewards"]) if "token_rewards" in row else None
         row.setdefault("response", "")  # the one of them without a default
-        generations.append(Generation(**row))
+        generations.append(Generation(**with_turns(row)))
     return generations

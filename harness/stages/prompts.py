@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
-from rlhf_bench.harness.nouns import Example, Split, to_row
+from rlhf_bench.harness.nouns import Example, Split, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.seams import HasEmptyDemonstrations, Task
 from rlhf_bench.harness.text.templates import encode_prompts
@@ -163,7 +163,7 @@ def read_examples(folder: Path, split: str) -> list[Example]:
     rows = store.read_rows(folder / f"examples.{split}.jsonl")
     for row in rows:
         row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}  # JSON has lists
-    return [Example(**row) for row in rows]
+    return [Example(**with_turns(row)) for row in rows]
 
 
 def held_out(folder: Path, settings: EvalSettings) -> list[Example]:

@@ -50,15 +50,19 @@ SIGNATURES = {
     """,
     "medical": """
         data='' column='question' split='' train_share=0.0 response_tokens=128 references='' types=''
+        bad_rows='refuse'
     """,
     "code": """
         data='' column='prompt' split='' train_share=0.0 response_tokens=128 references='' types=''
+        bad_rows='refuse'
     """,
     "prompts": """
         data='' column='prompt' split='' train_share=0.0 response_tokens=128 references='' types=''
+        bad_rows='refuse'
     """,
     "preferences": """
-        data='' split='train' test_split='' response_tokens=128
+        data='' split='train' test_split='' response_tokens=128 prompt='' chosen='' rejected='' system=''
+        bad_rows='refuse' unpaired='drop'
     """,
 }
 """Name and default of every setting, in order.  A change here changes the settings that results were stored under."""
