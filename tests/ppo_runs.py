@@ -19,8 +19,8 @@ from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.settings import PPOSettings
 
 SMALL = PPOSettings(
-    iterations=4, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=2,
-    save_every=2, temperature=0.9,
+    iterations=4, rollouts=8, samples=1, epochs=2, minibatches=2, micro_batch=3,
+    lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=2, save_every=2, temperature=0.9,
 )  # fmt: skip
 EXAMPLES = [Example(str(i), f"Where {'on earth ' * (i % 3)}is {i}?") for i in range(5)]
 

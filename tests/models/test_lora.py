@@ -28,8 +28,8 @@ from rlhf_bench.harness.settings import PPOSettings
 LORA = Placement(lora=4)
 EXAMPLES = [Example(str(i), f"Where {'on earth ' * (i % 3)}is {i}?") for i in range(5)]
 SMALL = PPOSettings(
-    iterations=3, rollouts=8, epochs=2, minibatches=2, micro_batch=3, lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=1,
-    save_every=1, temperature=0.9,
+    iterations=3, rollouts=8, samples=1, epochs=2, minibatches=2, micro_batch=3,
+    lr=3e-3, critic_lr=1e-2, kl=0.1, checkpoints=1, save_every=1, temperature=0.9,
 )  # fmt: skip
 THIRDS = torch.arange(1000).remainder(3).float()
 

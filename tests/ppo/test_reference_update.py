@@ -100,7 +100,9 @@ def reference_iteration(run: PPORun, rollout: Any) -> dict[str, Tensor]:
     variance = math.fsum((a - mean) ** 2 for a in every) / (len(every) - 1)
     white = [[(a - mean) / math.sqrt(variance + 1e-8) for a in row] for row in advantages]
     generator = make_generator("update", run.seed, 0)
-    orders = [torch.randperm(len(rows), generator=generator) for _ in range(s.epochs)]
+    # the responses to a prompt stay together
+    groups = [torch.randperm(len(rows) // s.samples, generator=generator)[:, None] for _ in range(s.epochs)]
+    orders = [(group * s.samples + torch.arange(s.samples)).flatten() for group in groups]
     optimizers = [
         torch.optim.Adam(trained.parameters(), rate, eps=EPSILON)
         for trained, rate in ((model, s.lr), (critic, s.critic_lr))
@@ -131,8 +133,9 @@ def reference_iteration(run: PPORun, rollout: Any) -> dict[str, Tensor]:
         SMALL,
         replace(SMALL, epochs=1, minibatches=4, clip=0.05, value_clip=0.01, max_grad_norm=0.05),
         replace(SMALL, gamma=0.9, lam=0.5, kl=1.0, temperature=0.7),
+        replace(SMALL, samples=4),
     ],
-    ids=["as in other tests", "everything is clipped", "discounted"],
+    ids=["as in other tests", "everything is clipped", "discounted", "four responses to a prompt"],
 )
 def test_one_iteration_is_that_of_the_reference(policy: Path, tmp_path: Path, settings: PPOSettings) -> None:
     (tmp_path / "policy").symlink_to(policy)

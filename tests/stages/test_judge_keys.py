@@ -17,7 +17,7 @@ from rlhf_bench.harness.plan.judges import judge_spec
 def test_a_file_counts_by_its_content_and_not_by_its_name(tmp_path: Path) -> None:
     for judge, key, one, other in (
         ("winrate-llm", "rubric", "Which rhymes?", "Which is shorter?"),
-        ("refusal", "phrases", "I cannot", "No way"),
+        ("refusal-phrases", "phrases", "I cannot", "No way"),
     ):
         first, second = tmp_path / f"{judge}1.txt", tmp_path / f"{judge}2.txt"
         first.write_text(one)
