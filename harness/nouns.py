@@ -139,12 +139,16 @@ class Rollout:
 class Generation:
     """One stored response to a held-out prompt.
 
-    iteration: PPO iterations so far, 0 for the SFT baseline; n for best-of-n.
+    iteration: PPO iterations so far, 0 for the SFT baseline; n for best-of-n; for the tempered SFT policy the place of
+    the temperature, from 1 for the highest.
     tokens: response tokens without end-of-sequence.
     finished: the response ended with end-of-sequence.
     kl: sum over response tokens of log pi(y_t) - log pi_sft(y_t), in nats.  0 for the baseline; the analytic bound for
     best-of-n; None under greedy decoding, where the sum does not estimate the KL divergence.
     reward: the sum of the reward model's token rewards, not scaled.
+    logprob: sum over all sampled tokens of log pi(y_t) of the policy that wrote them, in nats, at the temperature they
+    were sampled at; drawn: their number, end-of-sequence and thinking included.  None under greedy decoding, whose sum
+    estimates no entropy, and for best-of-n.
     spans, token_rewards: character span and unscaled reward of each token; stored at the first and last checkpoint.
     correction: the text that the reward model prefers (`seams.HasCorrections`); stored for the first `eval.corrections`
     sampled responses at the last checkpoint.
@@ -159,6 +163,8 @@ class Generation:
     finished: bool
     kl: float | None = None
     reward: float | None = None
+    logprob: float | None = None
+    drawn: int | None = None
     spans: tuple[Span, ...] | None = None
     token_rewards: tuple[float, ...] | None = None
     correction: str | None = None

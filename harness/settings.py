@@ -246,6 +246,14 @@ class BestOfNSettings(Group):
 
 
 @dataclass(frozen=True)
+class SFTTemperedSettings(Group):
+    """The SFT policy sampled at lower temperatures: a control without training and without a reward model."""
+
+    temperatures: str = "1,0.8,0.6,0.4,0.2"
+    """Sampling temperatures as parts of `ppo.temperature`, comma-separated, each from 0.01 to 1 (the baseline's)."""
+
+
+@dataclass(frozen=True)
 class EvalSettings(Group):
     """Evaluation on held-out prompts."""
 
@@ -284,6 +292,7 @@ class Settings:
     best_of_n: BestOfNSettings = dataclasses.field(default_factory=BestOfNSettings)
     dpo: DPOSettings = dataclasses.field(default_factory=DPOSettings)
     sft_chosen: SFTChosenSettings = dataclasses.field(default_factory=SFTChosenSettings)
+    sft_tempered: SFTTemperedSettings = dataclasses.field(default_factory=SFTTemperedSettings)
     eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
     stats: StatsSettings = dataclasses.field(default_factory=StatsSettings)
     plugins: Mapping[str, Row] = dataclasses.field(default_factory=dict)

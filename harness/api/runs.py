@@ -27,7 +27,7 @@ from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import request as requests
-from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, raise_first
+from rlhf_bench.harness.plan.request import Plan, Request, raise_first
 from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.undecided import complaints
@@ -128,9 +128,7 @@ def plan_request(request: Request, out: Path) -> RunPlan:
     """
     texts = (request.policy, request.data, *request.tasks, *request.reward_models, *request.judges)
     check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
-    request = replace(
-        request, policy=which_policy(request.policy, request.preset), judges=request.judges or DEFAULT_JUDGES
-    )
+    request = replace(request, policy=which_policy(request.policy, request.preset))
     return RunPlan(request, requests.make_plan(request), out)
 
 
@@ -166,13 +164,13 @@ def run(
     task
         Name of a task, or "module:attribute".
     rms
-        One reward model or several, by name or "module:attribute".
+        One reward model or several, by name or "module:attribute"; none for "sft-tempered" alone.
     seeds
         A number of seeds (3: seeds 0, 1, 2), a list of seeds, or a text like "11-14".
     judges
-        Default: winrate, utility, length, empty.
+        Default: winrate, utility, length, empty, and the task's own (stance for saferlhf).
     optimizers
-        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo" and "sft-chosen".
+        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo", "sft-chosen" and "sft-tempered".
     n
         What best-of-n takes, e.g. [1, 4, 16].
     settings

@@ -177,16 +177,22 @@ trust_option = click.option(
 
 @bench.command()
 @click.option("--task", required=True, help="Name of a task, or module:attribute.")
-@click.option("--rm", "reward_models", required=True, multiple=True, help="A reward model; repeat for several.")
+@click.option("--rm", "reward_models", multiple=True, help="A reward model; repeat for several.")
 @click.option(
     "--optimizer",
     "optimizers",
     multiple=True,
     default=("ppo",),
-    help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen; repeat.",
+    help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen, "
+    "sft-tempered (a control, needs no --rm); repeat.",
 )
 @click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
-@click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    help="A judge; repeat.  Default: winrate, utility, length, empty, and the task's own.",
+)
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
 @yes_option
 @policy_option

@@ -29,8 +29,9 @@ class Cell:
     """A cell and its stages by role.
 
     Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy, or
-    pool), and generations.  `home` is the task whose demonstrations and pairs are trained on, `task` the label that
-    names it and what differs.  `reads_examples`: the reward model reads more of an example than its prompt.
+    pool), and generations; a control has neither reward nor scale, and its own name as `reward_model`.  `home` is the
+    task whose demonstrations and pairs are trained on, `task` the label that names it and what differs.
+    `reads_examples`: the reward model reads more of an example than its prompt.
     """
 
     task: str
@@ -75,10 +76,17 @@ class Cell:
 
 
 def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Settings, optimizer: str = "ppo") -> Cell:
-    """The stages of one cell.  `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS.
+    """The stages of one cell.
 
-    Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm` and as the optimiser's function.
+    `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS or CONTROLS.  A control's cell does not
+    depend on `rm_name`, and is named as the control.  Imports the reward model's module, no torch.  Raises BenchError
+    as `arms.open_arm` and as the optimiser's function.
     """
+    family = f"{tasks.home.name} {policy['name']}"
+    if optimizer in arms.CONTROLS:
+        shared = shared_stages(tasks, seed, policy, settings)
+        stages = {**shared, **arms.CONTROLS[optimizer](tasks, shared, settings, family)}
+        return _cell(tasks, optimizer, seed, policy, stages, optimizer)
     arm = arms.open_arm(rm_name, settings)
     for task in (tasks.optimised, tasks.evaluated):
         if arm.reads_utility and not task.has_utility:
@@ -87,24 +95,30 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Sett
                 "Only synthetic tasks know it: see `bench list tasks`.",
             )
     shared = shared_stages(tasks, seed, policy, settings)
-    context = arms.ArmContext(tasks, arm, shared, settings, f"{tasks.home.name} {policy['name']}")
+    context = arms.ArmContext(tasks, arm, shared, settings, family)
     # each step plans from the stages before it: scale reads the trained model, the optimiser reads both
     if isinstance(arm.made, TrainableRewardModel):
         context = replace(context, stages={**context.stages, "reward": arms.training(context)})
     context = replace(context, stages={**context.stages, "scale": arms.scale(context)})
     stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
-    del stages["train_prompts"]  # an input of other stages; a cell's prompts are the held-out ones
+    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm.reads_examples)
+
+
+def _cell(
+    tasks: Tasks,
+    label: str,
+    seed: int,
+    policy: Row,
+    stages: Mapping[str, Stage],
+    optimizer: str,
+    reads_examples: bool = False,
+) -> Cell:
+    """The cell of planned stages; `label` is the reward model's.  `make_plan`, which knows the request, adds
+    `differing`."""
+    # training prompts are an input of other stages; a cell's prompts are the held-out ones
+    kept = {role: stage for role, stage in stages.items() if role != "train_prompts"}
     return Cell(
-        tasks.label,
-        arm.label,
-        seed,
-        policy["name"],
-        stages,
-        {},  # `differing`: `make_plan` adds it, which knows the request
-        tasks.evaluated,
-        tasks.home,
-        optimizer,
-        arm.reads_examples,
+        tasks.label, label, seed, policy["name"], kept, {}, tasks.evaluated, tasks.home, optimizer, reads_examples
     )
 
 

@@ -166,7 +166,6 @@ def make(
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
     from rlhf_bench.harness.settings import GROUPS
 
-    judges = run.judges or DEFAULT_JUDGES
     sets: dict[str, dict[str, str]] = {}
     for name, value in run.set.items():
         group, _, key = name.partition(".")
@@ -178,7 +177,15 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
         if group in GROUPS or fnmatch.filter(names, group):
             sets.setdefault(group, {}).update(keys)  # after the run's own settings, which they override
     return Request(
-        run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts, optimizers=run.optimizers
+        run.task,
+        run.rms,
+        seeds,
+        policy,
+        run.judges,
+        sets,
+        preset=preset,
+        prompts=run.prompts,
+        optimizers=run.optimizers,
     )
 
 

@@ -18,7 +18,7 @@ from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
-from rlhf_bench.harness.plan.arms import OPTIMIZERS
+from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
@@ -34,8 +34,11 @@ DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 class Request:
     """The arguments of a run.  `assignments` are the --set texts: group -> key -> value.
 
+    Without `judges`, those of DEFAULT_JUDGES and the task's own measure (`seams.HasOwnJudges`).
+
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
+    `reward_models` may be empty where every optimiser is a control (`arms.CONTROLS`).
     """
 
     task: str
@@ -80,13 +83,16 @@ def make_plan(request: Request) -> Plan:
     Imports no torch.  Raises BenchError for unknown names, wrong settings, unreadable data and missing models.
     """
     for name in request.optimizers:
-        if name not in OPTIMIZERS:
-            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
+        if name not in (*OPTIMIZERS, *CONTROLS):
+            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, (*OPTIMIZERS, *CONTROLS)))
+    if not request.reward_models and any(name in OPTIMIZERS for name in request.optimizers):
+        raise BenchError("No reward model was given.", f"Add --rm NAME; only {', '.join(CONTROLS)} does without.")
     if request.n is not None and "best-of-n" not in request.optimizers:
         raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
-    names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
+    judge_names = request.judges or DEFAULT_JUDGES
+    names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
-    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": request.judges}
+    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
         for name in named:
             plugins.find(kind, name)  # a misspelt name is reported before a setting that belongs to it
@@ -97,18 +103,22 @@ def make_plan(request: Request) -> Plan:
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
     home, optimised = opened[request.task], opened[request.train_prompts or request.task]
+    if not request.judges:
+        judge_names = (*DEFAULT_JUDGES, *home.judges)
     # built now: a judge's wrong setting must not surface after hours of training
-    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
+    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(judge_names)]
     cells, judged = [], {}
     # seeds outermost: an interrupted run has every arm under its first seeds
     for seed in request.seeds:
         for rm, evaluated, optimizer in product(
-            dict.fromkeys(request.reward_models),
+            dict.fromkeys(request.reward_models or [""]),  # none: controls alone, which have none
             dict.fromkeys(request.prompts or [request.task]),
             dict.fromkeys(request.optimizers),
         ):
             tasks = plan_tasks.Tasks(home, optimised, opened[evaluated])
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer)
+            if cell.name in judged:
+                continue  # a control is one arm, whatever the reward models beside it
             cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
@@ -301,6 +311,7 @@ TYPICAL = {
     "baseline": 0.012,
     "ppo": 0.024,
     "pool": 0.003,
+    "tempered": 0.003,
     "best_of_n": 0.001,
     "proxy": 0.002,
 }

@@ -10,7 +10,7 @@ from rlhf_bench.harness.anchors import is_local
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
+from rlhf_bench.harness.seams import GoldTask, HasOrigin, HasOwnJudges, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 
@@ -20,7 +20,7 @@ class TaskPlan:
 
     `fingerprint` hashes its code, `origin.sha256` all of its data, and `examples` its prompts and demonstrations alone:
     stages that read no pairs are shared between settings that change only the pairs.  `max_response` is in tokens of
-    the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.
+    the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.  `judges` are the task's own.
     """
 
     name: str
@@ -30,6 +30,7 @@ class TaskPlan:
     max_response: int
     examples: str
     has_utility: bool = False
+    judges: tuple[str, ...] = ()
 
     @property
     def params(self) -> JsonObject:
@@ -94,9 +95,11 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         raise BenchError(f"The task {name!r} cannot be read: {one_line(error)}.") from error
     if max_response < 2:
         raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
-    return TaskPlan(
-        name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask)
-    ), task
+    own = tuple(task.judges) if isinstance(task, HasOwnJudges) else ()
+    opened = TaskPlan(
+        name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask), own
+    )
+    return opened, task
 
 
 def origin_of(task: Task) -> Origin:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FILES = 8192
 """The number of files whose columns are kept; a cell has about six."""
+GENERATED = ("kl", "reward", "logprob", "drawn")
+"""The numbers that are kept of a generation."""
 Checkpoint = tuple[str, int]
 """Decoding and iteration."""
 
@@ -105,7 +107,7 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
             _shared(tuple(row["example_id"] for row in part)),
             _shared(tuple(tuple(row.get("slices", ())) for row in part)),
             _shared(tuple(row.get("source", "") for row in part)),
-            _values([row["values"] for row in part]) if judged else _values(part, ("kl", "reward")),
+            _values([row["values"] for row in part]) if judged else _values(part, GENERATED),
             {at: row["reason"] for at, row in enumerate(part) if "reason" in row},
             () if judged else tuple(row.get("response", "") for row in part),
         )

@@ -16,6 +16,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 
 NEEDED: Mapping[str, type] = {
     "task": str, "home": str, "reward_model": str, "arm": str, "seed": int, "policy": str, "differing": dict,
@@ -23,8 +24,10 @@ NEEDED: Mapping[str, type] = {
 }  # fmt: skip
 """Keys that the record of a cell must have, with the types of their values."""
 ORIGIN = ("kind", "description", "sha256", "license")
-ROLES = ("sft", "prompts", "pairs", "baseline", "scale", "generations")
+ROLES = ("sft", "prompts", "pairs", "baseline", "generations")
 """The stages that every cell has; the others depend on its optimiser."""
+OF_REWARDS = ("scale",)
+"""The stages that every cell with a reward model has."""
 STAGE = ("kind", "label", "key", "seconds", "cpu_seconds", "device", "versions", "machine", "figures")
 """Keys that a report reads of every stage.json."""
 ROWS = {
@@ -182,7 +185,8 @@ def _record_problems(record: object) -> Iterator[str]:
         elif not isinstance(record[name], kind):
             yield f"{name!r} is a {type(record[name]).__name__}"
     yield from (f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"])
-    yield from (f"no {role!r} in 'stages'" for role in ROLES if role not in record["stages"])
+    needed = ROLES if record.get("optimizer") == CONTROL else (*ROLES, *OF_REWARDS)
+    yield from (f"no {role!r} in 'stages'" for role in needed if role not in record["stages"])
     for place in (*record["stages"].values(), *record["judges"].values()):
         # each part of a path: ".." or "/" would lead out of the results folder
         if not (isinstance(place, list) and len(place) == 3 and all(map(store.is_plain_name, place))):
@@ -199,8 +203,24 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
     # by the stage's kind: a record of best-of-n also has the role "pool", whose folder holds the draws
     if cell.record["stages"]["generations"][0] == "best_of_n":
         yield from _row_problems(cell.folder("generations") / "pool.jsonl", POOL)
-    scale = cell.folder("scale") / "scale.json"
-    yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
+    if cell.record.get("optimizer") == CONTROL:
+        yield from _temperature_problems(cell)
+    if "scale" in cell.record["stages"]:
+        scale = cell.folder("scale") / "scale.json"
+        yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
+
+
+def _temperature_problems(cell: CellFiles) -> Iterator[str]:
+    """What is wrong with the temperatures in the record of a stage `tempered`: one of them for each iteration."""
+    folder = cell.folder("generations")
+    params = store.read_json(folder / store.MARKER).get("params")
+    found = params.get("temperatures") if isinstance(params, dict) else None
+    numbers = [*found, params["temperature"]] if isinstance(found, list) and "temperature" in params else [None]
+    written = {iteration for _, iteration in columns.read(folder / "generations.jsonl").groups}
+    if not all(isinstance(value, int | float) and value > 0 for value in numbers):
+        yield f"{folder / store.MARKER} is damaged: no temperatures above 0"
+    elif written != set(range(1, len(numbers))):
+        yield f"{folder} is damaged: the responses are not those of its temperatures"
 
 
 def _marker_problems(folder: Path, keys: Sequence[str]) -> Iterator[str]:

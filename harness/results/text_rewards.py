@@ -48,7 +48,9 @@ def score_texts(
     from rlhf_bench.harness.stages.reward import examples_of, load_reward_model
 
     # a cell has everything that a reward model needs: weights, settings, the policy's tokenizer
-    cell = _choose(*find_cells([runs]), rm, seed)
+    cells, missing = find_cells([runs])
+    scored = [cell for cell in cells if "scale" in cell.record["stages"]]  # not the controls without a reward model
+    cell = _choose(scored, missing, rm, seed)
     set_threads(1)
     quiet_libraries()
     marker = cell.folder("scale") / store.MARKER  # the only stage that every reward model has

@@ -106,12 +106,16 @@ def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, d
     """
     whole = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
     lengths = [count - thought for count, thought in zip(whole, rollout.thoughts or (0,) * len(whole), strict=True)]
-    return [
+    rows = [
         Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
         for example, text, length, finished in zip(
             batch, rollout.responses, lengths, rollout.finished.tolist(), strict=True
         )
     ]
+    if decoding == "greedy" or rollout.logprobs is None:
+        return rows
+    sums, drawn = rollout.logprobs.sum(1).tolist(), rollout.mask.sum(1).tolist()
+    return [replace(row, logprob=x, drawn=n) for row, x, n in zip(rows, sums, drawn, strict=True)]
 
 
 def baseline_generations(
