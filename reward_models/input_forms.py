@@ -11,8 +11,10 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.models.align import encode_with_spans
 from rlhf_bench.harness.nouns import Answer
 from rlhf_bench.harness.printable import well_formed
+from rlhf_bench.harness.text.chat import PROMPT_MARK, PromptFormat, chat_turns, system_place, turns_of
 from rlhf_bench.harness.text.templates import encode_prompts
 from rlhf_bench.harness.text.tokens import Span, encode
+from rlhf_bench.harness.text.turns import Conversation
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Tokenizer
@@ -113,7 +115,11 @@ class InputEncoder:
         return text.removesuffix(end)
 
     def _template(self, prompt: str, response: str) -> str:
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        place = "user"
+        if any(turn.role == "system" for turn in turns_of(prompt)):  # of a conversation in the data
+            place = system_place(self.tokenizer, PROMPT_MARK)
+        form = PromptFormat("chat", place=place)
+        turns = [*chat_turns(turns_of(prompt), form), {"role": "assistant", "content": response}]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         except Exception as error:  # a template is a program and may raise anything
@@ -132,4 +138,6 @@ class InputEncoder:
 
 def _texts(answer: Answer) -> tuple[str, str]:
     # tokenizers raise on lone surrogates, which a policy's output may hold
-    return well_formed(answer.example.prompt), well_formed(answer.response)
+    prompt = answer.example.prompt
+    # the turns of a conversation are checked where they are read
+    return prompt if isinstance(prompt, Conversation) else well_formed(prompt), well_formed(answer.response)

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, plugins, store
+from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label
@@ -97,7 +98,8 @@ def open_arm(name: str, settings: Settings) -> RewardArm:
     if isinstance(made, LoadsPlugins):
         modules += [plugins.find("reward-model", other).module for other in made.plugins]
     code = fingerprint.of(*dict.fromkeys(modules))
-    return RewardArm(name, plugin.label, values, made, code)
+    # stages and records name it as every folder reads it; messages above name it as the user does
+    return RewardArm(anchored(name) if ":" in name else name, plugin.label, values, made, code)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
 from rlhf_bench.harness.models.identity import WHOLE, policy_identity
 from rlhf_bench.harness.nouns import Split
@@ -83,7 +82,6 @@ def make_plan(request: Request) -> Plan:
 
     Imports no torch.  Raises BenchError for unknown names, wrong settings, unreadable data and missing models.
     """
-    request = _anchored(request)
     for name in request.optimizers:
         if name not in (*OPTIMIZERS, *CONTROLS):
             raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, (*OPTIMIZERS, *CONTROLS)))
@@ -128,16 +126,6 @@ def make_plan(request: Request) -> Plan:
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
     return Plan(tuple(cells), judged, settings)
-
-
-def _anchored(request: Request) -> Request:
-    """The request with the paths that names of plugins carry made absolute, in --set groups too."""
-    groups: dict[str, dict[str, str]] = {}
-    for name, values in request.assignments.items():
-        groups.setdefault(anchored(name) if ":" in name else name, {}).update(values)
-    models = [anchored(name) if ":" in name else name for name in request.reward_models]
-    data = anchored(request.data, "data")
-    return replace(request, assignments=groups, reward_models=models, data=data)
 
 
 def check_sources(names: Sequence[str]) -> None:

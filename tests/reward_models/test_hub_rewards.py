@@ -18,6 +18,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Answer, Example, Rollout
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import text_rollout
+from rlhf_bench.harness.text.turns import Conversation, Turn
 from rlhf_bench.reward_models.classifier import ClassifierScorer
 from rlhf_bench.reward_models.hub import HubReward, hub_token, split_strings
 
@@ -307,3 +308,16 @@ def test_a_template_that_ends_a_response_in_another_way_is_refused(folders: Any,
     (source / "chat_template.jinja").write_text(odd)
     scorer = ClassifierScorer(str(source))
     refused(lambda: scorer.scores([Answer(Example("", "a"), "two words", False)]), "ends some responses in another way")
+
+
+def test_turns_of_a_prompt_are_turns_of_the_classifiers_template(folders: Any) -> None:
+    encoder = ClassifierScorer(str(folders("qwen", chat=True)), "chat").encoder
+    turns = [Turn("user", "Where?"), Turn("assistant", "Here."), Turn("user", "When?")]
+    said = [
+        *({"role": turn.role, "content": turn.content} for turn in turns),
+        {"role": "assistant", "content": "At nine."},
+    ]
+    text = encoder.tokenizer.apply_chat_template(said, tokenize=False)
+    row = encoder.row(Answer(Example("", Conversation(turns)), "At nine."))
+    assert row == {"input_ids": encoder.tokenizer(text, add_special_tokens=False)["input_ids"]}
+    assert row != encoder.row(Answer(Example("", str(Conversation(turns))), "At nine."))
