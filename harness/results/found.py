@@ -61,6 +61,7 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     """
     records: dict[Path, None] = {}  # a dict keeps the order; one record reached by two paths is one cell
     missing: list[str] = []
+    lost: list[str] = []
     for path in paths:
         if not store.exists(path):
             raise BenchError(f"{path} is not there.", "Give the --out folder of a bench run.")
@@ -68,7 +69,7 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
             found = [path]
         else:
             found = sorted((path / "cells").glob("*.json"))
-            missing += without_record(path)
+            lost += without_record(path)
         missing += [] if found else [f"{path} holds no cells of a bench run"]
         for record in found:
             # below its results folder, not below the given path, which may be the record or a link to the folder
@@ -83,7 +84,7 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
         cell, lacking = _read_cell(record)
         missing += lacking
         cells += [cell] if cell else []
-    return cells, missing
+    return cells, missing + lost  # a record that cannot be read is the cause of what it does not name
 
 
 def without_record(root: Path) -> list[str]:
@@ -93,6 +94,8 @@ def without_record(root: Path) -> list[str]:
     named = set[Path]()
     for path in sorted((root / "cells").glob("*.json")) if folders else []:
         try:
+            # a named pipe would be waited for
+            store.check_links(path, root)
             places = store.read_json(path)["stages"].values()
             named |= {root / kind / f"{label}-{key}" for kind, label, key in places}
         except (BenchError, LookupError, TypeError, ValueError, AttributeError):
