@@ -347,7 +347,9 @@ def test_the_responses_to_a_prompt_stay_in_one_minibatch(
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 3))
 def test_every_epoch_covers_every_prompt_once(prompts: int, rollouts: int, seed: int) -> None:
     examples = [Example(str(i), f"prompt {i}") for i in range(prompts)]
-    run: Any = type("Run", (), {"settings": PPOSettings(rollouts=rollouts, samples=1), "examples": examples, "seed": seed})
+    run: Any = type(
+        "Run", (), {"settings": PPOSettings(rollouts=rollouts, samples=1), "examples": examples, "seed": seed}
+    )
     stream = [p for iteration in range(3 * prompts) for p in prompts_of(run, iteration)]
     for start in range(0, len(stream) - prompts + 1, prompts):
         assert Counter(stream[start : start + prompts]) == Counter(e.prompt for e in examples)
@@ -358,7 +360,9 @@ def test_the_order_changes_with_epoch_and_seed() -> None:
     examples = [Example(str(i), f"prompt {i}") for i in range(30)]
 
     def order(seed: int, iteration: int) -> list[str]:
-        run: Any = type("Run", (), {"settings": PPOSettings(rollouts=30, samples=1), "examples": examples, "seed": seed})
+        run: Any = type(
+            "Run", (), {"settings": PPOSettings(rollouts=30, samples=1), "examples": examples, "seed": seed}
+        )
         return prompts_of(run, iteration)
 
     assert len({tuple(order(*at)) for at in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
