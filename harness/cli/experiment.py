@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_dam
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
 from rlhf_bench.harness.cli.run import REPAIRED, check_repair, show_plan
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.undecided import complaints
@@ -83,6 +84,8 @@ def show(console: Console, result: api.ExperimentResult) -> None:
 def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: float, only: Sequence[str] = ()) -> int:
     """bench claims
 
+    Beside the page it writes the page's stamp (`plan.stamps`).
+
     Returns 3 where something is missing or a claim is not run.  Raises BenchError for an unknown experiment in `only`,
     an `intro` that cannot be read, a path that is no folder, and an `out` that cannot be written.
     """
@@ -90,7 +93,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         experiments.find(name)  # raises for an unknown name, which would otherwise select nothing
     stdout, _ = consoles(False)
     text = store.read_text(intro) if intro else ""  # before anything is computed: a misspelt path costs no minutes
-    built, missing = [], []
+    built, missing, shown = [], [], []
     # an experiment that cannot be read is named as missing: the ledger still has all others
     for record, root in results.find_records(runs):
         if only and record["name"] not in only:
@@ -98,6 +101,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         try:
             built.append(results.build_experiment(record, root, Estimator(level)))
             missing += built[-1]["missing"]
+            shown.append((record, root))
         except BenchError as error:
             missing.append(str(error))
     rows = results.whole_ledger(built, only)
@@ -111,6 +115,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
             out.parent.mkdir(parents=True, exist_ok=True)
             page = ledger.results_markdown(built, rows, text)
             write_text(out, page)
+            write_text(stamps.path_beside(out), json.dumps(stamps.stamped(shown), indent=1) + "\n")
         except OSError as error:
             raise BenchError(f"Cannot write {out}: {error.strerror}.", "Give another --out.") from None
         stdout.print(str(out), markup=False, soft_wrap=True)

@@ -1,0 +1,85 @@
+"""What a page of results is of: a digest of the keys of the stages behind each experiment, by kind of stage.
+
+A key holds the code and the settings that its stage computes with, so a digest that today's plan of the experiment has
+as well says that the same code would compute the same results.  What differs is stale, by experiment and kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan import experiments
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject, Row
+
+Digests = Mapping[str, str]
+"""Kind of stage -> digest of the short keys of all its stages."""
+
+DIGITS = 12
+Place = tuple[str, str]
+"""Kind and short key of a stage."""
+
+
+def of_results(record: Row, root: Path) -> Digests:
+    """The digests of an experiment that was run, from its record and the records of its cells in `root`.
+
+    A cell without a record leaves its stages out, so the digests then differ from those of a plan.
+    """
+    places: list[Place] = [(p["place"][0], p["place"][2]) for own in record["analyses"].values() for p in own]
+    for name in (name for cells in record["runs"].values() for name in cells):
+        try:
+            cell = store.read_json(root / "cells" / f"{name}.json")
+        except BenchError:  # unfinished: the page names it as missing
+            continue
+        places += [(kind, key) for kind, _, key in (*cell["stages"].values(), *cell["judges"].values())]
+    return _digests(places)
+
+
+def of_today(name: str) -> Digests:
+    """The digests of a packaged experiment as today's code plans it, on its own seeds.
+
+    Raises BenchError for an unknown experiment.
+    """
+    return of_plan(experiments.make(experiments.find(name), (), {}))
+
+
+def of_plan(made: experiments.Made) -> Digests:
+    """The digests of a planned experiment."""
+    stages = [stage for found in made.analyses.values() for stage in found.values()]
+    for plan in made.plans.values():
+        for cell in plan.cells:
+            stages += [*cell.stages.values(), *plan.judged[cell.name].values()]
+    return _digests((stage.place[0], stage.place[2]) for stage in stages)
+
+
+def stale(stamps: Mapping[str, Digests]) -> dict[str, list[str]]:
+    """The experiments whose results are not of today's code, each with the kinds of stages that differ."""
+    found = {}
+    for name, before in stamps.items():
+        now = of_today(name)
+        kinds = sorted(kind for kind in {*before, *now} if before.get(kind) != now.get(kind))
+        if kinds:
+            found[name] = kinds
+    return found
+
+
+def stamped(records: Sequence[tuple[Row, Path]]) -> JsonObject:
+    """The content of a page's stamp: experiment -> digests, of the experiments that the page shows."""
+    return {str(record["name"]): dict(of_results(record, root)) for record, root in records}
+
+
+def path_beside(page: Path) -> Path:
+    """Where the stamp of a page lies: results.md has results.stamp.json."""
+    return page.with_suffix(".stamp.json")
+
+
+def _digests(places: Iterable[Place]) -> Digests:
+    keys: dict[str, set[str]] = {}
+    for kind, key in places:
+        keys.setdefault(kind, set()).add(key)
+    return {kind: store.content_key(sorted(found))[:DIGITS] for kind, found in sorted(keys.items())}
