@@ -68,8 +68,8 @@ def curve(seed: int, sets: Sequence[str]) -> list[Point]:
             rows = [row for row in store.read_rows(path) if row["decoding"] == "sample"]
     finally:
         stages_ppo.train, stages_ppo.evaluate_checkpoint = train, evaluate
-    before = mean(row["gold_baseline"] for row in rows)
-    gold = {i: mean(row["gold"] for row in rows if row["iteration"] == i) for i in sorted(at)}
+    before = mean(row["values"]["gold_baseline"] for row in rows)
+    gold = {i: mean(row["values"]["gold"] for row in rows if row["iteration"] == i) for i in sorted(at)}
     return [Point(i, at[i], (gold[i] - before) / (1 - before)) for i in sorted(at)]
 
 
