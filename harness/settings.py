@@ -262,7 +262,7 @@ class EvalSettings(Group):
     batch: Count = 128
     """Responses generated at once."""
     greedy: bool = True
-    """Evaluate greedy decoding too, before and after training."""
+    """Evaluate greedy decoding too, at every checkpoint."""
     corrections: Limit = 32
     """Sampled responses at the last checkpoint whose correction by the reward model is stored, where it writes any."""
 

@@ -66,7 +66,7 @@ class EvaluatedPolicy:
 
 
 def decodings(settings: EvalSettings) -> list[Decoding]:
-    """How the first and the last policy of a run are decoded; at checkpoints between them it is sampling alone."""
+    """How the policies of a run are decoded."""
     return ["sample", "greedy"] if settings.greedy else ["sample"]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.flop import parameters_of, ppo_flop
-from rlhf_bench.harness.nouns import Decoding
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.pipeline.trackers import open_trackers
 from rlhf_bench.harness.ppo.actors import make_actors, save_policy
@@ -28,7 +27,7 @@ def ppo(context: Context) -> StageFigures:
     Reads: sft (the policy), prompts (examples.train.jsonl, and examples.test.jsonl to evaluate on), scale (scale.json),
         reward (where the reward model is trained).
     Writes: policy/ in the standard layout (under adapters also adapter/), steps.jsonl (a row per iteration),
-        generations.jsonl (sampled at every checkpoint; greedy ones and token rewards at the last).
+        generations.jsonl (sampled and greedy at every checkpoint; token rewards at the last).
     Parameters: ppo, eval, rm, max_response, seed.
 
     Resumable at any moment: state and generations are written aside and renamed, and a checkpoint's evaluation is
@@ -69,13 +68,14 @@ def ppo(context: Context) -> StageFigures:
 
 
 def evaluate_checkpoint(context: Context, run: PPORun, iteration: int) -> None:
-    """Write the generations of a checkpoint to `scratch`: sampled, and at the last one greedy too, in detail.
+    """Write the generations of a checkpoint to `scratch`: sampled, and greedy ones where `eval.greedy`.
 
-    Called by the loop, with `iteration` from 1.  In detail: with token rewards and corrections.
+    Called by the loop, with `iteration` from 1.  Greedy ones at every checkpoint: without them greedy decoding has no
+    frontier, and so no comparison at equal KL.  The last checkpoint is in detail: with token rewards and corrections.
     """
     evaluation = Evaluation.of(context, run.settings.temperature)
     last = iteration == run.settings.iterations
-    ways: list[Decoding] = decodings(evaluation.settings) if last else ["sample"]
+    ways = decodings(evaluation.settings)
     evaluated = EvaluatedPolicy(run.actors.policy, run.actors.reference, run.actors.tokenizer, run.reward_model)
     write_generations(checkpoint_file(context, iteration), evaluated, evaluation, iteration, ways, detailed=last)
 
