@@ -40,12 +40,12 @@ def of_results(record: Row, root: Path) -> Digests:
     return _digests(places)
 
 
-def of_today(name: str) -> Digests:
-    """The digests of a packaged experiment as today's code plans it, on its own seeds.
+def of_today(name: str, seeds: Sequence[int] = ()) -> Digests:
+    """The digests of a packaged experiment as today's code plans it, on its own seeds or on those given.
 
     Raises BenchError for an unknown experiment.
     """
-    return of_plan(experiments.make(experiments.find(name), (), {}))
+    return of_plan(experiments.make(experiments.find(name), seeds, {}))
 
 
 def of_plan(made: experiments.Made) -> Digests:
@@ -57,11 +57,14 @@ def of_plan(made: experiments.Made) -> Digests:
     return _digests((stage.place[0], stage.place[2]) for stage in stages)
 
 
-def stale(stamps: Mapping[str, Digests]) -> dict[str, list[str]]:
-    """The experiments whose results are not of today's code, each with the kinds of stages that differ."""
+def stale(stamp: Mapping[str, Row]) -> dict[str, list[str]]:
+    """The experiments whose results are not of today's code, each with the kinds of stages that differ.
+
+    `stamp` is what `stamped` returns.
+    """
     found = {}
-    for name, before in stamps.items():
-        now = of_today(name)
+    for name, row in stamp.items():
+        before, now = row["stages"], of_today(name, row["seeds"])
         kinds = sorted(kind for kind in {*before, *now} if before.get(kind) != now.get(kind))
         if kinds:
             found[name] = kinds
@@ -69,8 +72,14 @@ def stale(stamps: Mapping[str, Digests]) -> dict[str, list[str]]:
 
 
 def stamped(records: Sequence[tuple[Row, Path]]) -> JsonObject:
-    """The content of a page's stamp: experiment -> digests, of the experiments that the page shows."""
-    return {str(record["name"]): dict(of_results(record, root)) for record, root in records}
+    """The content of a page's stamp, by experiment: `seeds` (empty: its own), and `stages`, the digests."""
+    found = {}
+    for record, root in records:
+        name = str(record["name"])
+        own = experiments.find(name)
+        asked = record["seeds"] != experiments.record(own, experiments.make(own, (), {}), "")["seeds"]
+        found[name] = {"seeds": record["seeds"] if asked else [], "stages": dict(of_results(record, root))}
+    return found
 
 
 def path_beside(page: Path) -> Path:

@@ -37,9 +37,9 @@ def test_what_is_not_of_todays_code_is_said_to_be_stale(name: str) -> None:
 def test_a_change_of_code_or_settings_is_stale() -> None:
     now = stamps.of_today("overhead")
     assert now
-    assert stamps.stale({"overhead": now}) == {}
-    assert stamps.stale({"overhead": {**now, "overhead": "another"}}) == {"overhead": ["overhead"]}
-    assert stamps.stale({"overhead": {**now, "ppo": "of before"}}) == {"overhead": ["ppo"]}
+    for changed, kinds in (({}, None), ({"overhead": "another"}, ["overhead"]), ({"ppo": "of before"}, ["ppo"])):
+        row = {"seeds": [], "stages": {**now, **changed}}
+        assert stamps.stale({"overhead": row}) == ({"overhead": kinds} if kinds else {})
 
 
 def test_a_stamp_is_of_the_cells_that_were_run(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_stamp_is_of_the_cells_that_were_run(tmp_path: Path) -> None:
     whole = stamps.of_results(record, tmp_path)
     assert set(whole) >= {"sft", "ppo", "verdicts"}
     assert whole == stamps.of_plan(made)
-    assert stamps.stamped([(record, tmp_path)]) == {"carelessness": whole}
+    assert stamps.stamped([(record, tmp_path)]) == {"carelessness": {"seeds": [7], "stages": whole}}
     next((tmp_path / "cells").glob("*.json")).unlink()
     assert stamps.of_results(record, tmp_path)["ppo"] != whole["ppo"]
 
