@@ -107,10 +107,16 @@ class Finite(click.FloatRange):
         return found
 
 
-def check_seeds(seeds: tuple[int, ...] | None, yes: bool) -> None:
-    """Raises BenchError for many seeds without --yes: a slip such as 100 for 10 costs hours."""
-    if seeds and len(seeds) > MANY_SEEDS and not yes:
-        raise BenchError(f"--seeds asks for {len(seeds):,} seeds.", "Add --yes if so many are meant.")
+def check_seeds(options: dict[str, Any], yes: bool) -> None:
+    """Raises BenchError for many seeds, or combinations of them, without --yes: a slip of the keyboard costs hours."""
+    layers = {f"--{name.replace('_', '-')}": len(options[name] or ()) for name in LAYERED}
+    given = {name: count for name, count in layers.items() if count}
+    runs = math.prod(given.values())
+    if runs > MANY_SEEDS and not yes:
+        asked = f"--seeds asks for {runs:,} seeds."
+        if len(given) > 1:
+            asked = f"{' x '.join(f'{name} {count}' for name, count in given.items())} are {runs:,} runs of every arm."
+        raise BenchError(asked, "Add --yes if so many are meant.")
 
 
 Decorated = Callable[..., None]
@@ -136,7 +142,19 @@ preset_option = click.option(
 )
 
 
-yes_option = click.option("--yes", is_flag=True, help=f"Run more than {MANY_SEEDS} seeds.")
+LAYERED = ("data_seeds", "reward_seeds", "seeds")
+"""The options that name seeds, outermost layer first."""
+
+
+def layer_options(command: Decorated) -> Decorated:
+    """--data-seeds and --reward-seeds: layers around --seeds."""
+    text = "Train the reward model anew with each of these seeds; every one with every seed."
+    command = click.option("--reward-seeds", type=SeedsType(), help=text)(command)
+    text = "Draw the data anew with each of these seeds: demonstrations, pairs and, of a synthetic task, prompts."
+    return click.option("--data-seeds", type=SeedsType(), help=text)(command)
+
+
+yes_option = click.option("--yes", is_flag=True, help=f"Run more than {MANY_SEEDS} seeds, or combinations of them.")
 track_option = click.option(
     "--track",
     multiple=True,
@@ -167,6 +185,7 @@ trust_option = click.option(
 @click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
 @click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
+@layer_options
 @yes_option
 @policy_option
 @preset_option
@@ -193,11 +212,12 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     from rlhf_bench.harness.plan.request import Request
     from rlhf_bench.harness.presets import parse_assignments
 
-    check_seeds(options["seeds"], options.pop("yes"))
+    check_seeds(options, options.pop("yes"))
     machine = {name: options.pop(name) for name in ("out", "jobs", "threads", "device", "track", "dry_run", "quiet")}
     # what is left has the names of a Request's fields
     # no --limit is 0: all examples
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
+    options |= {name: options[name] or () for name in LAYERED}
     sys.exit(run(Request(**options), **machine))
 
 
@@ -286,6 +306,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, tru
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
+@layer_options
 @yes_option
 @policy_option
 @preset_option
@@ -300,13 +321,15 @@ def experiment(**options: Any) -> None:
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
     from rlhf_bench.harness.pipeline.trackers import check_trackers
+    from rlhf_bench.harness.plan.experiments import Layers
     from rlhf_bench.harness.presets import parse_assignments
 
-    check_seeds(options["seeds"], options["yes"])
+    check_seeds(options, options["yes"])
     trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
     wanted = [options[name] for name in ("policy", "preset", "out")]
-    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted)
+    layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
+    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted, layers)
     how = {name: options[name] for name in ("jobs", "device", "dry_run", "quiet")}
     sys.exit(experiment(planned, trackers=trackers, **how))
 

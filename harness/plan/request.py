@@ -21,6 +21,8 @@ from rlhf_bench.harness.plan.arms import OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
+from rlhf_bench.harness.seeds import Seed, layers_asked
+from rlhf_bench.harness.seeds import grid as seed_grid
 from rlhf_bench.harness.text.types import JsonObject
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Request:
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
+    `data_seeds` and `reward_seeds` are layers around the seeds: every combination is a run (harness/seeds.py).
     """
 
     task: str
@@ -50,6 +53,13 @@ class Request:
     train_prompts: str = ""
     optimizers: Sequence[str] = ("ppo",)
     n: str | None = None
+    data_seeds: Sequence[int] = ()
+    reward_seeds: Sequence[int] = ()
+
+    @property
+    def grid(self) -> tuple[Seed, ...]:
+        """Every run of an arm, data seeds outermost."""
+        return seed_grid(self.seeds, self.data_seeds, self.reward_seeds)
 
     @property
     def tasks(self) -> list[str]:
@@ -92,21 +102,30 @@ def make_plan(request: Request) -> Plan:
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
-    opened = {name: _open(name, request, settings) for name in request.tasks}
+    opened = _opened(request, settings)
     policy = policy_identity(request.policy, settings)
-    home, optimised = opened[request.task], opened[request.train_prompts or request.task]
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
     cells, judged = [], {}
-    # seeds outermost: an interrupted run has every arm under its first seeds
-    for seed in request.seeds:
-        for rm, evaluated, optimizer in product(
+    conditions = [
+        *product(
             dict.fromkeys(request.reward_models),
             dict.fromkeys(request.prompts or [request.task]),
             dict.fromkeys(request.optimizers),
-        ):
-            tasks = plan_tasks.Tasks(home, optimised, opened[evaluated])
-            cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer)
+        )
+    ]
+    layered: dict[tuple[str, str, str], str] = {}  # keys of arms by condition, where the seeds have layers
+    if request.data_seeds or request.reward_seeds:
+        for rm, evaluated, optimizer in conditions:
+            own = _used(request, opened[None], evaluated)
+            plain = plan_cells.plan_cell(own, rm, request.seeds[0], policy, settings, optimizer)
+            layered[rm, evaluated, optimizer] = plan_cells.layered_arm(plain, request.grid[0])
+    # seeds outermost: an interrupted run has every arm under its first seeds
+    for seed in request.grid:
+        for rm, evaluated, optimizer in conditions:
+            tasks = _used(request, opened[layers_asked(seed).get("data")], evaluated)
+            arm = layered.get((rm, evaluated, optimizer), "")
+            cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm)
             cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
@@ -116,17 +135,37 @@ def make_plan(request: Request) -> Plan:
     return Plan(tuple(cells), judged, settings)
 
 
-def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPlan:
-    """A task of the request, read as far as it is used: only the home task needs demonstrations."""
+Opened = Mapping[int | None, Mapping[str, plan_tasks.TaskPlan]]
+"""The tasks of a request by name, as each data seed draws them; under None with their own settings."""
+
+
+def _opened(request: Request, settings: Settings) -> Opened:
+    """The tasks of the request, read as far as they are used: only the home task needs demonstrations."""
     # the order matters where --train-prompts names the home task: the later entry, with all splits, stays
-    used: dict[str, Sequence[Split]] = {
-        request.train_prompts: ("train", "test"),
-        request.task: ("sft", "train", "test"),
+    used: dict[str, Sequence[Split]] = {name: ("test",) for name in request.tasks}
+    used |= {name: ("train", "test") for name in request.tasks if name == request.train_prompts}
+    used |= {request.task: ("sft", "train", "test")}
+    own: dict[str, plan_tasks.TaskPlan] = {}
+    for name, splits in used.items():
+        given = settings.plugins.get(name, {})
+        own[name], task = plan_tasks.open_task(name, given, splits)
+        if name == request.task and not task.examples("sft"):
+            raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
+        if request.data_seeds and plan_tasks.is_generated(own[name]) and plan_tasks.DATA_SEED in given:
+            seen = f"--data-seeds and --set {name}.{plan_tasks.DATA_SEED} both say which data are drawn."
+            raise BenchError(seen, "Leave one out.")
+    drawn = {
+        data: {name: plan_tasks.with_data_seed(task, data, used[name]) for name, task in own.items()}
+        for data in request.data_seeds
     }
-    opened, task = plan_tasks.open_task(name, settings.plugins.get(name, {}), used.get(name, ("test",)))
-    if name == request.task and not task.examples("sft"):
-        raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
-    return opened
+    return {None: own, **drawn}
+
+
+def _used(request: Request, opened: Mapping[str, plan_tasks.TaskPlan], evaluated: str) -> plan_tasks.Tasks:
+    """The tasks of a cell, from those that its data seed draws."""
+    return plan_tasks.Tasks(
+        opened[request.task], opened[request.train_prompts or request.task], opened[evaluated]
+    )
 
 
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
