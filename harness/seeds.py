@@ -8,7 +8,7 @@ common, so that each run adds its own part to what is learned of the layers' spr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import total_ordering
 from itertools import product
@@ -100,6 +100,18 @@ def shown(seed: Seed) -> int | str:
 def run_name(seed: Seed | str) -> str:
     """In a sentence: "seed 3", or "data 1 · reward 0 · seed 3"; also of what `shown` returns."""
     return f"seed {seed}" if isinstance(seed, int) else str(seed)
+
+
+def named(seeds: Iterable[Seed]) -> str:
+    """In a sentence: "seeds 1, 2", or the runs in layers one after the other."""
+    found = list(seeds)
+    plain = all(isinstance(seed, int) for seed in found)
+    return f"seeds {', '.join(map(str, found))}" if plain else "; ".join(map(str, found))
+
+
+def joined(seeds: Sequence[int | str]) -> str:
+    """Several of what `shown` returns in one field: numbers with spaces, texts of layers with semicolons."""
+    return ("; " if any(isinstance(seed, str) for seed in seeds) else " ").join(map(str, seeds))
 
 
 def layers_of(seeds: Sequence[Seed]) -> dict[str, list[int]] | None:

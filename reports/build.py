@@ -21,10 +21,12 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
+from rlhf_bench.harness.seeds import Seed, run_name, shown
 from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.kl_matched import kl_matched
+from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import COLLAPSED, described
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
         "kl_matched": kl_matched(arms, labels, estimator),
+        # absent without layers, as in every report before there were any
+        **({"layers": layered} if (layered := list(layer_rows(arms, labels))) else {}),
         "warnings": [
             *missing,
             *collapses(estimates, labels),
@@ -147,7 +151,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "label": label,
         "policy": first.record["policy"],
         "optimizer": first.record.get("optimizer", "ppo"),  # older records lack it: there was PPO alone
-        "seeds": list(arm.seeds),
+        "seeds": list(arm.shown),
         "differing": first.record["differing"],
         "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
         "training": training,
@@ -198,11 +202,11 @@ def warnings(arm: Arm, label: str) -> list[str]:
         found.append(f"{label}: one training seed; intervals are conditional on this training run")
     if arm.cells[0].record["differing"].get("ppo.critic") == "trunk":
         found.append(f"{label}: the critic shares the policy's trunk: another algorithm than with a trunk of its own")
-    runs: dict[int, Sequence[Row]] = {}
+    runs: dict[Seed, Sequence[Row]] = {}
     for cell in arm.cells:
-        of_seed = f"{label}, seed {cell.record['seed']}"
+        of_seed = f"{label}, {run_name(cell.seed)}"
         if "ppo" in cell.record["stages"]:
-            steps = runs[cell.record["seed"]] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+            steps = runs[cell.seed] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
             found += [f"{of_seed}: {text}" for text in alarms(steps)]
         scale = store.read_json(cell.folder("scale") / "scale.json")
         if not scale["sft_samples"]["variance"]:
@@ -267,14 +271,14 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
 
     Always the first SAMPLES in the task's order: examples that are picked for a report show what the picker wants.
     """
-    found: dict[str, JsonObject] = {}
+    found: dict[tuple[str, str], JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
         examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
         before = _responses(cell.folder("baseline"), last=False)
         after = _responses(cell.folder("generations"), last=True)
         for example in examples:
-            name, seed = example["id"], arm.seeds[0]
+            name, seed = example["id"], arm.shown[0]
             empty = {
                 "task": task,
                 "example_id": name,
@@ -282,7 +286,8 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
                 "reference": example.get("completion", ""),
                 "responses": [],
             }
-            responses = found.setdefault(name, empty)["responses"]
+            # by the prompt too: an id of another data seed's data is another prompt
+            responses = found.setdefault((name, example["prompt"]), empty)["responses"]
             if name not in after:  # `eval` may judge fewer prompts than are held out
                 continue
             if not responses:  # the baseline once, though every arm has it
@@ -316,7 +321,7 @@ def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:
     return {
         "command": command,
         "git_commit": git_commit(),
-        "seeds": sorted({cell.record["seed"] for cell in cells}),
+        "seeds": [shown(seed) for seed in sorted({cell.seed for cell in cells})],
         "stages": dict(sorted(stages.items())),
         "seconds_total": round(sum(s["seconds"] for s in stages.values()), 1),
     }

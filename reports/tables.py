@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, restored, text
 from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
+from rlhf_bench.reports.layers import layers_table
 from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, shown_at
 
 
@@ -213,6 +214,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "comparisons": lambda report: [restored(table) for table in report.get("comparisons", ())],
     "kl-matched": lambda report: [kl_tables.contrasts_table(report)],
     "runs": lambda report: [runs(report)],
+    "layers": lambda report: [layers_table(report)],
     "curves": lambda report: [curves(report)],
     "slices": lambda report: [slices(report)],
     "collapse": collapse,

@@ -87,7 +87,8 @@ def experiment(
     """Run an experiment of the papers.  `bench experiment` as a function.
 
     `name` is one of `bench list experiments`; `seeds`, `data_seeds` and `reward_seeds` default to the experiment's own;
-    the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after writing what can be said, for the first failed stage.
+    the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after writing what can be said,
+    for the first failed stage.
     """
     command = call_text(experiment, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))

@@ -329,7 +329,7 @@ def experiment(**options: Any) -> None:
     assignments = parse_assignments(options["assignments"])
     wanted = [options[name] for name in ("policy", "preset", "out")]
     layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
-    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted, layers)
+    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted, layers=layers)
     how = {name: options[name] for name in ("jobs", "device", "dry_run", "quiet")}
     sys.exit(experiment(planned, trackers=trackers, **how))
 
@@ -357,6 +357,9 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
 @click.option("--rm", "reward_model", default="", help="Only this reward model.")
 @click.option("--versus", default="", help="Plan for the difference of --rm to this reward model, on the same prompts.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option(
+    "--width", type=Finite(), help="With seeds in layers: how wide the interval may be.  Default: the difference."
+)
 def power(
     runs: tuple[Path, ...],
     difference: float,
@@ -366,11 +369,15 @@ def power(
     reward_model: str,
     versus: str,
     level: float,
+    width: float | None,
 ) -> None:
-    """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot)."""
+    """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot).
+
+    From runs with --data-seeds or --reward-seeds: where the spread comes from, and the fewest runs for an interval.
+    """
     from rlhf_bench.harness.cli.power import power
 
-    sys.exit(power(runs, difference, judge, measure, task, reward_model, versus, level))
+    sys.exit(power(runs, difference, judge, measure, task, reward_model, versus, level, width))
 
 
 @bench.command(name="list")

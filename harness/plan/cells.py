@@ -90,7 +90,8 @@ def plan_cell(
     """The stages of one cell.  `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS.
 
     `tasks` are as the seed's data seed draws them, and `arm_key` then names the arm (`layered_arm`), since keys differ
-    with the data.  Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm` and as the optimiser's function.
+    with the data.  Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm` and as the
+    optimiser's function.
     """
     arm = arms.open_arm(rm_name, settings)
     for task in (tasks.optimised, tasks.evaluated):

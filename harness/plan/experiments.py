@@ -172,7 +172,9 @@ def make(
             analyses[run.name] = {("", seed): overhead_stage(seed) for seed in seeds[:1]}
         else:
             request = _request(run, seeds, given, policy, preset)
-            made = make_plan(replace(request, data_seeds=around.data, reward_seeds=around.rewards))
+            if run.kind == "train":  # token credit is measured on one data set, under plain seeds
+                request = replace(request, data_seeds=around.data, reward_seeds=around.rewards)
+            made = make_plan(request)
             if run.kind == "credit":
                 analyses[run.name] = {(cell.reward_model, cell.seed): credit_stage(cell) for cell in made.cells}
             else:

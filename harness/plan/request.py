@@ -142,7 +142,7 @@ Opened = Mapping[int | None, Mapping[str, plan_tasks.TaskPlan]]
 def _opened(request: Request, settings: Settings) -> Opened:
     """The tasks of the request, read as far as they are used: only the home task needs demonstrations."""
     # the order matters where --train-prompts names the home task: the later entry, with all splits, stays
-    used: dict[str, Sequence[Split]] = {name: ("test",) for name in request.tasks}
+    used: dict[str, Sequence[Split]] = dict.fromkeys(request.tasks, ("test",))
     used |= {name: ("train", "test") for name in request.tasks if name == request.train_prompts}
     used |= {request.task: ("sft", "train", "test")}
     own: dict[str, plan_tasks.TaskPlan] = {}
@@ -154,7 +154,7 @@ def _opened(request: Request, settings: Settings) -> Opened:
         if request.data_seeds and plan_tasks.is_generated(own[name]) and plan_tasks.DATA_SEED in given:
             seen = f"--data-seeds and --set {name}.{plan_tasks.DATA_SEED} both say which data are drawn."
             raise BenchError(seen, "Leave one out.")
-    drawn = {
+    drawn: dict[int | None, dict[str, plan_tasks.TaskPlan]] = {
         data: {name: plan_tasks.with_data_seed(task, data, used[name]) for name, task in own.items()}
         for data in request.data_seeds
     }
@@ -163,9 +163,7 @@ def _opened(request: Request, settings: Settings) -> Opened:
 
 def _used(request: Request, opened: Mapping[str, plan_tasks.TaskPlan], evaluated: str) -> plan_tasks.Tasks:
     """The tasks of a cell, from those that its data seed draws."""
-    return plan_tasks.Tasks(
-        opened[request.task], opened[request.train_prompts or request.task], opened[evaluated]
-    )
+    return plan_tasks.Tasks(opened[request.task], opened[request.train_prompts or request.task], opened[evaluated])
 
 
 def _assigned(request: Request) -> dict[str, dict[str, str]]:

@@ -12,7 +12,6 @@ from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
-
 REDRAWN = "rlhf_bench.tasks.redrawn:Redrawn"
 """The task that redraws demonstrations and training pairs of a task whose data cannot be generated again."""
 DATA_SEED = "seed"
