@@ -29,7 +29,11 @@ def layer_rows(arms: Sequence[Arm], labels: Mapping[str, str]) -> Iterator[JsonO
         if levels is None or len(arm.seeds) < 2:
             continue
         for column in described([arm]):
-            if column.judge == RUN or "headline" not in column.shown or not sheets.of(arm, column.judge):
+            if column.judge == RUN or "headline" not in column.shown:
+                continue
+            runs = sheets.of(arm, column.judge).values()
+            # a judge's own measures alone: shares of runs and of a ceiling have columns too
+            if not any(column.statistic in row["values"] for rows in runs for row in rows.values()):
                 continue
             found = paired(arm, arm, Where(column.judge, column.statistic), sheets)
             known = spread(found.cells[0], levels, found.clusters)

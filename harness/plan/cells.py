@@ -101,7 +101,8 @@ def plan_cell(
                 "Only synthetic tasks know it: see `bench list tasks`.",
             )
     shared = shared_stages(tasks, seed, policy, settings)
-    trainer = of_reward(seed)
+    # a reward model that is not trained has no seed of its own
+    trainer = of_reward(seed) if isinstance(arm.made, TrainableRewardModel) else seed
     start = shared if trainer == seed else shared_stages(tasks, trainer, policy, settings)
     # pairs belong to the reward seed: where a task gives no rejected response, that SFT policy writes it
     shared = {**shared, "pairs": start["pairs"]}

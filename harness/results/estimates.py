@@ -216,7 +216,9 @@ def run_statistics(name: str, own: Runs, seeds: Sequence[Seed]) -> dict[str, Int
     said = collapsed_runs(own, seeds)
     apart = ", ".join(f"{run_name(seeds[place])} ({own.changes[place]:+.2f})" for place in own.outlying)
     return {
-        f"{name} runs collapsed": own.share.noted(said, f"outlying: {apart}" if apart else ""),
+        f"{name} runs collapsed": own.share.noted(
+            said, f"outlying: {apart}" if apart else "", runs.SHARED if layers_of(seeds) else ""
+        ),
         f"{name} change of other runs": own.others,
         f"{name} change over all runs": own.mixture.noted(said if own.two_modes else ""),
     }

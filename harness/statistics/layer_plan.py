@@ -92,13 +92,13 @@ def _why(name: str, levels: dict[str, int]) -> str:
 
 def advice(found: Spread) -> str:
     """What to repeat next, in one sentence."""
-    known = [source for source in found.sources if source.error is not None and source.name != RESIDUAL]
-    if not known:
-        return "Nothing varies: nothing is to be repeated."
-    largest = max(known, key=lambda source: source.error or 0.0)
+    parts = {source.name: source.error for source in found.sources if source.error is not None}
+    # what a run makes of a prompt averages out over prompts, which cost less than runs
+    parts[PROMPT] = parts.get(PROMPT, 0.0) + parts.pop(RESIDUAL, 0.0)
+    largest = max(parts, key=lambda name: parts[name])
     text = (
-        f"Most of the squared error of the mean comes from {SOURCES[largest.name]} ({largest.error:.0%}): "
-        f"add {MORE[largest.name]} next"
+        f"The largest part of the squared error of the mean comes from {SOURCES[largest]} ({parts[largest]:.0%}): "
+        f"add {MORE[largest]} next"
     )
     # a layer that is not asked for: the data stay the same, and a reward model is trained anew with every seed
     blind = ["other data"] if found.levels.get(DATA, 1) == 1 else []

@@ -111,7 +111,7 @@ def of_runs(
         sign * thresholds,
         tuple(bool(flag) if ruled else None for flag, ruled in zip(flags, known, strict=True)),
         outlying(changes, level),
-        exact(int(flags[known].sum()), int(known.sum()), level).noted(SHARED if layers else ""),
+        exact(int(flags[known].sum()), int(known.sum()), level),
         _turned(others, sign),
         _turned(found, sign),
     )

@@ -51,7 +51,12 @@ def layered_arm(root: Path, name: str, values: Values, runs: Any = RUNS, own: bo
         rows = []
         for at in range(PROMPTS):
             # the slice of an id differs between data seeds, as it does between generated worlds
-            place = {"example_id": f"t{at}", "iteration": 1, "decoding": "sample", "source": source and f"{source}{at % 3}"}
+            place = {
+                "example_id": f"t{at}",
+                "iteration": 1,
+                "decoding": "sample",
+                "source": source and f"{source}{at % 3}",
+            }
             rows.append({**place, "slices": ["odd"] if (at + data) % 2 else [], "values": {"gold": values(run, at)}})
         store.write_rows(folder / "verdicts.jsonl", rows)
         layers = {"data": run.data, "reward": run.reward}

@@ -163,7 +163,9 @@ def test_the_expected_width_is_that_of_intervals(own: bool) -> None:
         assert found.low is not None
         assert found.high is not None
         widths.append(found.high - found.low)
-    assert layer_plan.width(known, layer_plan.Design(*design)) == pytest.approx(np.sqrt(np.mean(np.square(widths))), rel=0.12)
+    assert layer_plan.width(known, layer_plan.Design(*design)) == pytest.approx(
+        np.sqrt(np.mean(np.square(widths))), rel=0.12
+    )
 
 
 def test_the_cheapest_design_is_narrow_enough_and_one_run_less_is_not() -> None:
