@@ -21,7 +21,7 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
-from rlhf_bench.harness.seeds import Seed, run_name, shown
+from rlhf_bench.harness.seeds import Seed, layers_asked, run_name, shown
 from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
@@ -119,8 +119,21 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
     """Where the data come from, once per task and source.
 
     For a policy that was trained on another task than the one it is evaluated on, also where its training data do.
+    Data that data seeds draw are named once, those of the first.
     """
-    named = [(c.record["task"], c.record["origin"]) for c in cells]
+    drawn: dict[str, list[str]] = {}
+    for cell in cells:
+        own = drawn.setdefault(cell.record["task"], [])
+        own += [cell.drawn] if cell.drawn and cell.drawn not in own else []
+    named = []
+    for cell in cells:
+        task, origin = cell.record["task"], cell.record["origin"]
+        if cell.drawn and len(drawn[task]) > 1:
+            if cell.drawn != drawn[task][0]:
+                continue
+            times = f"Drawn anew by {len(drawn[task])} data seeds; the hash is of the first."
+            origin = {**origin, "description": f"{origin['description']} {times}"}
+        named.append((task, origin))
     named += [
         (f"{c.record['home']} (training)", c.record["home_origin"])
         for c in cells
@@ -178,11 +191,14 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         }
     # what all arms share tells none of them apart
     common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
+    layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
     labels = {}
     for arm in arms:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
         optimizer = arm.cells[0].record.get("optimizer", "ppo")
         shown = [optimizer, *shown] if optimizer != "ppo" else shown
+        if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
+            shown.append(f"{layers[arm.key]} seeds")
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
     shown_as = Counter((arm.task, labels[arm.key]) for arm in arms)
     for arm in arms:

@@ -327,9 +327,9 @@ def experiment(**options: Any) -> None:
     check_seeds(options, options["yes"])
     trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
-    wanted = [options[name] for name in ("policy", "preset", "out")]
     layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
-    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted, layers=layers)
+    wanted = {name: options[name] for name in ("policy", "preset", "out")}
+    planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "dry_run", "quiet")}
     sys.exit(experiment(planned, trackers=trackers, **how))
 

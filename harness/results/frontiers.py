@@ -78,10 +78,11 @@ def settings_but_rewards(arm: Arm, names: Collection[str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if name not in own}
 
 
-def place_of(arm: Arm) -> tuple[str, str, str]:
-    """What else must agree: the policy, the task that it was trained on, and the optimiser."""
+def place_of(arm: Arm) -> tuple[str, str, str, str]:
+    """What else must agree: the policy, the task that it was trained on, the optimiser, and the layers of the seeds."""
     record = arm.cells[0].record
-    return str(record["policy"]), str(record["home"]), str(record.get("optimizer", "ppo"))
+    layers = " x ".join(layers_asked(arm.seeds[0]))
+    return str(record["policy"]), str(record["home"]), str(record.get("optimizer", "ppo")), layers
 
 
 # ---- points ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from scipy import special
@@ -80,7 +80,7 @@ def _own_prompts(cells: Array, levels: Sequence[object]) -> bool:
     return all(not a & b for a, b in itertools.combinations(seen, 2))
 
 
-def _why(name: str, levels: dict[str, int]) -> str:
+def _why(name: str, levels: Mapping[str, int]) -> str:
     """Why a component cannot be told."""
     if name not in levels:
         # of the layers alone: prompts and the residual are always there
@@ -162,7 +162,7 @@ def cheapest(found: Spread, wanted: float, prompts: int, level: float = 0.95) ->
         range(1, (MOST_DATA if name == outer else MOST_INNER) + 1) if name in told else range(1, 2)
         for name in (DATA, REWARD, SEED)
     ]
-    designs = [Design(*counts, prompts) for counts in itertools.product(*sizes)]
+    designs = [Design(d, r, s, prompts) for d, r, s in itertools.product(*sizes)]
     designs = [one for one in designs if one[(DATA, REWARD, SEED).index(outer)] > 1]
     for design in sorted(designs, key=lambda one: (one.runs, one.data * one.reward, one)):
         if width(found, design, level) <= wanted:

@@ -186,3 +186,23 @@ def test_a_record_with_other_layers_is_left_out(tmp_path: Path, layers: Any) -> 
     cells, missing = find_cells([path])
     assert not cells
     assert "'layers'" in missing[0]
+
+
+def test_arms_with_plain_seeds_and_with_layers_are_told_apart_and_data_are_named_once(tmp_path: Path) -> None:
+    from rlhf_bench.harness.results.frontiers import place_of
+    from rlhf_bench.reports.build import labels_of, origins
+
+    arm = layered_arm(tmp_path, "a", noise(0))
+    for cell in arm.cells:
+        cell.record["origin"]["description"] = "A world."  # type: ignore[index]
+        cell.record.update(policy="tiny", home="t")  # type: ignore[attr-defined]
+    plain = make_arm(tmp_path / "plain", "a", lambda *_: 0.0, (0, 1))
+    for cell in plain.cells:
+        cell.record.update(differing={}, policy="tiny", home="t", arm="plain")  # type: ignore[attr-defined]
+    both = [arm, Arm("t", "a", "plain", plain.cells)]
+    assert labels_of(both) == {"a": "a (data x reward seeds)", "plain": "a"}
+    assert labels_of(both[:1]) == {"a": "a"}
+    assert place_of(both[0]) != place_of(both[1])
+    (origin,) = origins(arm.cells)
+    assert origin["description"] == "A world. Drawn anew by 3 data seeds; the hash is of the first."
+    assert origin["sha256"] == "data 0"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics import comparisons, intervals, layer_plan, layers
+from rlhf_bench.harness.statistics import comparisons, intervals, layer_plan, layers, runs
 from rlhf_bench.harness.statistics.intervals import nested_t, two_way
 
 LEVEL = 0.95
@@ -234,3 +234,18 @@ def test_a_change_in_layers_is_nested_t_of_its_rows() -> None:
     expected = nested_t(*rows, LEVEL)
     found = layers.interval("level", cells, LEVEL, rng(), None, levels)
     assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+
+
+def test_the_mean_of_runs_that_did_not_collapse_is_over_their_layers() -> None:
+    levels = grid(3, 2, 2)
+    before = rng(14).normal(size=(12, 20))
+    change = draw(rng(15), (3, 2, 2, 20), (0.05, 0.05, 0.05, 0.05, 0.1), False)
+    change[5] -= 3
+    found = runs.of_runs(before, before + change, LEVEL, layers=levels)
+    assert found.collapsed == tuple(at == 5 for at in range(12))
+    others = [at for at in range(12) if at != 5]
+    expected = layers.interval("change", change[others], LEVEL, rng(), None, layers.chosen(levels, others))
+    assert (found.others.value, found.others.low) == pytest.approx((expected.value, expected.low))
+    assert found.mixture.low is not None
+    assert found.mixture.low < change.mean()
+    assert layers.chosen(None, others) is None
