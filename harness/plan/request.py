@@ -107,13 +107,13 @@ def make_plan(request: Request) -> Plan:
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
     cells, judged = [], {}
-    conditions = [
-        *product(
+    conditions = list(
+        product(
             dict.fromkeys(request.reward_models),
             dict.fromkeys(request.prompts or [request.task]),
             dict.fromkeys(request.optimizers),
         )
-    ]
+    )
     layered: dict[tuple[str, str, str], str] = {}  # keys of arms by condition, where the seeds have layers
     if request.data_seeds or request.reward_seeds:
         for rm, evaluated, optimizer in conditions:

@@ -211,7 +211,11 @@ def shared(found: Sequence[Points]) -> Shared:
         # of runs in layers: the mean curves of the outermost layer, which are independent as seeds are
         made = np.stack([outer_means(part, layers_of(seeds)) for part in made])
         curves.append(Curve(made[0], made[1]))
-    return Shared(tuple(curves), tuple(found[0].sources.get(prompt, "") for prompt in prompts), seeds, note=note)
+    clusters = [found[0].sources.get(prompt, "") for prompt in prompts]
+    if any(own != by_data[data] for own in by_data.values()):  # one name under two data seeds is of two sources
+        home = [next(at for at, own in by_data.items() if prompt in own) for prompt in prompts]
+        clusters = [f"{at}/{source}" if source else "" for at, source in zip(home, clusters, strict=True)]
+    return Shared(tuple(curves), tuple(clusters), seeds, note=note)
 
 
 def matched(found: Shared, kl: Sequence[float], estimator: Estimator, *place: str) -> list[Interval]:

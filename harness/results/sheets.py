@@ -141,10 +141,9 @@ class Common:
 def common(tables: Sequence[Mapping[Seed, Rows]], names: Sequence[str], unlike: str = "") -> Common:
     """Cells of tables {seed: {example: row}} on their common seeds and examples, both ascending.
 
-    Under data seeds the common examples are those of each data seed's own runs: a cell is NaN where its prompt is of
-    other data.
     The measure of each table is the entry of `names` in its place, `tables` is not empty.  `unlike`: a known reason not
-    to compare them (`Sheets.unlike`), which becomes `why`.
+    to compare them (`Sheets.unlike`), which becomes `why`.  Under data seeds the common examples are those of each data
+    seed's own runs: a cell is NaN where its prompt is of other data.
     """
     if unlike:
         return Common(why=unlike)
