@@ -15,7 +15,7 @@ from rlhf_bench.reports.schema import report_schema
 @pytest.mark.training
 def test_a_run_in_layers_is_reported_by_all_of_its_seeds_and_resumed(tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    asked = command(out, "--data-seeds", "2", "--reward-seeds", "4", "--judge", "utility", rms=("length-only",))
+    asked = command(out, "--data-seeds", "2", "--reward-seeds", "4-4", "--judge", "utility", rms=("length-only",))
     asked[asked.index("--jobs") + 1] = "2"
     done = bench(*asked)
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,8 @@ def test_a_run_in_layers_is_reported_by_all_of_its_seeds_and_resumed(tmp_path: P
     ]
     assert (gold["seeds"], gold["n"], gold["n_invalid"], gold["method"]) == (names, 16, 0, "nested t")
     assert {row["statistic"] for row in report["layers"]} >= {"gold"}
-    assert "other reward models" in report["layers"][0]["next"]
+    whys = [source["why"] for source in report["layers"][0]["sources"]]
+    assert whys[1] == "one reward seed in each level above: part of that"
     assert names[0] in (out / "report" / "report.md").read_text()
     assert "; ".join(names) in (out / "report" / "tables" / "estimates.csv").read_text()
     page = (out / "report" / "report.html").read_text()
