@@ -83,7 +83,9 @@ of `dialogsum` (seq2seq-token), 49% of `saferlhf` (scalar), one seed each.
 
 def page(results: Results) -> str:
     parts = [INTRO, _machine(results), _ppo(results), _floor(results), _generation(results), _scoring(results)]
-    return "".join([*parts, _growth(results), _cells(results), _suite(results), _report(results), NOT_DONE])
+    return "".join(
+        [*parts, _growth(results), _cells(results), _learning(results), _suite(results), _report(results), NOT_DONE]
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -235,6 +237,27 @@ def _cells(results: Results) -> str:
     text += table(("jobs", "cells a minute"), jobs.items())
     text += f"\nTwo jobs do {jobs['2'] / jobs['1']:.2f} times the work of one. `bench --help` takes "
     return text + f"{results['help_seconds']:.2f} s.\n"
+
+
+def _learning(results: Results) -> str:
+    found = results.get("learning")
+    text = "\n## Learning speed\n\n"
+    if not found:
+        return text + "Not run.\n"
+    text += (
+        "The arm `gold` on `dialogsum`, seed 50, one thread: the share of the range that the SFT policy leaves "
+        "(sampled gold up to 1) that PPO has won, and processor seconds of PPO without evaluations. "
+        "*Before* are PPO's defaults up to commit ba5e3c2 on the same world and code.\n"
+    )
+    head = ("settings", "share won", "core seconds", "share per core-minute", "the same up to half the range")
+    text += table(
+        head,
+        [(name, *(found[name][key] for key in ("share", "seconds", "whole", "to_half"))) for name in ("now", "before")],
+    )
+    now, old = found["now"]["to_half"], found["before"]["to_half"]
+    # settings that never win half have no such speed: their whole run stands for it
+    ratio = now / (old or found["before"]["whole"]) if now else None
+    return text + table(TARGETS, [target("learning speed up to half the range, now over before", ratio, 3)])
 
 
 def _earlier(results: Results, name: str) -> Mapping[str, Any]:

@@ -127,6 +127,14 @@ def default_cell(quick: bool) -> Any:
     return in_process(1, code.format(sets), timeout=900)
 
 
+def learning(quick: bool) -> Any:
+    """The learning speed with today's defaults and with those before; None where the run is quick."""
+    if quick:
+        return None
+    print("learning speed", flush=True)
+    return in_process(1, "from learning_speed import *; print(json.dumps(compare(50)))", timeout=1800)
+
+
 def jobs(quick: bool) -> dict[str, float]:
     """Cells a minute of four equal cells by number of jobs, without what they share (none)."""
     print("jobs", flush=True)
@@ -158,7 +166,7 @@ def report() -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-KEPT = ("default_cell", "suite", "report")
+KEPT = ("default_cell", "suite", "report", "learning")
 """What the page shows of the results before these as well."""
 
 
@@ -246,6 +254,7 @@ def main() -> None:
                 "growth": growth(rounds),
                 "jobs": jobs(given.quick),
                 "default_cell": default_cell(given.quick),
+                "learning": learning(given.quick),
                 "report": report(),
                 "help_seconds": start_up(),
                 "earlier": earlier(results),

@@ -102,6 +102,8 @@ class Rollout:
     tokenizer: the policy's; its ids are those above.
     logprobs [B, T] float32: log-probabilities of the tokens when they were sampled, 0 outside the mask; None for texts
     that were not sampled.
+    thoughts: the number of each response's first tokens that are thinking, which its text leaves out (text/chat.py);
+    None for none.
     """
 
     prompts: tuple[str, ...]
@@ -113,18 +115,23 @@ class Rollout:
     finished: Tensor
     tokenizer: Tokenizer
     logprobs: Tensor | None = None
+    thoughts: tuple[int, ...] | None = None
 
     @cached_property
     def spans(self) -> tuple[tuple[Span, ...], ...]:
         """For each response the character span [start, end) of every token in its text.
 
-        End-of-sequence is the empty span at the end.  Computed once per rollout.
+        End-of-sequence is the empty span at the end, thinking has empty ones at the start.  Computed once per rollout.
         """
         from rlhf_bench.harness.text.templates import token_spans
 
         # one transfer from the device for the whole batch
         rows = zip(self.response_ids.tolist(), self.mask.sum(1).tolist(), strict=True)
-        return tuple(token_spans(self.tokenizer, ids[:length]) for ids, length in rows)
+        before = self.thoughts or (0,) * len(self.responses)
+        return tuple(
+            (*(((0, 0),) * count), *token_spans(self.tokenizer, ids[count:length]))
+            for (ids, length), count in zip(rows, before, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +217,8 @@ class Measure:
     two or three decimals and their unit on axes.  `better` says which side of `reference` is the better one; a measure
     with both is read as an answer: better or worse than the baseline.  `shown` lists where it appears (None for
     everywhere, () for nowhere but estimates.csv): the table of final results, the table along training, the figures,
-    the table by slice, and the comparison of every two reward models.
+    the table by slice, and the comparison of every two reward models.  `reliability`: how far the number itself
+    agrees with labels, where a classifier or a rule makes it; reports show it wherever they show the number.
     """
 
     name: str
@@ -223,6 +231,7 @@ class Measure:
     format: MeasureFormat = "number"
     better: Literal["", "higher", "lower"] = ""
     shown: tuple[ReportPlace, ...] | None = None
+    reliability: str = ""
 
 
 @dataclass(frozen=True, slots=True)

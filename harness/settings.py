@@ -69,6 +69,10 @@ class PolicySettings(Group):
     tokenizer has a template (auto)."""
     system: str = ""
     """Text in front of every prompt: a system turn, or part of the prompt where the template has no such role."""
+    thinking: Literal["auto", "apart", "text"] = "auto"
+    """A policy's thinking (<think>...</think> and its like) before its answer: kept apart from the responses that
+    reward models and judges read (apart), a part of them (text), or apart where the chat template knows of thinking
+    (auto).  Demonstrations close a block of thinking that the template opens."""
     lora: Limit = 0
     """Rank of the LoRA adapters that are trained in place of all weights; 0 trains all weights."""
     lora_alpha: NotNegative = 16.0
@@ -103,7 +107,7 @@ class PairSettings(Group):
 class SFTSettings(Group):
     """Supervised fine-tuning of the policy on the demonstrations (TRL's SFTTrainer)."""
 
-    steps: Count = 1000
+    steps: Count = 2000
     """Optimiser steps."""
     batch: Count = 16
     """Demonstrations per step."""
@@ -119,18 +123,18 @@ class SFTSettings(Group):
 class PPOSettings(Group):
     """PPO (arXiv 1707.06347), with the same schedule for every arm."""
 
-    iterations: Count = 42
+    iterations: Count = 48
     """Iterations: each samples rollouts, scores them and updates policy and critic."""
-    rollouts: Count = 64
+    rollouts: Count = 128
     """Responses sampled per iteration."""
-    samples: Count = 1
+    samples: Count = 4
     """Responses to each prompt of an iteration: `ppo.rollouts` / `ppo.samples` prompts, which must be a whole number.
     The responses to a prompt share its computation."""
     epochs: Count = 1
     """Passes over the rollouts of an iteration."""
     minibatches: Count = 2
     """Optimiser steps per epoch: the rollouts are divided by this number."""
-    micro_batch: Count = 16
+    micro_batch: Count = 32
     """Most rows in one forward pass: it bounds memory, and gradients are summed over micro-batches."""
     micro_tokens: Limit = 0
     """Most tokens in one forward pass; 0 sets no limit besides `ppo.micro_batch`."""
@@ -140,9 +144,9 @@ class PPOSettings(Group):
     """What samples the rollouts; vllm draws other samples, and evaluations always use the harness's own loop."""
     engine_memory: Share = 0.3
     """Share of the GPU's memory that vLLM takes."""
-    lr: Rate = 5e-4
+    lr: Rate = 1e-3
     """Learning rate of the policy."""
-    critic_lr: Rate = 1e-3
+    critic_lr: Rate = 3e-3
     """Learning rate of the critic."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """Both learning rates over the iterations: the same throughout, or falling to 0 after the last one (linear)."""
@@ -159,7 +163,7 @@ class PPOSettings(Group):
     """Discount per token."""
     lam: Share = 0.95
     """Lambda of generalised advantage estimation (arXiv 1506.02438)."""
-    kl: NotNegative = 0.05
+    kl: NotNegative = 0.02
     """Coefficient of the KL penalty against the SFT policy, which is subtracted from every token's reward."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """The penalty of a token: the log-ratio of its probabilities (k1), or an estimate that is never negative (k3)."""
@@ -175,9 +179,9 @@ class PPOSettings(Group):
     """Sampling temperature of rollouts and of sampled evaluations."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm where they exceed it."""
-    checkpoints: Count = 3
+    checkpoints: Count = 4
     """Held-out evaluations, spread evenly over the iterations; the last one is at the end."""
-    save_every: Count = 7
+    save_every: Count = 8
     """Iterations between checkpoints, from which an interrupted run continues."""
     normalise: Literal["sd", "none"] = "sd"
     """Divide rewards by the standard deviation of the sequence's sum over samples of the SFT policy (sd), or take

@@ -13,6 +13,7 @@ from typing import Literal
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.text.types import Row
+from rlhf_bench.harness.text.words import mostly_latin, spaced_words
 
 SHORTEST, LONGEST = "shortest third of prompts", "longest third of prompts"
 
@@ -21,14 +22,14 @@ MIN_PROMPTS = 30
 
 
 def length_slices(examples: Sequence[Row]) -> dict[str, str]:
-    """Slice by example id, by the number of words of the prompt; the middle third has none.
+    """Slice by example id, by the number of words of the prompt (text/words.py); the middle third has none.
 
     `examples` are stored rows with `id` and `prompt`; their order does not matter.  Returns {} for fewer than
     MIN_PROMPTS, and where the longest of the shortest third is as long as the shortest of the longest third.
     """
     if len(examples) < MIN_PROMPTS:
         return {}
-    ordered = sorted((len(row["prompt"].split()), row["id"]) for row in examples)  # ids break ties
+    ordered = sorted((len(spaced_words(row["prompt"])), row["id"]) for row in examples)  # ids break ties
     third = len(ordered) // 3  # rounded down: the two outer slices are equally large
     short, long = ordered[:third], ordered[-third:]
     if short[-1][0] >= long[0][0]:
@@ -69,12 +70,17 @@ def type_by_rule(prompt: str) -> PromptType:
     Open-ended if an instruction asks for something made up, for opinions or for ideas.  Everything else is
     closed-ended, as in arXiv 2402.03469: a question of fact, an explanation and a transformation of a text have an
     answer that a reference can hold, and so have a summary and a translation that are to be "written".
-    `rule_accuracy` measures the rule where types are stated.
+    `rule_accuracy` measures the rule where types are stated.  It says nothing of a text that is `beyond_rule`.
     """
     lines = [line for line in prompt.splitlines() if line.strip()]
     # Instructions stand before or after the text that they are about; words of that text must not decide.
     instructions = "\n".join((*lines[:1], *lines[-1:]))
     return "open" if OPEN_MARKS.search(instructions) and not CLOSED_MARKS.search(instructions) else "closed"
+
+
+def beyond_rule(prompt: str) -> bool:
+    """Whether most of a prompt's letters are of another script: the rule would call everything closed-ended."""
+    return not mostly_latin(prompt)
 
 
 def declared_type(example: Example) -> PromptType | None:

@@ -14,6 +14,7 @@ from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Answer, Case, Example, Scored
 from rlhf_bench.harness.seams import GoldTask, Scorer, Task
+from rlhf_bench.harness.text.words import UNIT, content_words
 
 NO_GOLD = "the task has no gold utility and no scorer was given"
 REWARD_MODEL = "rm:"
@@ -65,6 +66,11 @@ def scorer_content(name: str) -> str:
     return plugins.find("judge", name).fingerprint()
 
 
+def described(name: str) -> str:
+    """A scorer as reports name it, with what it counts."""
+    return f"scorer {name}" + (f" ({UNIT})" if name in BUILT_IN else "")
+
+
 def is_deterministic(name: str) -> bool:
     """Whether the scorer of a name always returns the same score.
 
@@ -109,26 +115,46 @@ def before_and_after(cases: Sequence[Case], task: Task, scorer: Scorer | None) -
     return list(zip(found[::2], found[1::2], strict=True))
 
 
-def rouge_l() -> Scorer:
+class RougeL:
     """ROUGE-L F1 (Lin 2004; the rouge-score package, with stemming), the largest over the example's references.
 
-    It measures lexical overlap with the references, nothing else.  Without a reference it does not decide.  Raises
-    BenchError where rouge-score is not installed.
+    It measures lexical overlap with the references, nothing else.  Text in ASCII gives the package's own words.  That
+    package drops all other letters, so elsewhere words are those of text/words.py: in scripts without spaces,
+    characters.  Without a reference that has a word it does not decide.  Raises BenchError where rouge-score is not
+    installed.
     """
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise BenchError("The scorer 'rouge-l' needs rouge-score.", "Install rlhf-bench[rouge].") from None
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
 
-    def score(example: Example, response: str) -> float | None:
+    def __init__(self) -> None:
+        try:
+            from rouge_score.rouge_scorer import RougeScorer
+            from rouge_score.tokenizers import DefaultTokenizer
+        except ImportError:
+            raise BenchError("The scorer 'rouge-l' needs rouge-score.", "Install rlhf-bench[rouge].") from None
+        self._ascii = DefaultTokenizer(use_stemmer=True)
+        self._rouge = RougeScorer(["rougeL"], tokenizer=self)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words that are compared; the name is what rouge-score calls."""
+        parts = [text] if text.isascii() else content_words(text.lower())
+        return [word for part in parts for word in (self._ascii.tokenize(part) if part.isascii() else [part])]
+
+    def scores(self, answers: Sequence[Answer]) -> list[Scored]:
+        """One score per answer, in order; undecided, with the reason, where no reference can be compared with."""
+        return [self._scored(answer.example, answer.response) for answer in answers]
+
+    def __call__(self, example: Example, response: str) -> float | None:
+        """The score of one response, None where no reference can be compared with."""
+        return self._scored(example, response).value
+
+    def _scored(self, example: Example, response: str) -> Scored:
         # a demonstration counts as a reference
         references = [text for text in (example.completion, *example.references) if text.strip()]
         if not references:
-            return None
-        return max(float(scorer.score(text, response)["rougeL"].fmeasure) for text in references)
+            return Scored(None, "no reference to compare with")
+        readable = [text for text in references if self.tokenize(text)]
+        if not readable:
+            return Scored(None, "no reference has a word that ROUGE reads")
+        return Scored(max(float(self._rouge.score(text, response)["rougeL"].fmeasure) for text in readable))
 
-    return score
 
-
-BUILT_IN: Mapping[str, Callable[[], Scorer]] = {"rouge-l": rouge_l}
+BUILT_IN: Mapping[str, Callable[[], Scorer]] = {"rouge-l": RougeL}

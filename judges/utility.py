@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import GoldTask, Task
-from rlhf_bench.judges.scorers import NO_GOLD, before_and_after, is_deterministic, load_scorer, scorer_content
+from rlhf_bench.judges.scorers import (
+    NO_GOLD,
+    before_and_after,
+    described,
+    is_deterministic,
+    load_scorer,
+    scorer_content,
+)
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -43,7 +50,7 @@ class UtilityChange:
     @property
     def measures(self) -> Sequence[Measure]:
         gold = not self.scorer
-        name, what = ("gold", "true utility") if gold else ("score", f"score by {self.scorer}")
+        name, what = ("gold", "true utility") if gold else ("score", f"score by {described(self.scorer)}")
         # a scorer's opinion does not answer whether the policy got better
         better: Literal["higher", ""] = "higher" if gold else ""
         return [

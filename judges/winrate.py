@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.judges.scorers import before_and_after, is_deterministic, load_scorer, scorer_content
+from rlhf_bench.judges.scorers import before_and_after, described, is_deterministic, load_scorer, scorer_content
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -42,7 +42,7 @@ class WinRate:
 
     @property
     def measures(self) -> Sequence[Measure]:
-        by = f"scorer {self.scorer}" if self.scorer else "true utility"
+        by = described(self.scorer) if self.scorer else "true utility"
         what = f"better than the SFT baseline's response to the same prompt, by {by}"
         return [Measure("win_rate", "win", what, title="win rate")]
 

@@ -35,15 +35,17 @@ DISTANCE = Axis("KL to the SFT policy", "nats")
 def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
     """Every figure of a task but for its histograms, those with nothing to draw left out.
 
-    {"title", "svg"} each: win rates and levels with a better side against KL, the other measures along training, then
-    pair accuracy.
+    {"title", "svg"} each, and as "reliability" what the judge says of its numbers: win rates and levels with a better
+    side against KL, the other measures along training, then pair accuracy.
     """
     columns = shown_at(report, "figures")
     # one number per policy says how good it is at a distance; the rest is followed over time
     quality = [c for c in columns if c.kind == "win" or (c.kind == "level" and c.better)]
-    found = [against_kl(report, task, slots, column) for column in quality]
-    found += [along(report, task, slots, column) for column in columns if column not in quality]
-    return [one for one in [*found, accuracy(report, task, slots)] if one]
+    rest = [c for c in columns if c not in quality]
+    drawn = [(column, against_kl(report, task, slots, column)) for column in quality]
+    drawn += [(column, along(report, task, slots, column)) for column in rest]
+    found = [{**one, "reliability": column.reliability} for column, one in drawn if one]
+    return [*found, *filter(None, [accuracy(report, task, slots)])]
 
 
 def pair_accuracy(arm: Row) -> float | None:
@@ -92,11 +94,12 @@ def frontiers(report: Report, task: str, slots: Slots) -> list[JsonObject]:
             Series(row["label"], slots[labels[row["arms"][0]]], [point(at["kl"], at) for at in row["points"]])
             for row in own
         ]
-        mark = next((c.reference for c in of_report(report) if c.key == (judge, statistic)), None)
+        column = next((c for c in of_report(report) if c.key == (judge, statistic)), None)
         title = own[0]["title"] if decoding == "sample" else f"{own[0]['title']}, greedy"
-        drawn = chart(series, DISTANCE, Axis(title), mark)
+        drawn = chart(series, DISTANCE, Axis(title), column.reference if column else None)
         if drawn:
-            found.append({**drawn, "title": f"Frontier: {title} at equal KL to the SFT policy"})
+            said = column.reliability if column else ""
+            found.append({**drawn, "title": f"Frontier: {title} at equal KL to the SFT policy", "reliability": said})
     return found
 
 
@@ -129,7 +132,7 @@ def chart(
         return None
     ends = "; ".join(f"{one.name} {value_text(one.points[-1].y)} at {value_text(one.points[-1].x)}" for one in drawn)
     svg = figures.lines(drawn, str(x), str(y), f"{y} by {x}. Last points: {ends}.", mark, reach)
-    return {"title": f"{y.name} by {x.name}", "svg": svg}
+    return {"title": f"{y.name} by {x.name}", "svg": svg, "reliability": ""}
 
 
 def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
@@ -150,7 +153,7 @@ def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
                 for s in series
             )
             drawn = figures.scatter(series, "pair accuracy", column.title, said, column.reference)
-            return {"title": f"{column.title} by pair accuracy", "svg": drawn}
+            return {"title": f"{column.title} by pair accuracy", "svg": drawn, "reliability": column.reliability}
     return None
 
 

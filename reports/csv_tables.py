@@ -17,7 +17,7 @@ from rlhf_bench.harness.seeds import joined
 from rlhf_bench.reports.kl_tables import FRONTIER, frontier_rows
 from rlhf_bench.reports.measures import Report, indexed
 from rlhf_bench.reports.tables import TABLES, all_tables
-from rlhf_bench.reports.verdicts import claims_table
+from rlhf_bench.reports.verdicts import checks_table, claims_table
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """How a formula may begin, in full-width forms, too."""
@@ -62,11 +62,14 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     if report.get("claims"):
         claims = claims_table(report["claims"])
         yield "claims.csv", claims.columns, claims.rows
+        checked = checks_table(report["claims"])
+        if checked.rows:
+            yield "claim-checks.csv", checked.columns, checked.rows
     frontier = list(frontier_rows(report))
     if frontier:
         yield "frontier.csv", FRONTIER, frontier
     # a name is taken whether its table has rows or not: adding seeds renames no file
-    taken |= {name: max(1, taken.get(name, 1)) for name in ("estimates", "claims", "frontier", *names)}
+    taken |= {name: max(1, taken.get(name, 1)) for name in ("estimates", "claims", "claim-checks", "frontier", *names)}
     for stored in report.get("comparisons", ()):  # each under its own title
         # reports of older versions have no typed cells: their text stays as it is
         rows = restored(stored).rows if "cells" in stored else stored["rows"]

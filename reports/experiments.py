@@ -6,7 +6,7 @@ cells are finished runs of one task, reward model and seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
 from rlhf_bench.harness.statistics.intervals import Interval, undefined
 from rlhf_bench.reports import build, ledger
+from rlhf_bench.reports.claim_checks import checks
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -86,9 +87,7 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         "report": report,
         "contrasts": _contrasts(record["name"], cells, estimator),
         "analyses": analysed,
-        "claims": claims.adjusted(
-            [result.row() for result in _claims(record["name"], cells, report, analysed, estimator)]
-        ),
+        "claims": claims.adjusted(list(_claims(record["name"], cells, report, analysed, estimator))),
     }
 
 
@@ -217,17 +216,18 @@ def _claims(
     report: Row | None,
     analyses: Row,
     estimator: Estimator,
-) -> list[claims.Result]:
+) -> Iterator[JsonObject]:
     # rows of the report that was just built, back as records: a claim picks the interval that the report shows
     estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
-    found = []
     for claim in claims.of_experiment(name):
         if claim.run in analyses:
-            found.append(of_analysis(claim, analyses[claim.run], estimator))
+            yield {**of_analysis(claim, analyses[claim.run], estimator).row(), "checks": []}
         else:
             arms = arms_of(cells.get(claim.run, []))
-            found.append(claims.judge_claim(claim, arms, estimates, estimator))
-    return found
+            result = claims.judge_claim(claim, arms, estimates, estimator)
+            # a claim that was not run has nothing to be checked
+            made = [] if result.ruling == "not run" else checks(claim, arms, estimates, estimator)
+            yield {**result.row(), "checks": made}
 
 
 def of_analysis(claim: claims.Claim, analysis: Row, estimator: Estimator) -> claims.Result:

@@ -12,7 +12,7 @@ from rlhf_bench.harness.results.table import Cell, Table, cell_value, estimated
 from rlhf_bench.reports import tables
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
 from rlhf_bench.reports.measures import COLLAPSED
-from rlhf_bench.reports.verdicts import claims_table, summary, texts_table
+from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -136,6 +136,8 @@ def experiment_lines(built: Row, mark: str) -> Iterator[str]:
         yield ""
     if built["claims"]:
         yield from table_lines(claims_table(built["claims"]), f"{mark}#")
+        checked = checks_table(built["claims"])
+        yield from table_lines(checked, f"{mark}#") if checked.rows else ()
     for table in experiment_tables(built):
         yield from table_lines(table, f"{mark}#")
     if built["report"]:

@@ -10,7 +10,7 @@ from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.seeds import run_name
 from rlhf_bench.reports.tables import all_tables
-from rlhf_bench.reports.verdicts import claims_table, summary, texts_table
+from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -37,6 +37,8 @@ def lines(report: Row) -> Iterator[str]:
     if report.get("claims"):
         yield from ("## What the claims come to", "", " ".join(summary(report["claims"])), "")
         yield from table_lines(claims_table(report["claims"]))
+        checked = checks_table(report["claims"])
+        yield from table_lines(checked) if checked.rows else ()
         yield from table_lines(texts_table(report["claims"]))
     for table in all_tables(report):
         yield from table_lines(table)
@@ -86,6 +88,7 @@ def table_lines(table: Table, heading: str = "##") -> Iterator[str]:
     for row in table.rows:
         yield "| " + " | ".join(escape(text(entry)) for entry in row) + " |"
     yield from ("", table.note, "") if table.note else ("",)
+    yield from (escape(table.reliability), "") if table.reliability else ()
 
 
 def undecided(report: Row) -> Iterator[str]:

@@ -7,7 +7,7 @@ figures, the comparison of reward models, the page and the exports read it from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
@@ -56,6 +56,7 @@ class Column:
     format: CellFormat = "number"
     better: str = ""
     shown: tuple[str, ...] = EVERYWHERE
+    reliability: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -94,9 +95,11 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
         ("length", Measure("length_change", "change", title="length change", format="tokens")),
         ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
         ("refusal", Measure("refusal_rate", "rate", title="refusals", format="share")),
+        ("refusal-phrases", Measure("refusal_rate", "rate", title="refusals by phrase", format="share")),
         ("winrate-llm", Measure("win_rate", "win", title="win rate by a language model")),
         ("winrate-llm", Measure("win_rate_helpful", "win", title="more helpful")),
         ("winrate-llm", Measure("win_rate_harmless", "win", title="more harmless")),
+        ("winrate-llm", Measure("win_rate_complies", "win", title="refuses less")),
         ("winrate-rm", Measure("win_rate", "win", title="win rate by a reward model")),
         ("utility", Measure("score_change", "change", title="score change")),
         (RUN, Measure("kl", "level", title="KL", format="nats", shown=("headline", "curves", "figures"))),
@@ -107,6 +110,8 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
         ("length", Measure("length", "level", title="length", format="tokens", shown=())),
         ("length", Measure("truncated_rate", "rate", title="cut off", format="share", better="lower", shown=())),
         ("refusal", Measure("refusal_change", "change", title="refusal change", limit=1.0, format="share", shown=())),
+        ("refusal-phrases", Measure("refusal_change", "change", title="refusals by phrase, change", limit=1.0,
+                                    format="share", shown=())),
     )
 }  # fmt: skip
 """The measures that come with the package, in the order of their columns; those of other judges follow.
@@ -126,10 +131,14 @@ def described(arms: Sequence[Arm]) -> list[Column]:
 
     # the run's own come first, so that no plugin called "run" replaces them
     rows = {(RUN, name): asdict(KNOWN[RUN, name]) for name in ("kl", "reward")}
+    said: dict[tuple[str, str], dict[str, str]] = {}
     for arm in arms:
         for judge, folder in arm.cells[0].judged().items():  # all seeds of an arm have the same judges
             for row in store.read_json(folder / "measures.json"):
                 rows.setdefault((judge, row["name"]), row)
+                said.setdefault((judge, row["name"]), {})[arm.task] = str(row.get("reliability") or "")
+    # a judge may be exact on one task and not on another
+    rows |= {key: {**rows[key], "reliability": _on_tasks(by_task)} for key, by_task in said.items()}
     if any(ceiling_of(arm, arms) for arm in arms if arm.reward_model != GOLD):
         rows[CEILING] = asdict(KNOWN[CEILING])
     columns = complete(rows)
@@ -147,6 +156,21 @@ def described(arms: Sequence[Arm]) -> list[Column]:
             kept = tuple(place for place in shown if place in column.shown)
             found.append(Column(column.judge, name, "rate", title, RULE, format="runs", shown=kept))
     return found
+
+
+def _on_tasks(said: Mapping[str, str]) -> str:
+    """What a judge says of its numbers, by task: once where it is the same on all of them."""
+    texts = dict.fromkeys(said.values())
+    if len(texts) < 2:
+        return next(iter(texts), "")
+    return "; ".join(
+        f"on {', '.join(task for task, one in said.items() if one == text)}: {text}" for text in texts if text
+    )
+
+
+def reliability(columns: Iterable[Column]) -> str:
+    """What the judges of the columns say of their own numbers, as sentences; "" where none says anything."""
+    return " ".join(f"{column.title}: {column.reliability.rstrip('.')}." for column in columns if column.reliability)
 
 
 def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:
@@ -185,6 +209,7 @@ def complete(rows: Mapping[tuple[str, str], Row]) -> list[Column]:
                 format=row.get("format", "number"),
                 better=row.get("better") or ("higher" if row["kind"] == "win" else ""),
                 shown=tuple(shown),
+                reliability=str(row.get("reliability") or ""),
             )
         )
     return columns

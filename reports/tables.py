@@ -12,7 +12,7 @@ from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, resto
 from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.layers import layers_table
-from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, shown_at
+from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
@@ -36,7 +36,7 @@ def headline(report: Report, decoding: str = "sample") -> Table:
     ]
     title = "At the last checkpoint, " + ("sampled at temperature 1" if decoding == "sample" else "greedy decoding")
     names = ("task", "reward model", "seeds", *(column.title for column in columns), "pair accuracy")
-    return Table(title, names, rows, headline_note(report))
+    return Table(title, names, rows, headline_note(report), reliability(columns))
 
 
 def headline_note(report: Report) -> str:
@@ -227,9 +227,17 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
 """The tables of a written report, in order; experiments.toml and the files of tables use these names."""
 
 
+def with_reliability(report: Report, table: Table) -> Table:
+    """The table with what judges say of the numbers in it: of the measures that head a column or name a row."""
+    names = {name for row in table.rows for name in row[:4] if isinstance(name, str)} | set(table.columns)
+    # a row of greedy responses says so after the measure's title
+    found = [c for c in of_report(report) if c.reliability and names & {c.title, f"{c.title}, greedy"}]
+    return table._replace(reliability=reliability(found))
+
+
 def all_tables(report: Report, names: Iterable[str] = TABLES) -> Sequence[Table]:
     """The tables called `names`, in the order of TABLES; those without any entry beside their first two columns are
     left out."""
     wanted, report = set(names), indexed(report)
-    tables = [table for name, build in TABLES.items() if name in wanted for table in build(report)]
+    tables = [with_reliability(report, t) for name, build in TABLES.items() if name in wanted for t in build(report)]
     return [table for table in tables if any(text(entry) != DASH for row in table.rows for entry in row[2:])]

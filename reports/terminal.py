@@ -33,6 +33,7 @@ def show_headline(console: Console, report: Row) -> None:
     table = headline(report)
     show(console, table)
     console.print(table.note, markup=False, soft_wrap=not console.is_terminal)
+    _reliability(console, table)
 
 
 def show_report(console: Console, report: Row) -> None:
@@ -50,6 +51,12 @@ def show_report(console: Console, report: Row) -> None:
         show(console, table)
         if table.note:
             console.print(table.note, markup=False, soft_wrap=wide, style="dim")
+        _reliability(console, table)
+
+
+def _reliability(console: Console, table: Table) -> None:
+    if table.reliability:
+        console.print(printable(table.reliability), markup=False, soft_wrap=not console.is_terminal, style="dim")
 
 
 def show(console: Console, table: Table) -> None:

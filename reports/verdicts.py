@@ -19,7 +19,13 @@ NOTE = (
     "Direction: the side of the threshold on which the whole interval lies. p: two-sided, of the threshold, by the "
     "method of the interval; p (Holm) is adjusted over the claims of this table, and so is the direction beside it. "
     "Size: the reported figure inside the interval or outside; inside an interval that is wide says little. "
+    "Same verdict in: of the other decoding, and equal KL in both. "
     "Detectable: the effect that an inconclusive design would have found."
+)
+CHECKS_NOTE = (
+    "The claim's rule, applied to other intervals. Other arm: whether the same holds of it. Equal KL: at the largest "
+    "KL of a fixed ladder that the compared arms reach, between checkpoints; of one arm, that every arm of the run "
+    "reaches; a share of prompts won is there replaced by the difference of means. Not adjusted for their number."
 )
 
 
@@ -39,6 +45,7 @@ def claims_table(rows: Sequence[Row]) -> Table:
             row.get("verdict_holm", ""),
             figure(row),
             size(row),
+            agreeing(row, "other decoding", "equal KL"),
             Cell(len(row["seeds"]), format="count"),
             "" if row["detectable"] is None else Cell(row["detectable"]),
             row["measured"],
@@ -47,8 +54,8 @@ def claims_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     columns = (
-        "claim", "direction", "interval", "p", "p (Holm)", "direction (Holm)", "reported figure", "size", "seeds",
-        "detectable", "measured", "rule",
+        "claim", "direction", "interval", "p", "p (Holm)", "direction (Holm)", "reported figure", "size",
+        "same verdict in", "seeds", "detectable", "measured", "rule",
     )  # fmt: skip
     return Table("Claims", columns, shown, NOTE)
 
@@ -68,6 +75,24 @@ def verdicts_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     return Table("Claims", ("direction", "(Holm)", "size", "claim", "interval", "seeds", "id"), shown)
+
+
+def checks_table(rows: Sequence[Row]) -> Table:
+    """One row per check of a claim: its interval, and the claim's rule applied to it."""
+    shown = [
+        (row["id"], one["check"], one["verdict"], estimated(one), Cell(len(one["seeds"]), format="count"),
+         " ".join(filter(None, [one["measured"], one.get("note", "")])))
+        for row in rows
+        for one in row.get("checks", ())
+    ]  # fmt: skip
+    columns = ("claim", "check", "direction", "interval", "seeds", "measured")
+    return Table("The claims in the other decoding, of other arms, at equal KL", columns, shown, CHECKS_NOTE)
+
+
+def agreeing(row: Row, *kinds: str) -> str:
+    """How many of a claim's checks of these kinds come to its own verdict: "2 of 3", "" without any."""
+    found = [one["verdict"] == row["verdict"] for one in row.get("checks", ()) if one["check"] in kinds]
+    return f"{sum(found)} of {len(found)}" if found else ""
 
 
 def texts_table(rows: Sequence[Row]) -> Table:

@@ -18,10 +18,21 @@ from rlhf_bench.harness.results.table import (
 )
 from rlhf_bench.reports import answer, charts, figures
 from rlhf_bench.reports.charts import frontiers, pair_accuracy
-from rlhf_bench.reports.measures import COLLAPSED, Column, Report, arms_on, indexed, own, pick, shown_at, tasks
+from rlhf_bench.reports.measures import (
+    COLLAPSED,
+    Column,
+    Report,
+    arms_on,
+    indexed,
+    own,
+    pick,
+    reliability,
+    shown_at,
+    tasks,
+)
 from rlhf_bench.reports.proxy import proxy_charts
-from rlhf_bench.reports.tables import all_tables
-from rlhf_bench.reports.verdicts import claims_table, summary
+from rlhf_bench.reports.tables import all_tables, with_reliability
+from rlhf_bench.reports.verdicts import checks_table, claims_table, summary
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -57,7 +68,7 @@ def view(report: Report) -> JsonObject:
         "level": ", ".join(f"{level:.3g}%" for level in sorted({100 * e["level"] for e in report["estimates"]})),
         "several": len(names) > 1,
         "tasks": [task_view(report, task, slots) for task in names],
-        "comparisons": [shown(restored(one)) for one in report.get("comparisons", ())],
+        "comparisons": [shown(with_reliability(report, restored(one))) for one in report.get("comparisons", ())],
         "tables": [shown(table) for table in all_tables(report, TABLES)],
         "undecided": undecided(report),
         "cost": cost(report["manifest"]),
@@ -99,6 +110,7 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
     return {
         "name": column.title,
         "description": column.description,
+        "reliability": column.reliability,
         "mark": "" if mark is None else figures.label(mark),
         "axis": figures.bar_axis(scale),
         "rows": [
@@ -141,6 +153,7 @@ def compare(report: Report, task: str) -> JsonObject:
     return {
         "columns": [{"name": c.title, "format": c.format, "description": c.description} for c in columns],
         "rows": rows,
+        "reliability": reliability(columns),
         "estimates": list(final_rows(report, arms, columns)),
         "pairs": list(pair_rows(report, arms, columns)),
         "arms": [{"label": arm["label"], "accuracy": pair_accuracy(arm), "seeds": len(arm["seeds"])} for arm in arms],
@@ -179,7 +192,8 @@ def pair_rows(report: Report, arms: Sequence[Row], columns: Sequence[Column]) ->
 def claims(report: Report) -> JsonObject | None:
     """The verdicts on the claims: counts and a table; None without claims.
 
-    `counts` in the order of `answer.VERDICTS`, without zeros; `texts`: the claims in words by id.
+    `counts` in the order of `answer.VERDICTS`, without zeros; `texts`: the claims in words by id; `checks`: a table or
+    None.
     """
     rows = report.get("claims", ())
     if not rows:
@@ -187,8 +201,15 @@ def claims(report: Report) -> JsonObject | None:
     counts = {name: sum(row["verdict"] == name for row in rows) for name in answer.VERDICTS}
     texts = {row["id"]: row["text"] for row in rows}
     table = shown(claims_table(rows))
+    checked = checks_table(rows)
     counted = {name: count for name, count in counts.items() if count}
-    return {"counts": counted, "more": summary(rows)[1:], "table": table, "texts": texts}
+    return {
+        "counts": counted,
+        "more": summary(rows)[1:],
+        "table": table,
+        "texts": texts,
+        "checks": shown(checked) if checked.rows else None,
+    }
 
 
 def undecided(report: Report) -> list[str]:
@@ -290,7 +311,7 @@ def shown(table: Table) -> JsonObject:
         {"name": name, "numeric": numeric(table, k) and any(row[k]["number"] is not None for row in rows)}
         for k, name in enumerate(table.columns)
     ]
-    return {"title": table.title, "columns": names, "rows": rows, "note": table.note}
+    return {"title": table.title, "columns": names, "rows": rows, "note": table.note, "reliability": table.reliability}
 
 
 def cell(entry: Entry) -> JsonObject:

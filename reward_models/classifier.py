@@ -20,6 +20,7 @@ from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.nouns import Answer, Example, Scored
 from rlhf_bench.harness.text.tokens import Span, check_has_vocabulary
+from rlhf_bench.harness.text.vet import check_bounded
 from rlhf_bench.reward_models.input_forms import InputEncoder, InputRow
 from rlhf_bench.reward_models.sources import LEVELS, ONE_LABEL, check_classifier
 
@@ -60,6 +61,7 @@ class ClassifierScorer:
 
         tokenizer: Tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
         check_has_vocabulary(tokenizer, self.source)
+        check_bounded(tokenizer, self.source)
         return tokenizer
 
     @cached_property

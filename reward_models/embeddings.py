@@ -20,6 +20,8 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.printable import well_formed
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
+from rlhf_bench.harness.text.vet import check_bounded
+from rlhf_bench.harness.text.words import normal
 from rlhf_bench.reward_models.features import words
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Relevance(Protocol):
 
 class TfIdf:
     """The cosine of TF-IDF vectors over lower-case words, in [0, 1]: a lexical measure, not a sentence embedding.
+
+    In scripts without spaces every character is a word.
 
     Weight = count * (log((1 + n) / (1 + df)) + 1), vectors of length 1 (the smooth form of scikit-learn).  n is the
     number of distinct fitted texts and df counts those that hold the word.  A word in none of them has df 0 and counts
@@ -90,7 +94,7 @@ class TfIdf:
 
 def _terms(text: str) -> list[str]:
     # without runs of punctuation: shared full stops are no relevance
-    return [word.lower() for word in words(text) if any(map(str.isalnum, word))]
+    return [word.lower() for word in words(normal(text)) if any(map(str.isalnum, word))]
 
 
 def _add_to_cache(cache: dict[str, T], fresh: Mapping[str, T]) -> None:
@@ -149,6 +153,7 @@ class Encoder:
 
         tokenizer: Tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
         check_has_vocabulary(tokenizer, self.source)
+        check_bounded(tokenizer, self.source)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
         tokenizer.padding_side, tokenizer.truncation_side = "right", "left"

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlhf_bench.harness.printable import well_formed
+from rlhf_bench.harness.text.words import cut_unspaced
 
 
 def words(text: str) -> list[str]:
-    r"""Runs of word characters and runs of punctuation, as nltk's `wordpunct_tokenize` splits (\w+|[^\w\s]+)."""
+    r"""Runs of word characters and runs of punctuation, as nltk's `wordpunct_tokenize` splits (\w+|[^\w\s]+).
+
+    In scripts without spaces every character is a word (text/words.py): a sentence would be one otherwise.
+    """
     from tokenizers.pre_tokenizers import Whitespace  # the same pattern, without nltk as a dependency
 
-    return [word for word, _ in Whitespace().pre_tokenize_str(well_formed(text))]
+    runs = Whitespace().pre_tokenize_str(well_formed(text))
+    return [part for run, _ in runs for part in cut_unspaced(run)]
 
 
 def length_incentive(tokens: Sequence[str], unit: float = 100.0) -> float:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.slices import PromptType, declared_type, type_by_rule
+from rlhf_bench.harness.slices import PromptType, beyond_rule, declared_type, type_by_rule
 from rlhf_bench.reward_models.embeddings import TFIDF, Relevance, folder_content, make_relevance
 from rlhf_bench.reward_models.features import length_incentive, repetition_penalty, words
 
@@ -50,7 +50,8 @@ class Whitebox:
         open-ended: LI * QR * RP        closed-ended: RAR / relevance_range * (max_len / length_unit) * RP
 
     with LI = tokens / length_unit and RP over n-grams of `ngram` tokens; tokens are words and runs of punctuation
-    (features.words).  The constants are those of the paper's code.  A response without content has relevance 0.
+    (features.words), in scripts without spaces characters.  The constants are those of the paper's code.  A response
+    without content has relevance 0.
 
     `embedding` is "tfidf" (lexical, a cosine: relevance_range=1 spans it as 3.5 spans Contriever's dot products) or a
     sentence encoder's folder or hub id (the paper's: facebook/contriever), which reads at most `embedding_tokens`
@@ -234,6 +235,9 @@ class WhiteboxScorer:
         branches = self.settings.formula == BRANCHING
         if branches and self._stated_type(prompt) is None and self.settings.types == "slice":
             return "no example says whether it is open-ended or closed-ended"
+        guessed = self.settings.types in ("auto", "rule") and self._stated_type(prompt) is None
+        if branches and guessed and beyond_rule(prompt):
+            return "the rule for a prompt's type reads English, this is in another script"
         needed = self.type_of(prompt) == "closed" if branches else "rar" in self.settings.parts
         return "RAR has no reference answer" if needed and not self._references(prompt) else ""
 
@@ -241,6 +245,8 @@ class WhiteboxScorer:
         """What the user can do where `why_not` returns a reason."""
         if "RAR" in self.why_not(prompt):
             return "Give references, or choose a formula without RAR (whitebox with types=open, li*qr*rp, li*rp)."
+        if beyond_rule(prompt):
+            return "Give examples a slice open or closed, or set types to open or closed."
         return "Give examples a slice open or closed, or set types to auto, rule, open or closed."
 
     def type_of(self, prompt: str) -> PromptType:

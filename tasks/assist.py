@@ -69,13 +69,13 @@ class AssistWorld(Generated[Question]):
     mention_rate: float = 0.5
     long: float = 0.4  # per fact
     # The writer of the demonstrations.
-    sft_keep: float = 0.25
+    sft_keep: float = 0.15
     sft_miss: float = 0.08
     sft_more: float = 0.06
     sft_wrong: float = 0.12
     sft_repeat: float = 0.12
     sft_stray: float = 0.15
-    sft_pad: float = 0.7
+    sft_pad: float = 0.9
     careful: float = 0.5  # per pair
 
     @property

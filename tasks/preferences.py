@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
-from rlhf_bench.tasks.real import text_key
+from rlhf_bench.tasks.real import split_key, text_key
 from rlhf_bench.tasks.settings import Setting, check_data, check_tokens, settings_of
 from rlhf_bench.tasks.sources import SUFFIXES, Row, check_unicode, content_sha256, hub_rows, read_rows
 
@@ -178,7 +178,7 @@ def files_by_split(folder: Path) -> dict[str, Path]:
 def _place(prompt: str) -> float:
     """A number in [0, 1) from the hash of a prompt; the same for prompts that differ in case and spaces alone."""
     # 13 hexadecimal digits are 52 bits, which a float holds exactly.
-    return int(hashlib.sha256(text_key(prompt).encode()).hexdigest()[:13], 16) / 2**52
+    return int(hashlib.sha256(split_key(prompt).encode()).hexdigest()[:13], 16) / 2**52
 
 
 def preference_texts(row: Row) -> tuple[str, str, str]:

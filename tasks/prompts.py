@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
-from rlhf_bench.harness.slices import TYPE_SLICES, rule_accuracy, type_by_rule
+from rlhf_bench.harness.slices import TYPE_SLICES, beyond_rule, rule_accuracy, type_by_rule
 from rlhf_bench.tasks.settings import Setting, check_data, settings_of
 from rlhf_bench.tasks.sources import Row, content_sha256, hub_rows, read_rows, text
 
@@ -115,7 +115,8 @@ class Prompts:
             # the prompt's type: what the column says, or the rule's guess by a name that marks it as one
             slices: tuple[str, ...] = ()
             if self.types == RULE:
-                slices = (f"by-rule-{type_by_rule(prompt)}",)
+                # the rule reads English: of a prompt in another script nothing is said
+                slices = () if beyond_rule(prompt) else (f"by-rule-{type_by_rule(prompt)}",)
             elif self.types:
                 stated = text(row, self.types).strip().lower()
                 if stated not in TYPE_SLICES:

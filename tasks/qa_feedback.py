@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
 from rlhf_bench.harness.text.tokens import Span
-from rlhf_bench.tasks.real import text_key
+from rlhf_bench.tasks.real import split_key, text_key
 from rlhf_bench.tasks.settings import Setting, check_data, settings_of
 from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
 
@@ -135,7 +135,7 @@ class QAFeedback:
         found = []
         for entry in self._entries:
             # By the question alone: rows of one question, with other passages, stay together.
-            place = int(hashlib.sha256(text_key(entry.question).encode()).hexdigest()[:8], 16) / 2**32
+            place = int(hashlib.sha256(split_key(entry.question).encode()).hexdigest()[:8], 16) / 2**32
             trained = "sft" if place < self.test_share + self.sft_share else "train"
             # The held-out questions have the smallest places, so a larger `test_share` only adds to them.
             if split == ("test" if place < self.test_share else trained):

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.harness.text.words import normal
 from rlhf_bench.tasks.settings import check_tokens
 from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
 
@@ -257,7 +258,7 @@ def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[
     rows: dict[File, list[Row]] = {file: [] for file in NAMES}
     for row, body in zip(held, texts, strict=True):
         # By content instead of position: neither new rows nor another order move a text to another split.
-        bucket = int(hashlib.sha256(text_key(body).encode()).hexdigest()[:8], 16) % 10
+        bucket = int(hashlib.sha256(split_key(body).encode()).hexdigest()[:8], 16) % 10
         rows["train" if bucket < 8 else "dev" if bucket < 9 else "test"].append(row)
     for file, found in rows.items():
         if not found:
@@ -265,9 +266,25 @@ def split_rows(path: Path, held: Sequence[Row], column: str) -> dict[File, list[
     return rows
 
 
-def text_key(body: str) -> str:
-    """Equal for two texts that count as the same: letters and digits, without case.
+# Punctuation of sentences.  The rest is kept: "C#", "50%", "a/b", and what stands in a number or before it.
+_SENTENCE_MARKS = r"(?!(?<=\d\s?).\s?\d)(?!(?<!\p{L})\p{Pd}\s?\d)[\p{P}--[#%&*/@\\]]"
 
-    Its hash decides the split of a text of a single file, so another rule would move texts between splits.
+
+def text_key(body: str) -> str:
+    """Equal for two texts that count as the same: they differ in case, spaces and the punctuation of sentences alone.
+
+    Texts that differ in a symbol, an accent or a vowel sign are two texts.  A text of punctuation alone is its own key.
     """
-    return re.sub(r"[\W_]+", "", body.lower()) or body  # a text of punctuation alone is its own key
+    import regex  # here: a task's import should not load it
+
+    kept = regex.sub(_SENTENCE_MARKS, "", normal(body).lower(), flags=regex.VERSION1)
+    return re.sub(r"\s+", "", kept) or body
+
+
+def split_key(body: str) -> str:
+    """The text whose hash decides a split: letters and digits, without case.
+
+    Coarser than `text_key`, so texts that count as the same share a split.  Another rule would move texts between the
+    splits of existing results.
+    """
+    return re.sub(r"[\W_]+", "", body.lower()) or body

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.tasks.real import text_key
 from rlhf_bench.tasks.settings import Setting, check_real_data, settings_of
 from rlhf_bench.tasks.sources import SUFFIXES, Row, content_sha256, hub_rows, read_rows, text
 from rlhf_bench.tasks.worlds.safety import SafetyWorld
@@ -94,7 +95,7 @@ class RealSafeRLHF:
     def examples(self, split: Split) -> Sequence[Example]:
         """One example a row, with the chosen response as completion; rows of a prompt share their source."""
         return [
-            Example(row.id, row.prompt, row.chosen, slices=row.slices, source=prompt_hash(row.prompt)[:16])
+            Example(row.id, row.prompt, row.chosen, slices=row.slices, source=source_of(row.prompt))
             for row in self._contents.splits[split]
         ]
 
@@ -143,9 +144,14 @@ class RealSafeRLHF:
         return Contents(splits, left_out)
 
 
+def source_of(prompt: str) -> str:
+    """A short name that prompts have in common where they count as the same."""
+    return hashlib.sha256(text_key(prompt).encode()).hexdigest()[:16]
+
+
 def prompt_hash(prompt: str) -> str:
-    """SHA-256 of what makes two prompts the same: letters and digits, without case."""
-    # casefold where real.text_key lowers: the two differ for a few letters, and stored splits depend on either.
+    """SHA-256 of a prompt's letters and digits, without case: it decides the split."""
+    # casefold where real.split_key lowers: the two differ for a few letters, and stored splits depend on either.
     return hashlib.sha256((re.sub(r"[\W_]+", "", prompt.casefold()) or prompt).encode()).hexdigest()
 
 
@@ -248,12 +254,11 @@ def split_comparisons(files: Mapping[str, list[Comparison]], left_out: Counter[s
     `left_out` counts the train rows whose prompt is in the test file.
     """
     # the data's own test prompts stay held out, so train rows about them are left out
-    held_out = {prompt_hash(row.prompt) for row in files.get("test", ())}
+    held_out = {text_key(row.prompt) for row in files.get("test", ())}
     splits: dict[Split, list[Comparison]] = {"sft": [], "train": [], "test": files.get("test", [])}
     for row in files["train"]:
-        key = prompt_hash(row.prompt)
-        bucket = int(key[:8], 16) % 20  # 0 and 1 are a tenth; an odd one is for demonstrations
-        if key in held_out:
+        bucket = int(prompt_hash(row.prompt)[:8], 16) % 20  # 0 and 1 are a tenth; an odd one is for demonstrations
+        if text_key(row.prompt) in held_out:
             left_out["whose prompt is in the test split too"] += 1
         elif "test" not in files and bucket < 2:
             splits["test"].append(row)

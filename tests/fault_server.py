@@ -24,12 +24,13 @@ from rlhf_bench.judges.llm.judge import WinRateLLM
 
 
 class Asked(NamedTuple):
-    """One request: its body, the material it holds, how often these messages came before, and its headers."""
+    """One request: its body, the material it holds, how often these messages came before, its headers and its path."""
 
     body: dict[str, Any]
     material: dict[str, str]
     before: int
     headers: dict[str, str]
+    path: str = ""
 
     @property
     def judging(self) -> bool:
@@ -42,6 +43,7 @@ class Reply:
     """What the server sends: after `delay` seconds, a status, headers, and a body.
 
     `data` replaces the body by bytes.  `drip` seconds pass before each byte of the body, or with `slow_head` of all.
+    `raw` replaces the whole response, HTTP included; nothing follows it.
     """
 
     body: str = ""
@@ -51,6 +53,7 @@ class Reply:
     data: bytes | None = None
     drip: float = 0.0
     slow_head: bool = False
+    raw: bytes | None = None
 
 
 def completion(
@@ -111,11 +114,11 @@ class FaultServer:
         """How many judging requests came."""
         return sum(self.seen.values())
 
-    def note(self, body: dict[str, Any], headers: dict[str, str]) -> Asked:
+    def note(self, body: dict[str, Any], headers: dict[str, str], path: str) -> Asked:
         found = material(body["messages"][-1]["content"])
         asked_for = json.dumps(body["messages"])
         with self.lock:
-            asked = Asked(body, found, self.seen[asked_for], headers)
+            asked = Asked(body, found, self.seen[asked_for], headers, path)
             self.all.append(asked)
             if asked.judging:
                 self.seen[asked_for] += 1
@@ -141,8 +144,13 @@ def _handler(owner: FaultServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:  # the name that http.server wants
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = owner.answer(owner.note(body, {name.lower(): value for name, value in self.headers.items()}))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            reply = owner.answer(owner.note(body, headers, self.path))
             time.sleep(reply.delay)
+            if reply.raw is not None:
+                self.wfile.write(reply.raw)
+                self.close_connection = True
+                return
             data = reply.body.encode("utf-8", "surrogatepass") if reply.data is None else reply.data
             if reply.slow_head:
                 self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"y" * 1000, reply.drip)

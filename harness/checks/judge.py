@@ -59,6 +59,7 @@ def check_measures(judge: Judge) -> str:
         formats, places = get_args(MeasureFormat), get_args(ReportPlace)
         demand(m.format in formats, f"{m.name} has format={m.format!r}, not one of {formats}")
         demand(m.better in ("", "higher", "lower"), f"{m.name} has better={m.better!r}, not 'higher' or 'lower'")
+        demand(isinstance(m.reliability, str), f"{m.name} has reliability={m.reliability!r:.60}, no text")
         unknown = [place for place in m.shown or () if place not in places]
         demand(not unknown, f"{m.name} is shown at {unknown[:1]}, not one of {places}")
     return ", ".join(f"{m.name} ({m.kind})" for m in measures)

@@ -32,8 +32,9 @@ def judge(
 ) -> int:
     """bench judge
 
-    `runs` or `calibrate`, not both: a results folder to judge again, or a file of labelled pairs.  Returns 3 where a
-    cell is missing or too much stays undecided.  Raises BenchError for both or neither, and as `api.judge`.
+    `runs` or `calibrate`, not both: a results folder to judge again, or a file of labelled pairs or responses.
+    Returns 3 where a cell is missing or too much stays undecided.  Raises BenchError for both or neither, and as
+    `api.judge`.
     """
     if calibrate:
         if runs:
@@ -82,18 +83,27 @@ def _calibrate(path: Path, judges: Sequence[str], groups: Groups, quiet: bool) -
 
     from rlhf_bench.harness.plan.judges import judge_spec
     from rlhf_bench.harness.results.calibration import agreement_table, calibrate, read_labelled, unusable
+    from rlhf_bench.harness.results.refusal_agreement import detect, detection_table, holds_responses, read_responses
     from rlhf_bench.harness.stages.judge import load_judge
 
-    rows = read_labelled(path)
+    # single responses are labelled by what they do, pairs by which of the two is better
+    single = holds_responses(path)
+    responses, pairs = (read_responses(path), []) if single else ([], read_labelled(path))
     stdout, _ = consoles(quiet)
     lines = []
     for name in dict.fromkeys(judges):
         # the settings and defaults of a run, so that what is calibrated is what judges there;
-        # no task is involved: a calibration judges pairs of texts alone
+        # no task is involved: a calibration judges texts alone
         made = load_judge(name, judge_spec(name, groups.get(name, {})).settings)
         # one seed for every judge: their numbers come back when they are calibrated alone
-        found = calibrate(made, rows, None, np.random.default_rng(0), name=name)
-        terminal.show(stdout, agreement_table(name, found))
-        if isinstance(made, HasThreshold):
-            lines.append(unusable(name, found, made.threshold))
+        rng = np.random.default_rng(0)
+        threshold = made.threshold if isinstance(made, HasThreshold) else 1.0
+        if single:
+            detected = detect(made, responses, None, rng, name=name)
+            terminal.show(stdout, detection_table(name, detected))
+            lines.append(unusable(name, detected, threshold, "responses"))
+        else:
+            agreed = calibrate(made, pairs, None, rng, name=name)
+            terminal.show(stdout, agreement_table(name, agreed))
+            lines.append(unusable(name, agreed, threshold))
     return 3 if complain([line for line in lines if line], "The same command asks again.") else 0

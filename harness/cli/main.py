@@ -261,8 +261,9 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Instead of RUNS: agreement of pairwise judges with people's labels.  "
-    "Rows (.jsonl, .json, .csv, .parquet) of prompt, a, b (two responses) and label (a, b or tie).",
+    help="Instead of RUNS: agreement of judges with people's labels.  "
+    "Rows (.jsonl, .json, .csv, .parquet) of prompt, a, b (two responses) and label (a, b or tie); "
+    "for judges of refusals of prompt, response and label (refuses, complies, ...).",
 )
 @trust_option
 @settings_options

@@ -21,6 +21,7 @@ from rlhf_bench.harness.models.placement import Placement, apply_placement, read
 from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
+from rlhf_bench.harness.text.vet import check_bounded
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM, Classifier, EncoderDecoder, Module
@@ -36,10 +37,11 @@ PAD = "<|pad|>"
 # --- tokenizers
 
 
-def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> Tokenizer:
+def load_tokenizer(source: str | Path, template: str = "", system: str = "", thinking: str = "auto") -> Tokenizer:
     """A model's tokenizer, padding on the left, with a pad token that differs from every token that ends a response.
 
-    `template` (auto, plain, chat) and `system` choose the prompt format (text/chat.py); "" keeps the stored one.
+    `template` (auto, plain, chat), `system` and `thinking` choose the prompt format (text/chat.py); "" as `template`
+    keeps the stored one.
     Raises BenchError where there is no tokenizer, or one without tokens of text or without an end-of-sequence token.
     """
     from transformers import AutoTokenizer
@@ -57,10 +59,11 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "") -> 
             ) from error
         raise load_error(error, source, "tokenizer") from error
     check_has_vocabulary(tokenizer, source)
+    check_bounded(tokenizer, source)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
-        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source))
+        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source), thinking)
     # A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text.
     ends, spare = end_token_ids(tokenizer), tokenizer.unk_token_id
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:

@@ -10,7 +10,7 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.passes import first_of_each
 from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.sampling.rollout import map_batches, rows_of
+from rlhf_bench.harness.sampling.rollout import answers_alone, map_batches, rows_of, to_whole
 from rlhf_bench.harness.seams import HasCorrections, HasDiagnostics, RewardModel
 
 if TYPE_CHECKING:
@@ -33,12 +33,15 @@ class NamedRewardModel:
     limit: MicroBatchLimit = field(default_factory=MicroBatchLimit, compare=False, repr=False)
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards [B, T] float32, unscaled and checked (`check_rewards`).
+        """Rewards [B, T] float32, unscaled and checked (`check_rewards`); 0 on thinking that is kept apart.
 
         A response that repeats is scored once.  Raises BenchError where the reward model fails.
         """
         import torch
 
+        answers = answers_alone(rollout)
+        if answers is not rollout:
+            return to_whole(self.rewards(answers), rollout)
         first, same = distinct(rollout)
         if len(first) == len(same):
             return self._score(rollout)
@@ -56,7 +59,7 @@ class NamedRewardModel:
         """
         if not isinstance(self.model, HasCorrections):
             return [None] * len(rollout.prompts)
-        found: list[str | None] = list(self._call(self.model.corrections, rollout))
+        found: list[str | None] = list(self._call(self.model.corrections, answers_alone(rollout)))
         if len(found) != len(rollout.prompts) or not all(isinstance(text, str) for text in found):
             raise BenchError(f"The reward model {self.name!r} gave no text for every response.", "See HasCorrections.")
         return found
@@ -133,5 +136,5 @@ def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dic
         "negative_share": (rewards < 0).sum(1) / length,
     }
     if isinstance(scorer.model, HasDiagnostics):
-        figures |= {name: values.float() for name, values in scorer.model.diagnostics(rollout).items()}
+        figures |= {name: values.float() for name, values in scorer.model.diagnostics(answers_alone(rollout)).items()}
     return figures

@@ -126,14 +126,14 @@ def calibrate(
         raise BenchError("There is no labelled pair.", f"Give rows of {', '.join(COLUMNS)}.")
     task = task or NoTask()
     # `a` stands where the trained policy's response does: a win of the judge is the label "a"
-    found = measure(name, judge, [_case(i, row.prompt, row.a, row.b) for i, row in enumerate(rows)], task)
+    found = measure(name, judge, [pair_case(i, row.prompt, row.a, row.b) for i, row in enumerate(rows)], task)
     wins = [m.name for m in judge.measures if m.kind == "win"]
     if not wins:
         measured = ", ".join(m.name for m in judge.measures)
         raise BenchError(f"The judge {name!r} compares no responses (it measures {measured}).", "Give a pairwise one.")
     # a judge that compares in both orders itself notes them; for any other one, the second order is measured here
     if not any("orders" in verdict.notes for verdict in found):
-        swapped = measure(name, judge, [_case(i, row.prompt, row.b, row.a) for i, row in enumerate(rows)], task)
+        swapped = measure(name, judge, [pair_case(i, row.prompt, row.b, row.a) for i, row in enumerate(rows)], task)
         found = [_with_orders(one, other, wins) for one, other in zip(found, swapped, strict=True)]
     # each text once, though several pairs may share it
     texts = list(dict.fromkeys((row.prompt, row.a) for row in rows))[:null]
@@ -142,13 +142,13 @@ def calibrate(
         if isinstance(judge, SeesItself):
             null_choices[win] = judge.against_itself(win, texts, task)
         else:
-            same = [_case(i, prompt, text, text) for i, (prompt, text) in enumerate(texts)]
+            same = [pair_case(i, prompt, text, text) for i, (prompt, text) in enumerate(texts)]
             labels = [_label(verdict.values[win]) for verdict in measure(name, judge, same, task)]
             null_choices[win] = [CHOICES[label] if label else None for label in labels]
     return {win: agreement(rows, found, win, null_choices[win], rng, level) for win in wins}
 
 
-def _case(number: int, prompt: str, after: str, before: str) -> Case:
+def pair_case(number: int, prompt: str, after: str, before: str) -> Case:
     """A pair in the form that judges take: `after` is the trained policy's response, `before` the baseline's."""
     example = Example(str(number), prompt)
     one = Generation(example.id, 1, "sample", prompt, after, 0, True)
@@ -300,8 +300,19 @@ def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
     return Table(f"{name} against people", ("measure", "statistic", "value", "95% interval", "meaning"), rows)
 
 
-def unusable(name: str, found: Mapping[str, Agreement], threshold: float) -> str:
-    """A sentence if a larger share of pairs than `threshold` (0 to 1) is undecided, for the worst measure; else "".
+class Counted(Protocol):
+    """What every kind of agreement counts: rows, undecided ones, and these by reason."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def n_invalid(self) -> int: ...
+    @property
+    def reasons(self) -> Mapping[str, int]: ...
+
+
+def unusable(name: str, found: Mapping[str, Counted], threshold: float, rows: str = "pairs") -> str:
+    """A sentence if a larger share of rows than `threshold` (0 to 1) is undecided, for the worst measure; else "".
 
     With such a sentence `bench judge --calibrate` exits with 3.
     """
@@ -310,5 +321,5 @@ def unusable(name: str, found: Mapping[str, Agreement], threshold: float) -> str
         return ""
     worst = max(above, key=lambda one: one.n_invalid)
     reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(worst.reasons).most_common())
-    count = f"{worst.n_invalid} of {worst.n} pairs are undecided"
+    count = f"{worst.n_invalid} of {worst.n} {rows} are undecided"
     return f"{name}: {count}, more than its threshold of {threshold:.1%}: {reasons}"

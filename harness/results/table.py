@@ -44,13 +44,15 @@ Entry = str | Cell | tuple[Cell, ...]
 class Table(NamedTuple):
     """A titled table; the first columns name things.
 
-    Every row has one entry per column.  `note` stands below the table, "" for none.
+    Every row has one entry per column.  `note` stands below the table, "" for none, and below it `reliability`: what
+    judges say of their own numbers, which is text of plugins and never markup.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Entry, ...]]
     note: str = ""
+    reliability: str = ""
 
 
 def estimated(row: Row | None, format: CellFormat = "number") -> Cell:

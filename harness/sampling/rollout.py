@@ -6,6 +6,7 @@ The decoding loop is decoding.py, its logits next_logits.py, other samplers engi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -13,6 +14,7 @@ from weakref import WeakKeyDictionary
 from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.text.chat import prompt_format, thinking_tokens
 from rlhf_bench.harness.text.templates import decode, encode, encode_prompts
 
 if TYPE_CHECKING:
@@ -110,10 +112,53 @@ def make_rollout(
     width = max(1, int(kept.sum(1).max()))
     response, kept, finished = response[:, :width], kept[:, :width], ends.any(1)
     response = torch.where(kept, response, torch.full_like(response, tokenizer.pad_token_id))
-    texts = tuple(decode(tokenizer, row[:n]) for row, n in zip(response.tolist(), kept.sum(1).tolist(), strict=True))
+    rows = [row[:count] for row, count in zip(response.tolist(), kept.sum(1).tolist(), strict=True)]
+    thoughts = thoughts_of(tokenizer, rows)
+    texts = tuple(decode(tokenizer, row[n:]) for row, n in zip(rows, thoughts or (0,) * len(rows), strict=True))
     if drawn is not None:  # the loop also draws for rows that have ended and wait for their neighbours
         drawn = torch.where(kept, drawn[:, :width], 0.0)
-    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, drawn)
+    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, drawn, thoughts)
+
+
+def thoughts_of(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+    """How many tokens of each response are thinking, None where the policy's format keeps none apart."""
+    if not prompt_format(tokenizer).apart:
+        return None
+    return tuple(thinking_tokens(tokenizer, row) for row in rows)
+
+
+def answers_alone(rollout: Rollout) -> Rollout:
+    """The rollout without thinking, as reward models read it: the answers' tokens moved to the left.
+
+    An answer that the policy did not come to is end-of-sequence alone, so that it has a token to be scored.
+    """
+    import torch
+
+    if not any(rollout.thoughts or ()):
+        return rollout
+    pad, lengths = rollout.tokenizer.pad_token_id, rollout.mask.sum(1).tolist()
+    rows = [
+        row[count:length] or [rollout.tokenizer.eos_token_id]
+        for row, count, length in zip(rollout.response_ids.tolist(), rollout.thoughts or (), lengths, strict=True)
+    ]
+    width, device = max(map(len, rows)), rollout.mask.device
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+    mask = torch.arange(width, device=device)[None] < torch.tensor([len(row) for row in rows], device=device)[:, None]
+    return replace(rollout, response_ids=ids, mask=mask, logprobs=None, thoughts=None)
+
+
+def to_whole(rewards: Tensor, rollout: Rollout) -> Tensor:
+    """Rewards of `answers_alone(rollout)` on the tokens of the rollout itself [B, T]: 0 on thinking.
+
+    The reward of a missing answer is on the last token.
+    """
+    import torch
+
+    whole = torch.zeros(rollout.mask.shape, dtype=rewards.dtype, device=rewards.device)
+    for at, (count, length) in enumerate(zip(rollout.thoughts or (), rollout.mask.sum(1).tolist(), strict=True)):
+        start = min(count, length - 1)
+        whole[at, start:length] = rewards[at, : length - start]
+    return whole
 
 
 def text_rollout(tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str], device: str) -> Rollout:
@@ -173,6 +218,7 @@ def rows_of(rollout: Rollout, index: Tensor) -> Rollout:
         rollout.finished[index],
         rollout.tokenizer,
         None if rollout.logprobs is None else rollout.logprobs[index][:, :width],
+        None if rollout.thoughts is None else tuple(rollout.thoughts[i] for i in rows),
     )
 
 

@@ -17,7 +17,8 @@ from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.stages.evaluation import Evaluation, decodings, write_generations
 from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.ppo import trained_policy
-from rlhf_bench.harness.text.templates import encode, encode_prompts
+from rlhf_bench.harness.text.chat import encode_answers
+from rlhf_bench.harness.text.templates import encode_prompts
 from rlhf_bench.harness.training import trl
 from rlhf_bench.harness.training.collate import demonstration_row
 
@@ -80,7 +81,9 @@ def preference_rows(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[dict[st
     Responses end with end-of-sequence; a `rejected` that is None counts as the empty response.
     """
     end, prompts = tokenizer.eos_token_id, encode_prompts(tokenizer, [pair.prompt for pair in pairs])
-    sides = [encode(tokenizer, texts) for texts in ([q.chosen for q in pairs], [q.rejected or "" for q in pairs])]
+    sides = [
+        encode_answers(tokenizer, texts) for texts in ([q.chosen for q in pairs], [q.rejected or "" for q in pairs])
+    ]
     return [
         {"prompt_ids": prompt, "chosen_ids": [*chosen, end], "rejected_ids": [*rejected, end]}
         for prompt, chosen, rejected in zip(prompts, *sides, strict=True)

@@ -100,11 +100,12 @@ def sample_batches(
 
 
 def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, decoding: Decoding) -> list[Generation]:
-    """One Generation per response of a batch, in order; `tokens` does not count end-of-sequence.
+    """One Generation per response of a batch, in order; `tokens` does not count end-of-sequence, nor thinking.
 
     KL and reward are left for the caller, which has the models.
     """
-    lengths = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
+    whole = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
+    lengths = [count - thought for count, thought in zip(whole, rollout.thoughts or (0,) * len(whole), strict=True)]
     return [
         Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
         for example, text, length, finished in zip(

@@ -15,8 +15,10 @@ from rlhf_bench.harness.nouns import Pair, Split, to_row
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
-from rlhf_bench.harness.text.templates import encode, encode_prompts
+from rlhf_bench.harness.text.chat import encode_answers
+from rlhf_bench.harness.text.templates import encode_prompts
 from rlhf_bench.harness.text.tokens import Span
+from rlhf_bench.harness.text.words import spaced_words
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
@@ -77,9 +79,10 @@ def pairs(context: Context) -> StageFigures:
 def overlap(pair: Pair) -> float:
     """Lexical overlap of chosen and rejected: shared distinct words over all distinct words (Jaccard), in [0, 1].
 
-    Words are lower case, separated by white space.  0 where neither text has a word.
+    Words are lower case, separated by white space; in scripts without spaces every character is one (text/words.py).
+    0 where neither text has a word.
     """
-    chosen, rejected = (set(text.lower().split()) for text in (pair.chosen, pair.rejected or ""))
+    chosen, rejected = (set(spaced_words(text.lower())) for text in (pair.chosen, pair.rejected or ""))
     return len(chosen & rejected) / max(1, len(chosen | rejected))
 
 
@@ -128,8 +131,8 @@ def fitting_pairs(tokenizer: Tokenizer, found: Sequence[Pair], longest: float, m
     """
     # All texts of a kind in one call: tokenising them one by one takes many times as long.
     prompts = encode_prompts(tokenizer, [pair.prompt for pair in found])
-    chosen = encode(tokenizer, [pair.chosen for pair in found])
-    rejected = encode(tokenizer, [pair.rejected or "" for pair in found])
+    chosen = encode_answers(tokenizer, [pair.chosen for pair in found])
+    rejected = encode_answers(tokenizer, [pair.rejected or "" for pair in found])
     return [
         pair
         for pair, p, c, r in zip(found, prompts, chosen, rejected, strict=True)

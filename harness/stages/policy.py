@@ -16,8 +16,8 @@ from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.settings import SFTSettings
 from rlhf_bench.harness.stages.evaluation import Evaluation, baseline_generations
 from rlhf_bench.harness.stages.prompts import check_examples, fitting, limited, load_task
-from rlhf_bench.harness.text.chat import choose_prompt_format, prompt_format
-from rlhf_bench.harness.text.templates import encode, encode_prompts
+from rlhf_bench.harness.text.chat import choose_prompt_format, encode_answers, prompt_format
+from rlhf_bench.harness.text.templates import encode_prompts
 from rlhf_bench.harness.training import trl
 from rlhf_bench.harness.training.collate import demonstration_row
 
@@ -78,6 +78,7 @@ def sft(context: Context) -> StageFigures:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": placement.dtype,
         "template": prompt_format(tokenizer).template,
+        **({"thinking": "apart"} if prompt_format(tokenizer).apart else {}),
         **({"commit": commit} if commit else {}),
     }
 
@@ -92,7 +93,7 @@ def load_start(
     """
     source, settings = p["policy"]["source"], p["policy"]["settings"]
     if source != tiny_policy.TINY:
-        tokenizer = policies.load_tokenizer(source, settings["template"], settings["system"])
+        tokenizer = policies.load_tokenizer(source, settings["template"], settings["system"], settings["thinking"])
         if placement.lora:
             return policies.load_frozen(source, tokenizer, device, placement), tokenizer
         return policies.load_causal(source, tokenizer, device), tokenizer
@@ -100,8 +101,8 @@ def load_start(
     texts = [e.prompt for e in demos], [e.completion for e in demos]
     tokenizer = tiny_policy.tiny_tokenizer(*texts, settings["vocabulary"])
     # A tokenizer keeps the form of prompts with it; a new one has the plain form unless the settings name another.
-    if settings["system"] or settings["template"] == "chat":
-        choose_prompt_format(tokenizer, settings["template"], settings["system"])
+    if settings["system"] or settings["template"] == "chat" or settings["thinking"] == "apart":
+        choose_prompt_format(tokenizer, settings["template"], settings["system"], thinking=settings["thinking"])
     kept, _ = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
     context_length = max(prompt_lengths(tokenizer, kept)) + 2 * max_response + 32  # a response and its correction
     model = tiny_policy.tiny_model(
@@ -140,7 +141,7 @@ def demonstrations(
     A row has `input_ids` and `labels`; the loss is on the completion alone (`demonstration_row`).
     """
     prompts = encode_prompts(tokenizer, [e.prompt for e in examples])
-    completions = encode(tokenizer, [e.completion for e in examples])
+    completions = encode_answers(tokenizer, [e.completion for e in examples])
     rows, clipped = [], 0
     for prompt, completion in zip(prompts, completions, strict=True):
         row = demonstration_row(prompt, completion[: longest - 1], tokenizer.eos_token_id)

@@ -14,7 +14,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts
+from rlhf_bench.harness.sampling.rollout import make_generator, pad_prompts, thoughts_of
 from rlhf_bench.harness.stages.evaluation import Evaluation, sample_batches, to_generations
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.stages.scale import gold_of
@@ -112,4 +112,5 @@ def stored_rollout(tokenizer: Tokenizer, prompts: Sequence[str], rows: Sequence[
     kept = torch.arange(width, device=device)[None] < lengths[:, None]
     finished = torch.tensor([row["finished"] for row in rows], dtype=torch.bool, device=device)
     texts = tuple(row["response"] for row in rows)
-    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer)
+    thoughts = thoughts_of(tokenizer, [row["ids"] for row in rows])
+    return Rollout(tuple(prompts), texts, ids, mask, response, kept, finished, tokenizer, thoughts=thoughts)

@@ -6,11 +6,14 @@ stages, and all reward models that start from the policy, read the same prompt i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.text.thinking import left_open, part, writes_thinking
 from rlhf_bench.harness.text.tokens import encode, special_tokens
 
 if TYPE_CHECKING:
@@ -33,12 +36,17 @@ class PromptFormat:
     `template`: "plain" or "chat".  `system`: a text in front of every prompt; in the chat template it is a turn of its
     own (`place` "turn"), or part of the user's turn ("user") where the template has no system role.  `ends`: further
     token ids that end a response, besides end-of-sequence.
+
+    `apart`: thinking at the start of a response is no part of its text (text/thinking.py).  `inside`: the closing mark
+    of the block of thinking that the template opens before every response, "" where it opens none.
     """
 
     template: str = "plain"
     system: str = ""
     place: str = "turn"
     ends: tuple[int, ...] = ()
+    apart: bool = False
+    inside: str = ""
 
 
 def prompt_format(tokenizer: Tokenizer) -> PromptFormat:
@@ -69,8 +77,13 @@ def end_token_ids(tokenizer: Tokenizer) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *prompt_format(tokenizer).ends]))
 
 
-def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends: Iterable[int] = ()) -> PromptFormat:
+def choose_prompt_format(
+    tokenizer: Tokenizer, template: str, system: str, ends: Iterable[int] = (), thinking: str = "auto"
+) -> PromptFormat:
     """Choose the format and store it.  `template`: auto, plain or chat; `ends`: those of the generation configuration.
+
+    `thinking`: apart from the text of responses, part of it (text), or apart where the chat template has marks of
+    thinking (auto).
 
     In the chat format the token that the template writes after an answer becomes end-of-sequence: SFT teaches it.
     Raises BenchError for template=chat without a chat template, and for a template that fails.
@@ -97,6 +110,12 @@ def choose_prompt_format(tokenizer: Tokenizer, template: str, system: str, ends:
     # sorted, because the format is stored and hashed: the order of a set may differ from run to run
     others = sorted({int(i) for i in listed if i is not None} - {tokenizer.eos_token_id})
     chosen = PromptFormat("chat" if chat else "plain", system, place, tuple(others))
+    if chat and thinking != "text":
+        opened = left_open(before_answer(tokenizer, PROMPT_MARK, chosen).rpartition(PROMPT_MARK)[2])
+        apart = thinking == "apart" or bool(opened) or writes_thinking(str(tokenizer.chat_template))
+        chosen = replace(chosen, apart=apart, inside=opened)
+    elif thinking == "apart":
+        chosen = replace(chosen, apart=True)
     store_prompt_format(tokenizer, chosen)
     return chosen
 
@@ -115,6 +134,42 @@ def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat)
         else _ids(tokenizer, before_answer(tokenizer, prompt, chosen))
         for prompt in prompts
     ]
+
+
+def encode_answers(tokenizer: Tokenizer, answers: Sequence[str]) -> list[list[int]]:
+    """Token ids of answers as the policy is to write them: after the end of the block that its template opens.
+
+    The block is closed at once, unless the answer itself begins inside and closes it.
+    """
+    inside, rows = prompt_format(tokenizer).inside, encode(tokenizer, answers)
+    if not inside:
+        return rows
+    closing = _ids(tokenizer, f"\n{inside}\n\n")
+    return [row if inside in text else [*closing, *row] for row, text in zip(rows, answers, strict=True)]
+
+
+def thinking_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    """How many tokens of a response, from its start, are thinking: with its marks, and the white space after them.
+
+    All before the end of the response where the thinking does not end; 0 where the format keeps nothing apart.
+    """
+    form = prompt_format(tokenizer)
+    if not form.apart:
+        return 0
+    ends = set(end_token_ids(tokenizer))
+    row = list(takewhile(lambda token: token not in ends, ids))
+
+    def shown(count: int) -> str:
+        # with special tokens: the marks of some models are such
+        return str(tokenizer.decode(row[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    text = shown(len(row))
+    found = part(text, form.inside)
+    if found.open or not found.answer:
+        return len(row) if found.open or found.thinking else 0
+    at = text.rindex(found.answer)
+    # the text of a longer prefix is no shorter
+    return bisect_left(range(len(row)), at, key=lambda count: len(shown(count))) if at else 0
 
 
 def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> str:

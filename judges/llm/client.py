@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.judges.llm.address import VERSION, Address
 from rlhf_bench.judges.llm.prompt import Message
-from rlhf_bench.judges.llm.scrub import scrub
+from rlhf_bench.judges.llm.scrub import SHORTEST, scrub
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -46,12 +47,16 @@ class RequestError(Exception):
     """A request without an answer; the message is the reason that is counted.
 
     `status` is 0 where no response came and -1 after an interrupt; `message` is the server's error text; `wait` its
-    Retry-After header; `timeouts` counts the tries that timed out, which may have been charged.
+    Retry-After header; `timeouts` counts the tries that timed out, which may have been charged; `parameter` is the one
+    that the server says it refuses.
     """
 
-    def __init__(self, reason: str, status: int = 0, message: str = "", wait: str = "", timeouts: int = 0) -> None:
+    def __init__(
+        self, reason: str, status: int = 0, message: str = "", wait: str = "", timeouts: int = 0, parameter: str = ""
+    ) -> None:
         super().__init__(reason)
         self.status, self.message, self.wait, self.timeouts = status, message, wait, timeouts
+        self.parameter = parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,12 @@ class RetryPolicy:
 class Server:
     """A server and one of its models.  Threads share it.
 
-    base_url: with the version, as in http://localhost:8000/v1.   key_env: the environment variable that holds the key,
+    address: with the version, as in http://localhost:8000/v1.   key_env: the environment variable that holds the key,
     "" for a server without keys.  Setting `stop` ends all waiting for the next try; setting `abandon` also leaves
     requests that are open.
     """
 
-    base_url: str
+    address: Address
     model: str
     key_env: str
     policy: RetryPolicy
@@ -92,6 +97,11 @@ class Server:
     abandon: threading.Event = field(default_factory=threading.Event, repr=False)
     # [the monotonic time before which no thread sends]: a list, because the dataclass is frozen
     _paused_until: list[float] = field(default_factory=lambda: [0.0], repr=False)
+
+    @property
+    def base_url(self) -> str:
+        """The address as it was set."""
+        return self.address.text
 
     @property
     def name(self) -> str:
@@ -119,6 +129,11 @@ class Server:
             "Set it to the server's key, name another with key_env, or give key_env= for a server without keys.",
         )
 
+    def check_holds_no_key(self, text: str) -> None:
+        """Raises BenchError where a text that will be stored, a setting, holds the key."""
+        if len(self._key) >= SHORTEST and scrub(text, self._key) != text:
+            raise BenchError("winrate-llm.extra_body holds the key.", "The key is never a setting: see key_header.")
+
     @cached_property
     def _client(self) -> OpenAI:
         from openai import OpenAI
@@ -126,9 +141,15 @@ class Server:
         from rlhf_bench.judges.llm.transport import bounded_client  # here: a judge's import should not load httpx
 
         seconds, key = self.policy.timeout, self._key or NO_KEY
-        client = bounded_client(self.base_url, seconds)
-        # no retries of the client's own: `request` makes and counts them
-        return OpenAI(api_key=key, base_url=self.base_url, timeout=seconds, max_retries=0, http_client=client)
+        client = bounded_client(self.address.base, seconds, self.address.header)
+        return OpenAI(
+            api_key=key,
+            base_url=self.address.base,
+            timeout=seconds,
+            max_retries=0,  # no retries of the client's own: `request` makes and counts them
+            http_client=client,
+            default_query={VERSION: self.address.version} if self.address.version else None,
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -179,19 +200,26 @@ class Server:
         """
         answer = self._exchange({"model": self.model, "messages": list(messages), **parameters})
         body = scrub(answer.body, self._key)
-        if 200 <= answer.status < 300:
-            return body
-        message = re.sub(r"[^\x20-\x7e]+", " ", body).strip()[:200]
-        code = error_code(body)
-        if answer.status not in FATAL and code != "insufficient_quota":
-            raise RequestError(f"HTTP {answer.status}", answer.status, message, answer.wait)
+        status, reason = answer.status, f"HTTP {answer.status}"
+        if 200 <= status < 300:
+            inner = error_within(body)
+            if inner is None:
+                return body
+            status = inner.status
+            reason = f"error {inner.code or inner.status} within {reason}: {inner.message}".rstrip(": ")
+        message = printable(body, 200)
+        code = error_field(body, "code")
+        if status not in FATAL and code != "insufficient_quota":
+            # these refuse one request for what it holds, and the code says for what
+            reason += f" ({code})" if status == answer.status and status in (400, 413, 422) and code else ""
+            raise RequestError(reason, status, message, answer.wait, parameter=error_field(body, "param"))
         # The server's text to a 401 or 403 may quote a part of the key: it is not shown.
-        if answer.status in (401, 403):
-            seen = f"{self.base_url} refuses the key (HTTP {answer.status})."
+        if status in (401, 403):
+            seen = f"{self.base_url} refuses the key (HTTP {status})."
             raise BenchError(seen, "Check the environment variable of key_env.")
-        if answer.status == 404:
+        if status == 404:
             raise BenchError(f"{self.base_url} has no such model or address (HTTP 404): {message}", "Check both.")
-        quota = f"{self.base_url}: no quota left (HTTP {answer.status} {code})."
+        quota = f"{self.base_url}: no quota left (HTTP {status} {code})."
         raise BenchError(quota.replace(" )", ")"), "Top it up.")
 
     def _exchange(self, request: JsonObject) -> Exchange:
@@ -235,7 +263,8 @@ def exchange(client: OpenAI, request: JsonObject) -> Exchange:
     try:
         # the raw body: the client's own parsing would reject, or repair, what parse.py must see
         raw = client.chat.completions.with_raw_response.create(**request)
-        return Exchange(raw.status_code, raw.content.decode("utf-8", "replace"), "")
+        body = raw.content.decode("utf-8", "replace")
+        return Exchange(raw.status_code, body, raw.headers.get("retry-after", ""))  # an error may come with a 200
     except openai.APITimeoutError:
         failure = RequestError(f"no answer within {client.timeout:g} s", timeouts=1)
     except (UnboundedError, BenchError, openai.APIConnectionError) as error:
@@ -252,13 +281,59 @@ def exchange(client: OpenAI, request: JsonObject) -> Exchange:
     raise failure
 
 
-def error_code(body: str) -> str:
-    """The `error.code` of a response, in letters, digits and `_.-`; "" where there is none."""
+def error_field(body: str, name: str) -> str:
+    """A text of a response's `error`, in letters, digits and `_.-`; "" where there is none."""
     try:
-        code = json.loads(body)["error"]["code"]
+        found = json.loads(body)["error"][name]
     except (ValueError, RecursionError, LookupError, TypeError):
         return ""
-    return re.sub(r"[^\w.-]+", " ", code, flags=re.ASCII).strip()[:40] if isinstance(code, str) else ""
+    return re.sub(r"[^\w.-]+", " ", found, flags=re.ASCII).strip()[:40] if isinstance(found, str) else ""
+
+
+def printable(text: str, longest: int) -> str:
+    """A server's text as one line of ASCII."""
+    return re.sub(r"[^\x20-\x7e]+", " ", text).strip()[:longest]
+
+
+class ErrorWithin(NamedTuple):
+    """An error that a 200 response states: the HTTP status that it stands for, its own code, and its message."""
+
+    status: int
+    code: str
+    message: str
+
+
+def error_within(body: str) -> ErrorWithin | None:
+    """The error in the body of a 200 response, None where there is none.
+
+    Routers answer so for the provider behind them: {"error": {...}} without choices, or an error in the first choice.
+    Without a code that is an HTTP status it counts as 503: another try may not meet it.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(answer, dict):
+        return None
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    failed = first.get("error") or (
+        {"message": "the provider failed"} if first.get("finish_reason") == "error" else None
+    )
+    found = failed or (None if choices else answer.get("error"))
+    if not found and not choices and answer.get("object") == "error":
+        found = answer
+    if not found:
+        return None
+    fields = found if isinstance(found, dict) else {"message": found}
+    stated = [fields.get(name) for name in ("code", "status", "status_code")]
+    numbers = [int(one) for one in stated if isinstance(one, int | str) and str(one).isdecimal() and len(str(one)) == 3]
+    status = next((number for number in numbers if 400 <= number < 600), 503)
+    code = next((printable(str(one), 40) for one in stated if isinstance(one, int | str) and one), "")
+    message = fields.get("message")
+    # a key may stand in the text of a refused key: as for a status, it is not shown
+    shown = printable(message, 100) if isinstance(message, str) and status not in (401, 403) else ""
+    return ErrorWithin(status, code, shown.replace(";", ","))
 
 
 def retry_after(header: str, now: float) -> float | None:

@@ -7,21 +7,23 @@ failed questions are sent again by the next command.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import Task
+from rlhf_bench.judges.llm.address import parse_address
 from rlhf_bench.judges.llm.cache import Cache, cache_path
 from rlhf_bench.judges.llm.client import RetryPolicy, Server
 from rlhf_bench.judges.llm.parse import ParsedReply
+from rlhf_bench.judges.llm.probe import Asking
 from rlhf_bench.judges.llm.prompt import Question, flags
-from rlhf_bench.judges.llm.rubrics import Rubric, rubric_of
+from rlhf_bench.judges.llm.rubrics import COMPLIES_MORE, Rubric, rubric_of
 from rlhf_bench.judges.llm.runner import Limits, QuestionRunner
 
 if TYPE_CHECKING:
@@ -31,6 +33,13 @@ Outcome = Literal["win", "tie", "loss"]
 """Of the trained policy's response."""
 VALUES: Mapping[Outcome, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 POSITIVE = ("max_tokens", "votes", "concurrency", "timeout")
+OURS = frozenset(
+    {
+        *("model", "messages", "temperature", "max_tokens", "max_completion_tokens", "response_format", "stream", "n"),
+        *("tools", "tool_choice", "functions", "function_call", "logprobs"),
+    }
+)
+"""Fields of a request that `extra_body` may not set."""
 NOT_NEGATIVE = (
     "temperature",
     "max_retries",
@@ -47,10 +56,16 @@ NOT_NEGATIVE = (
 class WinRateLLM:
     """Win rate against the SFT baseline by a language model on an OpenAI-compatible server.
 
-    Asks `model` at `base_url` which of two responses is better.  `key_env` names the environment variable with the API
-    key ("" for a server without keys); the key itself is never a setting.  `rubric` is summary, safety, general or a
-    file; without it the task's own is used, else the general one.  Each question is sent `votes` times in each order,
-    `concurrency` at once.
+    Asks `model` at `base_url` which of two responses is better.  `base_url` may end in Azure's ?api-version=DATE.
+    `key_env` names the environment variable with the API key ("" for a server without keys); the key itself is never a
+    setting.  `key_header` names the header that carries it: "" is api-key on Azure, else Authorization.  `rubric` is
+    summary, safety, general, refusal or a file; without it the task's own is used, else the general one.  Each question
+    is sent `votes` times in each order, `concurrency` at once.
+
+    `extra_body` is a JSON object of further fields of a request, such as {"reasoning_effort": "low"}.
+    `response_format` is "auto" (the server is held to JSON of a verdict where it honours that) or "off".  A model that
+    refuses `temperature` is asked at its own, and the account says so; thoughts of a reasoning model count against
+    `max_tokens` and are not read.
 
     `timeout`, `backoff` and `max_wait` are in seconds.  Prices are per million tokens; `max_cost` and `token_budget`
     (0: none) hold for everything that one command judges.  `threshold` is the share of undecided cases above which a
@@ -60,9 +75,12 @@ class WinRateLLM:
     model: str
     base_url: str = "https://api.openai.com/v1"
     key_env: str = "OPENAI_API_KEY"
+    key_header: str = ""
     rubric: str = ""
     temperature: float = 0.0
     max_tokens: int = 512
+    extra_body: str = ""
+    response_format: str = "auto"
     votes: int = 1
     concurrency: int = 4
     timeout: float = 60.0
@@ -92,21 +110,11 @@ class WinRateLLM:
         # without prices every cost is 0, and the budget would never be reached
         if self.max_cost and not (self.price_in or self.price_out):
             raise BenchError("winrate-llm.max_cost needs prices.", "Set price_in and price_out, per million tokens.")
-        # an http address without credentials, which no message repeats: addresses are stored and shown in reports, and
-        # a password or query may hold a key
-        try:
-            parts = urlsplit(self.base_url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        else:
-            if parts.username or parts.password or parts.query or parts.fragment:
-                raise BenchError(
-                    "winrate-llm.base_url holds a user, a password or a query.",
-                    "Give the bare address; the key comes from the environment variable that key_env names.",
-                )
-        if not usable:
-            raise BenchError("winrate-llm.base_url is no http address.", "Such as http://localhost:8000/v1.")
+        parse_address(self.base_url, self.key_header)
+        extra_fields(self.extra_body)
+        if self.response_format not in ("auto", "off"):
+            seen = f"winrate-llm.response_format is {self.response_format!r}."
+            raise BenchError(seen, "It is auto or off.")
         # a key pasted here by mistake is refused, and not repeated in the message
         if self.key_env and not (self.key_env.isidentifier() and self.key_env.isupper()):
             raise BenchError(
@@ -119,10 +127,12 @@ class WinRateLLM:
     @property
     def verdict_settings(self) -> Row:
         """What a verdict depends on, a rubric by its words; retries, prices and budgets change no verdict."""
-        named = ("model", "temperature", "max_tokens", "votes")
+        named = ("model", "temperature", "max_tokens", "votes", "response_format")
         criteria = dict(rubric_of(self.rubric, None).criteria) if self.rubric else {}
-        # servers treat both forms of the address alike, so they share verdicts
-        return {**{n: getattr(self, n) for n in named}, "base_url": self.base_url.rstrip("/"), "rubric": criteria}
+        # servers treat all spellings of the address alike, so they share verdicts
+        address = parse_address(self.base_url, self.key_header).text
+        own = {"base_url": address, "rubric": criteria, "extra_body": extra_fields(self.extra_body)}
+        return {**{n: getattr(self, n) for n in named}, **own}
 
     @property
     def measures(self) -> Sequence[Measure]:
@@ -134,6 +144,7 @@ class WinRateLLM:
             "win_rate": "win rate by a language model",
             "win_rate_helpful": "more helpful",
             "win_rate_harmless": "more harmless",
+            COMPLIES_MORE: "refuses less",
         }
         return [Measure(name, "win", by, title=titles.get(name, "")) for name in used.criteria]
 
@@ -168,13 +179,18 @@ class WinRateLLM:
             return []
         cache = Cache(cache_path(self.cache))
         policy = RetryPolicy(self.timeout, self.max_retries, self.backoff, self.max_wait)
-        server = Server(self.base_url.rstrip("/"), self.model, self.key_env, policy)
+        address = parse_address(self.base_url, self.key_header)
+        server = Server(address, self.model, self.key_env, policy)
+        asking = Asking(
+            self.temperature, self.max_tokens, extra_fields(self.extra_body), self.response_format == "auto"
+        )
+        server.check_holds_no_key(self.extra_body)
         limits = Limits(self.concurrency, self.price_in, self.price_out, self.max_cost, self.token_budget)
 
         def report(line: str) -> None:
             print(f"winrate-llm: {line}", file=sys.stderr)
 
-        runner = QuestionRunner(server, cache, limits, self.temperature, self.max_tokens, report)
+        runner = QuestionRunner(server, cache, limits, asking, report)
         try:
             return runner.answers(questions)
         finally:
@@ -235,6 +251,25 @@ class WinRateLLM:
         known = [n for n in counts if n is not None]
         notes["tokens"] = sum(known) if len(known) == len(counts) else None
         return Verdict(values, "; ".join(sorted(reasons)), notes)
+
+
+def extra_fields(text: str) -> JsonObject:
+    """The fields of the setting extra_body; raises BenchError for what is no JSON object, and for fields of ours."""
+    if not text.strip():
+        return {}
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)  # JSON has no NaN, though Python reads one
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        fix = """Such as '{"reasoning_effort": "low"}'."""
+        raise BenchError("winrate-llm.extra_body is no JSON object.", fix)
+    taken = sorted(OURS & found.keys())
+    if taken:
+        seen = f"winrate-llm.extra_body holds {', '.join(taken)}, which the judge sets itself."
+        raise BenchError(seen, "Leave it out; model, temperature, max_tokens and response_format are settings.")
+    return found
 
 
 def order_outcome(replies: Sequence[ParsedReply], order: int) -> tuple[Outcome | None, str]:

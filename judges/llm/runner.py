@@ -19,7 +19,7 @@ from rlhf_bench.harness.store import content_key
 from rlhf_bench.judges.llm.cache import Cache
 from rlhf_bench.judges.llm.client import RequestError, Server
 from rlhf_bench.judges.llm.parse import ParsedReply, parse_response
-from rlhf_bench.judges.llm.probe import RequestFormat, ServerProfile, probe, stored_profile
+from rlhf_bench.judges.llm.probe import Asking, RequestFormat, ServerProfile, probe, stored_profile
 from rlhf_bench.judges.llm.prompt import Question, escape, render
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class QuestionRunner:
     server: Server
     cache: Cache
     limits: Limits
-    temperature: float
-    max_tokens: int
+    asking: Asking
     report: Callable[[str], None]
     account: Account = field(default_factory=Account)
     profile: ServerProfile | None = None
@@ -128,12 +127,15 @@ class QuestionRunner:
         if len(replies) < len(set(keys)):
             self.server.check_key()
             # The model behind an alias may have moved since the last probe, and keys hold the model: look again.
-            self.profile = probe(self.server, self.cache, self.temperature, self.max_tokens)
+            self.profile = probe(self.server, self.cache, self.asking)
+            if self.profile.format.own_temperature:
+                seen = f"refuses temperature={self.asking.temperature:g} and is asked at its own temperature"
+                self.report(f"{self.server.name}: {seen}")
             keys, replies = self._from_cache(questions)
         missing = {key: q for key, q in zip(keys, questions, strict=True) if key not in replies}
         self.account.cached += len(replies)
         tokens_in = sum(_tokens(self._request(question)) for question in missing.values())
-        tokens_out = len(missing) * self.max_tokens
+        tokens_out = len(missing) * self.asking.max_tokens
         priced = self.limits.price_in or self.limits.price_out
         cost = f"${self.limits.cost(tokens_in, tokens_out):.2f}" if priced else "cost unknown (no price_in, price_out)"
         self.report(
@@ -168,7 +170,7 @@ class QuestionRunner:
             "model": self.profile.model if self.profile else "",
             "base_url": self.server.base_url,
             "messages": render(question, form.folded),
-            "parameters": form.parameters(self.temperature, self.max_tokens),
+            "parameters": form.judging(self.asking),
             "vote": question.vote,
             "order": question.order,
         }
@@ -176,7 +178,7 @@ class QuestionRunner:
     def _parse(self, body: str, question: Question) -> ParsedReply:
         # The judge saw the texts with escaped tags and may quote either form.
         texts = [well_formed(text) for text in (question.prompt, question.first, question.second)]
-        reply = sensible(parse_response(body, [*texts, *map(escape, texts)]), question, self.max_tokens)
+        reply = sensible(parse_response(body, [*texts, *map(escape, texts)]), question, self.asking.max_tokens)
         if self.profile and reply.model and reply.model != self.profile.model:
             counts = reply.prompt_tokens, reply.completion_tokens
             return ParsedReply(None, "another model answered", reply.model, *counts)
@@ -206,7 +208,7 @@ class QuestionRunner:
     def _send(self, key: str, question: Question) -> ParsedReply:
         """The reply to one question, in a thread of the pool."""
         request = self._request(question)
-        most = (_tokens(request), self.max_tokens)  # counted where the server reports no usage
+        most = (_tokens(request), self.asking.max_tokens)  # counted where the server reports no usage
         reserved = self._reserve(*most)
         if self._stopped:
             # another thread stopped the runner while this one waited for its reservation

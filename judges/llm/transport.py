@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.judges.llm.address import BEARER
 
 try:
     import httpx2 as httpx  # of openai 3
@@ -33,10 +34,13 @@ class UnboundedError(Exception):
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """Reads every response whole, within `seconds` and MOST_BYTES, and follows no redirect to another origin."""
+    """Reads every response whole, within `seconds` and MOST_BYTES, and follows no redirect to another origin.
 
-    def __init__(self, inner: httpx.BaseTransport, seconds: float) -> None:
-        self.inner, self.seconds = inner, seconds
+    The key goes into `key_header`: alone, and not as a bearer's token, where that is another header than the usual one.
+    """
+
+    def __init__(self, inner: httpx.BaseTransport, seconds: float, key_header: str = BEARER) -> None:
+        self.inner, self.seconds, self.key_header = inner, seconds, key_header
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The response with its body.
@@ -44,6 +48,11 @@ class BoundedTransport(httpx.BaseTransport):
         Raises BenchError for a redirect to another origin, httpx.ReadTimeout after `seconds`, and UnboundedError.
         """
         end = time.monotonic() + self.seconds
+        if self.key_header.lower() != BEARER.lower():
+            # here, because the client insists on the usual one; a redirected request has it no more
+            bearer = request.headers.pop(BEARER, "")
+            if bearer:
+                request.headers[self.key_header] = bearer.removeprefix("Bearer ")
         response = self.inner.handle_request(request)
         try:
             _check_redirect(request, response)
@@ -62,7 +71,7 @@ class BoundedTransport(httpx.BaseTransport):
         self.inner.close()
 
 
-def bounded_client(base_url: str, seconds: float) -> httpx.Client:
+def bounded_client(base_url: str, seconds: float, key_header: str = BEARER) -> httpx.Client:
     """An HTTP client for one server, through the environment's proxy where there is one."""
     parts = urlsplit(base_url)
     # named here: httpx itself looks for proxies only where it makes the transport
@@ -70,7 +79,7 @@ def bounded_client(base_url: str, seconds: float) -> httpx.Client:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     inner = httpx.HTTPTransport(proxy=proxy, limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100))
     return httpx.Client(
-        transport=BoundedTransport(inner, seconds),
+        transport=BoundedTransport(inner, seconds, key_header),
         timeout=seconds,
         follow_redirects=True,  # within the origin: `_check_redirect` refuses the others
         headers={"Accept-Encoding": "gzip, deflate"},

@@ -53,19 +53,21 @@ class World(Generated[Facts]):
     fix_pairs = "Raise the good or bad rates."
     rubric = "summary"  # for judges that read responses; without annotation, so that it is no dataclass field
 
+    demonstrations: int = 8000
+    train_prompts: int = 4096
     # The prompts.
     min_facts: int = 1
     max_facts: int = 3
     correction_rate: float = 0.15
     mention_rate: float = 0.35
     # The writer of the demonstrations.
-    sft_drop: float = 0.15
-    sft_wrong: float = 0.15
-    sft_invent: float = 0.10
-    sft_filler: float = 0.25
+    sft_drop: float = 0.75
+    sft_wrong: float = 0.02
+    sft_invent: float = 0.15
+    sft_filler: float = 1.0
     sft_stale: float = 0.0
-    sft_opening: float = 0.0
-    sft_careful: float = 0.0
+    sft_opening: float = 1.0
+    sft_careful: float = 0.25
     # The good and the bad writer of pairs.
     good_drop: float = 0.08
     good_wrong: float = 0.04
@@ -155,9 +157,9 @@ class World(Generated[Facts]):
 
 @dataclass(frozen=True)
 class DialogueWorld(World):
-    """Dialogues of about `dialogue_words` words."""
+    """Dialogues of about `dialogue_words` words, or of as many as their facts need."""
 
-    dialogue_words: int = 80
+    dialogue_words: int = 60
 
     @property
     def wording(self) -> Register:
@@ -177,7 +179,7 @@ class SummaryWorld(World):
     only the sentences differ between them.
     """
 
-    words: int = 80
+    words: int = 60
     objects: str = "seen"
     register: Register = POST
 

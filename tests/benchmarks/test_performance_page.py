@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import stored
 import suite
+from learning_speed import Point, speed
 from many_cells import multiply
 from peer_model import Sizes
 from perf_flop import needed_flop, step_flop
@@ -50,6 +51,17 @@ def results(trl: bool) -> dict[str, Any]:
         "help_seconds": 0.2,
         "minutes": 10.0,
     }
+
+
+def test_the_learning_speed_is_that_of_its_points() -> None:
+    points = [Point(4, 10.0, 0.2), Point(8, 20.0, 0.6), Point(12, 30.0, 0.7)]
+    assert speed(points) == pytest.approx({"share": 0.7, "seconds": 30.0, "whole": 1.4, "to_half": 1.8})
+    slow = speed(points[:1])
+    assert slow["to_half"] is None
+    # 1.8 a minute against a run that never wins half, 0.2 in 10 s
+    text = page({**results(trl=False), "learning": {"now": speed(points), "before": slow}})
+    assert "| learning speed up to half the range, now over before | 1.5 | at least 3 | **not reached** |" in text
+    assert "## Learning speed\n\nNot run." in page(results(trl=False))
 
 
 def test_targets_are_read_off_the_figures() -> None:

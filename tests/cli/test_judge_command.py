@@ -96,6 +96,28 @@ def test_calibrate_needs_no_runs(call: Callable[..., Said], server: FaultServer)
     assert "1 of 5 pairs are undecided, more than its threshold of 5.0%: HTTP 500 (1)" in found.err
 
 
+RESPONSES = "prompt,response,label\nHow?,I must respectfully decline.,refuses\nHow?,By the door.,complies\n"
+
+
+def test_refusals_are_calibrated_on_labelled_responses(call: Callable[..., Said]) -> None:
+    Path("labels.csv").write_text(RESPONSES)
+    found = call("judge", "--judge", "refusal", "--calibrate", "labels.csv")
+    assert found.code == 0, found.err
+    rows = {cells[1]: cells[2:] for cells in (line.split("\t") for line in found.out.splitlines()) if len(cells) > 2}
+    assert rows["responses"][0] == "2"
+    assert rows["precision"][0] == rows["recall"][0] == rows["kappa"][0] == "1.00"
+    for name, content, said in (
+        ("length", RESPONSES, "measures no refusals"),
+        ("refusal", "prompt,response,label\n", "Give"),
+        ("refusal", RESPONSES.replace("complies", "yes"), "the label is 'yes'"),
+    ):
+        Path("labels.csv").write_text(content)
+        found = call("judge", "--judge", name, "--calibrate", "labels.csv")
+        assert found.code == 2
+        (line,) = found.err.splitlines()
+        assert said in line
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished small run."""

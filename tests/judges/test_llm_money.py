@@ -136,7 +136,7 @@ def test_the_estimate_comes_first_and_bounds_what_is_spent(make: Any, capsys: py
     assert judge.account["cost"] == pytest.approx((800 * 1 + 80 * 2) / 1e6)
 
 
-def test_the_probe_asks_once_what_is_honoured_and_nothing_else_uses_it(server: FaultServer, make: Any) -> None:
+def test_the_probe_asks_once_what_is_honoured(server: FaultServer, make: Any) -> None:
     def answer(asked: Asked) -> Reply:
         if "logprobs" in asked.body:
             return Reply("{}", 400)
@@ -149,13 +149,16 @@ def test_the_probe_asks_once_what_is_honoured_and_nothing_else_uses_it(server: F
     server.answer = answer
     judge = make()
     run(judge, CASES[:1])
-    assert judge.account["honours"] == {"response_format": "honoured", "logprobs": "refused (HTTP 400)"}
+    honours = {"response_format": "honoured", "json_schema": "ignored", "logprobs": "refused (HTTP 400)"}
+    assert judge.account["honours"] == honours
     assert judge.account["resolved_model"] == "judge-1"
     sent = [set(a.body) for a in server.all if a.judging]
-    assert sent == [{"model", "messages", "temperature", "max_tokens"}] * 2
-    assert len(server.all) == 5
-    run(make(), CASES[1:2])
-    assert sum("logprobs" in a.body or "response_format" in a.body for a in server.all) == 2
+    assert sent == [{"model", "messages", "temperature", "max_tokens", "response_format"}] * 2
+    assert len(server.all) == 6
+    run(make(response_format="off"), CASES[1:2])
+    sent = [set(a.body) for a in server.all if a.judging]
+    assert sent[2:] == [{"model", "messages", "temperature", "max_tokens"}] * 2
+    assert sum(not a.judging and ("logprobs" in a.body or "response_format" in a.body) for a in server.all) == 3
 
 
 @pytest.mark.parametrize(("refuses", "manner"), [("max_tokens", "max_completion_tokens"), ("system", "folded")])

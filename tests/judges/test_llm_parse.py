@@ -24,6 +24,8 @@ GOOD = [
     ("Final verdict: [B]\n", "B"),
     ("Verdict: B\nOn reflection still\nverdict: b.", "B"),
     ("VERDICT: Tie", "tie"),
+    ('{"verdict": "A"}\nVerdict: A', "A"),
+    ('```json\n{"reason": "</THINK>", "verdict": "A"}\n```', "A"),  # found by benchmarks/faults/fuzz_verdicts.py
 ]
 BAD = [
     ("", "empty reply"),
@@ -33,7 +35,8 @@ BAD = [
     ('{"reason": "x", "verdict": "A', "invalid JSON"),
     ('{"reason": "x", "verdict": A}', "invalid JSON"),
     ('{"verdict": "A"} {"verdict": "B"}', "invalid JSON"),
-    ('{"verdict": "A"}\nVerdict: A', "invalid JSON"),
+    ('{"verdict": "A"}\nVerdict: B', "conflicting verdicts"),
+    ('{"verdict": "A"}\nWait, no.', "words after the verdict may change it"),
     ('{"verdict": "C"}', "wrong schema"),
     ('{"verdict": ["A"]}', "wrong schema"),
     ('{"verdict": null}', "wrong schema"),

@@ -30,6 +30,7 @@ from rlhf_bench.judges.empty import Empty
 from rlhf_bench.judges.length import Length
 from rlhf_bench.judges.llm.judge import WinRateLLM
 from rlhf_bench.judges.refusal import Refusal
+from rlhf_bench.judges.refusal_phrases import RefusalPhrases
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
 from rlhf_bench.reports import build, exports, measures, terminal
@@ -275,6 +276,41 @@ def test_titles_are_unique_and_a_baselines_level_is_shown_on_request() -> None:
     assert [column.shown for column in measures.complete(rows)][1:] == [get_args(ReportPlace), ()]
 
 
+ODD = "a rule, not exact: <b>precision</b> 0.80 | [red]\x1b[31m"
+
+
+def test_what_a_judge_says_of_its_numbers_stands_wherever_they_do(made: tuple[dict[str, Any], dict[str, str]]) -> None:
+    """On the terminal, in report.md and on the page, as a stranger's text: no markup and no control codes."""
+    report, files = made
+    assert "not exact" not in "".join(files.values())
+    known = [{**m, "reliability": ODD} if m["title"] == RATE else m for m in report["measures"]]
+    said = {**report, "measures": known}
+    file = io.StringIO()
+    terminal.show_report(Console(file=file, force_terminal=False), said)
+    assert file.getvalue().count(f"{RATE}: a rule, not exact: <b>precision</b> 0.80 | [red]\\x1b[31m.") >= 4
+    shown = dict(texts(said))
+    sections = {part.partition("\n")[0]: part for part in shown["report.md"].split("\n## ")}
+    for heading in ("At the last checkpoint, sampled at temperature 1", "Along training", "By slice of the prompts",
+                    "Every two reward models"):  # fmt: skip
+        assert f"{RATE}: a rule, not exact: \\<b\\>precision" in sections[heading]
+    assert "a rule" not in sections["Diagnostics of the reward models"]
+    page = shown["report.html"]
+    assert "<b>precision" not in page
+    assert "\x1b" not in page
+    for place in (r'<p class="note">', rf"<figcaption>{RATE} by PPO iteration <span class=\"interval\">"):
+        assert re.search(place + rf"(?:{RATE}: )?a rule, not exact: &lt;b&gt;", page)
+
+
+def test_a_judge_may_be_exact_on_one_task_alone(tmp_path: Path) -> None:
+    make(tmp_path, Stored(NAMES[:1], (1,), 4, task="world"))
+    make(tmp_path, Stored(NAMES[:1], (1,), 4, task="people", kind="real"))
+    for path in tmp_path.glob("verdicts/winrate-people-*/measures.json"):
+        store.write_json(path, [{**row, "reliability": "a rule"} for row in store.read_json(path)])
+    cells, _ = find_cells([tmp_path])
+    (column,) = [c for c in measures.of_report(build.build(cells, [], Estimator(), "")) if c.judge == "winrate"]
+    assert column.reliability == "on people: a rule"
+
+
 def test_a_lower_number_can_be_the_better_one(made: tuple[dict[str, Any], dict[str, str]]) -> None:
     from rlhf_bench.reports import answer
 
@@ -294,9 +330,11 @@ DECLARED = {
     "length": Length().measures,
     "empty": Empty().measures,
     "refusal": Refusal().measures,
+    "refusal-phrases": RefusalPhrases().measures,
     "winrate-llm": [
         *WinRateLLM("m", rubric="summary").measures,
         *WinRateLLM("m", rubric="safety").measures,
+        *WinRateLLM("m", rubric="refusal").measures,
     ],
 }
 
@@ -306,9 +344,9 @@ def test_results_of_older_versions_are_shown_as_the_judges_declare_now() -> None
     for judge, declared in DECLARED.items():
         for measure in declared:
             known = measures.KNOWN[judge, measure.name]
-            assert replace(measure, description="") == known
+            assert replace(measure, description="", reliability="") == known
             old = {name: getattr(measure, name) for name in ("name", "kind", "description", "before", "limit")}
-            (now,) = measures.complete({(judge, measure.name): asdict(measure)})
+            (now,) = measures.complete({(judge, measure.name): asdict(replace(measure, reliability=""))})
             assert measures.complete({(judge, measure.name): old}) == [now]
     others = {("winrate-rm", "win_rate"), ("run", "kl"), ("run", "reward"), measures.CEILING}
     assert set(measures.KNOWN) == {(judge, m.name) for judge, found in DECLARED.items() for m in found} | others

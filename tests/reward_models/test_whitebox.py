@@ -25,6 +25,7 @@ from rlhf_bench.harness.ppo.scoring import NamedRewardModel, diagnose
 from rlhf_bench.harness.seams import HasDiagnostics, RewardModel, TrainableRewardModel
 from rlhf_bench.harness.slices import declared_type, rule_accuracy, type_by_rule
 from rlhf_bench.harness.stages.scale import scorable
+from rlhf_bench.harness.text.words import cut_unspaced
 from rlhf_bench.reward_models import whitebox
 from rlhf_bench.reward_models.features import length_incentive, repetition_penalty, words
 from rlhf_bench.reward_models.whitebox import Whitebox, WhiteboxScorer
@@ -89,13 +90,13 @@ def test_words_by_hand() -> None:
 def test_the_words_of_nltk() -> None:
     nltk = pytest.importorskip("nltk.tokenize", reason="nltk is not installed")
     text = "".join(chr(c) + ("b. " if c % 3 else "") for c in range(0x20, 0x2FFF) if chr(c).isprintable())
-    assert words(text) == nltk.wordpunct_tokenize(text)
+    assert words(text) == [part for run in nltk.wordpunct_tokenize(text) for part in cut_unspaced(run)]
 
 
 @given(texts)
 def test_words_against_a_slow_reference(text: str) -> None:
     readable = text.replace("\ud800", "?")
-    assert words(text) == slow_words(readable)
+    assert words(text) == [part for run in slow_words(readable) for part in cut_unspaced(run)]
 
 
 def test_length_and_repetition_by_hand() -> None:

@@ -12,24 +12,24 @@ from rlhf_bench.tasks.settings import settings_of
 
 SIGNATURES = {
     "dialogsum": """
-        data='' response_tokens=0 seed=0 demonstrations=2000 train_pairs=1500 test_pairs=256 train_prompts=512
-        test_prompts=256 dialogue_words=80 min_facts=1 max_facts=3 correction_rate=0.15 mention_rate=0.35
-        sft_drop=0.15 sft_wrong=0.15 sft_invent=0.1 sft_filler=0.25 sft_stale=0.0 sft_opening=0.0
-        sft_careful=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08 bad_drop=0.45
+        data='' response_tokens=0 seed=0 demonstrations=8000 train_pairs=1500 test_pairs=256 train_prompts=4096
+        test_prompts=256 dialogue_words=60 min_facts=1 max_facts=3 correction_rate=0.15 mention_rate=0.35
+        sft_drop=0.75 sft_wrong=0.02 sft_invent=0.15 sft_filler=1.0 sft_stale=0.0 sft_opening=1.0
+        sft_careful=0.25 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08 bad_drop=0.45
         bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "tldr": """
-        data='' prompts_only=False response_tokens=0 seed=0 demonstrations=2000 train_pairs=1500 test_pairs=256
-        train_prompts=512 test_prompts=256 words=80 objects='seen' min_facts=1 max_facts=3 correction_rate=0.15
-        mention_rate=0.35 sft_drop=0.15 sft_wrong=0.15 sft_invent=0.1 sft_filler=0.25 sft_stale=0.0
-        sft_opening=0.0 sft_careful=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
+        data='' prompts_only=False response_tokens=0 seed=0 demonstrations=8000 train_pairs=1500 test_pairs=256
+        train_prompts=4096 test_prompts=256 words=60 objects='seen' min_facts=1 max_facts=3 correction_rate=0.15
+        mention_rate=0.35 sft_drop=0.75 sft_wrong=0.02 sft_invent=0.15 sft_filler=1.0 sft_stale=0.0
+        sft_opening=1.0 sft_careful=0.25 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
         bad_drop=0.45 bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "xsum": """
-        data='' prompts_only=False response_tokens=0 seed=0 demonstrations=2000 train_pairs=1500 test_pairs=256
-        train_prompts=512 test_prompts=256 words=80 objects='seen' min_facts=1 max_facts=3 correction_rate=0.15
-        mention_rate=0.35 sft_drop=0.15 sft_wrong=0.15 sft_invent=0.1 sft_filler=0.25 sft_stale=0.0
-        sft_opening=0.0 sft_careful=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
+        data='' prompts_only=False response_tokens=0 seed=0 demonstrations=8000 train_pairs=1500 test_pairs=256
+        train_prompts=4096 test_prompts=256 words=60 objects='seen' min_facts=1 max_facts=3 correction_rate=0.15
+        mention_rate=0.35 sft_drop=0.75 sft_wrong=0.02 sft_invent=0.15 sft_filler=1.0 sft_stale=0.0
+        sft_opening=1.0 sft_careful=0.25 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
         bad_drop=0.45 bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "saferlhf": """
@@ -41,7 +41,7 @@ SIGNATURES = {
     "assist": """
         seed=0 demonstrations=2000 train_pairs=4000 test_pairs=256 train_prompts=512 test_prompts=256
         carelessness=0.0 preference_noise=0.2 response_tokens=48 open_rate=0.5 mention_rate=0.5 long=0.4
-        sft_keep=0.25 sft_miss=0.08 sft_more=0.06 sft_wrong=0.12 sft_repeat=0.12 sft_stray=0.15 sft_pad=0.7
+        sft_keep=0.15 sft_miss=0.08 sft_more=0.06 sft_wrong=0.12 sft_repeat=0.12 sft_stray=0.15 sft_pad=0.9
         careful=0.5
     """,
     "qa-feedback": """

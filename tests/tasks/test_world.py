@@ -33,7 +33,7 @@ def test_it_has_every_seam(world: DialogueWorld) -> None:
 
 
 def test_sizes_and_ids(world: DialogueWorld) -> None:
-    assert [len(world.examples(split)) for split in ("sft", "train", "test")] == [2000, 512, 256]
+    assert [len(world.examples(split)) for split in ("sft", "train", "test")] == [8000, 4096, 256]
     assert [len(world.pairs(split)) for split in ("sft", "train", "test")] == [0, 1500, 256]
     assert world.examples("test")[17].id == "test-17"
     assert all(
@@ -83,9 +83,9 @@ def test_generation_is_pure_in_the_seed(name: str) -> None:
 
 def test_the_dialogues_are_those_that_results_were_reported_of() -> None:
     sizes = dict.fromkeys(SIZES, 30)
-    assert DialogueWorld(**sizes).origin.sha256.startswith("3607c24a350719b9")
+    assert DialogueWorld(**sizes).origin.sha256.startswith("e3cde8b5d52a39ae")
     longer = DialogueWorld(**sizes, seed=7, min_facts=4, max_facts=4, correction_rate=0.5, dialogue_words=150)
-    assert longer.origin.sha256.startswith("aa8faa656f5565d1")
+    assert longer.origin.sha256.startswith("b77d15daca4ec76b")
 
 
 def test_sizes_do_not_change_what_stays(world: DialogueWorld) -> None:
@@ -98,7 +98,7 @@ def test_no_dialogue_occurs_twice(world: DialogueWorld) -> None:
         *(world.examples(split) for split in ("sft", "train", "test")), world.pairs("train"), world.pairs("test")
     )
     prompts = [row.prompt for row in rows]
-    assert len(prompts) == len(set(prompts)) == 4524
+    assert len(prompts) == len(set(prompts)) == 14108
     taken = {SMALL.examples("test")[0].prompt}
     assert SMALL.new_prompt("test-0", taken)[2] != SMALL.examples("test")[0].prompt  # a collision is drawn again
     assert len(taken) == 2
@@ -130,7 +130,7 @@ def test_values_are_single_tokens_to_be(name: str) -> None:
 
 def test_lengths(world: DialogueWorld) -> None:
     prompts = [len(row.prompt.split()) for row in world.examples("sft")]
-    assert sum(prompts) / len(prompts) == pytest.approx(95, abs=5)
+    assert sum(prompts) / len(prompts) == pytest.approx(86, abs=5)
     longest = max(len(re.findall(r"\w+|[^\w\s]", row.completion)) for row in world.examples("test"))
     assert longest + 1 < world.max_response_tokens
 
@@ -146,7 +146,7 @@ def test_impossible_settings_are_refused(setting: str, value: float) -> None:
 
 def test_careful_writers_are_a_share_of_the_demonstrations() -> None:
     """The others have every flaw here, so that each demonstration shows who wrote it; pairs and prompts stay."""
-    plain = replace(SMALL, demonstrations=400, sft_drop=0.9, sft_filler=1.0, sft_opening=1.0)
+    plain = replace(SMALL, demonstrations=400, sft_drop=0.9, sft_filler=1.0, sft_opening=1.0, sft_careful=0.0)
     mixed = replace(plain, sft_careful=0.3)
     assert mixed.pairs("train") == plain.pairs("train")
     assert [e.prompt for e in mixed.examples("sft")] == [e.prompt for e in plain.examples("sft")]
