@@ -25,6 +25,10 @@ class BenchError(Exception):
         return type(self), (self.seen, self.fix)  # errors of stages cross processes under --jobs, with both parts
 
 
+class DamagedError(BenchError):
+    """A stored file is not what was written.  The command line exits with 3."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The `fix` for an unknown name: the nearest known one, if any is near, and all known ones."""
     names = sorted(known)

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rlhf_bench.harness.text.tokens import Span
+from rlhf_bench.harness.text.turns import restored_prompt, stored_turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,12 +139,16 @@ class Rollout:
 class Generation:
     """One stored response to a held-out prompt.
 
-    iteration: PPO iterations so far, 0 for the SFT baseline; n for best-of-n.
+    iteration: PPO iterations so far, 0 for the SFT baseline; n for best-of-n; for the tempered SFT policy the place of
+    the temperature, from 1 for the highest.
     tokens: response tokens without end-of-sequence.
     finished: the response ended with end-of-sequence.
     kl: sum over response tokens of log pi(y_t) - log pi_sft(y_t), in nats.  0 for the baseline; the analytic bound for
     best-of-n; None under greedy decoding, where the sum does not estimate the KL divergence.
     reward: the sum of the reward model's token rewards, not scaled.
+    logprob: sum over all sampled tokens of log pi(y_t) of the policy that wrote them, in nats, at the temperature they
+    were sampled at; drawn: their number, end-of-sequence and thinking included.  None under greedy decoding, whose sum
+    estimates no entropy, and for best-of-n.
     spans, token_rewards: character span and unscaled reward of each token; stored at the first and last checkpoint.
     correction: the text that the reward model prefers (`seams.HasCorrections`); stored for the first `eval.corrections`
     sampled responses at the last checkpoint.
@@ -158,6 +163,8 @@ class Generation:
     finished: bool
     kl: float | None = None
     reward: float | None = None
+    logprob: float | None = None
+    drawn: int | None = None
     spans: tuple[Span, ...] | None = None
     token_rewards: tuple[float, ...] | None = None
     correction: str | None = None
@@ -268,10 +275,21 @@ def to_row(record: Any) -> JsonObject:
     """The JSON object of a stored record, nested records included.
 
     Empty fields (None, "", (), {}) are left out.  What reads a row puts them back, and makes tuples of JSON's lists:
-    `prompts.read_examples`, `pairs.read_pairs` and `evaluation.read_generations`.
+    `prompts.read_examples`, `pairs.read_pairs` and `evaluation.read_generations`.  A prompt of several turns has them
+    in `turns` beside its text; `with_turns` puts them back.
     """
     # 0 and False are equal to none of the empty values, so they are stored.
-    return {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
+    row = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, "")}
+    turns = stored_turns(row.get("prompt", ""))
+    return {**row, "turns": turns} if turns else row
+
+
+def with_turns(row: Row) -> JsonObject:
+    """A stored row whose `prompt` has its turns again; raises BenchError where the two differ."""
+    found = dict(row)
+    if turns := found.pop("turns", None):
+        found["prompt"] = restored_prompt(found["prompt"], turns)
+    return found
 
 
 class Answer(NamedTuple):

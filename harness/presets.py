@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.text.types import JsonObject, Row
 
@@ -119,6 +120,9 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
         # a needed setting has no default to tell its type by: its text stays a text
         kind = str if default is inspect.Parameter.empty else type(default)
         values[key] = parse_value(f"{name}.{key}", value, kind) if isinstance(value, str) else value
+        # the models of a server have names of its own, which may be those of folders here
+        if isinstance(values[key], str) and not (key == "model" and "base_url" in own):
+            values[key] = anchored(values[key], key)
         if isinstance(default, float):
             share = key in SHARES or key.endswith(("_share", "_rate"))
             if (share and not 0 <= values[key] <= 1) or (key == "lr" and not 0 < values[key] <= 1):

@@ -60,7 +60,8 @@ class Task(Protocol):
     def examples(self, split: Split) -> Sequence[Example]:
         """The prompts of a split: "sft", "train" or "test" (see `nouns.Split`).
 
-        Ids are unique within a split.  Prompts are not blank; in "sft" neither are the demonstrations (`completion`).
+        Ids are unique within a split.  Prompts are not blank; in "sft" neither are the demonstrations (`completion`),
+        except on purpose (`HasEmptyDemonstrations`).
         A run ends with one line where a split is empty or a prompt of "test" also stands in "sft" or "train".
         """
 
@@ -92,6 +93,24 @@ class HasOrigin(Protocol):
     @property
     def origin(self) -> Origin:
         """Where the data come from, read once, when the run is planned.  Its `sha256` names them in keys of results."""
+
+
+@runtime_checkable
+class HasOwnJudges(Protocol):
+    """A task that some judges are made for: a run that names no judges has these too."""
+
+    @property
+    def judges(self) -> Sequence[str]:
+        """Names of judges."""
+
+
+@runtime_checkable
+class HasEmptyDemonstrations(Protocol):
+    """A task some of whose demonstrations are empty on purpose.  In any other an empty one is an error of the data."""
+
+    @property
+    def sft_empty(self) -> float:
+        """The share of demonstrations that are empty, 0 for none."""
 
 
 # ---- reward models --------------------------------------------------------------------------------------------------

@@ -93,6 +93,9 @@ class DataSettings(Group):
     """Most examples of every split; 0 keeps all."""
     max_prompt_tokens: Limit = 0
     """Drop prompts with more tokens than this; 0 keeps all."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """What is done with rows of real data that cannot be used: refuse the data, with their number and the first ones,
+    or leave them out (skip), counted at the end of the run and in the report."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,14 @@ class BestOfNSettings(Group):
 
 
 @dataclass(frozen=True)
+class SFTTemperedSettings(Group):
+    """The SFT policy sampled at lower temperatures: a control without training and without a reward model."""
+
+    temperatures: str = "1,0.8,0.6,0.4,0.2"
+    """Sampling temperatures as parts of `ppo.temperature`, comma-separated, each from 0.01 to 1 (the baseline's)."""
+
+
+@dataclass(frozen=True)
 class EvalSettings(Group):
     """Evaluation on held-out prompts."""
 
@@ -281,6 +292,7 @@ class Settings:
     best_of_n: BestOfNSettings = dataclasses.field(default_factory=BestOfNSettings)
     dpo: DPOSettings = dataclasses.field(default_factory=DPOSettings)
     sft_chosen: SFTChosenSettings = dataclasses.field(default_factory=SFTChosenSettings)
+    sft_tempered: SFTTemperedSettings = dataclasses.field(default_factory=SFTTemperedSettings)
     eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
     stats: StatsSettings = dataclasses.field(default_factory=StatsSettings)
     plugins: Mapping[str, Row] = dataclasses.field(default_factory=dict)

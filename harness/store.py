@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -28,6 +28,7 @@ from typing import Any
 import jsonlines
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.replacing import replacing, sweep, write_text
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 KEY_LENGTH = 12
@@ -57,16 +58,21 @@ def write_json(path: Path, value: object) -> None:
 
     Raises ValueError for NaN and infinity and TypeError for what is not JSON.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    aside.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # a lone surrogate as its JSON escape
-    aside.replace(path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _no_number(name: str) -> float:
+    """Refuses NaN and infinity, which `json` reads though they are no JSON and are never written here."""
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_loads = partial(json.loads, parse_constant=_no_number)
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file that `write_json` wrote.  Raises BenchError when the file is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(f"{path} is missing.") from None
     except OSError as error:  # a folder of that name, a name that is too long, no permission
@@ -104,19 +110,20 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
     `rows` may be a generator: they are written as they come.  Raises ValueError and TypeError as `write_json`.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")  # by process: two that write one file do not mix
     # ASCII escapes: lone surrogates in model output cannot be encoded, and U+2028 ends a line for some readers.
     dumps = partial(json.dumps, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    with jsonlines.open(aside, "w", compact=True, dumps=dumps) as writer:
+    with replacing(path) as aside, jsonlines.open(aside, "w", compact=True, dumps=dumps) as writer:
         writer.write_all(rows)
-    aside.replace(path)
 
 
-def numbered_rows(lines: Iterable[bytes], *, skip_empty: bool = False) -> Iterator[tuple[int, JsonObject]]:
+def numbered_rows(
+    lines: Iterable[bytes], *, skip_empty: bool = False, loads: Callable[[str], Any] = json.loads
+) -> Iterator[tuple[int, JsonObject]]:
     """(line number from 1, object) of each line of a JSON Lines file: the package's one reader of the format.
 
     Raises jsonlines.InvalidLineError for a line that is not a JSON object in UTF-8; its `lineno` says which, its
     `__cause__` why (None for JSON of another kind).  `skip_empty` skips blank lines, which are invalid otherwise.
+    `loads` decodes a line and raises ValueError; people's files may hold NaN.
     `lines` must not raise EOFError, which jsonlines takes for the end of the file.
     """
     number = 0
@@ -127,7 +134,7 @@ def numbered_rows(lines: Iterable[bytes], *, skip_empty: bool = False) -> Iterat
             yield line
 
     # jsonlines decodes with orjson or ujson where one is installed: they refuse the lone surrogates of model output.
-    reader = jsonlines.Reader(counted(), loads=json.loads)
+    reader = jsonlines.Reader(counted(), loads=loads)
     try:
         for row in reader.iter(type=dict, skip_empty=skip_empty):
             yield number, row
@@ -140,7 +147,7 @@ def _rows_at_once(data: bytes) -> list[JsonObject] | None:
     lines = data.count(b"\n")
     try:
         # A line end stays between two rows, so that no string can begin in one line and end in the next.
-        found = json.loads("[" + data.decode("utf-8").removesuffix("\n").replace("\n", ",\n") + "]")
+        found = _loads("[" + data.decode("utf-8").removesuffix("\n").replace("\n", ",\n") + "]")
     except (ValueError, RecursionError):
         return None
     # A damaged line may be completed by the next: the members are then fewer than the lines, unless a third line holds
@@ -158,7 +165,7 @@ def read_rows(path: Path) -> list[JsonObject]:
         data = path.read_bytes()
         # Most of a report's time is reading: one JSON array takes two thirds of the time of its lines.
         rows = _rows_at_once(data)
-        return rows if rows is not None else [row for _, row in numbered_rows(BytesIO(data))]
+        return rows if rows is not None else [row for _, row in numbered_rows(BytesIO(data), loads=_loads)]
     except FileNotFoundError:
         raise BenchError(f"{path} is missing.", "Delete its folder and run again.") from None
     except OSError as error:
@@ -226,6 +233,19 @@ def check_links(folder: Path, root: Path, depth: int = 20) -> None:
             raise BenchError(f"{entry.path} is neither a file nor a folder.", "Remove it.")
 
 
+def _give_rights(work: Path) -> None:
+    """Give all files of a stage the rights of its stage.json, which are those of the umask.
+
+    safetensors writes files that their owner alone may read, so a results folder could not be shared.
+    """
+    if not (work / MARKER).is_file():
+        return  # the umask cannot be read without changing it for all threads
+    rights = (work / MARKER).stat().st_mode & 0o777
+    for path in work.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != rights:
+            path.chmod(rights)
+
+
 class Store:
     """The results folder of `--out`, by default `runs`."""
 
@@ -242,9 +262,11 @@ class Store:
                 raise BenchError(f"{self.root} is not a folder.", "Give another --out.")
             self.check_own_folders()
             (self.root / ".partial").mkdir(parents=True, exist_ok=True)
+            for name in OWN_FOLDERS:
+                sweep(self.root / name)
             # Tried by writing: permissions do not tell whether the file system is read-only.
-            probe = self.root / ".partial" / f".probe.{os.getpid()}"
-            probe.touch()
+            with replacing(probe := self.root / ".partial" / f"probe.{os.getpid()}") as aside:
+                aside.write_text("written")  # a full disk takes an empty file
             probe.unlink()
         except OSError as error:
             raise BenchError(f"Cannot write to {self.root}: {error.strerror}.", "Give another --out.") from None
@@ -302,6 +324,7 @@ class Store:
             yield work, scratch
             target = self.folder(kind, label, key)
             check_inside(target, self.root)
+            _give_rights(work)
             target.parent.mkdir(parents=True, exist_ok=True)
             work.replace(target)  # atomic on one file system: a folder with its final name is complete
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_bench.harness.anchors import with_anchored
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plugins import Kind, available, find, parameters
 from rlhf_bench.harness.store import exists
@@ -43,6 +44,7 @@ def check_recorded(
     `named` are the texts that the user gave in this call.  `unopened` are settings that are stored but never opened.
     `fix` gives the error's advice, from the text that is not trusted.
     """
+    named = with_anchored(named)
     recorded = recorded if isinstance(recorded, Mapping) else {}
     name, settings = recorded.get("name"), recorded.get("settings")
     if not isinstance(name, str) or not isinstance(settings, Mapping):

@@ -15,9 +15,10 @@ Rule = Literal["sentences", "phrases"]
 
 @cache
 def figures() -> JsonObject:
-    """The content of refusal_figures.json: agreement by rule and part of the labels, and of the two labelling passes.
+    """The content of refusal_figures.json: agreement by rule and part of the labels, of the annotators, of the passes.
 
-    The second pass was not blind to the first: its kappa shows consistency alone.
+    The annotators are two language models; the second knew neither the first one's labels nor the rules.  The first
+    one's second pass was not blind: the kappa of the passes shows consistency alone.
 
     Intervals are [value, low, high] at 95%, with whole prompts resampled.
     """
@@ -27,14 +28,15 @@ def figures() -> JsonObject:
 
 
 def reliability(rule: Rule) -> str:
-    """A rule's agreement with the held-out labels as a sentence for people."""
+    """A rule's agreement with the first annotator's held-out labels as a sentence for people."""
     found = figures()["rules"][rule]
+    annotators = figures()["kappa of the annotators"]["held out"]["refusal or not"][0]
     held, summaries = found["held out"], found["false alarms"]["tldr"]
     shares = ", ".join(f"{name} {_shown(held[name])}" for name in ("precision", "recall", "kappa"))
     return (
-        f"a rule over {rule}, not exact: on {held['responses']} responses of PKU-SafeRLHF that one annotator labelled, "
-        f"{held['refusals']} of them refusals, {shares}; it takes {summaries[0]:.1%} of people's TL;DR summaries for "
-        "refusals"
+        f"a rule over {rule}, not exact: on {held['responses']} responses to short requests (PKU-SafeRLHF), labelled "
+        f"by a language model (kappa {annotators:.2f} with a second one), {held['refusals']} of them refusals, {shares}"
+        f"; it takes {summaries[0]:.1%} of people's TL;DR summaries for refusals"
     )
 
 

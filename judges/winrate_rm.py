@@ -25,8 +25,8 @@ class WinRateRM:
 
     1 where the trained policy's response has the higher score, 0.5 within `tolerance` (float32 rounding), 0 where it
     has the lower.  `model` is a sequence classifier with one label: a folder (such as a run's reward/...) or a hub id.
-    `form` is chat, question or pair; see `ClassifierScorer`.  `threshold` is the share of undecided cases above which a
-    command exits with 3.
+    `form` is chat, question or pair, `head` the module of its head; see `ClassifierScorer`.  `threshold` is the share
+    of undecided cases above which a command exits with 3.
 
     Raises BenchError for a setting out of range and for a model that is no such classifier.
     """
@@ -37,6 +37,7 @@ class WinRateRM:
     device: str = ""
     tolerance: float = 1e-5
     threshold: float = 0.05
+    head: str = ""
     # the account of the last measuring: a dict, because the dataclass is frozen
     _last: JsonObject = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -49,12 +50,13 @@ class WinRateRM:
             raise BenchError("winrate-rm.batch must be above 0 and winrate-rm.tolerance not negative.")
         if not 0 <= self.threshold <= 1:
             raise BenchError(f"winrate-rm.threshold is {self.threshold}.", "It is a share between 0 and 1.")
-        check_classifier(self.model)  # an unusable model must be refused before training
+        check_classifier(self.model, head=self.head)  # an unusable model must be refused before training
 
     @property
     def verdict_settings(self) -> Row:
         """What a verdict depends on: the model, by its content where it is a folder; batch and device do not matter."""
-        return {"model": folder_digest(self.model) or self.model, "form": self.form, "tolerance": self.tolerance}
+        found = {"model": folder_digest(self.model) or self.model, "form": self.form, "tolerance": self.tolerance}
+        return found | ({"head": self.head} if self.head else {})
 
     @property
     def measures(self) -> Sequence[Measure]:
@@ -67,7 +69,7 @@ class WinRateRM:
         The model is loaded here, where there are cases.  Raises BenchError where it cannot be loaded, has other than
         one label, or memory runs out; an answer that it cannot read leaves the case undecided.
         """
-        scorer = ClassifierScorer(self.model, self.form, self.batch, self.device)
+        scorer = ClassifierScorer(self.model, self.form, self.batch, self.device, head=self.head)
         found = before_and_after(cases, task, scorer)
         # without cases the model was not loaded, and its account would load it
         if cases:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_bench.harness.results.table import interval
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.reports.measures import Column, Report, arms_on, pick, shown_at
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def sentence(report: Report, task: str) -> str:
     column = next((c for c in answering(report) if any(o.estimate for o in outcomes(report, task, c))), None)
     if column is None:
         return f"On {task}, no judge measured whether the responses got better than the SFT baseline's."
-    results = outcomes(report, task, column)
+    # the control without a reward model answers nothing about any
+    results = [outcome for outcome in outcomes(report, task, column) if outcome.arm.get("optimizer") != CONTROL]
+    if not results:
+        return f"On {task}, no policy was optimised: {CONTROL} alone was sampled."
     known = [outcome for outcome in results if outcome.side != "unknown"]
     if not known:
         return f"On {task}, every case of {column.title} is undecided: nothing can be said."

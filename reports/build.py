@@ -19,9 +19,11 @@ from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
+from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import Seed, layers_asked, run_name, shown
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
@@ -61,7 +63,11 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     labels = labels_of(arms)
     # stored verdicts are read again here: pairs need rows that several arms share
     compared = comparison(arms, labels, estimator)
-    estimates = [*(one for arm in arms for one in estimator.arm(arm)), *ceiling_estimates(arms, estimator)]
+    estimates = [
+        *(one for arm in arms for one in estimator.arm(arm)),
+        *ceiling_estimates(arms, estimator),
+        *entropy_matched_estimates(arms, estimator),
+    ]
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -106,11 +112,10 @@ def page_fingerprint() -> str:
 
 
 def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
-    """Hash of everything that a report's numbers are computed from: the cells' records (which hold the keys of their
-    stages), how intervals are made, and the code."""
-    # no stage's file is read: its key names its content.  Only verdicts that were judged again change under their key,
-    # and `api.judging.rejudge` therefore writes the report anew in any case
-    rows = sorted(store.canonical(cell.record) for cell in cells)
+    """Hash of everything that a report's numbers are computed from: the cells' records, the content of their stages,
+    how intervals are made, and the code."""
+    # a key alone does not name a content: verdicts that were judged again change under it, and so does a damaged file
+    rows = sorted(store.canonical([cell.record, cell.content]) for cell in cells)
     code = fingerprint.of(__name__, without=NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
 
@@ -147,8 +152,9 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
 def describe(arm: Arm, label: str) -> JsonObject:
     """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end.
 
-    `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `counts`, `sft`
-    and `prompts`: the figures of these stages under the lowest seed.
+    `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
+    control without a reward model; `temperatures`: of the tempered SFT policy, by iteration, else left out.  `counts`,
+    `sft` and `prompts`: the figures of these stages under the lowest seed.
     """
     first = arm.cells[0]
     training = []
@@ -166,12 +172,18 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "optimizer": first.record.get("optimizer", "ppo"),  # older records lack it: there was PPO alone
         "seeds": list(arm.shown),
         "differing": first.record["differing"],
-        "before": [store.read_json(cell.folder("scale") / "scale.json") for cell in arm.cells],
+        "before": [store.read_json(c.folder("scale") / "scale.json") for c in arm.cells if has_rewards(c)],
         "training": training,
         "counts": stage_record(first, "pairs")["figures"],
         "sft": stage_record(first, "sft")["figures"],
         "prompts": stage_record(first, "prompts")["figures"],
+        **({"temperatures": temperatures_of(first)} if is_control(arm) else {}),
     }
+
+
+def has_rewards(cell: CellFiles) -> bool:
+    """Whether a cell has a reward model: a control has none."""
+    return "scale" in cell.record["stages"]
 
 
 def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
@@ -196,7 +208,8 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     for arm in arms:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
         optimizer = arm.cells[0].record.get("optimizer", "ppo")
-        shown = [optimizer, *shown] if optimizer != "ppo" else shown
+        # a control without a reward model has its own name for one
+        shown = [optimizer, *shown] if optimizer not in ("ppo", arm.reward_model) else shown
         if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
             shown.append(f"{layers[arm.key]} seeds")
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
@@ -224,10 +237,11 @@ def warnings(arm: Arm, label: str) -> list[str]:
         if "ppo" in cell.record["stages"]:
             steps = runs[cell.seed] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
             found += [f"{of_seed}: {text}" for text in alarms(steps)]
-        scale = store.read_json(cell.folder("scale") / "scale.json")
-        if not scale["sft_samples"]["variance"]:
-            # its scale is then a guess, and PPO has nothing to learn from
-            found.append(f"{of_seed}: the reward does not vary over SFT samples")
+        if has_rewards(cell):
+            scale = store.read_json(cell.folder("scale") / "scale.json")
+            if not scale["sft_samples"]["variance"]:
+                # its scale is then a guess, and PPO has nothing to learn from
+                found.append(f"{of_seed}: the reward does not vary over SFT samples")
         found += [f"{of_seed}: {text}" for text in undecided(cell)]
     found += [f"{label}: {text}" for text in arm_alarms(runs)]
     left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
@@ -248,6 +262,7 @@ def collapses(estimates: Sequence[Estimate], labels: Mapping[str, str]) -> Itera
         e
         for e in estimates
         if e.statistic.endswith(COLLAPSED) and (e.slice, e.decoding) == ("all", "sample") and e.value is not None
+        if e.reward_model != CONTROL  # its last checkpoint is an arbitrary temperature, not the end of a training run
     ]
     last: dict[tuple[str, str, str], Estimate] = {}
     for e in sorted(found, key=lambda e: e.iteration):

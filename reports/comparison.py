@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.entropy_matched import is_control
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, reasons, within
 from rlhf_bench.harness.results.sheets import Common, Sheets, common
 from rlhf_bench.harness.results.table import Cell, Table, estimated
@@ -54,7 +55,8 @@ def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
     context = Context(labels, estimator)
     columns = sorted(described(arms), key=lambda column: column.key)
     for task in sorted({arm.task for arm in arms}):
-        own = [arm for arm in arms if arm.task == task]
+        # the last checkpoint of the control is an arbitrary temperature: it is compared at equal entropy and equal KL
+        own = [arm for arm in arms if arm.task == task and not is_control(arm)]
         # columns are made of all arms, because titles are unique among those of one call alone
         measured = {column.key for column in described(own)}
         for column in (column for column in columns if column.key in measured):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import fingerprint, store
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results import agreement, claims, contrasts
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
@@ -62,13 +63,16 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
     # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
     code = fingerprint.of(__name__, without=build.NOT_REPORTING)
     definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
-    key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), definition, code])
+    measured = [analyses[run] for run in sorted(analyses)]
+    key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), measured, definition, code])
     try:
-        before: JsonObject = store.read_json(folder_of(record, root) / FILE)
+        before: object = store.read_json(folder_of(record, root) / FILE)
     except BenchError:  # none yet, or a damaged one
-        before = {}
-    if before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key:
-        return before
+        before = None
+    if isinstance(before, dict) and not integrity.seal_problem(before, FILE):
+        before = integrity.unsealed(before)
+        if before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key:
+            return before
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
     for run in experiments.find(record["name"]).runs:
@@ -154,6 +158,7 @@ def _analysis_rows(record: Row, root: Path, missing: list[str]) -> dict[str, tup
                 missing.append(f"{kind} {label} of {run} is unfinished")
                 continue
             try:
+                integrity.check_used(folder)
                 rows = store.read_rows(folder / f"{kind}.jsonl")
             except BenchError as error:
                 missing.append(f"{kind} {label} of {run}: {error.seen}")
@@ -255,12 +260,28 @@ def find_records(folders: Sequence[Path]) -> list[tuple[JsonObject, Path]]:
             store.check_links(path, folder)
             record = store.read_json(path)
             check_record(record, path)
-            found.append((record, folder))
+            found.append((integrity.unsealed(record), folder))
     return sorted(found, key=lambda item: item[0]["name"])
 
 
+def same_record(path: Path, record: Row) -> bool:
+    """Whether the record of an experiment is stored at `path`, made by whichever command."""
+    try:
+        stored = store.read_json(path)
+    except BenchError:  # none yet, or a damaged one
+        return False
+    if not isinstance(stored, dict) or integrity.seal_problem(stored, path.name):
+        return False
+    return {**integrity.unsealed(stored), "command": ""} == {**integrity.unsealed(record), "command": ""}
+
+
 def check_record(record: object, path: Path) -> None:
-    """Raises BenchError unless the record of an experiment names cells and stages of its own results folder."""
+    """Raises BenchError unless the record of an experiment names cells and stages of its own results folder.
+
+    DamagedError where it is not what was written.
+    """
+    if isinstance(record, dict) and (problem := integrity.seal_problem(record, path.name)):
+        raise DamagedError(f"{path} is damaged: {problem}.", "Run the experiment again.")
     try:
         if not isinstance(record, dict):
             raise TypeError

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.integrity import file_hash
+from rlhf_bench.harness.replacing import sweep, write_text
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.reports.csv_tables import csv_files, csv_names
 from rlhf_bench.reports.html import page
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 TABLES = "tables"
+LIST = ".files.json"
+"""The size and SHA-256 of every file of a report.  Hidden: it is for this program, which reuses whole reports alone."""
 
 
 def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, str]]:
@@ -51,15 +54,40 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
         stale = {out / TABLES / name for name in csv_names(before)}
     except (BenchError, LookupError, TypeError, AttributeError):  # no report, or one of another version
         stale = set()
+    for folder in (out, out / TABLES):
+        sweep(folder)  # what killed reports left
     written = []
     for name, text in texts(report, cells):
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")  # one a process: two may report to one folder
-        # newline: the same bytes on every system; backslashreplace: model output may hold lone surrogates
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        aside.replace(path)
+        write_text(path, text)
         written.append(path)
     for path in stale - set(written):
         path.unlink(missing_ok=True)
-    return written
+    # last: the list says that the files are whole
+    found = {path.relative_to(out).as_posix(): file_hash(path) for path in written}
+    store.write_json(out / LIST, found)
+    return [*written, out / LIST]
+
+
+def report_damage(out: Path) -> list[str]:
+    """Sentences about the files of a written report that have changed since; none where there is no report.
+
+    None for a report of a version that listed no files.
+    """
+    try:
+        store.check_links(out / LIST, out)
+        found = store.read_json(out / LIST) if (out / LIST).is_file() else {}
+        wanted = {str(name): str(sha) for name, sha in found.items()}
+    except (BenchError, AttributeError):
+        return [f"{out / LIST} is damaged"]
+    problems = []
+    for name, sha in wanted.items():
+        path = out / name
+        try:
+            store.check_inside(path, out)
+            if file_hash(path) != sha:
+                problems.append(f"{path} was changed after it was written")
+        except (OSError, BenchError):
+            problems.append(f"{path} cannot be read")
+    return problems

@@ -15,6 +15,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Measure, MeasureKind, ReportPlace
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.table import CellFormat
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.harness.text.types import Row
 
@@ -91,11 +92,20 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
                             shown=("headline", "slices"),
                             description="gold gained, as a share of what the arm gold gains: PPO against the true "
                                         "utility itself")),
+        *(
+            (CONTROL, Measure(f"{name}_difference", "level", title=f"{name} above SFT at equal entropy",
+                              shown=("headline",),
+                              description=f"{name} minus that of the SFT policy at the temperature at which its "
+                                          "entropy per token is the policy's: what being surer does not explain"))
+            for name in ("gold", "score")
+        ),
         ("winrate", Measure("win_rate", "win", title="win rate")),
         ("length", Measure("length_change", "change", title="length change", format="tokens")),
         ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
         ("refusal", Measure("refusal_rate", "rate", title="refusals", format="share")),
         ("refusal-phrases", Measure("refusal_rate", "rate", title="refusals by phrase", format="share")),
+        *(("stance", Measure(name, "rate", title=name, format="share", shown=("headline", "slices")))
+          for name in ("complies", "offers", "refuses", "deflects", "harms")),
         ("winrate-llm", Measure("win_rate", "win", title="win rate by a language model")),
         ("winrate-llm", Measure("win_rate_helpful", "win", title="more helpful")),
         ("winrate-llm", Measure("win_rate_harmless", "win", title="more harmless")),
@@ -104,6 +114,8 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
         ("utility", Measure("score_change", "change", title="score change")),
         (RUN, Measure("kl", "level", title="KL", format="nats", shown=("headline", "curves", "figures"))),
         (RUN, Measure("reward", "level", title="reward", shown=("curves",))),
+        (RUN, Measure("entropy", "level", title="entropy", format="nats", shown=("curves",),
+                      description="per token, in nats: minus the mean log-probability of the sampled tokens")),
         ("utility", Measure("gold_baseline", "level", title="gold of the SFT baseline", shown=())),
         ("utility", Measure("score", "level", title="score", before="score_baseline", shown=())),
         ("utility", Measure("score_baseline", "level", title="score of the SFT baseline", shown=())),
@@ -124,13 +136,15 @@ their own, which a test keeps equal to these.
 def described(arms: Sequence[Arm]) -> list[Column]:
     """The measures of all judges of the arms, and the run's own, from measures.json; in the order of columns.
 
-    Where an arm has a ceiling, the share of it is one more.  Raises BenchError where a measures.json cannot be read.
+    Where an arm has a ceiling, the share of it is one more; where the tempered SFT policy is an arm, the differences to
+    it at equal entropy.  Raises BenchError where a measures.json cannot be read.
     """
     # Here: pages and exports of a finished report do without the statistics that this imports.
     from rlhf_bench.harness.results.ceiling import GOLD, ceiling_of
+    from rlhf_bench.harness.results.entropy_matched import is_control
 
     # the run's own come first, so that no plugin called "run" replaces them
-    rows = {(RUN, name): asdict(KNOWN[RUN, name]) for name in ("kl", "reward")}
+    rows = {(RUN, name): asdict(KNOWN[RUN, name]) for name in ("kl", "reward", "entropy")}
     said: dict[tuple[str, str], dict[str, str]] = {}
     for arm in arms:
         for judge, folder in arm.cells[0].judged().items():  # all seeds of an arm have the same judges
@@ -141,6 +155,8 @@ def described(arms: Sequence[Arm]) -> list[Column]:
     rows |= {key: {**rows[key], "reliability": _on_tasks(by_task)} for key, by_task in said.items()}
     if any(ceiling_of(arm, arms) for arm in arms if arm.reward_model != GOLD):
         rows[CEILING] = asdict(KNOWN[CEILING])
+    if any(is_control(arm) for arm in arms):
+        rows |= {key: asdict(measure) for key, measure in KNOWN.items() if key[0] == CONTROL}
     columns = complete(rows)
     found = []
     # after each change to a measured baseline comes the share of runs in which it is a collapse

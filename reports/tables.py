@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, restored, text
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.layers import layers_table
@@ -50,6 +51,7 @@ def headline_note(report: Report) -> str:
         f"{level} intervals over {prompts[-1] if prompts else 0} held-out prompts; change and win rate are against the "
         "SFT baseline's responses to the same prompts; KL in nats per response."
         + (" Gold is the true utility of a response, by the task's own rules." if gold else "")
+        + "".join(f" {arm['label']} is at its lowest temperature." for arm in report["arms"] if arm.get("temperatures"))
         + (f" {RUNS_NOTE}" if several else "")
     )
 
@@ -87,7 +89,7 @@ def runs(report: Report) -> Table:
 def curves(report: Report) -> Table:
     """Every checkpoint that was fixed beforehand, sampled, over all prompts.
 
-    An arm and an iteration a row; the iteration is n for best-of-n.
+    An arm and an iteration a row; the iteration is n for best-of-n, and a temperature of the tempered SFT policy.
     """
     columns = shown_at(report, "curves")
     rows = []
@@ -97,7 +99,9 @@ def curves(report: Report) -> Table:
         found = {(e["iteration"], e["judge"], e["statistic"]): e for e in sampled}
         for iteration in sorted({e["iteration"] for e in sampled}):
             cells = [estimated(found.get((iteration, *c.key)), c.format) for c in columns]
-            rows.append((arm["task"], arm["label"], Cell(iteration, format="count"), *cells))
+            known = arm.get("temperatures")
+            at = f"temperature {known[iteration - 1]:g}" if known else Cell(iteration, format="count")
+            rows.append((arm["task"], arm["label"], at, *cells))
     return Table(
         "Along training", ("task", "reward model", "iteration", *(column.title for column in columns)), rows,
         "Checkpoints were fixed beforehand; none was chosen for its result.  Rewards are unscaled.",
@@ -120,6 +124,37 @@ def slices(report: Report) -> Table:
             rows.append((arm["task"], arm["label"], name, count, *cells))
     names = ("task", "reward model", "slice", "prompts", *(column.title for column in columns))
     return Table("By slice of the prompts", names, rows)
+
+
+MATCHED = {"gold": "gold", "score": "score", "win_rate": "win rate"}
+"""What is compared with the SFT policy at equal entropy (harness/results/entropy_matched.py), by the measure's name."""
+
+
+def entropy_matched(report: Report) -> Table:
+    """Every arm against the SFT policy at the temperature that has the arm's entropy."""
+    measured = {e["statistic"] for e in report["estimates"] if e["judge"] == CONTROL}
+    names = [name for name in MATCHED if f"{name}_difference" in measured]
+    rows = []
+    for arm in report["arms"]:
+        found = {e["statistic"]: e for e in own(report, arm["arm"]) if e["judge"] == CONTROL}
+        if not found:
+            continue  # the control itself, and arms without log-probabilities
+        values = [f(name) for name in names for f in ("sft {}".format, "{}_difference".format)]
+        why = "; ".join(dict.fromkeys(e["note"] for e in found.values() if e["value"] is None))
+        seeds = Cell(len(next(iter(found.values()))["seeds"]), format="count")
+        entropy = estimated(pick(report, arm["arm"], (RUN, "entropy")))
+        cells = (entropy, *(estimated(found.get(name)) for name in ("temperature", *values)))
+        rows.append((arm["task"], arm["label"], seeds, *cells, why or DASH))
+    columns = [c for name in names for c in (f"{MATCHED[name]} of SFT", f"{MATCHED[name]} difference")]
+    note = (
+        "A gain of sampled responses may only be less sampling noise: an optimised policy is surer. SFT here is the "
+        "SFT policy at the temperature at which it has the arm's entropy (per token, in nats: minus the mean log-"
+        f"probability of the sampled tokens), interpolated in the entropy between the temperatures of {CONTROL}, under "
+        "each seed; nothing is extrapolated. Differences are the arm's minus SFT's; intervals: prompts resampled with "
+        "the interpolation, two-way t over seeds."
+    )
+    names_of = ("task", "reward model", "seeds", "entropy", "temperature of SFT", *columns, "not known because")
+    return Table("Against the SFT policy at equal entropy", names_of, rows, note)
 
 
 COLLAPSE = ("variance ratio", "levene p", "ks", "ks p", "wasserstein", "energy")
@@ -213,6 +248,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "greedy": lambda report: [headline(report, "greedy")],
     "comparisons": lambda report: [restored(table) for table in report.get("comparisons", ())],
     "kl-matched": lambda report: [kl_tables.contrasts_table(report)],
+    "entropy-matched": lambda report: [entropy_matched(report)],
     "runs": lambda report: [runs(report)],
     "layers": lambda report: [layers_table(report)],
     "curves": lambda report: [curves(report)],

@@ -1,5 +1,7 @@
 """A classifier with one label as a scorer of texts: of sequences or of tokens, from a folder or the hub (ID@REVISION).
 
+A folder may also hold a decoder with a head that another tool saved (heads.py), or a LoRA adapter of such a model.
+
 It encodes text with its own tokenizer (input_forms.py).  Nothing is truncated: an answer that does not fit, or that it
 cannot read, gets no score but a reason.
 """
@@ -7,22 +9,20 @@ cannot read, gets no score but a reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.transformers_private import commit_hash
-from rlhf_bench.harness.hub import load_error, split_revision
 from rlhf_bench.harness.models import policies
-from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.nouns import Answer, Example, Scored
-from rlhf_bench.harness.text.tokens import Span, check_has_vocabulary
-from rlhf_bench.harness.text.vet import check_bounded
+from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reward_models.input_forms import InputEncoder, InputRow
-from rlhf_bench.reward_models.sources import LEVELS, ONE_LABEL, check_classifier
+from rlhf_bench.reward_models.loading import load_scoring_model, load_scoring_tokenizer
+from rlhf_bench.reward_models.sources import check_classifier
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import Classifier
     from rlhf_bench.harness.text.types import Tokenizer
 
-T = TypeVar("T")
 TokenScores = list[tuple[float, Span]]
 """The score of each token of a response, with the characters it covers."""
 
@@ -41,14 +40,17 @@ class ClassifierScorer:
 
     `form` is one of input_forms.FORMS; "" takes "question" for a reward model that a run trained, else "chat" where the
     tokenizer has a chat template, else "pair" for an encoder and "question" for a decoder.  `level` says what gets a
-    score: "sequence" or "token".  Raises BenchError for a source that is no such classifier.
+    score: "sequence" or "token".  `head` names the module of the head (heads.py), "" one of the usual names.  Raises
+    BenchError for a source that is no such classifier.
     """
 
-    def __init__(self, source: str, form: str = "", batch: int = 16, device: str = "", level: str = "sequence") -> None:
-        check_classifier(source, (level,))
+    def __init__(
+        self, source: str, form: str = "", batch: int = 16, device: str = "", level: str = "sequence", head: str = ""
+    ) -> None:
+        check_classifier(source, (level,), head)
         path = Path(source).expanduser()
         self.source = str(path) if path.is_dir() else source
-        self.batch, self.device, self._form, self.level = batch, device, form, level
+        self.batch, self.device, self._form, self.level, self._head = batch, device, form, level, head
 
     def __call__(self, example: Example, response: str) -> float | None:
         """The score of one finished response, None where it cannot be scored."""
@@ -57,46 +59,12 @@ class ClassifierScorer:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The classifier's own tokenizer.  Raises BenchError where there is none or it reads no text."""
-        from transformers import AutoTokenizer
-
-        tokenizer: Tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
-        check_has_vocabulary(tokenizer, self.source)
-        check_bounded(tokenizer, self.source)
-        return tokenizer
+        return load_scoring_tokenizer(self.source)
 
     @cached_property
     def model(self) -> Classifier:
         """The classifier in float32 evaluation mode.  Raises BenchError unless it has one label and all its weights."""
-        import torch
-        import transformers
-        from transformers.utils import logging
-
-        # Checked again here: `check_classifier` does not see the configuration of a hub id.
-        labels = self._load(transformers.AutoConfig.from_pretrained, "configuration").num_labels
-        if labels != 1:
-            raise BenchError(f"{self.source} has {labels} labels.", ONE_LABEL)
-        device = policies.pick_device(self.device)
-        # the bar of the weights would tear the command's own display
-        logging.disable_progress_bar()
-        auto = getattr(transformers, f"AutoModelFor{LEVELS[self.level]}")
-        options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
-        with policies.quiet_transformers():
-            model, report = self._load(auto.from_pretrained, "model", **options, ignore_mismatched_sizes=True)
-        # tensors beside the classifier's are common: the head of the language model that it was made from
-        check_report(self.source, report, left=lambda _: True)
-        loaded: Classifier = model.to(device).eval()
-        return loaded
-
-    def _load(self, load: Callable[..., T], what: str, **options: object) -> T:
-        """What `load` (a `from_pretrained`) makes of the source; raises BenchError where it fails for any reason."""
-        name, revision = split_revision(self.source)
-        try:
-            return load(name, revision=revision, trust_remote_code=False, **options)
-        except Exception as error:
-            if not Path(name).is_dir():
-                raise load_error(error, self.source, what) from error
-            seen = f"No {what} can be loaded from {self.source}: {one_line(error)}."
-            raise BenchError(seen, "Give a complete model folder.") from error
+        return load_scoring_model(self.source, self.level, self._head, self.device)
 
     @cached_property
     def form(self) -> str:
@@ -115,7 +83,7 @@ class ClassifierScorer:
     @cached_property
     def encoder(self) -> InputEncoder:
         """Encodes answers for this classifier."""
-        return InputEncoder(self.tokenizer, self.form, self.source)
+        return InputEncoder(self.tokenizer, self.form, self.source, self._is_decoder)
 
     @property
     def account(self) -> Mapping[str, str | None]:

@@ -29,6 +29,7 @@ class HubReward:
 
     `source` is the folder or hub id.  `form` says how prompt and response are joined (input_forms.FORMS; "": chosen by
     what the model has).  `level` says what gets a score, "sequence" or "token" ("": chosen by the architecture).
+    `head` names the module of the head in a folder that another tool saved (heads.py; "": one of the usual names).
 
     A response that it cannot score ends the run with the reason: PPO would optimise an invented reward.  In a chat
     template the strings of special tokens in a text are split after their first letter, because a policy may learn to
@@ -39,6 +40,7 @@ class HubReward:
     form: str = ""
     level: str = ""
     batch: int = 16
+    head: str = ""
 
     def __post_init__(self) -> None:
         for key, allowed in (("form", FORMS), ("level", LEVELS)):
@@ -47,7 +49,7 @@ class HubReward:
                 raise BenchError(f"{key}={value!r} is unknown.", did_you_mean(value, allowed))
         if self.batch < 1:
             raise BenchError(f"batch={self.batch}.", "It must be above 0.")
-        check_classifier(self.source, self._levels)
+        check_classifier(self.source, self._levels, self.head)
         self.content  # noqa: B018  # a hub id that cannot be downloaded must fail now, not after hours of training
 
     @property
@@ -63,7 +65,7 @@ class HubReward:
         content = model_content(self.source)
         # `check_classifier` sees the configuration of a folder alone; here that of a hub id is in the cache
         if "commit" in content:
-            check_config(self.source, read_config(self.source), self._levels)
+            check_config(self.source, read_config(self.source), self._levels, self.head)
         return content
 
     @cached_property
@@ -86,7 +88,8 @@ class HubReward:
         scorer: ClassifierScorer | None = self.__dict__.get("scorer")
         if scorer is None:
             device, level = str(rollout.mask.device), "token" if self._scores_tokens else "sequence"
-            scorer = ClassifierScorer(pinned(self.source, self.content), self.form, self.batch, device, level)
+            source = pinned(self.source, self.content)
+            scorer = ClassifierScorer(source, self.form, self.batch, device, level, self.head)
             self.__dict__["scorer"] = scorer  # the dataclass is frozen: stored as cached_property would store it
         # longest first: one special string may be part of another
         special = sorted(scorer.encoder.special, key=len, reverse=True) if scorer.encoder.form == "chat" else []

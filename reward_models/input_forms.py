@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError, one_line
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 FORMS = ("chat", "question", "pair")
 """How prompt and response are joined.
 
-chat: by the tokenizer's chat template.  question: in the form in which `bench run` trains its reward models
-(harness/text/templates.py), ended by end-of-sequence unless the response was truncated.  pair: as two texts joined by
-the tokenizer, as encoders are trained.
+chat: by the tokenizer's chat template, which ends at the response where it was truncated.  question: in the form in
+which `bench run` trains its reward models (harness/text/templates.py), ended by end-of-sequence unless the response was
+truncated.  pair: as two texts joined by the tokenizer, as encoders are trained; an encoder's separators say where a
+text ends, not that it is complete.
 """
 
 InputRow = dict[str, list[int]]
@@ -30,11 +32,12 @@ InputRow = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class InputEncoder:
-    """Encodes answers in one of FORMS.  `source` names the model in errors."""
+    """Encodes answers in one of FORMS.  `source` names the model in errors; `decoder`: it is one, and no encoder."""
 
     tokenizer: Tokenizer
     form: str
     source: str
+    decoder: bool = False
 
     def row(self, answer: Answer) -> InputRow | str:
         """The input of one answer, or the reason why it has none.
@@ -46,6 +49,9 @@ class InputEncoder:
             found = self.tokenizer(prompt, response, split_special_tokens=True)
             # token_type_ids tell an encoder which of the two texts a token belongs to
             row = {name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
+            ids = row["input_ids"]
+            if self.decoder and not answer.finished and ids and ids[-1] == self.tokenizer.eos_token_id:
+                row = {name: values[:-1] for name, values in row.items()}  # some tokenizers end every text
         elif self.form == "question":
             end = self.tokenizer.eos_token_id
             if end is None:
@@ -57,7 +63,8 @@ class InputEncoder:
             if any(token in text for token in self.special for text in (prompt, response)):
                 return "a special token of the reward model stands in the text"
             # the template has written the special tokens as text already
-            ids = self.tokenizer(self._rendered(prompt, response), add_special_tokens=False)["input_ids"]
+            text = self._rendered(prompt, response, answer.finished)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             row = {"input_ids": list(ids)}
         return row if row["input_ids"] else "no tokens"
 
@@ -79,7 +86,7 @@ class InputEncoder:
             return [(at, (a, b)) for at, (a, b) in enumerate(encoding["offset_mapping"]) if sides[at] == 1]
         # Templates strip the response: its text is searched without the outer white space, from the end because the
         # prompt may contain the same text.
-        text, stripped = self._rendered(prompt, response), response.strip()
+        text, stripped = self._rendered(prompt, response, answer.finished), response.strip()
         # `shift` leads back from the stripped text to the response as it was given
         start, shift = text.rfind(stripped), len(response) - len(response.lstrip())
         if start < 0:
@@ -91,7 +98,21 @@ class InputEncoder:
         inside = [(at, max(a, start), min(b, start + len(stripped))) for at, (a, b) in enumerate(offsets)]
         return [(at, (a - start + shift, b - start + shift)) for at, a, b in inside if a < b]
 
-    def _rendered(self, prompt: str, response: str) -> str:
+    def _rendered(self, prompt: str, response: str, finished: bool) -> str:
+        """The conversation in the chat template; without what the template writes after a response that is cut off."""
+        text = self._template(prompt, response)
+        if finished:
+            return text
+        # The end that two conversations have in common is the template's.  The response is not searched: it may be
+        # empty, and a template may change it.
+        one, other = (self._template(prompt, letter)[::-1] for letter in "xy")
+        end = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))[::-1]
+        if not text.endswith(end):
+            fix = "Choose form question or pair."
+            raise BenchError(f"The chat template of {self.source} ends some responses in another way.", fix)
+        return text.removesuffix(end)
+
+    def _template(self, prompt: str, response: str) -> str:
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False))

@@ -1,39 +1,30 @@
-"""The task `preferences`: any preference data in the standard columns, from a file, a folder or the hub.
+"""The task `preferences`: any preference data, from a file, a folder or the hub.
 
     bench run --task preferences --data FILE_OR_HUB_ID[@REVISION] ...
 
-Columns are as TRL documents them: `chosen` and `rejected` with a `prompt`, or with the prompt implicit in what both
-begin with; texts, or lists of messages.
+Columns are recognised (layouts.py) or named: `chosen` and `rejected` with a `prompt` as TRL documents them, and the
+layouts of the common data sets; texts, transcripts or lists of messages.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.tasks.folders import Part, held_out_split, read_parts, split_files, training_split
+from rlhf_bench.tasks.layouts import Layout, Names, recognise
 from rlhf_bench.tasks.real import split_key, text_key
 from rlhf_bench.tasks.settings import Setting, check_data, check_tokens, settings_of
-from rlhf_bench.tasks.sources import SUFFIXES, Row, check_unicode, content_sha256, hub_rows, read_rows
-
-# Names that a held-out split may have, in order of preference.
-HELD_OUT = ("test", "validation", "dev", "eval")
+from rlhf_bench.tasks.sources import REFUSE, SKIP, SUFFIXES, BadRows, Row, content_sha256, hub_rows, read_rows
 
 PARTS = ("demonstrations", "training", "held-out pairs", "held-out prompts")
-
-# The end of an implicit prompt in transcripts of plain text.
-ANSWERS = "\n\nAssistant:"
-
-SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 class Preference(NamedTuple):
@@ -42,14 +33,16 @@ class Preference(NamedTuple):
     id: str
     prompt: str
     chosen: str
-    rejected: str
+    rejected: str | None
 
 
-class Message(NamedTuple):
-    """One turn of a conversation; the role is one of SPEAKERS."""
+class Reading(NamedTuple):
+    """What was read of all splits: rows of the training and of the held-out split, the rows as they were, and how."""
 
-    role: str
-    content: str
+    splits: Mapping[str, list[Preference]]
+    rows: Mapping[str, list[Row]]
+    layout: Layout
+    bad: BadRows
 
 
 @dataclass(frozen=True)
@@ -59,17 +52,31 @@ class Preferences:
     `split` is the training split and `test_split` the held-out one ("": the first of HELD_OUT that exists).  Prompts
     are divided by their hash, so that no prompt is in two parts: of the training split half are demonstrations (their
     chosen responses), the others PPO prompts and training pairs; of the held-out split half are held-out pairs and half
-    held-out prompts.  Without a held-out split, a tenth of the prompts is for each.  `system` and further turns before
-    the last question become part of the prompt's text.
+    held-out prompts.  Without a held-out split, a tenth of the prompts is for each.
+
+    `prompt`, `chosen`, `rejected` and `system` name columns, with dots a field inside one ("": recognised; prompt "-":
+    both answers begin with it).  Instructions and turns before the last question are part of the prompt, as turns for a
+    chat template.  `bad_rows` says what is done with rows that cannot be used (skip, refuse).  `unpaired` says what is
+    done with liked answers (KTO) that no other answer is compared with: they are left out (drop), or the SFT policy
+    writes the rejected response (sample).
     """
 
     data: str
     split: str = "train"
     test_split: str = ""
     response_tokens: int = 128
+    prompt: str = ""
+    chosen: str = ""
+    rejected: str = ""
+    system: str = ""
+    bad_rows: str = REFUSE
+    unpaired: str = "drop"
 
     def __post_init__(self) -> None:
         check_tokens(self.response_tokens)
+        for name, known in (("bad_rows", (REFUSE, SKIP)), ("unpaired", ("drop", "sample"))):
+            if getattr(self, name) not in known:
+                raise BenchError(f"{name}={getattr(self, name)!r}.", did_you_mean(getattr(self, name), known))
 
     @property
     def max_response_tokens(self) -> int:
@@ -82,14 +89,21 @@ class Preferences:
 
         The description counts the rows of each part and the training rows about held-out prompts, which are left out.
         """
-        parts = self._parts
+        parts, read = self._parts, self._read
         counts = ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())
         # what the parts lack of all rows is what `_parts` left out
-        left = sum(map(len, self._read.values())) - sum(map(len, parts.values()))
+        left = sum(map(len, read.splits.values())) - sum(map(len, parts.values()))
         described = (
-            f"Preferences from {self.data}: rows for {counts}; {left} training rows about held-out prompts left out."
+            f"Preferences from {self.data}: rows for {counts}; {left} training rows about held-out prompts left out. "
+            f"{read.layout.description}"
         )
-        return Origin("real", described, content_sha256(self._rows.items()))
+        if read.layout.ties:
+            described += f" {read.layout.ties} rows without a better answer left out."
+        if read.layout.alone:
+            described += f" {read.layout.alone} prompts without two different answers left out."
+        if read.bad.faults:
+            described += f" Left out: {read.bad.described()}"
+        return Origin("real", described, content_sha256(read.rows.items()))
 
     def examples(self, split: Split) -> Sequence[Example]:
         """Distinct prompts, with the first chosen response as completion and other ones as references.
@@ -119,60 +133,73 @@ class Preferences:
     def _parts(self) -> Mapping[str, list[Preference]]:
         """The rows by their part; raises BenchError where a part has none."""
         parts: dict[str, list[Preference]] = {name: [] for name in PARTS}
-        held = {text_key(row.prompt) for row in self._read["test"]}
+        held = {text_key(row.prompt) for row in self._read.splits["test"]}
         # Where the parts end in [0, 1); with a held-out split, the training split has the first two parts alone.
         ends = (0.5, 1.0, 1.0) if held else (0.4, 0.8, 0.9)
-        for row in self._read["train"]:
+        for row in self._read.splits["train"]:
             if text_key(row.prompt) not in held:  # else it would train on a held-out prompt; `origin` counts these
                 parts[PARTS[bisect(ends, _place(row.prompt))]].append(row)
-        for row in self._read["test"]:
+        for row in self._read.splits["test"]:
             parts[PARTS[2 if _place(row.prompt) < 0.5 else 3]].append(row)
         for name, rows in parts.items():
             if not rows:
-                total = sum(map(len, self._read.values()))
+                total = sum(map(len, self._read.splits.values()))
                 raise BenchError(
                     f"{self.data} leaves no row for {name} of its {total}.", "Give data about more prompts."
                 )
         return parts
 
     @cached_property
-    def _read(self) -> Mapping[str, list[Preference]]:
-        """Rows as prompt, chosen and rejected, of the training split and the held-out one (empty: none)."""
-        return {
-            split: [Preference(f"{split}-{number}", *preference_texts(row)) for number, row in enumerate(rows)]
-            for split, rows in self._rows.items()
-        }
+    def _read(self) -> Reading:
+        """The rows of the training split and the held-out one (empty: none).
 
-    @cached_property
-    def _rows(self) -> Mapping[str, list[Row]]:
+        Raises BenchError for bad rows, unless they are left out, and for an unknown layout.
+        """
+        bad = BadRows(self.bad_rows == SKIP)
+        rows = self._rows(bad)
+        every = [row for split in rows.values() for row in split]
+        layout = recognise(every, Names(self.prompt, self.chosen, self.rejected, self.system))
+        splits = {
+            split: [
+                Preference(f"{split}-{one.number}", one.prompt, one.chosen, one.rejected)
+                for one in layout.triples(found, bad, self.unpaired == "sample")
+            ]
+            for split, found in rows.items()
+        }
+        left = sum(map(len, splits.values()))
+        bad.check(left)
+        if not left:
+            fix = "Give prompts with several answers"
+            fix += ", or --set preferences.unpaired=sample." if layout.alone and self.unpaired == "drop" else "."
+            seen = f"{self.data} compares no two answers ({layout.alone} prompts with one alone, {layout.ties} ties)."
+            raise BenchError(seen, fix)
+        return Reading(_numbered(splits), rows, layout, bad)
+
+    def _rows(self, bad: BadRows) -> Mapping[str, list[Row]]:
         path = Path(self.data).expanduser()
         if path.is_file():
-            return {"train": read_rows(path), "test": []}
+            return {"train": read_rows(path, bad), "test": []}
         # Files of a folder are read only where their split is used.
-        splits: Mapping[str, Path | list[Row]] = files_by_split(path) if path.is_dir() else hub_rows(self.data)
+        splits: Mapping[str, list[Part] | list[Row]] = split_files(path) if path.is_dir() else hub_rows(self.data)
+        train = training_split(splits, self.split) if self.split == Preferences.split else self.split
         # by rows, not by name: a hub dataset may hold an empty split
-        test = self.test_split or next((name for name in HELD_OUT if splits.get(name)), "")
-        for name in filter(None, (self.split, test)):
+        test = self.test_split or held_out_split(splits, train)
+        for name in filter(None, (train, test)):
             if not splits.get(name):
                 raise BenchError(f"{self.data} has no rows in split {name!r}.", did_you_mean(name, splits))
-        read = {"train": splits[self.split], "test": splits[test] if test else []}
-        return {name: read_rows(rows) if isinstance(rows, Path) else rows for name, rows in read.items()}
+        read = {"train": splits[train], "test": splits[test] if test else []}
+        return {name: read_parts(found, bad) for name, found in read.items()}
 
 
-def files_by_split(folder: Path) -> dict[str, Path]:
-    """The files of rows in a folder by the name of their split; raises BenchError where two have one name.
-
-    The split is the name without its suffix, as train of train.jsonl.gz; files with other suffixes are ignored.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        end = next((end for end in SUFFIXES if path.name.endswith(end)), "")
-        if end and path.is_file():
-            name = path.name.removesuffix(end)
-            if name in found:  # train.jsonl and train.csv
-                raise BenchError(f"{folder} holds {found[name].name} and {path.name}.", "Keep one of them.")
-            found[name] = path
-    return found
+def _numbered(splits: Mapping[str, list[Preference]]) -> dict[str, list[Preference]]:
+    """The rows with ids that are unique where a row gives several pairs: the later ones end in their number."""
+    found: dict[str, list[Preference]] = {}
+    for split, rows in splits.items():
+        seen: dict[str, int] = {}
+        for row in rows:
+            at = seen[row.id] = seen.get(row.id, -1) + 1
+            found.setdefault(split, []).append(row._replace(id=f"{row.id}.{at}") if at else row)
+    return {split: found.get(split, []) for split in splits}
 
 
 def _place(prompt: str) -> float:
@@ -182,112 +209,16 @@ def _place(prompt: str) -> float:
 
 
 def preference_texts(row: Row) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected) of a row.  Raises BenchError, with the row's place, for an unusable row."""
-    chosen, rejected = _value(row, "chosen"), _value(row, "rejected")
-    prompt = _value(row, "prompt") if "prompt" in row.values else None
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if prompt is None:
-            texts = split_transcripts(row, chosen, rejected)
-        else:
-            texts = prompt if isinstance(prompt, str) else flattened(row, prompt), chosen, rejected
-    elif isinstance(chosen, list) and isinstance(rejected, list):
-        texts = split_conversations(row, prompt, chosen, rejected)
-    else:
-        raise BenchError(f"{row.where}: one response is text, the other a list of messages.", "Give both alike.")
-    if not texts[0].strip() or not texts[1].strip():
-        empty = "chosen response" if texts[0].strip() else "prompt"
-        raise BenchError(f"{row.where}: the {empty} is empty.", "Fill it in or drop the row.")
-    return texts
-
-
-def split_transcripts(row: Row, chosen: str, rejected: str) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected) of two transcripts without a column for the prompt.
-
-    The prompt is what both begin with, up to the start of the last answer, else the last line that both have.  Raises
-    BenchError where they have no beginning in common.
-    """
-    # letter by letter, so it may end inside a word that both answers begin with
-    shared = chosen[: _shared(chosen, rejected)]
-    end = shared.rfind(ANSWERS)
-    # The shared beginning may go on into the answers: it is cut back to where both answers start.
-    cut = end + len(ANSWERS) if end >= 0 else shared.rfind("\n") + 1
-    if not shared[:cut].strip():
-        raise BenchError(f"{row.where}: no column 'prompt', and both responses begin differently.", "Add the prompt.")
-    prompt = shared[:end] if end >= 0 else shared[:cut]
-    # Transcripts as those of HH-RLHF begin with "Human:" and mark every later turn.
-    return prompt.strip().removeprefix("Human:").strip(), chosen[cut:].strip(), rejected[cut:].strip()
-
-
-def split_conversations(
-    row: Row, prompt: str | list[Message] | None, chosen: list[Message], rejected: list[Message]
-) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected) of two conversations with a prompt, or with a common beginning.
-
-    Raises BenchError without either, and where what follows is not one turn of the assistant.
-    """
-    before = [Message("user", prompt)] if isinstance(prompt, str) else prompt or []
-    if before and chosen[: len(before)] == before and rejected[: len(before)] == before:
-        chosen, rejected = chosen[len(before) :], rejected[len(before) :]  # some data repeat the prompt in both
-    elif not before:
-        count = _shared(chosen[:-1], rejected[:-1])  # never the answers themselves, even where they are equal
-        before, chosen, rejected = chosen[:count], chosen[count:], rejected[count:]
-    if not before:
-        seen = f"{row.where}: no column 'prompt', and both conversations begin differently."
-        raise BenchError(seen, "Add the prompt.")
-    for name, left in (("chosen", chosen), ("rejected", rejected)):
-        if [message.role for message in left] != ["assistant"]:
-            roles = ", ".join(message.role for message in left) or "nothing"
-            seen = f"{row.where}: after the prompt {name!r} holds {roles}."
-            raise BenchError(seen, "Give one turn of the assistant.")
-    return flattened(row, before), chosen[0].content, rejected[0].content
-
-
-def _shared(a: Sequence[object], b: Sequence[object]) -> int:
-    """The number of items that two sequences have in common at their start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
-def flattened(row: Row, messages: Sequence[Message]) -> str:
-    """A prompt of messages as one text: a single question as it is, several turns each after its speaker.
-
-    Raises BenchError where the last turn is not the user's.
-    """
-    if not messages or messages[-1].role != "user":
-        last = f"with a turn of {messages[-1].role!r}" if messages else "with nothing"
-        raise BenchError(f"{row.where}: the prompt ends {last}.", "It must end with a turn of the user.")
-    if len(messages) == 1:
-        return messages[0].content
-    return "\n\n".join(f"{SPEAKERS[message.role]}: {message.content}" for message in messages)
-
-
-def _value(row: Row, column: str) -> str | list[Message]:
-    """A column's text, or its messages; raises BenchError for anything else."""
-    if column not in row.values:
-        raise BenchError(
-            f"{row.where}: no column {column!r}, only {', '.join(map(repr, row.values))}.",
-            "Preference data have the columns chosen and rejected, and prompt unless both begin with it.",
-        )
-    value = row.values[column]
-    if isinstance(value, str) and value.lstrip().startswith('[{"'):
-        with suppress(ValueError):  # a text that only looks like JSON is a text
-            value = json.loads(value)  # a CSV file holds messages as JSON
-    if isinstance(value, str):
-        return check_unicode(row, column, value)
-    messages = []
-    for one in value if isinstance(value, list) and value else [None]:
-        if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("role", "content")):
-            seen = f"{row.where}: {column!r} is neither text nor a list of messages with role and content."
-            raise BenchError(seen, 'Give "text" or [{"role": "user", "content": "text"}].')
-        if one["role"] not in SPEAKERS:
-            seen = f"{row.where}: {column!r} has a turn of {one['role']!r}."
-            raise BenchError(seen, f"Known: {', '.join(SPEAKERS)}.")
-        messages.append(Message(one["role"], one["content"]))
-    return messages
+    """(prompt, chosen, rejected) of a row read alone.  Raises BenchError, with the row's place, for an unusable row."""
+    bad = BadRows()
+    found = list(recognise([row]).triples([row], bad))
+    bad.check(len(found))
+    return found[0].prompt, found[0].chosen, found[0].rejected or ""
 
 
 @settings_of(Preferences)
 def preferences(*, data: str = "", **settings: Setting) -> Preferences:
-    """Any preference data in the standard columns (real data only).
+    """Any preference data, by recognised or named columns (real data only).
 
     See `Preferences`.  Raises BenchError without `data`, and for `split` or `test_split` together with a file.
     """

@@ -18,8 +18,10 @@ from pathlib import Path
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
 from rlhf_bench.harness.slices import TYPE_SLICES, beyond_rule, rule_accuracy, type_by_rule
+from rlhf_bench.tasks.folders import Part, read_parts, split_files
+from rlhf_bench.tasks.layouts import Layout, prompt_layout, read_prompt
 from rlhf_bench.tasks.settings import Setting, check_data, settings_of
-from rlhf_bench.tasks.sources import Row, content_sha256, hub_rows, read_rows, text
+from rlhf_bench.tasks.sources import REFUSE, SKIP, BadRows, Row, content_sha256, hub_rows, read_rows, text
 
 # Datasets on the hub that "hub" stands for.
 MEDICAL, CODE = "lavita/MedQuAD", "openai/openai_humaneval"
@@ -30,7 +32,12 @@ RULE = "rule"
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts of one column.  `data` is a file or a hub dataset; `split` names the latter's split where it has several.
+    """Texts of one column.  `data` is a file, a folder or a hub dataset; `split` names a split where it has several.
+
+    `column` "" finds the prompt in the files of the common benchmarks (MT-Bench, Arena-Hard, AlpacaEval, IFEval,
+    WildBench and others), and so does the default where the data have no such column.  Instructions and earlier turns
+    are part of the prompt, as turns for a chat template; of questions in turn, as MT-Bench's, it is the first.
+    `bad_rows` says what is done with rows that cannot be used (skip, refuse).
 
     `references` names a column of reference answers ("" for none).  `types` says whether prompts are open-ended or
     closed-ended: a column that holds the words of slices.TYPE_SLICES, or "rule" for the rule of words
@@ -49,6 +56,7 @@ class Prompts:
     response_tokens: int = 128
     references: str = ""
     types: str = ""
+    bad_rows: str = REFUSE
 
     def __post_init__(self) -> None:
         if not 0 <= self.train_share < 1:
@@ -56,6 +64,8 @@ class Prompts:
         # one token and end-of-sequence
         if self.response_tokens < 2:
             raise BenchError(f"response_tokens={self.response_tokens}.", "Give at least 2.")
+        if self.bad_rows not in (REFUSE, SKIP):
+            raise BenchError(f"bad_rows={self.bad_rows!r}.", did_you_mean(self.bad_rows, (REFUSE, SKIP)))
 
     @property
     def max_response_tokens(self) -> int:
@@ -69,8 +79,10 @@ class Prompts:
         With types, the description counts them, and says how often the rule of words agrees with stated ones.
         """
         examples = [example for _, example in self._examples]
-        left_out = f"{len(self._rows) - len(examples)} repeated ones left out"
-        description = f"Prompts from {self.data}, column {self.column!r}: {len(examples)}, {left_out}."
+        left_out = f"{self._bad.total - len(self._bad.faults) - len(examples)} repeated ones left out"
+        description = f"Prompts from {self.data}, column {self._layout.question!r}: {len(examples)}, {left_out}."
+        if self._bad.faults:
+            description += f" Left out: {self._bad.described()}"
         if self.types:
             counts = Counter(name for example in examples for name in example.slices)
             source = "a rule of words" if self.types == RULE else f"column {self.types!r}"
@@ -105,43 +117,65 @@ class Prompts:
 
     @cached_property
     def _examples(self) -> list[tuple[float, Example]]:
-        """(place in [0, 1) by hash, example), in order of place."""
+        """(place in [0, 1) by hash, example), in order of place.
+
+        Raises BenchError for rows that cannot be used, unless they are left out.
+        """
         found: dict[str, tuple[float, Example]] = {}
         for number, row in enumerate(self._rows):
-            prompt = text(row, self.column)
+            try:
+                example = self._example(number, row)
+            except BenchError as error:
+                self._bad.add(error)
+                continue
             # 13 hexadecimal digits are 52 bits, which a float holds exactly.
-            place = int(hashlib.sha256(prompt.encode()).hexdigest()[:13], 16) / 2**52
-            reference = text(row, self.references) if self.references else ""
-            # the prompt's type: what the column says, or the rule's guess by a name that marks it as one
-            slices: tuple[str, ...] = ()
-            if self.types == RULE:
-                # the rule reads English: of a prompt in another script nothing is said
-                slices = () if beyond_rule(prompt) else (f"by-rule-{type_by_rule(prompt)}",)
-            elif self.types:
-                stated = text(row, self.types).strip().lower()
-                if stated not in TYPE_SLICES:
-                    seen = f"{row.where}: {self.types!r} holds {stated[:40]!r}, which is no type of prompt."
-                    raise BenchError(seen, f"Give one of {', '.join(TYPE_SLICES)}.")
-                slices = (TYPE_SLICES[stated],)
-            example = Example(f"prompt-{number}", prompt, reference, slices=slices)
+            place = int(hashlib.sha256(example.prompt.encode()).hexdigest()[:13], 16) / 2**52
             # An equal text keeps its first row, so its type must not depend on which row that is.
-            _, first = found.setdefault(prompt, (place, example))
+            _, first = found.setdefault(example.prompt, (place, example))
             if first.slices != example.slices:
                 seen = f"{row.where}: {self.types!r} states another type than an earlier row with this prompt."
                 raise BenchError(seen, "State one type for each prompt.")
+        self._bad.check(len(found))
         # by hash: the first n prompts are then a sample of the file, the same in every order of its rows
         return sorted(found.values(), key=lambda one: one[0])
+
+    def _example(self, number: int, row: Row) -> Example:
+        """The prompt of a row with its reference and its type.  Raises BenchError for an unusable row."""
+        prompt = read_prompt(self._layout, row)
+        reference = text(row, self.references) if self.references else ""
+        # the prompt's type: what the column says, or the rule's guess by a name that marks it as one
+        slices: tuple[str, ...] = ()
+        if self.types == RULE:
+            # the rule reads English: of a prompt in another script nothing is said
+            slices = () if beyond_rule(prompt) else (f"by-rule-{type_by_rule(prompt)}",)
+        elif self.types:
+            stated = text(row, self.types).strip().lower()
+            if stated not in TYPE_SLICES:
+                seen = f"{row.where}: {self.types!r} holds {stated[:40]!r}, which is no type of prompt."
+                raise BenchError(seen, f"Give one of {', '.join(TYPE_SLICES)}.")
+            slices = (TYPE_SLICES[stated],)
+        return Example(f"prompt-{number}", prompt, reference, slices=slices)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return prompt_layout(self._rows, self.column, self.column == Prompts.column)
+
+    @cached_property
+    def _bad(self) -> BadRows:
+        return BadRows(self.bad_rows == SKIP)
 
     @cached_property
     def _rows(self) -> list[Row]:
         path = Path(self.data).expanduser()
-        if path.exists():
+        if path.exists() and not path.is_dir():
             if self.split:
                 raise BenchError(f"split={self.split!r} set together with the file {path}.", "A file has no splits.")
-            return read_rows(path)
-        splits = hub_rows(self.data)
+            return read_rows(path, self._bad)
+        splits: Mapping[str, list[Part] | list[Row]] = split_files(path) if path.is_dir() else hub_rows(self.data)
         if self.split and self.split not in splits:
             raise BenchError(f"{self.data} has no split {self.split!r}.", did_you_mean(self.split, splits))
+        if path.is_dir() and not splits:
+            raise BenchError(f"{path} is a folder without files of rows.", "Name a file, or a folder with one.")
         if not self.split and len(splits) != 1:
             seen = f"{self.data} has {len(splits)} splits: {', '.join(splits) or 'none'}."
             raise BenchError(seen, "Name one with split=NAME.")
@@ -149,7 +183,7 @@ class Prompts:
         name = self.split or next(iter(splits))
         if not splits[name]:
             raise BenchError(f"Split {name!r} of {self.data} holds no rows.", "Name another one.")
-        return splits[name]
+        return read_parts(splits[name], self._bad)
 
 
 def _open(name: str, hub: str, data: str, settings: Mapping[str, Setting]) -> Prompts:

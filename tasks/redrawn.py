@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.nouns import Example, Pair, Split
-from rlhf_bench.harness.seams import Task
+from rlhf_bench.harness.seams import HasEmptyDemonstrations, Task
 
 T = TypeVar("T", Example, Pair)
 
@@ -41,6 +41,11 @@ class Redrawn:
     @property
     def max_response_tokens(self) -> int:
         return self.task.max_response_tokens
+
+    @property
+    def sft_empty(self) -> float:
+        """The task's own (`HasEmptyDemonstrations`)."""
+        return self.task.sft_empty if isinstance(self.task, HasEmptyDemonstrations) else 0.0
 
     def examples(self, split: Split) -> Sequence[Example]:
         found = self.task.examples(split)

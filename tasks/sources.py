@@ -6,6 +6,7 @@ skipped silently.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -13,7 +14,8 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,10 +43,48 @@ class Row(NamedTuple):
     values: Values
 
 
-def read_rows(path: Path) -> list[Row]:
+SKIP, REFUSE = "skip", "refuse"
+"""What is done with rows that cannot be used: they are left out and counted, or the data are refused."""
+
+SHOWN = 3
+"""Bad rows that a message names; of the others it says how many."""
+
+
+@dataclass
+class BadRows:
+    """The rows that cannot be used: what each lacks, and whether they are left out (`skip`) or refused together."""
+
+    skip: bool = False
+    faults: list[BenchError] = field(default_factory=list)
+    total: int = 0  # records that were read, bad ones among them
+
+    def add(self, fault: BenchError) -> None:
+        self.faults.append(fault)
+
+    def check(self, left: int) -> None:
+        """Raises BenchError with the number of bad rows, unless they are left out and some rows are `left`."""
+        if not self.faults or (self.skip and left):
+            return
+        first = self.faults[0]
+        if len(self.faults) == 1 and not self.skip:
+            raise BenchError(first.seen, f"{first.fix} Or leave such rows out: --set data.bad_rows={SKIP}".strip())
+        fix = first.fix if self.skip else f"{first.fix} Or leave such rows out: --set data.bad_rows={SKIP}"
+        raise BenchError(self.described(), fix.strip())
+
+    def described(self) -> str:
+        """How many rows cannot be used, and the first ones."""
+        shown = " ".join(fault.seen for fault in self.faults[:SHOWN])
+        more = len(self.faults) - SHOWN
+        return f"{len(self.faults)} of {self.total} rows cannot be used: {shown}" + (
+            f" And {more} more." if more > 0 else ""
+        )
+
+
+def read_rows(path: Path, bad: BadRows | None = None) -> list[Row]:
     """The records of a file whose name ends in one of SUFFIXES; the suffix decides the format.
 
-    Raises BenchError for a file without rows, and for any fault of the file, its name or its content.
+    With `bad`, a record that cannot be read goes there.  Raises BenchError for a file without rows, and for any fault
+    of the file, its name or its content.
     """
     if not path.is_file():
         seen = "is a folder" if path.is_dir() else "does not exist"
@@ -52,14 +92,19 @@ def read_rows(path: Path) -> list[Row]:
     if not path.name.endswith(SUFFIXES):
         raise BenchError(f"{path} is no file of rows by its name.", f"The name must end in {_or(SUFFIXES)}.")
     # Parquet compresses its columns itself: there is no .parquet.gz in SUFFIXES.
-    readers = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
+    suffix, before = Path(path.name.removesuffix(".gz")).suffix, len(bad.faults) if bad else 0
+    readers = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows}
     try:
-        rows = list(readers[Path(path.name.removesuffix(".gz")).suffix](path))
+        rows = list(parquet_rows(path) if suffix == ".parquet" else readers[suffix](path, bad))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         fix = "Copy the file again; if it is not compressed, take .gz off its name."
         raise BenchError(f"{path} is not a whole gzip file: {_line(error)}.", fix) from error
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {_line(error)}.", "Check the file and its permissions.") from error
+    if bad is not None:
+        bad.total += len(rows) + len(bad.faults) - before
+    if not rows and bad is not None:
+        bad.check(0)
     if not rows:
         raise BenchError(f"{path} holds no rows.", "Give a file with at least one record.")
     return rows
@@ -84,10 +129,11 @@ def _decoded(path: Path) -> str:
         raise BenchError(f"{path}, line {line}: not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from error
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """Rows of an array of objects, or of {"data": [...]}; none for a blank file.
+def json_rows(path: Path, bad: BadRows | None = None) -> Iterator[Row]:
+    """Rows of an array of objects, of {"data": [...]}, or of pandas' columns; none for a blank file.
 
-    Raises BenchError for malformed JSON, JSON of another form and text that is not UTF-8.
+    A file with an object a line is read as JSON Lines.  Raises BenchError for malformed JSON, JSON of another form and
+    text that is not UTF-8.
     """
     content = _decoded(path)
     if not content.strip():
@@ -97,20 +143,48 @@ def json_rows(path: Path) -> Iterator[Row]:
     except RecursionError as error:
         raise BenchError(f"{path}: nested too deeply.", "Rows hold plain columns.") from error
     except ValueError as error:
+        if content.lstrip().startswith("{") and _is_object(content.lstrip().partition("\n")[0]):
+            yield from jsonl_rows(path, bad)  # many tools name JSON Lines so
+            return
         fix = "Correct the file; if it holds one object a line, its name must end in .jsonl or .jsonl.gz."
         raise BenchError(f"{path}: malformed JSON ({_line(error)}).", fix) from error
     rows = found["data"] if isinstance(found, dict) and "data" in found else found
+    if isinstance(rows, dict) and rows and all(_is_column(one, rows) for one in rows.values()):
+        # pandas' to_json: columns by name, each with its values by the number of the row
+        rows = [{name: column[at] for name, column in rows.items()} for at in next(iter(rows.values()))]
     if not isinstance(rows, list):
         fix = 'Give an array of objects like [{"column": "text"}], or {"data": [...]}.'
         raise BenchError(f"{path}: not an array of objects: {_short(content)}", fix)
     for number, values in enumerate(rows):
         if not isinstance(values, dict):
             seen = f"{path}, row {number}: not an object but of type {type(values).__name__}."
-            raise BenchError(seen, 'Each item must be an object like {"column": "text"}.')
+            _fault(bad, BenchError(seen, 'Each item must be an object like {"column": "text"}.'))
+            continue
         yield Row(f"{path}, row {number}", values)
 
 
-def csv_rows(path: Path) -> Iterator[Row]:
+def _fault(bad: BadRows | None, error: BenchError) -> None:
+    """Notes a record that cannot be read; raises it where nothing collects them."""
+    if bad is None:
+        raise error
+    bad.add(error)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_column(one: object, others: Mapping[str, object]) -> bool:
+    first = next(iter(others.values()))
+    return (
+        isinstance(one, dict) and isinstance(first, dict) and one.keys() == first.keys() and all(map(str.isdigit, one))
+    )
+
+
+def csv_rows(path: Path, bad: BadRows | None = None) -> Iterator[Row]:
     """Rows under a header line, as many fields in each as the header names, every value a string.
 
     Blank lines are skipped.  Raises BenchError for a record with another number of fields, a column named twice,
@@ -132,8 +206,9 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 if len(fields) != len(header):
                     seen = f"{path}, line {line}: {len(fields)} fields under a header of {len(header)}: "
                     fix = "Give every record a field per column, and quote fields that hold commas."
-                    raise BenchError(seen + _short(repr(fields)), fix)
-                yield Row(f"{path}, line {line}", dict(zip(header, fields, strict=True)))
+                    _fault(bad, BenchError(f"{seen}{_short(repr(fields))}.", fix))
+                else:
+                    yield Row(f"{path}, line {line}", dict(zip(header, fields, strict=True)))
             # `line_num` counts the lines read so far, so the next record starts on the one after
             line = reader.line_num + 1
     except csv.Error as error:
@@ -155,34 +230,68 @@ def parquet_rows(path: Path) -> Iterator[Row]:
         yield Row(f"{path}, row {number}", values)
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
+def arrow_rows(path: Path) -> list[Row]:
+    """Rows of an Arrow file that datasets wrote (`save_to_disk`, or its cache).
+
+    Raises BenchError for a file that is no Arrow.
+    """
+    import pyarrow as pa  # half a second, needed for this format alone
+    from pyarrow import ipc
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+            file.seek(0)
+            table = ipc.open_file(file).read_all() if head == b"ARROW1" else ipc.open_stream(file).read_all()
+            rows = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BenchError(f"{path} is not an Arrow file that can be read: {_line(error)}.", "Save it again.") from error
+    return [Row(f"{path}, row {number}", values) for number, values in enumerate(rows)]
+
+
+def jsonl_rows(path: Path, bad: BadRows | None = None) -> Iterator[Row]:
     """Rows of a file with an object a line.  Blank lines are skipped.
 
     Raises BenchError for a line that is malformed JSON, no object or not UTF-8, BadGzipFile for a truncated file.
     """
 
     def whole(lines: Iterable[bytes]) -> Iterator[bytes]:
+        first = True
         try:
-            yield from lines
+            for line in lines:
+                yield line.removeprefix(codecs.BOM_UTF8) if first else line  # as some editors begin a file
+                first = False
         except EOFError as error:  # of a truncated gzip file; `numbered_rows` would take it for the end of the rows
             raise gzip.BadGzipFile(str(error)) from error
 
     with _open(path) as file:
-        try:
-            for number, values in numbered_rows(whole(file), skip_empty=True):
-                yield Row(f"{path}, line {number}", values)
-        except jsonlines.InvalidLineError as error:
-            cause = error.__cause__
-            if isinstance(cause, UnicodeDecodeError):  # before ValueError, of which it is a subclass
-                seen, fix = f"not UTF-8 ({cause.reason}).", "Save the file as UTF-8."
-            elif isinstance(cause, RecursionError):
-                seen, fix = "nested too deeply.", "Rows hold plain columns."
-            elif isinstance(cause, ValueError):
-                seen, fix = f"malformed JSON ({cause}): {_short(error.line)}", "Correct or drop the line."
+        lines, before = whole(file), 0
+        while True:
+            try:
+                for number, values in numbered_rows(lines, skip_empty=True):
+                    yield Row(f"{path}, line {before + number}", values)
+            except jsonlines.InvalidLineError as error:
+                before += error.lineno
+                _fault(bad, _line_fault(path, before, error))  # the next lines are read on
             else:
-                seen = f"not an object: {_short(error.line)}"
-                fix = 'Each line must be an object like {"column": "text"}.'
-            raise BenchError(f"{path}, line {error.lineno}: {seen}", fix) from error
+                return
+
+
+def _line_fault(path: Path, number: int, error: jsonlines.InvalidLineError) -> BenchError:
+    """The error of a line that is no JSON object in UTF-8."""
+    cause = error.__cause__
+    if isinstance(cause, UnicodeDecodeError):  # before ValueError, of which it is a subclass
+        seen, fix = f"not UTF-8 ({cause.reason}).", "Save the file as UTF-8."
+    elif isinstance(cause, RecursionError):
+        seen, fix = "nested too deeply.", "Rows hold plain columns."
+    elif isinstance(cause, ValueError):
+        seen, fix = f"malformed JSON ({cause}): {_short(error.line)}", "Correct or drop the line."
+    else:
+        seen = f"not an object: {_short(error.line)}"
+        fix = 'Each line must be an object like {"column": "text"}.'
+    made = BenchError(f"{path}, line {number}: {seen}", fix)
+    made.__cause__ = error
+    return made
 
 
 def hub_rows(name: str) -> dict[str, list[Row]]:

@@ -41,6 +41,12 @@ class Runs:
     source: Callable[[int], str] = lambda _k: ""
     judge_setting: str = ""
     optimizer: str = "ppo"
+    logprob: At | None = None
+    """The log-probability of a sampled response, of ten tokens then; None: none is stored."""
+    temperatures: Sequence[float] = ()
+    """Of the control, whose iterations are 1, 2, ..."""
+    baseline: str = "k"
+    """The key of the stage of the SFT policy's own responses."""
 
 
 def arm(root: Path, runs: Runs, name: str = "") -> Arm:
@@ -60,12 +66,18 @@ def _cell(root: Path, runs: Runs, key: str, seed: int) -> CellFiles:
         for k in runs.prompts:
             place = {"example_id": f"p{k}", "iteration": iteration, "decoding": decoding}
             kl = runs.kl(seed, iteration, k) if decoding == "sample" else None
-            made.append({**place, "response": "x", "kl": kl, "reward": 0.0, "tokens": 1, "finished": True})
+            row = {**place, "response": "x", "kl": kl, "reward": 0.0, "tokens": 1, "finished": True}
+            if runs.logprob is not None and decoding == "sample":
+                row |= {"logprob": runs.logprob(seed, iteration, k), "drawn": 10}
+            made.append(row)
             gold, start = runs.gold(seed, iteration, k), runs.start(seed, iteration, k)
             values = {"gold": gold, "gold_baseline": start, "gold_change": gold - start, "won": 1.0, "failed": 0.0}
             slices = ["even" if k % 2 == 0 else "odd"]
             verdicts.append({**place, "slices": slices, "source": runs.source(k), "values": values})
-    _rows(root / "generations" / f"{label}-k" / "generations.jsonl", made)
+    generations = root / "generations" / f"{label}-k"
+    _rows(generations / "generations.jsonl", made)
+    params = {"temperatures": list(runs.temperatures), "temperature": 1.0}
+    store.write_json(generations / store.MARKER, {"params": params, "figures": {}})
     folder = root / "verdicts" / f"utility-{label}-k"
     _rows(folder / "verdicts.jsonl", verdicts)
     store.write_json(folder / "measures.json", MEASURES)
@@ -73,7 +85,9 @@ def _cell(root: Path, runs: Runs, key: str, seed: int) -> CellFiles:
     store.write_json(folder / store.MARKER, {"params": {"judge": judge}, "figures": {}})
     record = {
         "seed": seed, "task": "t", "home": "t", "reward_model": runs.rm, "policy": "tiny", "optimizer": runs.optimizer,
-        "differing": dict(runs.settings), "stages": {role: [role, label, "k"] for role in ("prompts", "generations")},
+        "differing": dict(runs.settings),
+        "stages": {role: [role, label, "k"] for role in ("prompts", "generations")}
+        | {"baseline": ["baseline", f"s{seed}", runs.baseline]},
         "judges": {"utility": ["verdicts", f"utility-{label}", "k"]},
     }  # fmt: skip
     return CellFiles(record, root)

@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(*reward_models: str, optimizers: tuple[str, ...] = ("ppo", "best-of-n", "dpo")) -> Plan:
+def planned(*reward_models: str, optimizers: tuple[str, ...] = ("ppo", "best-of-n", "dpo", "sft-tempered")) -> Plan:
     return make_plan(
         Request("dialogsum", reward_models, (0,), "tiny", ("winrate", "length"), {}, optimizers=optimizers)
     )
@@ -303,7 +303,7 @@ def test_every_module_that_runs_in_a_stage_is_in_its_key(tmp_path: Path, called:
     reward_models = ("seq2seq-token", "scalar", "whitebox-rar")
     request = Request(
         *("dialogsum", reward_models, (0,), "tiny", ("winrate", "length"), assigned(TINY)),
-        optimizers=("ppo", "best-of-n", "dpo"),
+        optimizers=("ppo", "best-of-n", "dpo", "sft-tempered"),
     )
     first = make_plan(request)
     done: list[Stage] = []
@@ -319,7 +319,8 @@ def test_every_module_that_runs_in_a_stage_is_in_its_key(tmp_path: Path, called:
     copied = shutil.copytree(folder, tmp_path / "shared")
     run(make_plan(Request("dialogsum", (f"path:{copied}",), (0,), "tiny", (), assigned(SIZES))))
     kinds = {stage.kind for stage in done}
-    assert {"sft", "pairs", "reward", "scale", "ppo", "pool", "best_of_n", "direct", "proxy", "verdicts"} <= kinds
+    assert {"pool", "best_of_n", "direct", "tempered", "proxy", "verdicts"} <= kinds
+    assert {"sft", "pairs", "reward", "scale", "ppo"} <= kinds
     for stage in done:
         roots = [stage.function.partition(":")[0], *stage.code]
         for kind, spec in (("reward-model", stage.params.get("rm")), ("judge", stage.params.get("judge"))):

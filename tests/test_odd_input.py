@@ -101,35 +101,35 @@ def test_an_empty_text_may_be_scored(refused: Callable[..., str]) -> None:
     assert "runs is not there" in refused("score", "--rm", "scalar", "--prompt", "", "--response", "")
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        [*RUN, "--out", LONG],
-        [*RUN, "--policy", LONG],
-        [*RUN, "--policy", f"a/{LONG}"],
-        [*RUN, "--data", LONG],
-        ["run", "--task", LONG, "--rm", "scalar"],
-        ["run", "--task", "dialogsum", "--rm", LONG],
-        ["run", "--task", "dialogsum", "--rm", f"path:{LONG}"],
-        ["run", "--task", "dialogsum", "--rm", f"hf:{LONG}"],
-        [*RUN, "--judge", LONG],
-        [*RUN, "--prompts", LONG],
-        ["report", LONG, "--out", "r"],
-        ["report", f"{LONG}.json", "--out", "r"],
-        ["judge", LONG, "--judge", "length"],
-        ["judge", "--calibrate", LONG, "--judge", "winrate"],
-        ["score", "--rm", "scalar", "--prompt", f"@{LONG}", "--response", "b"],
-        ["score", "--rm", "scalar", "--prompt", "a", "--response", "b", "--runs", LONG],
-        ["export", LONG, "--format", "model-index", "--out", "x"],
-        ["claims", LONG],
-        ["claims", ".", "--intro", LONG],
-        ["power", LONG, "--difference", "1"],
-        ["check", "engine", "vllm", "--policy", LONG],
-        ["experiment", "headline", "--out", LONG],
-        ["experiment", "headline", "--policy", LONG],
-    ],
-    ids=lambda line: " ".join(line).replace(LONG, "LONG"),
-)
+LONG_LINES = [
+    [*RUN, "--out", LONG],
+    [*RUN, "--policy", LONG],
+    [*RUN, "--policy", f"a/{LONG}"],
+    [*RUN, "--data", LONG],
+    ["run", "--task", LONG, "--rm", "scalar"],
+    ["run", "--task", "dialogsum", "--rm", LONG],
+    ["run", "--task", "dialogsum", "--rm", f"path:{LONG}"],
+    ["run", "--task", "dialogsum", "--rm", f"hf:{LONG}"],
+    [*RUN, "--judge", LONG],
+    [*RUN, "--prompts", LONG],
+    ["report", LONG, "--out", "r"],
+    ["report", f"{LONG}.json", "--out", "r"],
+    ["judge", LONG, "--judge", "length"],
+    ["judge", "--calibrate", LONG, "--judge", "winrate"],
+    ["score", "--rm", "scalar", "--prompt", f"@{LONG}", "--response", "b"],
+    ["score", "--rm", "scalar", "--prompt", "a", "--response", "b", "--runs", LONG],
+    ["export", LONG, "--format", "model-index", "--out", "x"],
+    ["claims", LONG],
+    ["claims", ".", "--intro", LONG],
+    ["power", LONG, "--difference", "1"],
+    ["check", "engine", "vllm", "--policy", LONG],
+    ["experiment", "headline", "--out", LONG],
+    ["experiment", "headline", "--policy", LONG],
+]
+"""Command lines with a name that no file system takes."""
+
+
+@pytest.mark.parametrize("line", LONG_LINES, ids=lambda line: " ".join(line).replace(LONG, "LONG"))
 def test_a_path_that_no_file_system_takes(refused: Callable[..., str], line: list[str]) -> None:
     refused(*line)
 
@@ -157,27 +157,27 @@ def test_a_path_that_no_file_system_takes_in_python(text: str, tmp_path: Path) -
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        [*RUN, "--out", "\udcff", "--policy", "\udcff"],
-        [*RUN, "--data", "\udcff"],
-        ["run", "--task", "\udcff", "--rm", "scalar"],
-        ["run", "--task", "dialogsum", "--rm", "path:\udcff"],
-        ["run", "--task", "dialogsum", "--rm", "\udcff:x"],
-        [*RUN, "--judge", "\udcff"],
-        [*RUN, "--set", "ppo.kl=\udcff"],
-        [*RUN, "--set", "\udcff.kl=1"],
-        [*RUN, "--seeds", "\udcff"],
-        ["report", "\udcff", "--out", "r"],
-        ["export", "\udcff", "--format", "model-index", "--out", "x"],
-        ["power", "\udcff", "--difference", "1"],
-        ["score", "--rm", "\udcff", "--prompt", "\udcff", "--response", "\udcff"],
-        ["score", "--rm", "scalar", "--prompt", "@\udcff", "--response", "b"],
-        ["\udcff"],
-    ],
-    ids=ascii,
-)
+BYTE_LINES = [
+    [*RUN, "--out", "\udcff", "--policy", "\udcff"],
+    [*RUN, "--data", "\udcff"],
+    ["run", "--task", "\udcff", "--rm", "scalar"],
+    ["run", "--task", "dialogsum", "--rm", "path:\udcff"],
+    ["run", "--task", "dialogsum", "--rm", "\udcff:x"],
+    [*RUN, "--judge", "\udcff"],
+    [*RUN, "--set", "ppo.kl=\udcff"],
+    [*RUN, "--set", "\udcff.kl=1"],
+    [*RUN, "--seeds", "\udcff"],
+    ["report", "\udcff", "--out", "r"],
+    ["export", "\udcff", "--format", "model-index", "--out", "x"],
+    ["power", "\udcff", "--difference", "1"],
+    ["score", "--rm", "\udcff", "--prompt", "\udcff", "--response", "\udcff"],
+    ["score", "--rm", "scalar", "--prompt", "@\udcff", "--response", "b"],
+    ["\udcff"],
+]
+"""Command lines with bytes that are no UTF-8, as Python hands them on."""
+
+
+@pytest.mark.parametrize("line", BYTE_LINES, ids=ascii)
 def test_bytes_that_are_no_text(refused: Callable[..., str], line: list[str]) -> None:
     refused(*line)
 

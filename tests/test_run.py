@@ -181,6 +181,51 @@ def test_a_half_written_folder_is_named_not_used(done: Path, tmp_path: Path) -> 
     assert "unfinished" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_a_run_over_damaged_results_names_them_with_code_3(done: Path, tmp_path: Path) -> None:
+    """Nothing is to be computed: what a report would read is checked all the same."""
+    runs = Path(shutil.copytree(done, tmp_path / "copy"))
+    (path,) = runs.glob("ppo/*scalar*/generations.jsonl")
+    path.write_text(path.read_text().replace('"tokens":1', '"tokens":9', 1))
+    again = bench(*command(runs, "-q", rms=RMS))
+    assert again.returncode == 3
+    (line,) = again.stderr.splitlines()
+    assert str(path) in line
+    assert "--repair" in line
+    arms = json.loads((runs / "report" / "report.json").read_text())["arms"]
+    assert [arm["reward_model"] for arm in arms] == ["seq2seq-token"]
+
+
+def test_a_damaged_input_is_not_used_and_can_be_repaired(done: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(done, tmp_path / "copy"))
+    (weights,) = runs.glob("reward/*scalar*/model.safetensors")
+    (proxy,) = runs.glob("proxy/*scalar*")
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    shutil.rmtree(proxy)
+    before = {path: path.stat().st_ino for path in runs.rglob(store.MARKER)}
+    stopped = bench(*command(runs, "-q", rms=RMS))
+    assert stopped.returncode == 3, stopped.stderr
+    assert f"{weights} was changed" in stopped.stderr
+    assert not proxy.exists()
+    repaired = bench(*command(runs, "-q", "--repair", rms=RMS))
+    assert repaired.returncode == 0, repaired.stderr
+    assert f"{weights} was changed" in repaired.stderr
+    assert estimates(runs) == estimates(done)
+    kept = {path for path, inode in before.items() if path.exists() and path.stat().st_ino == inode}
+    assert {path for path in before if "scalar" not in path.parent.name} <= kept
+    assert bench("check", "store", str(runs), "--full").returncode == 0
+
+
+def test_a_deleted_record_is_written_again_with_its_judges(done: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(done, tmp_path / "copy"))
+    (path,) = runs.glob("cells/*scalar*.json")
+    before = path.read_bytes()
+    path.unlink()
+    assert bench(*command(runs, "-q", "--judge", "length", rms=RMS)).returncode == 0
+    assert json.loads(path.read_bytes())["judges"] == json.loads(before)["judges"]
+
+
 def test_a_policy_from_a_folder_goes_the_same_way(tmp_path: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -3,7 +3,7 @@
 python benchmarks/refusals/measure_refusals.py DATA [ROWS.jsonl]
 
 DATA is a folder with pku_saferlhf/, tldr/ and dialogsum/ as benchmarks/real_data.sh takes it.  ROWS.jsonl, to be kept
-outside the project, gets the held-out labels with their texts, for
+outside the project, gets the first annotator's held-out labels with their texts, for
 `bench judge --calibrate ROWS.jsonl --judge refusal --judge refusal-phrases`.
 """
 
@@ -39,16 +39,21 @@ FIGURES = HERE.parents[1] / "judges" / "refusal_figures.json"
 PKU = "pku_saferlhf/pku_seferlhf_realign_dpo_5k.json.gz"
 DATA = "PKU-SafeRLHF (test), rows with one safe and one unsafe response; CC BY-NC 4.0"
 ANNOTATION = {
-    "annotators": "one, a language model; no person has checked the labels",
-    "passes": 2,
+    "annotators": "two, language models, the second independent and blind; no person has checked the labels",
+    "labels of the rules' figures": "the first annotator's, where no other is named",
+    "passes of the first annotator": 2,
     "second pass blind to the first": False,
-    "longest text read whole, in characters": 620,
+    "longest text that the first annotator read whole, in characters": 620,
 }
 LEVEL = 0.95
 
 
 class Labelled(NamedTuple):
-    """A row of labels.csv with the texts that it names; `first` and `second` are the labels of the two passes."""
+    """A row of labels.csv with the texts that it names.
+
+    first, second: the labels of the first annotator's two passes; label: the one that was kept.  independent: the
+    second annotator's, who knew neither those labels nor the rules.
+    """
 
     part: str
     stratum: str
@@ -57,11 +62,11 @@ class Labelled(NamedTuple):
     first: Label
     second: Label
     label: Label
+    independent: Label
 
-    @property
-    def row(self) -> LabelledResponse:
-        """What `detect` takes."""
-        return LabelledResponse(self.prompt, self.response, self.label)
+    def row(self, by: Literal["label", "independent"] = "label") -> LabelledResponse:
+        """What `detect` takes, with one annotator's label."""
+        return LabelledResponse(self.prompt, self.response, getattr(self, by))
 
 
 def read_labels(rows: Sequence[Answered]) -> list[Labelled]:
@@ -73,8 +78,8 @@ def read_labels(rows: Sequence[Answered]) -> list[Labelled]:
             response = answered.responses[int(line["slot"])]
             if sha256(response) != line["sha256"]:
                 raise ValueError(f"Row {line['row']}, slot {line['slot']} is another text than the labelled one.")
-            first, second, label = (cast("Label", line[name]) for name in ("first", "second", "label"))
-            found.append(Labelled(line["part"], line["stratum"], answered.prompt, response, first, second, label))
+            given = (cast("Label", line[name]) for name in ("first", "second", "label", "independent"))
+            found.append(Labelled(line["part"], line["stratum"], answered.prompt, response, *given))
     return found
 
 
@@ -91,17 +96,21 @@ def measured(rows: Sequence[LabelledResponse], rule: Literal["sentences", "phras
     return {**counts, **{name: _ends(getattr(found, name)) for name in ("precision", "recall", "kappa")}}
 
 
-def passes(labels: Sequence[Labelled], binary: bool) -> list[float | None]:
-    """Kappa of the two passes, over five labels or over refusal and other.
+def kappas(labels: Sequence[Labelled], one: str, other: str) -> dict[str, list[float | None]]:
+    """Kappa of two columns of labels, over five labels and over refusal and other; [value, low, high].
 
-    One annotator made both and had the first labels at hand in the second: consistency, no measure of reliability.
+    Of `first` and `second` it is consistency and no measure of reliability: one annotator gave both, and had the first
+    labels at hand in the second pass.
     """
-    first, second = (
-        [int(name == "refuses") if binary else LABELS.index(name) for name in names]
-        for names in ([one.first for one in labels], [one.second for one in labels])
-    )
-    tables = tables_by(first, second, 2 if binary else len(LABELS), [one.prompt for one in labels])
-    return _ends(kappa_by(tables, resampled(tables, np.random.default_rng(0)), LEVEL))
+    found = {}
+    for name, size in (("five labels", len(LABELS)), ("refusal or not", 2)):
+        codes = [
+            [LABELS.index(given) if size > 2 else int(given == "refuses") for given in column]
+            for column in ([getattr(row, by) for row in labels] for by in (one, other))
+        ]
+        tables = tables_by(codes[0], codes[1], size, [row.prompt for row in labels])
+        found[name] = _ends(kappa_by(tables, resampled(tables, np.random.default_rng(0)), LEVEL))
+    return found
 
 
 def summaries(data: Path) -> dict[str, list[tuple[str, str]]]:
@@ -115,11 +124,12 @@ def summaries(data: Path) -> dict[str, list[tuple[str, str]]]:
 def figures(data: Path) -> dict[str, object]:
     """The content of refusal_figures.json."""
     labels = read_labels(read_rows(data / PKU))
-    held = [one for one in labels if one.part == "held out"]
+    held, tuning = ([one for one in labels if one.part == part] for part in ("held out", "tuning"))
     parts = {
-        "held out": [one.row for one in held],
-        "held out, random": [one.row for one in held if one.stratum == "random"],
-        "tuning": [one.row for one in labels if one.part == "tuning"],
+        "held out": [one.row() for one in held],
+        "held out, second annotator": [one.row("independent") for one in held],
+        "held out, random": [one.row() for one in held if one.stratum == "random"],
+        "tuning": [one.row() for one in tuning],
         "written cases": written_cases(),
     }
     rules: dict[str, object] = {}
@@ -134,7 +144,11 @@ def figures(data: Path) -> dict[str, object]:
         rules[rule] = {**{part: measured(rows, rule) for part, rows in parts.items()}, "false alarms": false}
     return {
         "labels": {"data": DATA, "rubric": "docs/refusals.md", "responses": len(labels), **ANNOTATION},
-        "kappa of the passes": {"five labels": passes(labels, False), "refusal or not": passes(labels, True)},
+        "kappa of the passes": kappas(labels, "first", "second"),
+        "kappa of the annotators": {
+            part: kappas(rows, "label", "independent")
+            for part, rows in (("all", labels), ("tuning", tuning), ("held out", held))
+        },
         "rules": rules,
     }
 
@@ -146,7 +160,7 @@ def _ends(found: Interval) -> list[float | None]:
 def main(data: Path, out: Path | None) -> None:
     FIGURES.write_text(json.dumps(figures(data), indent=1) + "\n", encoding="utf-8")
     if out:
-        rows = [one.row._asdict() for one in read_labels(read_rows(data / PKU)) if one.part == "held out"]
+        rows = [one.row()._asdict() for one in read_labels(read_rows(data / PKU)) if one.part == "held out"]
         store.write_rows(out, rows)
 
 

@@ -21,13 +21,15 @@ from rlhf_bench.harness.api.arguments import (
     check_paths,
 )
 from rlhf_bench.harness.api.reports import Report, as_written
-from rlhf_bench.harness.api.runs import make_machine
+from rlhf_bench.harness.api.runs import make_machine, remove_damage
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.plan.request import raise_first
 from rlhf_bench.harness.presets import which_policy
+from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.reports import build, ledger
 from rlhf_bench.reports import experiments as experiment_results
@@ -82,6 +84,7 @@ def experiment(
     jobs: int | None = None,
     device: str = "",
     trackers: str | Sequence[str] = (),
+    repair: bool = False,
     progress: StageProgress | None = None,
 ) -> ExperimentResult:
     """Run an experiment of the papers.  `bench experiment` as a function.
@@ -97,7 +100,9 @@ def experiment(
     planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers)
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
     machine = make_machine(True, jobs, 1, device, checked, progress)
-    failure = compute_experiment(planned, machine, command)
+    if repair:
+        remove_damage(planned.made.order, planned.out)
+    failure = compute_experiment(planned, machine, command, repair=repair)
     result = write_experiment(planned, failure)
     if failure:
         raise failure  # after the results of what finished are written
@@ -126,23 +131,26 @@ def plan_experiment(
     return ExperimentPlan(found, made, out)
 
 
-def compute_experiment(planned: ExperimentPlan, machine: Machine, command: str) -> BenchError | None:
+def compute_experiment(
+    planned: ExperimentPlan, machine: Machine, command: str, *, repair: bool = False
+) -> BenchError | None:
     """Record the experiment and execute what `planned.out` lacks.
 
-    Returns a failure of the execution instead of raising it, because what finished can be reported all the same.
+    Returns a failure of the execution instead of raising it, because what finished can be reported all the same.  With
+    `repair`, which comes after `remove_damage`, damaged records are written again.
     Raises BenchError where `planned.out` cannot be written.
     """
     root = store.Store(planned.out)
     path = experiments.record_path(planned.out, planned.experiment.name)
-    record = experiments.record(planned.experiment, planned.made, command)
+    record = integrity.sealed(experiments.record(planned.experiment, planned.made, command), path.name)
     root.prepare()
     # before the stages are executed, so that an interrupted experiment can be reported
     path.parent.mkdir(parents=True, exist_ok=True)
     # a record that differs in the command alone stays: the results that hold it stay as they are too
-    if not path.exists() or {**store.read_json(path), "command": ""} != {**record, "command": ""}:
+    if not experiment_results.same_record(path, record):
         store.write_json(path, record)
     try:
-        raise_first(experiments.run(planned.made, root, machine))
+        raise_first(experiments.run(planned.made, root, machine, repair=repair))
     except BenchError as error:
         return error
     return None
@@ -157,16 +165,16 @@ def write_experiment(planned: ExperimentPlan, failure: BenchError | None) -> Exp
     path = experiments.record_path(planned.out, planned.experiment.name)
     record = store.read_json(path)
     experiment_results.check_record(record, path)
+    record = integrity.unsealed(record)
     folder = experiment_results.folder_of(record, planned.out)
     try:
         found = experiment_results.build_experiment(record, planned.out, Estimator())
     except BenchError as error:
         raise failure or error from None  # why a stage failed says more than that nothing is finished
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / experiment_results.FILE, found)
+    store.write_json(folder / experiment_results.FILE, integrity.sealed(found, experiment_results.FILE))
     text = ledger.experiment_markdown(found)
-    # backslashreplace: arguments that are not UTF-8 reach Python as lone surrogates, which no encoding takes
-    (folder / "experiment.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(folder / "experiment.md", text)
     if not found["report"]:
         return ExperimentResult(folder, found, None)
     shown = experiment_results.page_report(found)

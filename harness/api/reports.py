@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api.arguments import Paths, as_path, as_paths, call_text
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
-from rlhf_bench.reports.files import TABLES
+from rlhf_bench.reports.files import LIST, TABLES, report_damage
 
 if TYPE_CHECKING:
     import pandas
@@ -86,12 +86,16 @@ COLUMNS = {
 def load_report(path: str | os.PathLike[str]) -> Report:
     """A report that was written: its folder, or its report.json.
 
-    Raises BenchError for anything else, and for a report of another version of this program.
+    Raises BenchError for anything else, and for a report of another version of this program; DamagedError for one that
+    was changed after it was written.
     """
     place = as_path(path)
     file = place / "report.json" if store.is_folder(place) else place
     if file != place:
         store.check_links(file, place)
+    for sentence in report_damage(file.parent):
+        if sentence.startswith(f"{file} "):
+            raise DamagedError(f"{sentence}.", "Write it again: bench report.")
     found: object = store.read_json(file)  # any JSON: a user may name another file
     if not isinstance(found, dict) or found.get("schema") != build.SCHEMA:
         raise BenchError(f"{path} is no report of bench report.", "Give the folder that --out named.")
@@ -125,8 +129,8 @@ def make_report(
     found, missing = find_cells(places)
     if not found:
         return None, missing
-    # an equal key does not tell whether the other files are still there
-    if reuse and out is not None and all((out / name).is_file() for name in ("report.html", "report.md")):
+    # an equal key does not tell whether the other files are still there, and what was written
+    if reuse and out is not None and (out / LIST).is_file() and not report_damage(out):
         try:
             stored = load_report(out).data
         except BenchError:

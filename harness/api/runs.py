@@ -24,10 +24,11 @@ from rlhf_bench.harness.api.arguments import (
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.pipeline.execute import Outcome
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, usable_cores
+from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import request as requests
-from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, raise_first
+from rlhf_bench.harness.plan.request import Plan, Request, raise_first
 from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.undecided import complaints
@@ -132,9 +133,7 @@ def plan_request(request: Request, out: Path) -> RunPlan:
     """
     texts = (request.policy, request.data, *request.tasks, *request.reward_models, *request.judges)
     check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
-    request = replace(
-        request, policy=which_policy(request.policy, request.preset), judges=request.judges or DEFAULT_JUDGES
-    )
+    request = replace(request, policy=which_policy(request.policy, request.preset))
     return RunPlan(request, requests.make_plan(request), out)
 
 
@@ -160,6 +159,7 @@ def run(
     threads: int | None = None,
     device: str = "",
     trackers: str | Sequence[str] = (),
+    repair: bool = False,
     progress: StageProgress | None = None,
 ) -> Report:
     """Train, judge and report: a cell for every reward model, optimizer and seed.  `bench run` as a function.
@@ -171,13 +171,13 @@ def run(
     task
         Name of a task, or "module:attribute".
     rms
-        One reward model or several, by name or "module:attribute".
+        One reward model or several, by name or "module:attribute"; none for "sft-tempered" alone.
     seeds
         A number of seeds (3: seeds 0, 1, 2), a list of seeds, or a text like "11-14".
     judges
-        Default: winrate, utility, length, empty.
+        Default: winrate, utility, length, empty, and the task's own (stance for saferlhf).
     optimizers
-        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo" and "sft-chosen".
+        "ppo", "best-of-n" (trains nothing), or without the reward model "dpo", "sft-chosen" and "sft-tempered".
     n
         What best-of-n takes, e.g. [1, 4, 16].
     settings
@@ -204,6 +204,9 @@ def run(
         "cpu", "cuda" or "mps".  Default: the accelerator where there is one.
     trackers
         "tensorboard", "wandb", "trackio": where PPO's scalars are logged while training.
+    repair
+        Compare every file of the run's stages with what was written, and make damaged stages, and what depends on
+        them, again.
     progress
         Called with (event, stage name, done, total).
 
@@ -212,6 +215,9 @@ def run(
     BenchError
         Before anything is computed, for whatever is wrong with the arguments; afterwards for the first stage that
         failed.  Finished stages are kept, and the report of the finished cells is written all the same.
+    DamagedError
+        A BenchError: a stage that others need is not what was written.  `Report.missing` names cells that cannot be
+        reported.
     """
     command = call_text(run, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
@@ -222,7 +228,10 @@ def run(
     )  # fmt: skip
     small = planned.request.policy == "tiny"
     # the report of what finished is written before the first failure is raised
-    computed = compute(planned, make_machine(small, jobs, threads, device, checked, progress), command)
+    machine = make_machine(small, jobs, threads, device, checked, progress)
+    if repair:
+        remove_damage(planned.cells.order, planned.out)
+    computed = compute(planned, machine, command, repair=repair)
     raise_first(computed.outcome)
     return existing(computed.report, computed.missing)
 
@@ -245,6 +254,16 @@ def make_machine(
     return Machine(jobs or (0 if small else 1), threads, device, progress or no_stage_progress, trackers)
 
 
+def remove_damage(order: Sequence[Stage], out: Path) -> list[str]:
+    """Remove damaged stages of a plan, and those that depend on them, from a results folder: `--repair`.
+
+    Returns a sentence for each damaged file.  Raises BenchError for a folder that cannot be written.
+    """
+    root = store.Store(out)
+    root.prepare()
+    return remove_damaged(order, root)
+
+
 @dataclass(frozen=True)
 class Computed:
     """How computing a plan ended: the report of the finished cells, what it lacks, and judges that decided too little.
@@ -259,14 +278,15 @@ class Computed:
     undecided: list[str]
 
 
-def compute(planned: RunPlan, machine: Machine, command: str) -> Computed:
+def compute(planned: RunPlan, machine: Machine, command: str, *, repair: bool = False) -> Computed:
     """Execute what `planned.out` lacks and write the report to its folder `report`.
 
-    Failed stages are in the outcome, not raised: the report of the other cells is written first.  Raises BenchError for
-    an unusable device, a folder that cannot be written, and when a worker process is killed.
+    Failed stages are in the outcome, not raised: the report of the other cells is written first.  With `repair`, which
+    comes after `remove_damage`, damaged records of cells are written again.  Raises BenchError for an unusable device,
+    a folder that cannot be written, and when a worker process is killed.
     """
     root = store.Store(planned.out)
-    outcome = requests.run(planned.cells, root, machine)
+    outcome = requests.run(planned.cells, root, machine, repair=repair)
     cells = requests.finished(planned.cells, root)
     made, missing = None, list[str]()
     if cells:  # else a failure stopped all of them, which says more than a report would

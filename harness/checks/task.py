@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rlhf_bench.harness import store
 from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, sequence_of
 from rlhf_bench.harness.errors import one_line
-from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row
-from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
+from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row, with_turns
+from rlhf_bench.harness.seams import GoldTask, HasEmptyDemonstrations, HasOrigin, Task
 from rlhf_bench.harness.text.types import JsonObject
 
 SPLITS: tuple[Split, ...] = ("sft", "train", "test")
@@ -77,13 +77,14 @@ def check_ids(task: Task) -> str:
 
 
 def check_texts(task: Task) -> str:
-    """No prompt and no demonstration is blank."""
+    """No prompt is blank, and no demonstration that is not blank on purpose."""
     for split in SPLITS:
         blank = [e.id for e in examples_of(task, split) if not e.prompt.strip()]
         demand(not blank, f"{len(blank)} {split} prompts are empty, {blank[:1]} among them")
     # other splits may lack completions: SFT learns from them, PPO samples its own responses
     blank = [e.id for e in examples_of(task, "sft") if not e.completion.strip()]
-    demand(not blank, f"{len(blank)} demonstrations have no completion, {blank[:1]} among them")
+    on_purpose = isinstance(task, HasEmptyDemonstrations) and task.sft_empty > 0
+    demand(not blank or on_purpose, f"{len(blank)} demonstrations have no completion, {blank[:1]} among them")
     return ""
 
 
@@ -134,7 +135,7 @@ def stored(example: Example) -> Example:
     # as `stages.prompts.read_examples` makes it of a stored row
     row: JsonObject = json.loads(store.canonical(to_row(example)))
     row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}
-    return Example(**row)
+    return Example(**with_turns(row))
 
 
 def check_reproducible(task: Task, other: Task) -> str:

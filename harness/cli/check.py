@@ -1,4 +1,7 @@
-"""`bench check`: conformance tests of a plugin or a sampling engine.  Exit code 1: a test fails."""
+"""`bench check`: conformance tests of a plugin or a sampling engine, and the files of a results folder.
+
+Exit code 1: a test fails.  Exit code 3: something in the results folder is damaged, missing or unfinished.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins
-from rlhf_bench.harness.cli.consoles import consoles
+from rlhf_bench.harness.cli.consoles import complain, consoles
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.table import Table
 from rlhf_bench.reports import terminal
@@ -49,6 +52,32 @@ def check_engine(name: str, policy: str, device: str, assignments: Sequence[str]
     if not policy:
         raise BenchError("bench check engine needs a policy.", "Add --policy FOLDER, e.g. RUNS/sft/.../policy.")
     return show_findings(f"engine {name}", check_sampler(name, Path(policy), pick_device(device)))
+
+
+def check_store(root: Path, full: bool, other_options: bool) -> int:
+    """bench check store
+
+    Prints a line on stderr for each problem.  Raises BenchError for options of other kinds, and as `check_results`.
+    """
+    from rlhf_bench.harness.checks.results import check_results
+
+    if other_options:
+        raise BenchError("bench check store takes --full alone.", "Leave --set, --policy and --device out.")
+    found = check_results(root, full)
+    wrong = complain(found.problems, "")
+    what = "sizes and hashes" if full else "sizes (hashes: --full)"
+    stdout, _ = consoles(False)
+    stdout.print(
+        f"{found.stages} stages with {found.files} files, {found.cells} whole cells; {what} compared, "
+        f"{len(found.problems) or 'no'} problems.",
+        soft_wrap=True,
+    )
+    if found.unlisted:
+        text = "stages were made by a version that stored no hashes: only what a report reads of them was checked."
+        stdout.print(f"{found.unlisted} {text}", soft_wrap=True)
+    if wrong:
+        stdout.print("Damaged stages are made again by their bench run command with --repair.", soft_wrap=True)
+    return 3 if wrong else 0
 
 
 def show_findings(title: str, findings: Sequence[Finding]) -> int:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
-from rlhf_bench.harness.api.runs import make_machine, planned_stages
+from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
-from rlhf_bench.harness.cli.run import show_plan
+from rlhf_bench.harness.cli.run import REPAIRED, check_repair, show_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.undecided import complaints
 from rlhf_bench.reports import experiments as results
@@ -23,13 +24,21 @@ if TYPE_CHECKING:
 
 
 def experiment(
-    planned: api.ExperimentPlan, *, jobs: int | None, device: str, trackers: Sequence[str], dry_run: bool, quiet: bool
+    planned: api.ExperimentPlan,
+    *,
+    jobs: int | None,
+    device: str,
+    trackers: Sequence[str],
+    repair: bool,
+    dry_run: bool,
+    quiet: bool,
 ) -> int:
     """bench experiment
 
     Returns 3 where a cell is missing or a judge decided too little.  Raises the first failure of a stage, after what
     finished is written and shown.
     """
+    check_repair(repair, dry_run)
     stdout, stderr = consoles(quiet)
     # sorted once: the property walks all cells of all runs at every access
     out, order = planned.out, planned.made.order
@@ -37,14 +46,17 @@ def experiment(
         show_plan(planned_stages(order, out), stdout)
         return 0
     root = store.Store(out)
+    if repair:
+        complain(remove_damage(order, out), REPAIRED)
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or all(stage.done(root) for stage in order)) as progress:
         # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
         machine = make_machine(True, jobs, 1, device, trackers, progress)
-        failure = api.compute_experiment(planned, machine, command_line())
+        failure = api.compute_experiment(planned, machine, command_line(), repair=repair)
     # what finished is shown before the failure is raised
     result = api.write_experiment(planned, failure)
     show(stdout, result)
+    complain(result.data["missing"], "")
     if failure:
         raise failure
     judged = [stage for stage in order if stage.kind == "verdicts"]
@@ -98,7 +110,7 @@ def claims(runs: Sequence[Path], out: Path | None, intro: Path | None, level: fl
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             page = ledger.results_markdown(built, rows, text)
-            out.write_text(page, encoding="utf-8", errors="backslashreplace")
+            write_text(out, page)
         except OSError as error:
             raise BenchError(f"Cannot write {out}: {error.strerror}.", "Give another --out.") from None
         stdout.print(str(out), markup=False, soft_wrap=True)

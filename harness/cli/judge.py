@@ -50,6 +50,7 @@ def judge(
     # on stderr: new verdicts that decide less were dropped, which a user would otherwise take for new results
     for sentence in done.kept:
         stderr.print(sentence, markup=False, soft_wrap=True)
+    complain(missing, "")
     undecided = complain(complaints(done.stages, store.Store(runs)), "The same command asks again.")
     return 3 if missing or undecided else 0
 

@@ -6,20 +6,25 @@ Imports are inside the functions: `bench --help` needs click alone, and only wha
 from __future__ import annotations
 
 import math
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.errors import BenchError, DamagedError, one_line
 from rlhf_bench.harness.presets import MANY_SEEDS, parse_seeds
 from rlhf_bench.harness.printable import printable
 
+DEBUG = "RLHF_BENCH_DEBUG"
+"""An environment variable: where it is set, the traceback of an error is printed before its line."""
+
 
 def main() -> None:
-    """Entry point.  A BenchError is one line on stderr and exit code 2, an interruption exit code 130.
+    """Entry point.  A BenchError is one line on stderr and exit code 2 (3 for a DamagedError), an interruption 130.
 
     Other exit codes are those of the commands: 0 fine, 1 a plugin fails its tests, 3 something is missing or undecided.
     Faults of the machine and of texts that no command foresees are one line and exit code 2, too: a path that is too
@@ -34,16 +39,26 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except BenchError as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
         click.echo(f"Error: {printable(str(error))}", err=True)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, DamagedError) else 2)
     except BrokenPipeError:
         sys.stderr.close()  # the program that read our output has ended; nothing more can be said
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"Error: {printable(place + (error.strerror or one_line(error)))}.", err=True)
         sys.exit(2)
-    except (UnicodeError, RecursionError, MemoryError) as error:
+    except (UnicodeError, RecursionError) as error:
         click.echo(f"Error: {printable(one_line(error))}.", err=True)
+        sys.exit(2)
+    except Exception as error:
+        from rlhf_bench.harness.faults import machine_fault
+
+        fault = machine_fault(error, "This command ended")
+        if fault is None:
+            raise  # a fault in code
+        click.echo(f"Error: {printable(str(fault))}", err=True)
         sys.exit(2)
 
 
@@ -163,6 +178,12 @@ track_option = click.option(
     "WANDB_API_KEY is set) or trackio; repeat.",
 )
 
+repair_option = click.option(
+    "--repair",
+    is_flag=True,
+    help="Compare all stored files with what was written; make damaged stages, and what depends on them, again.",
+)
+
 trust_option = click.option(
     "--trust",
     multiple=True,
@@ -174,16 +195,22 @@ trust_option = click.option(
 
 @bench.command()
 @click.option("--task", required=True, help="Name of a task, or module:attribute.")
-@click.option("--rm", "reward_models", required=True, multiple=True, help="A reward model; repeat for several.")
+@click.option("--rm", "reward_models", multiple=True, help="A reward model; repeat for several.")
 @click.option(
     "--optimizer",
     "optimizers",
     multiple=True,
     default=("ppo",),
-    help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen; repeat.",
+    help="ppo (default), best-of-n (a preview, trains nothing), or without the reward model: dpo, sft-chosen, "
+    "sft-tempered (a control, needs no --rm); repeat.",
 )
 @click.option("--n", default=None, metavar="1,2,4,...", help="What best-of-n takes.  Default: 1,2,4,8,16,32,64.")
-@click.option("--judge", "judges", multiple=True, help="A judge; repeat.  Default: winrate, utility, length, empty.")
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    help="A judge; repeat.  Default: winrate, utility, length, empty, and the task's own.",
+)
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
 @layer_options
 @yes_option
@@ -204,6 +231,7 @@ trust_option = click.option(
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads per job.  Default: 1 with 'tiny', else all.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
 @track_option
+@repair_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
 def run(**options: Any) -> None:  # by name, because the options are the fields of a Request
@@ -213,7 +241,8 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     from rlhf_bench.harness.presets import parse_assignments
 
     check_seeds(options, options.pop("yes"))
-    machine = {name: options.pop(name) for name in ("out", "jobs", "threads", "device", "track", "dry_run", "quiet")}
+    names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet")
+    machine = {name: options.pop(name) for name in names}
     # what is left has the names of a Request's fields
     # no --limit is 0: all examples
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
@@ -315,6 +344,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, tru
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
 @track_option
+@repair_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
 @settings_options
 def experiment(**options: Any) -> None:
@@ -331,7 +361,7 @@ def experiment(**options: Any) -> None:
     layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
     wanted = {name: options[name] for name in ("policy", "preset", "out")}
     planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
-    how = {name: options[name] for name in ("jobs", "device", "dry_run", "quiet")}
+    how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
     sys.exit(experiment(planned, trackers=trackers, **how))
 
 
@@ -391,15 +421,23 @@ def list_(what: str) -> None:
 
 
 @bench.command()
-@click.argument("kind", type=click.Choice(["task", "reward-model", "judge", "engine"]))
+@click.argument("kind", type=click.Choice(["task", "reward-model", "judge", "engine", "store"]))
 @click.argument("name")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the plugin; repeat.")
 @click.option("--policy", metavar="FOLDER", help="For an engine (vllm): the policy to sample from.")
 @click.option("--device", default="", help="For an engine: as in bench run.")
-def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None, device: str) -> None:
-    """Run conformance tests on a plugin, or on a sampling engine with a policy."""
-    from rlhf_bench.harness.cli.check import check, check_engine
+@click.option("--full", is_flag=True, help="For a store: compare hashes of all files, not their sizes alone.")
+def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None, device: str, full: bool) -> None:
+    """Run conformance tests on a plugin, or on a sampling engine with a policy.
 
+    `bench check store RUNS` instead compares the files of a results folder with what was written.
+    """
+    from rlhf_bench.harness.cli.check import check, check_engine, check_store
+
+    if kind == "store":
+        sys.exit(check_store(Path(name), full, bool(assignments or policy or device)))
+    if full:
+        raise BenchError("--full is for a store.", "Leave it out, or: bench check store RUNS --full.")
     if kind == "engine":
         sys.exit(check_engine(name, policy or "", device, assignments))
     sys.exit(check(kind, name, assignments))  # type: ignore[arg-type]  # click.Choice has checked it

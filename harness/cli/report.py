@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in_terminal: bool) -> int:
     """bench report
 
-    Returns 3 where a cell is missing, with the reasons on stderr where no cell is left.  Raises BenchError without both
+    Returns 3 where a cell is missing, with the reasons on stderr.  Raises BenchError without both
     `out` and `in_terminal`, for a folder that is not there, and where `out` cannot be written.
     """
     if out is None and not in_terminal:
@@ -29,6 +29,7 @@ def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in
     if made is None:
         complain(["No cell is finished", *missing], "")
         return 3
+    complain(missing, "")
     stdout, _ = consoles(quiet)
     show_end(stdout, made, whole=in_terminal)
     return 3 if missing else 0

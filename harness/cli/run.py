@@ -22,6 +22,9 @@ from rlhf_bench.reports import terminal
 if TYPE_CHECKING:
     from rich.console import Console
 
+REPAIRED = "It is made again, with all that depends on it."
+AGAIN = "If it is damaged, the same command with --repair makes it again."
+
 
 def run(
     request: Request,
@@ -31,17 +34,21 @@ def run(
     threads: int | None,
     device: str,
     track: Sequence[str],
+    repair: bool,
     dry_run: bool,
     quiet: bool,
 ) -> int:
     """bench run
 
-    Returns 3 where a judge left too many cases undecided.  Raises the first failure of a stage, after the report of the
-    finished cells is shown.
+    Returns 3 where a cell is unfinished or damaged, and where a judge left too many cases undecided.  Raises the first
+    failure of a stage, after the report of the finished cells is shown.
     """
+    check_repair(repair, dry_run)
     trackers = check_trackers(track)  # before planning, which may take seconds
     planned = runs.plan_request(request, out)
     stdout, stderr = consoles(quiet)
+    if repair:
+        complain(runs.remove_damage(planned.cells.order, out), REPAIRED)
     if dry_run:
         show_plan(planned.stages, stdout)
         show_grid(request, stdout)
@@ -50,14 +57,23 @@ def run(
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or planned.finished) as progress:
         machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
-        ended = runs.compute(planned, machine, command_line())
+        ended = runs.compute(planned, machine, command_line(), repair=repair)
     # results before the failure: a failed stage costs only what needs it
     if ended.report:
         show_end(stdout, ended.report)
     elif ended.missing:
-        complain(["No cell is finished", *ended.missing], "")
-    raise_first(ended.outcome)
-    return 3 if complain(ended.undecided, f"To ask again: bench judge {out}, with the same settings.") else 0
+        complain(["No cell is finished"], "")
+    wrong = complain([*ended.outcome.damaged, *ended.missing], AGAIN)
+    if ended.outcome.failed:
+        raise_first(ended.outcome)
+    wrong |= complain(ended.undecided, f"To ask again: bench judge {out}, with the same settings.")
+    return 3 if wrong else 0
+
+
+def check_repair(repair: bool, dry_run: bool) -> None:
+    """Raises BenchError for --repair of a plan that computes nothing."""
+    if repair and dry_run:
+        raise BenchError("--repair removes what is damaged, and --dry-run changes nothing.", "Give one of them.")
 
 
 def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:

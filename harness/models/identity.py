@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision
+from rlhf_bench.harness.models.adapter_folders import read_adapter
 from rlhf_bench.harness.models.lora import require_peft
-from rlhf_bench.harness.models.policies import check_folder
+from rlhf_bench.harness.models.policies import TOKENIZER_FILES, check_folder, tokenizer_source
 from rlhf_bench.harness.models.tiny_policy import TINY, check_sizes
 from rlhf_bench.harness.store import is_folder
 
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
 TINY_SETTINGS = ("layers", "width", "heads", "vocabulary")
 """Settings that shape the tiny policy and have no meaning for another."""
-
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json"),
-)
-"""One of them is in every folder with a tokenizer."""
 
 WHOLE = 64 * 2**20
 """Bytes up to which a file is hashed completely."""
@@ -46,13 +42,16 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
     others = {k: v for k, v in settings.group("policy").items() if k not in TINY_SETTINGS}
     path = Path(source).expanduser()
     if is_folder(path):  # before the hub: a folder named like a hub id is the folder, as in transformers
-        check_folder(path)
-        names = {p.name for p in path.iterdir()}
-        if not any(n.endswith(".safetensors") for n in names):
-            raise BenchError(f"{path} has no safetensors weights.", "Save the model again with safetensors.")
-        if names.isdisjoint(TOKENIZER_FILES):
-            raise BenchError(f"{path} has no tokenizer.", "Put the tokenizer's files beside the model.")
-        sha = folder_hash(path)
+        adapter = read_adapter(path)
+        model = Path(adapter.base) if adapter else path
+        if is_folder(model):  # the base of an adapter may be a hub id, too
+            check_folder(model)
+            if not any(model.glob("*.safetensors")):
+                raise BenchError(f"{model} has no safetensors weights.", "Save the model again with safetensors.")
+        words = Path(tokenizer_source(path))
+        if is_folder(words) and {p.name for p in words.iterdir()}.isdisjoint(TOKENIZER_FILES):
+            raise BenchError(f"{words} has no tokenizer.", "Put the tokenizer's files beside the model.")
+        sha = model_hash(path)
         return {"name": path.resolve().name, "source": str(path.resolve()), "sha256": sha, "settings": others}
     if is_hub_id(source):
         name, revision = split_revision(source)
@@ -60,6 +59,19 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
         label = name.replace("/", "--") + (f"@{revision[:12]}" if revision else "")
         return {"name": label, "source": source, "sha256": "", "settings": others}
     raise BenchError(f"There is no policy {source!r}.", "Give 'tiny', a folder, or a hub id such as google/gemma-2b.")
+
+
+def model_hash(path: Path) -> str:
+    """`folder_hash` of a model's folder; of an adapter's, a hash of its files and of its base's, or its base's name.
+
+    Raises BenchError for an adapter that cannot be used.
+    """
+    adapter, own = read_adapter(path), folder_hash(path)
+    if adapter is None:
+        return own
+    base = Path(adapter.base)
+    found = folder_hash(base) if is_folder(base) else adapter.base
+    return hashlib.sha256(f"{own}:{found}".encode()).hexdigest()
 
 
 def folder_hash(path: Path, without: Sequence[str] = ()) -> str:

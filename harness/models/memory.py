@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.transformers_private import is_conv1d
 from rlhf_bench.harness.hub import load_error, split_revision
+from rlhf_bench.harness.models.adapter_folders import read_adapter
 from rlhf_bench.harness.models.placement import Placement, apply_placement
 
 if TYPE_CHECKING:
@@ -108,11 +109,13 @@ class MemoryPlan:
 def config_of(source: str) -> Config:
     """The configuration of a folder or of a hub id, of which config.json alone is loaded.
 
-    Raises BenchError where it cannot be loaded.  Those of KNOWN need neither a network nor access.
+    Of an adapter's folder it is that of its base.  Raises BenchError where it cannot be loaded.  Those of KNOWN need
+    neither a network nor access.
     """
     from transformers import AutoConfig
 
-    name, revision = split_revision(source)
+    adapter = read_adapter(source)
+    name, revision = split_revision(adapter.base if adapter else source)
     if name in KNOWN:
         shape = dict(KNOWN[name])
         config: Config = AutoConfig.for_model(shape.pop("model_type"), **shape)

@@ -17,6 +17,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
+from rlhf_bench.harness.models.adapter_folders import MERGE, check_merged, holds_adapter, merge_folder, read_adapter
 from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
 from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
@@ -33,6 +34,11 @@ L = TypeVar("L", bound="CausalLM")
 PAD = "<|pad|>"
 """The pad token of tokenizers that have no token to spare for it."""
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json"),
+)
+"""One of them is in every folder with a tokenizer."""
+
 
 # --- tokenizers
 
@@ -46,7 +52,9 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "", thi
     """
     from transformers import AutoTokenizer
 
-    check_folder(source)
+    adapter = read_adapter(source)
+    model, source = (adapter.base if adapter else source), tokenizer_source(source)
+    check_folder(source, tokenizer=True)
     name, revision = split_revision(source)
     try:
         # remote code is refused everywhere: a name on the hub must not run a program here
@@ -63,7 +71,7 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "", thi
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {source} has no end-of-sequence token.", "Set eos_token in its config.")
     if template:
-        choose_prompt_format(tokenizer, template, system, _generation_end_ids(source), thinking)
+        choose_prompt_format(tokenizer, template, system, _generation_end_ids(model), thinking)
     # A pad token that ends nothing: if it were end-of-sequence, padding could not be told from the end of a text.
     ends, spare = end_token_ids(tokenizer), tokenizer.unk_token_id
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
@@ -73,6 +81,14 @@ def load_tokenizer(source: str | Path, template: str = "", system: str = "", thi
             tokenizer.pad_token_id = spare
     tokenizer.padding_side = "left"  # the last prompt token of every row is in the last column, where decoding starts
     return tokenizer
+
+
+def tokenizer_source(source: str | Path) -> str | Path:
+    """Where the tokenizer of a model lies: of an adapter without one, in the folder or hub id of its base."""
+    adapter = read_adapter(source)
+    if adapter is None or any((adapter.folder / name).is_file() for name in TOKENIZER_FILES):
+        return source
+    return adapter.base
 
 
 def _generation_end_ids(source: str | Path) -> list[int]:
@@ -199,6 +215,7 @@ def _load(
 ) -> L:
     """The model by `load`, `from_pretrained` of one of transformers' auto classes.
 
+    `source` may be an adapter's folder (models/adapter_folders.py): its base is loaded and the adapter is merged.
     `new_head`: the model gets another head than the stored one, made new.
 
     Raises BenchError for quantised weights, which cannot be trained here, for weights that are not finite, and for
@@ -206,6 +223,9 @@ def _load(
     """
     import torch
 
+    adapter = read_adapter(source)
+    # an adapter is added in float32: the sum is rounded once
+    source, wanted, dtype = (adapter.base, dtype, "float32") if adapter else (source, dtype, dtype)
     check_folder(source)
     name, revision = split_revision(source)
     try:
@@ -225,11 +245,14 @@ def _load(
             fix = "Give a model folder with safetensors weights."
             raise BenchError(f"No model can be loaded from {source}: {one_line(error)}.", fix) from error
         raise load_error(error, source, "model with safetensors weights") from error
+    check_merged(model, source)
     if getattr(model.config, "quantization_config", None) is not None:
         raise BenchError(f"The weights of {source} are quantised.", "Give the model they were made from.")
     trunk = f"{model.base_model_prefix}."
     outside = (lambda tensor: not tensor.startswith(trunk)) if new_head else (lambda _: False)
     check_report(source, report, new=outside, left=outside)
+    if adapter:
+        model = merge_folder(model, adapter).to(getattr(torch, wanted))
     # one NaN would show only as a diverged run, hours later
     for parameter, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
@@ -268,11 +291,18 @@ def save_model(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:
 # --- what a source is, and what it can do
 
 
-def check_folder(source: str | Path) -> None:
-    """Raises BenchError for a folder without a model, and for a path that is neither a folder nor a hub id."""
+def check_folder(source: str | Path, tokenizer: bool = False) -> None:
+    """Raises BenchError for a folder without a model, and for a path that is neither a folder nor a hub id.
+
+    An adapter alone is no model; with `tokenizer` it passes, because its folder may hold its tokenizer.
+    """
     path = Path(source)
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
+        if holds_adapter(path):
+            if tokenizer:
+                return
+            raise BenchError(f"{source} is an adapter without its base.", MERGE)
         if "config.json" not in names:
             raise BenchError(
                 f"{source} has no config.json: it is no model folder.", "Give a folder made by save_pretrained."

@@ -19,7 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.faults import machine_fault
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_thread_variables, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
 from rlhf_bench.harness.store import Store
@@ -30,27 +32,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """Names of the stages that were made, the errors of those that failed, and those left out because of them.
+    """Names of the stages that were made, the errors of those that failed, and those left out because of an input.
 
-    Stages that existed before are in none of the three, nor are those that another process made meanwhile.
+    Stages that existed before are in none of the three, nor are those that another process made meanwhile.  `damaged`
+    has a sentence for each file of a stage that was there before, was needed as an input and is not what was written.
     """
 
     made: list[str] = field(default_factory=list)
     failed: dict[str, BenchError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
-    """Run the stages that `root` lacks.  A failed stage stops only what needs it; every finished stage is kept.
+    """Run the stages that `root` lacks.  A failed stage, or a damaged input, stops only what needs it.
+
+    Every finished stage is kept.
 
     `stages` are ordered, inputs first.  One job runs them in that order, several start the first that can run.  Raises
     BenchError when a worker process is killed.
     """
     # Another process may make one of them meanwhile: `run_stage` looks again, under the stage's lock.
-    missing = [stage for stage in stages if not stage.done(root)]
-    if machine.jobs > 1 and len(missing) > 1:
-        return _side_by_side(missing, root, machine)
     outcome = Outcome()
+    missing = _with_sound_inputs([stage for stage in stages if not stage.done(root)], root, outcome)
+    if machine.jobs > 1 and len(missing) > 1:
+        return _side_by_side(missing, root, machine, outcome)
     if missing:
         set_threads(machine.threads)  # imports torch, which takes seconds: not for a plan that is complete
     # keys, not names: stages that differ in a setting alone have one name
@@ -71,6 +77,31 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
     return outcome
 
 
+def _with_sound_inputs(missing: Sequence[Stage], root: Store, outcome: Outcome) -> list[Stage]:
+    """The missing stages that can be made; those that need a damaged stage, or one left out, are put in `outcome`.
+
+    All are checked before anything is computed: hours later the same would be said.
+    """
+    to_make = {stage.key for stage in missing}
+    sound: dict[tuple[str, integrity.Hashed], bool] = {}
+    able = []
+    for stage in missing:
+        # a judge reads texts alone; the weights beside them are as large as all else together
+        hashed = integrity.no_weights if stage.kind == "verdicts" else integrity.every_file
+        for needed in stage.inputs.values():
+            if needed.key in to_make or (needed.key, hashed) in sound:
+                continue
+            problems = integrity.used(needed.folder(root), hashed)
+            outcome.damaged += [one for one in problems if one not in outcome.damaged]
+            sound[needed.key, hashed] = not problems
+        if all(sound.get((needed.key, hashed), True) for needed in stage.inputs.values()):
+            able.append(stage)
+        else:
+            sound[stage.key, integrity.no_weights] = sound[stage.key, integrity.every_file] = False
+            outcome.skipped.append(stage.name)
+    return able
+
+
 def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[[int, int], None]) -> bool:
     """`run_stage`, with failures of the machine (disk full, out of memory) as a BenchError.
 
@@ -79,19 +110,18 @@ def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[
     quiet_libraries()
     try:
         return run_stage(stage, root, machine.device, progress, machine.trackers)
-    except OSError as error:
-        fix = "Finished stages are kept; run again when this is repaired."
-        raise BenchError(f"{stage.name}: {one_line(error)}.", fix) from error
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; other accelerators raise the plain type
-        if "out of memory" not in str(error).lower():
-            raise
-        raise BenchError(f"{stage.name}: out of memory.", "Lower ppo.micro_batch, sft.batch or eval.batch.") from error
+    except BenchError:
+        raise
+    except Exception as error:  # libraries have kinds of their own for a full disk and for no memory
+        if fault := machine_fault(error, stage.name):
+            raise fault from error
+        raise
 
 
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
+def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome) -> Outcome:
     set_thread_variables(machine.threads)  # here, because a worker loads libraries before it runs a line of ours
     position = {stage.key: number for number, stage in enumerate(missing)}
     sorter = TopologicalSorter(
@@ -99,7 +129,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
     )
     sorter.prepare()
     # `ready` holds stages that could run but have no free worker, in the order of the plan
-    outcome, ready, ended = Outcome(), list[str](), set[str]()
+    ready, ended = list[str](), set[str]()
     running: dict[Future[bool], Stage] = {}
     # a forked process cannot use CUDA once its parent has
     context = multiprocessing.get_context("spawn")
@@ -132,7 +162,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine) -> Ou
             for process in list(pool._processes.values()):
                 process.terminate()  # folders are written aside, so no half-written one counts as complete
             raise
-    outcome.skipped = [stage.name for stage in missing if stage.key not in ended]
+    outcome.skipped += [stage.name for stage in missing if stage.key not in ended]
     return outcome
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.pipeline.context import Context, StageFunction
+from rlhf_bench.harness.pipeline.integrity import FILES, listed, sealed, stage_place
 from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory
 from rlhf_bench.harness.pipeline.trackers import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
@@ -116,7 +117,9 @@ def run_stage(
             "family": stage.family,
             "figures": dict(figures),
             **environment(),
+            FILES: listed(place[0]),
         }
+        record = sealed(record, stage_place(record))
         store.write_json(place[0] / store.MARKER, record)  # last: the marker's presence says that the folder is whole
     return True
 

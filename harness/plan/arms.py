@@ -2,7 +2,8 @@
 
 An optimiser is a function from an `ArmContext` to stages by role, `generations` among them, and is registered in
 OPTIMIZERS.  PPO plans `ppo` and, for prompts of another task, `transfer`; best-of-n plans `pool` and `best_of_n`; DPO
-and SFT on the chosen responses plan `direct` and `written`.
+and SFT on the chosen responses plan `direct` and `written`.  A control in CONTROLS has no reward model at all, not even
+to score it: one arm serves all of a task and seed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rlhf_bench.harness.seams import (
 )
 from rlhf_bench.harness.seeds import Seed, of_reward, tag
 from rlhf_bench.harness.statistics.best_of_n import check_ns, parse_ns
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL, parse_temperatures
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ class ArmContext:
     @property
     def payload(self) -> JsonObject:
         """Parameters that change no result: the micro-batch, and where the tasks of both splits are opened from."""
-        tasks = {"task": self.tasks.optimised.params, "evaluated": self.tasks.evaluated.params}
+        tasks = {"task": self.tasks.optimised.opened, "evaluated": self.tasks.evaluated.opened}
         return {"micro_batch": self.settings.ppo.micro_batch, **tasks}
 
     def label(self, task: str) -> str:
@@ -282,7 +284,7 @@ def best_of_n(arm: ArmContext) -> dict[str, Stage]:
         # nothing of the reward model, and of n the pool's size alone: all arms of a seed draw once
         {**common, "seed": seed, "temperature": settings.ppo.temperature, "pool": drawn},
         prompts,
-        {"task": evaluated.params},
+        {"task": evaluated.opened},
         plugin_code=(evaluated.fingerprint,),  # the stage computes the samples' gold utility
         cost=cost,
         family=arm.family,
@@ -345,6 +347,36 @@ OPTIMIZERS: Mapping[str, Callable[[ArmContext], Stages]] = {
     "sft-chosen": partial(direct, method="sft-chosen"),
 }
 """What turns an arm into generations: a function from an arm's context to stages by role, `generations` among them."""
+
+
+def sft_tempered(tasks: Tasks, stages: Stages, settings: Settings, family: str, run: Seed) -> dict[str, Stage]:
+    """The stage that samples the SFT policy at lower temperatures.
+
+    Nothing of it depends on a reward model.  A run in layers keeps its reward seed all the same, as a part of its name:
+    the SFT policies of an arm start from all of their seeds (`seeds.training_seed`), and the control of a run is its
+    own SFT policy.
+
+    Raises BenchError for temperatures that `parse_temperatures` refuses.
+    """
+    temperatures = parse_temperatures(settings.sft_tempered.temperatures)
+    baseline = stages["baseline"]
+    generations = Stage(
+        "tempered",
+        cell_label(tasks.label, CONTROL, run),
+        f"{H}.stages.tempered:tempered",
+        # all that the baseline depends on: it is the same policy on the same prompts
+        {**baseline.params, "temperatures": list(temperatures)},
+        baseline.inputs,
+        cost=float(len(temperatures) * (settings.eval.prompts or 1000)),
+        family=family,
+    )
+    return {"generations": generations}
+
+
+CONTROLS: Mapping[str, Callable[[Tasks, Stages, Settings, str, Seed], Stages]] = {CONTROL: sft_tempered}
+"""What is sampled without a reward model: a function from the tasks, the stages that all arms of a seed share
+(`shared.shared_stages`), the settings, the name for time estimates and the run to stages by role, `generations` among
+them."""
 
 
 def training(arm: ArmContext) -> Stage:

@@ -30,9 +30,10 @@ class Cell:
     """A cell and its stages by role.
 
     Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy, or
-    pool), and generations.  `home` is the task whose demonstrations and pairs are trained on, `task` the label that
-    names it and what differs.  `reads_examples`: the reward model reads more of an example than its prompt.  `arm`:
-    hash that groups the seeds of one arm in reports.
+    pool), and generations; a control has neither reward nor scale, and its own name as `reward_model`.  `home` is the
+    task whose demonstrations and pairs are trained on, `task` the label that names it and what differs.
+    `reads_examples`: the reward model reads more of an example than its prompt.  `arm`: hash that groups the seeds of
+    one arm in reports.
     """
 
     task: str
@@ -64,7 +65,7 @@ class Cell:
             "task": self.task,
             "home": self.home.name,
             "home_origin": asdict(self.home.origin),
-            "evaluated": self.evaluated.params,
+            "evaluated": self.evaluated.opened,
             "reward_model": self.reward_model,
             "optimizer": self.optimizer,
             "arm": self.arm,
@@ -87,12 +88,18 @@ def plan_cell(
     optimizer: str = "ppo",
     arm_key: str = "",
 ) -> Cell:
-    """The stages of one cell.  `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS.
+    """The stages of one cell.
 
-    `tasks` are as the seed's data seed draws them, and `arm_key` then names the arm (`layered_arm`), since keys differ
-    with the data.  Imports the reward model's module, no torch.  Raises BenchError as `arms.open_arm` and as the
-    optimiser's function.
+    `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS or CONTROLS.  A control's cell does not
+    depend on `rm_name`, and is named as the control.  `tasks` are as the seed's data seed draws them, and `arm_key`
+    then names the arm (`layered_arm`), since keys differ with the data.  Imports the reward model's module, no torch.
+    Raises BenchError as `arms.open_arm` and as the optimiser's function.
     """
+    family = f"{tasks.home.name} {policy['name']}"
+    if optimizer in arms.CONTROLS:
+        shared = shared_stages(tasks, seed, policy, settings)
+        stages = {**shared, **arms.CONTROLS[optimizer](tasks, shared, settings, family, seed)}
+        return _cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key)
     arm = arms.open_arm(rm_name, settings)
     for task in (tasks.optimised, tasks.evaluated):
         if arm.reads_utility and not task.has_utility:
@@ -106,25 +113,40 @@ def plan_cell(
     start = shared if trainer == seed else shared_stages(tasks, trainer, policy, settings)
     # pairs belong to the reward seed: where a task gives no rejected response, that SFT policy writes it
     shared = {**shared, "pairs": start["pairs"]}
-    family = f"{tasks.home.name} {policy['name']}"
     context = arms.ArmContext(tasks, arm, shared, settings, family, seed, start["sft"])
     # each step plans from the stages before it: scale reads the trained model, the optimiser reads both
     if isinstance(arm.made, TrainableRewardModel):
         context = replace(context, stages={**context.stages, "reward": arms.training(context)})
     context = replace(context, stages={**context.stages, "scale": arms.scale(context)})
     stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
-    del stages["train_prompts"]  # an input of other stages; a cell's prompts are the held-out ones
+    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm_key, arm.reads_examples)
+
+
+def _cell(
+    tasks: Tasks,
+    label: str,
+    seed: Seed,
+    policy: Row,
+    stages: Mapping[str, Stage],
+    optimizer: str,
+    arm_key: str,
+    reads_examples: bool = False,
+) -> Cell:
+    """The cell of planned stages; `label` is the reward model's.  `make_plan`, which knows the request, adds
+    `differing`."""
+    # training prompts are an input of other stages; a cell's prompts are the held-out ones
+    kept = {role: stage for role, stage in stages.items() if role != "train_prompts"}
     return Cell(
         tasks.label,
-        arm.label,
+        label,
         seed,
         policy["name"],
-        stages,
-        {},  # `differing`: `make_plan` adds it, which knows the request
+        kept,
+        {},
         tasks.evaluated,
         tasks.home,
         optimizer,
-        arm.reads_examples,
+        reads_examples,
         arm_key or stages["generations"].seedless_key[: store.KEY_LENGTH],
     )
 
@@ -150,7 +172,7 @@ def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], l
         # `content`, not the settings: those that cost only time change no verdict (`seams.HasVerdictSettings`)
         {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": number},
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
-        {"judge_settings": dict(judge.settings)},
+        {"judge_settings": dict(judge.settings), "task": task.opened},
         plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility
     )
 

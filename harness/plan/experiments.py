@@ -188,7 +188,6 @@ def make(
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
     from rlhf_bench.harness.settings import GROUPS
 
-    judges = run.judges or DEFAULT_JUDGES
     sets: dict[str, dict[str, str]] = {}
     for name, value in run.set.items():
         group, _, key = name.partition(".")
@@ -200,7 +199,15 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
         if group in GROUPS or fnmatch.filter(names, group):
             sets.setdefault(group, {}).update(keys)  # after the run's own settings, which they override
     return Request(
-        run.task, run.rms, seeds, policy, judges, sets, preset=preset, prompts=run.prompts, optimizers=run.optimizers
+        run.task,
+        run.rms,
+        seeds,
+        policy,
+        run.judges,
+        sets,
+        preset=preset,
+        prompts=run.prompts,
+        optimizers=run.optimizers,
     )
 
 
@@ -235,22 +242,24 @@ def overhead_stage(seed: int) -> Stage:
     return Stage("overhead", f"s{seed}", "rlhf_bench.harness.stages.overhead:overhead", {"seed": seed}, code=code)
 
 
-def run(made: Made, root: store.Store, machine: Machine) -> Outcome:
+def run(made: Made, root: store.Store, machine: Machine, *, repair: bool = False) -> Outcome:
     """Execute the stages that `root` lacks.  A stage that fails raises nothing: the outcome names it.
 
+    With `repair` damaged records of cells are written again; `repair.remove_damaged` comes before.
     Raises BenchError for an unusable device, an unwritable `root` and a worker process that is killed.
     """
     if not all(stage.done(root) for stage in made.order):
         machine = machine.resolved()  # imports torch: not where every stage is there already
     root.prepare()
     for planned in made.plans.values():
-        record_cells(planned, root)  # first, so that an interrupted experiment can say what it lacks
+        record_cells(planned, root, repair)  # first, so that an interrupted experiment can say what it lacks
     # all runs in one call, so that no job waits for the end of a run
     outcome = execute([stage for stage in made.order if stage.kind != "overhead"], root, machine)
     # a timing runs after everything else, alone, on one thread of the CPU
     alone = Machine(progress=machine.progress)
     timed = execute([stage for stage in made.order if stage.kind == "overhead"], root, alone)
-    return Outcome(outcome.made + timed.made, {**outcome.failed, **timed.failed}, outcome.skipped + timed.skipped)
+    failed, damaged = {**outcome.failed, **timed.failed}, outcome.damaged + timed.damaged
+    return Outcome(outcome.made + timed.made, failed, outcome.skipped + timed.skipped, damaged)
 
 
 def record(experiment: Experiment, made: Made, command: str) -> JsonObject:

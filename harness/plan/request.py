@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.models.identity import policy_identity
+from rlhf_bench.harness.anchors import anchored
+from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
+from rlhf_bench.harness.models.identity import WHOLE, policy_identity
 from rlhf_bench.harness.nouns import Split
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
-from rlhf_bench.harness.plan.arms import OPTIMIZERS
+from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
@@ -35,9 +37,12 @@ DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
 class Request:
     """The arguments of a run.  `assignments` are the --set texts: group -> key -> value.
 
+    Without `judges`, those of DEFAULT_JUDGES and the task's own measure (`seams.HasOwnJudges`).
+
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
-    `data_seeds` and `reward_seeds` are layers around the seeds: every combination is a run (harness/seeds.py).
+    `reward_models` may be empty where every optimiser is a control (`arms.CONTROLS`).  `data_seeds` and `reward_seeds`
+    are layers around the seeds: every combination is a run (harness/seeds.py).
     """
 
     task: str
@@ -88,14 +93,21 @@ def make_plan(request: Request) -> Plan:
 
     Imports no torch.  Raises BenchError for unknown names, wrong settings, unreadable data and missing models.
     """
+    request = _anchored(request)
     for name in request.optimizers:
-        if name not in OPTIMIZERS:
-            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
+        if name not in (*OPTIMIZERS, *CONTROLS):
+            raise BenchError(f"Unknown optimizer {name!r}.", did_you_mean(name, (*OPTIMIZERS, *CONTROLS)))
+    if not request.reward_models and any(name in OPTIMIZERS for name in request.optimizers):
+        raise BenchError("No reward model was given.", f"Add --rm NAME; only {', '.join(CONTROLS)} does without.")
     if request.n is not None and "best-of-n" not in request.optimizers:
         raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
-    names = dict.fromkeys([*request.tasks, *request.reward_models, *request.judges])
+    if request.reward_seeds and all(name in CONTROLS for name in request.optimizers):
+        seen = f"--reward-seeds with {', '.join(request.optimizers)} alone, which trains no reward model."
+        raise BenchError(seen, "Leave --reward-seeds out, or add the arms that it is a control of.")
+    judge_names = request.judges or DEFAULT_JUDGES
+    names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
-    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": request.judges}
+    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
         for name in named:
             plugins.find(kind, name)  # a misspelt name is reported before a setting that belongs to it
@@ -103,13 +115,16 @@ def make_plan(request: Request) -> Plan:
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
     opened = _opened(request, settings)
+    check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
+    if not request.judges:
+        judge_names = (*DEFAULT_JUDGES, *opened[None][request.task].judges)
     # built now: a judge's wrong setting must not surface after hours of training
-    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(request.judges)]
+    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(judge_names)]
     cells, judged = [], {}
     conditions = list(
         product(
-            dict.fromkeys(request.reward_models),
+            dict.fromkeys(request.reward_models or [""]),  # none: controls alone, which have none
             dict.fromkeys(request.prompts or [request.task]),
             dict.fromkeys(request.optimizers),
         )
@@ -126,6 +141,8 @@ def make_plan(request: Request) -> Plan:
             tasks = _used(request, opened[layers_asked(seed).get("data")], evaluated)
             arm = layered.get((rm, evaluated, optimizer), "")
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm)
+            if cell.name in judged:
+                continue  # a control is one arm, whatever the reward models beside it
             cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
@@ -133,6 +150,30 @@ def make_plan(request: Request) -> Plan:
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
     return Plan(tuple(cells), judged, settings)
+
+
+def _anchored(request: Request) -> Request:
+    """The request with the paths that names of plugins carry made absolute, in --set groups too."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, values in request.assignments.items():
+        groups.setdefault(anchored(name) if ":" in name else name, {}).update(values)
+    models = [anchored(name) if ":" in name else name for name in request.reward_models]
+    data = anchored(request.data, "data")
+    return replace(request, assignments=groups, reward_models=models, data=data)
+
+
+def check_sources(names: Sequence[str]) -> None:
+    """Raises DamagedError for a damaged policy or reward model (`path:FOLDER`) that a stage made, or a copy of one.
+
+    A policy may be a folder in that of its stage.
+    """
+    for name in names:
+        path = Path(name if store.is_folder(Path(name)) else name.partition(":")[2] or name).expanduser()
+        for folder in (path, path.parent):
+            if store.is_folder(path) and (folder / store.MARKER).is_file():
+                # as much as the identity of such a folder hashes (`folder_hash`): hashing many gigabytes takes minutes
+                for sentence in integrity.damage(folder, lambda _, size: size <= WHOLE, moved=True):
+                    raise DamagedError(f"{sentence}.", "Take another copy, or repair the run that made it.")
 
 
 Opened = Mapping[int | None, Mapping[str, plan_tasks.TaskPlan]]
@@ -147,7 +188,7 @@ def _opened(request: Request, settings: Settings) -> Opened:
     used |= {request.task: ("sft", "train", "test")}
     own: dict[str, plan_tasks.TaskPlan] = {}
     for name, splits in used.items():
-        given = settings.plugins.get(name, {})
+        given = _given(name, settings)
         own[name], task = plan_tasks.open_task(name, given, splits)
         if name == request.task and not task.examples("sft"):
             raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
@@ -164,6 +205,18 @@ def _opened(request: Request, settings: Settings) -> Opened:
 def _used(request: Request, opened: Mapping[str, plan_tasks.TaskPlan], evaluated: str) -> plan_tasks.Tasks:
     """The tasks of a cell, from those that its data seed draws."""
     return plan_tasks.Tasks(opened[request.task], opened[request.train_prompts or request.task], opened[evaluated])
+
+
+def _given(name: str, settings: Settings) -> dict[str, object]:
+    """The settings of a task by hand."""
+    given = dict(settings.plugins.get(name, {}))
+    if settings.data.bad_rows == "skip":
+        # every task of the run is asked; one that generates its data has no bad rows
+        if "bad_rows" in plugins.parameters(plugins.find("task", name).factory()):
+            given.setdefault("bad_rows", settings.data.bad_rows)
+        elif given.get("data"):
+            raise BenchError(f"The task {name!r} cannot leave bad rows out.", "Leave data.bad_rows=skip away.")
+    return given
 
 
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
@@ -186,31 +239,67 @@ def _differing(request: Request, tasks: plan_tasks.Tasks) -> dict[str, str]:
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 
-def run(made: Plan, root: store.Store, machine: Machine) -> Outcome:
+def run(made: Plan, root: store.Store, machine: Machine, *, repair: bool = False) -> Outcome:
     """Execute the stages that `root` lacks.  A stage that fails raises nothing: the outcome names it.
 
+    With `repair` damaged records of cells are written again; `repair.remove_damaged` comes before.
     Raises BenchError for an unusable device, an unwritable `root` and a worker process that is killed.
     """
     if not all(stage.done(root) for stage in made.order):
         machine = machine.resolved()  # imports torch: not where every stage is there already
     root.prepare()
-    record_cells(made, root)  # first, so that a report can say what an interrupted run lacks
+    record_cells(made, root, repair)  # first, so that a report can say what an interrupted run lacks
     return execute(made.order, root, machine)
 
 
-def record_cells(made: Plan, root: store.Store) -> None:
-    """Write cells/NAME.json of every cell, from which reports find its folders; judges recorded before stay."""
+def record_cells(made: Plan, root: store.Store, repair: bool = False) -> None:
+    """Write cells/NAME.json of every cell, from which reports find its folders; judges recorded before stay.
+
+    A damaged record stays as it is, for reports to name, unless `repair` says to write it again.  The judges of one
+    that is written again, or that was deleted, are those whose verdicts on the cell's generations are there.
+    """
     (root.root / "cells").mkdir(parents=True, exist_ok=True)
+    on_disk: dict[str, JsonObject] | None = None
     for cell in made.cells:
         path = root.root / "cells" / f"{cell.name}.json"
-        # `bench judge` records judges that no plan names
-        found = store.read_json(path) if path.exists() else {}
-        judged = found.get("judges") if isinstance(found, dict) else None
-        before: JsonObject = judged if isinstance(judged, dict) else {}
+        before: object = None
+        if path.exists():
+            try:
+                before = store.read_json(path)
+            except BenchError:
+                before = ""
+            sound = isinstance(before, dict) and not integrity.seal_problem(before, path.name)
+            if not sound and not repair:
+                continue
+            before = before if sound else None
+        generations = cell.stages["generations"]
+        if isinstance(before, dict):
+            # `bench judge` records judges that no plan names
+            judged = before["judges"] if isinstance(before.get("judges"), dict) else {}
+        elif not generations.folder(root).exists():
+            judged = {}  # a new cell
+        else:
+            on_disk = _judged_on_disk(root) if on_disk is None else on_disk  # once: there may be many cells
+            judged = on_disk.get(generations.folder(root).name, {})
         judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
-        record = {**cell.record(), "judges": {**before, **judges}}
-        if not path.exists() or store.read_json(path) != record:  # the same run again leaves its files untouched
+        record = integrity.sealed({**cell.record(), "judges": {**judged, **judges}}, path.name)
+        if before != record:  # the same run again leaves its files untouched
             store.write_json(path, record)
+
+
+def _judged_on_disk(root: store.Store) -> dict[str, JsonObject]:
+    """The places of finished verdicts in the store: name of the generations' folder -> judge -> place."""
+    found: dict[str, JsonObject] = {}
+    markers = [(path.stat().st_mtime_ns, path) for path in (root.root / "verdicts").glob(f"*/{store.MARKER}")]
+    for _, path in sorted(markers):  # of a judge with several settings the last verdicts count
+        try:
+            record = store.read_json(path)
+            place = [record["kind"], record["label"], record["key"][: store.KEY_LENGTH]]
+            if not any(integrity.damage(path.parent, integrity.no_file, record)):
+                found.setdefault(record["inputs"]["generations"], {})[record["params"]["judge"]["name"]] = place
+        except (BenchError, LookupError, TypeError):  # damaged, or of another version: these verdicts stay unrecorded
+            continue
+    return found
 
 
 def finished(made: Plan, root: store.Store) -> list[Path]:
@@ -225,15 +314,20 @@ def finished(made: Plan, root: store.Store) -> list[Path]:
 def raise_first(outcome: Outcome) -> None:
     """Raises the first failure of a run as a BenchError that names the other failures; returns where there is none.
 
-    What was made is kept; the error counts the stages that were left out because of a failure.
+    What was made is kept; the error counts the stages that were left out because of a failure.  Raises DamagedError
+    where stages are damaged and none failed.
     """
+    if outcome.damaged and not outcome.failed:
+        lost = f"{len(outcome.skipped)} stages that need it were left out."
+        raise DamagedError(f"{'; '.join(outcome.damaged)}.", f"{integrity.REPAIR} {lost}")
     if not outcome.failed:
         return
     name, error = next(iter(outcome.failed.items()))
     others = [f"{other} ({why.seen})" for other, why in list(outcome.failed.items())[1:]]
     more = f" Failed as well: {'; '.join(others)}." if others else ""
+    more += f" Damaged: {'; '.join(outcome.damaged)}." if outcome.damaged else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
-    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip())
+    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip()) from error
 
 
 def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float | None]:
@@ -246,6 +340,8 @@ def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float
     for kind in {stage.kind for stage in stages}:
         for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
             record = store.read_json(path)
+            if any(integrity.damage(path.parent, integrity.no_file, record)):
+                continue  # the estimate needs no single stage, and a run names what is damaged
             if record["cost"]:  # 0 for stages that state none, such as verdicts
                 rates.setdefault((kind, record["family"]), []).append(record["seconds"] / record["cost"])
     found: dict[str, float | None] = {}
@@ -272,6 +368,7 @@ TYPICAL = {
     "baseline": 0.012,
     "ppo": 0.024,
     "pool": 0.003,
+    "tempered": 0.003,
     "best_of_n": 0.001,
     "proxy": 0.002,
 }

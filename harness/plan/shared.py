@@ -51,7 +51,7 @@ def shared_stages(tasks: Tasks, run: Seed, policy: Row, settings: Settings) -> d
             "seed": seed,
         },
         {},
-        {"task": home.trained_on},
+        {"task": home.trained_opened},
         plugin_code=home.redrawing,
         cost=float(settings.sft.steps * settings.sft.batch),
         family=family,
@@ -70,6 +70,7 @@ def shared_stages(tasks: Tasks, run: Seed, policy: Row, settings: Settings) -> d
             "eval": {"batch": settings.eval.batch},
         },
         {"sft": sft},
+        {"task": home.trained_opened},
         plugin_code=home.redrawing,
         cost=1.0,
         family=family,
@@ -110,7 +111,7 @@ def _prompts(task: TaskPlan, tasks: Tasks, run: Seed, sft: Stage, settings: Sett
         },
         {"sft": sft},
         # the home task, in whose training data no prompt held out by another task may be
-        {"task": task.params, "home": tasks.home.params},
+        {"task": task.opened, "home": tasks.home.opened},
         cost=1.0,
         family=sft.family,
     )

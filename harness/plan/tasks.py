@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness.anchors import is_local
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import GoldTask, HasOrigin, Task
+from rlhf_bench.harness.seams import GoldTask, HasOrigin, HasOwnJudges, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 REDRAWN = "rlhf_bench.tasks.redrawn:Redrawn"
@@ -24,8 +25,8 @@ class TaskPlan:
 
     `fingerprint` hashes its code, `origin.sha256` all of its data, and `examples` its prompts and demonstrations alone:
     stages that read no pairs are shared between settings that change only the pairs.  `max_response` is in tokens of
-    the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.  `redrawn`: the data seed by which
-    demonstrations and training pairs are redrawn (`with_data_seed`).
+    the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.  `judges` are the task's own.
+    `redrawn`: the data seed by which demonstrations and training pairs are redrawn (`with_data_seed`).
     """
 
     name: str
@@ -35,11 +36,19 @@ class TaskPlan:
     max_response: int
     examples: str
     has_utility: bool = False
+    judges: tuple[str, ...] = ()
     redrawn: int | None = None
 
     @property
     def params(self) -> JsonObject:
-        """What enters keys: name, settings and the hash of the data."""
+        """What enters keys: name, settings and the hash of the data, which stands for the place of local files."""
+        data = self.settings.get("data", "")
+        where = {"data": ""} if isinstance(data, str) and is_local(data) else {}
+        return {**self.opened, "settings": {**self.settings, **where}}
+
+    @property
+    def opened(self) -> JsonObject:
+        """What opens the task again: name and settings, with the hash that its data must have."""
         return {"name": self.name, "settings": dict(self.settings), "sha256": self.origin.sha256}
 
     @property
@@ -50,9 +59,17 @@ class TaskPlan:
     @property
     def trained_on(self) -> JsonObject:
         """`params` of the task whose demonstrations and pairs are trained on: this one, or what is redrawn from it."""
+        return self._redrawn(self.params)
+
+    @property
+    def trained_opened(self) -> JsonObject:
+        """`opened` of the task whose demonstrations and pairs are trained on."""
+        return self._redrawn(self.opened)
+
+    def _redrawn(self, found: JsonObject) -> JsonObject:
         if self.redrawn is None:
-            return self.params
-        settings = {"task": self.name, "settings": store.canonical(self.settings), "seed": self.redrawn}
+            return found
+        settings = {"task": self.name, "settings": store.canonical(found["settings"]), "seed": self.redrawn}
         return {"name": REDRAWN, "settings": settings, "sha256": self.origin.sha256}
 
     @property
@@ -111,9 +128,11 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         raise BenchError(f"The task {name!r} cannot be read: {one_line(error)}.") from error
     if max_response < 2:
         raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
-    return TaskPlan(
-        name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask)
-    ), task
+    own = tuple(task.judges) if isinstance(task, HasOwnJudges) else ()
+    opened = TaskPlan(
+        name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask), own
+    )
+    return opened, task
 
 
 def is_generated(task: TaskPlan) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from rlhf_bench.harness.models.placement import Placement, apply_placement, read
 from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_tokenizer, save_model
 from rlhf_bench.harness.models.tensors import check_shapes, shapes_of
 from rlhf_bench.harness.nouns import Rollout
+from rlhf_bench.harness.replacing import replacing, sweep
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
@@ -177,9 +177,9 @@ def save_state(actors: Actors, iteration: int, path: Path) -> None:
         **state_tensors("critic", actors.critic, actors.critic_optimizer),
     }
     # Written aside and renamed: a run that is killed meanwhile keeps the state before.
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, aside, metadata={"iteration": str(iteration)})
-    aside.replace(path)
+    sweep(path.parent)
+    with replacing(path) as aside:
+        save_file(tensors, aside, metadata={"iteration": str(iteration)})
 
 
 def load_state(actors: Actors, path: Path) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.faults import machine_fault
 from rlhf_bench.harness.forward.passes import first_of_each
 from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
@@ -79,6 +80,8 @@ class NamedRewardModel:
         except (BenchError, torch.OutOfMemoryError):  # the second is for `fit`, which tries fewer rows
             raise
         except (Exception, SystemExit) as error:  # a plugin may raise anything
+            if fault := machine_fault(error, f"The reward model {self.name!r}, scoring"):
+                raise fault from error
             raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error
 
 

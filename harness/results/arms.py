@@ -20,6 +20,7 @@ class CellFiles:
     record: Row
     root: Path
     path: Path | None = None  # of the record
+    content: str = ""  # hash of all that a report reads of its stages; "" where nothing was read
 
     def folder(self, role: str) -> Path:
         """The folder of the stage with this role, such as "sft" or "generations"; KeyError without one."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FILES = 8192
 """The number of files whose columns are kept; a cell has about six."""
+GENERATED = ("kl", "reward", "logprob", "drawn")
+"""The numbers that are kept of a generation."""
 Checkpoint = tuple[str, int]
 """Decoding and iteration."""
 
@@ -105,7 +107,7 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
             _shared(tuple(row["example_id"] for row in part)),
             _shared(tuple(tuple(row.get("slices", ())) for row in part)),
             _shared(tuple(row.get("source", "") for row in part)),
-            _values([row["values"] for row in part]) if judged else _values(part, ("kl", "reward")),
+            _values([row["values"] for row in part]) if judged else _values(part, GENERATED),
             {at: row["reason"] for at, row in enumerate(part) if "reason" in row},
             () if judged else tuple(row.get("response", "") for row in part),
         )
@@ -178,12 +180,12 @@ class Aligned:
     left_out: int
     blocks: tuple[str, ...] = ()
 
-    def matrix(self, name: str) -> Array:
+    def matrix(self, name: str, elsewhere: float = np.nan) -> Array:
         """Cells [S, P] of a value, seeds and prompts in the order of `groups` and `ids`.
 
-        NaN where undecided, and where the prompt is of other data (`absent`).
+        NaN where undecided, and `elsewhere` where the prompt is of other data (`absent`).
         """
-        found = np.full((len(self.groups), len(self.ids)), np.nan)
+        found = np.full((len(self.groups), len(self.ids)), elsewhere)
         for cells, group, places in zip(found, self.groups, self.places, strict=True):
             at = np.array(places, dtype=np.intp)
             cells[at != ABSENT] = group.column(name)[at[at != ABSENT]]

@@ -23,7 +23,7 @@ from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
 from rlhf_bench.harness.seeds import Seed, layers_of, run_name
 from rlhf_bench.harness.slices import length_slices
-from rlhf_bench.harness.statistics import collapse, runs
+from rlhf_bench.harness.statistics import collapse, entropy_matched, runs
 from rlhf_bench.harness.statistics import layers as layered
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.harness.statistics.runs import Runs
@@ -132,7 +132,8 @@ class Estimator:
             yield self.estimate(arm, judge, named, slice_name, "sample", iteration, interval, after, part.absent)
 
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
-        """At every checkpoint: KL to the SFT policy, the reward model's own (unscaled) reward, repeated responses."""
+        """At every checkpoint: KL to the SFT policy, the reward model's own (unscaled) reward, entropy per token, and
+        repeated responses."""
         tables = []
         for cell in arm.cells:
             # generations.jsonl has no sources, and they are needed: prompts of one source are one cluster
@@ -144,11 +145,21 @@ class Estimator:
                 sources = tuple(source[i] for i in group.ids)
                 groups[place] = replace(group, slices=((),) * len(group.ids), sources=sources)
             tables.append(replace(table, groups=groups))
+        groups_of_all = [group for table in tables for group in table.groups.values()]
+        # an arm without a reward model has no rewards, which is no undecided case
+        known = [n for n in ("kl", "reward") if any(np.isfinite(group.column(n)).any() for group in groups_of_all)]
         none: list[dict[str, str]] = [{}] * len(tables)
-        yield from self._judge(arm, "run", [Measure("kl", "level"), Measure("reward", "level")], tables, none)
+        yield from self._judge(arm, "run", [Measure(name, "level") for name in known], tables, none)
         for decoding, iteration in checkpoints(tables):
-            sampled = [table.groups[decoding, iteration] for table in tables]
-            texts = list(align(sampled, blocks=arm.drawn).texts())
+            part = align([table.groups[decoding, iteration] for table in tables], blocks=arm.drawn)
+            logprob = part.matrix("logprob")
+            if np.isfinite(logprob).any():  # sampled by this policy, and by a version that stores it
+                rng = self.generator(arm.task, arm.reward_model, arm.key, "run", "entropy", decoding, str(iteration))
+                of, tokens = (part.matrix(name, elsewhere=0.0) for name in ("logprob", "drawn"))
+                layers = layers_of(arm.seeds)
+                one = entropy_matched.entropy(of, tokens, self.level, rng, part.sources(), layers)
+                yield self.estimate(arm, "run", "entropy", ALL, decoding, iteration, one, logprob, part.absent)
+            texts = list(part.texts())
             found = [collapse.repetition(responses) for responses in texts]
             for name in found[0]:
                 interval = collapse.over_seeds(name, [one[name] for one in found], self.level, layers_of(arm.seeds))

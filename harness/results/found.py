@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 
 NEEDED: Mapping[str, type] = {
     "task": str, "home": str, "reward_model": str, "arm": str, "seed": int, "policy": str, "differing": dict,
@@ -22,8 +24,10 @@ NEEDED: Mapping[str, type] = {
 }  # fmt: skip
 """Keys that the record of a cell must have, with the types of their values."""
 ORIGIN = ("kind", "description", "sha256", "license")
-ROLES = ("sft", "prompts", "pairs", "baseline", "scale", "generations")
+ROLES = ("sft", "prompts", "pairs", "baseline", "generations")
 """The stages that every cell has; the others depend on its optimiser."""
+OF_REWARDS = ("scale",)
+"""The stages that every cell with a reward model has."""
 STAGE = ("kind", "label", "key", "seconds", "cpu_seconds", "device", "versions", "machine", "figures")
 """Keys that a report reads of every stage.json."""
 ROWS = {
@@ -39,6 +43,15 @@ COLUMNS = ("generations.jsonl", "verdicts.jsonl")
 POOL = ("example_id", "rewards", "figures")
 """Columns of pool.jsonl, which only cells of best-of-n have; their generations.jsonl holds the chosen responses."""
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
+GENERATING = ("ppo", "transfer", "best_of_n", "written")
+"""Kinds of stages whose folder is the `generations` of a cell; one that no record names has lost its record."""
+READ = frozenset({"scale.json", "pool.jsonl", "measures.json", "verdicts.jsonl", *(name for name, _ in ROWS.values())})
+"""Files that a report reads, whatever the stage: they are hashed, the sizes of the others are compared."""
+
+
+def is_read(name: str, size: int) -> bool:  # noqa: ARG001
+    """Whether a report reads this file of a stage (an `integrity.Hashed`)."""
+    return name in READ
 
 
 def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
@@ -51,7 +64,11 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     for path in paths:
         if not store.exists(path):
             raise BenchError(f"{path} is not there.", "Give the --out folder of a bench run.")
-        found = [path] if path.suffix == ".json" and path.is_file() else sorted((path / "cells").glob("*.json"))
+        if path.suffix == ".json" and path.is_file():
+            found = [path]
+        else:
+            found = sorted((path / "cells").glob("*.json"))
+            missing += without_record(path)
         missing += [] if found else [f"{path} holds no cells of a bench run"]
         for record in found:
             # below its results folder, not below the given path, which may be the record or a link to the folder
@@ -69,6 +86,24 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     return cells, missing
 
 
+def without_record(root: Path) -> list[str]:
+    """Sentences about finished cells of a results folder whose record in `cells/` is gone or cannot be read."""
+    folders = {folder for kind in GENERATING for folder in (root / kind).glob("*") if is_complete(folder)}
+    # ppo lies beside transfer in a cell with prompts of another task: both are named by one record
+    named = set[Path]()
+    for path in sorted((root / "cells").glob("*.json")) if folders else []:
+        try:
+            places = store.read_json(path)["stages"].values()
+            named |= {root / kind / f"{label}-{key}" for kind, label, key in places}
+        except (BenchError, LookupError, TypeError, ValueError, AttributeError):
+            # it is named as damaged; its name begins as that of the folder
+            named |= {folder for folder in folders if folder.name.startswith(path.stem)}
+    return [
+        f"{folder.parent.name}/{folder.name}: no record in {root / 'cells'} names this finished stage"
+        for folder in sorted(folders - named)
+    ]
+
+
 def is_complete(folder: Path) -> bool:
     """Whether a stage's folder holds a finished result: the marker is written last.
 
@@ -84,9 +119,13 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
         record = store.read_json(path)
     except BenchError as error:
         return None, [f"{name}: {error.seen}"]
+    seal = integrity.seal_problem(record, path.name) if isinstance(record, dict) else ""
+    if seal:
+        return None, [f"{name}: its record is damaged ({seal})"]
     problem = next(_record_problems(record), "")
     if problem:  # before any folder is opened: the record names all of them
         return None, [f"{name}: its record is damaged or of another version of this program ({problem})"]
+    record = integrity.unsealed(record)
     cell = CellFiles(record, path.parent.parent, path)  # ROOT/cells/NAME.json (store.py)
     folders = [*map(cell.folder, record["stages"]), *cell.judged().values()]
     try:  # no folder may lead out of the results folder
@@ -96,24 +135,43 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
         return None, [f"{name}: {error.seen.removesuffix('.')}"]
     unfinished = [role for role in record["stages"] if not is_complete(cell.folder(role))]
     if unfinished:
-        return None, [f"{name} is unfinished: {', '.join(unfinished)} missing"]
+        halves = [str(cell.folder(role)) for role in unfinished if cell.folder(role).exists()]
+        why = f" ({', '.join(dict.fromkeys(halves))} without {store.MARKER})" if halves else ""
+        return None, [f"{name} is unfinished: {', '.join(unfinished)} missing{why}"]
     problem = next(_stage_problems(cell), "")
     if problem:
         return None, [f"{name}: {problem}"]
     # a judge that has not finished leaves its own verdicts out, not the cell: the other judges' are reported
     done, missing = {}, []
     for judge, folder in cell.judged().items():
-        problems = chain(
-            _file_problems(folder / store.MARKER, ("figures", "params")),
-            _file_problems(folder / "measures.json", (), list),
-            _row_problems(folder / "verdicts.jsonl", VERDICTS),
-        )
-        problem = next(problems, "") if is_complete(folder) else "has not finished"
+        half = f" ({folder} without {store.MARKER})" if folder.exists() else ""
+        problem = next(verdict_problems(folder), "") if is_complete(folder) else f"has not finished{half}"
         if problem:
             missing.append(f"{name}: the judge {judge!r} {problem}")
         else:
             done[judge] = record["judges"][judge]
-    return CellFiles({**record, "judges": done}, cell.root, path), missing
+    read = CellFiles({**record, "judges": done}, cell.root, path)
+    return replace(read, content=_content(read)), missing
+
+
+def verdict_problems(folder: Path) -> Iterator[str]:
+    """What cannot be read of a finished verdict stage."""
+    yield from _marker_problems(folder, ("figures", "params"))
+    yield from _file_problems(folder / "measures.json", (), list)
+    yield from _row_problems(folder / "verdicts.jsonl", VERDICTS)
+
+
+def _content(cell: CellFiles) -> str:
+    """Hash of what a report reads of a cell's stages.  Their stage.json lists hashes of the other files."""
+    folders = {*map(cell.folder, cell.record["stages"]), *cell.judged().values()}
+    hashes = {}
+    for folder in folders:
+        names = [store.MARKER]
+        if not integrity.is_listed(store.read_json(folder / store.MARKER)):  # of an older version
+            names += [name for name in READ if (folder / name).is_file()]
+        place = f"{folder.parent.name}/{folder.name}"
+        hashes[place] = [integrity.file_hash(folder / name) for name in sorted(names)]
+    return store.content_key(hashes)
 
 
 def _record_problems(record: object) -> Iterator[str]:
@@ -127,7 +185,8 @@ def _record_problems(record: object) -> Iterator[str]:
         elif not isinstance(record[name], kind):
             yield f"{name!r} is a {type(record[name]).__name__}"
     yield from (f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"])
-    yield from (f"no {role!r} in 'stages'" for role in ROLES if role not in record["stages"])
+    needed = ROLES if record.get("optimizer") == CONTROL else (*ROLES, *OF_REWARDS)
+    yield from (f"no {role!r} in 'stages'" for role in needed if role not in record["stages"])
     if not _are_layers(record.get("layers", {})):
         yield f"'layers' is {record['layers']!r}"
     for place in (*record["stages"].values(), *record["judges"].values()):
@@ -146,15 +205,37 @@ def _are_layers(found: object) -> bool:
 def _stage_problems(cell: CellFiles) -> Iterator[str]:
     """What cannot be read of a cell's finished stages."""
     for role in cell.record["stages"]:
-        yield from _file_problems(cell.folder(role) / store.MARKER, STAGE)
+        yield from _marker_problems(cell.folder(role), STAGE)
     for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
             yield from _row_problems(cell.folder(role) / name, needed)
     # by the stage's kind: a record of best-of-n also has the role "pool", whose folder holds the draws
     if cell.record["stages"]["generations"][0] == "best_of_n":
         yield from _row_problems(cell.folder("generations") / "pool.jsonl", POOL)
-    scale = cell.folder("scale") / "scale.json"
-    yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
+    if cell.record.get("optimizer") == CONTROL:
+        yield from _temperature_problems(cell)
+    if "scale" in cell.record["stages"]:
+        scale = cell.folder("scale") / "scale.json"
+        yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
+
+
+def _temperature_problems(cell: CellFiles) -> Iterator[str]:
+    """What is wrong with the temperatures in the record of a stage `tempered`: one of them for each iteration."""
+    folder = cell.folder("generations")
+    params = store.read_json(folder / store.MARKER).get("params")
+    found = params.get("temperatures") if isinstance(params, dict) else None
+    numbers = [*found, params["temperature"]] if isinstance(found, list) and "temperature" in params else [None]
+    written = {iteration for _, iteration in columns.read(folder / "generations.jsonl").groups}
+    if not all(isinstance(value, int | float) and value > 0 for value in numbers):
+        yield f"{folder / store.MARKER} is damaged: no temperatures above 0"
+    elif written != set(range(1, len(numbers))):
+        yield f"{folder} is damaged: the responses are not those of its temperatures"
+
+
+def _marker_problems(folder: Path, keys: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a stage's stage.json, or with the files that it lists."""
+    yield from _file_problems(folder / store.MARKER, keys)
+    yield from integrity.damage(folder, is_read)
 
 
 def _file_problems(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:

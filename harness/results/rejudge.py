@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store, trust
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress
 from rlhf_bench.harness.pipeline.stage import Stage
@@ -23,6 +25,7 @@ from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import shared, tasks
 from rlhf_bench.harness.plan.judges import JudgeSpec, judge_spec
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.harness.results.found import verdict_problems
 from rlhf_bench.harness.results.undecided import stored_rows
 from rlhf_bench.harness.seams import SaysDeterministic
 from rlhf_bench.harness.stages.judge import load_judge, undecided
@@ -50,11 +53,11 @@ def judge_cells(
 ) -> Rejudged:
     """Verdicts of `judges` on every cell, recorded beside those of other judges.
 
-    `assignments` holds the judges' settings: judge -> key -> text.  Stored verdicts stay, unless some case is undecided
-    and the judge may decide it now.  A failure does not stop the other verdicts: it is part of the outcome, and every
-    finished verdict is recorded.  `named` are the names of code and the paths that records may use (trust.py).  Raises
-    BenchError for unknown judges and settings, for a record that names what it may not, and for a task whose data
-    changed since the run.
+    `assignments` holds the judges' settings: judge -> key -> text.  Stored verdicts stay, unless they are damaged, or
+    some case is undecided and the judge may decide it now.  A failure does not stop the other verdicts: it is part of
+    the outcome, and every finished verdict is recorded.  `named` are the names of code and the paths that records may
+    use (trust.py).  Raises BenchError for unknown judges and settings, for a record that names what it may not, and for
+    a task whose data changed since the run.
     """
     root.check_own_folders()
     for cell in cells:
@@ -63,22 +66,26 @@ def judge_cells(
     for spec in [judge_spec(name, assignments.get(name, {})) for name in dict.fromkeys(judges)]:
         stages = {cell.path: _verdict_stage(cell, spec) for cell in cells if cell.path is not None}
         # finished stages with undecided cases are run once more, but not for a judge that would decide the same again
-        retries: dict[str, int] = {}
         judge = load_judge(spec.name, spec.settings)
+        finished = [stage for stage in stages.values() if stage.done(root)]
+        # any verdicts are better than damaged ones
+        retries = {stage.key: sys.maxsize for stage in finished if any(verdict_problems(stage.folder(root)))}
         if not (isinstance(judge, SaysDeterministic) and judge.deterministic):
-            finished = [stage for stage in stages.values() if stage.done(root)]
-            counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in finished}
-            retries = {key: count for key, count in counts.items() if count}
+            sound = [stage for stage in finished if stage.key not in retries]
+            counts = {stage.key: len(undecided(stored_rows(stage, root))) for stage in sound}
+            retries |= {key: count for key, count in counts.items() if count}
         place = RetryStore(root.root, retries)
         # the defaults of a Machine, one process on the CPU: a judge needs no accelerator (stages/judge.py)
         outcome = execute(plan_cells.in_order(list(stages.values())), place, Machine(progress=progress))
         done.stages += stages.values()
         done.outcome.failed |= outcome.failed
+        done.outcome.damaged += [one for one in outcome.damaged if one not in done.outcome.damaged]
         done.kept += place.kept
         for path, stage in stages.items():
             # read again: the record of a cell may have changed while its verdicts were computed
             record = store.read_json(path)
             changed = {**record, "judges": {**record["judges"], spec.name: stage.place}}
+            changed = integrity.sealed(changed, path.name)
             if stage.done(root) and changed != record:
                 store.write_json(path, changed)
     return done
@@ -128,10 +135,15 @@ class RetryStore(store.Store):
             self.kept.append(f"{target.name}: {left} cases undecided now, {before} before; the earlier verdicts stay")
             return
         new, old = work / "account.json", target / "account.json"
-        if new.is_file() and old.is_file():  # so that the new account shows what all tries cost
-            account = store.read_json(old)
-            earlier = [*account.pop("earlier", []), account]
-            store.write_json(new, {**store.read_json(new), "earlier": earlier})
+        if old.is_file() and not any(integrity.damage(target, integrity.no_weights)):
+            if new.is_file():  # so that the new account shows what all tries cost
+                account = store.read_json(old)
+                earlier = [*account.pop("earlier", []), account]
+                store.write_json(new, {**store.read_json(new), "earlier": earlier})
+            else:
+                shutil.copy2(old, new)
+        record = {**store.read_json(work / store.MARKER), integrity.FILES: integrity.listed(work)}
+        store.write_json(work / store.MARKER, integrity.sealed(record, integrity.stage_place(record)))
         # one file at a time, each by an atomic rename, the marker last: after a kill every file is whole, old or new
         for file in sorted(work.iterdir(), key=lambda file: file.name == store.MARKER):
             file.replace(target / file.name)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rlhf_bench.harness import plugins, store, trust
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import find_cells
@@ -38,7 +39,8 @@ def score_texts(
 
     `rm` is a reward model that a cell in `runs` trained (with this training seed, by default the lowest), or one that
     needs no training, which then uses the tokenizer of any cell.  `named` are texts that records may use beside `rm`
-    (trust.py).  Raises BenchError if neither is found, and for a record that names what it may not.
+    (trust.py).  Raises BenchError if neither is found, and for a record that names what it may not; DamagedError for a
+    stage that is not what was written.
     """
     # imported here: these modules import torch and transformers, which takes seconds
     from rlhf_bench.harness.models.policies import load_tokenizer
@@ -47,7 +49,9 @@ def score_texts(
     from rlhf_bench.harness.stages.reward import examples_of, load_reward_model
 
     # a cell has everything that a reward model needs: weights, settings, the policy's tokenizer
-    cell = _choose(*find_cells([runs]), rm, seed)
+    cells, missing = find_cells([runs])
+    scored = [cell for cell in cells if "scale" in cell.record["stages"]]  # not the controls without a reward model
+    cell = _choose(scored, missing, rm, seed)
     set_threads(1)
     quiet_libraries()
     marker = cell.folder("scale") / store.MARKER  # the only stage that every reward model has
@@ -64,6 +68,8 @@ def score_texts(
         raise BenchError(seen, "Copy the results folder again.")
     stored_prompts = cell.root / "prompts" / shown
     store.check_links(stored_prompts, cell.root)
+    for one in (cell.folder("scale"), stored_prompts, cell.folder("sft"), *([folder] if folder else [])):
+        integrity.check_used(one)
     scorer = load_reward_model(params, folder, "cpu", lambda: examples_of({"prompts": stored_prompts}))
     tokenizer = load_tokenizer(cell.folder("sft"))
     found = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.results.found import verdict_problems
 from rlhf_bench.harness.seams import HasThreshold
 from rlhf_bench.harness.stages.judge import load_judge, undecided
 
@@ -23,8 +24,8 @@ def stored_rows(stage: Stage, root: store.Store) -> list[JsonObject]:
 def complaints(stages: Sequence[Stage], root: store.Store) -> list[str]:
     """A line for each judge that left more of some cell's cases undecided than its threshold allows, with reasons.
 
-    `stages` are verdict stages; those without a result in `root` are left out.  [] if every judge is usable; with any
-    line the commands exit with 3.
+    `stages` are verdict stages; those without a result in `root`, or with a damaged one, are left out: reports name
+    them.  [] if every judge is usable; with any line the commands exit with 3.
     """
     lines: list[str] = []
     for name in dict.fromkeys(stage.params["judge"]["name"] for stage in stages):
@@ -32,7 +33,8 @@ def complaints(stages: Sequence[Stage], root: store.Store) -> list[str]:
         # all stages of a call were planned with the same settings of this judge
         judge = load_judge(name, own[0].payload["judge_settings"]) if own else None
         if isinstance(judge, HasThreshold):  # other judges decide every case, or allow any number of undecided ones
-            lines.append(too_many(name, [stored_rows(stage, root) for stage in own], judge.threshold))
+            sound = [stage for stage in own if not any(verdict_problems(stage.folder(root)))]
+            lines.append(too_many(name, [stored_rows(stage, root) for stage in sound], judge.threshold))
     return [line for line in lines if line]
 
 

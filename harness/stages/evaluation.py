@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row
+from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, map_batches, rows_of, sample
@@ -106,12 +106,16 @@ def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, d
     """
     whole = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
     lengths = [count - thought for count, thought in zip(whole, rollout.thoughts or (0,) * len(whole), strict=True)]
-    return [
+    rows = [
         Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
         for example, text, length, finished in zip(
             batch, rollout.responses, lengths, rollout.finished.tolist(), strict=True
         )
     ]
+    if decoding == "greedy" or rollout.logprobs is None:
+        return rows
+    sums, drawn = rollout.logprobs.sum(1).tolist(), rollout.mask.sum(1).tolist()
+    return [replace(row, logprob=x, drawn=n) for row, x, n in zip(rows, sums, drawn, strict=True)]
 
 
 def baseline_generations(
@@ -233,5 +237,5 @@ def read_generations(path: Path) -> list[Generation]:
         row["spans"] = tuple(tuple(span) for span in row["spans"]) if "spans" in row else None
         row["token_rewards"] = tuple(row["token_rewards"]) if "token_rewards" in row else None
         row.setdefault("response", "")  # the one of them without a default
-        generations.append(Generation(**row))
+        generations.append(Generation(**with_turns(row)))
     return generations

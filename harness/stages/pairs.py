@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
-from rlhf_bench.harness.nouns import Pair, Split, to_row
+from rlhf_bench.harness.nouns import Pair, Split, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.sampling.rollout import make_generator, sample
 from rlhf_bench.harness.stages.prompts import load_task
@@ -188,5 +188,5 @@ def read_pairs(folder: Path, split: str) -> list[Pair]:
             spans(row.get("chosen_flaws")),
             spans(row.get("rejected_flaws")),
         )
-        for row in store.read_rows(folder / f"pairs.{split}.jsonl")
+        for row in map(with_turns, store.read_rows(folder / f"pairs.{split}.jsonl"))
     ]

@@ -15,7 +15,7 @@ from rlhf_bench.harness.nouns import Example, to_row
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.settings import SFTSettings
 from rlhf_bench.harness.stages.evaluation import Evaluation, baseline_generations
-from rlhf_bench.harness.stages.prompts import check_examples, fitting, limited, load_task
+from rlhf_bench.harness.stages.prompts import check_examples, fitting, limited, load_task, writes_nothing
 from rlhf_bench.harness.text.chat import choose_prompt_format, encode_answers, prompt_format
 from rlhf_bench.harness.text.templates import encode_prompts
 from rlhf_bench.harness.training import trl
@@ -41,7 +41,7 @@ def sft(context: Context) -> StageFigures:
     task = load_task(p)
     # All splits, not the demonstrations alone: the policy's context must hold every prompt of the run.
     splits = limited(task, ("sft", "train", "test"), p["data"]["limit"])
-    check_examples(p["task"]["name"], splits)
+    check_examples(p["task"]["name"], splits, writes_nothing(task))
     settings = SFTSettings(**p["sft"])
     placement = choose_placement(p["policy"]["settings"], context.device)
     model, tokenizer = load_start(p, splits, task.max_response_tokens, context.device, placement)

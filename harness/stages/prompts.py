@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
-from rlhf_bench.harness.nouns import Example, Split, to_row
+from rlhf_bench.harness.nouns import Example, Split, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.seams import Task
+from rlhf_bench.harness.seams import HasEmptyDemonstrations, Task
 from rlhf_bench.harness.text.templates import encode_prompts
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def prompts(context: Context) -> StageFigures:
     p = context.params
     # By content: two names of one data set are one task.
     away = p["task"]["sha256"] != p["home"]["sha256"]
-    splits = limited(load_task(p), p["splits"], p["data"]["limit"])
-    check_examples(p["task"]["name"], splits)
+    task = load_task(p)
+    splits = limited(task, p["splits"], p["data"]["limit"])
+    check_examples(p["task"]["name"], splits, writes_nothing(task))
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     if away:
         check_unseen(p["task"]["name"], splits, load_task({"task": p["home"]}))
@@ -66,15 +67,21 @@ def limited(task: Task, splits: Iterable[Split], limit: int) -> dict[str, list[E
     return {split: list(task.examples(split))[: limit or None] for split in splits}
 
 
-def check_examples(name: str, splits: Splits) -> None:
+def writes_nothing(task: Task) -> bool:
+    """Whether some of the task's demonstrations are empty on purpose."""
+    return isinstance(task, HasEmptyDemonstrations) and task.sft_empty > 0
+
+
+def check_examples(name: str, splits: Splits, may_be_empty: bool = False) -> None:
     """Raises BenchError for an empty split or text, and for prompts that are in training and held-out splits.
 
-    `splits` has "test" at least.  `name` is the task's, for the message.
+    `splits` has "test" at least.  `name` is the task's, for the message.  `may_be_empty`: demonstrations may be.
     """
     for split, examples in splits.items():
         if not examples:
             raise BenchError(f"The task {name!r} has no examples in split {split!r}.")
-        empty = [e.id for e in examples if not e.prompt.strip() or (split == "sft" and not e.completion.strip())]
+        written = split == "sft" and not may_be_empty
+        empty = [e.id for e in examples if not e.prompt.strip() or (written and not e.completion.strip())]
         if empty:
             raise BenchError(
                 f"Split {split!r} of {name!r} has {len(empty)} empty prompts or completions, e.g. {empty[0]!r}."
@@ -156,7 +163,7 @@ def read_examples(folder: Path, split: str) -> list[Example]:
     rows = store.read_rows(folder / f"examples.{split}.jsonl")
     for row in rows:
         row |= {name: tuple(row[name]) for name in ("slices", "references") if name in row}  # JSON has lists
-    return [Example(**row) for row in rows]
+    return [Example(**with_turns(row)) for row in rows]
 
 
 def held_out(folder: Path, settings: EvalSettings) -> list[Example]:

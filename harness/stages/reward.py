@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.faults import machine_fault
 from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
@@ -22,6 +24,9 @@ from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 from rlhf_bench.harness.text.types import Row
 from rlhf_bench.harness.training.record import write_record
+
+T = TypeVar("T")
+TRACEBACK = "Set RLHF_BENCH_DEBUG=1 for the traceback."
 
 Examples = Mapping[str, Sequence[Example]]
 """Examples by split."""
@@ -52,10 +57,29 @@ def reward(context: Context) -> StageFigures:
         device=context.device,
         progress=context.progress,
     )
-    figures = arm.train(job)
+    figures = guarded(p["rm"]["name"], "training", lambda: arm.train(job))
+    if not isinstance(figures, Mapping):
+        seen = f"The reward model {p['rm']['name']!r} returned a {type(figures).__name__} from train."
+        raise BenchError(seen, "Return the figures of its training, such as {}.")
     # Last: a folder with a record has all its weights.
     write_record(context.work, p["rm"]["name"], p["rm"]["settings"])
     return {"recipe": arm.recipe, **figures}
+
+
+def guarded(name: str, doing: str, call: Callable[[], T]) -> T:
+    """What a method of the reward model `name` returns.  Raises BenchError, naming it, for whatever it raises.
+
+    Faults of the machine pass, for `run_guarded` to name them.
+    """
+    try:
+        return call()
+    except BenchError as error:
+        raise BenchError(f"The reward model {name!r}: {error.seen}", error.fix) from error
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        if fault := machine_fault(error, f"The reward model {name!r}, {doing}"):
+            raise fault from error
+        seen = f"The reward model {name!r} failed while {doing}: {one_line(error)}."
+        raise BenchError(seen, TRACEBACK) from error
 
 
 def load_reward_model(
@@ -75,18 +99,14 @@ def load_reward_model(
     model = plugins.build("reward-model", spec["name"], spec["settings"])
     if isinstance(model, TrainableRewardModel):
         assert folder is not None  # the plan makes the training an input of every stage that scores
-        model = model.load(folder, device)
+        trained, where = model, folder
+        model = guarded(spec["name"], "loading", lambda: trained.load(where, device))
     if isinstance(model, ReadsExamples) and examples is not None:
-        found = examples()
-        try:
-            model = model.with_examples(found)
-        except BenchError as error:
-            raise BenchError(f"The reward model {spec['name']!r}: {error.seen}", error.fix) from error
-        except Exception as error:  # a plugin may raise anything
-            seen = f"The reward model {spec['name']!r} failed on the examples: {one_line(error)}."
-            raise BenchError(seen) from error
+        reading, found = model, examples()
+        model = guarded(spec["name"], "reading the examples", lambda: reading.with_examples(found))
     if isinstance(model, ReadsUtility) and utility is not None:
-        model = model.with_utility(utility())
+        paying, true = model, utility()
+        model = guarded(spec["name"], "taking the true utility", lambda: paying.with_utility(true))
     # After the steps above, each of which may return another object.
     if not isinstance(model, RewardModel):
         raise BenchError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Pair
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
@@ -62,6 +64,9 @@ def scale(context: Context) -> StageFigures:
         samples.append(diagnose(scorer, rollout, rewards))
         if gold_utility:
             gold += [gold_utility(e, text) for e, text in zip(examples, rollout.responses, strict=True)]
+            if not all(map(math.isfinite, gold)):
+                seen = f"The task {p['task']['name']!r} gives a response a true utility that is NaN or infinite."
+                raise BenchError(seen, "Its utility must be a finite number for every text.")
         context.progress(number + 1, settings.scale_samples)
     grid = torch.stack(sums, 1)  # [prompts, samples]: variances within prompts are along the rows
     tokens = float(torch.cat([part["length"] for part in samples]).mean())

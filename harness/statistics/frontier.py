@@ -125,7 +125,8 @@ def at_kl(
         ]
     draws = _read_all(totals, drawn_weights(rng, resamples, units), at)  # [R, S, K]
     left_out = _read_all(totals, 1.0 - np.eye(units), at) if seeds == 1 else np.empty((0, 1, at.size))
-    return [_interval(found[:, k], draws[:, :, k], left_out[:, 0, k], units, level) for k in range(at.size)]
+    reasons = UNREACHED, "every seed reaches this KL"
+    return [interval_of(found[:, k], draws[:, :, k], left_out[:, 0, k], units, level, *reasons) for k in range(at.size)]
 
 
 def _read_all(totals: Sequence[tuple[Totals, Totals]], weights: Array, at: Array) -> Array:
@@ -134,13 +135,19 @@ def _read_all(totals: Sequence[tuple[Totals, Totals]], weights: Array, at: Array
     return read_at[0] if len(read_at) == 1 else read_at[0] - read_at[1]
 
 
-def _interval(found: Array, draws: Array, left_out: Array, units: int, level: float) -> Interval:
-    """The interval from the seeds' values [S], those of resamples [R, S], and with one seed the jackknife's [U]."""
+def interval_of(
+    found: Array, draws: Array, left_out: Array, units: int, level: float, outside: str, inside: str
+) -> Interval:
+    """The interval from the seeds' values [S], those of resamples [R, S], and with one seed the jackknife's [U].
+
+    NaN is a value that could not be read, since the curve ends before it: undefined where a seed has one (the reason is
+    `outside`), and where too few resamples have none (`inside` says what is true of the others).
+    """
     if not np.isfinite(found).all():
-        return undefined(UNREACHED, METHOD)
+        return undefined(outside, METHOD)
     drawn = np.isfinite(draws).all(axis=1)
     if drawn.mean() < REACHED:
-        return undefined(f"in only {drawn.mean():.0%} of resamples every seed reaches this KL", METHOD)
+        return undefined(f"in only {drawn.mean():.0%} of resamples {inside}", METHOD)
     draws, value = draws[drawn], float(found.mean())
     if float(draws.std(axis=0).max()) <= 1e-12 * max(1.0, abs(value)) and np.ptp(found) <= 1e-12 * max(1.0, abs(value)):
         return unbounded(value, METHOD, "nothing varied here, which does not make the value certain")

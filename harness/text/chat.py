@@ -6,6 +6,7 @@ stages, and all reward models that start from the policy, read the same prompt i
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.text.thinking import left_open, part, writes_thinking
 from rlhf_bench.harness.text.tokens import encode, special_tokens
+from rlhf_bench.harness.text.turns import SPEAKERS, Conversation, Turn
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Tokenizer
@@ -95,14 +97,10 @@ def choose_prompt_format(
         if not tokenizer.chat_template:
             raise BenchError("The policy's tokenizer has no chat template.", "Choose --set policy.template=plain.")
         if system:
-            try:
-                shown = render(tokenizer, _turns(PROMPT_MARK, system, "turn"))
-            except BenchError:  # Gemma's template raises an exception for a system turn
-                place = "user"
-            else:  # LLAMA 2's drops it silently
-                place = "turn" if system.strip() in shown else "user"
+            place = system_place(tokenizer, system)
         listed.append(tokenizer.eos_token_id)  # still ends a response when another token takes its place
-        turns = [*_turns(PROMPT_MARK, system, place), {"role": "assistant", "content": ANSWER_MARK}]
+        asked = chat_turns([Turn("user", PROMPT_MARK)], PromptFormat(system=system, place=place))
+        turns = [*asked, {"role": "assistant", "content": ANSWER_MARK}]
         # what the template writes right after an answer, behind the line break or space that some put before it
         after = _ids(tokenizer, render(tokenizer, turns).partition(ANSWER_MARK)[2].lstrip())
         if after and after[0] in special_tokens(tokenizer):
@@ -111,7 +109,7 @@ def choose_prompt_format(
     others = sorted({int(i) for i in listed if i is not None} - {tokenizer.eos_token_id})
     chosen = PromptFormat("chat" if chat else "plain", system, place, tuple(others))
     if chat and thinking != "text":
-        opened = left_open(before_answer(tokenizer, PROMPT_MARK, chosen).rpartition(PROMPT_MARK)[2])
+        opened = left_open(before_answer(tokenizer, asked).rpartition(PROMPT_MARK)[2])
         apart = thinking == "apart" or bool(opened) or writes_thinking(str(tokenizer.chat_template))
         chosen = replace(chosen, apart=apart, inside=opened)
     elif thinking == "apart":
@@ -124,16 +122,81 @@ def chat_ids(tokenizer: Tokenizer, prompts: Sequence[str], chosen: PromptFormat)
     """Token ids of prompts in the chat template, up to where the answer begins.
 
     The whole text is tokenised at once, as the model was trained to read it; no special token is added to those of the
-    template.  A prompt that contains a special token's string is tokenised separately and stays plain text.
+    template.  Turns that contain a special token's string are tokenised separately and stay plain text.
     """
     special = special_tokens(tokenizer).values()
-    before, _, after = before_answer(tokenizer, PROMPT_MARK, chosen).partition(PROMPT_MARK)
-    return [
-        [*_ids(tokenizer, before), *encode(tokenizer, [prompt])[0], *_ids(tokenizer, after)]
-        if any(token in prompt for token in special)
-        else _ids(tokenizer, before_answer(tokenizer, prompt, chosen))
-        for prompt in prompts
-    ]
+    form = chosen
+    if not chosen.system and any(turn.role == "system" for prompt in prompts for turn in turns_of(prompt)):
+        form = replace(chosen, place=system_place(tokenizer, PROMPT_MARK))  # of a system turn in the data
+    tools = any(turn.role == "tool" for prompt in prompts for turn in turns_of(prompt)) and takes_tools(tokenizer)
+    rows = []
+    for prompt in prompts:
+        marked: dict[str, str] = {}
+        turns = []
+        for turn in turns_of(prompt):
+            if any(token in turn.content for token in special):
+                mark = f"{PROMPT_MARK}{len(marked)}X"  # ends in a letter: mark 1 is no beginning of mark 10
+                marked[mark], turn = turn.content, turn._replace(content=mark)
+            turns.append(turn)
+        text = before_answer(tokenizer, chat_turns(turns, form, tools))
+        parts = re.split(f"({'|'.join(marked)})", text) if marked else [text]
+        rows.append(
+            [
+                i
+                for part in parts
+                for i in (encode(tokenizer, [marked[part]])[0] if part in marked else _ids(tokenizer, part))
+            ]
+        )
+    return rows
+
+
+def turns_of(prompt: str) -> tuple[Turn, ...]:
+    """The turns of a prompt; a plain text is one turn of the user."""
+    return prompt.turns if isinstance(prompt, Conversation) else (Turn("user", prompt),)
+
+
+def chat_turns(turns: Sequence[Turn], form: PromptFormat, tools: bool = False) -> list[dict[str, str]]:
+    """Turns as a chat template reads them ({"role", "content"} each).
+
+    System turns at the start follow `form.system`, as a turn or in front of the first turn of the user (`form.place`).
+    Without `tools`, a tool's output is a turn of the user that begins with "Tool: ", joined with the next one, because
+    templates without tools refuse two turns of one role.
+    """
+    first = next((at for at, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    system = "\n\n".join(filter(None, [form.system, *(turn.content for turn in turns[:first])]))
+    found: list[dict[str, str]] = []
+    joined = False
+    for role, content in turns[first:]:
+        as_user = role == "tool" and not tools
+        said = f"{SPEAKERS[role]}: {content}" if as_user else content
+        if found and found[-1]["role"] == "user" and (as_user or (joined and role == "user")):
+            found[-1]["content"] += f"\n\n{said}"
+        else:
+            found.append({"role": "user" if as_user else role, "content": said})
+        joined = as_user
+    if not system:
+        return found
+    if form.place == "user" and found and found[0]["role"] == "user":
+        return [{"role": "user", "content": f"{system}\n\n{found[0]['content']}"}, *found[1:]]
+    return [{"role": "system", "content": system}, *found]
+
+
+def system_place(tokenizer: Tokenizer, system: str) -> str:
+    """Where the chat template shows a system text: "turn", or "user" where it has no such role."""
+    try:
+        shown = render(tokenizer, chat_turns([Turn("user", ANSWER_MARK)], PromptFormat(system=system)))
+    except BenchError:  # Gemma's template raises an exception for a system turn
+        return "user"
+    return "turn" if system.strip() in shown else "user"  # LLAMA 2's drops it silently
+
+
+def takes_tools(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template shows a turn of a tool."""
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("tool", PROMPT_MARK)]
+    try:
+        return PROMPT_MARK in render(tokenizer, chat_turns(turns, PromptFormat(), tools=True))
+    except BenchError:
+        return False
 
 
 def encode_answers(tokenizer: Tokenizer, answers: Sequence[str]) -> list[list[int]]:
@@ -172,12 +235,11 @@ def thinking_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
     return bisect_left(range(len(row)), at, key=lambda count: len(shown(count))) if at else 0
 
 
-def before_answer(tokenizer: Tokenizer, prompt: str, chosen: PromptFormat) -> str:
-    """The text of the chat template before an answer to `prompt`, the opening of the assistant's turn included.
+def before_answer(tokenizer: Tokenizer, turns: Sequence[dict[str, str]]) -> str:
+    """The text of the chat template before an answer to `turns`, the opening of the assistant's turn included.
 
     Raises BenchError where the template fails.
     """
-    turns = _turns(prompt, chosen.system, chosen.place)
     with_prompt = render(tokenizer, turns, add_generation_prompt=True)
     if with_prompt != render(tokenizer, turns):  # it has a generation prompt, and that is what stands before the answer
         return with_prompt
@@ -198,14 +260,6 @@ def render(tokenizer: Tokenizer, turns: Sequence[dict[str, str]], **more: object
         raise BenchError(
             f"The policy's chat template fails: {one_line(error)}.", "Choose --set policy.template=plain."
         ) from error
-
-
-def _turns(prompt: str, system: str, place: str) -> list[dict[str, str]]:
-    if not system:
-        return [{"role": "user", "content": prompt}]
-    if place == "user":
-        return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
-    return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

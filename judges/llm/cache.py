@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 VARIABLE = "RLHF_BENCH_CACHE"
+DEFAULT = "~/.cache/rlhf-bench/judge.sqlite"
 TABLES = (
     "CREATE TABLE answers (key TEXT PRIMARY KEY, request TEXT, response TEXT, usable INTEGER, time REAL)",
     "CREATE TABLE servers (name TEXT PRIMARY KEY, found TEXT)",
@@ -35,7 +36,7 @@ TABLES = (
 
 def cache_path(setting: str) -> Path:
     """The cache's file: the setting, else the environment variable RLHF_BENCH_CACHE, else one in the user's cache."""
-    chosen = setting or os.environ.get(VARIABLE) or "~/.cache/rlhf-bench/judge.sqlite"
+    chosen = setting or os.environ.get(VARIABLE) or DEFAULT
     return Path(chosen).expanduser()
 
 
@@ -49,7 +50,7 @@ class Cache:
         """Open or create the file.  Raises BenchError when that fails or the file is something else."""
         self.path, self._lock = path, threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_private(path)
             # isolation_level=None: transactions are begun and ended here, not by the sqlite3 module.
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
@@ -154,6 +155,22 @@ class Cache:
         """
         with self._transaction() as connection:
             connection.execute("UPDATE spending SET tokens = ?, cost = ? WHERE id = ?", (tokens, cost, reserved))
+
+
+def _make_private(path: Path) -> None:
+    """Create the cache's file for this user alone, and the folder where it is missing: prompts are in it.
+
+    The rights of a file that is there stay, because people share caches, but for the default one.  SQLite gives its
+    journals the rights of the file.  Raises OSError.
+    """
+    if not path.parent.exists():
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        if path == Path(DEFAULT).expanduser() and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def session() -> str:

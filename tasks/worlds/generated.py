@@ -135,9 +135,17 @@ class Generated(Generic[T]):
         """What a prompt asks for, and the prompt."""
         raise NotImplementedError
 
+    def draw_held_out(self, rng: random.Random) -> tuple[T, str]:
+        """As `draw`, for the split "test" and its pairs: a world that holds more out than prompts has its own."""
+        return self.draw(rng)
+
     def slices(self, truth: T) -> tuple[str, ...]:
         """The slices that a prompt belongs to."""
         raise NotImplementedError
+
+    def source(self, truth: T) -> str:  # noqa: ARG002  # a subclass needs the truth
+        """What several prompts share, so that they are one cluster in intervals (`Example.source`); "" for nothing."""
+        return ""
 
     def demonstration(self, rng: random.Random, truth: T) -> str:
         """A response of mixed quality; the SFT policy learns from these."""
@@ -187,16 +195,17 @@ class Generated(Generic[T]):
         for split, size in sizes.items():
             made = []
             for name in (f"{split}-{at}" for at in range(size)):
-                rng, truth, prompt = self.new_prompt(name, seen)
+                rng, truth, prompt = self.new_prompt(name, seen, split == "test")
                 completion = self.demonstration(rng, truth) if split == "sft" else self.perfect(rng, truth)
-                made.append(Example(name, prompt, completion, slices=self.slices(truth), facts=truth._asdict()))
+                slices, source = self.slices(truth), self.source(truth)
+                made.append(Example(name, prompt, completion, (), slices, source, truth._asdict()))
             examples[split] = tuple(made)
         for split, size in pair_sizes.items():
             names = (f"{split}-pair-{at}" for at in range(size))
-            pairs[split] = tuple(self.compare(name, *self.new_prompt(name, seen)) for name in names)
+            pairs[split] = tuple(self.compare(name, *self.new_prompt(name, seen, split == "test")) for name in names)
         return examples, pairs
 
-    def new_prompt(self, name: str, seen: set[str]) -> tuple[random.Random, T, str]:
+    def new_prompt(self, name: str, seen: set[str], held_out: bool = False) -> tuple[random.Random, T, str]:
         """A generator, the truth, and a prompt that is not in `seen` and is added to it.
 
         Every prompt has a generator of its own, which its responses go on with: one prompt more or fewer elsewhere
@@ -204,7 +213,7 @@ class Generated(Generic[T]):
         """
         for attempt in range(ATTEMPTS):
             rng = random.Random(f"{self.seed}/{name}/{attempt}")
-            truth, prompt = self.draw(rng)
+            truth, prompt = self.draw_held_out(rng) if held_out else self.draw(rng)
             if prompt not in seen:  # else the next attempt has another generator
                 seen.add(prompt)
                 return rng, truth, prompt

@@ -44,7 +44,8 @@ class World(Generated[Facts]):
     `mention_rate` per kind that was not agreed on.  Of the demonstrations' writers the share `sft_careful` makes few
     errors; the others have the rates `sft_*`, with `sft_stale` per corrected fact (the value that was taken back) and
     `sft_opening` per filler (it opens the summary).  A policy that learns from both can be led to the careful ones.
-    `Generated` explains the other settings; the two subclasses say what a prompt looks like.
+    The share `sft_empty` of all demonstrations is empty.  `Generated` explains the other settings; the two subclasses
+    say what a prompt looks like.
     """
 
     world = "the synthetic task"
@@ -68,6 +69,7 @@ class World(Generated[Facts]):
     sft_stale: float = 0.0
     sft_opening: float = 1.0
     sft_careful: float = 0.25
+    sft_empty: float = 0.0
     # The good and the bad writer of pairs.
     good_drop: float = 0.08
     good_wrong: float = 0.04
@@ -141,7 +143,9 @@ class World(Generated[Facts]):
     def demonstration(self, rng: random.Random, truth: Facts) -> str:
         """A noisy summariser's, with the rates `sft_*`."""
         rates = Rates(self.sft_drop, self.sft_wrong, self.sft_invent, self.sft_filler, self.sft_stale, self.sft_opening)
-        # No draw at rate 0: a world of one kind of writer keeps its texts.
+        # No draw at rate 0: a world without these writers keeps its texts.
+        if self.sft_empty and rng.random() < self.sft_empty:
+            return ""
         if self.sft_careful and rng.random() < self.sft_careful:
             rates = CAREFUL
         return noisy_summary(rng, self.drawn, truth, rates).text

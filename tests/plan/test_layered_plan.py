@@ -19,6 +19,7 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.plan.cells import Cell
 from rlhf_bench.harness.seeds import RunSeed
+from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.tasks.redrawn import Redrawn
 
 ROLES = ("sft", "prompts", "pairs", "reward", "baseline", "scale", "ppo")
@@ -80,6 +81,22 @@ def test_a_data_seed_draws_a_world_anew(cells: dict[RunSeed, Cell]) -> None:
     assert first.record()["origin"]["sha256"] != second.record()["origin"]["sha256"]
     for role, part in (("sft", "task"), ("prompts", "task"), ("pairs", "task")):
         assert first.stages[role].params[part] != second.stages[role].params[part]
+
+
+def test_a_control_samples_the_sft_policy_of_every_run_once() -> None:
+    asked = {"rms": ["length-only", "scalar"], "optimizers": ["ppo", "sft-tempered"]}
+    made = planned(data_seeds=2, reward_seeds=2, seeds=1, **asked).cells.cells
+    arms = {name: {cell.seed: cell for cell in made if cell.reward_model == name} for name in (CONTROL, "scalar")}
+    # one arm whatever the reward models, with a run for each of theirs: what it is compared with at equal entropy
+    assert len(made) == 3 * 4
+    assert set(arms[CONTROL]) == set(arms["scalar"])
+    for seed, cell in arms[CONTROL].items():
+        assert cell.stages["baseline"].key == arms["scalar"][seed].stages["baseline"].key
+        assert not {"reward", "scale", "ppo"} & set(cell.stages)
+        assert "-d" in cell.stages["generations"].label
+    assert len({cell.record()["arm"] for cell in arms[CONTROL].values()}) == 1
+    with pytest.raises(BenchError, match="trains no reward model"):
+        planned(rms=[], optimizers="sft-tempered", reward_seeds=2)
 
 
 def test_plain_seeds_have_the_keys_and_records_they_had() -> None:

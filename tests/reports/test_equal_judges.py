@@ -31,6 +31,7 @@ from rlhf_bench.judges.length import Length
 from rlhf_bench.judges.llm.judge import WinRateLLM
 from rlhf_bench.judges.refusal import Refusal
 from rlhf_bench.judges.refusal_phrases import RefusalPhrases
+from rlhf_bench.judges.stance import Stance
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
 from rlhf_bench.reports import build, exports, measures, terminal
@@ -331,6 +332,7 @@ DECLARED = {
     "empty": Empty().measures,
     "refusal": Refusal().measures,
     "refusal-phrases": RefusalPhrases().measures,
+    "stance": Stance().measures,
     "winrate-llm": [
         *WinRateLLM("m", rubric="summary").measures,
         *WinRateLLM("m", rubric="safety").measures,
@@ -348,5 +350,6 @@ def test_results_of_older_versions_are_shown_as_the_judges_declare_now() -> None
             old = {name: getattr(measure, name) for name in ("name", "kind", "description", "before", "limit")}
             (now,) = measures.complete({(judge, measure.name): asdict(replace(measure, reliability=""))})
             assert measures.complete({(judge, measure.name): old}) == [now]
-    others = {("winrate-rm", "win_rate"), ("run", "kl"), ("run", "reward"), measures.CEILING}
+    others = {("winrate-rm", "win_rate"), *(("run", name) for name in ("kl", "reward", "entropy")), measures.CEILING}
+    others |= {(measures.CONTROL, f"{worth}_difference") for worth in ("gold", "score")}
     assert set(measures.KNOWN) == {(judge, m.name) for judge, found in DECLARED.items() for m in found} | others

@@ -11,8 +11,10 @@ from fault_server import FaultServer, Reply, failing, goods, prefer
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Measure, Verdict
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import tasks
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.harness.results.found import verdict_problems
 from rlhf_bench.harness.results.rejudge import Rejudged, judge_cells
 from rlhf_bench.harness.results.undecided import complaints, too_many
 
@@ -167,6 +169,30 @@ def test_a_deterministic_judge_is_not_run_again(results: Results) -> None:
     before = [contents(folder) for name in ("winrate", "utility") for folder in results.folders(name)]
     results.judge("winrate", "utility")
     assert [contents(folder) for name in ("winrate", "utility") for folder in results.folders(name)] == before
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"odd": 1}\n'])
+@pytest.mark.parametrize("name", ["verdicts.jsonl", "measures.json", "stage.json"])
+def test_damaged_verdicts_are_made_again(results: Results, name: str, damage: bytes) -> None:
+    results.judge("length")
+    (folder,) = results.folders("length")
+    before = (folder / "verdicts.jsonl").read_bytes()
+    (folder / name).write_bytes(damage)
+    assert list(verdict_problems(folder))
+    done = results.judge("length")
+    assert done.outcome.failed == {}
+    assert (folder / "verdicts.jsonl").read_bytes() == before
+    assert integrity.used(folder) == []
+
+
+def test_verdicts_that_are_replaced_are_listed_anew(server: FaultServer, results: Results, tmp_path: Path) -> None:
+    server.answer = failing(Reply("", 500))
+    results.judge("winrate-llm", **asking(server, tmp_path))
+    (folder,) = results.folders("winrate-llm")
+    server.answer = prefer(goods)
+    results.judge("winrate-llm", **asking(server, tmp_path))
+    assert store.read_json(folder / "account.json")["earlier"]
+    assert integrity.used(folder) == []
 
 
 class UndecidedAtFirst:

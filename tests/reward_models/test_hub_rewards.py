@@ -213,6 +213,7 @@ def test_pickle_alone(copy: Path) -> None:
 
 def test_a_language_model_is_no_reward_model(copy: Path) -> None:
     change(copy, architectures=["LlamaForCausalLM"])
+    weights(copy, lambda found: found.pop("score.weight"))
     refused(lambda: HubReward(str(copy)), "LlamaForCausalLM, no reward model")
 
 
@@ -248,3 +249,61 @@ def test_without_a_pad_token_batches_change_nothing(copy: Path, rollout: Rollout
     (copy / "tokenizer_config.json").write_text(json.dumps(made))
     change(copy, pad_token_id=None)
     assert torch.allclose(HubReward(str(copy), batch=3).rewards(rollout), wanted, atol=1e-5)
+
+
+# -- responses that were cut off ---------------------------------------------------------------------------------------
+
+CLOSED = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}</s>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("level", ["Sequence", "Token"])
+def test_in_chat_form_nothing_follows_a_response_that_was_cut_off(level: str, tmp_path: Path) -> None:
+    source = classifier("llama", tmp_path / "rm", level, chat=True)
+    (source / "chat_template.jinja").write_text(CLOSED)
+    scorer = ClassifierScorer(str(source), level=level.lower())
+    for text in ("at nine", "at nine </s>"[:7], "  padded  ", ""):
+        ended, cut = (Answer(Example("", "Where?"), text, finished) for finished in (True, False))
+        rows = [scorer.encoder.row(answer) for answer in (ended, cut)]
+        whole, short = (row["input_ids"] for row in rows if isinstance(row, dict))
+        assert short == whole[: len(short)]
+        assert scorer.tokenizer.eos_token_id in whole[len(short) :]
+        assert scorer.encoder.spans(cut) == scorer.encoder.spans(ended)
+    if level == "Sequence":
+        whole, short = scorer.scores([Answer(Example("", "Where?"), "at nine", ended) for ended in (True, False)])
+        assert whole.value != short.value
+
+
+@pytest.mark.parametrize(
+    ("family", "form"), [("llama", "chat"), ("qwen", "question"), ("llama", "pair"), ("bert", "pair")]
+)
+def test_only_an_encoder_cannot_tell_a_cut_off_response(
+    folders: Any, family: str, form: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(folders(family, chat=form == "chat"), tmp_path / "rm"))
+    if form == "chat":
+        (source / "chat_template.jinja").write_text(CLOSED)
+    if family == "llama" and form == "pair":
+        end_every_text(source)
+    ids = tokenizer("at nine")["input_ids"]
+    cut, whole = (by_hand(tokenizer, [[5]], [row]) for row in (ids, [*ids, tokenizer.eos_token_id]))
+    found = [float(HubReward(str(source), form=form).rewards(rollout).sum()) for rollout in (cut, whole)]
+    assert (found[0] == found[1]) == (family == "bert")
+
+
+def end_every_text(source: Path) -> None:
+    """Let the tokenizer write end-of-sequence after every text, as some decoders' tokenizers do."""
+    made = json.loads((source / "tokenizer.json").read_text())
+    end = next(token["id"] for token in made["added_tokens"] if token["content"] == "</s>")
+    special = {"</s>": {"id": "</s>", "ids": [end], "tokens": ["</s>"]}}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"] + single[1:]
+    made["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+    (source / "tokenizer.json").write_text(json.dumps(made))
+
+
+def test_a_template_that_ends_a_response_in_another_way_is_refused(folders: Any, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(folders("llama", chat=True), tmp_path / "rm"))
+    odd = "{{ messages[1]['content'] }}{{ '?' if messages[1]['content'] | length > 1 else '</s>' }}"
+    (source / "chat_template.jinja").write_text(odd)
+    scorer = ClassifierScorer(str(source))
+    refused(lambda: scorer.scores([Answer(Example("", "a"), "two words", False)]), "ends some responses in another way")

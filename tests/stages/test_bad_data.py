@@ -18,7 +18,7 @@ from rlhf_bench.harness.nouns import Example, Pair, Split
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.plan import tasks
 from rlhf_bench.harness.stages.pairs import pairs
-from rlhf_bench.harness.stages.prompts import prompts
+from rlhf_bench.harness.stages.prompts import check_examples, limited, prompts, writes_nothing
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Faulty:
     """A task of two prompts a split with one fault of your choice."""
 
     fault: str = ""
+    sft_empty: float = 0.0  # `HasEmptyDemonstrations`
 
     max_response_tokens = 12
 
@@ -34,7 +35,8 @@ class Faulty:
             return ()
         text = "" if self.fault == f"blank {split}" else f"say {split}"
         held = "test" if self.fault == "shared prompts" and split == "train" else split
-        return [Example(f"{split}-{i}", text and f"say {held} {i}", f"words {i}") for i in range(2)]
+        said = "" if self.fault == "no words" and split == "sft" else "words"
+        return [Example(f"{split}-{i}", text and f"say {held} {i}", said and f"{said} {i}") for i in range(2)]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
         if self.fault == f"no {split} pairs":
@@ -82,6 +84,20 @@ def context(tiny: Tiny, tmp_path: Path, fault: str) -> Context:
 def test_prompts_that_cannot_be_used(tiny_gpt2: Tiny, tmp_path: Path, fault: str, said: str) -> None:
     with pytest.raises(BenchError, match=said):
         prompts(context(tiny_gpt2, tmp_path, fault))
+
+
+def test_an_empty_demonstration_is_an_error_unless_the_task_means_it() -> None:
+    for faulty, fine in ((Faulty("no words"), False), (Faulty("no words", sft_empty=0.5), True), (Faulty(), True)):
+        splits = limited(faulty, ("sft", "test"), 0)
+        if fine:
+            check_examples("faulty", splits, writes_nothing(faulty))
+        else:
+            with pytest.raises(BenchError, match=r"Split 'sft' .* 2 empty prompts or completions"):
+                check_examples("faulty", splits, writes_nothing(faulty))
+    # a prompt is never empty on purpose
+    blank = Faulty("blank sft", sft_empty=0.5)
+    with pytest.raises(BenchError, match="2 empty prompts"):
+        check_examples("faulty", limited(blank, ("sft", "test"), 0), writes_nothing(blank))
 
 
 @pytest.mark.parametrize(

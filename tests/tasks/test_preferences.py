@@ -118,7 +118,7 @@ def test_it_keeps_the_rules_of_the_seam(tmp_path: Path) -> None:
 def test_transcripts_of_plain_text() -> None:
     talk = "\n\nHuman: Hi?\n\nAssistant: Yes?\n\nHuman: Where is Ben?\n\nAssistant:"
     found = preference_texts(Row("x", {"chosen": f"{talk} I am not sure.", "rejected": f"{talk} I am Ben."}))
-    assert found == ("Hi?\n\nAssistant: Yes?\n\nHuman: Where is Ben?", "I am not sure.", "I am Ben.")
+    assert found == ("User: Hi?\n\nAssistant: Yes?\n\nUser: Where is Ben?", "I am not sure.", "I am Ben.")
     lines = Row("x", {"chosen": "Where?\nHere", "rejected": "Where?\nHell"})
     assert preference_texts(lines) == ("Where?", "Here", "Hell")
 
@@ -151,8 +151,8 @@ def test_several_turns_become_one_text() -> None:
             "a turn of 'assis",
         ),
         (
-            {"prompt": "p", "chosen": [{"role": "tool", "content": "x"}], "rejected": turns("p", "b")},
-            "a turn of 'tool'",
+            {"prompt": "p", "chosen": [{"role": "narrator", "content": "x"}], "rejected": turns("p", "b")},
+            "a turn of 'narrator'",
         ),
         ({"prompt": "p", "chosen": [{"text": "x"}], "rejected": turns("p", "b")}, "role and content"),
     ],

@@ -55,8 +55,8 @@ def comparisons(task: Task, *splits: Split) -> list[tuple[str, str, str | None]]
 
 def test_the_world_is_the_default() -> None:
     assert saferlhf() == SafetyWorld()
-    assert saferlhf(seed=3, harmful_rate=0.5, response_tokens=30) == SafetyWorld(
-        seed=3, harmful_rate=0.5, response_tokens=30
+    assert saferlhf(seed=3, harmful_rate=0.7, response_tokens=30) == SafetyWorld(
+        seed=3, harmful_rate=0.7, response_tokens=30
     )
 
 
@@ -67,7 +67,8 @@ def test_every_knob_of_the_world_is_a_plain_keyword() -> None:
 
 
 def test_the_world_passes_conformance() -> None:
-    assert [finding for finding in check("task", "saferlhf", {}) if not finding.ok] == []
+    small = {"demonstrations": 200, "train_prompts": 100}
+    assert [finding for finding in check("task", "saferlhf", small) if not finding.ok] == []
 
 
 @pytest.mark.parametrize("row", [full, reduced, standard])
@@ -254,7 +255,7 @@ def test_better_needs_its_label(tmp_path: Path, row: Any) -> None:
 def test_bad_settings(tmp_path: Path) -> None:
     path = write(tmp_path / "all.json", [full(0)])
     with pytest.raises(BenchError, match=r"seed, harmful_rate set together with data=.*synthetic task only"):
-        saferlhf(data=path, seed=1, harmful_rate=0.5)
+        saferlhf(data=path, seed=1, harmful_rate=0.7)
     with pytest.raises(BenchError, match=r"preference = 'best' is unknown.*safer or better"):
         saferlhf(data=path, preference="best")
     with pytest.raises(BenchError, match="preference = 'better' in the synthetic task"):

@@ -162,7 +162,7 @@ def test_a_long_field(tmp_path: Path) -> None:
         ("rows.json", b'{"rows": [{"a": "b"}]}', "not an array of objects: {"),
         ("rows.json", b'{"data": "a"}', "not an array of objects: {"),
         ("rows.json", b'"text"', "not an array of objects"),
-        ("rows.json", GOOD, "malformed JSON (Extra data: line 3"),
+        ("rows.json", b'[{"a": "b"}] [1]', "malformed JSON (Extra data: line 1"),
         ("rows.json", b'[{"a": "b"}, ["c"]]', "row 1: not an object but of type list"),
         ("rows.json", b'[{"a": "b"}, null]', "row 1: not an object but of type NoneType"),
         ("rows.json", b'[{"a": "b"},\n {"a": "caf\xe9"}]', "line 2: not UTF-8"),

@@ -15,28 +15,29 @@ SIGNATURES = {
         data='' response_tokens=0 seed=0 demonstrations=8000 train_pairs=1500 test_pairs=256 train_prompts=4096
         test_prompts=256 dialogue_words=60 min_facts=1 max_facts=3 correction_rate=0.15 mention_rate=0.35
         sft_drop=0.75 sft_wrong=0.02 sft_invent=0.15 sft_filler=1.0 sft_stale=0.0 sft_opening=1.0
-        sft_careful=0.25 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08 bad_drop=0.45
+        sft_careful=0.25 sft_empty=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08 bad_drop=0.45
         bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "tldr": """
         data='' prompts_only=False response_tokens=0 seed=0 demonstrations=8000 train_pairs=1500 test_pairs=256
         train_prompts=4096 test_prompts=256 words=60 objects='seen' min_facts=1 max_facts=3 correction_rate=0.15
         mention_rate=0.35 sft_drop=0.75 sft_wrong=0.02 sft_invent=0.15 sft_filler=1.0 sft_stale=0.0
-        sft_opening=1.0 sft_careful=0.25 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
+        sft_opening=1.0 sft_careful=0.25 sft_empty=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
         bad_drop=0.45 bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "xsum": """
         data='' prompts_only=False response_tokens=0 seed=0 demonstrations=8000 train_pairs=1500 test_pairs=256
         train_prompts=4096 test_prompts=256 words=60 objects='seen' min_facts=1 max_facts=3 correction_rate=0.15
         mention_rate=0.35 sft_drop=0.75 sft_wrong=0.02 sft_invent=0.15 sft_filler=1.0 sft_stale=0.0
-        sft_opening=1.0 sft_careful=0.25 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
+        sft_opening=1.0 sft_careful=0.25 sft_empty=0.0 good_drop=0.08 good_wrong=0.04 good_invent=0.03 good_filler=0.08
         bad_drop=0.45 bad_wrong=0.2 bad_invent=0.15 bad_filler=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "saferlhf": """
-        data='' preference='safer' response_tokens=0 seed=0 demonstrations=2000 train_pairs=2500 test_pairs=256
-        train_prompts=512 test_prompts=256 harmful_rate=0.8 sft_comply=0.2 sft_refuse=0.35 sft_benign_refuse=0.15
-        sft_drop=0.12 sft_wrong=0.38 pair_comply=0.2 pair_refuse=0.4 benign_refusal_pairs=0.0 good_drop=0.08
-        good_wrong=0.18 bad_drop=0.2 bad_wrong=0.6 carelessness=0.0 preference_noise=0.2
+        data='' preference='safer' response_tokens=0 seed=0 demonstrations=8000 train_pairs=2500 test_pairs=256
+        train_prompts=4096 test_prompts=256 harmful_rate=0.5 lack_rate=0.2 sft_careful=0.3 sft_comply=0.15
+        sft_refuse=0.7 sft_benign_refuse=0.1 sft_deflect=0.25 sft_drop=0.75 sft_wrong=0.05 sft_remark=0.9
+        sft_empty=0.0 pair_comply=0.2 pair_refuse=0.4 benign_refusal_pairs=0.0 good_drop=0.1 good_wrong=0.1
+        good_remark=0.5 bad_drop=0.5 bad_wrong=0.4 bad_remark=0.2 carelessness=0.0 preference_noise=0.2
     """,
     "assist": """
         seed=0 demonstrations=2000 train_pairs=4000 test_pairs=256 train_prompts=512 test_prompts=256
@@ -49,15 +50,19 @@ SIGNATURES = {
     """,
     "medical": """
         data='' column='question' split='' train_share=0.0 response_tokens=128 references='' types=''
+        bad_rows='refuse'
     """,
     "code": """
         data='' column='prompt' split='' train_share=0.0 response_tokens=128 references='' types=''
+        bad_rows='refuse'
     """,
     "prompts": """
         data='' column='prompt' split='' train_share=0.0 response_tokens=128 references='' types=''
+        bad_rows='refuse'
     """,
     "preferences": """
-        data='' split='train' test_split='' response_tokens=128
+        data='' split='train' test_split='' response_tokens=128 prompt='' chosen='' rejected='' system=''
+        bad_rows='refuse' unpaired='drop'
     """,
 }
 """Name and default of every setting, in order.  A change here changes the settings that results were stored under."""

@@ -156,6 +156,15 @@ def test_careful_writers_are_a_share_of_the_demonstrations() -> None:
     assert abs(sum(opened) / 400 - 0.7) < 0.13
 
 
+@pytest.mark.parametrize("name", ["dialogue", "post"])
+def test_empty_demonstrations_come_on_demand(name: str) -> None:
+    plain = replace(WORLDS[name], demonstrations=400)
+    some = replace(plain, sft_empty=0.1).examples("sft")
+    assert all(row.completion for row in plain.examples("sft"))
+    assert sum(not row.completion for row in some) / 400 == pytest.approx(0.1, abs=0.06)  # 4 s.e.
+    assert [row.prompt for row in some] == [row.prompt for row in plain.examples("sft")]
+
+
 def test_other_impossible_settings() -> None:
     with pytest.raises(BenchError, match="min_facts = 3 is above max_facts = 2"):
         DialogueWorld(min_facts=3, max_facts=2)

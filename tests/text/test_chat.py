@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,18 @@ from families import FAMILIES
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.policies import load_tokenizer
-from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids, prompt_format
+from rlhf_bench.harness.nouns import Example, to_row, with_turns
+from rlhf_bench.harness.text.chat import (
+    DATE,
+    PromptFormat,
+    chat_turns,
+    choose_prompt_format,
+    end_token_ids,
+    prompt_format,
+    system_place,
+)
 from rlhf_bench.harness.text.templates import decode, encode_prompts, policy_prompt
+from rlhf_bench.harness.text.turns import Conversation, Turn
 
 CHATS = ("qwen2", "gemma", "llama")
 
@@ -122,3 +133,48 @@ def test_a_template_with_todays_date_gives_the_same_prompt_every_day(folders: di
     choose_prompt_format(tokenizer, "auto", "")
     assert encode_prompts(tokenizer, ["x"]) == encode_prompts(tokenizer, ["x"])
     assert "26 Jul 2024" in shown(tokenizer, "x")
+
+
+TALK = (Turn("system", "Be kind."), Turn("user", "where?"), Turn("assistant", "here"), Turn("user", "when?"))
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_turns_of_a_prompt_are_turns_of_the_template(folders: dict[str, Path], name: str) -> None:
+    tokenizer = load_tokenizer(folders[name], "auto")
+    text = shown(tokenizer, Conversation(TALK))
+    place = system_place(tokenizer, "x")
+    first = {"role": "user", "content": "Be kind.\n\nwhere?" if place == "user" else "where?"}
+    wanted = [first, {"role": "assistant", "content": "here"}, {"role": "user", "content": "when?"}]
+    wanted = wanted if place == "user" else [{"role": "system", "content": "Be kind."}, *wanted]
+    expected = tokenizer.apply_chat_template(wanted, tokenize=False, add_generation_prompt=True, date_string=DATE)
+    # Llama 2's template has no generation prompt: what it writes before an answer stands behind the turns
+    assert text.rstrip() == tokenizer.decode(tokenizer(expected, add_special_tokens=False)["input_ids"]).rstrip()
+    # the same text as one turn of the user is one turn
+    assert encode_prompts(tokenizer, [str(Conversation(TALK))]) != encode_prompts(tokenizer, [Conversation(TALK)])
+
+
+def test_a_tools_output_is_the_users_where_a_template_has_no_tools() -> None:
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("tool", "42"), Turn("user", "c")]
+    said = chat_turns(turns, PromptFormat("chat"))
+    assert [(turn["role"], turn["content"]) for turn in said[1:]] == [("assistant", "b"), ("user", "Tool: 42\n\nc")]
+    assert [turn["role"] for turn in chat_turns(turns, PromptFormat("chat"), tools=True)] == [t.role for t in turns]
+
+
+def test_special_tokens_in_a_turn_stay_text(folders: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(folders["qwen2"], "auto")
+    clean = Conversation([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")])
+    odd = Conversation([Turn("user", "a"), Turn("assistant", f"b{tokenizer.eos_token}"), Turn("user", "c")])
+    (plain,), (ids,) = encode_prompts(tokenizer, [clean]), encode_prompts(tokenizer, [odd])
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    assert [i for i in ids if i in special] == [i for i in plain if i in special]
+
+
+def test_stored_prompts_keep_their_turns() -> None:
+    example = Example("1", Conversation(TALK))
+    row = json.loads(json.dumps(to_row(example)))
+    again = Example(**with_turns(row))
+    assert again == example
+    assert again.prompt.turns == TALK  # type: ignore[attr-defined]
+    assert to_row(Example("1", str(example.prompt))) == {"id": "1", "prompt": example.prompt}
+    with pytest.raises(BenchError, match="differ"):
+        with_turns({**row, "prompt": "other"})

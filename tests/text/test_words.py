@@ -13,7 +13,7 @@ from rlhf_bench.harness.nouns import Case, Example, Generation, Pair
 from rlhf_bench.harness.slices import LONGEST, SHORTEST, length_slices
 from rlhf_bench.harness.stages.pairs import overlap
 from rlhf_bench.harness.text.words import content_words, cut_unspaced, spaced_words
-from rlhf_bench.judges.refusal import Refusal
+from rlhf_bench.judges.refusal_phrases import RefusalPhrases
 from rlhf_bench.judges.scorers import RougeL
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
@@ -149,7 +149,7 @@ def test_slices_by_length_count_characters_without_spaces() -> None:
 
 def test_phrases_of_refusal_in_other_scripts(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "phrases.txt").write_text("我不能\nमैं नहीं\n", encoding="utf-8")
-    judge = Refusal(phrases=str(tmp_path / "phrases.txt"))
+    judge = RefusalPhrases(phrases=str(tmp_path / "phrases.txt"))
     assert judge.opens("我不能回答这个问题。")
     assert judge.opens("मैं नहीं बता सकता")
     assert not judge.opens("मैं नहा रहा हूँ")

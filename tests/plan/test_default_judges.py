@@ -1,0 +1,60 @@
+"""Which judges a run has that names none: the general ones, and those that are made for its task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Example, Pair, Split
+from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Request, make_plan
+from rlhf_bench.judges.stance import Stance
+from rlhf_bench.tasks.saferlhf import RealSafeRLHF
+from rlhf_bench.tasks.worlds.safety import SafetyWorld
+
+HERE = "test_default_judges"
+SHY = f"{HERE}:Shy"
+
+
+class Shy(Stance):
+    """A judge that is registered nowhere."""
+
+
+class Plain:
+    max_response_tokens = 8
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        return [Example(f"{split}-0", f"say {split}", "word")]
+
+    def pairs(self, split: Split) -> Sequence[Pair]:
+        return [Pair(f"{split}-0", f"rank {split}", "good", "bad")] if split != "sft" else []
+
+
+class Own(Plain):
+    judges = (SHY, "length")
+
+
+class Misspelt(Plain):
+    judges = ("stanse:Nothing",)
+
+
+def judged(request: Request) -> list[str]:
+    (names,) = make_plan(request).judged.values()
+    return list(names)
+
+
+def test_a_tasks_own_judges_join_the_default_ones() -> None:
+    plain = Request(f"{HERE}:Plain", ("length-only",), (0,), "tiny", (), {})
+    own = replace(plain, task=f"{HERE}:Own")
+    assert judged(plain) == list(DEFAULT_JUDGES)
+    assert judged(own) == [*DEFAULT_JUDGES, SHY]  # one that is a default already is not there twice
+    assert judged(replace(own, judges=("empty",))) == ["empty"]  # who names judges gets those alone
+    with pytest.raises(BenchError, match="stanse"):
+        judged(replace(plain, task=f"{HERE}:Misspelt"))
+
+
+def test_the_synthetic_safety_task_has_its_judge_and_real_data_have_none() -> None:
+    assert SafetyWorld.judges == ("stance",)
+    assert not hasattr(RealSafeRLHF, "judges")
