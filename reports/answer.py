@@ -142,7 +142,8 @@ def _size(known: Sequence[Outcome]) -> str:
     prompts = sorted({outcome.estimate["n"] for outcome in known if outcome.estimate})
     if seeds == [1]:  # the spread between training runs was not measured, and is in no interval
         return f"one training seed, {_range(prompts)} prompts: conditional on this training run"
-    return f"{_range(seeds)} training seeds, {_range(prompts)} prompts"
+    layered = any(isinstance(seed, str) for outcome in known for seed in outcome.arm["seeds"])
+    return f"{_range(seeds)} {'runs in layers of' if layered else 'training'} seeds, {_range(prompts)} prompts"
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -22,11 +22,13 @@ from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
+from rlhf_bench.harness.seeds import Seed, layers_asked, run_name, shown
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.kl_matched import kl_matched
+from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import COLLAPSED, described
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
         "kl_matched": kl_matched(arms, labels, estimator),
+        # absent without layers, as in every report before there were any
+        **({"layers": layered} if (layered := list(layer_rows(arms, labels))) else {}),
         "warnings": [
             *missing,
             *collapses(estimates, labels),
@@ -120,8 +124,21 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
     """Where the data come from, once per task and source.
 
     For a policy that was trained on another task than the one it is evaluated on, also where its training data do.
+    Data that data seeds draw are named once, those of the first.
     """
-    named = [(c.record["task"], c.record["origin"]) for c in cells]
+    drawn: dict[str, list[str]] = {}
+    for cell in cells:
+        own = drawn.setdefault(cell.record["task"], [])
+        own += [cell.drawn] if cell.drawn and cell.drawn not in own else []
+    named = []
+    for cell in cells:
+        task, origin = cell.record["task"], cell.record["origin"]
+        if cell.drawn and len(drawn[task]) > 1:
+            if cell.drawn != drawn[task][0]:
+                continue
+            times = f"Drawn anew by {len(drawn[task])} data seeds; the hash is of the first."
+            origin = {**origin, "description": f"{origin['description']} {times}"}
+        named.append((task, origin))
     named += [
         (f"{c.record['home']} (training)", c.record["home_origin"])
         for c in cells
@@ -153,7 +170,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "label": label,
         "policy": first.record["policy"],
         "optimizer": first.record.get("optimizer", "ppo"),  # older records lack it: there was PPO alone
-        "seeds": list(arm.seeds),
+        "seeds": list(arm.shown),
         "differing": first.record["differing"],
         "before": [store.read_json(c.folder("scale") / "scale.json") for c in arm.cells if has_rewards(c)],
         "training": training,
@@ -186,12 +203,15 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         }
     # what all arms share tells none of them apart
     common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
+    layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
     labels = {}
     for arm in arms:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
         optimizer = arm.cells[0].record.get("optimizer", "ppo")
         # a control without a reward model has its own name for one
         shown = [optimizer, *shown] if optimizer not in ("ppo", arm.reward_model) else shown
+        if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
+            shown.append(f"{layers[arm.key]} seeds")
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
     shown_as = Counter((arm.task, labels[arm.key]) for arm in arms)
     for arm in arms:
@@ -211,11 +231,11 @@ def warnings(arm: Arm, label: str) -> list[str]:
         found.append(f"{label}: one training seed; intervals are conditional on this training run")
     if arm.cells[0].record["differing"].get("ppo.critic") == "trunk":
         found.append(f"{label}: the critic shares the policy's trunk: another algorithm than with a trunk of its own")
-    runs: dict[int, Sequence[Row]] = {}
+    runs: dict[Seed, Sequence[Row]] = {}
     for cell in arm.cells:
-        of_seed = f"{label}, seed {cell.record['seed']}"
+        of_seed = f"{label}, {run_name(cell.seed)}"
         if "ppo" in cell.record["stages"]:
-            steps = runs[cell.record["seed"]] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+            steps = runs[cell.seed] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
             found += [f"{of_seed}: {text}" for text in alarms(steps)]
         if has_rewards(cell):
             scale = store.read_json(cell.folder("scale") / "scale.json")
@@ -282,14 +302,14 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
 
     Always the first SAMPLES in the task's order: examples that are picked for a report show what the picker wants.
     """
-    found: dict[str, JsonObject] = {}
+    found: dict[tuple[str, str], JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
         examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
         before = _responses(cell.folder("baseline"), last=False)
         after = _responses(cell.folder("generations"), last=True)
         for example in examples:
-            name, seed = example["id"], arm.seeds[0]
+            name, seed = example["id"], arm.shown[0]
             empty = {
                 "task": task,
                 "example_id": name,
@@ -297,7 +317,8 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
                 "reference": example.get("completion", ""),
                 "responses": [],
             }
-            responses = found.setdefault(name, empty)["responses"]
+            # by the prompt too: an id of another data seed's data is another prompt
+            responses = found.setdefault((name, example["prompt"]), empty)["responses"]
             if name not in after:  # `eval` may judge fewer prompts than are held out
                 continue
             if not responses:  # the baseline once, though every arm has it
@@ -331,7 +352,7 @@ def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:
     return {
         "command": command,
         "git_commit": git_commit(),
-        "seeds": sorted({cell.record["seed"] for cell in cells}),
+        "seeds": [shown(seed) for seed in sorted({cell.seed for cell in cells})],
         "stages": dict(sorted(stages.items())),
         "seconds_total": round(sum(s["seconds"] for s in stages.values()), 1),
     }

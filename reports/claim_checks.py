@@ -18,6 +18,7 @@ from rlhf_bench.harness.results.claims import Claim, Result
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.frontiers import Frontier, Reader, What, frontiers_of, matched, rungs, shared
 from rlhf_bench.harness.results.sheets import Sheets
+from rlhf_bench.harness.seeds import Seed
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports.measures import described
 
@@ -78,7 +79,7 @@ def _at_equal_kl(claim: Claim, arms: Sequence[Arm], estimator: Estimator) -> Ite
 
 def _largest(
     named: Sequence[Frontier], every: Sequence[Frontier], what: What, estimator: Estimator
-) -> tuple[float, Interval, tuple[int, ...]] | None:
+) -> tuple[float, Interval, tuple[Seed, ...]] | None:
     """(KL, interval, seeds) of the largest rung that is reached; None where there is none."""
     if Sheets().unlike([arm for one in named for arm in one.arms], what.judge):
         return None

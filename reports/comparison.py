@@ -20,8 +20,10 @@ from rlhf_bench.harness.results.estimates import Estimator, difference_limit, re
 from rlhf_bench.harness.results.sheets import Common, Sheets, common
 from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.harness.statistics import comparisons, intervals, power
+from rlhf_bench.harness.statistics import layers as layered
 from rlhf_bench.harness.statistics.cells import Array, tidy
 from rlhf_bench.harness.statistics.intervals import Interval, undefined
+from rlhf_bench.harness.statistics.layers import outer_means
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import Ranking, rank
 from rlhf_bench.reports.measures import Column, described
@@ -100,16 +102,17 @@ def _pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
         rng, level = context.estimator.generator("pair", a.key, b.key, *column.key), context.estimator.level
         # of the cells that both have decided: a wholly undecided seed or prompt counts for nothing
         seeds, prompts = tidy(first - second, None)[0].shape
-        found = comparisons.difference(first, second, column.kind, level, rng, shared.clusters)
+        found = layered.difference(first, second, column.kind, level, rng, shared.clusters, shared.layers)
         # each lies within the limit, hence their difference within twice the limit
         found = within(found, difference_limit(column.limit))
-        holes = int(np.isnan(first + second).sum())
+        holes = int(np.isnan(first + second).sum()) - shared.absent
         rows = [list(table[seed].values()) for table in tables for seed in shared.seeds]
         why = f"{holes} cases undecided for one of the two: {reasons(rows, column.statistic)}" if holes else ""
         found = found.noted(ONE_SEED if seeds == 1 else "", why)
         # the same generator goes on: p depends on the draws of the interval before it
-        p = comparisons.p_value(first, second, column.kind, rng, shared.clusters)
-        least = detectable(first - second, shared.clusters, level)
+        p = layered.p_value(first, second, column.kind, rng, shared.clusters, shared.layers)
+        # of runs in layers: the means over the outermost layer are the units that are drawn
+        least = detectable(outer_means(first - second, shared.layers), shared.clusters, level)
     return {
         "task": a.task,
         "a": a.key,
@@ -170,7 +173,7 @@ def ranking(arms: Sequence[Arm], column: Column, context: Context) -> list[JsonO
     if not shared.why:
         rng = context.estimator.generator("ranking", *(arm.key for arm in judged), *column.key)
         # strengths rise with the values: where lower is better, the least value must win
-        cells = tuple(-one for one in shared.cells) if column.better == "lower" else shared.cells
+        cells = tuple(-one for one in shared.outer) if column.better == "lower" else shared.outer
         found = rank(cells, context.estimator.level, rng, shared.clusters)
     rows = [
         {**_place(arm, column, context), **_interval(one, context), "first": first, **_size(shared)}
@@ -193,7 +196,7 @@ def at_equal_length(arms: Sequence[Arm], column: Column, context: Context) -> It
         shared = common(tables, [column.statistic, LENGTH[1]])
         controlled = raw = undefined(shared.why)
         if not shared.why:
-            verdicts, lengths = shared.cells
+            verdicts, lengths = shared.outer
             rng, level = context.estimator.generator("length", arm.key, *column.key), context.estimator.level
             controlled = length_controlled(verdicts, lengths, level, rng, shared.clusters)
             # the raw rate beside it is of the same cases, and comes second: both draw from one generator

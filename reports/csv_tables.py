@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import DASH, Cell, restored, text
+from rlhf_bench.harness.seeds import joined
 from rlhf_bench.reports.kl_tables import FRONTIER, frontier_rows
 from rlhf_bench.reports.measures import Report, indexed
 from rlhf_bench.reports.tables import TABLES, all_tables
@@ -50,8 +51,7 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     report = indexed(report)
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
     estimates = (
-        {**row, "label": labels.get(row["arm"], ""), "seeds": " ".join(map(str, row["seeds"]))}
-        for row in report["estimates"]
+        {**row, "label": labels.get(row["arm"], ""), "seeds": joined(row["seeds"])} for row in report["estimates"]
     )
     yield "estimates.csv", ESTIMATES, ([row[name] for name in ESTIMATES] for row in estimates)
     names = [name for name in TABLES if name != "comparisons"]

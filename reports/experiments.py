@@ -23,9 +23,10 @@ from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells, is_complete
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.results.table import stored
+from rlhf_bench.harness.seeds import shown
 from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
-from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.harness.statistics.intervals import Interval, undefined
 from rlhf_bench.reports import build, ledger
 from rlhf_bench.reports.claim_checks import checks
 
@@ -204,9 +205,12 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
                 try:
                     found = contrasts.difference(a, b, where, estimator, sheets)
                     by_seed = contrasts.by_seed(a, b, where, sheets)
+                except contrasts.UnlikeVerdictsError as error:
+                    found, by_seed = undefined(error.seen), []  # named, not left out: somebody judged one of them again
                 except BenchError:  # also where the two arms have no seed or prompt in common
                     continue
-                row = {"run": run, "task": task, **asdict(contrast), "seeds": sorted(set(a.seeds) & set(b.seeds))}
+                seeds = [shown(seed) for seed in sorted(set(a.seeds) & set(b.seeds))]
+                row = {"run": run, "task": task, **asdict(contrast), "seeds": seeds}
                 rows.append({**row, "by_seed": by_seed, **asdict(found)})
     return rows
 

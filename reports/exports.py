@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.seeds import joined
 from rlhf_bench.reports.measures import Column, Report, indexed, pick, shown_at
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _record(report: Report, arm: Row, timestamp: str, organization: str) -> Json
             "id": name,
             "additional_details": {
                 "reward_model": arm["reward_model"],
-                "seeds": " ".join(map(str, arm["seeds"])),
+                "seeds": joined(arm["seeds"]),
                 **{f"setting {setting}": str(value) for setting, value in arm["differing"].items()},
             },
         },

@@ -28,6 +28,11 @@ function valuesOf(rows, place) {
   return rows.map((row) => row.v?.[place]).filter((value) => value !== null && value !== undefined);
 }
 
+/** The seed of a run, or its seeds in layers: a number, or their text. */
+function runName(seed) {
+  return typeof seed === "number" ? `seed ${seed}` : visible(seed);
+}
+
 /** Characters that move or hide others (controls, direction marks) are shown by their code; joiners that scripts need stay. */
 function visible(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060-\u206f\ufeff]/g,
@@ -85,7 +90,7 @@ function worded(value, measure) {
 
 /** The verdicts of all judges on the chosen runs, side by side. */
 function verdictTable(task, cells, place) {
-  const head = cells.map((cell) => make("th", { scope: "col", class: "n" }, visible(cell.label), " ", make("span", { class: "seeds", text: `seed ${cell.seed}` })));
+  const head = cells.map((cell) => make("th", { scope: "col", class: "n" }, visible(cell.label), " ", make("span", { class: "seeds", text: runName(cell.seed) })));
   const rows = task.measures.map((measure, k) => make("tr", {},
     make("th", { scope: "row", title: measure.description, text: visible(measure.title) }),
     ...cells.map((cell) => cell.rows[place]).map((row) => make("td", { class: "n", text: row && (row.v?.[k] ?? null) === null && row.w?.[measure.judge] ? "undecided" : worded(row?.v?.[k], measure) }))));
@@ -102,7 +107,7 @@ function remarks(row) {
 }
 
 function card(title, seed, row, top, wide) {
-  const box = make("article", { class: wide ? "card wide" : "card" }, make("h4", {}, visible(title), " ", make("span", { class: "seeds", text: `seed ${seed}` })));
+  const box = make("article", { class: wide ? "card wide" : "card" }, make("h4", {}, visible(title), " ", make("span", { class: "seeds", text: runName(seed) })));
   if (!row) { box.append(make("p", { class: "note", text: "no response to this prompt" })); return box; }
   const facts = [`${row.n} tokens`, row.c ? "cut off" : "", row.k === undefined ? "" : `KL ${number(row.k)}`, row.r === undefined ? "" : `reward ${number(row.r)}`];
   box.append(heated(row, top), make("p", { class: "note", text: facts.filter(Boolean).join(" · ") }));
@@ -189,7 +194,7 @@ function inside(box, tasks) {
         state.set("show", shown.join(","));
         refresh();
       });
-      check.setAttribute("aria-label", `${cell.label}, seed ${cell.seed}`);
+      check.setAttribute("aria-label", `${cell.label}, ${runName(cell.seed)}`);
       return [cell.label, make("label", {}, check, ` ${cell.seed}`)];
     });
     const labels = [...new Set(boxes.map(([label]) => label))];
@@ -234,7 +239,7 @@ function inside(box, tasks) {
     const chips = cells().map((cell) => {
       const value = cell.rows[place]?.v?.[by] ?? null, middle = measure.reference ?? null;
       const tone = value === null || middle === null || value === middle ? "" : (value > middle) === (measure.better !== "lower") ? " up" : " down";
-      return make("span", { class: "chip" + tone, title: `${cell.label}, seed ${cell.seed}`, text: worded(value, measure) });
+      return make("span", { class: "chip" + tone, title: `${cell.label}, ${runName(cell.seed)}`, text: worded(value, measure) });
     });
     const button = make("button", { type: "button", "data-place": place }, make("b", { text: visible(prompt.id) }),
       make("span", { class: "start", dir: "auto", text: visible(prompt.x.slice(0, 160)) }), ...chips);

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
+from rlhf_bench.harness.seeds import layers_asked, shown
 from rlhf_bench.reports.measures import complete
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ class Block:
     """One cell (a task, reward model and seed) at its last checkpoint, sampled.
 
     `rank` is the place of its seed among the arm's seeds; `baseline` names the folder of the SFT baseline's responses
-    `before`, which cells may share; `verdicts` are by example and judge.
+    `before`, which cells may share; `verdicts` are by example and judge.  `page` heads its responses: the task, with
+    the data seed where it may have drawn prompts of its own.
     """
 
     task: str
     arm: str
-    seed: int
+    seed: int | str
     rank: int
     prompts: Rows
     responses: Rows
@@ -49,6 +51,7 @@ class Block:
     baseline: str
     before: Rows
     measures: Mapping[Key, Row]
+    page: str
     greedy: Mapping[str, str] = field(default_factory=dict)
     greedy_before: Mapping[str, str] = field(default_factory=dict)
 
@@ -85,7 +88,7 @@ def read_cell(cell: CellFiles, rank: int) -> Block:
     return Block(
         task=cell.record["task"],
         arm=cell.record["arm"],
-        seed=cell.record["seed"],
+        seed=shown(cell.seed),
         rank=rank,
         prompts={e["id"]: e for e in examples if e["id"] in after},  # `eval.prompts` may leave some out
         responses=after,
@@ -93,6 +96,7 @@ def read_cell(cell: CellFiles, rank: int) -> Block:
         baseline=cell.folder("baseline").name,
         before=written_before.final("sample"),
         measures=measures,
+        page=cell.record["task"] + (f" · data {layers_asked(cell.seed)['data']}" if cell.drawn else ""),
         greedy=_texts(written.final("greedy")),
         greedy_before=_texts(written_before.final("greedy")),
     )
@@ -152,9 +156,9 @@ def _extents(blocks: Sequence[Block], labels: Mapping[str, str], budget: int) ->
 
 
 def _tasks(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> list[JsonObject]:
-    shown = [block for block in blocks if block.rank < extent.seeds]
-    names = sorted({block.task for block in shown})
-    return [_task([block for block in shown if block.task == name], labels, extent) for name in names]
+    kept = [block for block in blocks if block.rank < extent.seeds]
+    names = sorted({block.page for block in kept})
+    return [_task([block for block in kept if block.page == name], labels, extent) for name in names]
 
 
 def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) -> JsonObject:
@@ -166,7 +170,7 @@ def _task(blocks: Sequence[Block], labels: Mapping[str, str], extent: Extent) ->
     # stored once: all reward models of one seed start from the same SFT policy
     baselines = {block.baseline: (block.before, block.greedy_before) for block in blocks}
     return {
-        "task": blocks[0].task,
+        "task": blocks[0].page,
         "measures": [
             {
                 "judge": column.judge,

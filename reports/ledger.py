@@ -26,7 +26,9 @@ def contrasts_table(built: Row) -> Table:
     rows = []
     for row in built["contrasts"]:
         # an interval over one seed is conditional on its training run, so it decides nothing about reward models
-        if row["low"] is None or len(row["seeds"]) < 2 or row["low"] <= 0 <= row["high"]:
+        if row["value"] is None:
+            says = row["note"]
+        elif row["low"] is None or len(row["seeds"]) < 2 or row["low"] <= 0 <= row["high"]:
             says = "undecided"
         else:
             says = f"{row['a'] if row['low'] > 0 else row['b']} higher"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
+from rlhf_bench.harness.seeds import run_name
 from rlhf_bench.reports.tables import all_tables
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
 
@@ -114,7 +115,7 @@ def samples(report: Row) -> Iterator[str]:
         if sample["reference"]:
             yield from ("Reference:", "", *fenced(sample["reference"]))
         for response in sample["responses"]:
-            yield from (f"{escape(response['arm'])}, seed {response['seed']}:", "", *fenced(response["text"]))
+            yield from (f"{escape(response['arm'])}, {run_name(response['seed'])}:", "", *fenced(response["text"]))
 
 
 def fenced(content: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, resto
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
+from rlhf_bench.reports.layers import layers_table
 from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
 
 
@@ -249,6 +250,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "kl-matched": lambda report: [kl_tables.contrasts_table(report)],
     "entropy-matched": lambda report: [entropy_matched(report)],
     "runs": lambda report: [runs(report)],
+    "layers": lambda report: [layers_table(report)],
     "curves": lambda report: [curves(report)],
     "slices": lambda report: [slices(report)],
     "collapse": collapse,

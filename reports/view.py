@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
 TABLES = (
-    "kl-matched", "runs", "curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points",
+    "kl-matched", "runs", "layers", "curves", "slices", "collapse", "diagnostics", "overlap", "monotonicity", "points",
     "features",
 )  # fmt: skip
 """The tables of the section with that name; the others have places of their own on the page."""

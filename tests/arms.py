@@ -11,9 +11,14 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 
 
 def make_arm(
-    root: Path, name: str, values: Callable[[int, int], float | None], seeds: tuple[int, ...], prompt: str = "say"
+    root: Path,
+    name: str,
+    values: Callable[[int, int], float | None],
+    seeds: tuple[int, ...],
+    prompt: str = "say",
+    settings: dict[str, Any] | None = None,
 ) -> Arm:
-    """An arm with verdicts of one judge, of 10 prompts at two checkpoints."""
+    """An arm with verdicts of one judge, of 10 prompts at two checkpoints; `settings` are the judge's."""
     (root / "prompts" / f"{name}-0").mkdir(parents=True)
     examples = [{"id": f"t{i}", "prompt": f"{prompt} {i}"} for i in range(10)]
     store.write_rows(root / "prompts" / f"{name}-0" / "examples.test.jsonl", examples)
@@ -21,6 +26,7 @@ def make_arm(
     for seed in seeds:
         folder = root / "verdicts" / f"{name}-{seed}"
         folder.mkdir(parents=True)
+        store.write_json(folder / store.MARKER, {"params": {"judge": {"name": "gold", "settings": settings or {}}}})
         store.write_json(folder / "measures.json", [{"name": "gold", "kind": "level", "description": "", "before": ""}])
         rows: list[dict[str, Any]] = []
         for iteration in (1, 2):

@@ -73,8 +73,13 @@ def as_paths(given: Paths) -> list[Path]:
     return [as_path(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
-def as_seeds(given: Seeds) -> tuple[int, ...]:
-    """Seeds of a number, a list, or a text as --seeds takes it.
+def as_layer(name: str, given: Seeds | None) -> tuple[int, ...]:
+    """The seeds of a layer, () for None; raises BenchError as `as_seeds`, with the argument's name."""
+    return () if given is None else as_seeds(given, name)
+
+
+def as_seeds(given: Seeds, name: str = "seeds") -> tuple[int, ...]:
+    """Seeds of a number, a list, or a text as --seeds takes it; `name` is the argument's.
 
     Raises BenchError for no seed, a repeated one, one outside 0 .. 2**31 - 1, and for what is no whole number.
     """
@@ -88,7 +93,7 @@ def as_seeds(given: Seeds) -> tuple[int, ...]:
         return parse_seeds(text)
     except ValueError:
         raise BenchError(
-            f"seeds is {given!r}.", "Give a number of seeds, a list of different seeds, or a text like '11-14'."
+            f"{name} is {given!r}.", "Give a number of seeds, a list of different seeds, or a text like '11-14'."
         ) from None
 
 

@@ -14,9 +14,9 @@ from rlhf_bench.harness.api.arguments import (
     Seeds,
     Settings,
     as_assignments,
+    as_layer,
     as_list,
     as_path,
-    as_seeds,
     call_text,
     check_paths,
 )
@@ -78,6 +78,8 @@ def experiment(
     settings: Settings | None = None,
     policy: str = "",
     preset: str = "",
+    data_seeds: Seeds | None = None,
+    reward_seeds: Seeds | None = None,
     out: str | os.PathLike[str] = "runs",
     jobs: int | None = None,
     device: str = "",
@@ -87,14 +89,15 @@ def experiment(
 ) -> ExperimentResult:
     """Run an experiment of the papers.  `bench experiment` as a function.
 
-    `name` is one of `bench list experiments`; `seeds` default to the experiment's own; the other parameters are those
-    of `run`.  Raises BenchError for wrong arguments and, after writing what can be said, for the first failed stage.
+    `name` is one of `bench list experiments`; `seeds`, `data_seeds` and `reward_seeds` default to the experiment's own;
+    the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after writing what can be said,
+    for the first failed stage.
     """
     command = call_text(experiment, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
-    planned = plan_experiment(
-        name, () if seeds is None else as_seeds(seeds), as_assignments(settings), policy, preset, as_path(out)
-    )
+    asked, assignments = as_layer("seeds", seeds), as_assignments(settings)
+    layers = experiments.Layers(as_layer("data_seeds", data_seeds), as_layer("reward_seeds", reward_seeds))
+    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers)
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
     machine = make_machine(True, jobs, 1, device, checked, progress)
     if repair:
@@ -115,6 +118,7 @@ def plan_experiment(
     policy: str,
     preset: str,
     out: Path,
+    layers: experiments.Layers = experiments.Layers(),  # noqa: B008  # immutable
 ) -> ExperimentPlan:
     """The plan of an experiment; no seeds mean its own.
 
@@ -123,7 +127,8 @@ def plan_experiment(
     """
     check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
-    return ExperimentPlan(found, experiments.make(found, seeds, assignments, which_policy(policy, preset), preset), out)
+    made = experiments.make(found, seeds, assignments, which_policy(policy, preset), preset, layers)
+    return ExperimentPlan(found, made, out)
 
 
 def compute_experiment(

@@ -13,6 +13,7 @@ from rlhf_bench.harness.api.arguments import (
     Seeds,
     Settings,
     as_assignments,
+    as_layer,
     as_list,
     as_path,
     as_seeds,
@@ -94,6 +95,8 @@ def plan(
     prompts: str | Sequence[str] = (),
     train_prompts: str = "",
     limit: int = 0,
+    data_seeds: Seeds | None = None,
+    reward_seeds: Seeds | None = None,
     out: str | os.PathLike[str] = "runs",
 ) -> RunPlan:
     """Plan a run as `run` does, check all that can be checked, and compute nothing.
@@ -116,6 +119,8 @@ def plan(
             train_prompts=train_prompts,
             optimizers=as_list(optimizers),
             n=None if n is None else as_text(n),  # a text, as --n gives it: the same setting in the same record
+            data_seeds=as_layer("data_seeds", data_seeds),
+            reward_seeds=as_layer("reward_seeds", reward_seeds),
         ),
         as_path(out),
     )
@@ -147,6 +152,8 @@ def run(
     prompts: str | Sequence[str] = (),
     train_prompts: str = "",
     limit: int = 0,
+    data_seeds: Seeds | None = None,
+    reward_seeds: Seeds | None = None,
     out: str | os.PathLike[str] = "runs",
     jobs: int | None = None,
     threads: int | None = None,
@@ -183,6 +190,10 @@ def run(
         Other tasks whose held-out prompts are evaluated, and one whose prompts PPO optimises on.
     limit
         At most this many examples of every split; 0 for all.
+    data_seeds, reward_seeds
+        Layers around `seeds`, in the same forms: seeds that draw the data anew, and seeds that train the reward model
+        anew for each of them.  Every combination is a run; without, one seed drives the reward model and PPO, on the
+        data that the task names.
     out
         Results folder.  The report is written to its folder `report`.
     jobs
@@ -212,7 +223,8 @@ def run(
     checked = check_trackers(as_list(trackers))
     planned = plan(
         task, rms, seeds, judges=judges, optimizers=optimizers, n=n, settings=settings, policy=policy, preset=preset,
-        data=data, prompts=prompts, train_prompts=train_prompts, limit=limit, out=out,
+        data=data, prompts=prompts, train_prompts=train_prompts, limit=limit, data_seeds=data_seeds,
+        reward_seeds=reward_seeds, out=out,
     )  # fmt: skip
     small = planned.request.policy == "tiny"
     # the report of what finished is written before the first failure is raised

@@ -122,10 +122,16 @@ class Finite(click.FloatRange):
         return found
 
 
-def check_seeds(seeds: tuple[int, ...] | None, yes: bool) -> None:
-    """Raises BenchError for many seeds without --yes: a slip such as 100 for 10 costs hours."""
-    if seeds and len(seeds) > MANY_SEEDS and not yes:
-        raise BenchError(f"--seeds asks for {len(seeds):,} seeds.", "Add --yes if so many are meant.")
+def check_seeds(options: dict[str, Any], yes: bool) -> None:
+    """Raises BenchError for many seeds, or combinations of them, without --yes: a slip of the keyboard costs hours."""
+    layers = {f"--{name.replace('_', '-')}": len(options[name] or ()) for name in LAYERED}
+    given = {name: count for name, count in layers.items() if count}
+    runs = math.prod(given.values())
+    if runs > MANY_SEEDS and not yes:
+        asked = f"--seeds asks for {runs:,} seeds."
+        if len(given) > 1:
+            asked = f"{' x '.join(f'{name} {count}' for name, count in given.items())} are {runs:,} runs of every arm."
+        raise BenchError(asked, "Add --yes if so many are meant.")
 
 
 Decorated = Callable[..., None]
@@ -151,7 +157,19 @@ preset_option = click.option(
 )
 
 
-yes_option = click.option("--yes", is_flag=True, help=f"Run more than {MANY_SEEDS} seeds.")
+LAYERED = ("data_seeds", "reward_seeds", "seeds")
+"""The options that name seeds, outermost layer first."""
+
+
+def layer_options(command: Decorated) -> Decorated:
+    """--data-seeds and --reward-seeds: layers around --seeds."""
+    text = "Train the reward model anew with each of these seeds; every one with every seed."
+    command = click.option("--reward-seeds", type=SeedsType(), help=text)(command)
+    text = "Draw the data anew with each of these seeds: demonstrations, pairs and, of a synthetic task, prompts."
+    return click.option("--data-seeds", type=SeedsType(), help=text)(command)
+
+
+yes_option = click.option("--yes", is_flag=True, help=f"Run more than {MANY_SEEDS} seeds, or combinations of them.")
 track_option = click.option(
     "--track",
     multiple=True,
@@ -194,6 +212,7 @@ trust_option = click.option(
     help="A judge; repeat.  Default: winrate, utility, length, empty, and the task's own.",
 )
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
+@layer_options
 @yes_option
 @policy_option
 @preset_option
@@ -221,12 +240,13 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     from rlhf_bench.harness.plan.request import Request
     from rlhf_bench.harness.presets import parse_assignments
 
-    check_seeds(options["seeds"], options.pop("yes"))
+    check_seeds(options, options.pop("yes"))
     names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet")
     machine = {name: options.pop(name) for name in names}
     # what is left has the names of a Request's fields
     # no --limit is 0: all examples
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
+    options |= {name: options[name] or () for name in LAYERED}
     sys.exit(run(Request(**options), **machine))
 
 
@@ -316,6 +336,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, tru
 @bench.command()
 @click.argument("name")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
+@layer_options
 @yes_option
 @policy_option
 @preset_option
@@ -331,13 +352,15 @@ def experiment(**options: Any) -> None:
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
     from rlhf_bench.harness.pipeline.trackers import check_trackers
+    from rlhf_bench.harness.plan.experiments import Layers
     from rlhf_bench.harness.presets import parse_assignments
 
-    check_seeds(options["seeds"], options["yes"])
+    check_seeds(options, options["yes"])
     trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
-    wanted = [options[name] for name in ("policy", "preset", "out")]
-    planned = plan_experiment(options["name"], options["seeds"] or (), assignments, *wanted)
+    layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
+    wanted = {name: options[name] for name in ("policy", "preset", "out")}
+    planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
     sys.exit(experiment(planned, trackers=trackers, **how))
 
@@ -365,6 +388,9 @@ def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: t
 @click.option("--rm", "reward_model", default="", help="Only this reward model.")
 @click.option("--versus", default="", help="Plan for the difference of --rm to this reward model, on the same prompts.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option(
+    "--width", type=Finite(), help="With seeds in layers: how wide the interval may be.  Default: the difference."
+)
 def power(
     runs: tuple[Path, ...],
     difference: float,
@@ -374,11 +400,15 @@ def power(
     reward_model: str,
     versus: str,
     level: float,
+    width: float | None,
 ) -> None:
-    """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot)."""
+    """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot).
+
+    From runs with --data-seeds or --reward-seeds: where the spread comes from, and the fewest runs for an interval.
+    """
     from rlhf_bench.harness.cli.power import power
 
-    sys.exit(power(runs, difference, judge, measure, task, reward_model, versus, level))
+    sys.exit(power(runs, difference, judge, measure, task, reward_model, versus, level, width))
 
 
 @bench.command(name="list")

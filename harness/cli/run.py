@@ -51,6 +51,7 @@ def run(
         complain(runs.remove_damage(planned.cells.order, out), REPAIRED)
     if dry_run:
         show_plan(planned.stages, stdout)
+        show_grid(request, stdout)
         show_memory(planned, device, stdout)
         return 0
     # where every stage is reused, no bar is drawn
@@ -89,6 +90,14 @@ def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
     minutes = sum(stage.seconds or 0.0 for stage in pending) / 60
     rest = " and what cannot be estimated yet" if any(stage.seconds is None for stage in pending) else ""
     console.print(f"{len(pending)} of {len(stages)} stages pending, about {minutes:.1f} minutes of one core{rest}.")
+
+
+def show_grid(request: Request, console: Console) -> None:
+    """The runs of every arm under seeds in layers, in one line; nothing for plain seeds."""
+    given = {"data seeds": request.data_seeds, "reward seeds": request.reward_seeds, "seeds": request.seeds}
+    if request.data_seeds or request.reward_seeds:
+        sizes = " x ".join(f"{len(seeds)} {name}" for name, seeds in given.items() if seeds)
+        console.print(f"{sizes}: {len(request.grid)} runs of every arm.", markup=False, soft_wrap=True)
 
 
 def show_memory(planned: runs.RunPlan, device: str, console: Console) -> None:

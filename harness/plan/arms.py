@@ -29,6 +29,7 @@ from rlhf_bench.harness.seams import (
     RewardModel,
     TrainableRewardModel,
 )
+from rlhf_bench.harness.seeds import Seed, of_reward, tag
 from rlhf_bench.harness.statistics.best_of_n import check_ns, parse_ns
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL, parse_temperatures
 from rlhf_bench.harness.text.types import JsonObject, Row
@@ -107,7 +108,8 @@ class ArmContext:
     """What an optimiser plans from.
 
     `stages` by role: sft, train_prompts (those PPO optimises on), prompts (held out), pairs, baseline, scale, and
-    reward where the reward model is trained.  `family` names the task and policy, for time estimates.
+    reward where the reward model is trained.  `family` names the task and policy, for time estimates.  `start` is the
+    SFT policy that the reward model is trained from: another one than `sft` where it has a seed of its own.
     """
 
     tasks: Tasks
@@ -115,6 +117,8 @@ class ArmContext:
     stages: Stages
     settings: Settings
     family: str
+    run: Seed
+    start: Stage
 
     @property
     def common(self) -> JsonObject:
@@ -155,7 +159,7 @@ class ArmContext:
 
     def label(self, task: str) -> str:
         """The label of this arm's stages on a task."""
-        return cell_label(task, self.reward_model.label, self.stages["sft"].params["seed"])
+        return cell_label(task, self.reward_model.label, self.run)
 
 
 def scale(arm: ArmContext) -> Stage:
@@ -277,7 +281,7 @@ def best_of_n(arm: ArmContext) -> dict[str, Stage]:
     seed = arm.stages["sft"].params["seed"]
     pool = Stage(
         "pool",
-        f"{safe_label(evaluated.name)}-s{seed}",
+        f"{safe_label(evaluated.name)}-{tag(arm.run)}",
         f"{H}.stages.pool:pool",
         # nothing of the reward model, and of n the pool's size alone: all arms of a seed draw once
         {**common, "seed": seed, "temperature": settings.ppo.temperature, "pool": drawn},
@@ -314,7 +318,7 @@ def direct(arm: ArmContext, method: str) -> dict[str, Stage]:
     chosen = settings.group(method.replace("-", "_"))
     trained = Stage(
         "direct",
-        f"{safe_label(arm.tasks.home.name)}-{method}-s{seed}",
+        f"{safe_label(arm.tasks.home.name)}-{method}-{tag(arm.run)}",
         f"{H}.stages.direct:direct",
         {"method": method, "settings": chosen, "seed": seed},  # no reward model: its arms share the training
         {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
@@ -347,8 +351,12 @@ OPTIMIZERS: Mapping[str, Callable[[ArmContext], Stages]] = {
 """What turns an arm into generations: a function from an arm's context to stages by role, `generations` among them."""
 
 
-def sft_tempered(tasks: Tasks, stages: Stages, settings: Settings, family: str) -> dict[str, Stage]:
+def sft_tempered(tasks: Tasks, stages: Stages, settings: Settings, family: str, run: Seed) -> dict[str, Stage]:
     """The stage that samples the SFT policy at lower temperatures.
+
+    Nothing of it depends on a reward model.  A run in layers keeps its reward seed all the same, as a part of its name:
+    the SFT policies of an arm start from all of their seeds (`seeds.training_seed`), and the control of a run is its
+    own SFT policy.
 
     Raises BenchError for temperatures that `parse_temperatures` refuses.
     """
@@ -356,7 +364,7 @@ def sft_tempered(tasks: Tasks, stages: Stages, settings: Settings, family: str) 
     baseline = stages["baseline"]
     generations = Stage(
         "tempered",
-        cell_label(tasks.label, CONTROL, baseline.params["seed"]),
+        cell_label(tasks.label, CONTROL, run),
         f"{H}.stages.tempered:tempered",
         # all that the baseline depends on: it is the same policy on the same prompts
         {**baseline.params, "temperatures": list(temperatures)},
@@ -367,9 +375,10 @@ def sft_tempered(tasks: Tasks, stages: Stages, settings: Settings, family: str) 
     return {"generations": generations}
 
 
-CONTROLS: Mapping[str, Callable[[Tasks, Stages, Settings, str], Stages]] = {CONTROL: sft_tempered}
+CONTROLS: Mapping[str, Callable[[Tasks, Stages, Settings, str, Seed], Stages]] = {CONTROL: sft_tempered}
 """What is sampled without a reward model: a function from the tasks, the stages that all arms of a seed share
-(`shared.shared_stages`), the settings and the name for time estimates to stages by role, `generations` among them."""
+(`shared.shared_stages`), the settings, the name for time estimates and the run to stages by role, `generations` among
+them."""
 
 
 def training(arm: ArmContext) -> Stage:
@@ -379,18 +388,18 @@ def training(arm: ArmContext) -> Stage:
     """
     model = arm.reward_model.made
     assert isinstance(model, TrainableRewardModel)  # `cells.plan_cell` plans this stage for no other
-    home, seed = arm.tasks.home, arm.stages["sft"].params["seed"]
+    home = arm.tasks.home
     return Stage(
         "reward",
-        f"{safe_label(home.name)}-{safe_label(model.recipe)}-s{seed}",
+        f"{safe_label(home.name)}-{safe_label(model.recipe)}-{tag(of_reward(arm.run))}",
         f"{H}.stages.reward:reward",
         {
             "recipe": model.recipe,
             "settings": dict(model.training_settings),
-            "seed": seed,
+            "seed": arm.start.params["seed"],
             "max_response": home.max_response,
         },
-        {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
+        {"sft": arm.start, "pairs": arm.stages["pairs"]},
         {"rm": arm.reward_model.params},  # by which the stage builds the model: no part of the key
         plugin_code=(arm.reward_model.code,),
         cost=float(model.training_settings.get("epochs", 1)),

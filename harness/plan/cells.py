@@ -18,6 +18,7 @@ from rlhf_bench.harness.plan.judges import JudgeSpec
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
+from rlhf_bench.harness.seeds import Seed, layers_asked, of_reward, training_seed
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ class Cell:
     Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy, or
     pool), and generations; a control has neither reward nor scale, and its own name as `reward_model`.  `home` is the
     task whose demonstrations and pairs are trained on, `task` the label that names it and what differs.
-    `reads_examples`: the reward model reads more of an example than its prompt.
+    `reads_examples`: the reward model reads more of an example than its prompt.  `arm`: hash that groups the seeds of
+    one arm in reports.
     """
 
     task: str
     reward_model: str
-    seed: int
+    seed: Seed
     policy: str
     stages: Mapping[str, Stage]
     differing: Row  # settings given by hand, for labels
@@ -44,6 +46,7 @@ class Cell:
     home: TaskPlan
     optimizer: str
     reads_examples: bool
+    arm: str
 
     @property
     def key(self) -> str:
@@ -65,28 +68,38 @@ class Cell:
             "evaluated": self.evaluated.opened,
             "reward_model": self.reward_model,
             "optimizer": self.optimizer,
-            # what groups the seeds of one arm in reports
-            "arm": self.stages["generations"].seedless_key[: store.KEY_LENGTH],
-            "seed": self.seed,
+            "arm": self.arm,
+            "seed": self.seed if isinstance(self.seed, int) else self.seed.seed,
             "policy": self.policy,
             "differing": dict(self.differing),
             "origin": asdict(self.evaluated.origin),
             "stages": stages,
+            # absent without layers, as in records of runs that know none
+            **({"layers": layers} if (layers := layers_asked(self.seed)) else {}),
         }
 
 
-def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Settings, optimizer: str = "ppo") -> Cell:
+def plan_cell(
+    tasks: Tasks,
+    rm_name: str,
+    seed: Seed,
+    policy: Row,
+    settings: Settings,
+    optimizer: str = "ppo",
+    arm_key: str = "",
+) -> Cell:
     """The stages of one cell.
 
     `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS or CONTROLS.  A control's cell does not
-    depend on `rm_name`, and is named as the control.  Imports the reward model's module, no torch.  Raises BenchError
-    as `arms.open_arm` and as the optimiser's function.
+    depend on `rm_name`, and is named as the control.  `tasks` are as the seed's data seed draws them, and `arm_key`
+    then names the arm (`layered_arm`), since keys differ with the data.  Imports the reward model's module, no torch.
+    Raises BenchError as `arms.open_arm` and as the optimiser's function.
     """
     family = f"{tasks.home.name} {policy['name']}"
     if optimizer in arms.CONTROLS:
         shared = shared_stages(tasks, seed, policy, settings)
-        stages = {**shared, **arms.CONTROLS[optimizer](tasks, shared, settings, family)}
-        return _cell(tasks, optimizer, seed, policy, stages, optimizer)
+        stages = {**shared, **arms.CONTROLS[optimizer](tasks, shared, settings, family, seed)}
+        return _cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key)
     arm = arms.open_arm(rm_name, settings)
     for task in (tasks.optimised, tasks.evaluated):
         if arm.reads_utility and not task.has_utility:
@@ -95,22 +108,28 @@ def plan_cell(tasks: Tasks, rm_name: str, seed: int, policy: Row, settings: Sett
                 "Only synthetic tasks know it: see `bench list tasks`.",
             )
     shared = shared_stages(tasks, seed, policy, settings)
-    context = arms.ArmContext(tasks, arm, shared, settings, family)
+    # a reward model that is not trained has no seed of its own
+    trainer = of_reward(seed) if isinstance(arm.made, TrainableRewardModel) else seed
+    start = shared if trainer == seed else shared_stages(tasks, trainer, policy, settings)
+    # pairs belong to the reward seed: where a task gives no rejected response, that SFT policy writes it
+    shared = {**shared, "pairs": start["pairs"]}
+    context = arms.ArmContext(tasks, arm, shared, settings, family, seed, start["sft"])
     # each step plans from the stages before it: scale reads the trained model, the optimiser reads both
     if isinstance(arm.made, TrainableRewardModel):
         context = replace(context, stages={**context.stages, "reward": arms.training(context)})
     context = replace(context, stages={**context.stages, "scale": arms.scale(context)})
     stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
-    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm.reads_examples)
+    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm_key, arm.reads_examples)
 
 
 def _cell(
     tasks: Tasks,
     label: str,
-    seed: int,
+    seed: Seed,
     policy: Row,
     stages: Mapping[str, Stage],
     optimizer: str,
+    arm_key: str,
     reads_examples: bool = False,
 ) -> Cell:
     """The cell of planned stages; `label` is the reward model's.  `make_plan`, which knows the request, adds
@@ -118,22 +137,40 @@ def _cell(
     # training prompts are an input of other stages; a cell's prompts are the held-out ones
     kept = {role: stage for role, stage in stages.items() if role != "train_prompts"}
     return Cell(
-        tasks.label, label, seed, policy["name"], kept, {}, tasks.evaluated, tasks.home, optimizer, reads_examples
+        tasks.label,
+        label,
+        seed,
+        policy["name"],
+        kept,
+        {},
+        tasks.evaluated,
+        tasks.home,
+        optimizer,
+        reads_examples,
+        arm_key or stages["generations"].seedless_key[: store.KEY_LENGTH],
     )
 
 
-def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: int) -> Stage:
+def layered_arm(plain: Cell, seed: Seed) -> str:
+    """The key of the arm of runs in layers, from the cell of the same request on the task's own data.
+
+    It differs from the plain arm's: an interval over plain seeds is conditional on the data, one over layers is not.
+    """
+    return store.content_key([plain.arm, sorted(layers_asked(seed))])[: store.KEY_LENGTH]
+
+
+def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: Seed) -> Stage:
     """The stage in which a judge measures one cell's generations.
 
     `inputs` have the roles prompts, baseline and generations; `label` and `seed` are the cell's.
     """
-    plugin = plugins.find("judge", judge.name)
+    plugin, number = plugins.find("judge", judge.name), training_seed(seed)
     return Stage(
         "verdicts",
         f"{safe_label(judge.name)}-{label}",
         f"{H}.stages.judge:verdicts",
         # `content`, not the settings: those that cost only time change no verdict (`seams.HasVerdictSettings`)
-        {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": seed},
+        {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": number},
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
         {"judge_settings": dict(judge.settings), "task": task.opened},
         plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility

@@ -10,11 +10,11 @@ from __future__ import annotations
 import fnmatch
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -24,6 +24,7 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
 from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
 from rlhf_bench.harness.presets import parse_seeds
+from rlhf_bench.harness.seeds import Seed, shown, training_seed
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 Assignments = Mapping[str, Mapping[str, str]]
@@ -71,7 +72,8 @@ class Contrast:
 class Experiment:
     """A question, the runs that answer it, the contrasts, and the names of the tables to show.
 
-    `seeds` is a text for `parse_seeds`, such as "101-105".
+    `seeds` is a text for `parse_seeds`, such as "101-105"; `data_seeds` and `reward_seeds` are such texts or "", for
+    layers around them.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Experiment:
     runs: tuple[ExperimentRun, ...]
     contrasts: tuple[Contrast, ...] = ()
     shows: tuple[str, ...] = ("sampled", "greedy", "diagnostics")
+    data_seeds: str = ""
+    reward_seeds: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Made:
     """An experiment's plan: the cells of each run, and the stages of analyses without PPO by (reward model, seed)."""
 
     plans: Mapping[str, Plan]
-    analyses: Mapping[str, Mapping[tuple[str, int], Stage]]
+    analyses: Mapping[str, Mapping[tuple[str, Seed], Stage]]
     left_out: Mapping[str, str]  # run -> the setting it lacks
 
     @property
@@ -109,8 +113,9 @@ def load() -> Mapping[str, Experiment]:
             fields: JsonObject = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
             runs.append(ExperimentRun(**fields))
         contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
-        shows = {"shows": tuple(values["shows"])} if "shows" in values else {}
-        found[name] = Experiment(name, values["question"], values["seeds"], tuple(runs), contrasts, **shows)
+        more: JsonObject = {"shows": tuple(values["shows"])} if "shows" in values else {}
+        more |= {layer: values[layer] for layer in ("data_seeds", "reward_seeds") if layer in values}
+        found[name] = Experiment(name, values["question"], values["seeds"], tuple(runs), contrasts, **more)
     return found
 
 
@@ -122,10 +127,22 @@ def find(name: str) -> Experiment:
     return known[name]
 
 
+class Layers(NamedTuple):
+    """Seeds of the layers around the seeds; () means those that the experiment names."""
+
+    data: Sequence[int] = ()
+    rewards: Sequence[int] = ()
+
+
 def make(
-    experiment: Experiment, asked: Sequence[int], given: Assignments, policy: str = "tiny", preset: str = ""
+    experiment: Experiment,
+    asked: Sequence[int],
+    given: Assignments,
+    policy: str = "tiny",
+    preset: str = "",
+    layers: Layers = Layers(),  # noqa: B008  # immutable
 ) -> Made:
-    """Plan every run on the seeds in `asked`, or on its own seeds where `asked` is empty.
+    """Plan every run on the seeds in `asked`, or on its own seeds where `asked` is empty; `layers` alike.
 
     `given` are settings by hand: those of the harness apply to every run, those of a plugin to the runs that use it.  A
     run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run,
@@ -138,8 +155,10 @@ def make(
     for group in given:
         if group not in GROUPS and not fnmatch.filter(names, group):
             raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, {*GROUPS, *names}))
+    named = (experiment.data_seeds, experiment.reward_seeds)
+    around = Layers(*(own or (parse_seeds(text) if text else ()) for own, text in zip(layers, named, strict=True)))
     plans: dict[str, Plan] = {}
-    analyses: dict[str, dict[tuple[str, int], Stage]] = {}
+    analyses: dict[str, dict[tuple[str, Seed], Stage]] = {}
     left_out: dict[str, str] = {}
     for run in experiment.runs:
         seeds = asked or parse_seeds(run.seeds or experiment.seeds)
@@ -152,7 +171,10 @@ def make(
             # of random weights, without a reward model: one seed is enough
             analyses[run.name] = {("", seed): overhead_stage(seed) for seed in seeds[:1]}
         else:
-            made = make_plan(_request(run, seeds, given, policy, preset))
+            request = _request(run, seeds, given, policy, preset)
+            if run.kind == "train":  # token credit is measured on one data set, under plain seeds
+                request = replace(request, data_seeds=around.data, reward_seeds=around.rewards)
+            made = make_plan(request)
             if run.kind == "credit":
                 analyses[run.name] = {(cell.reward_model, cell.seed): credit_stage(cell) for cell in made.cells}
             else:
@@ -206,7 +228,7 @@ def credit_stage(cell: cells.Cell) -> Stage:
         "credit",
         shared.cell_label(cell.task, cell.reward_model, cell.seed),
         "rlhf_bench.harness.stages.credit:credit",
-        {"rm": scale.params["rm"], "seed": cell.seed},
+        {"rm": scale.params["rm"], "seed": training_seed(cell.seed)},
         {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
         {"micro_batch": scale.payload["micro_batch"]},
         plugin_code=scale.plugin_code[:1],  # the reward model's; the second is the task's (`arms.scale`)
@@ -246,16 +268,16 @@ def record(experiment: Experiment, made: Made, command: str) -> JsonObject:
     Cells by the names of their records, stages by their places (kind, label, short key); `command` is what was called.
     """
     # those that were planned: runs may have seeds of their own, and an analysis has no cell
-    seeds = {cell.seed for planned in made.plans.values() for cell in planned.cells}
+    seeds: set[Seed] = {cell.seed for planned in made.plans.values() for cell in planned.cells}
     seeds |= {seed for found in made.analyses.values() for _, seed in found}
     return {
         "name": experiment.name,
         "question": experiment.question,
-        "seeds": sorted(seeds),
+        "seeds": [shown(seed) for seed in sorted(seeds)],
         "command": command,
         "runs": {name: [cell.name for cell in planned.cells] for name, planned in made.plans.items()},
         "analyses": {
-            name: [{"reward_model": rm, "seed": seed, "place": s.place} for (rm, seed), s in found.items()]
+            name: [{"reward_model": rm, "seed": shown(seed), "place": s.place} for (rm, seed), s in found.items()]
             for name, found in made.analyses.items()
         },
         "left_out": dict(made.left_out),

@@ -22,6 +22,8 @@ from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
+from rlhf_bench.harness.seeds import Seed, layers_asked
+from rlhf_bench.harness.seeds import grid as seed_grid
 from rlhf_bench.harness.text.types import JsonObject
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class Request:
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
-    `reward_models` may be empty where every optimiser is a control (`arms.CONTROLS`).
+    `reward_models` may be empty where every optimiser is a control (`arms.CONTROLS`).  `data_seeds` and `reward_seeds`
+    are layers around the seeds: every combination is a run (harness/seeds.py).
     """
 
     task: str
@@ -54,6 +57,13 @@ class Request:
     train_prompts: str = ""
     optimizers: Sequence[str] = ("ppo",)
     n: str | None = None
+    data_seeds: Sequence[int] = ()
+    reward_seeds: Sequence[int] = ()
+
+    @property
+    def grid(self) -> tuple[Seed, ...]:
+        """Every run of an arm, data seeds outermost."""
+        return seed_grid(self.seeds, self.data_seeds, self.reward_seeds)
 
     @property
     def tasks(self) -> list[str]:
@@ -89,6 +99,9 @@ def make_plan(request: Request) -> Plan:
         raise BenchError("No reward model was given.", f"Add --rm NAME; only {', '.join(CONTROLS)} does without.")
     if request.n is not None and "best-of-n" not in request.optimizers:
         raise BenchError(f"--n {request.n!r} without best-of-n.", "Add --optimizer best-of-n.")
+    if request.reward_seeds and all(name in CONTROLS for name in request.optimizers):
+        seen = f"--reward-seeds with {', '.join(request.optimizers)} alone, which trains no reward model."
+        raise BenchError(seen, "Leave --reward-seeds out, or add the arms that it is a control of.")
     judge_names = request.judges or DEFAULT_JUDGES
     names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
@@ -99,24 +112,33 @@ def make_plan(request: Request) -> Plan:
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
-    opened = {name: _open(name, request, settings) for name in request.tasks}
+    opened = _opened(request, settings)
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
-    home, optimised = opened[request.task], opened[request.train_prompts or request.task]
     if not request.judges:
-        judge_names = (*DEFAULT_JUDGES, *home.judges)
+        judge_names = (*DEFAULT_JUDGES, *opened[None][request.task].judges)
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(judge_names)]
     cells, judged = [], {}
-    # seeds outermost: an interrupted run has every arm under its first seeds
-    for seed in request.seeds:
-        for rm, evaluated, optimizer in product(
+    conditions = list(
+        product(
             dict.fromkeys(request.reward_models or [""]),  # none: controls alone, which have none
             dict.fromkeys(request.prompts or [request.task]),
             dict.fromkeys(request.optimizers),
-        ):
-            tasks = plan_tasks.Tasks(home, optimised, opened[evaluated])
-            cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer)
+        )
+    )
+    layered: dict[tuple[str, str, str], str] = {}  # keys of arms by condition, where the seeds have layers
+    if request.data_seeds or request.reward_seeds:
+        for rm, evaluated, optimizer in conditions:
+            own = _used(request, opened[None], evaluated)
+            plain = plan_cells.plan_cell(own, rm, request.seeds[0], policy, settings, optimizer)
+            layered[rm, evaluated, optimizer] = plan_cells.layered_arm(plain, request.grid[0])
+    # seeds outermost: an interrupted run has every arm under its first seeds
+    for seed in request.grid:
+        for rm, evaluated, optimizer in conditions:
+            tasks = _used(request, opened[layers_asked(seed).get("data")], evaluated)
+            arm = layered.get((rm, evaluated, optimizer), "")
+            cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm)
             if cell.name in judged:
                 continue  # a control is one arm, whatever the reward models beside it
             cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
@@ -142,13 +164,39 @@ def check_sources(names: Sequence[str]) -> None:
                     raise DamagedError(f"{sentence}.", "Take another copy, or repair the run that made it.")
 
 
-def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPlan:
-    """A task of the request, read as far as it is used: only the home task needs demonstrations."""
+Opened = Mapping[int | None, Mapping[str, plan_tasks.TaskPlan]]
+"""The tasks of a request by name, as each data seed draws them; under None with their own settings."""
+
+
+def _opened(request: Request, settings: Settings) -> Opened:
+    """The tasks of the request, read as far as they are used: only the home task needs demonstrations."""
     # the order matters where --train-prompts names the home task: the later entry, with all splits, stays
-    used: dict[str, Sequence[Split]] = {
-        request.train_prompts: ("train", "test"),
-        request.task: ("sft", "train", "test"),
+    used: dict[str, Sequence[Split]] = dict.fromkeys(request.tasks, ("test",))
+    used |= {name: ("train", "test") for name in request.tasks if name == request.train_prompts}
+    used |= {request.task: ("sft", "train", "test")}
+    own: dict[str, plan_tasks.TaskPlan] = {}
+    for name, splits in used.items():
+        given = _given(name, settings)
+        own[name], task = plan_tasks.open_task(name, given, splits)
+        if name == request.task and not task.examples("sft"):
+            raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
+        if request.data_seeds and plan_tasks.is_generated(own[name]) and plan_tasks.DATA_SEED in given:
+            seen = f"--data-seeds and --set {name}.{plan_tasks.DATA_SEED} both say which data are drawn."
+            raise BenchError(seen, "Leave one out.")
+    drawn: dict[int | None, dict[str, plan_tasks.TaskPlan]] = {
+        data: {name: plan_tasks.with_data_seed(task, data, used[name]) for name, task in own.items()}
+        for data in request.data_seeds
     }
+    return {None: own, **drawn}
+
+
+def _used(request: Request, opened: Mapping[str, plan_tasks.TaskPlan], evaluated: str) -> plan_tasks.Tasks:
+    """The tasks of a cell, from those that its data seed draws."""
+    return plan_tasks.Tasks(opened[request.task], opened[request.train_prompts or request.task], opened[evaluated])
+
+
+def _given(name: str, settings: Settings) -> dict[str, object]:
+    """The settings of a task by hand."""
     given = dict(settings.plugins.get(name, {}))
     if settings.data.bad_rows == "skip":
         # every task of the run is asked; one that generates its data has no bad rows
@@ -156,10 +204,7 @@ def _open(name: str, request: Request, settings: Settings) -> plan_tasks.TaskPla
             given.setdefault("bad_rows", settings.data.bad_rows)
         elif given.get("data"):
             raise BenchError(f"The task {name!r} cannot leave bad rows out.", "Leave data.bad_rows=skip away.")
-    opened, task = plan_tasks.open_task(name, given, used.get(name, ("test",)))
-    if name == request.task and not task.examples("sft"):
-        raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
-    return opened
+    return given
 
 
 def _assigned(request: Request) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
+from rlhf_bench.harness.seeds import Seed, tag, training_seed
 from rlhf_bench.harness.text.types import Row
 
 if TYPE_CHECKING:
@@ -24,33 +25,34 @@ def safe_label(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")[:60] or "unnamed"
 
 
-def cell_label(task: str, reward_model: str, seed: int) -> str:
+def cell_label(task: str, reward_model: str, seed: Seed) -> str:
     """The label of a cell's own folders and of its record; a key follows it, so it need not be unique."""
-    return f"{safe_label(task)}-{safe_label(reward_model)}-s{seed}"
+    return f"{safe_label(task)}-{safe_label(reward_model)}-{tag(seed)}"
 
 
-def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> dict[str, Stage]:
-    """The stages sft, train_prompts, prompts, pairs and baseline by role.
+def shared_stages(tasks: Tasks, run: Seed, policy: Row, settings: Settings) -> dict[str, Stage]:
+    """The stages sft, train_prompts, prompts, pairs and baseline of a run by role.
 
     `policy` is what `policy_identity` returns.  `train_prompts` and `prompts` are one stage unless a run optimises on
     or evaluates another task's prompts.
     """
-    home = tasks.home
-    label = f"{safe_label(home.name)}-{safe_label(policy['name'])}-s{seed}"
+    home, seed = tasks.home, training_seed(run)
+    label = f"{safe_label(home.name)}-{safe_label(policy['name'])}-{tag(run)}"
     family = f"{home.name} {policy['name']}"
     sft = Stage(
         "sft",
         label,
         f"{H}.stages.policy:sft",
         {
-            "task": home.content,  # examples alone: settings of the pairs change no SFT policy
+            "task": home.demonstrated,  # examples alone: settings of the pairs change no SFT policy
             "policy": {k: v for k, v in policy.items() if k != "name"},  # the name is in labels alone
             "sft": settings.group("sft"),
             "data": settings.group("data"),
             "seed": seed,
         },
         {},
-        {"task": home.opened},
+        {"task": home.trained_opened},
+        plugin_code=home.redrawing,
         cost=float(settings.sft.steps * settings.sft.batch),
         family=family,
     )
@@ -59,7 +61,7 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
         label,
         f"{H}.stages.pairs:pairs",
         {
-            "task": home.params,
+            "task": home.trained_on,
             "data": settings.group("data"),
             "pairs": settings.group("pairs"),
             "seed": seed,
@@ -68,15 +70,16 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
             "eval": {"batch": settings.eval.batch},
         },
         {"sft": sft},
-        {"task": home.opened},
+        {"task": home.trained_opened},
+        plugin_code=home.redrawing,
         cost=1.0,
         family=family,
     )
-    train_prompts = _prompts(tasks.optimised, tasks, sft, settings)
-    prompts = _prompts(tasks.evaluated, tasks, sft, settings)
+    train_prompts = _prompts(tasks.optimised, tasks, run, sft, settings)
+    prompts = _prompts(tasks.evaluated, tasks, run, sft, settings)
     baseline = Stage(
         "baseline",
-        f"{safe_label(tasks.evaluated.name)}-{safe_label(policy['name'])}-s{seed}",
+        f"{safe_label(tasks.evaluated.name)}-{safe_label(policy['name'])}-{tag(run)}",
         f"{H}.stages.policy:baseline",
         {
             # no task: the prompts' key holds its content
@@ -92,11 +95,11 @@ def shared_stages(tasks: Tasks, seed: int, policy: Row, settings: Settings) -> d
     return {"sft": sft, "train_prompts": train_prompts, "prompts": prompts, "pairs": pairs, "baseline": baseline}
 
 
-def _prompts(task: TaskPlan, tasks: Tasks, sft: Stage, settings: Settings) -> Stage:
+def _prompts(task: TaskPlan, tasks: Tasks, run: Seed, sft: Stage, settings: Settings) -> Stage:
     """The prompts that fit the policy's context, chosen once so that all arms get the same ones."""
     return Stage(
         "prompts",
-        f"{safe_label(task.name)}-s{sft.params['seed']}",
+        f"{safe_label(task.name)}-{tag(run)}",
         f"{H}.stages.prompts:prompts",
         {
             "task": task.content,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.anchors import is_local
@@ -13,6 +13,11 @@ from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import GoldTask, HasOrigin, HasOwnJudges, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
+REDRAWN = "rlhf_bench.tasks.redrawn:Redrawn"
+"""The task that redraws demonstrations and training pairs of a task whose data cannot be generated again."""
+DATA_SEED = "seed"
+"""The setting of a synthetic task from which its data are generated."""
+
 
 @dataclass(frozen=True)
 class TaskPlan:
@@ -21,6 +26,7 @@ class TaskPlan:
     `fingerprint` hashes its code, `origin.sha256` all of its data, and `examples` its prompts and demonstrations alone:
     stages that read no pairs are shared between settings that change only the pairs.  `max_response` is in tokens of
     the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.  `judges` are the task's own.
+    `redrawn`: the data seed by which demonstrations and training pairs are redrawn (`with_data_seed`).
     """
 
     name: str
@@ -31,6 +37,7 @@ class TaskPlan:
     examples: str
     has_utility: bool = False
     judges: tuple[str, ...] = ()
+    redrawn: int | None = None
 
     @property
     def params(self) -> JsonObject:
@@ -48,6 +55,32 @@ class TaskPlan:
     def content(self) -> dict[str, str]:
         """What enters the keys of stages that read examples and no pairs."""
         return {"name": self.name, "examples": self.examples}
+
+    @property
+    def trained_on(self) -> JsonObject:
+        """`params` of the task whose demonstrations and pairs are trained on: this one, or what is redrawn from it."""
+        return self._redrawn(self.params)
+
+    @property
+    def trained_opened(self) -> JsonObject:
+        """`opened` of the task whose demonstrations and pairs are trained on."""
+        return self._redrawn(self.opened)
+
+    def _redrawn(self, found: JsonObject) -> JsonObject:
+        if self.redrawn is None:
+            return found
+        settings = {"task": self.name, "settings": store.canonical(found["settings"]), "seed": self.redrawn}
+        return {"name": REDRAWN, "settings": settings, "sha256": self.origin.sha256}
+
+    @property
+    def demonstrated(self) -> JsonObject:
+        """`content` of the task whose demonstrations are trained on."""
+        return self.content if self.redrawn is None else {**self.content, "redrawn": self.redrawn}
+
+    @property
+    def redrawing(self) -> tuple[str, ...]:
+        """Hash of the code that redraws the data, for the keys of stages that read them; () where none does."""
+        return () if self.redrawn is None else (plugins.find("task", REDRAWN).fingerprint(),)
 
 
 @dataclass(frozen=True)
@@ -100,6 +133,21 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask), own
     )
     return opened, task
+
+
+def is_generated(task: TaskPlan) -> bool:
+    """Whether another seed gives the task other data: demonstrations, pairs and prompts."""
+    return task.origin.kind == "generated" and DATA_SEED in task.settings
+
+
+def with_data_seed(task: TaskPlan, data: int, splits: Sequence[Split]) -> TaskPlan:
+    """The task as a data seed draws it: generated anew, or with its demonstrations and training pairs redrawn.
+
+    Held-out prompts are drawn anew in the first case alone.  Raises BenchError as `open_task`.
+    """
+    if is_generated(task):
+        return open_task(task.name, {**task.settings, DATA_SEED: data}, splits)[0]
+    return replace(task, redrawn=data)
 
 
 def origin_of(task: Task) -> Origin:

@@ -18,8 +18,10 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.proxy_curves import read_pool
 from rlhf_bench.harness.results.sheets import Sheets
+from rlhf_bench.harness.seeds import Seed, layers_of, shown
 from rlhf_bench.harness.statistics import best_of_n, comparisons, monotonicity
 from rlhf_bench.harness.statistics.cells import Array
+from rlhf_bench.harness.statistics.layers import outer_means
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -38,7 +40,7 @@ class Standings:
     """
 
     reward_models: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     measures: Mapping[str, Array]
 
 
@@ -88,7 +90,7 @@ def agreement(found: Standings, estimator: Estimator) -> JsonObject:
     """
     rows: list[JsonObject] = []
     for a, b in combinations(found.measures, 2):
-        x, y = found.measures[a], found.measures[b]
+        x, y = (outer_means(found.measures[name], layers_of(found.seeds)) for name in (a, b))
         # both intervals draw from one generator: their order is part of the result
         rng = estimator.generator("agreement", a, b)
         # x + y is NaN where either is: a reward model counts if both are decided under every seed
@@ -98,7 +100,7 @@ def agreement(found: Standings, estimator: Estimator) -> JsonObject:
         over_models = comparisons.spearman(x.mean(axis=0), y.mean(axis=0), estimator.level, rng)
         for name, interval in ((f"{a} with {b}", over_seeds), (f"{a} with {b}, other reward models", over_models)):
             numbers = asdict(interval.noted(f"{ranked} reward models"))
-            rows.append({"reward_model": "", "seeds": list(found.seeds), "statistic": name, **numbers})
+            rows.append({"reward_model": "", "seeds": list(map(shown, found.seeds)), "statistic": name, **numbers})
     measured: list[JsonObject] = []
     for at, name in enumerate(found.reward_models):
         columns = {measure: cells[:, at] for measure, cells in found.measures.items()}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import special
 
+from rlhf_bench.harness.seeds import Seed, named, run_name
+
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
@@ -52,7 +54,7 @@ def alarms(steps: Sequence[Row]) -> list[str]:
     return found
 
 
-def arm_alarms(runs: Mapping[int, Sequence[Row]]) -> list[str]:
+def arm_alarms(runs: Mapping[Seed, Sequence[Row]]) -> list[str]:
     """Sentences about an arm's critic and its curves, each about all runs it applies to; [] without a problem.
 
     `runs`: steps.jsonl by training seed.
@@ -61,9 +63,9 @@ def arm_alarms(runs: Mapping[int, Sequence[Row]]) -> list[str]:
     critics = {seed: explained(steps) for seed, steps in runs.items()}
     weak = {seed: value for seed, value in critics.items() if value is not None and value < EXPLAINED}
     if weak:
-        where = f"in {len(weak)} of {len(runs)} runs (seeds {', '.join(map(str, weak))})"
+        where = f"in {len(weak)} of {len(runs)} runs ({named(weak)})"
         if len(runs) == 1:
-            where = f"seed {next(iter(runs))}"
+            where = run_name(next(iter(runs)))
         values = [f"{value:.2f}" for value in sorted(weak.values())]
         span = values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
         found.append(
@@ -81,7 +83,7 @@ def arm_alarms(runs: Mapping[int, Sequence[Row]]) -> list[str]:
     return found
 
 
-def mean_curve(runs: Mapping[int, Sequence[Row]]) -> list[float]:
+def mean_curve(runs: Mapping[Seed, Sequence[Row]]) -> list[float]:
     """The training reward [T], mean over runs, up to the last iteration that all runs have.
 
     One statement for an arm: noise is averaged out, and false alarms do not add up over its runs.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_bench.harness.seeds import Seed, make_seed, shown
 from rlhf_bench.harness.text.types import Row
 
 
@@ -28,6 +29,16 @@ class CellFiles:
         found: Path = self.root / kind / f"{label}-{key}"
         return found
 
+    @property
+    def seed(self) -> Seed:
+        """What tells it apart from the other cells of its arm."""
+        return make_seed(self.record["seed"], **self.record.get("layers", {}))
+
+    @property
+    def drawn(self) -> str:
+        """Names the data of a cell whose data seed may have drawn prompts of its own; "" without a data seed."""
+        return str(self.record["origin"]["sha256"]) if "data" in self.record.get("layers", {}) else ""
+
     def judged(self) -> dict[str, Path]:
         """The folder of each judge's verdicts, by the judge's name."""
         return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
@@ -47,9 +58,19 @@ class Arm:
     cells: tuple[CellFiles, ...]
 
     @property
-    def seeds(self) -> tuple[int, ...]:
+    def seeds(self) -> tuple[Seed, ...]:
         """The training seeds, ascending, in the order of `cells`."""
-        return tuple(cell.record["seed"] for cell in self.cells)
+        return tuple(cell.seed for cell in self.cells)
+
+    @property
+    def shown(self) -> tuple[int | str, ...]:
+        """The training seeds as reports store them."""
+        return tuple(map(shown, self.seeds))
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The data of each cell, by which prompts are told apart; "" without data seeds."""
+        return tuple(cell.drawn for cell in self.cells)
 
 
 def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
@@ -57,9 +78,9 @@ def arms_of(cells: Sequence[CellFiles]) -> list[Arm]:
 
     Of several cells with one arm and seed the first counts.
     """
-    groups: dict[tuple[str, str, str], dict[int, CellFiles]] = {}
+    groups: dict[tuple[str, str, str], dict[Seed, CellFiles]] = {}
     for cell in cells:
         r = cell.record
         # by seed: one cell copied into two folders is still one cell
-        groups.setdefault((r["task"], r["reward_model"], r["arm"]), {}).setdefault(r["seed"], cell)
+        groups.setdefault((r["task"], r["reward_model"], r["arm"]), {}).setdefault(cell.seed, cell)
     return [Arm(*name, tuple(found[seed] for seed in sorted(found))) for name, found in sorted(groups.items())]

@@ -16,6 +16,7 @@ from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import ALL, Estimator
 from rlhf_bench.harness.results.frontiers import place_of, settings_but_rewards
 from rlhf_bench.harness.results.sheets import NO_PROMPT, Common, Rows, Sheets, common
+from rlhf_bench.harness.seeds import Seed, shown
 from rlhf_bench.harness.statistics import ratio
 from rlhf_bench.harness.statistics.intervals import Interval, undefined
 
@@ -54,7 +55,7 @@ def ceiling_estimates(arms: Sequence[Arm], estimator: Estimator) -> Iterator[Est
                 continue
             rows = [row for table in tables[0].values() for row in table.values()]
             for name in [ALL, *sorted({name for row in rows for name in row["slices"]})]:
-                parts: list[dict[int, Rows]] = [
+                parts: list[dict[Seed, Rows]] = [
                     {s: {key: row for key, row in own.items() if name in row["slices"]} for s, own in table.items()}
                     for table in tables
                 ]
@@ -62,13 +63,15 @@ def ceiling_estimates(arms: Sequence[Arm], estimator: Estimator) -> Iterator[Est
                 interval, cells = _share(found, estimator.level), found.cells[0] if found.cells else np.empty((0, 0))
                 iteration = int(rows[0]["iteration"])
                 place = (JUDGE, STATISTIC, name, decoding, iteration)
-                yield replace(estimator.estimate(arm, *place, interval, cells), seeds=found.seeds)
+                made = estimator.estimate(arm, *place, interval, cells, found.absent)
+                # the annotation in nouns.py, which is part of every stage's key, knows plain seeds alone
+                yield replace(made, seeds=tuple(map(shown, found.seeds)))  # type: ignore[arg-type]
 
 
 def _share(found: Common, level: float) -> Interval:
     if found.why or not found.prompts:
         return undefined(found.why or NO_PROMPT, ratio.METHOD)
-    part, whole = found.cells
+    part, whole = found.outer
     made = ratio.share(part, whole, level, found.clusters)
     missing = "no ceiling: " if made.value is None else ""
     note = missing + made.note.replace("the whole is not above 0", "the arm gold does not end above the SFT policy")

@@ -26,8 +26,10 @@ from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.sheets import Sheets
-from rlhf_bench.harness.statistics import comparisons, intervals
+from rlhf_bench.harness.seeds import Seed, layers_of, shown
+from rlhf_bench.harness.statistics import comparisons, layers
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.harness.statistics.layers import outer_codes
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -95,7 +97,7 @@ class Result:
     claim: Claim
     ruling: Ruling
     interval: Interval | None = None
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     detectable: float | None = None
     note: str = ""
     p: float | None = None
@@ -132,7 +134,7 @@ class Result:
             "low": found.low if found else None,
             "high": found.high if found else None,
             "method": found.method if found else "",
-            "seeds": list(self.seeds),
+            "seeds": list(map(shown, self.seeds)),
             "detectable": self.detectable,
             "note": self.note,
         }
@@ -186,7 +188,7 @@ def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate]
 
 
 def ruled(
-    claim: Claim, found: Interval, seeds: tuple[int, ...], level: float, interval_at: IntervalAt | None = None
+    claim: Claim, found: Interval, seeds: tuple[Seed, ...], level: float, interval_at: IntervalAt | None = None
 ) -> Result:
     """A claim's result from its interval at a nominal `level`, over the training seeds `seeds`.
 
@@ -204,7 +206,9 @@ def ruled(
     ruling = rule(claim, found)
     detectable = None
     if ruling == "inconclusive" and found.low is not None and found.high is not None:
-        df = float(len(seeds) - 1) if seeds else 1e9  # no seeds: nothing was trained, and the t distribution is normal
+        df = (
+            float(independent(seeds) - 1) if seeds else 1e9
+        )  # no seeds: nothing was trained, and the t distribution is normal
         # the half width of a t interval is its standard error times this quantile
         se = (found.high - found.low) / 2 / float(special.stdtrit(df, (1 + level) / 2))
         detectable = comparisons.smallest_detectable(level, se=se, df=df) if se > 0 else None
@@ -213,8 +217,14 @@ def ruled(
     if interval_at and again and _equal(again, found):
         p: float | None = inverted_p(interval_at, claim.threshold)
     else:
-        p = scaled_p(claim, found, len(seeds), level)
+        p = scaled_p(claim, found, independent(seeds), level)
     return Result(claim, ruling, found, seeds, detectable, p=p, level=level)
+
+
+def independent(seeds: Sequence[Seed]) -> int:
+    """The number of runs that are independent: the seeds, or the levels of the outermost layer with several."""
+    levels = layers_of(seeds)
+    return len(seeds) if levels is None else int(outer_codes(levels).max()) + 1
 
 
 def _equal(one: Interval, other: Interval) -> bool:
@@ -317,12 +327,12 @@ def _recomputed(claim: Claim, arm: Arm, versus: Arm | None, estimator: Estimator
         return lambda level: compare(arm, versus, where, replace(estimator, level=level), sheets)
     try:
         # an arm paired with itself gives its own cells
-        cells, _, clusters, kind = contrasts.paired(arm, arm, where, sheets)
+        own = contrasts.paired(arm, arm, where, sheets)
     except BenchError:
         return None
     # from two seeds on no interval draws random numbers
     rng = np.random.default_rng(0)
-    return lambda level: intervals.interval(kind, cells, level, rng, clusters)
+    return lambda level: layers.interval(own.kind, own.cells[0], level, rng, own.clusters, own.layers)
 
 
 def of_experiment(name: str) -> list[Claim]:

@@ -160,55 +160,100 @@ def _shared(found: tuple[T, ...]) -> tuple[T, ...]:
 # ---- several seeds --------------------------------------------------------------------------------------------------
 
 
+ABSENT = -1
+"""The place of a prompt in a group that is of other data."""
+
+
 @dataclass(frozen=True)
 class Aligned:
     """One checkpoint under several seeds, restricted to the prompts that all of them have, ordered by id.
 
     `places` [S][P] are the row numbers of the prompts in each group, because the order of files may differ between
-    seeds; `left_out` counts prompts that only some seeds have: they cannot be paired.
+    seeds; `left_out` counts prompts that only some seeds have: they cannot be paired.  Where data seeds drew other
+    prompts each, `blocks` [P] names the data of each column: prompts are common to the seeds of one block, and ABSENT
+    elsewhere.
     """
 
     groups: Sequence[Group]
     ids: tuple[str, ...]
     places: Sequence[Sequence[int]]
     left_out: int
+    blocks: tuple[str, ...] = ()
 
-    def matrix(self, name: str) -> Array:
-        """Cells [S, P] of a value, seeds and prompts in the order of `groups` and `ids`: NaN where undecided."""
-        columns = [group.column(name)[list(at)] for group, at in zip(self.groups, self.places, strict=True)]
-        return np.array(columns, dtype=np.float64).reshape(len(self.groups), len(self.ids))
+    def matrix(self, name: str, elsewhere: float = np.nan) -> Array:
+        """Cells [S, P] of a value, seeds and prompts in the order of `groups` and `ids`.
+
+        NaN where undecided, and `elsewhere` where the prompt is of other data (`absent`).
+        """
+        found = np.full((len(self.groups), len(self.ids)), elsewhere)
+        for cells, group, places in zip(found, self.groups, self.places, strict=True):
+            at = np.array(places, dtype=np.intp)
+            cells[at != ABSENT] = group.column(name)[at[at != ABSENT]]
+        return found
+
+    @property
+    def absent(self) -> int:
+        """The number of cells of `matrix` that no seed could have decided, since the prompt is of other data."""
+        return sum(places.count(ABSENT) for places in map(list, self.places)) if self.blocks else 0
 
     def sources(self) -> list[str]:
-        """[P] the source of each prompt, "" for none, as in the first seed's rows."""
-        return [self.groups[0].sources[at] for at in self.places[0]]
+        """[P] the source of each prompt, "" for none, as in its first seed's rows; one of other data is another one."""
+        if not self.blocks:
+            return [self.groups[0].sources[at] for at in self.places[0]]
+        found = []
+        for column, block in enumerate(self.blocks):
+            first = next(s for s, places in enumerate(self.places) if places[column] != ABSENT)
+            source = self.groups[first].sources[self.places[first][column]]
+            found.append(f"{block}/{source}" if source else "")
+        return found
 
     def texts(self) -> Iterator[list[str]]:
         """[S][P] the responses of every seed, prompts in the order of `ids`; for groups of generations alone."""
         for group, at in zip(self.groups, self.places, strict=True):
-            yield [group.texts[k] for k in at]
+            yield [group.texts[k] for k in at if k != ABSENT]
 
     def reasons(self, holes: npt.NDArray[np.bool_]) -> Iterator[str]:
         """The reason of each undecided cell, of those where `holes` [S, P] is true."""
         for seed, at in np.argwhere(holes).tolist():
-            yield self.groups[seed].reasons.get(self.places[seed][at], "not measured")
+            if self.places[seed][at] != ABSENT:
+                yield self.groups[seed].reasons.get(self.places[seed][at], "not measured")
 
 
-def align(groups: Sequence[Group], slice_name: str = "", further: Mapping[str, str] | None = None) -> Aligned:
+def align(
+    groups: Sequence[Group],
+    slice_name: str = "",
+    further: Sequence[Mapping[str, str]] = (),
+    blocks: Sequence[str] = (),
+) -> Aligned:
     """The groups of several seeds on the prompts of a slice ("": all) that all seeds have.
 
-    `further` names one more slice by example: slices by length, which no row holds.  Prompts that only some seeds have
+    `further` [S] names one more slice by example: slices by length, which no row holds.  `blocks` [S] names the data of
+    each seed, where prompts are common to the seeds of one data set alone.  Prompts that only some of these seeds have
     are counted in `left_out`.
     """
-    further = further or {}
+    named = list(blocks or [""] * len(groups))
+    several = len(set(named)) > 1
     held: list[dict[str, int]] = []  # by seed: row number by example, of the examples on the slice
-    for group in groups:
+    for group, lengths in zip(groups, further or [{}] * len(groups), strict=True):
         own = {name: at for at, name in enumerate(group.ids)}
         if slice_name:
-            own = {i: at for i, at in own.items() if slice_name in group.slices[at] or further.get(i) == slice_name}
+            own = {i: at for i, at in own.items() if slice_name in group.slices[at] or lengths.get(i) == slice_name}
         held.append(own)
-    shared = set.intersection(*map(set, held))
-    ids = tuple(sorted(shared))
-    return Aligned(groups, ids, [[own[i] for i in ids] for own in held], len(set.union(*map(set, held))) - len(shared))
+    columns: list[tuple[str, str]] = []  # (data, id), by data in order of the first seed, then by id
+    left_out = 0
+    for block in dict.fromkeys(named):
+        sets = [set(own) for own, name in zip(held, named, strict=True) if name == block]
+        shared = set.intersection(*sets)
+        columns += [(block, i) for i in sorted(shared)]
+        left_out += len(set.union(*sets)) - len(shared)
+    if not several:
+        places = [[own[i] for _, i in columns] for own in held]
+    else:
+        places = [
+            [own[i] if block == name else ABSENT for block, i in columns] for own, name in zip(held, named, strict=True)
+        ]
+    ids = tuple(i for _, i in columns)
+    return Aligned(groups, ids, places, left_out, tuple(block for block, _ in columns) if several else ())
 
 
 def checkpoints(tables: Sequence[Columns]) -> list[Checkpoint]:

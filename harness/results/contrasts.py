@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import ALL, Estimator, difference_limit, within
 from rlhf_bench.harness.results.sheets import NO_PROMPT, Common, Rows, Sheets, common
-from rlhf_bench.harness.statistics import comparisons, intervals
+from rlhf_bench.harness.seeds import Seed
+from rlhf_bench.harness.statistics import layers
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.harness.statistics.layers import Layers
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -45,9 +47,9 @@ def difference(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: Sheet
 
     The interval is that of `comparisons.difference`, cut off at twice the measure's limit.  Raises as `paired`.
     """
-    first, second, clusters, kind = paired(a, b, where, sheets)
+    both = paired(a, b, where, sheets)
     rng = estimator.generator("difference", a.key, b.key, *_place(where))
-    found = comparisons.difference(first, second, kind, estimator.level, rng, clusters)
+    found = layers.difference(*both.cells, both.kind, estimator.level, rng, both.clusters, both.layers)
     return within(found, difference_limit(_measure(a, where).get("limit")))
 
 
@@ -56,7 +58,7 @@ def by_seed(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> list[
 
     In the measure's units, without intervals: reports show how much the seeds agree.  Raises as `paired`.
     """
-    first, second, _, _ = paired(a, b, where, sheets)
+    first, second = paired(a, b, where, sheets).cells
     return [float(np.nanmean(row)) if not np.isnan(row).all() else None for row in first - second]
 
 
@@ -65,11 +67,12 @@ def head_to_head(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: She
 
     From 0 to 1, .5 without a difference; an undecided cell is left out.  Raises as `paired`.
     """
-    first, second, clusters, _ = paired(a, b, where, sheets)
+    both = paired(a, b, where, sheets)
+    first, second = both.cells
     # cells [S, P]: 1 if a's response is better, .5 for a tie, 0 if b's is, NaN if either is undecided
     cells = np.where(np.isnan(first - second), np.nan, (np.sign(first - second) + 1) / 2)
     rng = estimator.generator("head to head", a.key, b.key, *_place(where))
-    return intervals.interval("win", cells, estimator.level, rng, clusters)
+    return layers.interval("win", cells, estimator.level, rng, both.clusters, both.layers)
 
 
 def _place(where: Where) -> tuple[str, ...]:
@@ -77,17 +80,32 @@ def _place(where: Where) -> tuple[str, ...]:
     return (where.judge, where.statistic, where.slice, where.decoding)
 
 
-def paired(
-    a: Arm, b: Arm, where: Where, sheets: Sheets | None = None
-) -> tuple[Array, Array, tuple[str, ...], MeasureKind]:
-    """(a's cells [S, P], b's, the prompts' sources [P], the measure's kind) on common seeds and prompts.
+class UnlikeVerdictsError(BenchError):
+    """A judge measured two arms with different settings: their verdicts are not compared."""
 
-    Raises BenchError without common seeds and prompts, for an arm without verdicts, and for an unknown measure.
+
+class Paired(NamedTuple):
+    """Cells [S, P] of two arms on common seeds and prompts: of a first, then of b.
+
+    `clusters` [P]: the prompts' sources.   `kind`: the measure's.   `layers`: the seeds' levels [S], None without.
+    """
+
+    cells: tuple[Array, Array]
+    clusters: tuple[str, ...]
+    kind: MeasureKind
+    layers: Layers | None
+
+
+def paired(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> Paired:
+    """The cells of two arms on the seeds and prompts that they share; runs pair where all of their seeds are equal.
+
+    Raises BenchError without common seeds and prompts, for an arm without verdicts, for verdicts that a judge made with
+    different settings, and for an unknown measure.
     """
     kept = sheets or Sheets()
-    tables: list[Mapping[int, Rows]] = []
+    tables: list[Mapping[Seed, Rows]] = []
     for arm in (a, b):
-        table: Mapping[int, Rows] = kept.of(arm, where.judge, where.decoding)
+        table: Mapping[Seed, Rows] = kept.of(arm, where.judge, where.decoding)
         if where.slice != ALL:
             # a plain dict: the cells that a `Table` keeps are of all prompts, and `common` must not use them
             table = {s: {i: r for i, r in rows.items() if where.slice in r["slices"]} for s, rows in table.items()}
@@ -95,13 +113,19 @@ def paired(
     for arm, table in zip((a, b), tables, strict=True):
         if not table and any(where.judge not in cell.judged() for cell in arm.cells):
             raise BenchError(f"No verdicts of the judge {where.judge!r} for {arm.reward_model} on {arm.task}.")
+    if unlike := kept.unlike((a, b), where.judge):
+        raise UnlikeVerdictsError(
+            f"{a.reward_model} and {b.reward_model} on {a.task}: {unlike}.",
+            f"Judge them alike: bench judge RUNS --judge {where.judge}",
+        )
     # an empty table: no checkpoint with this decoding is common to the arm's seeds
     both = common(tables, [where.statistic] * 2) if all(tables) else Common(why=NO_PROMPT)
     if both.why:
         raise BenchError(
             f"{a.reward_model} and {b.reward_model} on {a.task} (slice {where.slice!r}, {where.decoding}): {both.why}."
         )
-    return (*both.cells, both.clusters, _measure(a, where)["kind"])
+    first, second = both.cells
+    return Paired((first, second), both.clusters, _measure(a, where)["kind"], both.layers)
 
 
 def _measure(arm: Arm, where: Where) -> Row:

@@ -19,6 +19,7 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import Group
 from rlhf_bench.harness.results.estimates import ALL, Estimator
 from rlhf_bench.harness.results.sheets import NO_PROMPT, Sheets
+from rlhf_bench.harness.seeds import Seed, layers_of, run_name, shown
 from rlhf_bench.harness.statistics.entropy_matched import (
     CONTROL,
     MISSING,
@@ -52,9 +53,9 @@ def control_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     return next((other for other in controls if own.items() & baselines(other).items()), None)
 
 
-def baselines(arm: Arm) -> dict[int, str]:
+def baselines(arm: Arm) -> dict[Seed, str]:
     """The place of the baseline's stage by seed: its key names everything that it depends on."""
-    return {cell.record["seed"]: "/".join(cell.record["stages"]["baseline"]) for cell in arm.cells}
+    return {cell.seed: "/".join(cell.record["stages"]["baseline"]) for cell in arm.cells}
 
 
 def temperatures_of(cell: CellFiles) -> list[float]:
@@ -93,15 +94,17 @@ def entropy_matched_estimates(arms: Sequence[Arm], estimator: Estimator) -> Iter
 class Cells(NamedTuple):
     """Responses of both arms on the seeds and prompts that they share, and what names them.
 
-    temperatures [C] of the control; clusters [P]; `iteration` is the arm's checkpoint.
+    temperatures [C] of the control; clusters [P]; `iteration` is the arm's checkpoint.  absent: the number of the arm's
+    cells whose prompt is of other data (`columns.Aligned`): they have no value, no tokens and the logarithm 0.
     """
 
     policy: Sampled
     tempered: Sampled
     temperatures: Sequence[float]
     clusters: Sequence[str]
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     iteration: int
+    absent: int = 0
 
 
 def read_cells(arm: Arm, control: Arm, judge: str, statistic: str) -> Cells | None:
@@ -112,7 +115,7 @@ def read_cells(arm: Arm, control: Arm, judge: str, statistic: str) -> Cells | No
     own, others = baselines(arm), baselines(control)
     seeds = tuple(seed for seed in arm.seeds if own[seed] == others.get(seed))
     pairs = [
-        {cell.record["seed"]: (columns.read(cell.folder("generations") / "generations.jsonl"),
+        {cell.seed: (columns.read(cell.folder("generations") / "generations.jsonl"),
                                columns.read(cell.judged()[judge] / "verdicts.jsonl")) for cell in one.cells}
         for one in (arm, control)
     ]  # fmt: skip
@@ -130,19 +133,25 @@ def read_cells(arm: Arm, control: Arm, judge: str, statistic: str) -> Cells | No
         both[k].groups["sample", i] for k in (1, 0) for one, at in zip(used, places, strict=True)
         for both in one for i in at
     ]  # fmt: skip
-    part = columns.align(groups)
+    drawn = dict(zip(arm.seeds, arm.drawn, strict=True))  # the control's is the same under each of these seeds
+    blocks = [drawn[seed] for at in places for seed in seeds for _ in at] * 2
+    part = columns.align(groups, blocks=blocks)
     half, first = len(groups) // 2, len(seeds)
-    logprob, tokens = (part.matrix(name)[half:] for name in ("logprob", "drawn"))
+    logprob, tokens = (part.matrix(name, elsewhere=0.0)[half:] for name in ("logprob", "drawn"))
     value = part.matrix(statistic)[:half]
+    known = ~np.isnan(part.matrix("logprob")[half:][:first])
     shape = (first, len(places[1]), len(part.ids))
     policy, tempered = (
         Sampled(*(rows[which].reshape(size) for rows in (logprob, tokens, value)))
         for which, size in ((slice(first), (first, 1, shape[2])), (slice(first, None), shape))
     )
-    if part.ids and (np.isnan(policy.logprob).all() or any(np.isnan(one.value).all() for one in (policy, tempered))):
+    if part.ids and (not known.any() or any(np.isnan(one.value).all() for one in (policy, tempered))):
         return None
-    known = temperatures_of(control.cells[0])
-    return Cells(policy, tempered, [known[i - 1] for i in places[1]], part.sources(), seeds, places[0][0])
+    temperatures = temperatures_of(control.cells[0])
+    absent = part.absent * first // len(groups)
+    return Cells(
+        policy, tempered, [temperatures[i - 1] for i in places[1]], part.sources(), seeds, places[0][0], absent
+    )
 
 
 def _differences(arm: Arm, cells: Cells, key: tuple[str, str], unlike: str, estimator: Estimator) -> Iterator[Estimate]:
@@ -160,13 +169,15 @@ def _matched(arm: Arm, cells: Cells, name: str, unlike: str, estimator: Estimato
     if why:
         return Matched(undefined(why, METHOD), undefined(why, METHOD))
     rng = estimator.generator(CONTROL, arm.task, arm.key, name)
-    found = at_equal_entropy(cells.policy, cells.tempered, estimator.level, rng, cells.clusters)
+    layers = layers_of(cells.seeds)
+    found = at_equal_entropy(cells.policy, cells.tempered, estimator.level, rng, cells.clusters, layers=layers)
     return Matched(*(one.noted(outside(cells)) if one.note == OUTSIDE else one for one in found))
 
 
 def _estimate(arm: Arm, cells: Cells, name: str, interval: Interval, estimator: Estimator) -> Estimate:
     place = (CONTROL, name, ALL, "sample", cells.iteration)
-    return replace(estimator.estimate(arm, *place, interval, cells.policy.value[:, 0]), seeds=cells.seeds)
+    found = estimator.estimate(arm, *place, interval, cells.policy.value[:, 0], cells.absent)
+    return replace(found, seeds=tuple(map(shown, cells.seeds)))  # type: ignore[arg-type]  # as in `Estimator.estimate`
 
 
 def outside(cells: Cells) -> str:
@@ -174,7 +185,7 @@ def outside(cells: Cells) -> str:
     own, others = entropies(cells.policy)[:, 0], entropies(cells.tempered)
     low, high = others.min(axis=1), others.max(axis=1)
     return ", ".join(
-        f"seed {seed}: {own[s]:.3f}, SFT's from {low[s]:.3f} to {high[s]:.3f}"
+        f"{run_name(seed)}: {own[s]:.3f}, SFT's from {low[s]:.3f} to {high[s]:.3f}"
         for s, seed in enumerate(cells.seeds)
         if not low[s] <= own[s] <= high[s]
     )

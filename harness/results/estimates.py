@@ -21,8 +21,10 @@ from rlhf_bench.harness.nouns import Estimate, Measure
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
+from rlhf_bench.harness.seeds import Seed, layers_of, run_name
 from rlhf_bench.harness.slices import length_slices
-from rlhf_bench.harness.statistics import collapse, entropy_matched, intervals, runs
+from rlhf_bench.harness.statistics import collapse, entropy_matched, runs
+from rlhf_bench.harness.statistics import layers as layered
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.harness.statistics.runs import Runs
 
@@ -53,24 +55,33 @@ class Estimator:
         from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
 
         found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
-        # from the stored prompts, because a judge's rows hold no texts
-        third = length_slices(store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl"))
+        # from the stored prompts, because a judge's rows hold no texts; read once where all seeds have the same ones
+        thirds: dict[str, dict[str, str]] = {}
+        for cell in arm.cells:
+            if cell.drawn not in thirds:
+                thirds[cell.drawn] = length_slices(store.read_rows(cell.folder("prompts") / "examples.test.jsonl"))
         # an estimate is over all seeds of its arm: a judge that lacks one of them is left out
         for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
             folders = [cell.judged()[judge] for cell in arm.cells]
             same_judge(judge, folders)
             measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
             tables = [columns.read(folder / "verdicts.jsonl") for folder in folders]
-            found += self._judge(arm, judge, measures, tables, third)
+            found += self._judge(arm, judge, measures, tables, [thirds[name] for name in arm.drawn])
         return found
 
     def _judge(
-        self, arm: Arm, judge: str, measures: Sequence[Measure], tables: Sequence[Columns], third: Mapping[str, str]
+        self,
+        arm: Arm,
+        judge: str,
+        measures: Sequence[Measure],
+        tables: Sequence[Columns],
+        thirds: Sequence[Mapping[str, str]],
     ) -> Iterator[Estimate]:
         """Every measure at every checkpoint, at the last one also by slice.
 
-        `third` names one more slice by example: the third of the prompts by length (slices.length_slices).
+        `thirds` [S] name one more slice by example: the third of the prompts by length (slices.length_slices).
         """
+        layers = layers_of(arm.seeds)
         found = checkpoints(tables)
         levels = {f"{m.name}_change": m for m in measures if m.before}  # a change of these can be a collapse
         for decoding, iteration in found:
@@ -79,25 +90,29 @@ class Estimator:
             slices: set[str] = set()
             if final:
                 slices = {name for group in groups for own in set(group.slices) for name in own}
-                slices |= {third[i] for group in groups for i in group.ids if i in third}
+                slices |= {
+                    third[i] for group, third in zip(groups, thirds, strict=True) for i in group.ids if i in third
+                }
             for slice_name in [ALL, *sorted(slices)]:
-                part = align(groups, "" if slice_name == ALL else slice_name, third)
+                part = align(groups, "" if slice_name == ALL else slice_name, thirds, arm.drawn)
+                where = (slice_name, decoding, iteration)
                 for m in measures:
                     if (judge, m.name, decoding) == ("run", "kl", "greedy"):
                         continue  # log-ratios of greedy responses do not estimate the KL (nouns.Generation)
                     cells = part.matrix(m.name)  # [S, P]
                     # the number's name, which seeds its generator
                     place = (arm.task, arm.reward_model, arm.key, judge, m.name, slice_name, decoding, str(iteration))
-                    interval = intervals.interval(m.kind, cells, self.level, self.generator(*place), part.sources())
+                    rng = self.generator(*place)
+                    interval = layered.interval(m.kind, cells, self.level, rng, part.sources(), layers)
                     if m.kind == "change" and m.name in levels and len(arm.seeds) > 1:
                         level = levels[m.name]
                         before, after = part.matrix(level.before), part.matrix(level.name)
-                        own = runs.of_runs(before, after, self.level, part.sources(), level.better != "lower")
+                        own = runs.of_runs(before, after, self.level, part.sources(), level.better != "lower", layers)
                         interval = over_modes(interval, own, arm.seeds)
                         for name, one in run_statistics(level.name, own, arm.seeds).items():
-                            yield self.estimate(arm, judge, name, slice_name, decoding, iteration, one, cells)
+                            yield self.estimate(arm, judge, name, *where, one, cells, part.absent)
                     interval = within(interval, m.limit).noted(undecided(part, m, cells), left_out(part))
-                    yield self.estimate(arm, judge, m.name, slice_name, decoding, iteration, interval, cells)
+                    yield self.estimate(arm, judge, m.name, *where, interval, cells, part.absent)
                     if m.before and final and decoding == "sample":
                         yield from self._collapse(arm, judge, m, slice_name, iteration, part)
 
@@ -112,8 +127,9 @@ class Estimator:
             for b, a, seed in zip(before, after, arm.seeds, strict=True)
         ]
         for name in found[0]:  # every seed has the same statistics (collapse.KEYS), undefined ones among them
-            interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
-            yield self.estimate(arm, judge, f"{m.name} {name}", slice_name, "sample", iteration, interval, after)
+            interval = collapse.over_seeds(name, [one[name] for one in found], self.level, layers_of(arm.seeds))
+            named = f"{m.name} {name}"
+            yield self.estimate(arm, judge, named, slice_name, "sample", iteration, interval, after, part.absent)
 
     def _run_statistics(self, arm: Arm) -> Iterator[Estimate]:
         """At every checkpoint: KL to the SFT policy, the reward model's own (unscaled) reward, entropy per token, and
@@ -132,18 +148,21 @@ class Estimator:
         groups_of_all = [group for table in tables for group in table.groups.values()]
         # an arm without a reward model has no rewards, which is no undecided case
         known = [n for n in ("kl", "reward") if any(np.isfinite(group.column(n)).any() for group in groups_of_all)]
-        yield from self._judge(arm, "run", [Measure(name, "level") for name in known], tables, {})
+        none: list[dict[str, str]] = [{}] * len(tables)
+        yield from self._judge(arm, "run", [Measure(name, "level") for name in known], tables, none)
         for decoding, iteration in checkpoints(tables):
-            part = align([table.groups[decoding, iteration] for table in tables])
+            part = align([table.groups[decoding, iteration] for table in tables], blocks=arm.drawn)
             logprob = part.matrix("logprob")
             if np.isfinite(logprob).any():  # sampled by this policy, and by a version that stores it
                 rng = self.generator(arm.task, arm.reward_model, arm.key, "run", "entropy", decoding, str(iteration))
-                one = entropy_matched.entropy(logprob, part.matrix("drawn"), self.level, rng, part.sources())
-                yield self.estimate(arm, "run", "entropy", ALL, decoding, iteration, one, logprob)
+                of, tokens = (part.matrix(name, elsewhere=0.0) for name in ("logprob", "drawn"))
+                layers = layers_of(arm.seeds)
+                one = entropy_matched.entropy(of, tokens, self.level, rng, part.sources(), layers)
+                yield self.estimate(arm, "run", "entropy", ALL, decoding, iteration, one, logprob, part.absent)
             texts = list(part.texts())
             found = [collapse.repetition(responses) for responses in texts]
             for name in found[0]:
-                interval = collapse.over_seeds(name, [one[name] for one in found], self.level)
+                interval = collapse.over_seeds(name, [one[name] for one in found], self.level, layers_of(arm.seeds))
                 cells = np.zeros((len(texts), len(texts[0])))  # [S, P] for counts alone: no response is undecided
                 yield self.estimate(arm, "run", name, ALL, decoding, iteration, interval, cells)
 
@@ -166,10 +185,12 @@ class Estimator:
         iteration: int,
         interval: Interval,
         cells: Array,
+        absent: int = 0,
     ) -> Estimate:
         """The record of a number that was computed from `cells` [S, P], for estimates.csv and report.json.
 
-        `n` is the mean number of decided prompts per seed, rounded, `n_invalid` the undecided cells of all seeds (NaN).
+        `n` is the mean number of decided prompts per seed, rounded, `n_invalid` the undecided cells of all seeds (NaN),
+        of which `absent` are none: their prompts are of other data.
         """
         decided = ~np.isnan(cells)
         return Estimate(
@@ -186,35 +207,38 @@ class Estimator:
             high=interval.high,
             level=self.level,
             n=round(float(decided.sum(1).mean())) if cells.size else 0,
-            n_invalid=int((~decided).sum()),
-            seeds=arm.seeds,
+            n_invalid=int((~decided).sum()) - absent,
+            # the annotation in nouns.py, which is part of every stage's key, knows plain seeds alone
+            seeds=arm.shown,  # type: ignore[arg-type]
             method=interval.method,
             note=interval.note,
         )
 
 
-def over_modes(found: Interval, own: Runs, seeds: Sequence[int]) -> Interval:
+def over_modes(found: Interval, own: Runs, seeds: Sequence[Seed]) -> Interval:
     """The interval of a mean over runs: where some of them collapsed and others did not, the one that allows for it."""
     if not own.two_modes:
         return found
     return own.mixture.noted(f"{runs.TWO_MODES}: {collapsed_runs(own, seeds)}", found.note)
 
 
-def run_statistics(name: str, own: Runs, seeds: Sequence[int]) -> dict[str, Interval]:
+def run_statistics(name: str, own: Runs, seeds: Sequence[Seed]) -> dict[str, Interval]:
     """What the collapse of runs makes of the change of `name` ("gold"), by the statistic's name."""
     said = collapsed_runs(own, seeds)
-    apart = ", ".join(f"seed {seeds[place]} ({own.changes[place]:+.2f})" for place in own.outlying)
+    apart = ", ".join(f"{run_name(seeds[place])} ({own.changes[place]:+.2f})" for place in own.outlying)
     return {
-        f"{name} runs collapsed": own.share.noted(said, f"outlying: {apart}" if apart else ""),
+        f"{name} runs collapsed": own.share.noted(
+            said, f"outlying: {apart}" if apart else "", runs.SHARED if layers_of(seeds) else ""
+        ),
         f"{name} change of other runs": own.others,
         f"{name} change over all runs": own.mixture.noted(said if own.two_modes else ""),
     }
 
 
-def collapsed_runs(own: Runs, seeds: Sequence[int]) -> str:
+def collapsed_runs(own: Runs, seeds: Sequence[Seed]) -> str:
     """How many of the runs collapsed, and which seeds, with their mean changes."""
     named = [
-        f"seed {seed} ({change:+.2f})"
+        f"{run_name(seed)} ({change:+.2f})"
         for seed, change, flag in zip(seeds, own.changes, own.collapsed, strict=True)
         if flag
     ]
@@ -260,14 +284,15 @@ def undecided(part: Aligned, m: Measure, cells: Array) -> str:
     (worst-case bounds, Manski 1989).
     """
     holes = np.isnan(cells)
-    count = int(holes.sum())
+    count = int(holes.sum()) - part.absent
     if not count:
         return ""
     note = f"{count} undecided: {counted(part.reasons(holes))}"
     if m.kind not in ("win", "rate"):
         return note
     # every undecided case at one end of the range: no mean of the decided ones can lie outside these two
-    low, high = (float(np.where(holes, value, cells).mean()) for value in (0.0, 1.0))
+    known, cases = float(np.nansum(cells)), cells.size - part.absent
+    low, high = known / cases, (known + count) / cases
     return f"{note}; if all were 0 or all 1, the value would be {low:.3f} or {high:.3f}"
 
 

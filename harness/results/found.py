@@ -190,10 +190,19 @@ def _record_problems(record: object) -> Iterator[str]:
     yield from (f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"])
     needed = ROLES if record.get("optimizer") == CONTROL else (*ROLES, *OF_REWARDS)
     yield from (f"no {role!r} in 'stages'" for role in needed if role not in record["stages"])
+    if not _are_layers(record.get("layers", {})):
+        yield f"'layers' is {record['layers']!r}"
     for place in (*record["stages"].values(), *record["judges"].values()):
         # each part of a path: ".." or "/" would lead out of the results folder
         if not (isinstance(place, list) and len(place) == 3 and all(map(store.is_plain_name, place))):
             yield f"the place {place!r} is not three names of folders"
+
+
+def _are_layers(found: object) -> bool:
+    """Whether a record's layers are seeds by the names that `RunSeed` has."""
+    return isinstance(found, dict) and all(
+        name in ("data", "reward") and isinstance(seed, int) and seed >= 0 for name, seed in found.items()
+    )
 
 
 def _stage_problems(cell: CellFiles) -> Iterator[str]:

@@ -20,10 +20,12 @@ from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.sheets import NO_PROMPT, NO_SEED
+from rlhf_bench.harness.seeds import Seed, layers_asked, layers_of
 from rlhf_bench.harness.statistics import frontier
 from rlhf_bench.harness.statistics.cells import Array
 from rlhf_bench.harness.statistics.frontier import Curve
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.harness.statistics.layers import outer_means
 
 ALONG = frozenset(("ppo.kl", "ppo.kl_target", "ppo.iterations", "ppo.checkpoints"))
 """Settings that move a policy along the frontier, or add points to it: arms that differ in them alone are one."""
@@ -76,10 +78,11 @@ def settings_but_rewards(arm: Arm, names: Collection[str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if name not in own}
 
 
-def place_of(arm: Arm) -> tuple[str, str, str]:
-    """What else must agree: the policy, the task that it was trained on, and the optimiser."""
+def place_of(arm: Arm) -> tuple[str, str, str, str]:
+    """What else must agree: the policy, the task that it was trained on, the optimiser, and the layers of the seeds."""
     record = arm.cells[0].record
-    return str(record["policy"]), str(record["home"]), str(record.get("optimizer", "ppo"))
+    layers = " x ".join(layers_asked(arm.seeds[0]))
+    return str(record["policy"]), str(record["home"]), str(record.get("optimizer", "ppo")), layers
 
 
 # ---- points ---------------------------------------------------------------------------------------------------------
@@ -105,9 +108,9 @@ class Point(NamedTuple):
 class Points:
     """The points of a frontier by seed, the SFT policy last.  left_out: seeds with fewer than FEWEST trained ones."""
 
-    by_seed: dict[int, list[Point]]
+    by_seed: dict[Seed, list[Point]]
     sources: dict[Prompt, str]
-    left_out: tuple[int, ...] = ()
+    left_out: tuple[Seed, ...] = ()
 
 
 @dataclass
@@ -118,14 +121,14 @@ class Reader:
 
     def points(self, found: Frontier, what: What) -> Points:
         """The points of a frontier under a measure; no seeds where the judge did not measure all of its arms."""
-        by_seed: dict[int, list[Point]] = {}
+        by_seed: dict[Seed, list[Point]] = {}
         sources: dict[Prompt, str] = {}
         for arm in found.arms:
             for cell in arm.cells:
                 own = list(self._of_cell(cell, what, sources))
-                known = by_seed.setdefault(cell.record["seed"], [])
+                known = by_seed.setdefault(cell.seed, [])
                 # The SFT policy is the last point of every arm, and one point of the seed.
-                by_seed[cell.record["seed"]] = [*(point for point in known if not point.is_start), *own]
+                by_seed[cell.seed] = [*(point for point in known if not point.is_start), *own]
         trained = {seed: sum(not point.is_start for point in own) for seed, own in by_seed.items()}
         kept = {seed: by_seed[seed] for seed in sorted(by_seed) if trained[seed] >= FEWEST}
         return Points(kept, sources, tuple(sorted(set(by_seed) - set(kept))))
@@ -171,7 +174,7 @@ class Shared:
 
     curves: tuple[Curve, ...] = ()
     clusters: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     why: str = ""
     note: str = ""
 
@@ -188,8 +191,12 @@ def shared(found: Sequence[Points]) -> Shared:
     note = f"seeds with fewer than {FEWEST} checkpoints left out: {', '.join(map(str, left_out))}" if left_out else ""
     if not seeds:
         return Shared(why=NO_SEED, note=note)
-    every = [set(part) for points in found for seed in seeds for point in points.by_seed[seed] for part in point]
-    prompts = sorted(set.intersection(*every))
+    by_data: dict[int | None, set[Prompt]] = {}
+    for seed in seeds:  # prompts are common to the seeds of one data seed, which may have drawn its own
+        own = set.intersection(*(set(part) for points in found for point in points.by_seed[seed] for part in point))
+        data = layers_asked(seed).get("data")
+        by_data[data] = own & by_data.get(data, own)
+    prompts = sorted(set.union(*by_data.values()))
     if not prompts:
         return Shared(why=NO_PROMPT, note=note)
     curves = []
@@ -199,9 +206,16 @@ def shared(found: Sequence[Points]) -> Shared:
         made: Array = np.full((2, len(seeds), most, len(prompts)), np.nan)
         for s, seed in enumerate(seeds):
             for c, point in enumerate(points.by_seed[seed]):
-                made[:, s, c] = [[part[prompt] for prompt in prompts] for part in point]
+                of = by_data[layers_asked(seed).get("data")]
+                made[:, s, c] = [[part[prompt] if prompt in of else np.nan for prompt in prompts] for part in point]
+        # of runs in layers: the mean curves of the outermost layer, which are independent as seeds are
+        made = np.stack([outer_means(part, layers_of(seeds)) for part in made])
         curves.append(Curve(made[0], made[1]))
-    return Shared(tuple(curves), tuple(found[0].sources.get(prompt, "") for prompt in prompts), seeds, note=note)
+    clusters = [found[0].sources.get(prompt, "") for prompt in prompts]
+    if any(own != by_data[data] for own in by_data.values()):  # one name under two data seeds is of two sources
+        home = [next(at for at, own in by_data.items() if prompt in own) for prompt in prompts]
+        clusters = [f"{at}/{source}" if source else "" for at, source in zip(home, clusters, strict=True)]
+    return Shared(tuple(curves), tuple(clusters), seeds, note=note)
 
 
 def matched(found: Shared, kl: Sequence[float], estimator: Estimator, *place: str) -> list[Interval]:

@@ -6,7 +6,7 @@ A point is a checkpoint of PPO, with the SFT baseline as point 0, or one n of be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,8 +16,10 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Columns
+from rlhf_bench.harness.seeds import layers_of
 from rlhf_bench.harness.statistics import best_of_n
 from rlhf_bench.harness.statistics.cells import Array
+from rlhf_bench.harness.statistics.layers import Layers
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -47,6 +49,8 @@ class Curves:
     it was not measured, and holds the measure that `worth` names ("gold" or "score").
     `samples`: proxy and gold, each [S, P, N], of the N responses that are ranked within a prompt: for PPO one response
     per checkpoint, for best-of-n the whole pool.  `clusters` [P] are the prompts' sources, `slices` [P] their slices.
+    `layers` [S] are the seeds' levels, None without; where data seeds drew prompts of their own, these are columns of
+    their own, and `absent` counts the cells of them that are of other data.
     """
 
     form: str
@@ -60,6 +64,8 @@ class Curves:
     slices: tuple[tuple[str, ...], ...]
     worth: str = "gold"
     ids: tuple[str, ...] = field(default=())
+    layers: Layers | None = None
+    absent: int = 0
 
 
 def curves_of(arm: Arm) -> Curves | None:
@@ -69,9 +75,58 @@ def curves_of(arm: Arm) -> Curves | None:
     of this program, which stored no proxy.  Raises BenchError for files that cannot be read.
     """
     roles = set.intersection(*(set(cell.record["stages"]) for cell in arm.cells))
-    if "pool" in roles:
-        return _of_pool(arm)
-    return _of_training(arm) if "proxy" in roles else None
+    if not {"pool", "proxy"} & roles:
+        return None
+    make = _of_pool if "pool" in roles else _of_training
+    # cells are in order of their data seeds first, so that those of one data set stand together
+    by_data = [
+        make(replace(arm, cells=tuple(cell for cell in arm.cells if cell.drawn == data)))
+        for data in dict.fromkeys(arm.drawn)
+    ]
+    if len({(part.points, part.worth, part.gold is None) for part in by_data}) > 1:
+        return None  # damaged or judged in part: the settings of an arm fix its points
+    whole = by_data[0] if len(by_data) == 1 else _joined(by_data)
+    return replace(whole, layers=layers_of(arm.seeds))
+
+
+def _joined(parts: Sequence[Curves]) -> Curves:
+    """The curves of runs on several data sets as one: prompts of each are columns of their own, NaN elsewhere."""
+    first = parts[0]
+    seeds, prompts = sum(len(part.proxy) for part in parts), sum(len(part.clusters) for part in parts)
+
+    def diagonal(arrays: Sequence[Array], axis: int) -> Array:
+        """Arrays [S, ...] with prompts on `axis` along the diagonal of one that holds all seeds and prompts."""
+        shape = [seeds, *arrays[0].shape[1:]]
+        shape[axis] = prompts
+        found = np.full(shape, np.nan)
+        row = column = 0
+        for array in arrays:
+            place = [slice(None)] * array.ndim
+            place[0], place[axis] = slice(row, row + len(array)), slice(column, column + array.shape[axis])
+            found[tuple(place)] = array
+            row, column = row + len(array), column + array.shape[axis]
+        return found
+
+    def features(which: str) -> dict[str, Array]:
+        own: list[Mapping[str, Array]] = [getattr(part.features, which) for part in parts]
+        return {name: diagonal([one[name] for one in own], 1) for name in own[0] if all(name in one for one in own)}
+
+    golds = [part.gold for part in parts if part.gold is not None]
+    samples = [part.samples for part in parts if part.samples is not None]
+    same = len(samples) == len(parts) and len({one[0].shape[2] for one in samples}) == 1
+    return replace(
+        first,
+        proxy=diagonal([part.proxy for part in parts], 2),
+        kl=diagonal([part.kl for part in parts], 2),
+        gold=diagonal(golds, 2) if golds else None,
+        samples=(diagonal([a for a, _ in samples], 1), diagonal([b for _, b in samples], 1)) if same else None,
+        features=Features(features("before"), features("after")),
+        # a name of a source, or an id, is another one in other data
+        clusters=tuple(f"{at}/{name}" if name else "" for at, part in enumerate(parts) for name in part.clusters),
+        slices=tuple(own for part in parts for own in part.slices),
+        ids=tuple(f"{at}/{name}" for at, part in enumerate(parts) for name in part.ids),
+        absent=seeds * prompts - sum(len(part.proxy) * len(part.clusters) for part in parts),
+    )
 
 
 def _prompts(arm: Arm, ids: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

@@ -6,6 +6,7 @@ Checkpoints and n are fixed before a run.  So is the point from which the fall o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from rlhf_bench.harness.nouns import Estimate, MeasureKind
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import ALL, Estimator
 from rlhf_bench.harness.results.proxy_curves import Curves, curves_of
-from rlhf_bench.harness.statistics import gao, intervals, monotonicity
+from rlhf_bench.harness.statistics import gao, layers, monotonicity
 from rlhf_bench.harness.statistics.cells import Array
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.harness.statistics.layers import outer_means
 
 JUDGE = "proxy"
 RESAMPLES = 1000
@@ -39,10 +41,10 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
     for at, point in enumerate(curves.points):
         for name, cube in cubes.items():
             rng = estimator.generator(*_place(arm), name, str(point))
-            found = intervals.interval("level", cube[:, at], estimator.level, rng, curves.clusters)
+            found = layers.interval("level", cube[:, at], estimator.level, rng, curves.clusters, curves.layers)
             yield _estimate(arm, curves, estimator, name, found, cube[:, at], iteration=point)
     if curves.gold is not None:
-        yield from _monotonicity(arm, curves, curves.gold, estimator)
+        yield from _monotonicity(arm, _of_outer(curves), estimator)
     # the cells before and after must both be there: a change is paired by seed and prompt
     names = [name for name in curves.features.before if name in curves.features.after]
     slices = sorted({name for own in curves.slices for name in own})
@@ -54,12 +56,29 @@ def proxy_estimates(arm: Arm, estimator: Estimator) -> Iterator[Estimate]:
             for what, cells in (("before", before), ("after", after), ("change", after - before)):
                 rng = estimator.generator(*_place(arm), name, what, slice_name)
                 kind: MeasureKind = "change" if what == "change" else "level"
-                found = intervals.interval(kind, cells, estimator.level, rng, clusters)
+                found = layers.interval(kind, cells, estimator.level, rng, clusters, curves.layers)
                 yield _estimate(arm, curves, estimator, f"{name} {what}", found, cells, slice_name)
 
 
-def _monotonicity(arm: Arm, curves: Curves, gold: Array, estimator: Estimator) -> Iterator[Estimate]:
-    level, clusters = estimator.level, curves.clusters
+def _of_outer(curves: Curves) -> Curves:
+    """The curves of runs in layers as mean curves of the outermost layer, which are independent as seeds are.
+
+    Without the samples of a pool: those of several runs have no order in common.
+    """
+    if curves.layers is None:
+        return curves
+    proxy, kl = (outer_means(cells, curves.layers) for cells in (curves.proxy, curves.kl))
+    gold = None if curves.gold is None else outer_means(curves.gold, curves.layers)
+    samples = None
+    if curves.samples is not None and curves.form == "rl":
+        first, second = (outer_means(cells, curves.layers) for cells in curves.samples)
+        samples = first, second
+    return replace(curves, proxy=proxy, kl=kl, gold=gold, samples=samples)
+
+
+def _monotonicity(arm: Arm, curves: Curves, estimator: Estimator) -> Iterator[Estimate]:
+    level, clusters, gold = estimator.level, curves.clusters, curves.gold
+    assert gold is not None  # the caller asks for arms that were judged
     last = gold[:, -1]
 
     # each statistic starts its generator anew, so that adding one does not change the others
@@ -105,4 +124,6 @@ def _estimate(
     iteration: int | None = None,
 ) -> Estimate:
     at = curves.points[-1] if iteration is None else iteration
-    return estimator.estimate(arm, JUDGE, statistic, slice_name, "sample", at, interval, cells)
+    # cells of other data are NaN too: none of those that the runs of a data seed could have decided
+    known = int(np.isnan(cells).sum()) if curves.absent else 0
+    return estimator.estimate(arm, JUDGE, statistic, slice_name, "sample", at, interval, cells, known)

@@ -168,9 +168,8 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
             f"({str(spec.get('sha256'))[:12]} is now {task.origin.sha256[:12]}).",
             "Judge with the data and version the run was made with.",
         )
-    seed = cell.record["seed"]
-    label = shared.cell_label(cell.record["task"], cell.record["reward_model"], seed)
-    return plan_cells.judge_stage(task, judge, inputs, label, seed)
+    label = shared.cell_label(cell.record["task"], cell.record["reward_model"], cell.seed)
+    return plan_cells.judge_stage(task, judge, inputs, label, cell.seed)
 
 
 @lru_cache  # many cells have one task, and opening it reads its data

@@ -14,7 +14,9 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import checkpoints
+from rlhf_bench.harness.seeds import Seed, layers_asked, layers_of
 from rlhf_bench.harness.statistics.cells import Array
+from rlhf_bench.harness.statistics.layers import Layers, outer_means
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -27,7 +29,7 @@ NO_SEED = "no training seed in common"
 NO_PROMPT = "no prompt in common"
 
 
-class Table(dict[int, Rows]):
+class Table(dict[Seed, Rows]):
     """Rows of verdicts by training seed, then by example.
 
     The cells of a measure are made once and kept, because every arm is compared with every other one.
@@ -111,13 +113,24 @@ class Sheets:
 class Common:
     """Cells [S, P] of several arms (or measures) on the seeds and prompts they share; `why` says why there are none.
 
-    `clusters` [P] are the prompts' sources.
+    `clusters` [P] are the prompts' sources; `absent` counts cells whose prompt is of another data seed's data.
     """
 
     cells: tuple[Array, ...] = ()
     clusters: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     why: str = ""
+    absent: int = 0
+
+    @property
+    def layers(self) -> Layers | None:
+        """[S] the levels of the seeds by layer; None without layers."""
+        return layers_of(self.seeds)
+
+    @property
+    def outer(self) -> tuple[Array, ...]:
+        """The cells as means over the runs of each level of the outermost layer, [D, P]; the cells without layers."""
+        return tuple(outer_means(cells, self.layers) for cells in self.cells)
 
     @property
     def prompts(self) -> int:
@@ -125,33 +138,45 @@ class Common:
         return len(self.clusters)
 
 
-def common(tables: Sequence[Mapping[int, Rows]], names: Sequence[str], unlike: str = "") -> Common:
+def common(tables: Sequence[Mapping[Seed, Rows]], names: Sequence[str], unlike: str = "") -> Common:
     """Cells of tables {seed: {example: row}} on their common seeds and examples, both ascending.
 
     The measure of each table is the entry of `names` in its place, `tables` is not empty.  `unlike`: a known reason not
-    to compare them (`Sheets.unlike`), which becomes `why`.
+    to compare them (`Sheets.unlike`), which becomes `why`.  Under data seeds the common examples are those of each data
+    seed's own runs: a cell is NaN where its prompt is of other data.
     """
     if unlike:
         return Common(why=unlike)
     # the usual case, all arms have the same seeds and prompts: use the tables' kept cells (same values, less time)
     whole = [table for table in tables if isinstance(table, Table)]
-    first = whole[0] if len(whole) == len(tables) and whole[0].ids else None
-    if first and all(set(table) == set(first) and table.ids == first.ids for table in whole):
+    first_table = whole[0] if len(whole) == len(tables) and whole[0].ids else None
+    if first_table and all(set(table) == set(first_table) and table.ids == first_table.ids for table in whole):
         cells = tuple(table.cells(name) for table, name in zip(whole, names, strict=True))
-        return Common(cells, first.sources, tuple(sorted(first)))
+        return Common(cells, first_table.sources, tuple(sorted(first_table)))
     seeds = sorted(set.intersection(*(set(table) for table in tables)))
     if not seeds:
         return Common(why=NO_SEED)
-    # a full matrix [S, P]: prompts that some arm lacks under some seed are left out for all of them
-    ids = sorted(set.intersection(*(set(table[seed]) for table in tables for seed in seeds)))
+    # a full matrix [S, P]: prompts that some arm lacks under some seed of these data are left out for all of them
+    found: dict[Key, int] = {}  # the number of the data that a prompt is of
+    by_data: dict[int | None, list[Seed]] = {}
+    for seed in seeds:
+        by_data.setdefault(layers_asked(seed).get("data"), []).append(seed)
+    for number, own in enumerate(by_data.values()):
+        for i in sorted(set.intersection(*(set(table[seed]) for table in tables for seed in own))):
+            found.setdefault(i, number)
+    ids = sorted(found, key=lambda i: (found[i], i))
     if not ids:
         return Common(seeds=tuple(seeds), why=NO_PROMPT)
     cells = tuple(_cells([table[s] for s in seeds], ids, name) for table, name in zip(tables, names, strict=True))
-    clusters = tuple(tables[0][seeds[0]][i].get("source", "") for i in ids)
-    return Common(cells, clusters, tuple(seeds))
+    first = [next(tables[0][s][i] for s in seeds if i in tables[0][s]) for i in ids]
+    sources = [row.get("source", "") for row in first]
+    if len(set(found.values())) > 1:  # one name under two data seeds is of two sources
+        sources = [f"{found[i]}/{source}" if source else "" for i, source in zip(ids, sources, strict=True)]
+    absent = sum(i not in tables[0][seed] for seed in seeds for i in ids)
+    return Common(cells, tuple(sources), tuple(seeds), absent=absent)
 
 
 def _cells(tables: Sequence[Rows], ids: Sequence[Key], name: str) -> Array:
     """[S, P] values of a measure, NaN where undecided."""
-    values = [[rows[i]["values"].get(name) for i in ids] for rows in tables]
+    values = [[rows[i]["values"].get(name) if i in rows else None for i in ids] for rows in tables]
     return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)

@@ -12,6 +12,7 @@ from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import find_cells
+from rlhf_bench.harness.seeds import run_name
 from rlhf_bench.harness.text.tokens import Span
 
 BATCH = 16
@@ -91,7 +92,7 @@ def _choose(cells: Sequence[CellFiles], missing: Sequence[str], rm: str, seed: i
     # of several tasks or settings with this reward model and seed, the first that was found
     own = [c for c in cells if _trained_by(c, rm) and seed in (None, c.record["seed"])]
     if own:
-        return min(own, key=lambda c: c.record["seed"])
+        return min(own, key=lambda c: c.seed)
     from rlhf_bench.harness.seams import RewardModel
 
     if rm not in plugins.available("reward-model") and ":" not in rm:
@@ -101,6 +102,6 @@ def _choose(cells: Sequence[CellFiles], missing: Sequence[str], rm: str, seed: i
     made = plugins.build("reward-model", rm, factory_settings(rm, plugin.factory(), {}))
     if isinstance(made, RewardModel) and cells and seed is None:
         return cells[0]
-    trained = sorted({f"{c.record['reward_model']} (seed {c.record['seed']})" for c in cells})
+    trained = sorted({f"{c.record['reward_model']} ({run_name(c.seed)})" for c in cells})
     raise BenchError(f"No finished cell trained {rm!r}" + (f" with seed {seed}." if seed is not None else "."),
                      f"Found: {', '.join(trained or missing[:1]) or 'none'}. Train it with bench run.")  # fmt: skip

@@ -17,6 +17,7 @@ from scipy import special
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, cluster_sums, constant, tidy, upper_tail
 from rlhf_bench.harness.statistics.intervals import Interval, allow_non_finite, bca, bounded, unbounded, undefined
+from rlhf_bench.harness.statistics.layers import Layers, chosen, outer_means
 
 RESAMPLES = 1999
 SHAPES = ("ks", "wasserstein", "energy")
@@ -177,11 +178,12 @@ def _distinct(texts: Sequence[str], n: int) -> Interval:
 
 
 @allow_non_finite
-def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
+def over_seeds(name: str, found: Sequence[Interval], level: float, layers: Layers | None = None) -> Interval:
     """One statistic measured once per training seed, as one Interval.
 
     Several seeds: Student's t over their values, on the logarithm where the name ends with "ratio"; it holds for other
-    training runs on these prompts.  P-values are listed, not averaged.  Seeds without a value are counted in the note.
+    training runs on these prompts.  Runs in layers [S]: over the means of the outermost layer with several levels.
+    P-values are listed, not averaged.  Seeds without a value are counted in the note.
     """
     if not found:
         return undefined("no seed")
@@ -201,10 +203,13 @@ def over_seeds(name: str, found: Sequence[Interval], level: float) -> Interval:
     if len(values) == 1:
         (only,) = (one for one in found if one.value is not None)
         return unbounded(values[0], only.method, f"one seed has a value, {ONE_RUN}").noted(only.note, missing)
-    return _student(name, np.array(values), level).noted(f"{len(values)} seeds, on these prompts", missing)
+    known = [place for place, one in enumerate(found) if one.value is not None]
+    return _student(name, np.array(values), level, chosen(layers, known)).noted(
+        f"{len(values)} seeds, on these prompts", missing
+    )
 
 
-def _student(name: str, values: Array, level: float) -> Interval:
+def _student(name: str, values: Array, level: float, layers: Layers | None = None) -> Interval:
     """t interval over the seeds' values [S], S at least 2, inside the statistic's range."""
     method, note = "t over seeds", ""
     zeros = int((values <= 0).sum())
@@ -213,8 +218,9 @@ def _student(name: str, values: Array, level: float) -> Interval:
         # The variance ratio of a collapse to one value is 0, which has no logarithm.
         note = f"{zeros} values are 0: the mean of the ratios themselves, not of their logarithms"
     scaled = np.log(values) if ratio else values  # ratios r and 1 / r are equally far from 1 on this scale
+    scaled = outer_means(scaled, layers)
     mean = float(scaled.mean())
-    half = float(special.stdtrit(len(values) - 1, upper_tail(level)) * scaled.std(ddof=1)) / len(values) ** 0.5
+    half = float(special.stdtrit(scaled.size - 1, upper_tail(level)) * scaled.std(ddof=1)) / scaled.size**0.5
     if constant(scaled):
         equal = "all values are equal: nothing varied here"
         mean, half, note = float(scaled[0]), 0.0, "; ".join(filter(None, (note, equal)))

@@ -17,6 +17,7 @@ from rlhf_bench.harness.statistics.cells import Array, Clusters, drawn_weights
 from rlhf_bench.harness.statistics.frontier import METHOD, RESAMPLES, interval_of, read
 from rlhf_bench.harness.statistics.gao import Totals, totals_of
 from rlhf_bench.harness.statistics.intervals import Interval, allow_non_finite, unbounded, undefined
+from rlhf_bench.harness.statistics.layers import Layers, outer_codes
 from rlhf_bench.harness.statistics.monotonicity import units_of
 
 CONTROL = "sft-tempered"
@@ -83,11 +84,17 @@ def entropies(found: Sampled) -> Array:
 
 @allow_non_finite
 def entropy(
-    logprob: Array, tokens: Array, level: float, rng: np.random.Generator, clusters: Clusters | None = None
+    logprob: Array,
+    tokens: Array,
+    level: float,
+    rng: np.random.Generator,
+    clusters: Clusters | None = None,
+    layers: Layers | None = None,
 ) -> Interval:
     """Entropy per token in nats of responses [S, P]: the mean over seeds, its interval as those of a difference.
 
-    Undefined where a log-probability is not known.
+    Of runs in layers the means over the outermost layer stand for seeds (as in `layers.outer_means`); a prompt of other
+    data has 0 in both.  Undefined where a log-probability is not known.
     """
     if not logprob.size or np.isnan(logprob + tokens).any():
         return undefined(MISSING if logprob.size else NOTHING, METHOD)
@@ -95,11 +102,11 @@ def entropy(
     units = int(codes.max()) + 1
     member = np.eye(units)[codes]
     of = -logprob @ member, tokens @ member  # [S, U] each
-    found = _means(of, np.ones((1, units)))[0]
+    found = _outer(_means(of, np.ones((1, units))), layers)[0]
     if units < 2:
         return unbounded(float(found.mean()), METHOD, ONE_UNIT)
-    draws = _means(of, drawn_weights(rng, RESAMPLES, units))
-    left_out = _means(of, 1.0 - np.eye(units))[:, 0] if len(found) == 1 else np.empty(0)
+    draws = _outer(_means(of, drawn_weights(rng, RESAMPLES, units)), layers)
+    left_out = _outer(_means(of, 1.0 - np.eye(units)), layers)[:, 0] if len(found) == 1 else np.empty(0)
     return interval_of(found, draws, left_out, units, level, NOTHING, "a response was drawn")
 
 
@@ -111,12 +118,15 @@ def at_equal_entropy(
     rng: np.random.Generator,
     clusters: Clusters | None = None,
     resamples: int = RESAMPLES,
+    layers: Layers | None = None,
 ) -> Matched:
     """The policy (C = 1) against the tempered SFT policy at the policy's entropy, seed by seed, on the same prompts.
 
     Intervals as `frontier.at_kl`: prompts (or clusters) are resampled, entropies, means and the interpolation computed
-    again each time, and seeds enter by their own values (two-way t; one seed: BCa).  Undefined where a seed's policy is
-    surer than at the lowest temperature or less sure than at the highest.  Raises BenchError for shapes that differ.
+    again each time, and seeds enter by their own values (two-way t; one seed: BCa); of runs in layers the means over
+    the outermost layer stand for seeds (as in `layers.outer_means`), and a prompt of other data has the logarithm 0, no
+    tokens and no value.  Undefined where a seed's policy is surer than at the lowest temperature or less sure than at
+    the highest.  Raises BenchError for shapes that differ.
     """
     shapes = [part.shape for found in (policy, tempered) for part in found]
     wrong = any(len(shape) != 3 for shape in shapes) or len(set(shapes[:3])) > 1 or len(set(shapes[3:])) > 1
@@ -132,9 +142,9 @@ def at_equal_entropy(
     units = int(codes.max()) + 1
     member = np.eye(units)[codes]
     of = [_totals(found, member) for found in (policy, tempered)]
-    found = _read(of, np.ones((1, units)))[:, 0]  # [2, S]
-    draws = _read(of, drawn_weights(rng, resamples, units))  # [2, R, S]
-    left_out = _read(of, 1.0 - np.eye(units)) if seeds == 1 else np.empty((2, 0, 1))
+    found = _outer(_read(of, np.ones((1, units))), layers)[:, 0]  # [2, S]
+    draws = _outer(_read(of, drawn_weights(rng, resamples, units)), layers)  # [2, R, S]
+    left_out = _outer(_read(of, 1.0 - np.eye(units)), layers) if found.shape[1] == 1 else np.empty((2, 0, 1))
     inside = "every seed's policy lies between the temperatures"
 
     def interval(own: Array, drawn: Array, without: Array) -> Interval:
@@ -155,6 +165,14 @@ def _means(totals: Totals, weights: Array) -> Array:
     """[R, ...] ratios of totals [..., U] under the weights of units [R, U]."""
     above, below = (np.moveaxis(part @ weights.T, -1, 0) for part in totals)
     return np.asarray(above / below)
+
+
+def _outer(values: Array, layers: Layers | None) -> Array:
+    """[..., S] -> [..., D]: means over the outermost layer, NaN where a run has none: its curve was not reached."""
+    if layers is None:
+        return values
+    codes = outer_codes(layers)
+    return np.stack([values[..., codes == code].mean(axis=-1) for code in range(int(codes.max()) + 1)], axis=-1)
 
 
 def _read(of: Sequence[tuple[Totals, Totals]], weights: Array) -> Array:

@@ -22,16 +22,19 @@ from rlhf_bench.harness.statistics.intervals import (
     allow_non_finite,
     bounded,
     exact,
+    nested_t,
     two_way,
     unbounded,
     undefined,
 )
+from rlhf_bench.harness.statistics.layers import Layers, chosen, rows_of
 
 SHARE_OF_SD = 0.5
 """A run has collapsed where its mean falls by more than this many standard deviations of the SFT baseline's values."""
 RULE = f"collapsed: the run's mean falls by more than {SHARE_OF_SD:g} standard deviations of the SFT baseline's values"
 MIXTURE = "exact binomial with two-way t of either mode"
 TWO_MODES = "the runs have two modes"
+SHARED = "runs that share data or a reward model are counted as independent"
 
 Flags = npt.NDArray[np.bool_]
 
@@ -66,14 +69,16 @@ def of_runs(
     level: float,
     clusters: Clusters | None = None,
     higher_is_better: bool = True,
+    layers: Layers | None = None,
 ) -> Runs:
     """Which of the runs with these values before and after training [S, P] collapsed, and what that makes of the mean.
 
     A run has collapsed where its mean change lies more than SHARE_OF_SD standard deviations of its baseline's values
     over prompts on the worse side of 0, a medium effect by Cohen (1988).  The rule looks at one run alone, so that the
     number of collapsed runs is binomial, whatever the other seeds did.  The smallest and the largest value seen, before
-    or after, bound how far the mean of a run can go.  Undecided (NaN) cells are left out of both.  Raises BenchError
-    for shapes that differ.
+    or after, bound how far the mean of a run can go.  Undecided (NaN) cells are left out of both.  `layers` [S] of the
+    runs: means are then over nested layers, while the share takes runs for independent, which its note says.  Raises
+    BenchError for shapes that differ.
     """
     first, second = as_matrix(before), as_matrix(after)
     if first.shape != second.shape:
@@ -94,11 +99,13 @@ def of_runs(
         seen = np.concatenate([first[~holes], second[~holes]])
         # a run at worst gives every prompt the smallest value seen: its mean then falls to that value
         limits = float(seen.min() - np.nanmax(levels)), float(seen.max() - np.nanmin(levels))
-    found = mixture(cells[known], flags[known], thresholds[known], level, limits, clusters)
+    found = mixture(
+        cells[known], flags[known], thresholds[known], level, limits, clusters, chosen(layers, np.flatnonzero(known))
+    )
     kept = known & ~flags
     others = undefined("all runs collapsed" if known.any() else "the baseline's values do not vary")
     if kept.any():
-        others = two_way(cells[kept], level, clusters)
+        others = _mean(cells[kept], level, clusters, chosen(layers, np.flatnonzero(kept)))
     return Runs(
         sign * changes,
         sign * thresholds,
@@ -108,6 +115,13 @@ def of_runs(
         _turned(others, sign),
         _turned(found, sign),
     )
+
+
+def _mean(cells: Array, level: float, clusters: Clusters | None, layers: Layers | None) -> Interval:
+    """The interval of the mean over runs and prompts [S, P]."""
+    if layers is None or len(cells) < 2:
+        return two_way(cells, level, clusters)
+    return nested_t(*rows_of(cells, layers, clusters), level)
 
 
 def _means(cells: Array) -> Array:
@@ -132,6 +146,7 @@ def mixture(
     level: float,
     limits: tuple[float, float] | None = None,
     clusters: Clusters | None = None,
+    layers: Layers | None = None,
 ) -> Interval:
     """Interval of the mean over runs of changes [S, P] when each run collapses with an unknown probability p.
 
@@ -158,7 +173,8 @@ def mixture(
     ends = [(float(edges.min()), highest), (lowest, float(edges.max()))]
     for place, mode in enumerate(modes):
         if several[place]:
-            found = two_way(mode, 1 - error / 2 / sum(several), clusters)
+            own = chosen(layers, np.flatnonzero(flags == bool(place)))
+            found = _mean(mode, 1 - error / 2 / sum(several), clusters, own)
             if found.low is not None and found.high is not None:
                 ends[place] = max(found.low, ends[place][0]), min(found.high, ends[place][1])
     (good_low, good_high), (bad_low, bad_high) = ends

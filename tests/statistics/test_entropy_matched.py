@@ -41,6 +41,33 @@ def found(policy: Sampled, tempered: Sampled, **more: Any) -> Any:
     return at_equal_entropy(policy, tempered, LEVEL, rng(), resamples=300, **more)
 
 
+# ---- layers of seeds ------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_one_data_seed_count_as_one_and_prompts_of_other_data_as_none() -> None:
+    """Two data seeds with two runs and half of the prompts each: the values of their mean runs decide."""
+    own = np.array([[1.0], [1.0], [0.6], [0.6]])
+    parts = [line(own, a=1.4, noise=0.3, seed=1), line(np.tile([2.0, 1.2, 0.2], (4, 1)), noise=0.3)]
+    elsewhere = np.arange(PROMPTS) // (PROMPTS // 2) != (np.arange(4) // 2)[:, None]  # [S, P]
+    layers = {"data seed": [0, 0, 1, 1], "seed": [0, 1, 0, 1]}
+    policy, tempered = (
+        Sampled(*(np.where(elsewhere[:, None], fill, part) for part, fill in zip(one, (0.0, 0.0, np.nan), strict=True)))
+        for one in parts
+    )
+    each = [
+        found(*(Sampled(*(part[run : run + 1][:, :, ~elsewhere[run]] for part in one)) for one in (policy, tempered)))
+        for run in range(4)
+    ]
+    made = found(policy, tempered, layers=layers)
+    for name in ("sft", "difference"):
+        assert getattr(made, name).value == pytest.approx(np.mean([getattr(one, name).value for one in each]))
+    # independent units are two data seeds, not four runs
+    assert "two-way t" in made.difference.method
+    assert made.sft.high - made.sft.low > 2 * (found(policy, tempered).sft.high - found(policy, tempered).sft.low)
+    sums = policy.logprob[:, 0], policy.tokens[:, 0]
+    assert entropy(*sums, LEVEL, rng(), layers=layers).value == pytest.approx(entropies(policy).mean())
+
+
 # ---- laws -----------------------------------------------------------------------------------------------------------
 
 
