@@ -57,9 +57,9 @@ def test_an_experiment_ends_with_verdicts(done: Path) -> None:
 
 
 def test_the_arms_of_an_experiment_share_all_but_what_differs(done: Path) -> None:
-    assert len(list((done / "sft").iterdir())) == 2  # one a seed
-    assert len(list((done / "reward").iterdir())) == 2
-    assert len(list((done / "ppo").iterdir())) == 4
+    assert len(list((done / "sft").iterdir())) == 2 * 2  # seeds, demonstrations
+    assert len(list((done / "reward").iterdir())) == 2 * 2 * 2  # and correctors
+    assert len(list((done / "ppo").iterdir())) == 2 * 17
     scales = {path.parent.name: store.read_json(path)["scale"] for path in (done / "scale").glob("*/scale.json")}
     assert sum(scale == 1 for scale in scales.values()) >= 2  # rewards as they come are divided by 1
 
