@@ -15,20 +15,27 @@ from rlhf_bench.reports.schema import report_schema
 @pytest.mark.training
 def test_a_run_in_layers_is_reported_by_all_of_its_seeds_and_resumed(tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    asked = command(out, "--data-seeds", "2", "--reward-seeds", "4-4", "--judge", "utility", rms=("length-only",))
+    layers = ("--data-seeds", "2", "--reward-seeds", "4-4", "--optimizer", "ppo", "--optimizer", "sft-tempered")
+    asked = command(out, *layers, "--judge", "utility", rms=("length-only",))
     asked[asked.index("--jobs") + 1] = "2"
     done = bench(*asked)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report" / "report.json").read_text())
     jsonschema.validate(report, report_schema())
     names = [f"data {data} · reward 4 · seed 0" for data in (0, 1)]
-    (arm,) = report["arms"]
-    assert arm["seeds"] == report["manifest"]["seeds"] == names
+    arm, control = report["arms"]
+    assert arm["seeds"] == control["seeds"] == report["manifest"]["seeds"] == names
+    assert control["label"] == "sft-tempered"
+    # against the SFT policy of the same run, on the prompts of its data seed
+    matched = [e for e in report["estimates"] if e["judge"] == "sft-tempered"]
+    assert {e["statistic"] for e in matched} >= {"temperature", "sft gold", "gold_difference"}
+    assert {(e["arm"], *e["seeds"], e["n"], e["n_invalid"]) for e in matched} == {(arm["arm"], *names, 16, 0)}
+    assert not [e for e in matched if "no log-probability" in e["note"]]
     (gold,) = [
         e
         for e in report["estimates"]
         if (e["statistic"], e["slice"], e["decoding"], e["judge"]) == ("gold", "all", "sample", "utility")
-        and e["iteration"] == 6
+        and (e["iteration"], e["arm"]) == (6, arm["arm"])
     ]
     assert (gold["seeds"], gold["n"], gold["n_invalid"], gold["method"]) == (names, 16, 0, "nested t")
     assert {row["statistic"] for row in report["layers"]} >= {"gold"}

@@ -43,7 +43,7 @@ COLUMNS = ("generations.jsonl", "verdicts.jsonl")
 POOL = ("example_id", "rewards", "figures")
 """Columns of pool.jsonl, which only cells of best-of-n have; their generations.jsonl holds the chosen responses."""
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
-GENERATING = ("ppo", "transfer", "best_of_n", "written")
+GENERATING = ("ppo", "transfer", "best_of_n", "written", "tempered")
 """Kinds of stages whose folder is the `generations` of a cell; one that no record names has lost its record."""
 READ = frozenset({"scale.json", "pool.jsonl", "measures.json", "verdicts.jsonl", *(name for name, _ in ROWS.values())})
 """Files that a report reads, whatever the stage: they are hashed, the sizes of the others are compared."""
