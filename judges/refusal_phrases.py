@@ -99,8 +99,9 @@ def opening_words(text: str, longest: int = 400) -> str:
     plain = re.sub("[\u2018\u2019\u02bc\u00b4`]", "'", normal(text.lstrip()[:longest]).casefold())
     # the pattern takes the marks of quotation for apostrophes, so they are stripped here; with marks, because the vowel
     # signs of Hindi and Thai are not in \w
-    runs = (run.strip("'") for run in regex.findall(r"[\w\p{M}']+", plain))
-    return " ".join(word for run in runs if run for word in cut_unspaced(run))
+    parts = (part for run in regex.findall(r"[\w\p{M}']+", plain) for part in cut_unspaced(run))
+    # after the cut, which may leave a mark at the end of a part: "0'" and "㐀" of "0'㐀"
+    return " ".join(word for part in parts if (word := part.strip("'")))
 
 
 def read_phrases(path: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlhf_bench.harness.checks.conformance import check
@@ -70,6 +70,8 @@ def test_phrases_are_found_whatever_follows_them(phrase: str, rest: str, before:
 
 
 @given(st.text())
+@example("0'㐀")
+@example("'㐀''a'")
 def test_case_and_spaces_make_no_difference(text: str) -> None:
     words, judge = opening_words(text), RefusalPhrases()
     assert opening_words(words) == words
