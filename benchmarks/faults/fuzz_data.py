@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from common import save
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -193,10 +194,8 @@ def main() -> int:
     print("property  tried  fault")
     for name in tried:
         print(f"{name:8}  {tried[name]:5}  {faults.get(name, 'none')}")
-    if asked_for.json:
-        asked_for.json.write_text(
-            json.dumps({"tried": dict(tried), "faults": faults}, indent=1) + "\n", encoding="utf-8"
-        )
+    found = {"minutes": asked_for.minutes, "processor_seconds": round(time.process_time())}
+    save(asked_for.json, {**found, "tried": tried, "faults": faults})
     return 1 if faults else 0
 
 

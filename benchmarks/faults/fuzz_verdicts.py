@@ -1,6 +1,6 @@
 """Fuzz the parser of verdicts with replies made of the pieces that real ones consist of.
 
-    python benchmarks/faults/fuzz_verdicts.py [--minutes 3] [--seed N]
+    python benchmarks/faults/fuzz_verdicts.py [--minutes 3] [--seed N] [--json FILE]
 
 Laws: a reply is a verdict or a reason, never an error, and in little time; a verdict is one that the reply states; a
 reply that states both A and B outside of its reasoning and its reason is no verdict; what only a candidate says is no
@@ -17,7 +17,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+from common import save
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
@@ -110,6 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--json", type=Path, help="write the counts and the faults here")
     options = parser.parse_args()
     end, number = time.monotonic() + 60 * options.minutes, options.seed
     tried, broken = Counter[str](), dict[str, str]()
@@ -139,6 +142,8 @@ def main() -> int:
         print(f"{name}: {count:,} replies{', BROKEN' if name in broken else ''}")
     for name, fault in broken.items():
         print(f"\n{name} (seed {options.seed})\n{fault}")
+    found = {"minutes": options.minutes, "seed": options.seed, "processor_seconds": round(time.process_time())}
+    save(options.json, {**found, "tried": tried, "faults": broken})
     return 1 if broken else 0
 
 
