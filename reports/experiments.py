@@ -16,7 +16,7 @@ from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.results import agreement, claims, contrasts
+from rlhf_bench.harness.results import agreement, claims, contrasts, tuning
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
@@ -81,6 +81,9 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
             trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
             ranked = agreement.standings(trained, previewed, run.n)
             analysed |= {run.name: agreement.agreement(ranked, estimator)} if ranked else {}
+        if run.kind == "tuning":
+            chosen = tuning.best_of_budgets({of: arms_of(cells.get(of, [])) for of in run.of}, estimator.level)
+            analysed |= {run.name: chosen} if chosen else {}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,

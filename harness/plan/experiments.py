@@ -1,8 +1,8 @@
 """Experiments as data (experiments.toml): the cells that a question needs, and what is compared among them.
 
 An experiment is a list of runs.  Each run plans what one `bench run` would, so its cells are shared with all others in
-the same results folder.  Runs of kind `credit` stop before PPO, `overhead` trains nothing, and `agreement` compares the
-rankings of reward models by two other runs.
+the same results folder.  Runs of kind `credit` stop before PPO, `overhead` trains nothing, and `agreement` and `tuning`
+are computed from the cells of other runs: rankings of reward models, and the best of several settings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rlhf_bench.harness.seeds import Seed, shown, training_seed
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 Assignments = Mapping[str, Mapping[str, str]]
-RunKind = Literal["train", "credit", "overhead", "agreement"]
+RunKind = Literal["train", "credit", "overhead", "agreement", "tuning"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ExperimentRun:
 
     `needs` names a setting that the caller must give (a data set's path); `seeds` replaces the experiment's.
     For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
+    For kind `tuning`, `of` names the runs that differ in settings alone.
     """
 
     name: str = "main"
@@ -49,7 +50,7 @@ class ExperimentRun:
     needs: str = ""
     seeds: str = ""
     optimizers: tuple[str, ...] = ("ppo",)
-    of: tuple[str, str] | tuple[()] = ()
+    of: tuple[str, ...] = ()
     n: tuple[int, ...] = ()
 
 
@@ -163,7 +164,7 @@ def make(
     for run in experiment.runs:
         seeds = asked or parse_seeds(run.seeds or experiment.seeds)
         group, _, key = run.needs.partition(".")
-        if run.kind == "agreement":
+        if run.kind in ("agreement", "tuning"):
             continue  # computed from the cells of the other runs
         if run.needs and not given.get(group, {}).get(key):
             left_out[run.name] = run.needs
