@@ -125,12 +125,16 @@ def run(place: Place, folder: Folder, line: str, limit: float) -> Ended:
         finally:
             os._exit(code)
     ended: int | None = None
-    while ended is None and time.monotonic() - began < limit:
+    used, changed = 0.0, began
+    while ended is None and used < limit and time.monotonic() - changed < limit:
         done, status = os.waitpid(process, os.WNOHANG)
         if done:
             ended = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.01)
+            break
+        time.sleep(0.02)
+        now = processor_seconds(process)
+        if now > used:
+            used, changed = now, time.monotonic()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)  # what it started, too
     if ended is None:
@@ -138,6 +142,19 @@ def run(place: Place, folder: Folder, line: str, limit: float) -> Ended:
     text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
     log.unlink(missing_ok=True)
     return Ended(ended, text, time.monotonic() - began)
+
+
+def processor_seconds(group: int) -> float:
+    """Seconds of the processor that the processes of a group have used so far; of those that ended, their parent's."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        if int(fields[2]) == group:
+            found += sum(map(int, fields[11:15]))
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 class Page(HTMLParser):
@@ -159,7 +176,7 @@ def wrong(place: Place, line: str, ended: Ended, before: dict[Path, tuple[int, i
     if ran := next(place.home.rglob("sentinel"), None):
         return f"a canary was touched: {ran.read_text() or ran.parent.name}"
     if ended.code is None:
-        return f"ended at the limit of {ended.seconds:.0f} s"
+        return f"ended at a limit after {ended.seconds:.0f} s"
     if SECRET in ended.text:
         return "the secret was printed"
     if place.state() != outside:
@@ -215,7 +232,7 @@ def tried(folder: Folder, stock: Path, limit: float) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="folders whose kind or name holds this text")
-    parser.add_argument("--seconds", type=float, default=60.0, help="limit of one command")
+    parser.add_argument("--seconds", type=float, default=60.0, help="limit of one command: of the processor, or of waiting")
     parser.add_argument("--json", type=Path, help="write counts and failures to this file")
     options = parser.parse_args()
     import peft  # noqa: F401 - before the first fork

@@ -24,7 +24,8 @@ from test_hostile_folders import ARM, CELL, JUDGE, LEADING, POWER, RECORDS, REPO
 
 SECRET = "canary-5f0e9c-of-someone"
 """The content of a file outside of every folder, and of an environment variable."""
-SMALL = shlex.join(settings(("length-only",)))
+SHORT = {"sft.steps": 1, "ppo.iterations": 1, "ppo.checkpoints": 1, "dialogsum.demonstrations": 24}
+SMALL = shlex.join(settings(("length-only",), **SHORT))
 STORE = "check store runs --full"
 READERS = (REPORT, POWER, JUDGE, SCORE, STORE)
 AGAIN = shlex.join(command(Path("runs"), rms=("scalar",)))
@@ -337,7 +338,7 @@ def as_lines(found: list[dict[str, str]]) -> bytes:
 
 def data_folders() -> Iterator[Folder]:
     """`--set dialogsum.data=FOLDER` and `--data FOLDER`."""
-    sizes = shlex.join(settings(("length-only",), world=False))
+    sizes = shlex.join(settings(("length-only",), world=False, **{k: v for k, v in SHORT.items() if not k.startswith("dialogsum.")}))
     run = f"run --task dialogsum --rm length-only --set dialogsum.data=shared --out new {sizes}"
     lines = (run, "run --task preferences --data shared --rm length-only --out new --dry-run")
 

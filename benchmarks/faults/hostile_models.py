@@ -20,9 +20,9 @@ from test_hostile_folders import NAMES, ON_PATH, Place, shared_reward_model
 CONTEXT = 2048
 """Tokens of the stock's models: the prompts of the synthetic tasks must fit."""
 POLICY = f"run --task dialogsum --rm length-only --policy shared --out new {SMALL}"
-CLASSIFIER = f"run --task dialogsum --rm hf:shared --out new {shlex.join(settings(()))}"
+CLASSIFIER = f"run --task dialogsum --rm hf:shared --out new --dry-run {shlex.join(settings(()))}"
 JUDGED = "judge runs --judge winrate-rm --set winrate-rm.model=shared"
-SAVED = f"run --task dialogsum --rm path:shared --out new {shlex.join(settings(()))}"
+SAVED = f"run --task dialogsum --rm path:shared --out new --dry-run {shlex.join(settings(()))}"
 
 Change = Callable[[Place, Path], object]
 """Makes a sound folder (the second) hostile."""
@@ -290,8 +290,9 @@ def templates_and_tokenizers() -> Iterator[Folder]:
 
 def links() -> Iterator[Folder]:
     """Links of single files, and what is neither file nor folder."""
-    for file in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "model.safetensors", "README.md"):
-        for name, target in OUTWARD.items():
+    for file in ("chat_template.jinja", "tokenizer.json", "config.json", "model.safetensors"):
+        for name in ("a secret", "the environment", "zeros without end"):
+            target = OUTWARD[name]
 
             def change(place: Place, folder: Path, file: str = file, target: str = target) -> None:
                 (folder / file).unlink(missing_ok=True)
