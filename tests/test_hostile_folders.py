@@ -6,6 +6,7 @@ run, and one line must say why.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -23,7 +24,9 @@ from rlhf_bench.harness import api, store, trust
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan.experiments import load as load_experiments
+from rlhf_bench.harness.text import vet
 from rlhf_bench.harness.training.record import write_record
+from rlhf_bench.reports.files import LIST
 
 EVIL = """
 from pathlib import Path
@@ -429,6 +432,39 @@ def test_a_report_that_is_a_link(place: Place, refused: Refused) -> None:
     refused("export shared --format model-index --out new", "leads outside of shared")
     with pytest.raises(BenchError, match="leads outside of"):
         api.load_report(place.home / "shared")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: {name: r[name] for name in ("schema", "schema_version")},
+        lambda r: {**r, "arms": 3},
+        lambda r: {**r, "estimates": [1, None, {}]},
+        lambda r: {**r, "arms": [{}]},
+    ],
+    ids=["no arms", "arms that are none", "estimates that are none", "arms without names"],
+)
+@pytest.mark.parametrize("form", ["model-index", "every-eval-ever --organization me"])
+def test_a_report_of_another_form(place: Place, refused: Refused, change: Callable[[Any], Any], form: str) -> None:
+    api.report(place.runs, place.home / "shared")
+    (place.home / "shared" / LIST).unlink()
+    file = place.home / "shared" / "report.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    refused(f"export shared --format {form} --out new", "report.json")
+    assert not (place.home / "new").exists()
+
+
+def test_modules_of_the_current_folder_are_not_those_of_a_child(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks for the modules of `python -m` in the current folder first: it may be someone else's."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # so that it is as before after the test
+    monkeypatch.delenv("PYTHONSAFEPATH")
+    monkeypatch.setattr(sys, "argv", ["bench", "--version"])
+    with contextlib.suppress(SystemExit):
+        main.main()
+    monkeypatch.chdir(place.outside)  # `place.home` is on the path
+    (place.outside / "json.py").write_text(EVIL)
+    vet._fault_of(json.dumps({"templates": ["x"], "pipeline": "", "seconds": 5, "memory": vet.MEMORY}))
+    assert not (place.outside / "sentinel").exists()
 
 
 def test_the_doctor_looks_at_no_folder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,7 +232,9 @@ def tried(folder: Folder, stock: Path, limit: float) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="folders whose kind or name holds this text")
-    parser.add_argument("--seconds", type=float, default=60.0, help="limit of one command: of the processor, or of waiting")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="limit of one command: of the processor, or of waiting"
+    )
     parser.add_argument("--json", type=Path, help="write counts and failures to this file")
     options = parser.parse_args()
     import peft  # noqa: F401 - before the first fork

@@ -163,15 +163,27 @@ def repaired() -> Iterator[Folder]:
         "the reward model of a stage": ("*", lambda r: {**r, "params": {**r["params"], "rm": evil}}),
         "the task of a stage": ("*", lambda r: {**r, "params": {**r["params"], "task": evil}}),
         "the inputs of a stage": ("*", lambda r: {**r, "inputs": {"sft": "../../outside", "prompts": "/etc"}}),
-        "the files of a stage": ("*", lambda r: {**r, "files": {"../../../outside/secret": {"sha256": "0", "size": 24}}}),
+        "the files of a stage": (
+            "*",
+            lambda r: {**r, "files": {"../../../outside/secret": {"sha256": "0", "size": 24}}},
+        ),
         "the place of a stage": ("*", lambda r: {**r, "kind": "..", "label": "outside", "key": "secret"}),
         "a stage of a billion files": ("*", lambda r: {**r, "figures": {"train_examples": 10**300}}),
     }
     for name, (kind, change) in changes.items():
         yield Folder("a run repeated with --repair", name, of_stage(kind, change), lines)
-    for pattern in ("sft", "sft/*", "sft/*/policy", "reward/*/model.safetensors", "verdicts/*/verdicts.jsonl", "report"):
+    for pattern in (
+        "sft",
+        "sft/*",
+        "sft/*/policy",
+        "reward/*/model.safetensors",
+        "verdicts/*/verdicts.jsonl",
+        "report",
+    ):
         for target in ("outside", "outside/secret"):
-            yield Folder("a run repeated with --repair", f"{pattern} is a link to {target}", linked(pattern, target), lines)
+            yield Folder(
+                "a run repeated with --repair", f"{pattern} is a link to {target}", linked(pattern, target), lines
+            )
     for pattern in ("sft/*/policy", "reward/*"):
         yield Folder("a run repeated with --repair", f"pickles in {pattern}", pickled(pattern), lines)
 
@@ -189,10 +201,21 @@ def resumed() -> Iterator[Folder]:
 
         return made
 
-    line = shlex.join(command(Path("runs"), rms=("scalar",), **{"sft.save_every": 1, "sft.steps": 200, "ppo.iterations": 1}))
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "model.safetensors", "scaler.pt"):
+    line = shlex.join(
+        command(Path("runs"), rms=("scalar",), **{"sft.save_every": 1, "sft.steps": 200, "ppo.iterations": 1})
+    )
+    for name in (
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "training_args.bin",
+        "model.safetensors",
+        "scaler.pt",
+    ):
         yield Folder("a checkpoint with a pickle", name, build(name), (line,))
-    yield Folder("a checkpoint with a pickle", "pytorch_model.bin", build("pytorch_model.bin", "optimizer.bin"), (line,))
+    yield Folder(
+        "a checkpoint with a pickle", "pytorch_model.bin", build("pytorch_model.bin", "optimizer.bin"), (line,)
+    )
 
 
 # -- records ---------------------------------------------------------------------------------------------------------
@@ -211,14 +234,15 @@ def records() -> Iterator[Folder]:
         "a label of a megabyte": cell_with(reward_model="x" * 2**20, arm="y" * 2**20),
         "JSON of a million levels": lambda place: (place.runs / cell).write_text("[" * 10**6) and None,
         "a thousand judges": cell_with(judges={f"j{i}": ["verdicts", f"j{i}", "0"] for i in range(1000)}),
-        "rows with numbers of a thousand digits": lambda place: (place.runs / "ppo" / ARM / "generations.jsonl").write_text(
-            '{"iteration": ' + "9" * 4000 + "}\n"
-        )
-        and None,
+        "rows with numbers of a thousand digits": lambda place: (
+            (place.runs / "ppo" / ARM / "generations.jsonl").write_text('{"iteration": ' + "9" * 4000 + "}\n") and None
+        ),
         "iterations up to a trillion": lambda place: rows(place, lambda r: {**r, "iteration": 10**12}),
         "tokens up to a trillion": lambda place: rows(place, lambda r: {**r, "tokens": 10**12, "spans": [[0, 10**12]]}),
         "a response of ten megabytes": lambda place: rows(place, lambda r: {**r, "response": "x" * 10**6}),
-        "a row that is a list": lambda place: (place.runs / "ppo" / ARM / "generations.jsonl").write_text("[]\n") and None,
+        "a row that is a list": lambda place: (
+            (place.runs / "ppo" / ARM / "generations.jsonl").write_text("[]\n") and None
+        ),
     }
     for name, build in sizes.items():
         yield Folder("a huge or odd record", name, finished(build), READERS)
@@ -243,9 +267,16 @@ def records() -> Iterator[Folder]:
 
         return build
 
-    exports = tuple(f"export shared --format {form} --out new" for form in ("model-index", "every-eval-ever"))
+    exports = tuple(
+        f"export shared --format {form} --organization me --out new" for form in ("model-index", "every-eval-ever")
+    )
     for name, change in {
-        "escapes and tags": lambda r: {**r, "warnings": [*PAYLOADS], "question": "\x1b]0;x\x07", "arms": poisoned(r["arms"])},
+        "escapes and tags": lambda r: {
+            **r,
+            "warnings": [*PAYLOADS],
+            "question": "\x1b]0;x\x07",
+            "arms": poisoned(r["arms"]),
+        },
         "names with paths": lambda r: {**r, "arms": poisoned(r["arms"], "../../outside/x")},
         "estimates that are none": lambda r: {**r, "estimates": [1, None, {}]},
         "no estimates": lambda r: {name: r[name] for name in ("schema", "schema_version")},
@@ -279,7 +310,9 @@ def poisoned(value: Any, text: str = "</script><script>x</script>\x1b[31m\u202e<
     """All texts of a JSON value replaced."""
     if isinstance(value, dict):
         return {key: poisoned(one, text) for key, one in value.items()}
-    return [poisoned(one, text) for one in value] if isinstance(value, list) else text if isinstance(value, str) else value
+    return (
+        [poisoned(one, text) for one in value] if isinstance(value, list) else text if isinstance(value, str) else value
+    )
 
 
 # -- texts -----------------------------------------------------------------------------------------------------------
@@ -296,9 +329,15 @@ def texts() -> Iterator[Folder]:
 
     lines = (REPORT, "report runs --terminal", POWER, JUDGE, STORE)
     for name, text in {"tags": everything, "escapes": TERMINAL}.items():
-        yield Folder("texts for pages and terminals", f"{name} in responses", stored(words=lambda *_, t=text: (t,)), lines)
-        yield Folder("texts for pages and terminals", f"{name} in prompts", stored(prompt=lambda k, t=text: f"{k} {t}"), lines)
-        yield Folder("texts for pages and terminals", f"{name} in notes", stored(judge_note=text, correction=text), lines)
+        yield Folder(
+            "texts for pages and terminals", f"{name} in responses", stored(words=lambda *_, t=text: (t,)), lines
+        )
+        yield Folder(
+            "texts for pages and terminals", f"{name} in prompts", stored(prompt=lambda k, t=text: f"{k} {t}"), lines
+        )
+        yield Folder(
+            "texts for pages and terminals", f"{name} in notes", stored(judge_note=text, correction=text), lines
+        )
 
         def named(place: Place, text: str = text) -> None:
             place.change(f"cells/{CELL}.json", lambda r: {**r, **dict.fromkeys(("task", "home", "reward_model", "arm", "policy"), text),
@@ -308,10 +347,15 @@ def texts() -> Iterator[Folder]:
 
         def judged(place: Place, text: str = text) -> None:
             for file in place.runs.glob("verdicts/*/measures.json"):
-                file.write_text(json.dumps([{**one, "name": text, "description": text} for one in json.loads(file.read_text())]))
+                file.write_text(
+                    json.dumps([{**one, "name": text, "description": text} for one in json.loads(file.read_text())])
+                )
             for file in place.runs.glob("verdicts/*/verdicts.jsonl"):
                 whole = [json.loads(line) for line in file.read_text().splitlines()]
-                changed = [{**r, "values": {text: v for v in r["values"].values()}, "reason": text, "slices": [text]} for r in whole]
+                changed = [
+                    {**r, "values": {text: v for v in r["values"].values()}, "reason": text, "slices": [text]}
+                    for r in whole
+                ]
                 file.write_text("".join(json.dumps(row) + "\n" for row in changed))
 
         yield Folder("texts for pages and terminals", f"{name} in a judge's measures", finished(judged), lines)
@@ -338,7 +382,9 @@ def as_lines(found: list[dict[str, str]]) -> bytes:
 
 def data_folders() -> Iterator[Folder]:
     """`--set dialogsum.data=FOLDER` and `--data FOLDER`."""
-    sizes = shlex.join(settings(("length-only",), world=False, **{k: v for k, v in SHORT.items() if not k.startswith("dialogsum.")}))
+    sizes = shlex.join(
+        settings(("length-only",), world=False, **{k: v for k, v in SHORT.items() if not k.startswith("dialogsum.")})
+    )
     run = f"run --task dialogsum --rm length-only --set dialogsum.data=shared --out new {sizes}"
     lines = (run, "run --task preferences --data shared --rm length-only --out new --dry-run")
 
@@ -378,35 +424,104 @@ def data_folders() -> Iterator[Folder]:
 
         return build
 
-    yield Folder("pickles in data", "beside rows", evil_pickle("rows.pkl", "rows.npz", "rows.npy", "rows.pt", "cache.arrow"), lines)
+    yield Folder(
+        "pickles in data",
+        "beside rows",
+        evil_pickle("rows.pkl", "rows.npz", "rows.npy", "rows.pt", "cache.arrow"),
+        lines,
+    )
     for name in ("train.npz", "train.npy", "train.pkl", "train.pt"):
         yield Folder("pickles in data", f"{name} alone", evil_pickle(name, keep=False), lines)
     for name in ("train.parquet", "train.jsonl", "train.jsonl.gz", "data-00000-of-00001.arrow", "state.json"):
         yield Folder("pickles in data", f"{name} is one", evil_pickle(name, keep=False), lines)
     script = b"import evil\nevil.run()\n"
-    yield Folder("code in data", "a loading script", with_files(**{"shared.py": script, "dialogsum.py": script, "conftest.py": script}), lines)
-    state = {"_data_files": [{"filename": "../outside/secret"}, {"filename": "/etc/passwd"}], "_format_type": "evil:run"}
-    info = json.dumps({"features": {"x": {"_type": "evil.run"}}, "builder_name": "evil", "citation": SECRET[:0]}).encode()
-    yield Folder("code in data", "state.json names files elsewhere", with_files(**{"state.json": json.dumps(state).encode(), "dataset_info.json": info}), lines)
+    yield Folder(
+        "code in data",
+        "a loading script",
+        with_files(**{"shared.py": script, "dialogsum.py": script, "conftest.py": script}),
+        lines,
+    )
+    state = {
+        "_data_files": [{"filename": "../outside/secret"}, {"filename": "/etc/passwd"}],
+        "_format_type": "evil:run",
+    }
+    info = json.dumps(
+        {"features": {"x": {"_type": "evil.run"}}, "builder_name": "evil", "citation": SECRET[:0]}
+    ).encode()
+    yield Folder(
+        "code in data",
+        "state.json names files elsewhere",
+        with_files(**{"state.json": json.dumps(state).encode(), "dataset_info.json": info}),
+        lines,
+    )
     splits = json.dumps({"splits": ["../outside", "train"]}).encode()
-    yield Folder("code in data", "dataset_dict.json names folders elsewhere", with_files(**{"dataset_dict.json": splits}), lines)
-    yield Folder("code in data", "README with a script and a config", with_files(**{"README.md": b"---\nconfigs:\n- data_files: ../outside/secret\n---\n"}), lines)
+    yield Folder(
+        "code in data", "dataset_dict.json names folders elsewhere", with_files(**{"dataset_dict.json": splits}), lines
+    )
+    yield Folder(
+        "code in data",
+        "README with a script and a config",
+        with_files(**{"README.md": b"---\nconfigs:\n- data_files: ../outside/secret\n---\n"}),
+        lines,
+    )
 
     for split in ("train", "test"):
-        yield Folder("links in data", f"{split} rows elsewhere", replaced(f"{split}.jsonl", lambda p, path: path.symlink_to(p.outside / "rows.jsonl")), lines)
+        yield Folder(
+            "links in data",
+            f"{split} rows elsewhere",
+            replaced(f"{split}.jsonl", lambda p, path: path.symlink_to(p.outside / "rows.jsonl")),
+            lines,
+        )
     for name, target in OUTWARD.items():
-        yield Folder("links in data", name, replaced("train.jsonl", lambda p, path, t=target: path.symlink_to(target_of(p, path, t))), lines)
-    yield Folder("links in data", "a folder elsewhere", replaced("data", lambda p, path: path.symlink_to(p.outside)), lines)
-    yield Folder("links in data", "a folder within itself", replaced("data/more", lambda p, path: path.symlink_to(p.home / "shared")), lines)
+        yield Folder(
+            "links in data",
+            name,
+            replaced("train.jsonl", lambda p, path, t=target: path.symlink_to(target_of(p, path, t))),
+            lines,
+        )
+    yield Folder(
+        "links in data", "a folder elsewhere", replaced("data", lambda p, path: path.symlink_to(p.outside)), lines
+    )
+    yield Folder(
+        "links in data",
+        "a folder within itself",
+        replaced("data/more", lambda p, path: path.symlink_to(p.home / "shared")),
+        lines,
+    )
     yield Folder("links in data", "a pipe", replaced("train.jsonl", lambda p, path: os.mkfifo(path)), lines)
 
-    yield Folder("bombs in data", "a gzip file of one line", replaced("train.jsonl.gz", lambda p, path: (zipped(path, 8 * 2**30), (path.parent / "train.jsonl").unlink())), lines)
-    yield Folder("bombs in data", "a gzip file of JSON", replaced("train.json.gz", lambda p, path: (zipped(path, 8 * 2**30), (path.parent / "train.jsonl").unlink())), lines)
-    yield Folder("bombs in data", "a Parquet file of one repeated text", replaced("train.parquet", lambda p, path: (column(path), (path.parent / "train.jsonl").unlink())), lines)
+    yield Folder(
+        "bombs in data",
+        "a gzip file of one line",
+        replaced("train.jsonl.gz", lambda p, path: (zipped(path, 8 * 2**30), (path.parent / "train.jsonl").unlink())),
+        lines,
+    )
+    yield Folder(
+        "bombs in data",
+        "a gzip file of JSON",
+        replaced("train.json.gz", lambda p, path: (zipped(path, 8 * 2**30), (path.parent / "train.jsonl").unlink())),
+        lines,
+    )
+    yield Folder(
+        "bombs in data",
+        "a Parquet file of one repeated text",
+        replaced("train.parquet", lambda p, path: (column(path), (path.parent / "train.jsonl").unlink())),
+        lines,
+    )
     yield Folder("bombs in data", "JSON of a million levels", with_files(**{"train.jsonl": b"[" * 10**6}), lines)
-    yield Folder("bombs in data", "a number of a million digits", with_files(**{"train.jsonl": b'{"dialogue": ' + b"9" * 10**6 + b"}\n"}), lines)
+    yield Folder(
+        "bombs in data",
+        "a number of a million digits",
+        with_files(**{"train.jsonl": b'{"dialogue": ' + b"9" * 10**6 + b"}\n"}),
+        lines,
+    )
     for name, text in {"tags": " ".join(PAYLOADS), "escapes": TERMINAL}.items():
-        yield Folder("texts for pages and terminals", f"{name} in data", with_files(**{f"{split}.jsonl": as_lines(dialogues(text)) for split in ("train", "test")}), lines)
+        yield Folder(
+            "texts for pages and terminals",
+            f"{name} in data",
+            with_files(**{f"{split}.jsonl": as_lines(dialogues(text)) for split in ("train", "test")}),
+            lines,
+        )
 
 
 def zipped(path: Path, size: int) -> None:

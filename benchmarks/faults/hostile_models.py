@@ -140,7 +140,9 @@ def reward_models() -> Iterator[Folder]:
     for file in ("reward_model.json", "config.json", "tokenizer_config.json"):
         for text in ("[" * 10**6, "9" * 10**5, "\0" * 10**4, json.dumps({"name": ["scalar"], "settings": 3})):
             name = f"{file} is {ascii(text[:12])}"
-            yield Folder("a name in reward_model.json", name, of("reward", written(**{file: text})), (SAVED, ON_PATH[1]))
+            yield Folder(
+                "a name in reward_model.json", name, of("reward", written(**{file: text})), (SAVED, ON_PATH[1])
+            )
 
 
 MODELING = "import evil\nevil.run()\nclass Evil:\n    from_pretrained = evil.run\nConfig = Model = Tokenizer = Evil\n"
@@ -161,25 +163,48 @@ def code() -> Iterator[Folder]:
         "weights elsewhere": {"transformers_weights": "../outside/evil.safetensors"},
         "a name elsewhere": {"_name_or_path": "../outside", "name_or_path": "evil/model"},
         "dtype as a name": {"dtype": "load", "torch_dtype": "load"},
-        "quantisation by a stranger": {"quantization_config": {"quant_method": "evil", "modules_to_not_convert": ["(x+)+y"]}},
+        "quantisation by a stranger": {
+            "quantization_config": {"quant_method": "evil", "modules_to_not_convert": ["(x+)+y"]}
+        },
         "a base of the pipeline": {"custom_pipelines": {"x": {"impl": "modeling.Model", "pt": ["AutoModel"]}}},
         "an activation as a name": {"activation_function": "os.system"},
         "a plan of parallel layers": {"base_model_tp_plan": {"(x+)+y": "evil"}, "use_kernels": True},
     }.items():
-        change = lambda place, folder, more=more: (written(**{"modeling.py": MODELING})(place, folder), edit(folder / "config.json", **more))  # noqa: E731
+        change = lambda place, folder, more=more: (
+            written(**{"modeling.py": MODELING})(place, folder),
+            edit(folder / "config.json", **more),
+        )  # noqa: E731
         yield from both("code that a model names", name, change)
     for name, more in {
-        "auto_map": {"auto_map": {"AutoTokenizer": ["modeling.Tokenizer", "modeling.Tokenizer"]}, "tokenizer_class": "Evil"},
+        "auto_map": {
+            "auto_map": {"AutoTokenizer": ["modeling.Tokenizer", "modeling.Tokenizer"]},
+            "tokenizer_class": "Evil",
+        },
         "a class of Python": {"tokenizer_class": "os.system"},
         "a class of another kind": {"tokenizer_class": "AutoModelForCausalLM"},
-        "files elsewhere": {"tokenizer_file": "../outside/secret", "vocab_file": "/etc/passwd", "name_or_path": "../outside"},
+        "files elsewhere": {
+            "tokenizer_file": "../outside/secret",
+            "vocab_file": "/etc/passwd",
+            "name_or_path": "../outside",
+        },
         "a processor": {"processor_class": "modeling.Model", "fix_mistral_regex": True},
-        "special tokens that are objects": {"eos_token": {"__type": "evil.run", "content": "<|end|>"}, "extra_special_tokens": {"__class__": "evil"}},
+        "special tokens that are objects": {
+            "eos_token": {"__type": "evil.run", "content": "<|end|>"},
+            "extra_special_tokens": {"__class__": "evil"},
+        },
         "text in place of a number": {"model_max_length": "__import__('os').system('id')"},
     }.items():
-        change = lambda place, folder, more=more: (written(**{"modeling.py": MODELING})(place, folder), edit(folder / "tokenizer_config.json", **more))  # noqa: E731
+        change = lambda place, folder, more=more: (
+            written(**{"modeling.py": MODELING})(place, folder),
+            edit(folder / "tokenizer_config.json", **more),
+        )  # noqa: E731
         yield from both("code that a tokenizer names", name, change)
-    generation = {"custom_generate": "modeling.py", "cache_implementation": "evil", "auto_map": auto, "eos_token_id": list(range(10**5))}
+    generation = {
+        "custom_generate": "modeling.py",
+        "cache_implementation": "evil",
+        "auto_map": auto,
+        "eos_token_id": list(range(10**5)),
+    }
     yield from both("code that a model names", "generation_config.json", edited("generation_config.json", **generation))
 
 
@@ -198,7 +223,9 @@ def weights() -> Iterator[Folder]:
     beside = ("pytorch_model.bin", "optimizer.pt", "training_args.bin", "rng_state.pth", "tokenizer.pkl", "vocab.npz")
     yield from both("pickled weights", "beside sound ones", lambda place, folder: pickles(place, folder, beside))
     for name in ("value_head.bin", "value_head.safetensors", "adapter_model.bin"):
-        yield from both("pickled weights", f"{name} beside sound ones", lambda p, folder, name=name: pickles(p, folder, (name,)))
+        yield from both(
+            "pickled weights", f"{name} beside sound ones", lambda p, folder, name=name: pickles(p, folder, (name,))
+        )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         yield from both("pickled weights", f"{name} is one", lambda p, folder, name=name: pickles(p, folder, (name,)))
     index = {"metadata": {}, "weight_map": {"a": "../outside/x.safetensors", "b": "pytorch_model-1.bin"}}
@@ -210,7 +237,12 @@ def weights() -> Iterator[Folder]:
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
     yield from both("pickled weights", "an index that names them", sharded)
-    yield Folder("pickled weights", "a shared reward model", of("reward", only("pytorch_model.bin", "model.pt")), (SAVED, ON_PATH[1]))
+    yield Folder(
+        "pickled weights",
+        "a shared reward model",
+        of("reward", only("pytorch_model.bin", "model.pt")),
+        (SAVED, ON_PATH[1]),
+    )
 
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -271,19 +303,45 @@ def pattern(expression: str, where: str) -> Change:
 def templates_and_tokenizers() -> Iterator[Folder]:
     for name, text in TEMPLATES.items():
         yield from both("a chat template", name, edited("tokenizer_config.json", chat_template=text))
-    yield from both("a chat template", "several, one a loop", edited("tokenizer_config.json", chat_template=[{"name": "default", "template": "{{ 1 }}"}, {"name": "rag", "template": LOOP}]))
+    yield from both(
+        "a chat template",
+        "several, one a loop",
+        edited(
+            "tokenizer_config.json",
+            chat_template=[{"name": "default", "template": "{{ 1 }}"}, {"name": "rag", "template": LOOP}],
+        ),
+    )
     yield from both("a chat template", "a file of its own", written(**{"chat_template.jinja": LOOP}))
     for name, expression in EXPRESSIONS.items():
         yield from both("an expression in a tokenizer", name, pattern(expression, "pre_tokenizer"))
     for where in ("normalizer", "decoder"):
         yield from both("an expression in a tokenizer", f"in the {where}", pattern("(a+)+$", where))
-    added = {"id": 10**12, "content": "x" * 10**6, "special": True, "single_word": False, "lstrip": True, "rstrip": True, "normalized": False}
+    added = {
+        "id": 10**12,
+        "content": "x" * 10**6,
+        "special": True,
+        "single_word": False,
+        "lstrip": True,
+        "rstrip": True,
+        "normalized": False,
+    }
     for name, more in {
         "an id of a trillion": {"added_tokens": [added]},
         "a vocabulary of negative ids": {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}},
         "a prefix of a megabyte": {"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}},
-        "truncation to nothing": {"truncation": {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 10**6}},
-        "padding to a billion": {"padding": {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}},
+        "truncation to nothing": {
+            "truncation": {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 10**6}
+        },
+        "padding to a billion": {
+            "padding": {
+                "strategy": {"Fixed": 10**9},
+                "direction": "Right",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "x",
+            }
+        },
     }.items():
         yield from both("sizes in a tokenizer", name, edited("tokenizer.json", **more))
 
@@ -324,11 +382,19 @@ def sizes() -> Iterator[Folder]:
     for name, value in {"vocab_size": 10**12, "n_embd": 10**9, "n_layer": 10**8, "n_positions": 10**13, "n_head": 10**9, "num_labels": 10**9,
                         "n_inner": 10**13, "pad_token_id": 10**12}.items():  # fmt: skip
         yield from both("sizes in a model", f"{name} {value:.0e}", edited("config.json", **{name: value}))
-    yield from both("sizes in a model", "labels by a million names", edited("config.json", id2label={str(i): "x" for i in range(10**6)}))
+    yield from both(
+        "sizes in a model",
+        "labels by a million names",
+        edited("config.json", id2label={str(i): "x" for i in range(10**6)}),
+    )
     yield from both("sizes in a model", "a config of a million levels", written(**{"config.json": '{"a":' * 10**6}))
     tensor = {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 4 * 10**18]}
     yield from both("sizes in a model", "a tensor of exabytes", header(**{"transformer.wte.weight": tensor}))
-    yield from both("sizes in a model", "a header of exabytes", lambda _, folder: (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}"))
+    yield from both(
+        "sizes in a model",
+        "a header of exabytes",
+        lambda _, folder: (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}"),
+    )
 
     def sparse(_: Place, folder: Path) -> None:
         with (folder / "model.safetensors").open("ab") as file:
@@ -336,7 +402,11 @@ def sizes() -> Iterator[Folder]:
 
     yield from both("sizes in a model", "a sparse file of a terabyte", sparse)
     for name, text in {"tags": PAYLOADS[0] * 9, "escapes": TERMINAL}.items():
-        yield from both("texts for pages and terminals", f"{name} in a model's config", edited("config.json", architectures=[text], model_type=text))
+        yield from both(
+            "texts for pages and terminals",
+            f"{name} in a model's config",
+            edited("config.json", architectures=[text], model_type=text),
+        )
 
 
 def adapters() -> Iterator[Folder]:
@@ -361,12 +431,27 @@ def adapters() -> Iterator[Folder]:
         "weights by code": {"init_lora_weights": "evil.run", "task_type": "os.system"},
         "weights from data": {"init_lora_weights": "eva", "eva_config": {"rho": 1e9}},
         "a type as a path": {"peft_type": "../../evil"},
-        "a runtime": {"runtime_config": {"ephemeral_gpu_offload": True}, "lora_bias": True, "corda_config": {"cache_file": "../outside/secret"}},
+        "a runtime": {
+            "runtime_config": {"ephemeral_gpu_offload": True},
+            "lora_bias": True,
+            "corda_config": {"cache_file": "../outside/secret"},
+        },
         "modules that are saved": {"modules_to_save": ["__class__", "forward", ""]},
         "an escape": {"base_model_name_or_path": TERMINAL},
     }.items():
         yield Folder("an adapter", name, of("adapter", edited("adapter_config.json", **more)), (POLICY, CLASSIFIER))
-    yield Folder("an adapter", "pickled", of("adapter", lambda place, folder: ((folder / "adapter_model.safetensors").unlink(), pickles(place, folder, ("adapter_model.bin",)))), (POLICY, CLASSIFIER))
+    yield Folder(
+        "an adapter",
+        "pickled",
+        of(
+            "adapter",
+            lambda place, folder: (
+                (folder / "adapter_model.safetensors").unlink(),
+                pickles(place, folder, ("adapter_model.bin",)),
+            ),
+        ),
+        (POLICY, CLASSIFIER),
+    )
 
     def pickled_base(place: Place, folder: Path) -> None:
         (place.home / "base" / "model.safetensors").unlink()
@@ -376,7 +461,13 @@ def adapters() -> Iterator[Folder]:
 
     def beside(place: Place, folder: Path) -> None:
         (place.home / "base").mkdir()
-        edit(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(place.home / "base"), r=2, target_modules=["c_attn"])
+        edit(
+            folder / "adapter_config.json",
+            peft_type="LORA",
+            base_model_name_or_path=str(place.home / "base"),
+            r=2,
+            target_modules=["c_attn"],
+        )
         pickles(place, folder, ("adapter_model.bin",))
         pickles(place, place.home / "base", ("pytorch_model.bin",))
 
@@ -386,33 +477,77 @@ def adapters() -> Iterator[Folder]:
 def shadows() -> Iterator[Folder]:
     """Modules of the folder under names that this program, its libraries or Python import, in the current folder."""
     line = POLICY.replace("--policy shared", "--policy .")
-    names = ("json", "resource", "hashlib", "tokenizers", "jinja2", "rlhf_bench", "torch", "transformers", "sitecustomize", "peft", "pyarrow", "subprocess")
+    names = (
+        "json",
+        "resource",
+        "hashlib",
+        "tokenizers",
+        "jinja2",
+        "rlhf_bench",
+        "torch",
+        "transformers",
+        "sitecustomize",
+        "peft",
+        "pyarrow",
+        "subprocess",
+    )
 
     def modules(place: Place, folder: Path) -> None:
         for name in names:
             (folder / f"{name}.py").write_text("import pathlib\npathlib.Path('sentinel').touch()\n")
         edit(folder / "tokenizer_config.json", chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
 
-    yield Folder("names that shadow", "modules in the current folder", of("policy", modules), (line,), "shared", fresh=True)
+    yield Folder(
+        "names that shadow", "modules in the current folder", of("policy", modules), (line,), "shared", fresh=True
+    )
 
     def registered(place: Place, folder: Path) -> None:
         modules_of = folder / "evil-1.0.dist-info"
         modules_of.mkdir()
         (modules_of / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
-        groups = {"rlhf_bench.tasks": "dialogsum", "rlhf_bench.reward_models": "length-only", "rlhf_bench.judges": "winrate"}
-        (modules_of / "entry_points.txt").write_text("".join(f"[{group}]\n{name} = evil:run\nevil = evil:run\n" for group, name in groups.items()))
+        groups = {
+            "rlhf_bench.tasks": "dialogsum",
+            "rlhf_bench.reward_models": "length-only",
+            "rlhf_bench.judges": "winrate",
+        }
+        (modules_of / "entry_points.txt").write_text(
+            "".join(f"[{group}]\n{name} = evil:run\nevil = evil:run\n" for group, name in groups.items())
+        )
         (folder / "evil.py").write_text("import pathlib\npathlib.Path('sentinel').touch()\n")
 
     lines = (line, "list reward-models", "doctor", "judge ../runs --judge length")
-    yield Folder("names that shadow", "an installed package in the current folder", of("policy", registered), lines, "shared", fresh=True)
+    yield Folder(
+        "names that shadow",
+        "an installed package in the current folder",
+        of("policy", registered),
+        lines,
+        "shared",
+        fresh=True,
+    )
 
     def configured(place: Place, folder: Path) -> None:
-        for name in ("pyproject.toml", "setup.cfg", ".env", "bench.toml", "presets.toml", ".git/config", ".netrc", "pytest.ini"):
+        for name in (
+            "pyproject.toml",
+            "setup.cfg",
+            ".env",
+            "bench.toml",
+            "presets.toml",
+            ".git/config",
+            ".netrc",
+            "pytest.ini",
+        ):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text("[core]\n\tfsmonitor = touch sentinel\n[rlhf_bench]\nplugins = evil:run\n")
         (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
 
-    yield Folder("names that shadow", "configurations in the current folder", of("policy", configured), lines, "shared", fresh=True)
+    yield Folder(
+        "names that shadow",
+        "configurations in the current folder",
+        of("policy", configured),
+        lines,
+        "shared",
+        fresh=True,
+    )
 
 
 assert SECRET
