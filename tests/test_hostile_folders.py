@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small import command
 from stored import Stored, make
 
 from rlhf_bench.harness import api, store, trust
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan import patterns
 from rlhf_bench.harness.plan.experiments import load as load_experiments
+from rlhf_bench.harness.plan.named import check_named
 from rlhf_bench.harness.text import vet
 from rlhf_bench.harness.training.record import write_record
 from rlhf_bench.reports.files import LIST
@@ -270,6 +274,70 @@ def test_a_policy_folder_names_no_code_and_no_other_folder(
         (folder / name).write_text(text)
     (folder / file).write_text(json.dumps(value))
     refused("run --task dialogsum --rm length-only --policy policy --out new", said)
+
+
+def policy_folder(place: Place) -> Path:
+    folder = place.home / "policy"
+    folder.mkdir()
+    for name, text in (("config.json", json.dumps(MODEL)), ("tokenizer.json", "{}"), ("x.safetensors", "")):
+        (folder / name).write_text(text)
+    return folder
+
+
+OPENED = (
+    "run --task dialogsum --rm length-only --policy policy --out new",
+    "run --task dialogsum --rm hf:policy --out new",
+    "run --task dialogsum --rm length-only --set dialogsum.data=policy --out new",
+    "judge runs --judge winrate-rm --set winrate-rm.model=policy",
+    "judge runs --judge winrate --set winrate.scorer=rm:policy",
+)
+"""Commands that open a folder that the user names."""
+
+
+@pytest.mark.parametrize("line", OPENED)
+@pytest.mark.parametrize("file", ["config.json", "x.index.json", "chat_template.jinja", "data/train.jsonl"])
+def test_a_named_folder_has_no_links_and_pipes(place: Place, refused: Refused, line: str, file: str) -> None:
+    path = policy_folder(place) / file
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    refused(line, "neither a file nor a folder")
+    path.unlink()
+    path.symlink_to(place.outside / "secret")
+    refused(line, "leads outside of")
+    assert not (place.home / "new").exists()
+
+
+def test_weights_and_the_hubs_blobs_may_be_links(place: Place) -> None:
+    folder, blobs = policy_folder(place), place.home / "blobs"
+    blobs.mkdir()
+    shutil.move(folder / "config.json", blobs / "0a")
+    shutil.move(folder / "x.safetensors", place.outside)
+    (folder / "config.json").symlink_to(blobs / "0a")
+    (folder / "x.safetensors").symlink_to(place.outside / "x.safetensors")
+    check_named([str(folder), f"hf:{folder}", "dialogsum", "", "a\0b", "~"])
+    (folder / "more").symlink_to(place.outside)
+    with pytest.raises(BenchError, match="leads outside of"):
+        check_named([f"hf:{folder}"])
+
+
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules", "rank_pattern", "layers_pattern"])
+def test_the_expressions_of_an_adapter_are_bounded(place: Place, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "CPU_SECONDS", 1)
+    adapter, base = place.home / "adapter", policy_folder(place)
+    adapter.mkdir()
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.zeros(1)}, base / "x.safetensors")
+    (adapter / "adapter_model.safetensors").touch()
+    slow, sound = r"(\w*\.*)*(\w*\.*)*!", r".*(q|v)_proj"
+    for text in (sound, slow):
+        config = {"peft_type": "LORA", "base_model_name_or_path": "../policy"}
+        value = {text: 2} if key == "rank_pattern" else text
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, key: value}))
+        if text is slow:
+            with pytest.raises(BenchError, match="was stopped"):
+                check_named([str(adapter)])
+        else:
+            check_named([str(adapter)])
 
 
 # -- places and links -------------------------------------------------------------------------------------------------

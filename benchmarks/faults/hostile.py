@@ -33,7 +33,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import bench, save, table
+from common import bench, outcome, save, table
 from hostile_folders import SECRET, Folder, folders, stock_of
 from test_hostile_folders import EVIL, Place
 
@@ -260,9 +260,7 @@ def main() -> int:
     print(f"{commands} commands over hostile folders; {time.monotonic() - begun:.0f} s\n")
     columns = ("tried", "clean", "failed")
     print(table("hostile folders", counts, columns))
-    sums = {name: sum(own[name] for own in counts.values()) for name in columns}
-    found = {"campaign": "hostile", **sums, "kinds": counts, "commands": commands, "failures": failures}
-    save(options.json, found)
+    save(options.json, outcome("hostile", counts, commands=commands, failures=failures))
     return 1 if failures else 0
 
 
