@@ -191,7 +191,7 @@ def wrong(place: Place, line: str, ended: Ended, before: dict[Path, tuple[int, i
     if "Traceback" in ended.text or ended.code not in (0, 2, 3, *([1] if line.startswith("check ") else [])):
         return f"code {ended.code}: {ended.text.strip()[-300:]}"
     if odd := {one for one in ended.text if not one.isprintable() and one not in "\n\t"}:
-        return f"printed {ascii(sorted(odd))}"
+        return f"printed {sorted(odd)!a}"
     errors = [said for said in ended.text.splitlines() if said.startswith("Error: ")]
     return f"{len(errors)} lines of errors" if ended.code == 2 and len(errors) != 1 else ""
 

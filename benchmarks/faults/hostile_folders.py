@@ -1,4 +1,6 @@
-"""The hostile folders of hostile.py: results folders, data and reports.  Those with a model are in hostile_models.py."""
+"""The hostile folders of hostile.py: results folders, data and reports.  Those of models are in hostile_models.py."""
+
+# ruff: noqa: ARG001, ARG005 - every builder takes the same arguments
 
 from __future__ import annotations
 
@@ -253,9 +255,11 @@ def records() -> Iterator[Folder]:
         "a command": {"command": "$(touch sentinel)\x1b[31m", "question": PAYLOADS[0]},
     }.items():
         yield Folder(
-            "a huge or odd record", f"an experiment with {name}",
-            finished(lambda place, more=more: experiment_record(place, **more)), ("claims runs", STORE),
-        )  # fmt: skip
+            "a huge or odd record",
+            f"an experiment with {name}",
+            finished(lambda place, more=more: experiment_record(place, **more)),
+            ("claims runs", STORE),
+        )
 
     def report_with(change: Callable[[Any], Any]) -> Build:
         def build(place: Place, stock: Path) -> None:
@@ -279,7 +283,7 @@ def records() -> Iterator[Folder]:
         },
         "names with paths": lambda r: {**r, "arms": poisoned(r["arms"], "../../outside/x")},
         "estimates that are none": lambda r: {**r, "estimates": [1, None, {}]},
-        "no estimates": lambda r: {name: r[name] for name in ("schema", "schema_version")},
+        "no estimates": lambda r: {key: r[key] for key in ("schema", "schema_version")},
         "numbers without end": lambda r: {**r, "estimates": [{**e, "value": 10**400} for e in r["estimates"]]},
     }.items():
         yield Folder("a written report", name, report_with(change), ("api.load_report shared", *exports))
@@ -340,8 +344,15 @@ def texts() -> Iterator[Folder]:
         )
 
         def named(place: Place, text: str = text) -> None:
-            place.change(f"cells/{CELL}.json", lambda r: {**r, **dict.fromkeys(("task", "home", "reward_model", "arm", "policy"), text),
-                                                          "differing": {text: text}, "origin": poisoned(r["origin"], text)})  # fmt: skip
+            place.change(
+                f"cells/{CELL}.json",
+                lambda r: {
+                    **r,
+                    **dict.fromkeys(("task", "home", "reward_model", "arm", "policy"), text),
+                    "differing": {text: text},
+                    "origin": poisoned(r["origin"], text),
+                },
+            )
 
         yield Folder("texts for pages and terminals", f"{name} in a cell's names", finished(named), lines)
 
@@ -353,7 +364,12 @@ def texts() -> Iterator[Folder]:
             for file in place.runs.glob("verdicts/*/verdicts.jsonl"):
                 whole = [json.loads(line) for line in file.read_text().splitlines()]
                 changed = [
-                    {**r, "values": {text: v for v in r["values"].values()}, "reason": text, "slices": [text]}
+                    {
+                        **r,
+                        "values": dict.fromkeys([text], next(iter(r["values"].values()))),
+                        "reason": text,
+                        "slices": [text],
+                    }
                     for r in whole
                 ]
                 file.write_text("".join(json.dumps(row) + "\n" for row in changed))
@@ -373,7 +389,10 @@ def texts() -> Iterator[Folder]:
 
 
 def dialogues(text: str = "I call you.", count: int = 60) -> list[dict[str, str]]:
-    return [{"fname": f"d{i}", "dialogue": f"Anna: Hello {i}.\nBen: {text}", "summary": f"Anna greets {i}.", "topic": "x"} for i in range(count)]  # fmt: skip
+    return [
+        {"fname": f"d{i}", "dialogue": f"Anna: Hello {i}.\nBen: {text}", "summary": f"Anna greets {i}.", "topic": "x"}
+        for i in range(count)
+    ]
 
 
 def as_lines(found: list[dict[str, str]]) -> bytes:

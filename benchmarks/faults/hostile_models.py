@@ -1,4 +1,6 @@
-"""The hostile folders of hostile.py that hold a model: policies, classifiers, reward models that were shared, adapters."""
+"""The hostile folders of hostile.py that hold a model: policies, classifiers, shared reward models, adapters."""
+
+# ruff: noqa: ARG001, E731 - every builder takes the same arguments
 
 from __future__ import annotations
 
@@ -131,15 +133,25 @@ def model_folders() -> Iterator[Folder]:
 def reward_models() -> Iterator[Folder]:
     """`--rm path:FOLDER`: the record names an arm and its settings."""
     named: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in NAMES]
-    named += [("function", {"source": "os:system"}), ("function", {"source": "evil:run"}), ("path", {"source": "shared"}),
-              ("hf", {"source": "outside"}), ("scalar", {"spread": "evil:run"}), ("scalar", {"lr": 10**400}), ("scalar", {"epochs": "$(id)"}),
-              ("scalar", {"model": "evil/model"}), ("subprocess:run", {"args": ["id"]}), ("../evil", {}), ("\x1b[31mred", {})]  # fmt: skip
+    named += [
+        ("function", {"source": "os:system"}),
+        ("function", {"source": "evil:run"}),
+        ("path", {"source": "shared"}),
+        ("hf", {"source": "outside"}),
+        ("scalar", {"spread": "evil:run"}),
+        ("scalar", {"lr": 10**400}),
+        ("scalar", {"epochs": "$(id)"}),
+        ("scalar", {"model": "evil/model"}),
+        ("subprocess:run", {"args": ["id"]}),
+        ("../evil", {}),
+        ("\x1b[31mred", {}),
+    ]
     for name, given in named:
-        build = lambda place, _, name=name, given=given: shared_reward_model(place, name, **given)  # noqa: E731
-        yield Folder("a name in reward_model.json", f"{ascii(name)} {ascii(given)[:60]}", build, ON_PATH)
+        build = lambda place, _, name=name, given=given: shared_reward_model(place, name, **given)
+        yield Folder("a name in reward_model.json", f"{name!a} {ascii(given)[:60]}", build, ON_PATH)
     for file in ("reward_model.json", "config.json", "tokenizer_config.json"):
         for text in ("[" * 10**6, "9" * 10**5, "\0" * 10**4, json.dumps({"name": ["scalar"], "settings": 3})):
-            name = f"{file} is {ascii(text[:12])}"
+            name = f"{file} is {text[:12]!a}"
             yield Folder(
                 "a name in reward_model.json", name, of("reward", written(**{file: text})), (SAVED, ON_PATH[1])
             )
@@ -150,8 +162,13 @@ MODELING = "import evil\nevil.run()\nclass Evil:\n    from_pretrained = evil.run
 
 def code() -> Iterator[Folder]:
     """config.json and tokenizer_config.json that name classes of the folder, of the hub and of Python."""
-    auto = {"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model", "AutoModelForCausalLM": "modeling.Model",
-            "AutoModelForSequenceClassification": "modeling.Model", "AutoTokenizer": ["modeling.Tokenizer", "modeling.Tokenizer"]}  # fmt: skip
+    auto = {
+        "AutoConfig": "modeling.Config",
+        "AutoModel": "modeling.Model",
+        "AutoModelForCausalLM": "modeling.Model",
+        "AutoModelForSequenceClassification": "modeling.Model",
+        "AutoTokenizer": ["modeling.Tokenizer", "modeling.Tokenizer"],
+    }
     hub = {name: f"evil/repo--{value}" for name, value in auto.items() if isinstance(value, str)}
     for name, more in {
         "auto_map of the folder": {"auto_map": auto, "trust_remote_code": True},
@@ -173,7 +190,7 @@ def code() -> Iterator[Folder]:
         change = lambda place, folder, more=more: (
             written(**{"modeling.py": MODELING})(place, folder),
             edit(folder / "config.json", **more),
-        )  # noqa: E731
+        )
         yield from both("code that a model names", name, change)
     for name, more in {
         "auto_map": {
@@ -197,7 +214,7 @@ def code() -> Iterator[Folder]:
         change = lambda place, folder, more=more: (
             written(**{"modeling.py": MODELING})(place, folder),
             edit(folder / "tokenizer_config.json", **more),
-        )  # noqa: E731
+        )
         yield from both("code that a tokenizer names", name, change)
     generation = {
         "custom_generate": "modeling.py",
@@ -268,7 +285,7 @@ TEMPLATES = {
     "escapes": TERMINAL,
     "no template": "{% for",
     "nesting": "{% if 1 %}" * 500 + "{% endif %}" * 500,
-}  # fmt: skip
+}
 EXPRESSIONS = {
     "nested repetition": "(a+)+$",
     "alternatives": "(a|aa)+b",
@@ -379,8 +396,16 @@ def header(**tensors: Any) -> Change:
 
 def sizes() -> Iterator[Folder]:
     """Sizes that files declare."""
-    for name, value in {"vocab_size": 10**12, "n_embd": 10**9, "n_layer": 10**8, "n_positions": 10**13, "n_head": 10**9, "num_labels": 10**9,
-                        "n_inner": 10**13, "pad_token_id": 10**12}.items():  # fmt: skip
+    for name, value in {
+        "vocab_size": 10**12,
+        "n_embd": 10**9,
+        "n_layer": 10**8,
+        "n_positions": 10**13,
+        "n_head": 10**9,
+        "num_labels": 10**9,
+        "n_inner": 10**13,
+        "pad_token_id": 10**12,
+    }.items():
         yield from both("sizes in a model", f"{name} {value:.0e}", edited("config.json", **{name: value}))
     yield from both(
         "sizes in a model",

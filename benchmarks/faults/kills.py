@@ -82,7 +82,9 @@ def main() -> int:
     print(f"\n{left_over} temporary files were left")
     print("\n".join(differences[:50]) or "\nevery run equals the undisturbed one")
     # a difference is one of a run, after several signals: it counts for none of them
-    kinds = {name: {"tried": own["sent"] - own["after its end"], "failed": own["wrong code"]} for name, own in counts.items()}
+    kinds = {
+        name: {"tried": own["sent"] - own["after its end"], "failed": own["wrong code"]} for name, own in counts.items()
+    }
     kinds["finished runs"] = {"tried": runs, "failed": len({line.partition(":")[0] for line in differences})}
     details = {"counts": counts, "runs": runs, "temporary": left_over, "differences": differences}
     save(options.json, outcome("kills", kinds, **details))

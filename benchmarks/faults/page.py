@@ -26,8 +26,8 @@ COUNTS = ("tried", "clean", "failed")
 CAMPAIGNS = {
     "hostile": (
         "Hostile folders",
-        "Results folders, data, models, adapters and reports that attack whoever opens them: names of code in records, "
-        "pickles, remote code, chat templates, regular expressions, links, pipes, bombs, texts for pages and terminals. "
+        "Results folders, data, models, adapters and reports that attack who opens them: names of code in records, "
+        "pickles, remote code, chat templates, regular expressions, links, pipes, bombs, texts for pages. "
         "Clean: refused in one line, or used as data; no code of the folder ran, no program was started, no connection "
         "was opened, a secret outside showed nowhere, within limits of time and memory.",
     ),
@@ -65,8 +65,8 @@ FUZZING = {
 }
 
 NOT_COVERED = """\
-- Chat templates and regular expressions of tokenizers are tried on sample texts within bounds, before they are used. One
-  that behaves well on these texts and runs without end on another is not found.
+- Chat templates and regular expressions of tokenizers are tried on sample texts within bounds, before they are used.
+  One that behaves well on these texts and runs without end on another is not found.
 - A model or data set on the Hugging Face hub: no campaign has a network. Folders alone are tried. The hub's client and
   its cache are trusted.
 - Safe reading of safetensors, Parquet, Arrow and JSON is left to their libraries, as are the sandbox of Jinja and the
@@ -138,8 +138,13 @@ def page(results: Mapping[str, Any]) -> str:
     for name, (title, what) in CAMPAIGNS.items():
         lines += [f"## {title}", "", what, "", *block(name), ""]
         lines += kinds(campaigns[name]) if name in campaigns else ["Not run for this page.", ""]
-    lines += ["## Fuzzing", "", "Inputs are generated from the pieces that real ones consist of, until the time is up. "
-              "A property that failed once is not tried again. A fault is an input that breaks a property.", ""]  # fmt: skip
+    lines += [
+        "## Fuzzing",
+        "",
+        "Inputs are generated from the pieces that real ones consist of, until the time is up. "
+        "A property that failed once is not tried again. A fault is an input that breaks a property.",
+        "",
+    ]
     for name, what in FUZZING.items():
         one = campaigns.get(name)
         lines += [f"`{name}.py`, {what}.", "", *block(name, " --minutes 60"), ""]
