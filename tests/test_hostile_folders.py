@@ -6,6 +6,7 @@ run, and one line must say why.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -16,14 +17,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small import command
 from stored import Stored, make
 
 from rlhf_bench.harness import api, store, trust
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan import patterns
 from rlhf_bench.harness.plan.experiments import load as load_experiments
+from rlhf_bench.harness.plan.named import check_named
+from rlhf_bench.harness.text import vet
 from rlhf_bench.harness.training.record import write_record
+from rlhf_bench.reports.files import LIST
 
 EVIL = """
 from pathlib import Path
@@ -269,6 +276,70 @@ def test_a_policy_folder_names_no_code_and_no_other_folder(
     refused("run --task dialogsum --rm length-only --policy policy --out new", said)
 
 
+def policy_folder(place: Place) -> Path:
+    folder = place.home / "policy"
+    folder.mkdir()
+    for name, text in (("config.json", json.dumps(MODEL)), ("tokenizer.json", "{}"), ("x.safetensors", "")):
+        (folder / name).write_text(text)
+    return folder
+
+
+OPENED = (
+    "run --task dialogsum --rm length-only --policy policy --out new",
+    "run --task dialogsum --rm hf:policy --out new",
+    "run --task dialogsum --rm length-only --set dialogsum.data=policy --out new",
+    "judge runs --judge winrate-rm --set winrate-rm.model=policy",
+    "judge runs --judge winrate --set winrate.scorer=rm:policy",
+)
+"""Commands that open a folder that the user names."""
+
+
+@pytest.mark.parametrize("line", OPENED)
+@pytest.mark.parametrize("file", ["config.json", "x.index.json", "chat_template.jinja", "data/train.jsonl"])
+def test_a_named_folder_has_no_links_and_pipes(place: Place, refused: Refused, line: str, file: str) -> None:
+    path = policy_folder(place) / file
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    refused(line, "neither a file nor a folder")
+    path.unlink()
+    path.symlink_to(place.outside / "secret")
+    refused(line, "leads outside of")
+    assert not (place.home / "new").exists()
+
+
+def test_weights_and_the_hubs_blobs_may_be_links(place: Place) -> None:
+    folder, blobs = policy_folder(place), place.home / "blobs"
+    blobs.mkdir()
+    shutil.move(folder / "config.json", blobs / "0a")
+    shutil.move(folder / "x.safetensors", place.outside)
+    (folder / "config.json").symlink_to(blobs / "0a")
+    (folder / "x.safetensors").symlink_to(place.outside / "x.safetensors")
+    check_named([str(folder), f"hf:{folder}", "dialogsum", "", "a\0b", "~"])
+    (folder / "more").symlink_to(place.outside)
+    with pytest.raises(BenchError, match="leads outside of"):
+        check_named([f"hf:{folder}"])
+
+
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules", "rank_pattern", "layers_pattern"])
+def test_the_expressions_of_an_adapter_are_bounded(place: Place, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "CPU_SECONDS", 1)
+    adapter, base = place.home / "adapter", policy_folder(place)
+    adapter.mkdir()
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.zeros(1)}, base / "x.safetensors")
+    (adapter / "adapter_model.safetensors").touch()
+    slow, sound = r"(\w*\.*)*(\w*\.*)*!", r".*(q|v)_proj"
+    for text in (sound, slow):
+        config = {"peft_type": "LORA", "base_model_name_or_path": "../policy"}
+        value = {text: 2} if key == "rank_pattern" else text
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, key: value}))
+        if text is slow:
+            with pytest.raises(BenchError, match="was stopped"):
+                check_named([str(adapter)])
+        else:
+            check_named([str(adapter)])
+
+
 # -- places and links -------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +500,39 @@ def test_a_report_that_is_a_link(place: Place, refused: Refused) -> None:
     refused("export shared --format model-index --out new", "leads outside of shared")
     with pytest.raises(BenchError, match="leads outside of"):
         api.load_report(place.home / "shared")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: {name: r[name] for name in ("schema", "schema_version")},
+        lambda r: {**r, "arms": 3},
+        lambda r: {**r, "estimates": [1, None, {}]},
+        lambda r: {**r, "arms": [{}]},
+    ],
+    ids=["no arms", "arms that are none", "estimates that are none", "arms without names"],
+)
+@pytest.mark.parametrize("form", ["model-index", "every-eval-ever --organization me"])
+def test_a_report_of_another_form(place: Place, refused: Refused, change: Callable[[Any], Any], form: str) -> None:
+    api.report(place.runs, place.home / "shared")
+    (place.home / "shared" / LIST).unlink()
+    file = place.home / "shared" / "report.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    refused(f"export shared --format {form} --out new", "report.json")
+    assert not (place.home / "new").exists()
+
+
+def test_modules_of_the_current_folder_are_not_those_of_a_child(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks for the modules of `python -m` in the current folder first: it may be someone else's."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # so that it is as before after the test
+    monkeypatch.delenv("PYTHONSAFEPATH")
+    monkeypatch.setattr(sys, "argv", ["bench", "--version"])
+    with contextlib.suppress(SystemExit):
+        main.main()
+    monkeypatch.chdir(place.outside)  # `place.home` is on the path
+    (place.outside / "json.py").write_text(EVIL)
+    vet._fault_of(json.dumps({"templates": ["x"], "pipeline": "", "seconds": 5, "memory": vet.MEMORY}))
+    assert not (place.outside / "sentinel").exists()
 
 
 def test_the_doctor_looks_at_no_folder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

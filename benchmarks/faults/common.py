@@ -1,10 +1,17 @@
-"""What the fault campaigns share: commands in this process, a small run, and a table of counts."""
+"""What the fault campaigns share: commands in this process, a small run, a table of counts, and the form of results.
+
+`--json FILE` of every campaign writes {"campaign", "tried", "clean", "failed", "kinds": {kind: the same three numbers},
+"seconds", "processor_seconds", ...}; of a campaign of fuzzing {"campaign", "minutes", "processor_seconds", "tried":
+{property: inputs}, "faults": {property: text}}.  page.py makes docs/reliability.md of these files.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +22,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from small import SIZES, command
 
-__all__ = ["SIZES", "Ended", "bench", "command", "save", "table"]
+__all__ = ["SIZES", "Ended", "bench", "command", "outcome", "save", "table"]
+BEGUN = time.monotonic()
 
 
 class Ended(NamedTuple):
@@ -52,7 +60,18 @@ def table(title: str, counts: Mapping[str, Counter[str]], columns: Sequence[str]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, found))} |" for name, found in rows)])
 
 
-def save(path: Path | None, found: object) -> None:
-    """Write what a campaign found as JSON, where a path is given."""
+def outcome(campaign: str, kinds: Mapping[str, Mapping[str, int]], **details: object) -> dict[str, object]:
+    """What a campaign found, from "tried" and "failed" by kind."""
+    counts = {
+        kind: {"tried": own["tried"], "clean": own["tried"] - own["failed"], "failed": own["failed"]}
+        for kind, own in kinds.items()
+    }
+    sums = {column: sum(own[column] for own in counts.values()) for column in ("tried", "clean", "failed")}
+    return {"campaign": campaign, **sums, "kinds": counts, **details}
+
+
+def save(path: Path | None, found: Mapping[str, object]) -> None:
+    """Write what a campaign found as JSON, where a path is given, with the time that it took (of children, too)."""
     if path is not None:
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        took = {"seconds": round(time.monotonic() - BEGUN), "processor_seconds": round(sum(os.times()[:4]))}
+        path.write_text(json.dumps({**took, **found}, indent=1) + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common import Ended, bench, command, save, table
+from common import Ended, bench, command, outcome, save, table
 
 RMS = ("seq2seq-token", "scalar")
 COLUMNS = ("tried", "clean", "named", "without effect", "failed")
@@ -118,7 +118,8 @@ def main() -> int:
     print(f"{len(trials)} damages of files in {', '.join(kinds)}; {time.monotonic() - begun:.0f} s\n")
     print(table("damage", counts, COLUMNS))
     print(f"\nrepaired: {repairs['clean'] + repairs['failed']} tried, {repairs['failed']} failed")
-    save(options.json, {"counts": counts, "repairs": repairs, "kinds": kinds, "failures": failures})
+    details = {"ways": counts, "repairs": repairs, "files_in": kinds, "failures": failures}
+    save(options.json, outcome("damage", counts, **details))
     return 1 if failures else 0
 
 

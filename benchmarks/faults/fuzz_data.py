@@ -194,7 +194,7 @@ def main() -> int:
     print("property  tried  fault")
     for name in tried:
         print(f"{name:8}  {tried[name]:5}  {faults.get(name, 'none')}")
-    found = {"minutes": asked_for.minutes, "processor_seconds": round(time.process_time())}
+    found = {"campaign": "fuzz_data", "minutes": asked_for.minutes, "processor_seconds": round(time.process_time())}
     save(asked_for.json, {**found, "tried": tried, "faults": faults})
     return 1 if faults else 0
 

@@ -142,7 +142,12 @@ def main() -> int:
         print(f"{name}: {count:,} replies{', BROKEN' if name in broken else ''}")
     for name, fault in broken.items():
         print(f"\n{name} (seed {options.seed})\n{fault}")
-    found = {"minutes": options.minutes, "seed": options.seed, "processor_seconds": round(time.process_time())}
+    found = {
+        "campaign": "fuzz_verdicts",
+        "minutes": options.minutes,
+        "seed": options.seed,
+        "processor_seconds": round(time.process_time()),
+    }
     save(options.json, {**found, "tried": tried, "faults": broken})
     return 1 if broken else 0
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import click
+from common import outcome, save
 from test_bad_input import GOOD, MANY, as_lines
 from test_odd_input import BYTE_LINES, DEEP, LONG_LINES, NAMED, RUN
 
@@ -171,9 +171,8 @@ def main() -> int:
         print(f"| {kind} | {tried} | {clean} | {tried - clean} |")
     for one in failed:
         print(one, file=sys.stderr)
-    if given.json:
-        found = {kind: {"tried": tried, "clean": clean} for kind, (tried, clean) in rows}
-        given.json.write_text(json.dumps({"counts": found, "failed": failed}, indent=1) + "\n", encoding="utf-8")
+    found = {kind: {"tried": tried, "failed": tried - clean} for kind, (tried, clean) in counts.items()}
+    save(given.json, outcome("inputs", found, failures=failed))
     return int(bool(failed))
 
 

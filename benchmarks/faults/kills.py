@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common import command, save, table
+from common import command, outcome, save, table
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 RM = ("seq2seq-token",)
@@ -81,7 +81,13 @@ def main() -> int:
     print(table("signal", counts, COLUMNS))
     print(f"\n{left_over} temporary files were left")
     print("\n".join(differences[:50]) or "\nevery run equals the undisturbed one")
-    save(options.json, {"counts": counts, "runs": runs, "temporary": left_over, "differences": differences})
+    # a difference is one of a run, after several signals: it counts for none of them
+    kinds = {
+        name: {"tried": own["sent"] - own["after its end"], "failed": own["wrong code"]} for name, own in counts.items()
+    }
+    kinds["finished runs"] = {"tried": runs, "failed": len({line.partition(":")[0] for line in differences})}
+    details = {"counts": counts, "runs": runs, "temporary": left_over, "differences": differences}
+    save(options.json, outcome("kills", kinds, **details))
     return 1 if differences else 0
 
 

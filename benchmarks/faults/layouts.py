@@ -19,6 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from common import outcome, save
+
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.tasks.preferences import preferences
 from rlhf_bench.tasks.prompts import prompts
@@ -585,16 +587,19 @@ def compared(read: Callable[[], set[object]], wanted: set[object]) -> str:
     )
 
 
-def all_cases() -> dict[str, str]:
+def all_cases() -> dict[str, dict[str, str]]:
+    """By kind."""
     with tempfile.TemporaryDirectory() as place:
-        return pair_cases(Path(place)) | prompt_cases(Path(place)) | folder_cases(Path(place))
+        readers = {"preference data": pair_cases, "prompts": prompt_cases, "folders": folder_cases}
+        return {kind: read(Path(place)) for kind, read in readers.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the counts and the failures here")
     given = parser.parse_args()
-    found = all_cases()
+    kinds = all_cases()
+    found = {name: why for cases in kinds.values() for name, why in cases.items()}
     failed = {name: why for name, why in found.items() if why}
     counts = {"tried": len(found), "clean": len(found) - len(failed), "failed": len(failed)}
     print(
@@ -602,8 +607,8 @@ def main() -> int:
     )
     for name, why in failed.items():
         print(f"{name}: {why}")
-    if given.json:
-        given.json.write_text(json.dumps({**counts, "failures": failed}, indent=1) + "\n", encoding="utf-8")
+    by_kind = {kind: {"tried": len(cases), "failed": sum(map(bool, cases.values()))} for kind, cases in kinds.items()}
+    save(given.json, outcome("layouts", by_kind, failures=failed))
     return 1 if failed else 0
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from common import outcome, save
 from fault_server import CANARY, Asked, FaultServer, Reply, case, completion, goods, prefer, run, serving, verdict
 
 from rlhf_bench.harness.errors import BenchError
@@ -437,9 +438,8 @@ def main() -> int:
         print(f"| {group} | {number} | {number - counts['failed'][group]} | {counts['failed'][group]} |")
     number, failed = counts["tried"].total(), counts["failed"].total()
     print(f"| all | {number} | {number - failed} | {failed} |")
-    if options.json:
-        totals = {"tried": number, "clean": number - failed, "failed": failed}
-        options.json.write_text(json.dumps({**totals, "behaviours": rows}, indent=1) + "\n")
+    kinds = {group: {name: counts[name][group] for name in ("tried", "failed")} for group in counts["tried"]}
+    save(options.json, outcome("servers", kinds, behaviours=rows))
     return 1 if failed else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api.reports import load_report
 from rlhf_bench.harness.cli.consoles import consoles
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.reports import exports
 
 
@@ -19,17 +19,21 @@ def export(report: Path, form: str, out: Path, organization: str) -> int:
     that the format cannot hold, and where `out` cannot be written.
     """
     found = load_report(report).data
-    if form == "every-eval-ever":
-        if not organization:
-            raise BenchError("Every Eval Ever wants to know who evaluated.", "Give --organization NAME.")
-        # the format wants the time of export, in seconds since 1970
-        records = exports.every_eval_ever(found, str(int(time.time())), organization)
-        files = {file_name(record["model_info"]["id"]): record for record in records}
-    else:
-        files = {
-            file_name(exports.model_name(arm)): {"model-index": exports.model_index(found, arm)}
-            for arm in found["arms"]
-        }
+    if form == "every-eval-ever" and not organization:
+        raise BenchError("Every Eval Ever wants to know who evaluated.", "Give --organization NAME.")
+    try:
+        if form == "every-eval-ever":
+            # the format wants the time of export, in seconds since 1970
+            records = exports.every_eval_ever(found, str(int(time.time())), organization)
+            files = {file_name(record["model_info"]["id"]): record for record in records}
+        else:
+            files = {
+                file_name(exports.model_name(arm)): {"model-index": exports.model_index(found, arm)}
+                for arm in found["arms"]
+            }
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:  # a report may be shared
+        fix = "Write it again: bench report."
+        raise BenchError(f"The report.json of {report} is damaged: {one_line(error)}.", fix) from error
     stdout, _ = consoles(False)
     # after all records are made: a report that the format cannot hold leaves no folder behind
     for name, value in files.items():

@@ -30,6 +30,9 @@ def main() -> None:
     Faults of the machine and of texts that no command foresees are one line and exit code 2, too: a path that is too
     long, a full disk, a text that cannot be encoded, JSON that is nested too deeply, no memory.
     """
+    # Python looks for the modules of a child (`python -m`, a spawned worker) in the current folder first, which may be
+    # someone else's.  A module that the user names is still found there (plugins.find).
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         bench(standalone_mode=False)  # click would print its own errors and exit before the handlers below
     except (click.exceptions.Abort, KeyboardInterrupt):  # click raises the first for the second

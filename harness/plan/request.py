@@ -20,6 +20,7 @@ from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
+from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.seeds import Seed, layers_asked
@@ -112,6 +113,8 @@ def make_plan(request: Request) -> Plan:
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
+    texts = [text for group in settings.plugins.values() for text in texts_of(group)]
+    check_named([request.policy, *request.reward_models, *texts])
     opened = _opened(request, settings)
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
