@@ -6,6 +6,7 @@ cells are finished runs of one task, reward model and seed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 SCHEMA = "rlhf-bench/experiment"
 SCHEMA_VERSION = 1
 FILE = "experiment.json"
+UNFINISHED = re.compile(r" (?:is|are) unfinished(?:: |$)")
+"""What a sentence about a missing result says where nothing is damaged."""
 
 Tables = dict[str, dict[int, list["JsonObject"]]]
 """Rows of an analysis by reward model ("" for overhead, whose rows are of several) and seed."""
@@ -59,7 +62,13 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
     every_cell = _distinct(cells)
     analyses = _analysis_rows(record, root, missing)  # adds to `missing`, which enters the key
     if not every_cell and not analyses:
-        raise BenchError(f"{record['name']}: nothing is finished.", f"Run: bench experiment {record['name']}")
+        again = f"bench experiment {record['name']}"
+        damaged = [sentence for sentence in missing if not UNFINISHED.search(sentence)]
+        if damaged:  # the command alone would end here again
+            more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
+            seen = f"{record['name']}: nothing can be reported: {damaged[0]}{more}."
+            raise DamagedError(seen, f"To make it again: {again} --repair")
+        raise BenchError(f"{record['name']}: nothing is finished.", f"Run: {again}")
     # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
     code = fingerprint.of(__name__, without=build.NOT_REPORTING)
     definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
@@ -136,17 +145,18 @@ def page_report(built: Row) -> JsonObject:
 def _cells(record: Row, root: Path) -> tuple[dict[str, list[CellFiles]], list[str]]:
     """Finished cells by run, and sentences about the others.
 
-    Unfinished cells are counted, not named: an interrupted experiment may lack hundreds.
+    Unfinished cells are counted, not named: an interrupted experiment may lack hundreds.  Damaged ones are named.
     """
     found: dict[str, list[CellFiles]] = {}
     missing: list[str] = []
     for name, cells in record["runs"].items():
         own, lacking = find_cells([root / "cells" / f"{cell}.json" for cell in cells])
         found[name] = own
-        unfinished = len(cells) - len(own)
+        named = [sentence for sentence in lacking if not UNFINISHED.search(sentence)]
+        unfinished = len(lacking) - len(named)
         missing += [f"{name}: {unfinished} of {len(cells)} cells are unfinished"] if unfinished else []
-        # runs share cells, hence their judges
-        missing += [s for s in lacking if "the judge" in s and s not in missing]
+        # runs share cells, hence their damage and their judges
+        missing += [sentence for sentence in named if sentence not in missing]
     return found, missing
 
 

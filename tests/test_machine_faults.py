@@ -130,6 +130,29 @@ def test_a_process_without_memory_ends_with_one_line(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.training
+def test_a_limit_on_memory_is_one_line_and_the_command_continues_without_it(tmp_path: Path) -> None:
+    """As under `ulimit -v`: the libraries that are imported do not fit."""
+    from small import bench, command
+
+    line = command(tmp_path / "runs", "--judge", "length", "-q", rms=("length-only",))
+    room = 400 * 2**20  # bytes: Python starts in it, torch does not
+    ended = subprocess.run(
+        [sys.executable, "-m", "rlhf_bench.harness", *line],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)),
+    )
+    assert ended.returncode == 2, ended.stderr
+    (said,) = ended.stderr.splitlines()
+    assert "out of memory" in said
+    assert "ulimit -v" in said
+    again = bench(*line)
+    assert again.returncode == 0, again.stderr
+
+
 # -- files written aside -----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
 from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
-from rlhf_bench.harness.cli.run import REPAIRED, check_repair, show_plan
+from rlhf_bench.harness.cli.run import AGAIN, REPAIRED, check_repair, show_plan
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.replacing import write_text
@@ -57,7 +57,7 @@ def experiment(
     # what finished is shown before the failure is raised
     result = api.write_experiment(planned, failure)
     show(stdout, result)
-    complain(result.data["missing"], "")
+    complain(result.data["missing"], AGAIN)
     if failure:
         raise failure
     judged = [stage for stage in order if stage.kind == "verdicts"]

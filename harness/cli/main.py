@@ -58,11 +58,17 @@ def main() -> None:
     except Exception as error:
         from rlhf_bench.harness.faults import machine_fault
 
-        fault = machine_fault(error, "This command ended")
+        fault = machine_fault(unmapped(error), "This command ended")
         if fault is None:
             raise  # a fault in code
         click.echo(f"Error: {printable(str(fault))}", err=True)
         sys.exit(2)
+
+
+def unmapped(error: Exception) -> Exception:
+    """A MemoryError for a library that found no room in memory when it was imported, any other exception as it is."""
+    # the dynamic linker's words; it raises an ImportError, for a limit on the address space (ulimit -v) as well
+    return MemoryError(str(error)) if "failed to map segment" in str(error) else error
 
 
 class Command(click.Command):

@@ -279,10 +279,10 @@ STATISTICS: Sequence[tuple[str, str]] = (
 """What a calibration shows, in order: the fields of Agreement that are intervals."""
 
 
-def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
+def agreement_table(name: str, found: Mapping[str, Agreement], level: float = 0.95) -> Table:
     """A judge's agreement with people as a table, for the terminal: one row per measure and statistic (STATISTICS).
 
-    `found` is what `calibrate` returns; a statistic without a value is a dash, and its row says why.
+    `found` is what `calibrate` returns at this `level`; a statistic without a value is a dash, and its row says why.
     """
     rows = []
     for win, one in found.items():
@@ -297,7 +297,9 @@ def agreement_table(name: str, found: Mapping[str, Agreement]) -> Table:
             bounds = "" if interval.low is None else f"{number(interval.low)} to {number(interval.high)}"
             meaning = f"{text}; {interval.note}" if interval.note else text
             rows.append((win, statistic, number(interval.value), bounds, meaning))
-    return Table(f"{name} against people", ("measure", "statistic", "value", "95% interval", "meaning"), rows)
+    return Table(
+        f"{name} against people", ("measure", "statistic", "value", f"{100 * level:g}% interval", "meaning"), rows
+    )
 
 
 class Counted(Protocol):

@@ -204,8 +204,8 @@ STATISTICS: Sequence[tuple[str, str]] = (
 """What the table shows, in order: the fields of Detection that are intervals."""
 
 
-def detection_table(name: str, found: Mapping[str, Detection]) -> Table:
-    """A judge's agreement with labelled responses as a table, for the terminal."""
+def detection_table(name: str, found: Mapping[str, Detection], level: float = 0.95) -> Table:
+    """A judge's agreement with labelled responses as a table, for the terminal; `level` is that of `found`."""
     rows = []
     for one, detected in found.items():
         reasons = ", ".join(f"{reason} ({count})" for reason, count in detected.reasons.items())
@@ -222,5 +222,7 @@ def detection_table(name: str, found: Mapping[str, Detection]) -> Table:
             bounds = "" if interval.low is None else f"{number(interval.low)} to {number(interval.high)}"
             rows.append((one, statistic, number(interval.value), bounds, meaning))
     return Table(
-        f"{name} against labelled responses", ("measure", "statistic", "value", "95% interval", "meaning"), rows
+        f"{name} against labelled responses",
+        ("measure", "statistic", "value", f"{100 * level:g}% interval", "meaning"),
+        rows,
     )

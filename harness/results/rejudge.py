@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
 
+WHOLE = "whole"
+"""A file beside an unfinished try whose files are complete, and of which some may have been moved already."""
+
+
 @dataclass
 class Rejudged:
     """The verdict stages of a call, their outcome, and a sentence for each stage that kept its earlier verdicts."""
@@ -120,20 +124,29 @@ class RetryStore(store.Store):
         partial = self.root / ".partial" / f"{kind}-{key[: store.KEY_LENGTH]}"
         work, scratch = partial / "work", partial / "scratch"
         self.check_unfinished(partial)
+        target, whole = self.folder(kind, label, key), partial / WHOLE
         with FileLock(partial.with_suffix(".lock")):
+            if whole.is_file():  # a kill came while files were replaced: what that try cost stands in the rest of them
+                _replace(work, target)
+                self.retries[key] = len(undecided(store.read_rows(target / "verdicts.jsonl")))
+                whole.unlink()
             shutil.rmtree(partial, ignore_errors=True)
             for folder in (work, scratch):
                 folder.mkdir(parents=True)
             yield work, scratch
             # removed from `retries` first: from here on the stage is complete, with the old or the new verdicts
-            self._replace_unless_worse(work, self.folder(kind, label, key), self.retries.pop(key))
+            if self._prepared(work, target, self.retries.pop(key)):
+                whole.touch()
+                _replace(work, target)
+                whole.unlink()
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _replace_unless_worse(self, work: Path, target: Path, before: int) -> None:
+    def _prepared(self, work: Path, target: Path, before: int) -> bool:
+        """Whether new verdicts are to replace those of `target`; their account then holds the earlier tries."""
         left = len(undecided(store.read_rows(work / "verdicts.jsonl")))
         if left > before:
             self.kept.append(f"{target.name}: {left} cases undecided now, {before} before; the earlier verdicts stay")
-            return
+            return False
         new, old = work / "account.json", target / "account.json"
         if old.is_file() and not any(integrity.damage(target, integrity.no_weights)):
             if new.is_file():  # so that the new account shows what all tries cost
@@ -144,9 +157,16 @@ class RetryStore(store.Store):
                 shutil.copy2(old, new)
         record = {**store.read_json(work / store.MARKER), integrity.FILES: integrity.listed(work)}
         store.write_json(work / store.MARKER, integrity.sealed(record, integrity.stage_place(record)))
-        # one file at a time, each by an atomic rename, the marker last: after a kill every file is whole, old or new
-        for file in sorted(work.iterdir(), key=lambda file: file.name == store.MARKER):
-            file.replace(target / file.name)
+        return True
+
+
+def _replace(work: Path, target: Path) -> None:
+    """Move a try's files to the stage's folder.
+
+    One at a time, each by an atomic rename, the marker last: after a kill every file is whole, old or new.
+    """
+    for file in sorted(work.glob("*"), key=lambda file: file.name == store.MARKER):
+        file.replace(target / file.name)
 
 
 def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:

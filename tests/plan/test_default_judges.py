@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair, Split
+from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Request, make_plan
 from rlhf_bench.judges.stance import Stance
 from rlhf_bench.tasks.saferlhf import RealSafeRLHF
@@ -58,3 +60,12 @@ def test_a_tasks_own_judges_join_the_default_ones() -> None:
 def test_the_synthetic_safety_task_has_its_judge_and_real_data_have_none() -> None:
     assert SafetyWorld.judges == ("stance",)
     assert not hasattr(RealSafeRLHF, "judges")
+
+
+@pytest.mark.parametrize("text", ["# nothing yet\n", "\n\n# a = 'b'"])
+def test_a_rubric_without_a_criterion_is_refused_at_planning(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(BenchError, match="has no criterion"):
+        judge_spec("winrate-llm", {"model": "m", "rubric": str(tmp_path / "r.toml")})
+    (tmp_path / "r.toml").write_text('kind = "Which is kinder?"')
+    assert judge_spec("winrate-llm", {"model": "m", "rubric": str(tmp_path / "r.toml")}).name == "winrate-llm"

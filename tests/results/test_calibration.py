@@ -18,6 +18,7 @@ from rlhf_bench.harness.results.calibration import (
     LABELS,
     Labelled,
     agreement,
+    agreement_table,
     calibrate,
     kappa,
     kappa_interval,
@@ -76,6 +77,16 @@ def test_undefined_statistics_have_no_value() -> None:
 
 def judged(value: float | None, *orders: str) -> Verdict:
     return Verdict({"w": value}, "" if value is not None else "why", {"orders": {"w": list(orders)}})
+
+
+def test_the_table_names_the_level_of_its_intervals() -> None:
+    rows, verdicts = [Labelled("p", "a", "b", "a")] * 3, [judged(1.0, "win", "win")] * 3
+    for level, said in ((0.9, "90% interval"), (0.95, "95% interval"), (0.995, "99.5% interval")):
+        found = agreement(rows, verdicts, "w", [], rng(), level)
+        shown = agreement_table("j", {"w": found}, level)
+        assert shown.columns[3] == said
+        (row,) = [row for row in shown.rows if row[1] == "agreed"]
+        assert row[3] == f"{found.agreed.low:.2f} to 1.00"
 
 
 def test_every_share_counts_its_cases() -> None:

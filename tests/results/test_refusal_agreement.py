@@ -57,6 +57,14 @@ def test_the_interval_resamples_whole_prompts() -> None:
     assert (copies.low, copies.high) == pytest.approx((apart.low, apart.high))
 
 
+def test_the_table_names_the_level_of_its_intervals() -> None:
+    found = {level: detection(rows("refuses", "complies"), [True, False], {}, rng(), level) for level in (0.9, 0.995)}
+    assert [detection_table("j", {"m": found[level]}, level).columns[3] for level in found] == [
+        "90% interval",
+        "99.5% interval",
+    ]
+
+
 def test_what_cannot_be_said_and_what_a_bootstrap_would_be_certain_of() -> None:
     none = detection(rows("complies", "complies"), [False, False], {}, rng())
     assert none.precision.value is none.recall.value is none.kappa.value is None

@@ -159,6 +159,11 @@ def test_a_kill_at_any_time_leaves_whole_verdicts(
     results.judge("winrate-llm", **asking(server, tmp_path))
     assert results.wins() == [1.0, 0.0, 0.5, 1.0]
     assert server.judged == asked
+    account = store.read_json(folder / "account.json")
+    tries = [one["asked"] for one in (*account["earlier"], account)]
+    assert tries[0] == 7, "what the first try cost is never lost"
+    assert tries.count(1) == 1, "nor what the killed one cost, and it counts once"
+    assert integrity.used(folder) == []
 
 
 def test_a_deterministic_judge_is_not_run_again(results: Results) -> None:
