@@ -81,7 +81,7 @@ def _finished(built: Row) -> set[tuple[str, str, object]]:
     """(run or arm, reward model, seed) of the cells and the stages of analyses behind a result."""
     arms = built["report"]["arms"] if built["report"] else []
     found: set[tuple[str, str, object]] = {
-        (arm["key"], arm["reward_model"], seed) for arm in arms for seed in arm["seeds"]
+        (arm["arm"], arm["reward_model"], seed) for arm in arms for seed in arm["seeds"]
     }
     for run, analysis in built["analyses"].items():
         if analysis["kind"] == "overhead":  # a timing, planned for the first seed

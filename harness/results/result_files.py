@@ -147,7 +147,10 @@ def made(data: Row, where: str) -> ResultFile:
     """
     fix = "Write it again: bench claims RUNS --out FILE."
     try:
-        found = TypeAdapter(ResultFile).validate_python(data)
+        # as JSON: of Python's objects a strict check takes no dictionary for a dataclass
+        found = TypeAdapter(ResultFile).validate_json(json.dumps(data))
+    except RecursionError:
+        raise BenchError(f"{where} is damaged: nested too deeply.", fix) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:100]
