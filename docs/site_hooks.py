@@ -1,4 +1,4 @@
-"""MkDocs hook: pages that are files of the repository's root, pages of results, where mkdocstrings finds the package."""
+"""MkDocs hook: pages of the repository's root and of results, and where mkdocstrings finds the package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_results(nav: list[Any] | None, docs: Path) -> None:
     """Name the pages of experiments below the page of all claims: `bench claims` writes more of them."""
     for entry in nav or []:
         for pages in entry.values() if isinstance(entry, dict) else ():
-            if {"All claims": "results.md"} in pages:
+            if isinstance(pages, list) and {"All claims": "results.md"} in pages:
                 names = sorted(path.stem for path in (docs / "results").glob("*.md"))
                 pages += [{name: f"results/{name}.md"} for name in names]
             elif isinstance(pages, list):

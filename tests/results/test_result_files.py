@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -22,8 +23,8 @@ from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.results import claims, result_files
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.statistics import comparisons
+from rlhf_bench.reports import experiments as built_experiments
 from rlhf_bench.reports import result_pages
-from rlhf_bench.reports.experiments import build_experiment
 
 RUN_OF = {"bias-replication": "main", "overoptimisation": "kl 0.005"}
 NAMES = tuple(RUN_OF)
@@ -32,7 +33,7 @@ COMMAND = "bench experiment x --out /here/runs"
 
 def run(root: Path, *names: str, seeds: tuple[int, ...] = (1, 2, 3)) -> Path:
     """A results folder with finished experiments on seeds of their own; the reward models need no training."""
-    cells = [path.stem for path in make(root, Stored(seeds=seeds, prompts=12, undecided=False))]
+    cells = [path.stem for path in make(root, Stored(seeds=seeds, prompts=6, undecided=False))]
     (root / "experiments").mkdir(exist_ok=True)
     for name in names:
         record: dict[str, Any] = {"name": name, "question": f"Is {name} so?", "seeds": list(seeds), "command": COMMAND}
@@ -46,10 +47,24 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("both"), *NAMES)
 
 
+BUILT: dict[tuple[Any, ...], Any] = {}
+build = built_experiments.build_experiment
+
+
+def build_once(record: Any, root: Path, estimator: Estimator) -> Any:
+    """The experiment of these cells: the same cells come to the same result, and building takes seconds."""
+    key = (record["name"], tuple(sorted(path.stem for path in root.glob("cells/*.json"))), estimator.level)
+    if key not in BUILT:
+        BUILT[key] = build(record, root, estimator)
+    return copy.deepcopy(BUILT[key])
+
+
 @pytest.fixture(autouse=True)
 def today(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Today's stages are those of the runs unless a test says so: planning takes seconds."""
+    """Today's stages are those of the runs unless a test says so: planning takes seconds (test_results_pages.py)."""
     found: dict[str, list[str]] = {}
+    monkeypatch.setattr(built_experiments, "build_experiment", build_once)
+    monkeypatch.setattr(stamps, "stamped", lambda *_: {"seeds": [], "stages": {"ppo": "0" * 12}})
     monkeypatch.setattr(stamps, "stale", lambda stamp: {name: found[name] for name in stamp if name in found})
     return found
 
@@ -346,7 +361,7 @@ def test_minutes_and_the_day_are_those_of_the_stages(tmp_path: Path) -> None:
     for path in markers:
         os.utime(path, (86_400.0 * 365, 86_400.0 * 365))
     os.utime(markers[0], (86_400.0 * 366, 86_400.0 * 366))
-    built = build_experiment(record, root, Estimator())
+    built = build_once(record, root, Estimator())
     found = result_pages.result_of(built, record, root)
     assert found.date == "1971-01-02"
     assert found.minutes == round(built["report"]["manifest"]["seconds_total"] / 60, 1)
