@@ -86,8 +86,8 @@ def ledger(page: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in result_files.whole_ledger(result_files.read_folder(page.with_suffix("")))}
 
 
-def change(page: Path, name: str, **fields: Any) -> Path:
-    path = page.with_suffix("") / f"{name}.json"
+def change(page: Path, experiment: str, **fields: Any) -> Path:
+    path = page.with_suffix("") / f"{experiment}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     return path
 
@@ -269,7 +269,7 @@ def row_change(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         row_change(value=float("nan")), row_change(p=float("inf")), row_change(p=1.5), row_change(verdict="proved"),
         row_change(low=None), row_change(low=2.0, high=1.0, value=1.5, verdict="supported"), row_change(level=0),
         row_change(verdict="supported", low=0.1, high=0.2), row_change(verdict="not run"),
-        row_change(verdict="inconclusive", low=-0.2, high=-0.1), row_change(seeds=[1], low=-2, high=-1),
+        row_change(verdict="inconclusive", low=-0.2, high=-0.1), row_change(verdict="supported", seeds=[1], low=-2, high=-1),
         lambda data: {**data, "claims": data["claims"] * 2}, lambda _: [], lambda _: None,
     ],
     ids=range(30),
