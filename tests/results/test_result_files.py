@@ -53,7 +53,7 @@ build = built_experiments.build_experiment
 
 def build_once(record: Any, root: Path, estimator: Estimator) -> Any:
     """The experiment of these cells: the same cells come to the same result, and building takes seconds."""
-    key = (record["name"], tuple(sorted(path.stem for path in root.glob("cells/*.json"))), estimator.level)
+    key = (record["name"], tuple(sorted(path.parent.name for path in root.glob("ppo/*/stage.json"))), estimator.level)
     if key not in BUILT:
         BUILT[key] = build(record, root, estimator)
     return copy.deepcopy(BUILT[key])
@@ -222,7 +222,7 @@ def test_fewer_seeds_replace_nothing_unless_asked(page: Path, tmp_path: Path) ->
 
 def test_fewer_cells_of_as_many_seeds_replace_nothing(page: Path, tmp_path: Path) -> None:
     part = run(tmp_path / "part", "overoptimisation")
-    next(part.glob("cells/*scalar-s2.json")).unlink()
+    next(part.glob("ppo/*-scalar-s2-*/stage.json")).unlink()
     with pytest.raises(BenchError, match="RUNS have 3 seeds and 5"):
         bench_claims([part], page)
 
@@ -245,7 +245,7 @@ def test_of_several_folders_the_fullest_counts(
 
 def test_only_seeds_with_a_finished_cell_count(tmp_path: Path) -> None:
     root = run(tmp_path / "runs", "overoptimisation")
-    for path in root.glob("cells/*-s2.json"):
+    for path in root.glob("ppo/*-s2-*/stage.json"):
         path.unlink()
     bench_claims([root], tmp_path / "results.md")
     found = result_files.read(tmp_path / "results" / "overoptimisation.json")
@@ -269,7 +269,8 @@ def row_change(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         row_change(value=float("nan")), row_change(p=float("inf")), row_change(p=1.5), row_change(verdict="proved"),
         row_change(low=None), row_change(low=2.0, high=1.0, value=1.5, verdict="supported"), row_change(level=0),
         row_change(verdict="supported", low=0.1, high=0.2), row_change(verdict="not run"),
-        row_change(verdict="inconclusive", low=-0.2, high=-0.1), row_change(verdict="supported", seeds=[1], low=-2, high=-1),
+        row_change(verdict="inconclusive", low=-0.2, high=-0.1),
+        row_change(verdict="supported", low=-0.2, high=-0.1, seeds=[1]),
         lambda data: {**data, "claims": data["claims"] * 2}, lambda _: [], lambda _: None,
     ],
     ids=range(30),
