@@ -1,10 +1,11 @@
-"""MkDocs hook: pages that are files of the repository's root, and where mkdocstrings finds the package."""
+"""MkDocs hook: pages of the repository's root and of results, and where mkdocstrings finds the package."""
 
 from __future__ import annotations
 
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
@@ -32,7 +33,19 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     if not (package / "harness").exists():
         (package / "harness").symlink_to(_root(config) / "harness")
     config.plugins["mkdocstrings"].config["handlers"]["python"]["paths"] = [SOURCES.name]
+    add_results(config.nav, Path(config.docs_dir))
     return config
+
+
+def add_results(nav: list[Any] | None, docs: Path) -> None:
+    """Name the pages of experiments below the page of all claims: `bench claims` writes more of them."""
+    for entry in nav or []:
+        for pages in entry.values() if isinstance(entry, dict) else ():
+            if isinstance(pages, list) and {"All claims": "results.md"} in pages:
+                names = sorted(path.stem for path in (docs / "results").glob("*.md"))
+                pages += [{name: f"results/{name}.md"} for name in names]
+            elif isinstance(pages, list):
+                add_results(pages, docs)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -306,19 +306,3 @@ def check_record(record: object, path: Path) -> None:
     outside = [name for name in names if not store.is_plain_name(name)]
     if outside:
         raise BenchError(f"{path} names {outside[0]!r}, nothing in its results folder.", "Run the experiment again.")
-
-
-def whole_ledger(built: Sequence[Row], only: Sequence[str] = ()) -> list[JsonObject]:
-    """The rows of every claim, or of the experiments in `only`, in the order of the ledger, adjusted over all of them.
-
-    Claims without a finished experiment are `not run`.
-    """
-    # of an experiment in several results folders the last one counts
-    rows = {row["id"]: row for experiment in built for row in experiment["claims"]}
-    found = [
-        rows.get(claim.id) or claims.Result(claim, "not run", note=f"bench experiment {claim.experiment}").row()
-        for claim in claims.load()
-        if not only or claim.experiment in only
-    ]
-    # each experiment adjusted over its own claims
-    return claims.adjusted(found)

@@ -1,4 +1,4 @@
-"""Experiments and the ledger of claims as tables and Markdown: the contents of docs/results.md."""
+"""An experiment as tables and Markdown: the content of experiment.md and of its page of results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_bench.harness.results.table import Cell, Table, cell_value, estimated
 from rlhf_bench.reports import tables
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
 from rlhf_bench.reports.measures import COLLAPSED
-from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
+from rlhf_bench.reports.verdicts import checks_table, claims_table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -115,17 +115,14 @@ def experiment_tables(built: Row) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def experiment_markdown(built: Row, level: int = 1) -> str:
-    """One experiment as Markdown; `level` is the depth of its heading.
-
-    The content of experiment.md; docs/results.md has the same below other headings.
-    """
-    return "\n".join(experiment_lines(built, "#" * level)).rstrip() + "\n"
+def experiment_markdown(built: Row) -> str:
+    """One experiment as Markdown: the content of experiment.md."""
+    return "\n".join(experiment_lines(built)).rstrip() + "\n"
 
 
-def experiment_lines(built: Row, mark: str) -> Iterator[str]:
-    """One experiment, its heading marked by `mark` ("#", "##", ...)."""
-    yield from (f"{mark} {escape(built['name'])}", "", escape(built["question"]), "")
+def experiment_lines(built: Row) -> Iterator[str]:
+    """One experiment line by line: question, command, seeds, what is missing, claims and tables."""
+    yield from (f"# {escape(built['name'])}", "", escape(built["question"]), "")
     yield from fenced(without_folder(built["command"]))
     yield from (f"Seeds: {', '.join(map(str, built['seeds']))}.", "")
     for sentence in built["missing"]:
@@ -135,11 +132,11 @@ def experiment_lines(built: Row, mark: str) -> Iterator[str]:
     if built["missing"] or built["left_out"]:
         yield ""
     if built["claims"]:
-        yield from table_lines(claims_table(built["claims"]), f"{mark}#")
+        yield from table_lines(claims_table(built["claims"]))
         checked = checks_table(built["claims"])
-        yield from table_lines(checked, f"{mark}#") if checked.rows else ()
+        yield from table_lines(checked) if checked.rows else ()
     for table in experiment_tables(built):
-        yield from table_lines(table, f"{mark}#")
+        yield from table_lines(table)
     if built["report"]:
         yield f"All stages together: {built['report']['manifest']['seconds_total'] / 60:.1f} minutes of one core."
         yield ""
@@ -163,19 +160,3 @@ def without_folder(command: str) -> str:
         elif not word.startswith("--out="):
             kept.append(word)
     return shlex.join(kept)
-
-
-def results_markdown(built: Sequence[Row], ledger: Sequence[Row], intro: str = "") -> str:
-    """The ledger of claims and every experiment as one Markdown page, `intro` below its heading.
-
-    `built`: contents of experiment.json.  `ledger`: rows of every claim, those without an experiment included
-    (`experiments.whole_ledger`).
-    """
-    lines = ["# Results", ""]
-    if intro:
-        lines += [intro.strip(), ""]
-    lines += ["## The claims, and what the intervals say", "", " ".join(summary(ledger)), ""]
-    lines += [*table_lines(claims_table(ledger), "###"), *table_lines(texts_table(ledger), "###")]
-    for experiment in built:
-        lines += experiment_lines(experiment, "##")
-    return "\n".join(lines).rstrip() + "\n"

@@ -376,16 +376,19 @@ def experiment(**options: Any) -> None:
 
 @bench.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Also write everything as Markdown to this file.")
-@click.option("--intro", type=click.Path(path_type=Path), help="A Markdown file that the written file begins with.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write pages: FILE.md, FILE/NAME.md, FILE/NAME.json.")
+@click.option("--intro", type=click.Path(path_type=Path), help="Text for the page's top.  [default: FILE-intro.md]")
 @click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
+@click.option("--replace", is_flag=True, help="Replace stored results also by those of fewer seeds or cells.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
-def claims(runs: tuple[Path, ...], out: Path | None, intro: Path | None, only: tuple[str, ...], level: float) -> None:
-    """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs)."""
-    from rlhf_bench.harness.cli.experiment import claims
+def claims(**options: Any) -> None:
+    """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs).
 
-    # here, because click takes no default for nargs=-1
-    sys.exit(claims(runs or (Path("runs"),), out, intro, level, only))
+    With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.
+    """
+    from rlhf_bench.harness.cli.claims import claims
+
+    sys.exit(claims(**options))
 
 
 @bench.command()

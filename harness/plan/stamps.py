@@ -6,7 +6,7 @@ as well says that the same code would compute the same results.  What differs is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +30,23 @@ def of_results(record: Row, root: Path) -> Digests:
 
     A cell without a record leaves its stages out, so the digests then differ from those of a plan.
     """
-    places: list[Place] = [(p["place"][0], p["place"][2]) for own in record["analyses"].values() for p in own]
+    return _digests((kind, key) for kind, _, key in places(record, root))
+
+
+def places(record: Row, root: Path) -> Iterator[tuple[str, str, str]]:
+    """(kind, label, short key) of every stage of an experiment that was run, finished or not.
+
+    Shared stages come several times.
+    """
+    for own in record["analyses"].values():
+        yield from (tuple(stage["place"]) for stage in own)
     for name in (name for cells in record["runs"].values() for name in cells):
         try:
             cell = store.read_json(root / "cells" / f"{name}.json")
-        except BenchError:  # unfinished: the page names it as missing
-            continue
-        places += [(kind, key) for kind, _, key in (*cell["stages"].values(), *cell["judges"].values())]
-    return _digests(places)
+            found = [(kind, label, key) for kind, label, key in (*cell["stages"].values(), *cell["judges"].values())]
+        except (BenchError, AttributeError, KeyError, TypeError, ValueError):
+            continue  # unfinished or damaged: the page names it as missing
+        yield from found
 
 
 def of_today(name: str, seeds: Sequence[int] = ()) -> Digests:
@@ -60,7 +69,7 @@ def of_plan(made: experiments.Made) -> Digests:
 def stale(stamp: Mapping[str, Row]) -> dict[str, list[str]]:
     """The experiments whose results are not of today's code, each with the kinds of stages that differ.
 
-    `stamp` is what `stamped` returns.
+    `stamp` is what `stamped` returns, by experiment.
     """
     found = {}
     for name, row in stamp.items():
@@ -71,20 +80,16 @@ def stale(stamp: Mapping[str, Row]) -> dict[str, list[str]]:
     return found
 
 
-def stamped(records: Sequence[tuple[Row, Path]]) -> JsonObject:
-    """The content of a page's stamp, by experiment: `seeds` (empty: its own), and `stages`, the digests."""
-    found = {}
-    for record, root in records:
-        name = str(record["name"])
-        own = experiments.find(name)
-        asked = record["seeds"] != experiments.record(own, experiments.make(own, (), {}), "")["seeds"]
-        found[name] = {"seeds": record["seeds"] if asked else [], "stages": dict(of_results(record, root))}
-    return found
+def stamped(record: Row, root: Path) -> JsonObject:
+    """The stamp of an experiment that was run: `seeds` (empty: its own), and `stages`, the digests.
 
-
-def path_beside(page: Path) -> Path:
-    """Where the stamp of a page lies: results.md has results.stamp.json."""
-    return page.with_suffix(".stamp.json")
+    Raises BenchError for seeds in layers that are not the experiment's own, which no plan can be made of again.
+    """
+    own = experiments.find(record["name"])
+    asked = record["seeds"] != experiments.record(own, experiments.make(own, (), {}), "")["seeds"]
+    if asked and any(isinstance(seed, str) for seed in record["seeds"]):
+        raise BenchError(f"{own.name} was run on seeds in layers that are not its own.", "It has no page of results.")
+    return {"seeds": record["seeds"] if asked else [], "stages": dict(of_results(record, root))}
 
 
 def _digests(places: Iterable[Place]) -> Digests:

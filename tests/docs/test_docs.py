@@ -123,7 +123,8 @@ def test_links_and_paths_exist(page: str) -> None:
 
 
 def test_findings_of_the_readme_are_those_of_the_results() -> None:
-    results = "".join((ROOT / "docs" / n).read_text(encoding="utf-8") for n in ("results.md", "results-whitebox.md"))
+    pages = [*(ROOT / "docs").glob("results*.md"), *(ROOT / "docs" / "results").glob("*.md")]
+    results = "".join(page.read_text(encoding="utf-8") for page in pages if not page.name.endswith("-intro.md"))
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     found = re.findall(r"-?\d\.\d+ \[-?\d\.\d+, -?\d\.\d+\]|-?\d\.\d+ \(-?\d\.\d+ \[.*?\]\)", text)
     assert len(found) >= 7
@@ -220,3 +221,6 @@ def test_the_sample_report_and_the_generated_pages_are_reachable(site: Path) -> 
     assert "sample-report/report.html" in loaded(site / "index.html").links
     targets = loaded(site / "experiments-and-results" / "index.html").links
     assert {"../results/", "../results-whitebox/", "../performance/", "../coverage/"} <= set(targets)
+    own = {f"{page.stem}/" for page in (ROOT / "docs" / "results").glob("*.md")}
+    assert own
+    assert own <= set(loaded(site / "results" / "index.html").links)

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from rlhf_bench.harness.plan import experiments, stamps
+from rlhf_bench.harness.results import result_files
+from rlhf_bench.reports import result_pages
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 STALE = re.compile(r"^- \*\*Stale\*\*: (.+?)\.$", re.MULTILINE | re.DOTALL)
@@ -21,17 +21,28 @@ def said_to_be_stale(page: str) -> set[str]:
     return set(re.findall(r"`([a-z-]+)`", found[1])) if found else set()
 
 
-@pytest.mark.parametrize("name", ["results.md", "results-whitebox.md"])
-def test_what_is_not_of_todays_code_is_said_to_be_stale(name: str) -> None:
-    """Where it fails: run `bench experiment NAME` again, or name it in the page's line on what is stale."""
-    page = (DOCS / name).read_text(encoding="utf-8")
-    path = stamps.path_beside(DOCS / name)
-    # a page that was written before pages had a stamp says of all of it that it is stale
-    if not path.is_file():
-        assert "of the code before the changes" in page
-        return
-    found = stamps.stale(json.loads(path.read_text(encoding="utf-8")))
+def test_what_is_not_of_todays_code_is_said_to_be_stale() -> None:
+    """Where it fails: `bench claims --out docs/results.md` writes the page again, from its files alone."""
+    files = result_files.read_folder(DOCS / "results")
+    assert files
+    found = stamps.stale({name: result_files.plain(file.stamp) for name, file in files.items()})
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
     assert set(found) == said_to_be_stale(page), f"stale, by kind of stage: {found}"
+    # beside the stale line the ledger: of today's claims, and adjusted over all of them
+    rows = result_files.whole_ledger(files)
+    intro = (DOCS / "results-intro.md").read_text(encoding="utf-8")
+    assert page == result_pages.results_page(files, rows, found, "results", intro)
+
+
+def test_every_file_of_results_has_its_page() -> None:
+    found = {end: {path.stem for path in (DOCS / "results").glob(f"*.{end}")} for end in ("md", "json")}
+    assert found["md"] == found["json"] != set()
+    for name in found["md"]:
+        assert (DOCS / "results" / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
+
+
+def test_the_page_before_there_were_stamps_says_that_all_of_it_is_stale() -> None:
+    assert "of the code before the changes" in (DOCS / "results-whitebox.md").read_text(encoding="utf-8")
 
 
 def test_a_change_of_code_or_settings_is_stale() -> None:
@@ -56,7 +67,7 @@ def test_a_stamp_is_of_the_cells_that_were_run(tmp_path: Path) -> None:
     whole = stamps.of_results(record, tmp_path)
     assert set(whole) >= {"sft", "ppo", "verdicts"}
     assert whole == stamps.of_plan(made)
-    assert stamps.stamped([(record, tmp_path)]) == {"carelessness": {"seeds": [7], "stages": whole}}
+    assert stamps.stamped(record, tmp_path) == {"seeds": [7], "stages": whole}
     next((tmp_path / "cells").glob("*.json")).unlink()
     assert stamps.of_results(record, tmp_path)["ppo"] != whole["ppo"]
 
@@ -64,3 +75,4 @@ def test_a_stamp_is_of_the_cells_that_were_run(tmp_path: Path) -> None:
 def test_a_page_names_what_is_stale() -> None:
     assert said_to_be_stale("- **Stale**: `ood` and\n  `credit`.\n- more `x`.") == {"ood", "credit"}
     assert said_to_be_stale("nothing") == set()
+    assert said_to_be_stale(result_pages.stale_line({"ood": ["ppo"], "credit": ["sft"]})) == {"ood", "credit"}

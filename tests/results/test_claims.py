@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf_bench.harness import plugins, store
-from rlhf_bench.harness.cli import experiment as cli_experiment
+from rlhf_bench.harness.cli.claims import claims as bench_claims
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan import experiments
@@ -24,11 +24,11 @@ from rlhf_bench.harness.plan.request import DEFAULT_JUDGES
 from rlhf_bench.harness.results import claims, contrasts
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.result_files import whole_ledger
 from rlhf_bench.harness.results.table import Cell
 from rlhf_bench.harness.statistics import comparisons, intervals
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports import verdicts
-from rlhf_bench.reports.experiments import whole_ledger
 from rlhf_bench.reports.ledger import without_folder
 from rlhf_bench.reports.tables import TABLES
 
@@ -320,9 +320,9 @@ def test_another_command_line_is_shown_unchanged() -> None:
 
 
 def test_a_ledger_of_some_experiments_has_their_claims_alone(tmp_path: Path) -> None:
-    rows = whole_ledger([], ("refusal", "ood"))
+    rows = whole_ledger({}, ("refusal", "ood"))
     assert [row["id"] for row in rows] == [c.id for c in claims.load() if c.experiment in ("refusal", "ood")]
     assert {row["verdict"] for row in rows} == {"not run"}
-    assert len(whole_ledger([])) == len(claims.load()) > len(rows) > 0
+    assert len(whole_ledger({})) == len(claims.load()) > len(rows) > 0
     with pytest.raises(BenchError, match="Unknown experiment 'refusals'"):
-        cli_experiment.claims([tmp_path], None, None, 0.95, ["refusals"])
+        bench_claims([tmp_path], only=("refusals",))

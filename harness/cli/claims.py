@@ -1,0 +1,143 @@
+"""`bench claims`: the ledger of claims on the terminal and as pages.  Exit code 3: something is missing or not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.cli.consoles import complain, consoles
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan import experiments, stamps
+from rlhf_bench.harness.replacing import write_text
+from rlhf_bench.harness.results import result_files
+from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.result_files import ResultFile
+from rlhf_bench.reports import experiments as built_experiments
+from rlhf_bench.reports import result_pages, terminal, verdicts
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
+
+
+class Found(NamedTuple):
+    """An experiment that was found in RUNS: its whole result, and what is kept of it."""
+
+    built: JsonObject
+    file: ResultFile
+
+
+def claims(
+    runs: Sequence[Path],
+    out: Path | None = None,
+    intro: Path | None = None,
+    level: float = 0.95,
+    only: tuple[str, ...] = (),
+    replace: bool = False,
+) -> int:
+    """bench claims
+
+    With `out` the experiments in `runs` are added to those whose results lie beside it, and the ledger is over both.
+    Returns 3 where something is missing or a claim is not run.  Raises BenchError for an unknown experiment in `only`,
+    an `intro` that cannot be read, a path that is no folder, damaged results beside `out`, results of more seeds that
+    would be replaced without `replace`, and an `out` that cannot be written.
+    """
+    for name in only:
+        experiments.find(name)  # raises for an unknown name, which would otherwise select nothing
+    # before anything is computed: a misspelt path costs no minutes
+    text = _intro(out, intro)
+    stored = _stored(out, only, needed=not runs) if out else {}
+    found, missing = _found(runs if runs or out else [Path("runs")], level, only)
+    new = {name: one.file for name, one in found.items()}
+    if not replace:
+        result_files.check_replaced(stored, new)
+    files = {**stored, **new}
+    result_files.check_levels(files)
+    rows = result_files.whole_ledger(files, only)
+    missing += [f"{name}: {sentence}" for name, file in sorted(files.items()) for sentence in file.missing]
+    _show(rows, missing)
+    if out:
+        stale = stamps.stale({name: result_files.plain(file.stamp) for name, file in files.items()})
+        page = result_pages.results_page(files, rows, stale, folder_of(out).name, text, only)
+        _write(out, page, found)
+    return 3 if missing or any(row["verdict"] == "not run" for row in rows) else 0
+
+
+def folder_of(page: Path) -> Path:
+    """Where the experiments' pages and results lie: results.md has results/.
+
+    Raises BenchError for a page whose name has no ending.
+    """
+    if not page.suffix:
+        raise BenchError(f"--out {page} has no ending.", "Give the name of a page, such as results.md.")
+    return page.with_suffix("")
+
+
+def _intro(out: Path | None, intro: Path | None) -> str:
+    """The text that the page begins with: of --intro, or of results-intro.md beside results.md where there is one."""
+    if intro is None and out is not None:
+        beside = out.with_name(f"{out.stem}-intro.md")
+        intro = beside if store.exists(beside) else None
+    return store.read_text(intro) if intro else ""
+
+
+def _stored(out: Path, only: Sequence[str], needed: bool) -> dict[str, ResultFile]:
+    """The results beside the page by experiment; raises BenchError where there are none and they are `needed`."""
+    folder = folder_of(out)
+    found = result_files.read_folder(folder)
+    if needed and not found:
+        raise BenchError(
+            f"{folder} holds no results of an experiment.", "Give the folders of the runs: bench claims RUNS."
+        )
+    return {name: file for name, file in found.items() if not only or name in only}
+
+
+def _found(runs: Sequence[Path], level: float, only: Sequence[str]) -> tuple[dict[str, Found], list[str]]:
+    """The experiments in RUNS by name, and sentences about those that cannot be read.
+
+    Of an experiment in several folders the one with most seeds counts, then that with most cells, then the last.
+    """
+    found: dict[str, Found] = {}
+    missing = []
+    for record, root in built_experiments.find_records(runs):
+        if only and record["name"] not in only:
+            continue
+        # an experiment that cannot be read is named as missing: the ledger still has all others
+        try:
+            built = built_experiments.build_experiment(record, root, Estimator(level))
+            file = result_pages.result_of(built, record, root)
+        except BenchError as error:
+            missing.append(str(error))
+            continue
+        before = found.get(file.name)
+        if before:
+            complain([f"{file.name} is in several folders: the one with most seeds counts, not all together"], "")
+        if before is None or result_files.size(file) >= result_files.size(before.file):
+            found[file.name] = Found(built, file)
+    return found, missing
+
+
+def _show(rows: Sequence[JsonObject], missing: Sequence[str]) -> None:
+    stdout, _ = consoles(False)
+    terminal.show(stdout, verdicts.verdicts_table(rows))
+    for sentence in verdicts.summary(rows):
+        stdout.print(sentence, markup=False, soft_wrap=True)
+    for sentence in missing:
+        stdout.print(f"missing: {sentence}", markup=False, soft_wrap=True)
+
+
+def _write(out: Path, page: str, found: Mapping[str, Found]) -> None:
+    """Write the page and the experiments' pages and results, which `read_folder` then reads."""
+    folder = folder_of(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if found:
+            folder.mkdir(exist_ok=True)
+        for name, one in found.items():
+            write_text(folder / f"{name}.md", result_pages.experiment_page(one.built, out.name))
+            write_text(folder / f"{name}.json", result_files.text(one.file))
+        write_text(out, page)  # last: until then it does not say more than its files
+    except OSError as error:
+        raise BenchError(f"Cannot write {out}: {error.strerror}.", "Give another --out.") from None
+    consoles(False)[0].print(str(out), markup=False, soft_wrap=True)
