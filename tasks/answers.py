@@ -144,7 +144,7 @@ def _arena(rows: Sequence[Row], columns: Collection[str]) -> Answers | None:
     """Chatbot Arena's file for Kaggle: questions and both models' answers, each a list as JSON text."""
     needed = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b")
     if not set(needed) <= set(columns) or not all(
-        _json_texts(row.values[name]) for row in rows[:9] for name in needed[:3]
+        _json_texts(row.values.get(name)) for row in rows[:9] for name in needed[:3]
     ):
         return None
     choose = partial(_larger, "winner_model_a", "winner_model_b")
@@ -339,10 +339,10 @@ def _two_outputs(rows: Sequence[Row], columns: Collection[str]) -> Answers | Non
         return None
 
     def read(row: Row) -> list[tuple[Cell, Cell]]:
-        both = row.values["output"]
-        if len(both) != 2:
+        both = cell_of(row, "output")
+        if not isinstance(both, list) or len(both) != 2:
             raise BenchError(
-                f"{row.where}: 'output' holds {len(both)} answers.", "It needs the better and the worse one."
+                f"{row.where}: 'output' does not hold two answers.", "It needs the better and the worse one."
             )
         return [(("output", both[0]), ("output", both[1]))]
 

@@ -113,6 +113,28 @@ def test_rows_without_a_better_answer_are_left_out_and_counted(tmp_path: Path) -
     assert {pair.rejected for pair in preferences(data=str(path), unpaired="sample").pairs("train")} == {None}
 
 
+ARENA: Values = {"prompt": '["Where?"]', "response_a": '["Here."]', "response_b": '["There."]', "winner_model_a": 1,
+                 "winner_model_b": 0, "winner_tie": 0}  # fmt: skip
+SHAPES: list[Values] = [
+    ARENA,
+    {"instruction": "Where?", "input": "", "output": ["Here.", "There."]},
+    {"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}],
+     "rejected_response": "There."},
+    {"question": "Where?", "response_1": "Here.", "response_2": "There.", "preference_strength": -1},
+    {"prompt": "Where?", "completion": "Here.", "label": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("row", "lacks"), [(row, name) for row in SHAPES for name in row])
+def test_a_row_without_one_of_the_columns_is_one_line(row: Values, lacks: str, first: bool) -> None:
+    """Found by the fuzzer: a layout looked at columns that the first row did not have."""
+    short = {name: value for name, value in row.items() if name != lacks}
+    rows = (short, row) if first else (row, short)
+    found = fuzz_data.fine(lambda: read(*rows))  # None for a BenchError of one line
+    assert found is None or all(prompt and chosen for prompt, chosen, _ in found)  # type: ignore[attr-defined]
+
+
 def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     rows: list[Values] = [{"prompt": f"Q{i}?", "chosen": "a", "rejected": "b", "tools": "t"} for i in range(60)]
     assert "columns not used: tools" in preferences(data=str(write(tmp_path / "p.jsonl", rows))).origin.description
