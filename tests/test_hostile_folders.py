@@ -448,6 +448,16 @@ def test_a_resumed_run_follows_no_link(place: Place, refused: Refused, what: str
     refused(shlex.join(command(place.runs, rms=("length-only",))), "leads outside of")
 
 
+def test_a_checkpoint_holds_the_files_of_its_trainer_alone(place: Place, refused: Refused) -> None:
+    """A scaler of mixed precision, which no trainer here writes, ended in the trainer's own AttributeError."""
+    stage = planned(place)
+    folder = place.runs / f".partial/{stage.kind}-{stage.key[: store.KEY_LENGTH]}/scratch/checkpoint-2"
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    (folder / "scaler.pt").write_bytes(b"x")
+    refused(shlex.join(command(place.runs, rms=("length-only",))), "scaler.pt is no file of a checkpoint")
+
+
 def test_a_stage_of_another_place(place: Place, refused: Refused) -> None:
     place.change(f"ppo/{ARM}/stage.json", lambda r: {**r, "kind": "..", "label": "outside"})
     refused(JUDGE, "is of another stage")

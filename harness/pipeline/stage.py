@@ -16,6 +16,7 @@ from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.pipeline.context import Context, StageFunction
 from rlhf_bench.harness.pipeline.integrity import FILES, listed, sealed, stage_place
 from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory
+from rlhf_bench.harness.pipeline.scratch import check_scratch
 from rlhf_bench.harness.pipeline.trackers import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
 from rlhf_bench.harness.text.types import JsonObject, Row
@@ -93,6 +94,7 @@ def run_stage(
     with root.writing(stage.kind, stage.label, stage.key) as place:
         if place is None:
             return False  # another process completed it while this one waited for the lock
+        check_scratch(place[1])
         # imported before the clocks start: what importing torch takes is no part of the stage's seconds
         function: StageFunction = getattr(importlib.import_module(module), name)
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
