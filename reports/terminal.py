@@ -25,14 +25,13 @@ def show_headline(console: Console, report: Row) -> None:
     Text is wrapped on a terminal alone: piped, a line of the report is one line.
     """
     for origin in report["data"]:
-        console.print(
-            f"{origin['task']}: {printable(origin['description'])}", markup=False, soft_wrap=not console.is_terminal
-        )
+        said = printable(f"{origin['task']}: {origin['description']}")
+        console.print(said, markup=False, soft_wrap=not console.is_terminal)
     for warning in report["warnings"]:
         console.print(f"note: {printable(warning)}", markup=False, soft_wrap=not console.is_terminal)
     table = headline(report)
     show(console, table)
-    console.print(table.note, markup=False, soft_wrap=not console.is_terminal)
+    console.print(printable_lines(table.note), markup=False, soft_wrap=not console.is_terminal)
     _reliability(console, table)
 
 
@@ -50,7 +49,7 @@ def show_report(console: Console, report: Row) -> None:
             plain(console, printable(table.title))
         show(console, table)
         if table.note:
-            console.print(table.note, markup=False, soft_wrap=wide, style="dim")
+            console.print(printable_lines(table.note), markup=False, soft_wrap=wide, style="dim")
         _reliability(console, table)
 
 

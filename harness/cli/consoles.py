@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress
-from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,12 +38,19 @@ def complain(lines: Sequence[str], fix: str) -> bool:
 def consoles(quiet: bool) -> tuple[Console, Console]:
     """(stdout, stderr): results go to the first, progress to the second.
 
-    With `quiet` neither prints anything; errors and `complain` do not pass through them.
+    With `quiet` neither prints anything; errors and `complain` do not pass through them.  Control characters of a text
+    are printed as escapes; tables make their own texts printable (reports/terminal.py).
     """
     from rich.console import Console
 
+    class Safe(Console):
+        """A console on which no text is a control code: names and notes may come from files of someone else."""
+
+        def print(self, *objects: object, **options: Any) -> None:
+            super().print(*(printable_lines(one) if isinstance(one, str) else one for one in objects), **options)
+
     # without highlighting: rich would colour the numbers in names and paths
-    return Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet, highlight=False)
+    return Safe(quiet=quiet, highlight=False), Safe(stderr=True, quiet=quiet, highlight=False)
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

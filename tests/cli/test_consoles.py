@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from rlhf_bench.harness.cli.consoles import watching
+from rlhf_bench.harness.cli.consoles import consoles, watching
 
 EVENTS = (("start", "sft x", 0, 0), ("step", "sft x", 1, 2), ("start", "prompts [y]", 0, 0),
           ("end", "sft x", 0, 0), ("end", "prompts [y]", 0, 0))  # fmt: skip
@@ -38,3 +39,11 @@ def test_a_terminal_gets_bars_that_end_full() -> None:
 
 def test_quiet_shows_nothing() -> None:
     assert shown(quiet=True) == shown(quiet=True, terminal=True) == ""
+
+
+def test_no_text_is_a_control_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of stages, arms and files may come from someone else's folder."""
+    for console in consoles(False):
+        console.print("a\x1b[31mb\u202e\nc", markup=False)
+    for said in capsys.readouterr():
+        assert said == "a\\x1b[31mb\\u202e\nc\n"

@@ -150,6 +150,16 @@ def test_a_boxed_terminal_shows_titles_as_they_are(made: tuple[dict[str, Any], d
     assert "[red]\\x1b[31mecho[/red]" in file.getvalue()
 
 
+@pytest.mark.parametrize("terminal_like", [True, False])
+def test_a_tasks_name_is_no_control_code(made: tuple[dict[str, Any], dict[str, str]], terminal_like: bool) -> None:
+    report, _ = made
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal_like, width=400, color_system=None)
+    odd = {"task": "a\x1b[31mb\u202e", "description": "c\x00"}
+    terminal.show_headline(console, {**report, "data": [odd]})
+    assert "a\\x1b[31mb\\u202e: c\\x00" in file.getvalue()
+
+
 @pytest.mark.parametrize("name", ["sampled", "curves", "slices"])
 def test_the_csv_tables(made: tuple[dict[str, Any], dict[str, str]], name: str) -> None:
     report, files = made
