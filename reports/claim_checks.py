@@ -7,7 +7,7 @@ part of Holm's adjustment, which is over the claims alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results import claims
 from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.averages import judge_average
 from rlhf_bench.harness.results.claims import Claim, Result
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, within
 from rlhf_bench.harness.results.frontiers import Frontier, Reader, What, frontiers_of, matched, rungs, shared
@@ -38,6 +39,18 @@ def checks(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate], est
     """
     found = [(kind, claims.judge_claim(one, arms, estimates, estimator)) for kind, one in variants(claim, arms)]
     found += [("equal KL", result) for result in _at_equal_kl(claim, arms, estimator)]
+    return [_row(kind, result) for kind, result in found if result.ruling != "not run"]
+
+
+def checks_of_average(claim: Claim, by_run: Mapping[str, Sequence[Arm]], estimator: Estimator) -> list[JsonObject]:
+    """The rows of the checks of a claim about a mean over runs that could be measured, from the arms of each run.
+
+    In the other decoding, and of every reward model that all of its runs have.  None at equal KL: runs of different
+    tasks have no KL in common.
+    """
+    names = set.intersection(*({arm.reward_model for arm in by_run.get(run, ())} for run in claim.runs))
+    every = [arm for arm in by_run.get(claim.runs[0], ()) if arm.reward_model in names]
+    found = [(kind, judge_average(one, by_run, estimator)) for kind, one in variants(claim, every)]
     return [_row(kind, result) for kind, result in found if result.ruling != "not run"]
 
 

@@ -267,7 +267,11 @@ def test_a_claim_on_one_arm_takes_the_report_s_last_estimate(tmp_path: Path) -> 
 @pytest.mark.parametrize("claim", claims.load(), ids=lambda claim: claim.id)
 def test_every_claim_is_decided_by_its_experiment(claim: claims.Claim) -> None:
     runs = {run.name: run for run in experiments.find(claim.experiment).runs}
-    run = runs[claim.run]
+    for name in claim.runs or [claim.run]:
+        is_decided_by(claim, runs[name])
+
+
+def is_decided_by(claim: claims.Claim, run: experiments.ExperimentRun) -> None:
     assert {claim.arm, claim.versus} - {""} <= set(run.rms)
     assert (claim.comparison != "") == (claim.versus != "")
     if run.kind == "train":
