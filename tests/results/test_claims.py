@@ -25,6 +25,7 @@ from rlhf_bench.harness.results import claims, contrasts
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import Cell
+from rlhf_bench.harness.stages.spread import METHODS
 from rlhf_bench.harness.statistics import comparisons, intervals
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports import verdicts
@@ -293,6 +294,8 @@ def test_every_experiment_uses_known_names(experiment: experiments.Experiment) -
             plugins.find("judge", name)
         arms |= set(run.rms)
         assert set(run.of) <= {other.name for other in experiment.runs if other.kind == "train"}
+        assert set(run.methods) <= set(run.rms)
+        assert {method for own in run.methods.values() for method in own} <= set(METHODS)
         assert (run.kind == "agreement") == bool(run.of) == bool(run.n)
     assert set(experiment.shows) <= set(TABLES)
     assert {c for contrast in experiment.contrasts for c in (contrast.a, contrast.b)} <= arms
