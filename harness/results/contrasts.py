@@ -99,7 +99,7 @@ def common_seeds(pairs: Sequence[tuple[Arm, Arm]]) -> tuple[Seed, ...]:
 
 
 def _wins(both: Paired) -> Array:
-    """[S, P] 1 if the first arm's response is better, .5 for a tie, 0 if the second's is, NaN if either is undecided."""
+    """[S, P] 1 where the first arm's response is better, .5 for a tie, 0 where the second's is, NaN where undecided."""
     first, second = both.cells
     return np.where(np.isnan(first - second), np.nan, (np.sign(first - second) + 1) / 2)
 

@@ -6,6 +6,7 @@ start: SCAR (arXiv 2505.20417) and ABC (arXiv 2402.00782).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -67,19 +68,22 @@ def by_shapley(scorer: NamedRewardModel, rollout: Rollout, names: Sequence[str],
 def segments(text: str, spans: Sequence[Span]) -> list[list[int]]:
     """The tokens of each segment of a response: its words, or SEGMENTS runs of them where it has more.
 
-    A word begins with a token whose first character is white space or comes after it.  A token without characters
-    belongs to the word before it.
+    A word begins with the token that has the white space before it, or that comes after it.  A token without
+    characters belongs to the word before it.
     """
     words: list[list[int]] = []
+    first = 0  # the character at which the last word begins
     for place, (start, end) in enumerate(spans):
-        begins = start < end and (text[start].isspace() or (start > 0 and text[start - 1].isspace()))
-        if begins or not words:
+        apart = start < end and (text[start].isspace() or text[max(start - 1, 0)].isspace())
+        # white space alone is no word: where it is a token of its own, the word follows
+        if not words or (apart and text[first:start].strip()):
             words.append([])
+            first = start
         words[-1].append(place)
     if len(words) <= SEGMENTS:
         return words
     bounds = np.linspace(0, len(words), SEGMENTS + 1).round().astype(int).tolist()
-    return [sum(words[a:b], []) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [[token for word in words[a:b] for token in word] for a, b in itertools.pairwise(bounds)]
 
 
 def coalitions(rollout: Rollout, row: int, parts: Sequence[Sequence[int]], masks: Sequence[int]) -> Rollout:

@@ -241,7 +241,19 @@ def test_bounds_stay_within_the_range_of_the_measure(tmp_path: Path) -> None:
 def test_a_row_says_what_its_interval_is_of(tmp_path: Path) -> None:
     arms = [made(tmp_path, name, {10: 0.1, 20: 0.4, 30: 0.8}, greedy=(10, 30)) for name in "abc"]
     for row in run(MINUS, arms):
-        assert set(row) == {"check", "id", "measured", "verdict", "value", "low", "high", "method", "level", "seeds", "note"}
+        assert set(row) == {
+            "check",
+            "id",
+            "measured",
+            "verdict",
+            "value",
+            "low",
+            "high",
+            "method",
+            "level",
+            "seeds",
+            "note",
+        }
         assert (row["id"], row["level"]) == ("c", 0.95)
         found = claims.rule(MINUS, claim_checks.Interval(row["value"], row["low"], row["high"], ""))
         assert row["verdict"] == found

@@ -79,6 +79,11 @@ def test_every_token_is_in_one_segment(text: str, seed: int) -> None:
     assert all(parts)
 
 
+def test_white_space_that_is_a_token_of_its_own_belongs_to_the_word_after_it() -> None:
+    spans = [(0, 1), (1, 3), (3, 4), (4, 5), (5, 6), (6, 8), (8, 10)]
+    assert spread.segments(" ab  c def", spans) == [[0, 1], [2, 3, 4], [5, 6]]
+
+
 def test_many_words_are_joined_to_runs_of_nearly_equal_number() -> None:
     spans = [(2 * i, 2 * i + 2) for i in range(61)]
     parts = spread.segments("a " * 61, spans)
@@ -130,12 +135,15 @@ def test_credit_sums_to_the_score(tiny_gpt2: Tiny, text: str) -> None:
 
 def test_equal_words_have_equal_credit(tiny_gpt2: Tiny) -> None:
     rollout = made(tiny_gpt2, " a lamp a map a")
-    credit = spread.by_shapley(of_text(lambda text: text.count(" a ") + float(text.endswith(" a")) if False else float(text.split().count("a")) ** 2), rollout, ["x"], 0)
+    squared = of_text(lambda text: float(text.split().count("a")) ** 2)
+    credit = spread.by_shapley(squared, rollout, ["x"], 0)
     found = words_of(rollout, 0, credit)
     assert found == pytest.approx([3, 0, 3, 0, 3], abs=1e-5)
 
 
-def test_long_responses_are_sampled_by_the_seed_and_their_name(tiny_gpt2: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_responses_are_sampled_by_the_seed_and_their_name(
+    tiny_gpt2: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rollout = made(tiny_gpt2, LONG, LONG)
     assert len(spread.segments(LONG, rollout.spans[0][:-1])) > spread.EXACT
     first = spread.by_shapley(of_text(uneven), rollout, ["a", "b"], 0)

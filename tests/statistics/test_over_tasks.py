@@ -81,7 +81,9 @@ def test_the_interval_by_hand() -> None:
     weighted = (of_seeds * t_seeds + of_prompts * t_prompts) / math.sqrt(of_seeds + of_prompts)
     half = max(weighted, t_seeds * math.sqrt(of_seeds), t_prompts * math.sqrt(given_seeds))
     size = min(4 * 42, (t_cases * math.sqrt(value * (1 - value)) / half) ** 2)
-    low, high = stats.beta.ppf([0.025, 0.975], [size * value, size * value + 1], [size * (1 - value) + 1, size * (1 - value)])
+    low, high = stats.beta.ppf(
+        [0.025, 0.975], [size * value, size * value + 1], [size * (1 - value) + 1, size * (1 - value)]
+    )
     assert ends(found) == pytest.approx((value, low, high), rel=1e-6)
 
 

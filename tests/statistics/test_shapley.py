@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import shapley
 
-GAMES = st.integers(0, 5).flatmap(lambda n: st.lists(st.floats(-9, 9), min_size=2**n, max_size=2**n))
+GAMES = st.integers(1, 5).flatmap(lambda n: st.lists(st.floats(-9, 9), min_size=2**n, max_size=2**n))
 
 
 def by_all_orders(values: list[float]) -> list[float]:
@@ -43,7 +43,7 @@ def test_so_do_values_over_any_orders(values: list[float], count: int, seed: int
     players = len(values).bit_length() - 1
     orders = shapley.sampled_orders(players, count, np.random.default_rng(seed))
     found = shapley.over_orders(orders, dict(enumerate(values)))
-    assert found.sum() == pytest.approx(values[-1] - values[0] if players else 0.0, abs=1e-9)
+    assert found.sum() == pytest.approx(values[-1] - values[0], abs=1e-9)
 
 
 @given(GAMES)
@@ -74,6 +74,10 @@ def test_sampled_values_are_unbiased() -> None:
     assert {tuple(sorted(order)) for order in orders[:50].tolist()} == {(0, 1, 2, 3, 4)}
     error = np.abs(shapley.over_orders(orders, dict(enumerate(values))) - shapley.exact(values))
     assert error.max() < 5 * 4 / np.sqrt(20_000)  # what a player adds varies by less than 4
+
+
+def test_a_game_of_nobody_has_no_values() -> None:
+    assert shapley.exact([3.0]).tolist() == []
 
 
 def test_other_numbers_of_values_are_refused() -> None:
