@@ -110,8 +110,9 @@ def test_only_shares_have_a_mean_over_runs(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_three_tasks_share_their_stages_with_other_experiments() -> None:
     made = experiments.make(experiments.find("three-tasks"), (301,), {})
     known: dict[str, set[str]] = {}
-    for name in ("headline", "ood"):
-        for stage in experiments.make(experiments.find(name), (301,), {}).order:
+    for name, runs in (("headline", 2), ("ood", 1)):  # those of the same reward models; a plan of all takes longer
+        asked = experiments.find(name)
+        for stage in experiments.make(replace(asked, runs=asked.runs[:runs]), (301,), {}).order:
             known.setdefault(stage.kind, set()).add(stage.key)
     assert [stage.kind for stage in made.order if stage.key not in known[stage.kind]] == []
     paper = claims.find("seq2seq-beats-scalar-three-tasks")
