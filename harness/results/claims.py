@@ -153,8 +153,10 @@ def load() -> tuple[Claim, ...]:
     text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text).items()
     # TOML has lists, the fields are tuples
-    lists = ({key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} for _, values in rows)
-    claims = tuple(Claim(id=name, **values) for (name, _), values in zip(rows, lists, strict=True))
+    fields: dict[str, JsonObject] = {
+        name: {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} for name, values in rows
+    }
+    claims = tuple(Claim(id=name, **values) for name, values in fields.items())
     for made in claims:
         if len(made.figure) > 2 or list(made.figure) != sorted(made.figure):
             raise BenchError(f"claims.toml: {made.id} has the figure {list(made.figure)}.", "Give [n] or [low, high].")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness import store
@@ -64,7 +65,7 @@ def credit(context: Context) -> StageFigures:
 
     for start in range(0, len(marked), BATCH):
         part = marked[start : start + BATCH]
-        rows += token_rewards(lambda r, part=part: rewards_of(r, part), tokenizer, part, context.device)
+        rows += token_rewards(partial(rewards_of, part=part), tokenizer, part, context.device)
         context.progress(min(start + BATCH, len(marked)), len(marked))
     store.write_rows(context.work / "credit.jsonl", rows)
     return {

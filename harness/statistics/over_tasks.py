@@ -49,7 +49,7 @@ class TaskCells(NamedTuple):
         Names of sources count within their task: two tasks share a unit only where they share its prompts.
         """
         first: dict[str, Hashable] = {}
-        for source, prompt in sorted(zip(self.clusters, self.prompts, strict=True)):  # type: ignore[type-var]
+        for source, prompt in sorted(zip(self.clusters, self.prompts, strict=True)):
             first.setdefault(source, prompt)
         return [first[s] if s else p for s, p in zip(self.clusters, self.prompts, strict=True)]
 
@@ -109,8 +109,8 @@ def _layout(task: TaskCells) -> tuple[Array, list[Hashable]]:
     units = [task.units[place] for place in decided]
     layout, _ = complete_layout(kept, codes)
     if codes is None and layout.shape[1] < len(units):  # prompts that some seed has not decided were left out
-        complete = ~np.isnan(kept).any(axis=0)
-        return layout, [unit for unit, whole in zip(units, complete, strict=True) if whole]
+        complete = np.flatnonzero(~np.isnan(kept).any(axis=0)).tolist()
+        return layout, [units[place] for place in complete]
     return layout, list(dict.fromkeys(units))
 
 
