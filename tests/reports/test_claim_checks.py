@@ -204,6 +204,11 @@ def test_no_check_where_a_reward_model_has_two_arms_of_different_settings(tmp_pa
     assert [row["note"] for row in of("equal KL", run(replace(MINUS), [a, along, b]))] == ["at KL 2"]
 
 
+def test_an_arm_of_another_task_is_no_second_arm_at_equal_kl(tmp_path: Path) -> None:
+    a, b = (made(tmp_path, name, {10: 0.1, 20: 0.4, 30: 0.8}) for name in "ab")
+    assert [row["note"] for row in of("equal KL", run(MINUS, [a, b, replace(a, task="u")]))] == ["at KL 2"]
+
+
 def test_no_check_at_equal_kl_on_a_slice(tmp_path: Path) -> None:
     a, b, c = (made(tmp_path, name, {10: 0.1, 20: 0.4, 30: 0.8}, greedy=(10, 30)) for name in "abc")
     rows = run(replace(MINUS, slice="even"), [a, b, c])
