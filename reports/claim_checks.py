@@ -6,7 +6,8 @@ part of Holm's adjustment, which is over the claims alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -14,12 +15,14 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results import claims
 from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.averages import judge_average
 from rlhf_bench.harness.results.claims import Claim, Result
-from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.estimates import Estimator, difference_limit, within
 from rlhf_bench.harness.results.frontiers import Frontier, Reader, What, frontiers_of, matched, rungs, shared
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.seeds import Seed
 from rlhf_bench.harness.statistics.intervals import Interval
+from rlhf_bench.reports.kl_matched import RANGE
 from rlhf_bench.reports.measures import described
 
 if TYPE_CHECKING:
@@ -29,13 +32,25 @@ Check = Literal["other decoding", "other arm", "equal KL"]
 
 
 def checks(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate], estimator: Estimator) -> list[JsonObject]:
-    """The rows of a claim's checks that could be measured; [] for a claim that was not run.
+    """The rows of the checks, of a claim that was run, that could be measured.
 
     `arms` are those of the claim's run, `estimates` theirs.  A row has `check`, the fields of `claims.Result.row` that
     its interval decides, and `verdict` by the claim's own rule: of another arm it says whether the same holds of it.
     """
     found = [(kind, claims.judge_claim(one, arms, estimates, estimator)) for kind, one in variants(claim, arms)]
     found += [("equal KL", result) for result in _at_equal_kl(claim, arms, estimator)]
+    return [_row(kind, result) for kind, result in found if result.ruling != "not run"]
+
+
+def checks_of_average(claim: Claim, by_run: Mapping[str, Sequence[Arm]], estimator: Estimator) -> list[JsonObject]:
+    """The rows of the checks of a claim about a mean over runs that could be measured, from the arms of each run.
+
+    In the other decoding, and of every reward model that all of its runs have.  None at equal KL: runs of different
+    tasks have no KL in common.
+    """
+    names = set.intersection(*({arm.reward_model for arm in by_run.get(run, ())} for run in claim.runs))
+    every = [arm for arm in by_run.get(claim.runs[0], ()) if arm.reward_model in names]
+    found = [(kind, judge_average(one, by_run, estimator)) for kind, one in variants(claim, every)]
     return [_row(kind, result) for kind, result in found if result.ruling != "not run"]
 
 
@@ -66,15 +81,19 @@ def _at_equal_kl(claim: Claim, arms: Sequence[Arm], estimator: Estimator) -> Ite
     if column is None or claim.slice != "all" or unclear:
         return
     # a share of prompts won has its threshold at one half; the difference of means that replaces it here, at 0
-    asked = replace(claim, threshold=0.0) if claim.comparison == "head-to-head" else claim
+    wins = claim.comparison == "head-to-head"
+    asked = replace(claim, threshold=0.0, comparison="difference") if wins else claim
+    top = RANGE.get(column.kind, (0.0, math.inf))[1]
+    bounds = (-top, top) if claim.versus else RANGE.get(column.kind, (-math.inf, math.inf))
+    limit = difference_limit(column.limit) if claim.versus else column.limit
     for decoding in ("sample", "greedy"):
         what = What(column.judge, column.statistic, column.kind, column.before, decoding)
         found = _largest([by_name[name] for name in named], list(by_name.values()), what, estimator)
         if found is not None:
             kl, interval, seeds = found
-            yield replace(
-                claims.ruled(replace(asked, decoding=decoding), interval, seeds, estimator.level), note=f"at KL {kl:g}"
-            )
+            cut = within(interval.clipped(*bounds), limit)
+            result = claims.ruled(replace(asked, decoding=decoding), cut, seeds, estimator.level)
+            yield replace(result, note="; ".join(filter(None, (f"at KL {kl:g}", result.note))))
 
 
 def _largest(

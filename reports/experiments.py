@@ -19,6 +19,7 @@ from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results import agreement, claims, contrasts, tuning
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
+from rlhf_bench.harness.results.averages import judge_average
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells, is_complete
@@ -29,7 +30,7 @@ from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
 from rlhf_bench.harness.statistics.intervals import Interval, undefined
 from rlhf_bench.reports import build, ledger
-from rlhf_bench.reports.claim_checks import checks
+from rlhf_bench.reports.claim_checks import checks, checks_of_average
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -238,7 +239,12 @@ def _claims(
     # rows of the report that was just built, back as records: a claim picks the interval that the report shows
     estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
     for claim in claims.of_experiment(name):
-        if claim.run in analyses:
+        if claim.runs:
+            by_run = {run: arms_of(cells.get(run, [])) for run in claim.runs}
+            result = judge_average(claim, by_run, estimator)
+            made = [] if result.ruling == "not run" else checks_of_average(claim, by_run, estimator)
+            yield {**result.row(), "checks": made}
+        elif claim.run in analyses:
             yield {**of_analysis(claim, analyses[claim.run], estimator).row(), "checks": []}
         else:
             arms = arms_of(cells.get(claim.run, []))

@@ -17,6 +17,7 @@ def make_arm(
     seeds: tuple[int, ...],
     prompt: str = "say",
     settings: dict[str, Any] | None = None,
+    task: str = "t",
 ) -> Arm:
     """An arm with verdicts of one judge, of 10 prompts at two checkpoints; `settings` are the judge's."""
     (root / "prompts" / f"{name}-0").mkdir(parents=True)
@@ -36,7 +37,7 @@ def make_arm(
                 reason = {"reason": "?"} if value is None else {}
                 rows.append({**place, "slices": ["even"] if i % 2 == 0 else [], "values": {"gold": value}, **reason})
         store.write_rows(folder / "verdicts.jsonl", rows)
-        record = {"task": "t", "reward_model": name, "arm": name, "seed": seed}
+        record = {"task": task, "reward_model": name, "arm": name, "seed": seed}
         judges = {"gold": ["verdicts", name, str(seed)]}
         cells.append(CellFiles({**record, "stages": {"prompts": ["prompts", name, "0"]}, "judges": judges}, root))
     (arm,) = arms_of(cells)

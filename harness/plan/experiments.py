@@ -36,6 +36,7 @@ class ExperimentRun:
     """One `bench run` of an experiment.
 
     `needs` names a setting that the caller must give (a data set's path); `seeds` replaces the experiment's.
+    For kind `credit`, `methods` are by reward model the ways to spread its score over tokens (`stages.spread.METHODS`).
     For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
     For kind `tuning`, `of` names the runs that differ in settings alone.
     """
@@ -52,6 +53,7 @@ class ExperimentRun:
     optimizers: tuple[str, ...] = ("ppo",)
     of: tuple[str, ...] = ()
     n: tuple[int, ...] = ()
+    methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,13 @@ def make(
                 request = replace(request, data_seeds=around.data, reward_seeds=around.rewards)
             made = make_plan(request)
             if run.kind == "credit":
-                analyses[run.name] = {(cell.reward_model, cell.seed): credit_stage(cell) for cell in made.cells}
+                analyses[run.name] = {
+                    (f"{cell.reward_model}, {method}" if method else cell.reward_model, cell.seed): credit_stage(
+                        cell, method
+                    )
+                    for cell in made.cells
+                    for method in run.methods.get(cell.reward_model, ("",))
+                }
             else:
                 plans[run.name] = made
     if not plans and not analyses:
@@ -216,9 +224,10 @@ def _plugins(run: ExperimentRun) -> set[str]:
     return {run.task, *run.rms, *run.prompts, *(run.judges or DEFAULT_JUDGES)}
 
 
-def credit_stage(cell: cells.Cell) -> Stage:
+def credit_stage(cell: cells.Cell, method: str = "") -> Stage:
     """The stage that scores the held-out pairs token by token; the places of their flaws are known.
 
+    `method` spreads a score of the whole response over its tokens; "" leaves the rewards as they are.
     It needs no PPO: everything comes from the cell's stages up to `scale`.
     """
     sft, pairs = cell.stages["sft"], cell.stages["pairs"]
@@ -227,9 +236,9 @@ def credit_stage(cell: cells.Cell) -> Stage:
     shown = {"prompts": scale.inputs["prompts"]} if cell.reads_examples else {}
     return Stage(
         "credit",
-        shared.cell_label(cell.task, cell.reward_model, cell.seed),
+        shared.cell_label(cell.task, f"{cell.reward_model}-{method}" if method else cell.reward_model, cell.seed),
         "rlhf_bench.harness.stages.credit:credit",
-        {"rm": scale.params["rm"], "seed": training_seed(cell.seed)},
+        {"rm": scale.params["rm"], "seed": training_seed(cell.seed), **({"method": method} if method else {})},
         {"sft": sft, "pairs": pairs, **shown, **({"reward": cell.stages["reward"]} if "reward" in cell.stages else {})},
         {"micro_batch": scale.payload["micro_batch"]},
         plugin_code=scale.plugin_code[:1],  # the reward model's; the second is the task's (`arms.scale`)

@@ -48,7 +48,8 @@ class Claim:
 
     `comparison` is "" (the arm's own number), "difference" (arm - versus) or "head-to-head" (the share of prompts on
     which the arm's response is better).  `side` is the side of `threshold` on which the claim lies: "above" or "below".
-    `figure` is the paper's number for the statistic, in its unit: (), (number,) or (lowest, highest).
+    `figure` is the paper's number for the statistic, in its unit: (), (number,) or (lowest, highest).  `runs` names
+    several runs in the place of `run`: a head-to-head share is then the mean over them (`averages.judge_average`).
     """
 
     id: str
@@ -68,6 +69,7 @@ class Claim:
     decoding: str = "sample"
     threshold: float = 0.0
     figure: tuple[float, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def measured(self) -> str:
@@ -75,7 +77,8 @@ class Claim:
         of = f"{self.judge}.{self.statistic}"
         where = "" if self.slice == "all" else f" on {self.slice} prompts"
         against = f" {'minus' if self.comparison == 'difference' else 'against'} {self.versus}" if self.versus else ""
-        return f"{of} of {self.arm}{against}{where}, {self.decoding}"
+        mean = f", mean over {', '.join(self.runs)}" if self.runs else ""
+        return f"{of} of {self.arm}{against}{where}, {self.decoding}{mean}"
 
     @property
     def rule(self) -> str:
@@ -144,17 +147,24 @@ class Result:
 def load() -> tuple[Claim, ...]:
     """The claims that the package contains, in the order of the ledger.
 
-    Raises BenchError for a claim with another `side` or `comparison` than `Claim` knows.
+    Raises BenchError for a claim with another `side` or `comparison` than `Claim` knows, or with several runs of
+    anything but a head-to-head share.
     """
     text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text).items()
-    claims = tuple(Claim(id=name, **{**values, "figure": tuple(values.get("figure", ()))}) for name, values in rows)
+    # TOML has lists, the fields are tuples
+    fields: dict[str, JsonObject] = {
+        name: {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} for name, values in rows
+    }
+    claims = tuple(Claim(id=name, **values) for name, values in fields.items())
     for made in claims:
         if len(made.figure) > 2 or list(made.figure) != sorted(made.figure):
             raise BenchError(f"claims.toml: {made.id} has the figure {list(made.figure)}.", "Give [n] or [low, high].")
         # not left to the verdict: any word but "above" would count as "below", any comparison as a difference
         if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
             raise BenchError(f"claims.toml: {made.id} has side {made.side!r} and comparison {made.comparison!r}.")
+        if made.runs and made.comparison != "head-to-head":
+            raise BenchError(f"claims.toml: {made.id} has {len(made.runs)} runs.", "Only shares of wins have a mean.")
     return claims
 
 
@@ -178,8 +188,8 @@ def judge_claim(claim: Claim, arms: Sequence[Arm], estimates: Sequence[Estimate]
     The ruling is "not run", with the reason as its note, if the run has no such arm, judge or statistic.
     """
     try:
-        arm = _pick(claim, claim.arm, arms)
-        versus = _pick(claim, claim.versus, arms) if claim.versus else None
+        arm = pick(claim, claim.arm, arms)
+        versus = pick(claim, claim.versus, arms) if claim.versus else None
         found = _interval(claim, arm, versus, estimates, estimator)
     except BenchError as error:
         return Result(claim, "not run", note=error.seen)
@@ -290,7 +300,7 @@ def adjusted(rows: Sequence[JsonObject]) -> list[JsonObject]:
     return found
 
 
-def _pick(claim: Claim, reward_model: str, arms: Sequence[Arm]) -> Arm:
+def pick(claim: Claim, reward_model: str, arms: Sequence[Arm]) -> Arm:
     named = [arm for arm in arms if arm.reward_model == reward_model and claim.task in ("", arm.task)]
     if not named:
         what = f"{reward_model} on {claim.task}" if claim.task else reward_model

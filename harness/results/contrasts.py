@@ -5,7 +5,7 @@ Pass one `Sheets` to several comparisons: their rows are then read once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,11 +17,12 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import ALL, Estimator, difference_limit, within
-from rlhf_bench.harness.results.sheets import NO_PROMPT, Common, Rows, Sheets, common
-from rlhf_bench.harness.seeds import Seed
+from rlhf_bench.harness.results.sheets import NO_PROMPT, NO_SEED, Common, Key, Rows, Sheets, common
+from rlhf_bench.harness.seeds import Seed, layers_of
 from rlhf_bench.harness.statistics import layers
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.harness.statistics.layers import Layers
+from rlhf_bench.harness.statistics.over_tasks import TaskCells, mean_win
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -68,11 +69,39 @@ def head_to_head(a: Arm, b: Arm, where: Where, estimator: Estimator, sheets: She
     From 0 to 1, .5 without a difference; an undecided cell is left out.  Raises as `paired`.
     """
     both = paired(a, b, where, sheets)
-    first, second = both.cells
-    # cells [S, P]: 1 if a's response is better, .5 for a tie, 0 if b's is, NaN if either is undecided
-    cells = np.where(np.isnan(first - second), np.nan, (np.sign(first - second) + 1) / 2)
     rng = estimator.generator("head to head", a.key, b.key, *_place(where))
-    return layers.interval("win", cells, estimator.level, rng, both.clusters, both.layers)
+    return layers.interval("win", _wins(both), estimator.level, rng, both.clusters, both.layers)
+
+
+def mean_head_to_head(
+    pairs: Sequence[tuple[Arm, Arm]], where: Where, estimator: Estimator, sheets: Sheets | None = None
+) -> Interval:
+    """The mean over several tasks of `head_to_head`, every task counting alike: one pair of arms for each task.
+
+    Over the seeds that all tasks have, with the assumptions of `statistics.over_tasks`; of seeds in layers the means of
+    each level of the outermost one.  Raises as `paired`, and where the tasks have no seed in common.
+    """
+    kept = sheets or Sheets()
+    found = [paired(a, b, where, kept) for a, b in pairs]
+    seeds = common_seeds(pairs)
+    if not seeds:
+        raise BenchError(f"The tasks {', '.join(sorted({a.task for a, _ in pairs}))} have {NO_SEED}.")
+    tasks = []
+    for both in found:
+        rows = _wins(both)[[both.seeds.index(seed) for seed in seeds]]
+        tasks.append(TaskCells(layers.outer_means(rows, layers_of(seeds)), both.prompts, both.clusters))
+    return mean_win(tasks, estimator.level)
+
+
+def common_seeds(pairs: Sequence[tuple[Arm, Arm]]) -> tuple[Seed, ...]:
+    """The training seeds that every arm has, ascending."""
+    return tuple(sorted(set.intersection(*(set(arm.seeds) for pair in pairs for arm in pair))))
+
+
+def _wins(both: Paired) -> Array:
+    """[S, P] 1 where the first arm's response is better, .5 for a tie, 0 where the second's is, NaN where undecided."""
+    first, second = both.cells
+    return np.where(np.isnan(first - second), np.nan, (np.sign(first - second) + 1) / 2)
 
 
 def _place(where: Where) -> tuple[str, ...]:
@@ -88,12 +117,15 @@ class Paired(NamedTuple):
     """Cells [S, P] of two arms on common seeds and prompts: of a first, then of b.
 
     `clusters` [P]: the prompts' sources.   `kind`: the measure's.   `layers`: the seeds' levels [S], None without.
+    `seeds` [S], `prompts` [P]: what the rows and columns are of.
     """
 
     cells: tuple[Array, Array]
     clusters: tuple[str, ...]
     kind: MeasureKind
     layers: Layers | None
+    seeds: tuple[Seed, ...]
+    prompts: tuple[Key, ...]
 
 
 def paired(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> Paired:
@@ -125,7 +157,8 @@ def paired(a: Arm, b: Arm, where: Where, sheets: Sheets | None = None) -> Paired
             f"{a.reward_model} and {b.reward_model} on {a.task} (slice {where.slice!r}, {where.decoding}): {both.why}."
         )
     first, second = both.cells
-    return Paired((first, second), both.clusters, _measure(a, where)["kind"], both.layers)
+    kind = _measure(a, where)["kind"]
+    return Paired((first, second), both.clusters, kind, both.layers, both.seeds, both.ids)
 
 
 def _measure(arm: Arm, where: Where) -> Row:

@@ -113,7 +113,8 @@ class Sheets:
 class Common:
     """Cells [S, P] of several arms (or measures) on the seeds and prompts they share; `why` says why there are none.
 
-    `clusters` [P] are the prompts' sources; `absent` counts cells whose prompt is of another data seed's data.
+    `clusters` [P] are the prompts' sources; `absent` counts cells whose prompt is of another data seed's data; `ids`
+    [P] are the examples.
     """
 
     cells: tuple[Array, ...] = ()
@@ -121,6 +122,7 @@ class Common:
     seeds: tuple[Seed, ...] = ()
     why: str = ""
     absent: int = 0
+    ids: tuple[Key, ...] = ()
 
     @property
     def layers(self) -> Layers | None:
@@ -152,7 +154,7 @@ def common(tables: Sequence[Mapping[Seed, Rows]], names: Sequence[str], unlike: 
     first_table = whole[0] if len(whole) == len(tables) and whole[0].ids else None
     if first_table and all(set(table) == set(first_table) and table.ids == first_table.ids for table in whole):
         cells = tuple(table.cells(name) for table, name in zip(whole, names, strict=True))
-        return Common(cells, first_table.sources, tuple(sorted(first_table)))
+        return Common(cells, first_table.sources, tuple(sorted(first_table)), ids=first_table.ids)
     seeds = sorted(set.intersection(*(set(table) for table in tables)))
     if not seeds:
         return Common(why=NO_SEED)
@@ -173,7 +175,7 @@ def common(tables: Sequence[Mapping[Seed, Rows]], names: Sequence[str], unlike: 
     if len(set(found.values())) > 1:  # one name under two data seeds is of two sources
         sources = [f"{found[i]}/{source}" if source else "" for i, source in zip(ids, sources, strict=True)]
     absent = sum(i not in tables[0][seed] for seed in seeds for i in ids)
-    return Common(cells, tuple(sources), tuple(seeds), absent=absent)
+    return Common(cells, tuple(sources), tuple(seeds), absent=absent, ids=tuple(ids))
 
 
 def _cells(tables: Sequence[Rows], ids: Sequence[Key], name: str) -> Array:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
-from rlhf_bench.harness.nouns import Pair
+from rlhf_bench.harness.nouns import Pair, Rollout
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import text_rollout
 from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.reward import scorer_of
 from rlhf_bench.harness.stages.scale import scorable
+from rlhf_bench.harness.stages.spread import METHODS
 from rlhf_bench.harness.text.templates import decode
 from rlhf_bench.harness.text.tokens import Span
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
 
 BATCH = 64
@@ -42,7 +45,7 @@ def credit(context: Context) -> StageFigures:
     Writes: credit.jsonl, one row per response: pair, side, cluster (equal for pairs on one prompt), and per token
         spans, rewards, flawed; `end` is the reward on end-of-sequence, which is no token of these, as are none without
         characters.
-    Parameters: rm.
+    Parameters: rm, seed, method (of `spread.METHODS`; without: the rewards as the reward model gives them).
 
     A response that is in several pairs is scored once.  One whose tokens do not decode to its text has no usable spans:
     it is left out and counted as `misaligned`.
@@ -54,8 +57,15 @@ def credit(context: Context) -> StageFigures:
     sides = sum(flaws is not None for pair in found for flaws in (pair.chosen_flaws, pair.rejected_flaws))
     marked = marked_responses(found)
     rows: list[JsonObject] = []
+
+    def rewards_of(rollout: Rollout, part: Sequence[Marked]) -> Tensor:
+        if not (method := context.params.get("method")):
+            return scorer.rewards(rollout)
+        return METHODS[method](scorer, rollout, [f"{one.pair} {one.side}" for one in part], context.params["seed"])
+
     for start in range(0, len(marked), BATCH):
-        rows += token_rewards(scorer, tokenizer, marked[start : start + BATCH], context.device)
+        part = marked[start : start + BATCH]
+        rows += token_rewards(partial(rewards_of, part=part), tokenizer, part, context.device)
         context.progress(min(start + BATCH, len(marked)), len(marked))
     store.write_rows(context.work / "credit.jsonl", rows)
     return {
@@ -88,14 +98,14 @@ def marked_responses(pairs: Sequence[Pair]) -> list[Marked]:
 
 
 def token_rewards(
-    scorer: NamedRewardModel, tokenizer: Tokenizer, marked: Sequence[Marked], device: str
+    rewards_of: Callable[[Rollout], Tensor], tokenizer: Tokenizer, marked: Sequence[Marked], device: str
 ) -> Iterator[JsonObject]:
     """Rows of credit.jsonl, none for a response whose tokens do not decode to its text.
 
-    Raises BenchError where the reward model fails.
+    `rewards_of` gives rewards [B, T] of a rollout.  Raises BenchError where the reward model fails.
     """
     rollout = text_rollout(tokenizer, [m.prompt for m in marked], [m.response for m in marked], device)
-    rewards, ids = scorer.rewards(rollout).tolist(), rollout.response_ids.tolist()
+    rewards, ids = rewards_of(rollout).tolist(), rollout.response_ids.tolist()
     for row, tokens, spans, one in zip(rewards, ids, rollout.spans, marked, strict=True):
         # Tokenisers that normalise text: spans are of the decoded text, flaws of the original.
         if decode(tokenizer, tokens) != one.response:

@@ -183,6 +183,12 @@ def test_a_run_may_have_seeds_of_its_own() -> None:
 def test_credit_needs_no_ppo() -> None:
     made = experiments.make(experiments.find("credit"), [0], {})
     assert {stage.kind for stage in made.order} == {"sft", "pairs", "reward", "credit"}
+    own = made.analyses["corruption labels"]
+    assert {name for name, _ in own} >= {"seq2seq-token", "scalar, shapley", "scalar, attention"}
+    # a score on the last token has no credit per token of its own
+    assert ("scalar", 0) not in own
+    assert own["scalar, shapley", 0].key != own["scalar, attention", 0].key
+    assert own["scalar, shapley", 0].inputs["reward"].key == own["scalar, attention", 0].inputs["reward"].key
 
 
 def test_a_sweep_over_ppo_settings_shares_policies_and_reward_models() -> None:

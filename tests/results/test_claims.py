@@ -26,6 +26,7 @@ from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.result_files import whole_ledger
 from rlhf_bench.harness.results.table import Cell
+from rlhf_bench.harness.stages.spread import METHODS
 from rlhf_bench.harness.statistics import comparisons, intervals
 from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.reports import verdicts
@@ -267,7 +268,11 @@ def test_a_claim_on_one_arm_takes_the_report_s_last_estimate(tmp_path: Path) -> 
 @pytest.mark.parametrize("claim", claims.load(), ids=lambda claim: claim.id)
 def test_every_claim_is_decided_by_its_experiment(claim: claims.Claim) -> None:
     runs = {run.name: run for run in experiments.find(claim.experiment).runs}
-    run = runs[claim.run]
+    for name in claim.runs or [claim.run]:
+        is_decided_by(claim, runs[name])
+
+
+def is_decided_by(claim: claims.Claim, run: experiments.ExperimentRun) -> None:
     assert {claim.arm, claim.versus} - {""} <= set(run.rms)
     assert (claim.comparison != "") == (claim.versus != "")
     if run.kind == "train":
@@ -289,6 +294,8 @@ def test_every_experiment_uses_known_names(experiment: experiments.Experiment) -
             plugins.find("judge", name)
         arms |= set(run.rms)
         assert set(run.of) <= {other.name for other in experiment.runs if other.kind == "train"}
+        assert set(run.methods) <= set(run.rms)
+        assert {method for own in run.methods.values() for method in own} <= set(METHODS)
         assert (run.kind == "agreement") == bool(run.of) == bool(run.n)
     assert set(experiment.shows) <= set(TABLES)
     assert {c for contrast in experiment.contrasts for c in (contrast.a, contrast.b)} <= arms
