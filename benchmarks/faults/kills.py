@@ -36,9 +36,9 @@ COLUMNS = ("sent", "interrupted", "after its end", "wrong code")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="interruptions in all; signals that came late are more")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--each", type=int, default=4, help="interruptions of one run before it may finish")
+    parser.add_argument("--each", type=int, default=4, help="signals to one run before it may finish")
     parser.add_argument("--jobs", type=int, default=1, help="of the runs that are interrupted")
     parser.add_argument("--json", type=Path, help="write counts and differences to this file")
     options = parser.parse_args()
@@ -58,8 +58,8 @@ def main() -> int:
         print(f"undisturbed: {whole:.1f} s", flush=True)
         while kills < options.kills:
             out, left = Path(name) / f"run{runs}", whole
-            for _ in range(min(options.each, options.kills - kills)):
-                number = SIGNALS[kills % len(SIGNALS)]
+            for at in range(options.each):
+                number = SIGNALS[(runs * options.each + at) % len(SIGNALS)]
                 seconds = rng.uniform(0, left)
                 ended = interrupt(out, options.jobs, number, seconds)
                 own = counts[number.name]
@@ -69,13 +69,15 @@ def main() -> int:
                 if ended and ended not in expected(number):
                     differences.append(f"run {runs}: {number.name} after {seconds:.2f} s ended it with {ended}")
                 left = max(0.2, left - seconds)
-                kills += 1
+                kills += ended in expected(number)
+                if not ended:
+                    break  # it ran to its end before the signal: nothing is left to interrupt
             code = finish(out, options.jobs)
             found = [f"run {runs}: {line}" for line in different(wanted, records(out))] if not code else []
             differences += found + ([f"run {runs} ended with {code}"] if code else [])
             left_over += temporary(out)
             runs += 1
-            print(f"{kills} signals, {runs} runs, {len(differences)} differences", flush=True)
+            print(f"{kills} interruptions, {runs} runs, {len(differences)} differences", flush=True)
     total = sum(own["interrupted"] for own in counts.values())
     print(f"{total} interruptions of {runs} runs, {time.monotonic() - begun:.0f} s\n")
     print(table("signal", counts, COLUMNS))
