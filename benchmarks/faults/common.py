@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+import small
 from small import SIZES, command
 
-__all__ = ["SIZES", "Ended", "bench", "command", "save", "table"]
+__all__ = ["SIZES", "Ended", "bench", "command", "save", "small", "table"]
 
 
 class Ended(NamedTuple):
