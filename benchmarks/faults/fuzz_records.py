@@ -18,6 +18,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -55,10 +56,11 @@ from rlhf_bench.reports import experiments as results
 from rlhf_bench.reports import exports, ledger
 from rlhf_bench.reports.files import write_files
 
-PACKAGE = Path(rlhf_bench.__file__ or rlhf_bench.__path__[0]).resolve()
-PACKAGE = PACKAGE.parent if PACKAGE.is_file() else PACKAGE
+PACKAGE = Path(next(iter(rlhf_bench.__path__)))
 SECONDS = 5.0
 """Of the processor, for one input."""
+MEMORY = 8 * 2**30
+"""Bytes of addresses of this process: a number of a file must not make a reader take more."""
 RMS = ("seq2seq-token", "scalar")
 OPTIMIZERS = ("ppo", "best-of-n", "sft-tempered")
 MORE = [text for name in OPTIMIZERS for text in ("--optimizer", name)]
@@ -107,9 +109,10 @@ class Place:
         (home / "outside" / "secret").write_text("{}")
         if made_before:
             shutil.copytree(made_before, self.runs)
-        made = small.bench(*small_run(self.runs))
-        if made.returncode:
-            sys.exit(f"The run ended with {made.returncode}: {made.stderr}")
+        else:
+            made = small.bench(*small_run(self.runs))
+            if made.returncode:
+                sys.exit(f"The run ended with {made.returncode}: {made.stderr}")
         self.record_experiment()
         names = list(json_files(self.runs))
         if (self.runs / "report" / ".files.json").is_file():
@@ -161,10 +164,11 @@ def record_readers(at: Place) -> dict[str, Reader]:
         read: list[Callable[[], object]] = []
         for path in at.runs.glob("*/*/*"):
             folder, name = path.parent, path.name
+            part = path.stem.partition(".")[2]  # examples.test.jsonl
             if name.startswith("examples."):
-                read.append(lambda folder=folder, split=name.split(".")[1]: read_examples(folder, split))
+                read.append(lambda folder=folder, part=part: read_examples(folder, part))
             elif name.startswith("pairs."):
-                read.append(lambda folder=folder, split=name.split(".")[1]: read_pairs(folder, split))
+                read.append(lambda folder=folder, part=part: read_pairs(folder, part))
             elif name == "generations.jsonl":
                 read.append(lambda path=path: read_generations(path))
             elif name == "reward_model.json":
@@ -174,9 +178,9 @@ def record_readers(at: Place) -> dict[str, Reader]:
         return each(read)
 
     def planned() -> Seen:
-        pending = request.rough_seconds(cells_of_plan.order, root)
         request.finished(cells_of_plan, root)
-        return Seen(pending, [str(planned_stages(cells_of_plan.order, at.runs))[:0]])
+        planned_stages(cells_of_plan.order, at.runs)
+        return Seen(request.rough_seconds(cells_of_plan.order, root))
 
     def verdicts() -> Seen:
         return Seen("", complaints(judged, root))
@@ -186,8 +190,8 @@ def record_readers(at: Place) -> dict[str, Reader]:
         return each([lambda cell=cell: rejudge._verdict_stage(cell, spec).key for cell in found], missing)
 
     def recorded() -> Seen:
-        records = results.find_records([at.runs])
-        return Seen(stamps.stamped(records))
+        # not `stamps.stamped`, which plans the whole experiment, for seconds
+        return Seen([dict(stamps.of_results(record, root)) for record, root in results.find_records([at.runs])])
 
     stored = ("sft", "prompts", "pairs", "reward", "baseline", "scale", "ppo", "pool", "best_of_n", "tempered",
               "proxy", "verdicts")  # fmt: skip
@@ -195,7 +199,7 @@ def record_readers(at: Place) -> dict[str, Reader]:
         "find_cells": Reader(cells, (*stored, "cells")),
         "check_results": Reader(checked, (*stored, "cells", "report")),
         "stages": Reader(stages, stored, hashed=False),
-        "planned": Reader(planned, stored),
+        "planned": Reader(planned, stored, hashed=False),  # an estimate leaves damaged stages out
         "complaints": Reader(verdicts, ("verdicts",)),
         "judged again": Reader(judged_again, (*stored, "cells"), hashed=False),
         "experiments": Reader(recorded, ("experiments", "cells"), hashed=False),
@@ -261,7 +265,7 @@ def report_readers(at: Place) -> dict[str, Reader]:
         **commands(at, {
             "bench report": (["report", "@", "--out", "#", "-q"], read),
             "bench report --terminal": (["report", "@", "--terminal"], read),
-            "bench claims": (["claims", "@", "--out", "#/page.md"], ("experiments", *read)),
+            "bench claims": (["claims", "@"], ("experiments", *read)),
             "bench export": (["export", "@/report", "--format", "model-index", "--out", "#"], ("report",)),
             "bench export eee": (["export", "@/report", "--format", "every-eval-ever", "--organization", "me",
                                   "--out", "#"], ("report",)),
@@ -320,8 +324,8 @@ class Watch:
     EVENTS = frozenset({"open", "os.listdir", "os.scandir", "os.rename", "os.remove", "os.rmdir", "os.mkdir"})
 
     def __init__(self, at: Place) -> None:
-        prefixes = {sys.prefix, sys.base_prefix, str(PACKAGE), str(Path(small.__file__).parents[1].resolve())}
-        prefixes |= {os.path.realpath(one) for one in (sys.prefix, sys.base_prefix, sys.executable)}
+        prefixes = {sys.prefix, sys.base_prefix, str(PACKAGE), str(Path(small.__file__).parents[1])}
+        prefixes |= {os.path.realpath(one) for one in (*prefixes, sys.executable)}
         self.allowed = (*prefixes, str(at.runs), str(at.out), "/proc/", "/dev/", "/sys/")
         self.home, self.on, self.seen = str(at.home), False, list[str]()
         sys.addaudithook(self._hook)
@@ -347,9 +351,11 @@ class Search:
         self.faults: dict[str, str] = {}
         self.whole: dict[str, Seen] = {}
         for name, reader in readers.items():
-            with self.lines.traced():
-                self.whole[name] = reader.call()
-            self.clean(reader)
+            if not reader.copies:  # of a command nothing is compared
+                self.whole[name] = reader.call()  # not traced: the first call hashes all code, which is cached then
+                with self.lines.traced():
+                    reader.call()
+                self.clean(reader)
         self.kinds = {
             name: [kind for kind in self.mutator.names if kind.split("/")[0] in reader.kinds]
             for name, reader in readers.items()
@@ -359,13 +365,33 @@ class Search:
     def turn(self) -> None:
         """One input for the reader that had the least time so far."""
         name = min(self.readers, key=lambda name: self.spent[name])
-        reader = self.readers[name]
         one = self.mutator.input(self.kinds[name], self.corpus[name])
+        began, before = time.process_time(), self.lines.found
+        found = self.tried_with(name, one)
+        self.tried[name] += 1
+        if self.lines.found > before:
+            self.corpus[name].append(one)
+        for place, text in found.items():
+            if place not in self.faults:
+                one = self.smaller(name, one, place)
+                self.faults[place] = f"{name}\n{one.text()}\n{text[-2500:]}"
+                print(f"FAULT {place}\n{self.faults[place]}\n", flush=True)
+        self.spent[name] += max(time.process_time() - began, 0.0005)  # type: ignore[assignment]
+
+    def smaller(self, name: str, one: Input, place: str) -> Input:
+        """The input without the changes that the fault does not need."""
+        for change in one.changes:
+            less = one._replace(changes=tuple(other for other in one.changes if other is not change))
+            if less.changes and place in self.tried_with(name, less):
+                one = less
+        return one
+
+    def tried_with(self, name: str, one: Input) -> dict[str, str]:
+        """What is wrong with a reader over the changed files, by the place in the code."""
+        reader, found = self.readers[name], dict[str, str]()
         contents = self.at.folder.contents(one, str(self.at.home))
         if all(content == self.at.files.get(file) for file, content in contents.items()):
-            self.spent[name] += 0.001  # type: ignore[assignment]
-            return
-        began, before = time.process_time(), self.lines.found
+            return found
         self.at.folder.apply(contents)
         self.watch.seen.clear()
         try:
@@ -376,38 +402,34 @@ class Search:
             self.judge(name, one, contents, seen)
         except BenchError as error:
             if "\n" in str(error):
-                self.fault(name, one, "an error of several lines", str(error))
+                found[f"{name}: an error of several lines"] = str(error)
         except Fault as fault:
-            self.fault(name, one, where(str(fault)), str(fault))
+            found[where(str(fault), name)] = str(fault)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # whatever comes out of a reader is what is looked for
+        except BaseException:  # what comes out of a reader is what is looked for
             text = traceback.format_exc()
-            self.fault(name, one, where(text) or type(error).__name__, text[-2500:])
+            found[where(text, name)] = text
         finally:
             self.watch.on = False
             self.at.folder.restore()
             self.clean(reader)
-        for event in dict.fromkeys(self.watch.seen):
-            self.fault(name, one, f"outside: {event.split()[0]}", event)
-        self.tried[name] += 1
-        self.spent[name] += max(time.process_time() - began, 0.0005)  # type: ignore[assignment]
-        if self.lines.found > before:
-            self.corpus[name].append(one)
+        return found | {f"{name}: {event.split()[0]} outside": event for event in self.watch.seen}
 
-    def judge(self, name: str, one: Input, contents: dict[str, bytes | None | Change], seen: Seen) -> None:
+    def judge(self, name: str, one: Input, contents: dict[str, bytes | Change | None], seen: Seen) -> None:
         """Raises Fault for a sentence of several lines, and where what a hash covers was used silently."""
-        reader, whole = self.readers[name], self.whole[name]
+        reader = self.readers[name]
         if not reader.copies and any("\n" in sentence for sentence in seen.said):
-            raise Fault(f"a sentence of several lines: {[s for s in seen.said if chr(10) in s][0]!r}")
+            raise Fault(f"a sentence of several lines: {next(s for s in seen.said if chr(10) in s)!r}")
         if not reader.hashed or one.hashes != AS_IS or loses_its_hash(contents):
             return
+        whole = self.whole[name]
         if set(seen.said) <= set(whole.said) and seen.value != whole.value:
             raise Fault(f"{name}: a changed value was used silently")
         if name == "check_results" and set(seen.said) <= set(whole.said) and not self.same(contents):
             raise Fault(f"{name}: a change was not named")
 
-    def same(self, contents: dict[str, bytes | None | Change]) -> bool:
+    def same(self, contents: dict[str, bytes | Change | None]) -> bool:
         """Whether the changes are of white space alone, in records whose content is hashed, or in no stage's file."""
         for file, content in contents.items():
             try:
@@ -427,19 +449,13 @@ class Search:
             shutil.rmtree(self.at.runs)
             shutil.copytree(self.at.whole, self.at.runs)
 
-    def fault(self, name: str, one: Input, place: str, text: str) -> None:
-        key = f"{name}: {place}" if not place.startswith("harness/") else place
-        if key not in self.faults:
-            self.faults[key] = f"{name}\n{one.text()}\n{text[-2500:]}"
-            print(f"FAULT {key}\n{self.faults[key]}\n", flush=True)
 
-
-def where(text: str) -> str:
-    """The innermost line of the package in a traceback, and the exception."""
+def where(text: str, name: str) -> str:
+    """The innermost line of the package in a traceback, with the exception; without one the reader and the text."""
     lines = text.strip().split("\n")
-    own = [line for line in lines if line.strip().startswith("File ") and str(PACKAGE) in line and "/benchmarks/" not in line]
+    own = [line for line in lines if line.strip().startswith(f'File "{PACKAGE}') and "/benchmarks/" not in line]
     if not own:
-        return lines[0][:150]
+        return f"{name}: {lines[0][:150]}"
     path, number = own[-1].split('"')[1], own[-1].split("line ")[1].split(",")[0]
     return f"{Path(path).relative_to(PACKAGE)}:{number} {lines[-1].split(':')[0][:60]}"
 
@@ -473,6 +489,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="a finished run of this program, instead of making one")
     parser.add_argument("--json", type=Path, help="write the counts and the faults here")
     options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory() as name:
         at = Place(Path(os.path.realpath(name)), options.store)
         os.chdir(at.home)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -214,9 +213,9 @@ class Folder:
         self.aside.mkdir(exist_ok=True)
         self.moved: dict[Path, Path] = {}
 
-    def contents(self, one: Input, place: str) -> dict[str, bytes | None | Change]:
+    def contents(self, one: Input, place: str) -> dict[str, bytes | Change | None]:
         """The new content of every changed file; None for one that is gone, the change for one that is no file."""
-        found: dict[str, bytes | None | Change] = {}
+        found: dict[str, bytes | Change | None] = {}
         for file in dict.fromkeys(change.file for change in one.changes):
             own = [change for change in one.changes if change.file == file]
             data, raw, value = self.files[file], Raw(), None
@@ -235,7 +234,7 @@ class Folder:
             rehash(found, self.files, one.hashes == OLDER)
         return found
 
-    def apply(self, contents: dict[str, bytes | None | Change]) -> None:
+    def apply(self, contents: dict[str, bytes | Change | None]) -> None:
         for number, (file, content) in enumerate(contents.items()):
             path = self.root / file
             self.moved[path] = self.aside / str(number)
@@ -252,7 +251,7 @@ class Folder:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
-            os.replace(kept, path)
+            kept.replace(path)
         self.moved.clear()
 
 
@@ -264,7 +263,7 @@ def written(file: str, value: Any, raw: Raw) -> bytes:
     return text.encode()
 
 
-def of_bytes(data: bytes, change: Change, files: Files) -> bytes | None | Change:
+def of_bytes(data: bytes, change: Change, files: Files) -> bytes | Change | None:
     at = change.at[0] if change.at and isinstance(change.at[0], int) else 0
     match change.way:
         case "cut":
@@ -284,7 +283,7 @@ def of_bytes(data: bytes, change: Change, files: Files) -> bytes | None | Change
     return data
 
 
-def rehash(contents: dict[str, bytes | None | Change], files: Files, drop: bool) -> None:
+def rehash(contents: dict[str, bytes | Change | None], files: Files, drop: bool) -> None:
     """New hashes in the records of what was changed, or none at all; a record that is no JSON object stays."""
     now = {**files, **contents}
     for marker in [name for name in files if name.endswith("/stage.json")]:
@@ -304,7 +303,7 @@ def rehash(contents: dict[str, bytes | None | Change], files: Files, drop: bool)
 
 
 def reseal(
-    contents: dict[str, bytes | None | Change],
+    contents: dict[str, bytes | Change | None],
     now: dict[str, Any],
     name: str,
     own: dict[str, Any],
@@ -341,7 +340,7 @@ def json_files(root: Path) -> Iterator[str]:
             yield name
 
 
-def loses_its_hash(contents: dict[str, bytes | None | Change]) -> bool:
+def loses_its_hash(contents: dict[str, bytes | Change | None]) -> bool:
     """Whether a record has no hash of itself any more: it is then read as one of an earlier version."""
     for name, content in contents.items():
         if name.startswith(("cells/", "experiments/")) or name.endswith(("/stage.json", "/.files.json")):
