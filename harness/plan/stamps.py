@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Place = tuple[str, str]
 def of_results(record: Row, root: Path) -> Digests:
     """The digests of an experiment that was run, from its record and the records of its cells in `root`.
 
-    A cell without a record leaves its stages out, so the digests then differ from those of a plan.
+    A cell without a sound record leaves its stages out, so the digests then differ from those of a plan.
     """
     places: list[Place] = [(p["place"][0], p["place"][2]) for own in record["analyses"].values() for p in own]
     for name in (name for cells in record["runs"].values() for name in cells):
@@ -36,6 +37,8 @@ def of_results(record: Row, root: Path) -> Digests:
             cell = store.read_json(root / "cells" / f"{name}.json")
         except BenchError:  # unfinished: the page names it as missing
             continue
+        if forms.problem(cell, forms.CELL) or integrity.seal_problem(cell, f"{name}.json"):
+            continue  # damaged, which the page says as well
         places += [(kind, key) for kind, _, key in (*cell["stages"].values(), *cell["judges"].values())]
     return _digests(places)
 
