@@ -81,6 +81,8 @@ JUDGED: Form = {
     "params": {"judge": dict},
 }
 """stage.json of verdicts."""
+FILES: Form = {str: {"bytes": Count, "sha256": str}}
+"""The list of files in stage.json."""
 FIGURES: Form = {str: KNOWN_OR_NOT}
 SCALE: Form = {
     "scale": KNOWN_OR_NOT,
