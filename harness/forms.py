@@ -190,7 +190,7 @@ def _number_problem(value: object, count: bool, where: str) -> str:
     if not isinstance(value, int if count else int | float):
         return _named(value, where)
     low, high = (0, 2**53) if count else (-MOST, MOST)
-    if low <= value <= high:  # type: ignore[operator]
+    if low <= value <= high:
         return ""
     return f"{where!r} is no number that is computed with"  # not shown: it may have thousands of digits
 

@@ -63,7 +63,9 @@ class Watch:
     def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.on and event in self.EVENTS:
             for path in arguments[:2] if event == "os.rename" else arguments[:1]:
-                if isinstance(path, str | os.PathLike):
+                # `shutil.rmtree` opens what is in a folder by its name alone
+                inner = isinstance(path, str) and os.sep not in path and not os.path.lexists(path)
+                if isinstance(path, str | os.PathLike) and not inner:
                     # the real path, since a link or ".." may lead out
                     real = os.path.realpath(path)
                     if not real.startswith(self.allowed):

@@ -139,7 +139,8 @@ def damage(folder: Path, hashed: Hashed, record: object = None, *, moved: bool =
         return
     files = record.get(FILES)
     place = stage_place(record)
-    if SEAL not in record or seal_problem(record, place) or not _are_files(files):
+    sound = SEAL in record and not seal_problem(record, place)
+    if not sound or not isinstance(files, dict) or not _are_files(files):
         yield f"{marker} is damaged: it was changed after it was written"
     elif not moved and place != f"{folder.parent.name}/{folder.name}":
         yield f"{marker} is of another stage, {place}"
@@ -150,16 +151,13 @@ def damage(folder: Path, hashed: Hashed, record: object = None, *, moved: bool =
                 yield f"{folder / name} {problem}"
 
 
-def _are_files(found: object) -> bool:
+def _are_files(found: Row) -> bool:
     """Whether a record's list of files has its form, and names files below its folder alone.
 
     A hash says nothing about who wrote it: a folder of someone else may list "../../another", to be opened.
     """
-    return not forms.problem(found, forms.FILES) and all(
-        is_plain_name(part)
-        for name in found
-        for part in str(name).split("/")  # type: ignore[attr-defined]
-    )
+    below = (is_plain_name(part) for name in found for part in name.split("/"))
+    return not forms.problem(found, forms.FILES) and all(below)
 
 
 def _file_damage(path: Path, wanted: Row, hashed: bool) -> str:
@@ -182,7 +180,7 @@ def added(folder: Path) -> Iterator[str]:
         record = store.read_json(folder / store.MARKER)
     except BenchError:
         return  # `damage` says it
-    if isinstance(record, dict) and _are_files(record.get(FILES)):
+    if isinstance(record, dict) and isinstance(record.get(FILES), dict) and _are_files(record[FILES]):
         known = {*record[FILES], store.MARKER}
         yield from (f"{folder / name} is no file of its stage" for name in _names(folder) if name not in known)
 

@@ -224,7 +224,7 @@ def _temperature_problems(cell: CellFiles) -> Iterator[str]:
     folder = cell.folder("generations")
     params = store.read_json(folder / store.MARKER).get("params")
     found = params.get("temperatures") if isinstance(params, dict) else None
-    numbers = [*found, params["temperature"]] if isinstance(found, list) and "temperature" in params else [None]
+    numbers = [*found, params["temperature"]] if isinstance(found, list) and "temperature" in params else [0]
     written = {iteration for _, iteration in columns.read(folder / "generations.jsonl").groups}
     if any(forms.problem(value, forms.Number) or value <= 0 for value in numbers):
         yield f"{folder / store.MARKER} is damaged: no temperatures above 0"
