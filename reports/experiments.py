@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, store
+from rlhf_bench.harness import fingerprint, forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
@@ -31,6 +31,7 @@ from rlhf_bench.harness.statistics.credit import credit_estimates
 from rlhf_bench.harness.statistics.intervals import Interval, undefined
 from rlhf_bench.reports import build, ledger
 from rlhf_bench.reports.claim_checks import checks, checks_of_average
+from rlhf_bench.reports.schema import report_form
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -40,6 +41,32 @@ SCHEMA_VERSION = 1
 FILE = "experiment.json"
 UNFINISHED = re.compile(r" (?:is|are) unfinished(?:: |$)")
 """What a sentence about a missing result says where nothing is damaged."""
+
+INTERVAL: forms.Form = {
+    **dict.fromkeys(("value", "low", "high"), forms.KNOWN_OR_NOT),
+    "note": str,
+    "seeds": [(forms.Count, str)],
+}
+BUILT: forms.Form = {
+    "name": str,
+    "question": str,
+    "seeds": [(forms.Count, str)],
+    "command": str,
+    "left_out": {str: str},
+    "missing": [str],
+    "runs": {str: [str]},
+    "contrasts": [
+        {**INTERVAL, **dict.fromkeys(("run", "task", "a", "b", "judge", "statistic", "slice", "decoding"), str)}
+        | {"by_seed": [forms.KNOWN_OR_NOT]}
+    ],
+    "analyses": {str: {"kind": str, "rows": [{**INTERVAL, "reward_model": str, "statistic": str}], "measured": [dict]}},
+    "claims": [
+        {**INTERVAL, **dict.fromkeys(("id", "text", "source", "reported", "measured", "verdict", "size"), str)}
+        | {"figure": [forms.Number], "p": forms.KNOWN_OR_NOT, "detectable": forms.KNOWN_OR_NOT}
+        | {"checks": [{**INTERVAL, "note?": str, "check": str, "verdict": str, "measured": str}]}
+    ],
+}
+"""What is read of experiment.json, apart from its report."""
 
 Tables = dict[str, dict[int, list["JsonObject"]]]
 """Rows of an analysis by reward model ("" for overhead, whose rows are of several) and seed."""
@@ -81,7 +108,8 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         before = None
     if isinstance(before, dict) and not integrity.seal_problem(before, FILE):
         before = integrity.unsealed(before)
-        if before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key:
+        known = before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key
+        if known and not forms.problem(before, {**BUILT, "report": (report_form(), type(None))}):
             return before
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
@@ -312,3 +340,5 @@ def check_record(record: object, path: Path) -> None:
     outside = [name for name in names if not store.is_plain_name(name)]
     if outside:
         raise BenchError(f"{path} names {outside[0]!r}, nothing in its results folder.", "Run the experiment again.")
+    if problem := forms.problem(record, forms.EXPERIMENT):
+        raise BenchError(f"{path} is damaged ({problem}).", "Run the experiment again.")

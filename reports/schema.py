@@ -11,6 +11,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness import forms
+
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
 
@@ -24,3 +26,9 @@ def report_schema() -> JsonObject:
     text = files("rlhf_bench.reports").joinpath("schema.json").read_text(encoding="utf-8")
     found: JsonObject = json.loads(text)
     return found
+
+
+@cache
+def report_form() -> forms.Form:
+    """The types that the schema gives the values of report.json; reading a report checks them."""
+    return forms.of_schema(report_schema(), report_schema())

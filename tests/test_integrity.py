@@ -396,3 +396,31 @@ def test_a_damaged_report_is_written_again(runs: Path) -> None:
                     load_report(out)
             assert len(check_results(runs, full=False).problems) == (path.name != ".files.json" or damage is change)
             assert reported() == first, path
+
+
+LISTS: dict[str, object] = {
+    "a text": {"a.jsonl": ".."},
+    "no number": {"a.jsonl": {"bytes": [1], "sha256": ""}},
+    "no hash": {"a.jsonl": {"bytes": 3}},
+    "a number of 400 digits": {"a.jsonl": {"bytes": 10**400, "sha256": ""}},
+    "outside": {"../../outside/secret": {"bytes": 2, "sha256": ""}},
+    "a path of its own": {"/etc/passwd": {"bytes": 2, "sha256": ""}},
+    "no dictionary": [],
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_files_of_another_form_opens_nothing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash fits: someone else wrote it."""
+    folder = tmp_path / "runs" / "ppo" / "x-0"
+    folder.mkdir(parents=True)
+    record = {"kind": "ppo", "label": "x", "key": "0", integrity.FILES: LISTS[name]}
+    store.write_json(folder / store.MARKER, integrity.sealed(record, "ppo/x-0"))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("{}")
+    hashed: list[Path] = []
+    monkeypatch.setattr(integrity, "file_hash", lambda path: hashed.append(path) or "")
+    assert [text for text in integrity.used(folder) if "was changed after it was written" in text]
+    assert not hashed

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+import small
 from small import SIZES, command
 
-__all__ = ["SIZES", "Ended", "bench", "command", "outcome", "save", "table"]
+__all__ = ["SIZES", "Ended", "bench", "command", "outcome", "save", "small", "table"]
 BEGUN = time.monotonic()
 
 

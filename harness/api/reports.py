@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.api.arguments import Paths, as_path, as_paths, call_text
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
 from rlhf_bench.reports.files import LIST, TABLES, report_damage
+from rlhf_bench.reports.schema import report_form
 
 if TYPE_CHECKING:
     import pandas
@@ -101,6 +102,8 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         raise BenchError(f"{path} is no report of bench report.", "Give the folder that --out named.")
     if found.get("schema_version") != build.SCHEMA_VERSION:
         raise BenchError(f"{path} was written by another version of this program.", "Write it again: bench report.")
+    if problem := forms.problem(found, report_form()):
+        raise BenchError(f"{file} is damaged ({problem}).", "Write it again: bench report.")
     return Report(file.parent, found)
 
 

@@ -18,8 +18,9 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
+from rlhf_bench.harness.store import is_plain_name
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 FILES = "files"
@@ -138,7 +139,8 @@ def damage(folder: Path, hashed: Hashed, record: object = None, *, moved: bool =
         return
     files = record.get(FILES)
     place = stage_place(record)
-    if SEAL not in record or seal_problem(record, place) or not isinstance(files, dict):
+    sound = SEAL in record and not seal_problem(record, place)
+    if not sound or not isinstance(files, dict) or not _are_files(files):
         yield f"{marker} is damaged: it was changed after it was written"
     elif not moved and place != f"{folder.parent.name}/{folder.name}":
         yield f"{marker} is of another stage, {place}"
@@ -147,6 +149,15 @@ def damage(folder: Path, hashed: Hashed, record: object = None, *, moved: bool =
             problem = _file_damage(folder / name, wanted, hashed(name, wanted["bytes"]))
             if problem:
                 yield f"{folder / name} {problem}"
+
+
+def _are_files(found: Row) -> bool:
+    """Whether a record's list of files has its form, and names files below its folder alone.
+
+    A hash says nothing about who wrote it: a folder of someone else may list "../../another", to be opened.
+    """
+    below = (is_plain_name(part) for name in found for part in name.split("/"))
+    return not forms.problem(found, forms.FILES) and all(below)
 
 
 def _file_damage(path: Path, wanted: Row, hashed: bool) -> str:
@@ -169,7 +180,7 @@ def added(folder: Path) -> Iterator[str]:
         record = store.read_json(folder / store.MARKER)
     except BenchError:
         return  # `damage` says it
-    if isinstance(record, dict) and isinstance(record.get(FILES), dict):
+    if isinstance(record, dict) and isinstance(record.get(FILES), dict) and _are_files(record[FILES]):
         known = {*record[FILES], store.MARKER}
         yield from (f"{folder / name} is no file of its stage" for name in _names(folder) if name not in known)
 

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import forms, plugins, store
 from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
 from rlhf_bench.harness.models.identity import WHOLE, policy_identity
 from rlhf_bench.harness.nouns import Split
@@ -330,11 +330,14 @@ def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float
     rates: dict[tuple[str, str], list[float]] = {}
     for kind in {stage.kind for stage in stages}:
         for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
-            record = store.read_json(path)
-            if any(integrity.damage(path.parent, integrity.no_file, record)):
+            try:
+                record = store.read_json(path)
+            except BenchError:
                 continue  # the estimate needs no single stage, and a run names what is damaged
-            if record["cost"]:  # 0 for stages that state none, such as verdicts
-                rates.setdefault((kind, record["family"]), []).append(record["seconds"] / record["cost"])
+            if forms.problem(record, forms.MARKER) or any(integrity.damage(path.parent, integrity.no_file, record)):
+                continue
+            if record.get("cost"):  # 0 for stages that state none, such as verdicts
+                rates.setdefault((kind, record.get("family", "")), []).append(record["seconds"] / record["cost"])
     found: dict[str, float | None] = {}
     for stage in stages:
         alike = sorted(rates.get((stage.kind, stage.family), ()))

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Place = tuple[str, str]
 def of_results(record: Row, root: Path) -> Digests:
     """The digests of an experiment that was run, from its record and the records of its cells in `root`.
 
-    A cell without a record leaves its stages out, so the digests then differ from those of a plan.
+    A cell without a sound record leaves its stages out, so the digests then differ from those of a plan.
     """
     return _digests((kind, key) for kind, _, key in places(record, root))
 
@@ -43,10 +44,13 @@ def places(record: Row, root: Path) -> Iterator[tuple[str, str, str]]:
     for name in (name for cells in record["runs"].values() for name in cells):
         try:
             cell = store.read_json(root / "cells" / f"{name}.json")
-            found = [(kind, label, key) for kind, label, key in (*cell["stages"].values(), *cell["judges"].values())]
-        except (BenchError, AttributeError, KeyError, TypeError, ValueError):
-            continue  # unfinished or damaged: the page names it as missing
-        yield from found
+        except BenchError:  # unfinished: the page names it as missing
+            continue
+        if forms.problem(cell, forms.CELL) or integrity.seal_problem(cell, f"{name}.json"):
+            continue  # damaged, which the page says as well
+        for place in (*cell["stages"].values(), *cell["judges"].values()):
+            kind, label, key = place
+            yield kind, label, key
 
 
 def of_today(name: str, seeds: Sequence[int] = ()) -> Digests:

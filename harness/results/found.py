@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.results import columns
@@ -159,8 +159,8 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
 
 def verdict_problems(folder: Path) -> Iterator[str]:
     """What cannot be read of a finished verdict stage."""
-    yield from _marker_problems(folder, ("figures", "params"))
-    yield from _file_problems(folder / "measures.json", (), list)
+    yield from _marker_problems(folder, ("figures", "params"), forms.JUDGED)
+    yield from _file_problems(folder / "measures.json", (), list, forms.MEASURES)
     yield from _row_problems(folder / "verdicts.jsonl", VERDICTS)
 
 
@@ -188,14 +188,11 @@ def _record_problems(record: object) -> Iterator[str]:
         elif not isinstance(record[name], kind):
             yield f"{name!r} is a {type(record[name]).__name__}"
     yield from (f"no {key!r} in 'origin'" for key in ORIGIN if key not in record["origin"])
+    yield from filter(None, [forms.problem(record, forms.CELL)])
     needed = ROLES if record.get("optimizer") == CONTROL else (*ROLES, *OF_REWARDS)
     yield from (f"no {role!r} in 'stages'" for role in needed if role not in record["stages"])
     if not _are_layers(record.get("layers", {})):
         yield f"'layers' is {record['layers']!r}"
-    for place in (*record["stages"].values(), *record["judges"].values()):
-        # each part of a path: ".." or "/" would lead out of the results folder
-        if not (isinstance(place, list) and len(place) == 3 and all(map(store.is_plain_name, place))):
-            yield f"the place {place!r} is not three names of folders"
 
 
 def _are_layers(found: object) -> bool:
@@ -219,7 +216,7 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
         yield from _temperature_problems(cell)
     if "scale" in cell.record["stages"]:
         scale = cell.folder("scale") / "scale.json"
-        yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"))
+        yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"), dict, forms.SCALE)
 
 
 def _temperature_problems(cell: CellFiles) -> Iterator[str]:
@@ -227,22 +224,22 @@ def _temperature_problems(cell: CellFiles) -> Iterator[str]:
     folder = cell.folder("generations")
     params = store.read_json(folder / store.MARKER).get("params")
     found = params.get("temperatures") if isinstance(params, dict) else None
-    numbers = [*found, params["temperature"]] if isinstance(found, list) and "temperature" in params else [None]
+    numbers = [*found, params["temperature"]] if isinstance(found, list) and "temperature" in params else [0]
     written = {iteration for _, iteration in columns.read(folder / "generations.jsonl").groups}
-    if not all(isinstance(value, int | float) and value > 0 for value in numbers):
+    if any(forms.problem(value, forms.Number) or value <= 0 for value in numbers):
         yield f"{folder / store.MARKER} is damaged: no temperatures above 0"
     elif written != set(range(1, len(numbers))):
         yield f"{folder} is damaged: the responses are not those of its temperatures"
 
 
-def _marker_problems(folder: Path, keys: Sequence[str]) -> Iterator[str]:
+def _marker_problems(folder: Path, keys: Sequence[str], form: forms.Form = forms.MARKER) -> Iterator[str]:
     """What is wrong with a stage's stage.json, or with the files that it lists."""
-    yield from _file_problems(folder / store.MARKER, keys)
+    yield from _file_problems(folder / store.MARKER, keys, dict, form)
     yield from integrity.damage(folder, is_read)
 
 
-def _file_problems(path: Path, keys: Sequence[str], kind: type = dict) -> Iterator[str]:
-    """What is wrong with a JSON file that must hold a `kind` with `keys`."""
+def _file_problems(path: Path, keys: Sequence[str], kind: type = dict, form: forms.Form = object) -> Iterator[str]:
+    """What is wrong with a JSON file that must hold a `kind` with `keys` and be of a form."""
     try:
         found: object = store.read_json(path)
     except BenchError as error:
@@ -253,6 +250,8 @@ def _file_problems(path: Path, keys: Sequence[str], kind: type = dict) -> Iterat
         yield f"{path} is damaged: a {type(found).__name__}"
     elif absent:
         yield f"{path} lacks {', '.join(absent)}"
+    elif other := forms.problem(found, form):
+        yield f"{path} is damaged or of another version of this program ({other})"
 
 
 def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
@@ -274,6 +273,9 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
     if at is not None:
         lacking = next(name for name in needed if name not in rows[at])
         yield f"{path} is damaged or of another version of this program (line {at + 1}: no {lacking!r})"
+        return
+    if other := forms.row_problem(rows, path.name):
+        yield f"{path} is damaged or of another version of this program (line {other[0]}: {other[1]})"
         return
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)

@@ -185,7 +185,7 @@ def test_a_record_with_other_layers_is_left_out(tmp_path: Path, layers: Any) -> 
     store.write_json(path, {**store.read_json(path), "layers": layers})
     cells, missing = find_cells([path])
     assert not cells
-    assert "'layers'" in missing[0]
+    assert "'layers" in missing[0]
 
 
 def test_arms_with_plain_seeds_and_with_layers_are_told_apart_and_data_are_named_once(tmp_path: Path) -> None:
