@@ -296,7 +296,8 @@ def test_every_experiment_uses_known_names(experiment: experiments.Experiment) -
         assert set(run.of) <= {other.name for other in experiment.runs if other.kind == "train"}
         assert set(run.methods) <= set(run.rms)
         assert {method for own in run.methods.values() for method in own} <= set(METHODS)
-        assert (run.kind == "agreement") == bool(run.of) == bool(run.n)
+        assert (run.kind in ("agreement", "tuning")) == bool(run.of)
+        assert (run.kind == "agreement") == bool(run.n)
     assert set(experiment.shows) <= set(TABLES)
     assert {c for contrast in experiment.contrasts for c in (contrast.a, contrast.b)} <= arms
 
