@@ -114,7 +114,7 @@ MEASURES: Form = [
         "reference?": KNOWN_OR_NOT,
         "format?": str,
         "better?": str,
-        "shown?": [str],
+        "shown?": ([str], type(None)),
         "reliability?": str,
     }
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stored import Stored, make
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.api.reports import load_report, make_report
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.nouns import Measure
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import stamps
@@ -50,6 +52,14 @@ PLACES: list[tuple[str, tuple[str | int, ...], object]] = [
     (JUDGED + "verdicts.jsonl", (2, "slices"), [{}]),
     ("prompts/dialogsum-s1-000000000000/examples.test.jsonl", (0, "prompt"), None),
 ]
+
+
+@pytest.mark.parametrize("measure", [Measure("x", "rate"), Measure("x", "change", "d", "y", 1.0, "t", 0.0, "share",
+                                     "higher", (), "r")])  # fmt: skip
+def test_measures_as_judges_give_them_have_the_form(measure: Measure) -> None:
+    """A judge may leave everything empty: `shown` is None then, for everywhere."""
+    stored = json.loads(json.dumps([asdict(measure)]))
+    assert not forms.problem(stored, forms.MEASURES)
 
 
 def put(path: Path, at: tuple[str | int, ...], value: object) -> None:
