@@ -148,7 +148,9 @@ def reward_models() -> Iterator[Folder]:
     ]
     for name, given in named:
         build = lambda place, _, name=name, given=given: shared_reward_model(place, name, **given)
-        yield Folder("a name in reward_model.json", f"{name!a} {ascii(given)[:60]}", build, ON_PATH)
+        # a rate is of training, which is over: the folder is data like any other, and a whole run would begin
+        lines = (SAVED, ON_PATH[1]) if "lr" in given else ON_PATH
+        yield Folder("a name in reward_model.json", f"{name!a} {ascii(given)[:60]}", build, lines)
     for file in ("reward_model.json", "config.json", "tokenizer_config.json"):
         for text in ("[" * 10**6, "9" * 10**5, "\0" * 10**4, json.dumps({"name": ["scalar"], "settings": 3})):
             name = f"{file} is {text[:12]!a}"
