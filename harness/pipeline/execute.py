@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.faults import machine_fault
 from rlhf_bench.harness.pipeline import integrity
+from rlhf_bench.harness.pipeline.foreign import foreign_fault
 from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_thread_variables, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
 from rlhf_bench.harness.store import Store
@@ -103,7 +104,8 @@ def _with_sound_inputs(missing: Sequence[Stage], root: Store, outcome: Outcome) 
 
 
 def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[[int, int], None]) -> bool:
-    """`run_stage`, with failures of the machine (disk full, out of memory) as a BenchError.
+    """`run_stage`, with failures of the machine (disk full, out of memory), and of a model folder in the libraries that
+    read it, as a BenchError.
 
     True when the stage was computed now, False when its result was there.  `progress` is called with (done, total).
     """
@@ -113,7 +115,8 @@ def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[
     except BenchError:
         raise
     except Exception as error:  # libraries have kinds of their own for a full disk and for no memory
-        if fault := machine_fault(error, stage.name):
+        fault = machine_fault(error, stage.name) or foreign_fault(error, stage.name, dict(stage.params))
+        if fault:
             raise fault from error
         raise
 

@@ -1,0 +1,41 @@
+"""Faults that a model folder of someone else causes in the libraries that read it.
+
+Configurations are data of any form: a special token that is an object, a length that is a text.  transformers and
+tokenizers raise whatever their code comes to, at the first use and not when the folder is loaded.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.errors import BenchError, one_line
+
+READERS = ("transformers", "tokenizers", "peft", "huggingface_hub", "accelerate")
+PACKAGES = Path(sysconfig.get_path("purelib"))
+
+
+def foreign_fault(error: BaseException, what: str, params: object) -> BenchError | None:
+    """The error to raise for an exception inside a library that reads model folders; None for any other.
+
+    `what` failed with `params`, in which a folder must be named: without one the fault is in our code.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    inner = Path(frames[-1].filename) if frames else Path()
+    library = inner.relative_to(PACKAGES).parts[0] if inner.is_relative_to(PACKAGES) else ""
+    folder = next((text for text in _texts(params) if text and store.is_folder(Path(text).expanduser())), "")
+    if library not in READERS or not folder:
+        return None
+    seen = f"{what}: {library} cannot use the folder {folder} ({one_line(error)})."
+    return BenchError(seen, "Correct its config.json, generation_config.json or tokenizer_config.json.")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in lists and objects, and what follows a plugin's name in it (hf:FOLDER)."""
+    if isinstance(value, str) and "\0" not in value:
+        yield from (value, value.partition(":")[2])
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _texts(inner)
