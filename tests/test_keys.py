@@ -130,9 +130,9 @@ def computing() -> list[str]:
 
 
 NO_STAGE = re.compile(
-    r"harness\.(fingerprint|presets|seeds|models\.memory|\w+\.types|pipeline\.(?!context|trackers)|statistics\.)"
+    r"harness\.(fingerprint|forms|presets|seeds|models\.memory|\w+\.types|pipeline\.(?!context|trackers)|statistics\.)"
 )
-"""Of the computing layers, yet of no stage: planning, running, and the statistics of reports."""
+"""Of the computing layers, yet of no stage: planning, running, the forms of what is read, the statistics of reports."""
 
 
 AROUND = re.compile(r"harness\.pipeline\.(?!context|trackers)")

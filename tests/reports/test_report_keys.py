@@ -13,7 +13,8 @@ from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
 
 STATISTICS = {path.stem for path in Path(str(fingerprint.ROOT), "harness", "statistics").glob("[a-z]*.py")}
-OF_EXPERIMENTS = {"cost", "credit"}
+STATISTICS -= {"shapley"}  # of a stage: in its key
+OF_EXPERIMENTS = {"cost", "credit", "tuning"}
 """Statistics of analyses that an experiment has and a single report has not."""
 
 
