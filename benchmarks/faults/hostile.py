@@ -1,6 +1,6 @@
 """Folders of someone else that attack whoever opens them: what their files name is not run, and nothing leaves.
 
-    python benchmarks/faults/hostile.py [--only TEXT] [--seconds 60] [--json FILE]
+    python benchmarks/faults/hostile.py [--only TEXT] [--every 1] [--seconds 60] [--json FILE]
 
 hostile_folders.py and hostile_models.py list the folders.  Every folder is built beside a module that leaves a file
 when it is imported, a secret (a file outside of the folder, and an environment variable), and a finished run.  Commands
@@ -234,6 +234,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="folders whose kind or name holds this text")
     parser.add_argument(
+        "--every", type=int, default=1, help="of each kind the first folder, and every so many after it"
+    )
+    parser.add_argument(
         "--seconds", type=float, default=60.0, help="limit of one command: of the processor, or of waiting"
     )
     parser.add_argument("--json", type=Path, help="write counts and failures to this file")
@@ -246,8 +249,10 @@ def main() -> int:
     begun, counts, failures, commands = time.monotonic(), dict[str, Counter[str]](), [], 0
     with tempfile.TemporaryDirectory() as name:
         stock = stock_of(Path(name))
+        number = Counter[str]()
         for folder in folders():
-            if options.only not in f"{folder.kind}: {folder.name}":
+            number[folder.kind] += 1
+            if options.only not in f"{folder.kind}: {folder.name}" or (number[folder.kind] - 1) % options.every:
                 continue
             seen = tried(folder, stock, options.seconds)
             commands += len(seen)
@@ -261,7 +266,7 @@ def main() -> int:
     print(f"{commands} commands over hostile folders; {time.monotonic() - begun:.0f} s\n")
     columns = ("tried", "clean", "failed")
     print(table("hostile folders", counts, columns))
-    save(options.json, outcome("hostile", counts, commands=commands, failures=failures))
+    save(options.json, outcome("hostile", counts, commands=commands, every=options.every, failures=failures))
     return 1 if failures else 0
 
 
