@@ -233,9 +233,7 @@ def tried(folder: Folder, stock: Path, limit: float) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="folders whose kind or name holds this text")
-    parser.add_argument(
-        "--every", type=int, default=1, help="of each kind the first folder, and every so many after it"
-    )
+    parser.add_argument("--every", type=int, default=1, help="of each kind the first, and every so many after it")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="limit of one command: of the processor, or of waiting"
     )
