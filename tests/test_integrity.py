@@ -424,3 +424,14 @@ def test_a_list_of_files_of_another_form_opens_nothing(
     monkeypatch.setattr(integrity, "file_hash", lambda path: hashed.append(path) or "")
     assert [text for text in integrity.used(folder) if "was changed after it was written" in text]
     assert not hashed
+
+
+@pytest.mark.parametrize("listed", [-3, None, [], "x"])
+def test_a_list_of_files_of_another_type_is_counted_as_none(root: store.Store, listed: object) -> None:
+    marker = A.folder(root) / store.MARKER
+    record = {**integrity.unsealed(store.read_json(marker)), integrity.FILES: listed}
+    store.write_json(marker, integrity.sealed(record, integrity.stage_place(record)))
+    (root.root / "cells").mkdir()
+    store.write_json(root.root / "cells" / "x.json", {})
+    found = check_results(root.root, full=True)
+    assert any(A.folder(root).name in line for line in found.problems)

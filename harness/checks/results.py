@@ -62,6 +62,7 @@ def _check_stage(folder: Path, full: bool, found: StoreCheck) -> None:
     except BenchError:
         return  # it is among the problems
     if isinstance(record, dict) and integrity.is_listed(record):
-        found.files += len(record.get(integrity.FILES) or ())
+        listed = record.get(integrity.FILES)
+        found.files += len(listed) if isinstance(listed, dict) else 0  # of another type: among the problems
     else:
         found.unlisted += 1
