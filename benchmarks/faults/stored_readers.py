@@ -214,11 +214,10 @@ def report_readers(at: Place) -> dict[str, Reader]:
             except BenchError as error:
                 one_line(error)
                 missing.append(str(error))
-        rows = results.whole_ledger(found)
         for one in found:
             missing += one["missing"]
             results.page_report(one) if one["report"] else None
-        return Seen(ledger.results_markdown(found, rows), missing)
+        return Seen([ledger.experiment_markdown(one) for one in found], missing)
 
     return {
         "make_report": Reader(built, read),
