@@ -38,11 +38,14 @@ from hostile_folders import SECRET, Folder, folders, stock_of
 from test_hostile_folders import EVIL, Place
 
 from rlhf_bench.harness import api
+from rlhf_bench.harness.plan import patterns
 
 MEMORY = 6 * 2**30
 """Bytes that a command may take on top of what this process has."""
 VET = "rlhf_bench.harness.text.vet"
-"""The one program that a command may start: it tries templates and tokenizers within bounds."""
+"""A program that a command may start: it tries templates and tokenizers within bounds."""
+PATTERNS = patterns.CHILD
+"""Another: it tries an adapter's regular expressions."""
 STRANGERS = ("img", "iframe", "object", "embed", "video", "audio", "link", "base", "math", "template", "form")
 """Elements that no page of a report has, but for one form, of its controls (reports/page.html)."""
 OWN_SCRIPTS = 2
@@ -63,7 +66,8 @@ def watched(place: Place) -> None:
         said = ""
         if event == "subprocess.Popen":
             command = [str(part) for part in arguments[1]]
-            said = "" if VET in command or command[0] == "git" else f"started {command}"
+            own = VET in command or PATTERNS in command or command[0] == "git"
+            said = "" if own else f"started {command}"
         elif event in ("os.system", "os.exec", "os.posix_spawn"):
             said = f"{event} {arguments}"
         elif event == "socket.connect" and isinstance(arguments[1], tuple):

@@ -16,6 +16,8 @@ from rlhf_bench.harness.errors import BenchError, one_line
 
 READERS = ("transformers", "tokenizers", "peft", "huggingface_hub", "accelerate")
 PACKAGES = Path(sysconfig.get_path("purelib"))
+FROZEN = "does not require grad"
+"""What torch says of a loss in which no weight is trained: an adapter's configuration left all of them frozen."""
 
 
 def foreign_fault(error: BaseException, what: str, params: object) -> BenchError | None:
@@ -27,6 +29,9 @@ def foreign_fault(error: BaseException, what: str, params: object) -> BenchError
     inner = Path(frames[-1].filename) if frames else Path()
     library = inner.relative_to(PACKAGES).parts[0] if inner.is_relative_to(PACKAGES) else ""
     folder = next((text for text in _texts(params) if text and store.is_folder(Path(text).expanduser())), "")
+    if folder and library == "torch" and FROZEN in str(error):
+        seen = f"{what}: no weight of {folder} can be trained."
+        return BenchError(seen, "Correct its adapter_config.json, or merge the adapter into its base.")
     if library not in READERS or not folder:
         return None
     seen = f"{what}: {library} cannot use the folder {folder} ({one_line(error)})."

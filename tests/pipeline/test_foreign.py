@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import make_tokenizer
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -41,3 +42,11 @@ def test_without_a_folder_it_is_our_own_fault(folder: Path) -> None:
     assert foreign_fault(error, "sft x", {"policy": {"source": "tiny"}, "text": "\0"}) is None
     own = caught(lambda: [][1])
     assert foreign_fault(own, "sft x", {"source": str(folder)}) is None
+
+
+def test_a_model_that_cannot_be_trained_is_named(folder: Path) -> None:
+    error = caught(lambda: torch.zeros(1).sum().backward())
+    fault = foreign_fault(error, "sft x", {"source": str(folder)})
+    assert fault is not None
+    assert fault.seen == f"sft x: no weight of {folder} can be trained."
+    assert foreign_fault(error, "sft x", {"source": "tiny"}) is None
