@@ -83,8 +83,8 @@ NOT_COVERED = """\
 - Linux alone, one version of Python and of each library.
 - Rows of another form in a stage's inputs, whose hashes fit because someone made them anew, end the stage that reads
   them with a traceback (the property `stages` of `fuzz_records.py`). No code of theirs runs, and no result is written.
-- The campaigns of this page ran in the two hours before its commit, while faults that they found were being mended. Open
-  are what the fuzzers of records count, and a chat template that leaves no token of a prompt, which ends in a traceback.
+- The campaigns of this page ran in the two hours before its commit, while faults that they found were being mended.
+  Open are what the fuzzers of records count, and a chat template that leaves no token of a prompt (a traceback).
 - Fuzzing finds what its generators reach. It is no proof. The machine was busy: see the minutes of the processor.
 """
 
