@@ -2,7 +2,7 @@
 
     python benchmarks/faults/hostile.py [--only TEXT] [--every 1] [--seconds 60] [--json FILE]
 
-hostile_folders.py and hostile_models.py list the folders.  Every folder is built beside a module that leaves a file
+Files of the name hostile_*.py list the folders.  Every folder is built beside a module that leaves a file
 when it is imported, a secret (a file outside of the folder, and an environment variable), and a finished run.  Commands
 then open it, each in a process of its own with a limit of time and of memory.  A folder is
 

@@ -28,7 +28,7 @@ def foreign_fault(error: BaseException, what: str, params: object) -> BenchError
     frames = traceback.extract_tb(error.__traceback__)
     inner = Path(frames[-1].filename) if frames else Path()
     library = inner.relative_to(PACKAGES).parts[0] if inner.is_relative_to(PACKAGES) else ""
-    folder = next((text for text in _texts(params) if text and store.is_folder(Path(text).expanduser())), "")
+    folder = next((folder for text in _texts(params) for folder in named_folders(text)), None)
     if folder and library == "torch" and FROZEN in str(error):
         seen = f"{what}: no weight of {folder} can be trained."
         return BenchError(seen, "Correct its adapter_config.json, or merge the adapter into its base.")
@@ -38,9 +38,16 @@ def foreign_fault(error: BaseException, what: str, params: object) -> BenchError
     return BenchError(seen, "Correct its config.json, generation_config.json or tokenizer_config.json.")
 
 
+def named_folders(text: str) -> Iterator[Path]:
+    """The folders that a text names: as a path, or behind the name of a plugin that carries one (hf:FOLDER)."""
+    for path in (text, text.partition(":")[2]):
+        if path and "\0" not in path and store.is_folder(folder := Path(path).expanduser()):
+            yield folder
+
+
 def _texts(value: object) -> Iterator[str]:
-    """Every text in lists and objects, and what follows a plugin's name in it (hf:FOLDER)."""
-    if isinstance(value, str) and "\0" not in value:
-        yield from (value, value.partition(":")[2])
+    """Every text in lists and objects."""
+    if isinstance(value, str):
+        yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
         yield from _texts(inner)

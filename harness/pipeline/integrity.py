@@ -20,7 +20,6 @@ from pathlib import Path
 
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
-from rlhf_bench.harness.store import is_plain_name
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 FILES = "files"
@@ -156,7 +155,7 @@ def _are_files(found: Row) -> bool:
 
     A hash says nothing about who wrote it: a folder of someone else may list "../../another", to be opened.
     """
-    below = (is_plain_name(part) for name in found for part in name.split("/"))
+    below = (store.is_plain_name(part) for name in found for part in name.split("/"))
     return not forms.problem(found, forms.FILES) and all(below)
 
 

@@ -28,16 +28,11 @@ class JudgeSpec:
 def judge_spec(name: str, given: Row) -> JudgeSpec:
     """Build the judge once and read what a plan needs of it.
 
-    Raises BenchError for an unknown name, a wrong setting, a rubric without a criterion, and settings that are no JSON.
+    Raises BenchError for an unknown name, a wrong setting, and settings that are no JSON.
     """
     settings = factory_settings(name, plugins.find("judge", name).factory(), given)
     check_named(texts_of(settings))
     judge = load_judge(name, settings)
-    # other judges may know their measures only after they measured; a rubric without a criterion asks nothing, which
-    # would be seen after the training
-    if name == "winrate-llm" and not list(judge.measures):
-        seen = f"The rubric {settings['rubric']} has no criterion."
-        raise BenchError(seen, 'Write NAME = "criterion" for each aspect.')
     content = dict(judge.verdict_settings) if isinstance(judge, HasVerdictSettings) else settings
     # tried here, where the judge's name is known: a stage's key would raise the same error without it
     try:

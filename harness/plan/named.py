@@ -13,6 +13,7 @@ from pathlib import Path
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.adapter_folders import read_adapter
+from rlhf_bench.harness.pipeline.foreign import named_folders
 from rlhf_bench.harness.plan.patterns import check_patterns
 
 DEEP = 4
@@ -28,17 +29,13 @@ def check_named(texts: Iterable[str]) -> None:
     A text is a path, or the name of a plugin that carries one (hf:FOLDER); other texts pass.  Links to weights
     (*.safetensors) and into the hub's cache (its `blobs`) may lead outside: people share weights and download so.
     """
-    for text in texts:
-        for path in (text, text.partition(":")[2]):
-            folder = Path(path).expanduser() if path and "\0" not in path else None
-            if folder is None or not store.is_folder(folder):
-                continue
-            _check(folder)
-            adapter = read_adapter(folder)
-            if adapter is not None:
-                if store.is_folder(base := Path(adapter.base)):
-                    _check(base)
-                check_patterns(folder, base)
+    for folder in (folder for text in texts for folder in named_folders(text)):
+        _check(folder)
+        adapter = read_adapter(folder)
+        if adapter is not None:
+            if store.is_folder(base := Path(adapter.base)):
+                _check(base)
+            check_patterns(folder, base)
 
 
 def texts_of(settings: Mapping[str, object]) -> list[str]:

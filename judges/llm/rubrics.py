@@ -40,8 +40,8 @@ class Rubric:
         """The rubric of a UTF-8 file.
 
         A .toml file has one criterion per aspect (NAME = "criterion", measured as win_rate_NAME), any other file one
-        criterion in words, measured as win_rate.  Raises BenchError for a file that cannot be read or is empty, and for
-        an aspect that is no text.
+        criterion in words, measured as win_rate.  Raises BenchError for a file that cannot be read, is empty or
+        has no criterion, and for an aspect that is no text.
         """
         path = Path(setting).expanduser()
         if not exists(path):
@@ -56,6 +56,8 @@ class Rubric:
         except tomllib.TOMLDecodeError as error:
             seen = f"The rubric {path} is no TOML: {str(error)[:200]}."
             raise BenchError(seen, 'Write NAME = "criterion".') from None
+        if not table:  # comments alone: it would ask nothing, which would be seen after the training
+            raise BenchError(f"The rubric {path} has no criterion.", 'Write NAME = "criterion" for each aspect.')
         for name, text in table.items():
             if not isinstance(text, str) or not text.strip():
                 seen = f"{name!r} in the rubric {path} is no text."
