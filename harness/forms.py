@@ -4,8 +4,8 @@ A hash says that a file is what was written, not who wrote it: a results folder 
 hashes, may hold any JSON.  Values are checked once, where they are read, so that what computes with them need not ask.
 
 A form is a type; a list of one form, for lists of any length; a dict by name, "name?" where it may be missing (other
-names may hold anything); a dict of one `str`, for objects whose values all have one form; or a tuple of forms, one of
-which fits.
+names may hold anything, and none are allowed in an `Only`); under `str` in it, the form that all values have, whatever
+their names; or a tuple of forms, one of which fits.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Count:
 
 class Place:
     """A form: kind, label and short key, which name the folder of a stage."""
+
+
+class Only(dict[Any, Any]):
+    """A form: an object with these names and no others."""
 
 
 Form = Any
@@ -81,13 +85,27 @@ JUDGED: Form = {
     "params": {"judge": dict},
 }
 """stage.json of verdicts."""
+COUNTED = ("train_pairs", "test_pairs", "train_too_long", "test_too_long", "train_equal", "test_equal")
+SOURCES: Mapping[str, Form] = {
+    "pairs": {**MARKER, "figures": {str: Number, **dict.fromkeys((*COUNTED, "train_chosen_longer"), Number)}},
+    "prompts": {**MARKER, "figures": {str: Number}},
+    "sft": {
+        **MARKER,
+        "figures": {
+            **MARKER["figures"],
+            "clipped_demonstrations": Number,
+            **dict.fromkeys(("sft_examples?", "sft_dropped?", "sft_without_room?"), Number),
+        },
+    },
+}
+"""stage.json of the stages whose figures a report computes with, by role."""
 FILES: Form = {str: {"bytes": Count, "sha256": str}}
 """The list of files in stage.json."""
 FIGURES: Form = {str: KNOWN_OR_NOT}
 SCALE: Form = {
     "scale": KNOWN_OR_NOT,
     "pair_accuracy": KNOWN_OR_NOT,
-    "sft_samples": FIGURES,
+    "sft_samples": {**FIGURES, "within_prompt_variance": KNOWN_OR_NOT, "negative_share": KNOWN_OR_NOT},
     "rejected": FIGURES,
     "pair_accuracy_by_overlap?": FIGURES,
     "chosen?": FIGURES,
@@ -104,7 +122,7 @@ EXPERIMENT: Form = {
 }
 """experiments/NAME.json."""
 MEASURES: Form = [
-    {
+    Only({
         "name": str,
         "kind": str,
         "description": str,
@@ -116,7 +134,7 @@ MEASURES: Form = [
         "better?": str,
         "shown?": ([str], type(None)),
         "reliability?": str,
-    }
+    })
 ]
 """measures.json."""
 CASE: Form = {"example_id": str, "iteration": Count, "decoding": str}
@@ -164,7 +182,7 @@ def problem(value: object, form: Form, where: str = "") -> str:
         # True is an int for Python
         fits = isinstance(value, form) and (form is not int or not isinstance(value, bool))
         return "" if fits else _named(value, where)
-    if not isinstance(value, type(form)):
+    if not isinstance(value, list if isinstance(form, list) else dict):
         return _named(value, where)
     if isinstance(value, list):
         return next(filter(None, (problem(one, form[0], f"{where}[{at}]") for at, one in enumerate(value))), "")
@@ -184,6 +202,12 @@ def _of_object(value: Row, form: Mapping[Any, Form], where: str) -> Iterator[str
             yield problem(value[plain], inner, place)
         elif plain == name:
             yield f"no {place!r}"
+    if isinstance(form, Only):
+        yield from (f"{shorter(name)} is unknown{f' in {where!r}' if where else ''}" for name in _others(value, form))
+
+
+def _others(value: Row, form: Only) -> set[str]:
+    return value.keys() - {name.removesuffix("?") for name in form}
 
 
 def _number_problem(value: object, count: bool, where: str) -> str:
@@ -227,7 +251,9 @@ def of_schema(schema: Row, root: Row) -> Form:
             }
             named |= {name: object for name in schema.get("required", ()) if name not in named}
             others = schema.get("additionalProperties")
-            return {str: of_schema(others, root)} if isinstance(others, dict) and not named else named
+            if isinstance(others, dict) and not named:
+                return {str: of_schema(others, root)}
+            return Only(named) if others is False else named
         case "array":
             return [of_schema(schema.get("items", {}), root)]
         case kind:
@@ -268,4 +294,4 @@ def _fit(values: Sequence[Any], form: Form) -> bool:
             fits = (len(own) == len(values) or plain != name) and _fit(own, inner)
         if not fits:
             return False
-    return True
+    return not isinstance(form, Only) or not any(_others(value, form) for value in values)

@@ -8,7 +8,7 @@ figures, the comparison of reward models, the page and the exports read it from 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import get_args
 
 from rlhf_bench.harness import store
@@ -241,7 +241,10 @@ def of_report(report: Report) -> list[Column]:
     judges are shown everywhere.
     """
     if "measures" in report:
-        return [Column(**{**row, "shown": tuple(row["shown"])}) for row in report["measures"]]
+        # not all names of a row: a later version may add optional ones (schema.py)
+        known = {field.name for field in fields(Column)}
+        rows_of = ({name: value for name, value in row.items() if name in known} for row in report["measures"])
+        return [Column(**{**row, "shown": tuple(row["shown"])}) for row in rows_of]
     # other statistics of these judges, such as a distribution's, have tables of their own and no column
     known = {judge for judge, _ in KNOWN} | {PROXY}
     rows: dict[tuple[str, str], Row] = {}

@@ -404,6 +404,7 @@ LISTS: dict[str, object] = {
     "no hash": {"a.jsonl": {"bytes": 3}},
     "a number of 400 digits": {"a.jsonl": {"bytes": 10**400, "sha256": ""}},
     "outside": {"../../outside/secret": {"bytes": 2, "sha256": ""}},
+    "half of a surrogate pair": {"\ud800": {"bytes": 2, "sha256": ""}},
     "a path of its own": {"/etc/passwd": {"bytes": 2, "sha256": ""}},
     "no dictionary": [],
 }

@@ -95,7 +95,8 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     if file != place:
         store.check_links(file, place)
     for sentence in report_damage(file.parent):
-        if sentence.startswith(f"{file} "):
+        # the list of files, too: without it a changed report would pass for one of an older version
+        if sentence.startswith((f"{file} ", f"{file.parent / LIST} ")):
             raise DamagedError(f"{sentence}.", "Write it again: bench report.")
     found: object = store.read_json(file)  # any JSON: a user may name another file
     if not isinstance(found, dict) or found.get("schema") != build.SCHEMA:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -156,7 +157,16 @@ def _are_files(found: Row) -> bool:
     A hash says nothing about who wrote it: a folder of someone else may list "../../another", to be opened.
     """
     below = (store.is_plain_name(part) for name in found for part in name.split("/"))
-    return not forms.problem(found, forms.FILES) and all(below)
+    return not forms.problem(found, forms.FILES) and all(below) and all(map(is_encodable, found))
+
+
+def is_encodable(name: str) -> bool:
+    """Whether a file system takes the name: JSON may hold half of a surrogate pair, which is no character."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _file_damage(path: Path, wanted: Row, hashed: bool) -> str:

@@ -205,10 +205,11 @@ def _are_layers(found: object) -> bool:
 def _stage_problems(cell: CellFiles) -> Iterator[str]:
     """What cannot be read of a cell's finished stages."""
     for role in cell.record["stages"]:
-        yield from _marker_problems(cell.folder(role), STAGE)
+        yield from _marker_problems(cell.folder(role), STAGE, forms.SOURCES.get(role, forms.MARKER))
     for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
             yield from _row_problems(cell.folder(role) / name, needed)
+    yield from _unpaired(cell.folder("generations"), cell.folder("baseline"))
     # by the stage's kind: a record of best-of-n also has the role "pool", whose folder holds the draws
     if cell.record["stages"]["generations"][0] == "best_of_n":
         yield from _row_problems(cell.folder("generations") / "pool.jsonl", POOL)
@@ -217,6 +218,14 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
     if "scale" in cell.record["stages"]:
         scale = cell.folder("scale") / "scale.json"
         yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"), dict, forms.SCALE)
+
+
+def _unpaired(written: Path, baseline: Path) -> Iterator[str]:
+    """Which responses have no response of the SFT policy beside them, with which a report shows and compares them."""
+    before = {d: set(group.ids) for (d, _), group in columns.read(baseline / "generations.jsonl").groups.items()}
+    for (decoding, _), group in columns.read(written / "generations.jsonl").groups.items():
+        if other := next((name for name in group.ids if name not in before.get(decoding, ())), ""):
+            yield f"{baseline} is damaged: no {decoding!r} response with example_id {forms.shorter(other)}"
 
 
 def _temperature_problems(cell: CellFiles) -> Iterator[str]:

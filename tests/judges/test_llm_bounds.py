@@ -225,6 +225,7 @@ def test_what_is_no_name_of_a_model_is_not_taken_for_one(server: FaultServer, ma
 
 SCRIPT = """
 import sys
+sys.path.insert(0, sys.argv[3])
 from fault_server import CASES, WinRateLLM, run
 run(WinRateLLM(model="judge", base_url=sys.argv[1], cache=sys.argv[2], timeout=60.0), CASES)
 """
@@ -236,8 +237,8 @@ def test_an_interrupt_does_not_wait_for_the_server(
     server: FaultServer, tmp_path: Path, probing: bool, reply: Reply
 ) -> None:
     server.answer = lambda asked: reply if asked.judging or probing else completion("yes")
-    command = [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "c.sqlite")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    command = [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "c.sqlite"), str(Path(__file__).parents[1])]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (server.all if probing else server.judged) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.2)

@@ -12,7 +12,7 @@ from stored import Stored, make
 
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.api.reports import load_report, make_report
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Measure
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.stage import Stage
@@ -21,8 +21,11 @@ from rlhf_bench.harness.plan.request import rough_seconds
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.reports.experiments import FILE, build_experiment, find_records, folder_of
 from rlhf_bench.reports.files import LIST
+from rlhf_bench.reports.measures import of_report
 
 HUGE = 10**400
+GONE = object()
+"""For no value: the name is left out."""
 CELL = "cells/dialogsum-scalar-s1.json"
 ARM = "dialogsum-scalar-s1-000000000000"
 PPO, SCALE = f"ppo/{ARM}/", f"scale/{ARM}/"
@@ -48,6 +51,13 @@ PLACES: list[tuple[str, tuple[str | int, ...], object]] = [
     (JUDGED + "stage.json", ("figures", "undecided"), "0"),
     (JUDGED + "measures.json", (0,), "win_rate"),
     (JUDGED + "measures.json", (0, "name"), 3),
+    (JUDGED + "measures.json", (0, "of another version"), 3),
+    (SCALE + "scale.json", ("sft_samples", "negative_share"), GONE),
+    ("pairs/dialogsum-s1-000000000000/stage.json", ("figures", "train_chosen_longer"), "4"),
+    ("pairs/dialogsum-s1-000000000000/stage.json", ("figures", "train_equal"), GONE),
+    ("prompts/dialogsum-s1-000000000000/stage.json", ("figures", "train_dropped"), [1]),
+    ("sft/dialogsum-s1-000000000000/stage.json", ("figures", "clipped_demonstrations"), None),
+    ("baseline/dialogsum-s1-000000000000/generations.jsonl", (0, "example_id"), "of another task"),
     (JUDGED + "verdicts.jsonl", (2, "values", "win_rate"), HUGE),
     (JUDGED + "verdicts.jsonl", (2, "slices"), [{}]),
     ("prompts/dialogsum-s1-000000000000/examples.test.jsonl", (0, "prompt"), None),
@@ -70,6 +80,8 @@ def put(path: Path, at: tuple[str | int, ...], value: object) -> None:
     for step in at[:-1]:
         inner = inner[step]
     inner[at[-1]] = value
+    if value is GONE:
+        del inner[at[-1]]
     if lines:
         store.write_rows(path, whole)
     else:
@@ -81,7 +93,7 @@ def test_a_value_of_another_type_is_named(tmp_path: Path, file: str, at: tuple[s
     make(tmp_path, Stored(seeds=(1,)))
     put(tmp_path / file, at, value)
     made, missing = make_report([tmp_path], tmp_path / "out", Estimator(), "bench report")
-    shared = file.startswith("prompts")  # by both cells
+    shared = file.startswith(("prompts", "pairs", "sft", "baseline"))  # by both cells
     assert (made is None) == shared
     assert len(missing) == 1 + shared
     assert ARM.removesuffix("-000000000000") in missing[0]
@@ -115,6 +127,36 @@ def test_a_report_with_a_value_of_another_type_is_refused(
         load_report(tmp_path / "out")
     assert "\n" not in str(said.value)
     assert str(at[0]) in str(said.value)
+
+
+CUT_LISTS: list[object] = ["{", "{}", "[]", '{"report.md": "0"}', '{"report.json": "0", "\\ud800": "0"}']
+
+
+@pytest.mark.parametrize("text", CUT_LISTS, ids=str)
+def test_a_changed_report_beside_a_cut_list_is_not_read(tmp_path: Path, text: str) -> None:
+    make(tmp_path, Stored(seeds=(1,)))
+    make_report([tmp_path], tmp_path / "out", Estimator(), "bench report")
+    (tmp_path / "out" / LIST).write_text(text)
+    put(tmp_path / "out" / "report.json", ("measures", 0, "title"), "another")
+    with pytest.raises(DamagedError):
+        load_report(tmp_path / "out")
+    assert not kept(tmp_path)
+
+
+def kept(root: Path) -> bool:
+    """Whether bench report takes the report that lies there for its own, and leaves it as it is."""
+    before = (root / "out" / "report.json").read_text()
+    make_report([root], root / "out", Estimator(), "bench report", reuse=True)
+    return (root / "out" / "report.json").read_text() == before
+
+
+def test_a_report_of_a_later_version_may_say_more(tmp_path: Path) -> None:
+    make(tmp_path, Stored(seeds=(1,)))
+    make_report([tmp_path], tmp_path / "out", Estimator(), "bench report")
+    before = of_report(load_report(tmp_path / "out").data)
+    (tmp_path / "out" / LIST).unlink()
+    put(tmp_path / "out" / "report.json", ("measures", 0, "of a later version"), 1)
+    assert of_report(load_report(tmp_path / "out").data) == before
 
 
 def test_a_plan_estimates_without_stages_of_another_form(tmp_path: Path) -> None:
