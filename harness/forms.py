@@ -122,19 +122,21 @@ EXPERIMENT: Form = {
 }
 """experiments/NAME.json."""
 MEASURES: Form = [
-    Only({
-        "name": str,
-        "kind": str,
-        "description": str,
-        "before?": str,
-        "limit?": KNOWN_OR_NOT,
-        "title?": str,
-        "reference?": KNOWN_OR_NOT,
-        "format?": str,
-        "better?": str,
-        "shown?": ([str], type(None)),
-        "reliability?": str,
-    })
+    Only(
+        {
+            "name": str,
+            "kind": str,
+            "description": str,
+            "before?": str,
+            "limit?": KNOWN_OR_NOT,
+            "title?": str,
+            "reference?": KNOWN_OR_NOT,
+            "format?": str,
+            "better?": str,
+            "shown?": ([str], type(None)),
+            "reliability?": str,
+        }
+    )
 ]
 """measures.json."""
 CASE: Form = {"example_id": str, "iteration": Count, "decoding": str}
