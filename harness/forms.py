@@ -31,6 +31,10 @@ class Count:
     """A form: an integer from 0 to 2^53, above which float64 skips integers."""
 
 
+class Span:
+    """A form: a list of two counts, [start, end)."""
+
+
 class Place:
     """A form: kind, label and short key, which name the folder of a stage."""
 
@@ -140,21 +144,45 @@ MEASURES: Form = [
 ]
 """measures.json."""
 CASE: Form = {"example_id": str, "iteration": Count, "decoding": str}
+EXAMPLE: Form = Only(
+    {
+        "id": str,
+        "prompt": str,
+        "turns?": [[str]],
+        **{f"{name}?": str for name in ("completion", "source")},
+        **{f"{name}?": [str] for name in ("references", "slices")},
+        "facts?": dict,
+    }
+)
+PAIR: Form = Only(
+    {
+        **dict.fromkeys(("id", "prompt", "chosen"), str),
+        "rejected?": str,
+        "turns?": [[str]],
+        **{f"{name}_flaws?": ([Span], type(None)) for name in ("chosen", "rejected")},
+    }
+)
 ROWS: Mapping[str, Form] = {
-    "examples.test.jsonl": {"id": str, "prompt": str, "completion?": str, "slices?": [str], "source?": str},
-    "generations.jsonl": {
-        **CASE,
-        "tokens": Count,
-        "finished": bool,
-        "response?": str,
-        "prompt?": str,
-        "slices?": [str],
-        "source?": str,
-        **{f"{name}?": KNOWN_OR_NOT for name in ("kl", "reward", "logprob", "drawn")},
-        "spans?": [[Count]],
-        "token_rewards?": [Number],
-        "correction?": str,
-    },
+    "examples.test.jsonl": EXAMPLE,
+    "examples.train.jsonl": EXAMPLE,
+    "pairs.test.jsonl": PAIR,
+    "pairs.train.jsonl": PAIR,
+    "generations.jsonl": Only(
+        {
+            **CASE,
+            "turns?": [[str]],
+            "tokens": Count,
+            "finished": bool,
+            "response?": str,
+            "prompt?": str,
+            "slices?": [str],
+            "source?": str,
+            **{f"{name}?": KNOWN_OR_NOT for name in ("kl", "reward", "logprob", "drawn")},
+            "spans?": [Span],
+            "token_rewards?": [Number],
+            "correction?": str,
+        }
+    ),
     "verdicts.jsonl": {**CASE, "slices": [str], "source?": str, "values": FIGURES, "reason?": str, "notes?": dict},
     "steps.jsonl": {str: KNOWN_OR_NOT, "explained_variance": Number, "clip_share": Number, "kl": Number},
     "proxy.jsonl": {"example_id": str, "iteration": Count, "figures": FIGURES, "reward?": KNOWN_OR_NOT},
@@ -168,6 +196,11 @@ ROWS: Mapping[str, Form] = {
     },
 }
 """The rows of a file, by its name."""
+FILE: Mapping[str, Form] = {
+    "scale.json": {**SCALE, "offset": Number, "token_offset": Number},  # which PPO reads, and no report
+    "measures.json": MEASURES,
+}
+"""The object of a JSON file that a stage reads, by its name."""
 
 
 def problem(value: object, form: Form, where: str = "") -> str:
@@ -177,6 +210,9 @@ def problem(value: object, form: Form, where: str = "") -> str:
         return "" if "" in found else found[0]
     if form is Number or form is Count:
         return _number_problem(value, form is Count, where)
+    if form is Span:
+        fits = isinstance(value, list) and len(value) == 2 and not any(problem(one, Count) for one in value)
+        return "" if fits else f"{where!r} is no span [start, end): {shorter(value)}"
     if form is Place:
         fits = isinstance(value, list) and len(value) == 3 and all(map(is_plain_name, value))
         return "" if fits else f"the place {shorter(value)} is not three names of folders"
@@ -281,6 +317,8 @@ def _fit(values: Sequence[Any], form: Form) -> bool:
         low, high = (0, 2**53) if form is Count else (-MOST, MOST)
         fits = kinds <= ({int} if form is Count else {int, float})
         return fits and (not values or (low <= min(values) and max(values) <= high))
+    if form is Span:
+        return kinds <= {list} and set(map(len, values)) <= {2} and _fit(list(chain.from_iterable(values)), Count)
     if isinstance(form, type):
         return kinds <= {form}
     if isinstance(form, list):

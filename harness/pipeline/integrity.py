@@ -195,8 +195,29 @@ def added(folder: Path) -> Iterator[str]:
 
 
 def used(folder: Path, hashed: Hashed = every_file, *, moved: bool = False) -> list[str]:
-    """`damage` and `added` of a stage whose folder is about to be read whole."""
-    return [*damage(folder, hashed, moved=moved), *added(folder)]
+    """`damage` and `added` of a stage whose folder is about to be read whole; for a sound one, what is of another form.
+
+    Hashes that fit say that the files belong together, not that this program wrote them.
+    """
+    return [*damage(folder, hashed, moved=moved), *added(folder)] or list(_other_forms(folder))
+
+
+def _other_forms(folder: Path) -> Iterator[str]:
+    for name in (*forms.ROWS, *forms.FILE):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            if name in forms.FILE:
+                problem = forms.problem(store.read_json(path), forms.FILE[name])
+            else:
+                other = forms.row_problem(store.read_rows(path), name)
+                problem = f"line {other[0]}: {other[1]}" if other else ""
+        except BenchError as error:
+            yield error.seen.removesuffix(".")
+            continue
+        if problem:
+            yield f"{path} is damaged or of another version of this program ({problem})"
 
 
 def check_used(folder: Path, hashed: Hashed = every_file, *, moved: bool = False) -> None:

@@ -13,18 +13,20 @@ from stored import Stored, make
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.api.reports import load_report, make_report
 from rlhf_bench.harness.errors import BenchError, DamagedError
-from rlhf_bench.harness.nouns import Measure
+from rlhf_bench.harness.nouns import Example, Generation, Measure, Pair, to_row
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import stamps
 from rlhf_bench.harness.plan.request import rough_seconds
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.stages.pairs import pair_row
+from rlhf_bench.harness.text.turns import Conversation, Turn
 from rlhf_bench.reports.experiments import FILE, build_experiment, find_records, folder_of
 from rlhf_bench.reports.files import LIST
 from rlhf_bench.reports.measures import of_report
 
 HUGE = 10**400
-GONE = object()
+GONE = type("Gone", (), {"__repr__": lambda self: "left out"})()
 """For no value: the name is left out."""
 CELL = "cells/dialogsum-scalar-s1.json"
 ARM = "dialogsum-scalar-s1-000000000000"
@@ -127,6 +129,56 @@ def test_a_report_with_a_value_of_another_type_is_refused(
         load_report(tmp_path / "out")
     assert "\n" not in str(said.value)
     assert str(at[0]) in str(said.value)
+
+
+SOUND: dict[str, Any] = {
+    "examples.train.jsonl": to_row(Example("a", "p", "c", ("r", "s"), ("plain",), "source", {"truth": {}})),
+    "examples.test.jsonl": to_row(Example("a", Conversation([Turn("user", "p"), Turn("assistant", "q")]))),
+    "pairs.train.jsonl": pair_row(Pair("a", "p", "c", "r", ((0, 1), (1, 2)), ())),
+    "pairs.test.jsonl": pair_row(Pair("a", "p", "c", "")),
+    "generations.jsonl": to_row(
+        Generation("a", 0, "sample", "p", "", 0, True, 0.0, 1, -2.5, 3, ((0, 1),), (0.5,), "c")
+    ),
+}
+OTHER: list[tuple[str, str, object]] = [
+    ("examples.train.jsonl", "references", 3),
+    ("examples.train.jsonl", "slices", "plain"),
+    ("examples.train.jsonl", "facts", []),
+    ("examples.train.jsonl", "of another version", 1),
+    ("examples.train.jsonl", "prompt", GONE),
+    ("examples.test.jsonl", "turns", 5),
+    ("pairs.train.jsonl", "chosen", GONE),
+    ("pairs.train.jsonl", "chosen_flaws", [[0]]),
+    ("pairs.train.jsonl", "chosen_flaws", [[0, 1, 2]]),
+    ("pairs.train.jsonl", "rejected_flaws", 1),
+    ("pairs.test.jsonl", "rejected", None),
+    ("generations.jsonl", "spans", [3]),
+    ("generations.jsonl", "spans", [["0", 1]]),
+    ("generations.jsonl", "token_rewards", "x"),
+    ("generations.jsonl", "of another version", 1),
+    ("generations.jsonl", "finished", GONE),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"), OTHER, ids=[f"{file} {name} {value}" for file, name, value in OTHER]
+)
+def test_rows_of_another_form_are_no_input_of_a_stage(tmp_path: Path, file: str, name: str, value: object) -> None:
+    """Their hashes fit: someone else made the folder."""
+    folder = tmp_path / "some" / "x-0"
+    folder.mkdir(parents=True)
+
+    def found() -> list[str]:
+        record = {"kind": "some", "label": "x", "key": "0", integrity.FILES: integrity.listed(folder)}
+        store.write_json(folder / store.MARKER, integrity.sealed(record, "some/x-0"))
+        return integrity.used(folder)
+
+    store.write_rows(folder / file, [SOUND[file]] * 3)
+    assert not found()
+    put(folder / file, (1, name), value)
+    (sentence,) = found()
+    assert f"{file} is damaged or of another version of this program (line 2: " in sentence
+    assert name in sentence
 
 
 CUT_LISTS: list[object] = ["{", "{}", "[]", '{"report.md": "0"}', '{"report.json": "0", "\\ud800": "0"}']
