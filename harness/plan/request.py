@@ -21,6 +21,7 @@ from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.plan.named import check_named, texts_of
+from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.seeds import Seed, layers_asked
@@ -118,6 +119,7 @@ def make_plan(request: Request) -> Plan:
     opened = _opened(request, settings)
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
+    check_prompt_tokens(request.policy, settings)
     if not request.judges:
         judge_names = (*DEFAULT_JUDGES, *opened[None][request.task].judges)
     # built now: a judge's wrong setting must not surface after hours of training

@@ -12,6 +12,7 @@ from families import FAMILIES
 from refusals import refusal
 from safetensors.torch import load_file, save_file
 
+from rlhf_bench.harness.api.runs import plan
 from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer
 from rlhf_bench.harness.presets import make_settings
@@ -107,3 +108,14 @@ def test_a_tokenizer_made_up_for_a_folder_without_one_is_refused(family: str, tm
             path.unlink()
     said = refusal(lambda: load_tokenizer(folder))
     assert "reads nothing" in said or "No tokenizer can be loaded" in said
+
+
+@pytest.mark.parametrize("template", ["{{ '' }}", "{% for m in messages %}{% endfor %}"])
+def test_a_chat_template_that_writes_no_prompt_is_refused_at_planning(folder: Path, template: str) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    said = refusal(lambda: plan("dialogsum", ["length-only"], policy=str(folder)))
+    assert "writes no token of a prompt" in said
+    assert "policy.template=plain" in said
+    assert plan("dialogsum", ["length-only"], policy=str(folder), settings={"policy.template": "plain"})

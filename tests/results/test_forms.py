@@ -26,7 +26,7 @@ from rlhf_bench.reports.files import LIST
 from rlhf_bench.reports.measures import of_report
 
 HUGE = 10**400
-GONE = type("Gone", (), {"__repr__": lambda self: "left out"})()
+GONE = "\0 left out"
 """For no value: the name is left out."""
 CELL = "cells/dialogsum-scalar-s1.json"
 ARM = "dialogsum-scalar-s1-000000000000"
