@@ -83,6 +83,15 @@ def test_a_scorer_that_cannot_decide_leaves_it_so() -> None:
     assert verdict.reason
 
 
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff \u2060", "\u200f\u00ad", "\x00\x1b", "\u3000\n"])
+def test_a_response_without_a_visible_character_is_empty(text: str) -> None:
+    def measured(response: str) -> float | None:
+        return next(iter(Empty().measure([case(response, "x")], Letters()))).values["empty_rate"]
+
+    assert measured(text) == 1.0
+    assert [measured(text + shown) for shown in (".", "好", "ก", "🙂", "\ue000")] == [0.0] * 5
+
+
 def test_length_and_empty() -> None:
     (cut,) = Length().measure([case("a b c", "a b c d e", finished=False)], Letters())
     assert cut.values == {"length_change": -2, "length": 3, "truncated_rate": 1.0}
