@@ -26,7 +26,7 @@ from rlhf_bench.harness.statistics import comparisons
 from rlhf_bench.reports import experiments as built_experiments
 from rlhf_bench.reports import result_pages
 
-RUN_OF = {"bias-replication": "main", "overoptimisation": "kl 0.005"}
+RUN_OF = {"bias-replication": "main", "carelessness": "equally careless"}
 NAMES = tuple(RUN_OF)
 COMMAND = "bench experiment x --out /here/runs"
 
@@ -98,13 +98,13 @@ def change(page: Path, experiment: str, **fields: Any) -> Path:
 def test_an_experiment_has_a_page_and_a_file(page: Path) -> None:
     found = texts(page)
     assert set(found) == {"results.md", *(f"results/{name}.{end}" for name in NAMES for end in ("md", "json"))}
-    own = found["results/overoptimisation.md"]
-    assert own.startswith("# overoptimisation\n\n")
+    own = found["results/carelessness.md"]
+    assert own.startswith("# carelessness\n\n")
     assert "](../results.md)" in own
     assert "\n## Claims\n" in own
     assert "\n# " not in own
     assert "/here" not in "".join(found.values())
-    assert "[overoptimisation](results/overoptimisation.md) | 1 2 3 | 6 |" in found["results.md"]
+    assert "[carelessness](results/carelessness.md) | 1 2 3 | 6 |" in found["results.md"]
     assert "| refusal | not run |" in found["results.md"]
 
 
@@ -162,13 +162,13 @@ def test_the_ledger_of_the_terminal_is_that_of_the_page(
 
 def test_stale_experiments_are_named(page: Path, today: dict[str, list[str]]) -> None:
     assert "**Stale**" not in page.read_text()
-    today |= {"overoptimisation": ["ppo", "reward"], "refusal": ["ppo"]}
+    today |= {"carelessness": ["ppo", "reward"], "refusal": ["ppo"]}
     bench_claims([], page)
     text = page.read_text()
     assert re.findall(r"(?m)^- \*\*Stale\*\*: .*\.$", text) == [
-        "- **Stale**: `overoptimisation` (of earlier code or settings)."
+        "- **Stale**: `carelessness` (of earlier code or settings)."
     ]
-    assert re.search(r"(?m)^\| \[overoptimisation\].*\| ppo, reward \|$", text)
+    assert re.search(r"(?m)^\| \[carelessness\].*\| ppo, reward \|$", text)
     assert re.search(r"(?m)^\| \[bias-replication\].*\| no \|$", text)
 
 
@@ -177,20 +177,20 @@ def test_stale_experiments_are_named(page: Path, today: dict[str, list[str]]) ->
 
 @pytest.mark.parametrize(
     "change",
-    [{"threshold": 0.25}, {"side": "above"}, {"arm": "seq2seq-token"}, {"statistic": "gold"}, {"run": "other"}],
+    [{"threshold": 0.25}, {"side": "above"}, {"arm": "scalar"}, {"statistic": "gold"}, {"run": "other"}],
 )
 def test_a_verdict_on_a_changed_claim_does_not_count(
     page: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    before = ledger(page)["overoptimisation"]
+    before = ledger(page)["clean-chosen-matters"]
     assert before["verdict"] != "not run"
-    now = [replace(c, **change) if c.id == "overoptimisation" else c for c in claims.load()]
+    now = [replace(c, **change) if c.id == "clean-chosen-matters" else c for c in claims.load()]
     monkeypatch.setattr(claims, "load", lambda: tuple(now))
-    row = ledger(page)["overoptimisation"]
+    row = ledger(page)["clean-chosen-matters"]
     assert (row["verdict"], row["value"], row["p"]) == ("not run", None, None)
     assert before["measured"] in row["note"]
     assert before["rule"] in row["note"]
-    assert "bench experiment overoptimisation" in row["note"]
+    assert "bench experiment carelessness" in row["note"]
 
 
 def test_words_and_figures_are_those_of_today(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,45 +211,49 @@ def test_words_and_figures_are_those_of_today(page: Path, monkeypatch: pytest.Mo
 
 
 def test_fewer_seeds_replace_nothing_unless_asked(page: Path, tmp_path: Path) -> None:
-    part = run(tmp_path / "part", "overoptimisation", seeds=(4, 5))
+    part = run(tmp_path / "part", "carelessness", seeds=(4, 5))
     before = texts(page)
-    with pytest.raises(BenchError, match=r"overoptimisation.json has 3 seeds and 6 .*RUNS have 2 seeds and 4"):
+    with pytest.raises(BenchError, match=r"carelessness.json has 3 seeds and 6 .*RUNS have 2 seeds and 4"):
         bench_claims([part], page)
     assert texts(page) == before
     bench_claims([part], page, replace=True)
-    assert result_files.read_folder(page.with_suffix(""))["overoptimisation"].seeds == [4, 5]
+    assert result_files.read_folder(page.with_suffix(""))["carelessness"].seeds == [4, 5]
 
 
 def test_fewer_cells_of_as_many_seeds_replace_nothing(page: Path, tmp_path: Path) -> None:
-    part = run(tmp_path / "part", "overoptimisation")
+    part = run(tmp_path / "part", "carelessness")
     next(part.glob("ppo/*-scalar-s2-*/stage.json")).unlink()
     with pytest.raises(BenchError, match="RUNS have 3 seeds and 5"):
         bench_claims([part], page)
 
 
 def test_more_seeds_replace_fewer(page: Path, tmp_path: Path) -> None:
-    more = run(tmp_path / "more", "overoptimisation", seeds=(1, 2, 3, 4))
+    more = run(tmp_path / "more", "carelessness", seeds=(1, 2, 3, 4))
     bench_claims([more], page)
-    assert result_files.read_folder(page.with_suffix(""))["overoptimisation"].seeds == [1, 2, 3, 4]
+    assert result_files.read_folder(page.with_suffix(""))["carelessness"].seeds == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_of_several_folders_the_fullest_counts(
     both: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], swap: bool
 ) -> None:
-    part = run(tmp_path / "part", "overoptimisation", seeds=(4, 5))
+    part = run(tmp_path / "part", "carelessness", seeds=(4, 5))
     bench_claims([part, both] if swap else [both, part], tmp_path / "results.md")
-    assert result_files.read(tmp_path / "results" / "overoptimisation.json").seeds == [1, 2, 3]
-    assert "overoptimisation is in several folders" in capsys.readouterr().err
+    assert result_files.read(tmp_path / "results" / "carelessness.json").seeds == [1, 2, 3]
+    assert "carelessness is in several folders" in capsys.readouterr().err
 
 
 def test_only_seeds_with_a_finished_cell_count(tmp_path: Path) -> None:
-    root = run(tmp_path / "runs", "overoptimisation")
+    root = run(tmp_path / "runs", "carelessness")
     for path in root.glob("ppo/*-s2-*/stage.json"):
         path.unlink()
     bench_claims([root], tmp_path / "results.md")
-    found = result_files.read(tmp_path / "results" / "overoptimisation.json")
-    assert (found.seeds, found.finished, found.missing) == ([1, 3], 4, ["kl 0.005: 2 of 6 cells are unfinished"])
+    found = result_files.read(tmp_path / "results" / "carelessness.json")
+    assert (found.seeds, found.finished, found.missing) == (
+        [1, 3],
+        4,
+        ["equally careless: 2 of 6 cells are unfinished"],
+    )
 
 
 # ---- files from elsewhere --------------------------------------------------------------------------------------------
@@ -276,7 +280,7 @@ def row_change(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     ids=range(30),
 )  # fmt: skip
 def test_damaged_files_are_refused_in_one_line(page: Path, broken: Any) -> None:
-    path = page.with_suffix("") / "overoptimisation.json"
+    path = page.with_suffix("") / "carelessness.json"
     data = json.loads(path.read_text())
     path.write_text(json.dumps(broken(data) if callable(broken) else {**data, **broken}))
     before = texts(page)
@@ -288,16 +292,16 @@ def test_damaged_files_are_refused_in_one_line(page: Path, broken: Any) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"minutes": NaN}', "\xff"])
 def test_files_that_are_no_json_are_refused(page: Path, text: str) -> None:
-    path = page.with_suffix("") / "overoptimisation.json"
+    path = page.with_suffix("") / "carelessness.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(BenchError, match=re.escape(f"{path} is damaged")):
         bench_claims([], page)
 
 
 def test_a_file_of_no_known_experiment_and_a_link_are_refused(page: Path, tmp_path: Path) -> None:
-    known = page.with_suffix("") / "overoptimisation.json"
+    known = page.with_suffix("") / "carelessness.json"
     path = page.with_suffix("") / "nobody.json"
-    path.write_text(known.read_text().replace('"name": "overoptimisation"', '"name": "nobody"'))
+    path.write_text(known.read_text().replace('"name": "carelessness"', '"name": "nobody"'))
     with pytest.raises(BenchError, match="this version lacks"):
         bench_claims([], page)
     path.unlink()
@@ -309,10 +313,10 @@ def test_a_file_of_no_known_experiment_and_a_link_are_refused(page: Path, tmp_pa
 
 def test_texts_of_files_are_escaped(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = "<img src=x onerror=ran()> | [a](javascript:x) `b`"
-    change(page, "overoptimisation", note=bad, version=bad)
-    data = json.loads((page.with_suffix("") / "overoptimisation.json").read_text())
-    change(page, "overoptimisation", **row_change(measured=bad)(data))
-    now = [replace(c, threshold=0.25) if c.id == "overoptimisation" else c for c in claims.load()]
+    change(page, "carelessness", note=bad, version=bad)
+    data = json.loads((page.with_suffix("") / "carelessness.json").read_text())
+    change(page, "carelessness", **row_change(measured=bad)(data))
+    now = [replace(c, threshold=0.25) if c.id == "clean-chosen-matters" else c for c in claims.load()]
     monkeypatch.setattr(claims, "load", lambda: tuple(now))
     bench_claims([], page)
     text = page.read_text()
@@ -324,8 +328,8 @@ def test_texts_of_files_are_escaped(page: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_levels_are_not_mixed(both: Path, page: Path, tmp_path: Path) -> None:
-    other = run(tmp_path / "other", "overoptimisation")
-    with pytest.raises(BenchError, match=r"several levels .*0\.9 \(overoptimisation\), 0\.95"):
+    other = run(tmp_path / "other", "carelessness")
+    with pytest.raises(BenchError, match=r"several levels .*0\.9 \(carelessness\), 0\.95"):
         bench_claims([other], page, level=0.9)
     assert both.is_dir()
 
@@ -340,7 +344,7 @@ def test_without_runs_and_without_results_nothing_is_written(tmp_path: Path) -> 
 
 def test_a_page_of_some_experiments_leaves_the_others_files(page: Path) -> None:
     before = texts(page)
-    bench_claims([], page, only=("overoptimisation",))
+    bench_claims([], page, only=("carelessness",))
     assert "bias-replication" not in page.read_text()
     assert {**texts(page), "results.md": before["results.md"]} == before
 
@@ -356,8 +360,8 @@ def test_the_command_has_the_options(both: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_minutes_and_the_day_are_those_of_the_stages(tmp_path: Path) -> None:
-    root = run(tmp_path, "overoptimisation")
-    record = store.read_json(experiments.record_path(root, "overoptimisation"))
+    root = run(tmp_path, "carelessness")
+    record = store.read_json(experiments.record_path(root, "carelessness"))
     markers = list(root.glob("*/*/stage.json"))
     for path in markers:
         os.utime(path, (86_400.0 * 365, 86_400.0 * 365))
