@@ -51,7 +51,7 @@ def data_folders() -> Iterator[Folder]:
 
     def evil_pickle(*names: str, keep: bool = True) -> Build:
         def build(place: Place, stock: Path) -> None:
-            from hostile_models import pickles
+            from hostile_stock import pickles
 
             with_files()(place, stock)
             if not keep:

@@ -73,7 +73,7 @@ def folders() -> Iterator[Folder]:
 
 def stock_of(folder: Path) -> Path:
     """Sound folders to start from: `runs` (a finished run), `cut` (one that was killed at a checkpoint), models."""
-    from hostile_models import stock_models
+    from hostile_stock import stock_models
 
     for made in (bench(*command(folder / "runs", rms=("scalar",))),):
         if made.code:
@@ -150,7 +150,7 @@ def repaired() -> Iterator[Folder]:
 
     def pickled(pattern: str) -> Build:
         def build(place: Place, stock: Path) -> None:
-            from hostile_models import pickles
+            from hostile_stock import pickles
 
             shutil.copytree(stock / "runs", place.runs)
             for folder in place.runs.glob(pattern):
@@ -195,7 +195,7 @@ def resumed() -> Iterator[Folder]:
 
     def build(*names: str) -> Build:
         def made(place: Place, stock: Path) -> None:
-            from hostile_models import pickles
+            from hostile_stock import pickles
 
             shutil.copytree(stock / "cut", place.runs)
             for folder in place.runs.glob(".partial/*/scratch/checkpoint-*"):
