@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hostile_folders import Folder
+from hostile_place import NAMES, ON_PATH, Place, shared_reward_model
 from hostile_stock import POLICY, SAVED, both, edit, edited, of, written
-from test_hostile_folders import NAMES, ON_PATH, Place, shared_reward_model
 
 
 def reward_models() -> Iterator[Folder]:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from common import SIZES, bench, command
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from hostile_place import ARM, CELL, Place
+from hostile_results import JUDGE, LEADING, POWER, RECORDS, REPORT, SCORE, experiment_record
 from payloads import PAYLOADS
 from small import settings
 from stored import Stored, make
-from test_hostile_folders import ARM, CELL, JUDGE, LEADING, POWER, RECORDS, REPORT, SCORE, Place, experiment_record
 
 SECRET = "canary-5f0e9c-of-someone"
 """The content of a file outside of every folder, and of an environment variable."""

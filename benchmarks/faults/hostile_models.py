@@ -13,10 +13,10 @@ from typing import Any
 
 from hostile_code import code, reward_models, shadows
 from hostile_folders import OUTWARD, TERMINAL, Folder, target_of
+from hostile_place import ON_PATH, Place
 from hostile_stock import CLASSIFIER, POLICY, SAVED, Change, both, edit, edited, of, pickles, written
 from hostile_tokenizers import templates_and_tokenizers
 from payloads import PAYLOADS
-from test_hostile_folders import ON_PATH, Place
 
 
 def model_folders() -> Iterator[Folder]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hostile_folders import SMALL, Folder, finished
+from hostile_place import Place
 from small import settings
-from test_hostile_folders import Place
 
 CONTEXT = 2048
 """Tokens of the stock's models: the prompts of the synthetic tasks must fit."""

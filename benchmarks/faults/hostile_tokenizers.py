@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hostile_folders import TERMINAL, Folder
+from hostile_place import Place
 from hostile_stock import Change, both, edited, written
-from test_hostile_folders import Place
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 TEMPLATES = {
