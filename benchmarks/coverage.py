@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from coverage_settings import LEVEL, Rng, Setting, crossed, rates, settings
+from coverage_data import LEVEL, Rng, Setting, crossed, rates
+from coverage_settings import settings
 
 from rlhf_bench.harness.statistics import comparisons
 

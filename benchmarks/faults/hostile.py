@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from common import bench, outcome, save, table
 from hostile_folders import SECRET, Folder, folders, stock_of
-from test_hostile_folders import EVIL, Place
+from hostile_place import EVIL, Place
 
 from rlhf_bench.harness import api
 from rlhf_bench.harness.plan import patterns

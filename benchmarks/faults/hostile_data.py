@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostile_folders import OUTWARD, SECRET, SHORT, TERMINAL, Build, Folder, target_of
+from hostile_place import Place
 from payloads import PAYLOADS
 from small import settings
-from test_hostile_folders import Place
 
 
 def dialogues(text: str = "I call you.", count: int = 60) -> list[dict[str, str]]:
@@ -51,7 +51,7 @@ def data_folders() -> Iterator[Folder]:
 
     def evil_pickle(*names: str, keep: bool = True) -> Build:
         def build(place: Place, stock: Path) -> None:
-            from hostile_models import pickles
+            from hostile_stock import pickles
 
             with_files()(place, stock)
             if not keep:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from common import SIZES, bench, command
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from hostile_place import ARM, CELL, Place
+from hostile_results import JUDGE, LEADING, POWER, RECORDS, REPORT, SCORE, experiment_record
 from payloads import PAYLOADS
 from small import settings
 from stored import Stored, make
-from test_hostile_folders import ARM, CELL, JUDGE, LEADING, POWER, RECORDS, REPORT, SCORE, Place, experiment_record
 
 SECRET = "canary-5f0e9c-of-someone"
 """The content of a file outside of every folder, and of an environment variable."""
@@ -73,7 +74,7 @@ def folders() -> Iterator[Folder]:
 
 def stock_of(folder: Path) -> Path:
     """Sound folders to start from: `runs` (a finished run), `cut` (one that was killed at a checkpoint), models."""
-    from hostile_models import stock_models
+    from hostile_stock import stock_models
 
     for made in (bench(*command(folder / "runs", rms=("scalar",))),):
         if made.code:
@@ -150,7 +151,7 @@ def repaired() -> Iterator[Folder]:
 
     def pickled(pattern: str) -> Build:
         def build(place: Place, stock: Path) -> None:
-            from hostile_models import pickles
+            from hostile_stock import pickles
 
             shutil.copytree(stock / "runs", place.runs)
             for folder in place.runs.glob(pattern):
@@ -195,7 +196,7 @@ def resumed() -> Iterator[Folder]:
 
     def build(*names: str) -> Build:
         def made(place: Place, stock: Path) -> None:
-            from hostile_models import pickles
+            from hostile_stock import pickles
 
             shutil.copytree(stock / "cut", place.runs)
             for folder in place.runs.glob(".partial/*/scratch/checkpoint-*"):

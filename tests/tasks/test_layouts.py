@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "faults"))
 import fuzz_data
+import layout_rows
 import layouts
 
 from rlhf_bench.harness.errors import BenchError
@@ -63,7 +64,7 @@ def test_no_prompt_is_guessed_while_an_unused_column_could_hold_it() -> None:
 
 
 def test_transcripts_that_part_early_are_refused_as_conversations_are() -> None:
-    texts = {name: layouts.hh("Hi?", f"{name}.", "Why?", "So.") for name in ("chosen", "rejected")}
+    texts = {name: layout_rows.hh("Hi?", f"{name}.", "Why?", "So.") for name in ("chosen", "rejected")}
     with pytest.raises(BenchError, match="after the prompt 'chosen' holds assistant, user, assistant"):
         read(texts)
 
@@ -75,7 +76,7 @@ def test_an_empty_system_turn_or_column_is_none() -> None:
         read({"prompt": "Hi?", "system": "", **answers}) == read({"prompt": "Hi?", "system": None, **answers}) == plain
     )
     assert read({"prompt": [{"role": "system", "content": " "}, {"role": "user", "content": "Hi?"}],
-                 "chosen": [layouts.said("a")], "rejected": [layouts.said("b")]}) == plain  # fmt: skip
+                 "chosen": [layout_rows.said("a")], "rejected": [layout_rows.said("b")]}) == plain  # fmt: skip
 
 
 def test_bad_rows_are_named_together_or_left_out_and_counted(tmp_path: Path) -> None:
