@@ -273,6 +273,28 @@ def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: f
 
 
 @bench.command()
+@click.argument("runs", type=click.Path(path_type=Path), default=Path("runs"))
+def status(runs: Path) -> None:
+    """What is done, running, failed and left in RUNS, the time that is likely left, and the disk used.
+
+    Works while other commands write to RUNS, from another terminal or machine.  Without RUNS: the folder runs.
+    """
+    from rlhf_bench.harness.cli.status import status
+
+    sys.exit(status(runs))
+
+
+@bench.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="Delete it; without, it is shown.")
+def clean(runs: Path, yes: bool) -> None:
+    """Show what in RUNS no finished cell needs and no interrupted run waits for; with --yes delete it."""
+    from rlhf_bench.harness.cli.status import clean
+
+    sys.exit(clean(runs, yes))
+
+
+@bench.command()
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["every-eval-ever", "model-index"]), required=True)
 @click.option(

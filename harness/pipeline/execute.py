@@ -23,12 +23,13 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.faults import machine_fault
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.foreign import foreign_fault
+from rlhf_bench.harness.pipeline.journal import Journal, journal
 from rlhf_bench.harness.pipeline.machine import Machine, quiet_libraries, set_thread_variables, set_threads
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
 from rlhf_bench.harness.store import Store
 
 if TYPE_CHECKING:
-    Events = multiprocessing.Queue[tuple[str, str, int, int]]
+    Events = multiprocessing.Queue[tuple[str, int, int]]
 
 
 @dataclass
@@ -56,10 +57,16 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
     # Another process may make one of them meanwhile: `run_stage` looks again, under the stage's lock.
     outcome = Outcome()
     missing = _with_sound_inputs([stage for stage in stages if not stage.done(root)], root, outcome)
-    if machine.jobs > 1 and len(missing) > 1:
-        return _side_by_side(missing, root, machine, outcome)
-    if missing:
-        set_threads(machine.threads)  # imports torch, which takes seconds: not for a plan that is complete
+    if not missing:
+        return outcome
+    with journal(root.root, missing, machine.jobs) as rows:
+        if machine.jobs > 1 and len(missing) > 1:
+            return _side_by_side(missing, root, machine, outcome, rows)
+        return _one_by_one(missing, root, machine, outcome, rows)
+
+
+def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome, rows: Journal) -> Outcome:
+    set_threads(machine.threads)  # imports torch, which takes seconds: not for a plan that is complete
     # keys, not names: stages that differ in a setting alone have one name
     unavailable = set[str]()
     for stage in missing:
@@ -68,14 +75,21 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
             outcome.skipped.append(stage.name)
             continue
         machine.progress("start", stage.name, 0, 0)
+        rows.start(stage)
         try:
-            if run_guarded(stage, root, machine, partial(machine.progress, "step", stage.name)):
+            if run_guarded(stage, root, machine, partial(_step, stage, machine, rows)):
                 outcome.made.append(stage.name)
         except BenchError as error:  # any other exception is a fault in code and ends the run
             outcome.failed[stage.name] = error
             unavailable.add(stage.key)
+        rows.end(stage, outcome.failed[stage.name].seen if stage.key in unavailable else "")
         machine.progress("end", stage.name, 0, 0)
     return outcome
+
+
+def _step(stage: Stage, machine: Machine, rows: Journal, done: int, total: int) -> None:
+    machine.progress("step", stage.name, done, total)
+    rows.step(stage.key, done, total)
 
 
 def _with_sound_inputs(missing: Sequence[Stage], root: Store, outcome: Outcome) -> list[Stage]:
@@ -124,7 +138,7 @@ def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome) -> Outcome:
+def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome, rows: Journal) -> Outcome:
     set_thread_variables(machine.threads)  # here, because a worker loads libraries before it runs a line of ours
     position = {stage.key: number for number, stage in enumerate(missing)}
     sorter = TopologicalSorter(
@@ -147,18 +161,22 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outco
                     with _main_module_hidden():  # `submit` starts the workers, one by one as they are needed
                         running[pool.submit(_work, stage, root.root, machine.device, machine.trackers)] = stage
                     machine.progress("start", stage.name, 0, 0)
+                    rows.start(stage)
                 if not running:
                     break  # all is made, or what is left needs a stage that failed
                 # the timeout is how often a bar moves while no stage ends
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 with suppress(queue.Empty):
                     while True:
-                        machine.progress(*events.get_nowait())
+                        key, step, total = events.get_nowait()
+                        _step(missing[position[key]], machine, rows, step, total)
                 for future in done:
                     stage = running.pop(future)
                     ended.add(stage.key)
-                    if _collect(future, stage, outcome):
+                    made = _collect(future, stage, outcome)
+                    if made:
                         sorter.done(stage.key)  # without it the stages that need this one never become ready
+                    rows.end(stage, "" if made else outcome.failed[stage.name].seen)
                     machine.progress("end", stage.name, 0, 0)
         except KeyboardInterrupt:
             # A private name: leaving the pool waits for running stages, and Python 3.14 is the first that can end them.
@@ -224,6 +242,6 @@ def _start_worker(events: Events, threads: int) -> None:
 def _work(stage: Stage, root: Path, device: str, trackers: Sequence[str]) -> bool:
     # The machine itself stays in the parent: its `progress` draws there, and may be a function that cannot be pickled.
     def progress(done: int, total: int) -> None:
-        _events.put(("step", stage.name, done, total))
+        _events.put((stage.key, done, total))
 
     return run_guarded(stage, Store(root), Machine(device=device, trackers=trackers), progress)

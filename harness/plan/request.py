@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rlhf_bench.harness import forms, plugins, store
 from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
@@ -323,7 +323,20 @@ def raise_first(outcome: Outcome) -> None:
     raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip()) from error
 
 
-def rough_seconds(stages: Sequence[Stage], root: store.Store) -> dict[str, float | None]:
+class Costed(Protocol):
+    """What an estimate needs of a stage: a Stage, or what a journal says of one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def cost(self) -> float: ...
+
+
+def rough_seconds(stages: Sequence[Costed], root: store.Store) -> dict[str, float | None]:
     """About how long each stage takes, by key: its cost at the median rate of stages alike (kind, task, policy).
 
     Rates come from the finished stages in `root`; without any alike, from measurements with the tiny policy on the

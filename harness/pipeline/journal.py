@@ -1,0 +1,249 @@
+"""What a running command does, as rows on disk that another terminal reads: `bench status`.
+
+    RUNS/.partial/driver-HOST-PID-TIME.jsonl    rows of one call of `execute`, appended by its process alone
+    RUNS/.partial/driver-HOST-PID-TIME.lock     locked while that process lives
+
+The first row has the event "plan" (what is missing, in order), then follow "start", "step", "end" of stages and "over".
+Nothing of a result depends on a journal: where it cannot be written, as on a full disk, the run goes on without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from rlhf_bench.harness import forms, store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import JsonObject
+
+FOLDER = ".partial"
+EVERY = 1.0
+"""Seconds between two rows about the steps of one stage, at least."""
+BEAT = 30.0
+"""Seconds between two touches of the file, by which a reader on another machine sees that the process lives."""
+SILENT = 4 * BEAT
+"""Seconds after which such a process counts as dead."""
+KEPT = 20
+"""Journals of processes that have ended which are kept; the older ones are removed when another is begun."""
+
+PLANNED: forms.Form = {
+    **dict.fromkeys(("kind", "label", "key", "family"), str),
+    "cost": forms.Number,
+}
+PLAN: forms.Form = {
+    "event": str,
+    **dict.fromkeys(("host", "command"), str),
+    "pid": forms.Count,
+    "jobs": forms.Count,
+    "time": forms.Number,
+    "stages": [PLANNED],
+}
+"""The first row."""
+EVENT: forms.Form = {
+    "event": str,
+    "time": forms.Number,
+    "stage?": str,
+    "done?": forms.Count,
+    "total?": forms.Count,
+    "error?": str,
+}
+"""The other rows; `stage` is the key of a stage, as short as its folder has it."""
+
+
+class Journal:
+    """The rows of this process."""
+
+    def __init__(self, file: IO[str] | None) -> None:
+        self._file = file
+        self._last: dict[str, float] = {}
+
+    def start(self, stage: Stage) -> None:
+        """The stage begins."""
+        self._write(event="start", stage=_short(stage.key))
+
+    def step(self, key: str, done: int, total: int) -> None:
+        """`done` of `total` steps of a stage, by its whole key; rows that come too fast are left out."""
+        if time.monotonic() - self._last.get(key, -EVERY) >= EVERY or done == total:
+            self._last[key] = time.monotonic()
+            self._write(event="step", stage=_short(key), done=done, total=total)
+
+    def end(self, stage: Stage, error: str = "") -> None:
+        """The stage has ended, or failed with an error of one line."""
+        self._write(event="end", stage=_short(stage.key), **({"error": error} if error else {}))
+
+    def over(self) -> None:
+        """All that could be made is made."""
+        self._write(event="over")
+
+    def _write(self, **row: object) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
+            self._file.flush()
+        except OSError:
+            self._file = None  # a run does not end because nobody can watch it
+
+
+@contextmanager
+def journal(root: Path, missing: Sequence[Stage], jobs: int) -> Iterator[Journal]:
+    """The journal of a process that is to make `missing`; it ends, and its lock with it, when the block does."""
+    from filelock import FileLock, Timeout
+
+    path = root / FOLDER / f"{_prefix()}{os.getpid()}-{time.time_ns()}.jsonl"
+    lock, ended = FileLock(path.with_suffix(".lock")), threading.Event()
+    try:
+        _remove_old(root)
+        lock.acquire(timeout=0)
+        file = path.open("x", encoding="utf-8")
+    except (OSError, Timeout, NotImplementedError):  # a file system without locks, a full disk
+        lock.release()
+        yield Journal(None)
+        return
+    stages = [
+        {"kind": s.kind, "label": s.label, "key": _short(s.key), "family": s.family, "cost": s.cost} for s in missing
+    ]
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    made = Journal(file)
+    made._write(event="plan", host=platform.node(), pid=os.getpid(), command=command, jobs=jobs, stages=stages)
+    threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
+    try:
+        yield made
+        made.over()
+    finally:
+        ended.set()
+        with suppress(OSError):
+            file.close()
+        lock.release()
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _prefix() -> str:
+    """How the journals of this machine begin."""
+    return f"driver-{re.sub(r'[^A-Za-z0-9.]', '_', platform.node()) or 'host'}-"
+
+
+def _short(key: str) -> str:
+    return key[: store.KEY_LENGTH]
+
+
+def _remove_old(root: Path) -> None:
+    dead = [path for path in journals(root) if not is_alive(path)]
+    for path in dead[:-KEPT] if KEPT else dead:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a journal and its lock; never raises."""
+    for one in (path, path.with_suffix(".lock")):
+        with suppress(OSError):
+            one.unlink(missing_ok=True)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One process that makes or made stages: its `plan` and `events`, and whether it is `alive`."""
+
+    path: Path
+    plan: JsonObject
+    events: Sequence[JsonObject]
+    alive: bool
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it came to its end; a process that is dead and is not was interrupted."""
+        return any(row["event"] == "over" for row in self.events)
+
+
+def journals(root: Path) -> list[Path]:
+    """The journals of a results folder, the oldest first."""
+    found = [path for path in (root / FOLDER).glob("driver-*.jsonl") if path.is_file()]
+    return sorted(found, key=lambda path: (path.stem.rpartition("-")[2].zfill(30), path.name))
+
+
+def is_alive(path: Path) -> bool:
+    """Whether the process of a journal lives: its lock is held, or on another machine the file was touched lately."""
+    if path.name.startswith(_prefix()):
+        return is_held(path.with_suffix(".lock"))
+    try:
+        return time.time() - path.stat().st_mtime < SILENT
+    except OSError:
+        return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process of this machine holds the lock; False where that cannot be told."""
+    from filelock import FileLock, Timeout
+
+    if path.is_symlink() or not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # no locks here, or another user's file
+        return False
+    lock.release()
+    return False
+
+
+def read(root: Path, complain: Callable[[str], object]) -> list[Driver]:
+    """The drivers of a results folder, the oldest first; `complain` gets a sentence about each damaged journal.
+
+    The last row of a process that was killed may be cut off: it is left out.
+    """
+    found = []
+    for path in journals(root):
+        try:
+            store.check_links(path, root)
+            rows = _rows(path)
+        except BenchError as error:
+            complain(error.seen.removesuffix("."))
+            continue
+        problem = forms.problem(rows[0], PLAN) if rows else "no rows"
+        problem = problem or next(filter(None, (forms.problem(row, EVENT) for row in rows[1:])), "")
+        if problem:
+            complain(f"{path} is damaged or of another version of this program ({problem})")
+            continue
+        found.append(Driver(path, rows[0], rows[1:], is_alive(path)))
+    return found
+
+
+def _rows(path: Path) -> list[JsonObject]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path} cannot be read ({type(error).__name__}).", "Remove it.") from error
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # the text behind the last line end is empty, or cut off
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise BenchError(f"{path} is damaged (line {number}: no JSON object).", "Remove it.")
+        rows.append(row)
+    return rows

@@ -1,0 +1,183 @@
+"""What is done, running, failed and left in a results folder, from its records and the journals of its drivers.
+
+A driver is a process that makes stages: `bench run`, `bench experiment`, `bench judge`.  Each stage is counted once,
+for the last driver that planned it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rlhf_bench.harness import forms, store
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline import integrity, journal
+from rlhf_bench.harness.plan.request import rough_seconds
+from rlhf_bench.harness.results.found import is_complete
+
+State = Literal["done", "running", "failed", "stopped", "waiting"]
+"""Of a stage.  stopped: its driver ended in the middle of it; waiting: it was not begun."""
+
+
+class Planned(NamedTuple):
+    """A stage as a journal names it (`request.Costed`); `key` is as short as its folder has it."""
+
+    kind: str
+    label: str
+    key: str
+    family: str
+    cost: float
+
+    @property
+    def name(self) -> str:
+        """As progress names it."""
+        return f"{self.kind} {self.label}"
+
+    @property
+    def folder(self) -> str:
+        """Below the results folder."""
+        return f"{self.kind}/{self.label}-{self.key}"
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """`since`: when it began, in seconds of the epoch; `done` of `total` steps, 0 where none are known.
+
+    `left`: about how many seconds of one core are left; None where that cannot be estimated.
+    """
+
+    stage: Planned
+    state: State
+    since: float = 0.0
+    done: int = 0
+    total: int = 0
+    error: str = ""
+    left: float | None = None
+
+
+@dataclass(frozen=True)
+class DriverStatus:
+    """A driver and the stages that are counted for it."""
+
+    driver: journal.Driver
+    stages: Sequence[StageStatus]
+
+    def of(self, *states: State) -> list[StageStatus]:
+        """The stages in one of these states."""
+        return [one for one in self.stages if one.state in states]
+
+    @property
+    def state(self) -> str:
+        """running, finished, or interrupted: it is dead and did not come to its end."""
+        return "running" if self.driver.alive else "finished" if self.driver.is_over else "interrupted"
+
+    @property
+    def seconds_left(self) -> tuple[float, bool]:
+        """About how many seconds are left with the jobs of the driver, and whether all stages could be estimated."""
+        left = [one.left for one in self.of("running", "stopped", "waiting")]
+        known = [seconds for seconds in left if seconds is not None]
+        jobs = max(1, self.driver.plan["jobs"])
+        return max([sum(known) / jobs, *known], default=0.0), len(known) == len(left)
+
+
+@dataclass
+class Status:
+    """Of a results folder.  `cells`: finished and all; `sizes`: bytes by folder; `problems`: sentences, without a
+    full stop, about records that cannot be read.
+    """
+
+    drivers: list[DriverStatus] = field(default_factory=list)
+    cells: tuple[int, int] = (0, 0)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_status(root: Path, now: float) -> Status:
+    """The status of a results folder at the time `now`, in seconds of the epoch.
+
+    Raises BenchError for a path that is no results folder, and for links out of it.
+    """
+    check_results_folder(root)
+    found = Status()
+    counted = set[str]()
+    for driver in reversed(journal.read(root, found.problems.append)):
+        planned = [Planned(**{name: row[name] for name in Planned._fields}) for row in driver.plan["stages"]]
+        planned = [stage for stage in planned if store.is_plain_name(stage.kind) and store.is_plain_name(stage.label)]
+        own = [stage for stage in planned if stage.folder not in counted]
+        counted |= {stage.folder for stage in own}
+        found.drivers.insert(0, DriverStatus(driver, list(_of_stages(root, driver, own, now))))
+    found.cells = _cells(root, found.problems)
+    found.sizes = {path.name: size_of(path) for path in sorted(root.iterdir()) if path.is_dir()}
+    return found
+
+
+def check_results_folder(root: Path) -> None:
+    """Raises BenchError for a path that is no results folder, and where a folder of its records leads elsewhere."""
+    if not (store.is_folder(root) and (store.is_folder(root / "cells") or store.is_folder(root / ".partial"))):
+        raise BenchError(f"{root} is no results folder.", "Give the --out folder of a bench run.")
+    store.Store(root).check_own_folders()
+
+
+def _of_stages(root: Path, driver: journal.Driver, own: Sequence[Planned], now: float) -> Iterator[StageStatus]:
+    rough = rough_seconds(own, store.Store(root))
+    begun, ended = dict[str, float](), dict[str, str]()
+    steps = dict[str, tuple[int, int]]()
+    for row in driver.events:
+        name = row.get("stage", "")
+        if row["event"] == "start":
+            begun[name] = row["time"]
+        elif row["event"] == "step":
+            steps[name] = row.get("done", 0), row.get("total", 0)
+        elif row["event"] == "end":
+            ended[name] = row.get("error", "")
+    for stage in own:
+        done, total = steps.get(stage.key, (0, 0))
+        since, estimate = begun.get(stage.key, 0.0), rough[stage.key]
+        if is_complete(root / stage.folder):
+            yield StageStatus(stage, "done", since)
+        elif ended.get(stage.key):
+            yield StageStatus(stage, "failed", since, done, total, ended[stage.key], estimate)
+        elif not since or stage.key in ended:
+            yield StageStatus(stage, "waiting", left=estimate)
+        else:
+            left = None if estimate is None else estimate * (1 - done / total if total else 1)
+            if driver.alive and done and total:  # its own speed says more than that of others
+                left = (now - since) * (total - done) / done
+            yield StageStatus(stage, "running" if driver.alive else "stopped", since, done, total, "", left)
+
+
+def _cells(root: Path, problems: list[str]) -> tuple[int, int]:
+    finished, paths = 0, sorted((root / "cells").glob("*.json"))
+    for path in paths:
+        try:
+            finished += all(is_complete(folder) for folder in folders_of(path, root))
+        except BenchError as error:
+            problems.append(error.seen.removesuffix("."))
+    return finished, len(paths)
+
+
+def folders_of(path: Path, root: Path) -> list[Path]:
+    """The folders of a cell's stages, without those of its judges.
+
+    Raises BenchError for a record that is damaged or of another version.
+    """
+    record = store.read_json(path)
+    problem = forms.problem(record, forms.CELL) or integrity.seal_problem(record, path.name)
+    if problem:
+        raise BenchError(f"{path} is damaged or of another version of this program ({problem}).")
+    return [root / kind / f"{label}-{key}" for kind, label, key in record["stages"].values()]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder, links not followed; files that vanish meanwhile count as empty."""
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(top) / name).lstat().st_size
+            except OSError:
+                continue
+    return total
