@@ -194,7 +194,7 @@ def test_a_journal_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
     with journal.journal(tmp_path, plan(), 1) as rows:
         assert rows._file is not None
         rows._file.close()
-        rows._file = open(os.devnull)  # noqa: SIM115, PTH123 - writing to it is an OSError
+        rows._file = Path("/dev/full").open("w")  # a full disk
         rows.start(plan()[0])
         rows.step(plan()[0].key, 1, 2)
     (tmp_path / journal.FOLDER).rename(tmp_path / "kept")
