@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import signal
 import subprocess
@@ -188,13 +190,19 @@ def test_a_damaged_journal_is_named(tmp_path: Path, damage: Any, capsys: pytest.
             find_unused(tmp_path)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_journal_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
     root = root_of(tmp_path)
     with journal.journal(tmp_path, plan(), 1) as rows:
         assert rows._file is not None
         rows._file.close()
-        rows._file = Path("/dev/full").open("w")  # a full disk
+        rows._file = Full()
         rows.start(plan()[0])
         rows.step(plan()[0].key, 1, 2)
     (tmp_path / journal.FOLDER).rename(tmp_path / "kept")
