@@ -16,6 +16,7 @@ from rlhf_bench.reports import terminal
 if TYPE_CHECKING:
     from rich.console import Console
 
+DRIVERS = ("process", "started", "state", "done", "running", "failed", "left", "time left", "command")
 MOST_FAILED = 20
 """Failed stages that are shown."""
 

@@ -320,7 +320,8 @@ def raise_first(outcome: Outcome) -> None:
     more = f" Failed as well: {'; '.join(others)}." if others else ""
     more += f" Damaged: {'; '.join(outcome.damaged)}." if outcome.damaged else ""
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
-    raise BenchError(f"{name}: {error.seen}{more}", f"{error.fix}{lost}".strip()) from error
+    seen = error.seen.removeprefix(f"{name}: ")  # a fault of the machine names its stage itself
+    raise BenchError(f"{name}: {seen}{more}", f"{error.fix}{lost}".strip()) from error
 
 
 class Costed(Protocol):

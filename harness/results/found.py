@@ -76,7 +76,7 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
             try:
                 store.check_links(record, record.parent.parent)
             except BenchError as error:
-                missing.append(f"{record.stem}: {error.seen}")
+                missing.append(f"{record.stem}: {error.seen.removesuffix('.')}")
             else:
                 records[record.resolve()] = None
     cells = []
@@ -121,7 +121,7 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
     try:
         record = store.read_json(path)
     except BenchError as error:
-        return None, [f"{name}: {error.seen}"]
+        return None, [f"{name}: {error.seen.removesuffix('.')}"]
     seal = integrity.seal_problem(record, path.name) if isinstance(record, dict) else ""
     if seal:
         return None, [f"{name}: its record is damaged ({seal})"]
@@ -252,7 +252,7 @@ def _file_problems(path: Path, keys: Sequence[str], kind: type = dict, form: for
     try:
         found: object = store.read_json(path)
     except BenchError as error:
-        yield error.seen
+        yield error.seen.removesuffix(".")
         return
     absent = [repr(key) for key in keys if isinstance(found, dict) and key not in found]
     if not isinstance(found, kind):
