@@ -213,7 +213,8 @@ def test_an_empty_name_is_refused(refused: Call, option: str) -> None:
 
 
 def test_every_failure_of_a_run_is_named_with_its_reason() -> None:
-    failed = {"ppo a": BenchError("No room.", "Make some."), "ppo b": BenchError("Not finite.")}
+    # a fault of the machine names its stage itself (`faults.machine_fault`)
+    failed = {"ppo a": BenchError("ppo a: No room.", "Make some."), "ppo b": BenchError("Not finite.")}
     with pytest.raises(BenchError) as raised:
         raise_first(Outcome(failed=failed))
     assert raised.value.seen == "ppo a: No room. Failed as well: ppo b (Not finite.)."

@@ -229,6 +229,7 @@ def test_damaged_files_of_a_run(
     assert stopped.value.code == 3
     error = capfd.readouterr().err
     assert "Traceback" not in error
+    assert ".." not in error
     if "verdicts" not in file:  # one judge's verdicts are a warning in the report
         assert CELL in error
 

@@ -32,8 +32,7 @@ def status(runs: Path) -> int:
     drivers = [one for one in found.drivers if one.driver.alive or one.of("running", "failed", "stopped", "waiting")]
     if drivers:
         rows = [_driver_row(one) for one in drivers]
-        columns = ("process", "started", "state", "done", "running", "failed", "left", "time left", "command")
-        terminal.show(stdout, Table("Drivers", columns, rows))
+        terminal.show(stdout, Table("Drivers", DRIVERS, rows))
     if running := [(one, stage) for one in drivers for stage in one.of("running", "stopped")]:
         columns = ("stage", "process", "since", "steps", "time left")
         terminal.show(stdout, Table("In progress", columns, [_stage_row(*pair) for pair in running]))

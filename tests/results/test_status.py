@@ -193,7 +193,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path, damage: Any, capsys: pytest.
 class Full(io.StringIO):
     """A file on a full disk."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> int:  # noqa: ARG002
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
