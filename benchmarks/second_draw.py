@@ -58,7 +58,7 @@ def pairs(runs: Path, pages: Path = PAGES) -> list[Pair]:
     for path in sorted((runs / "experiments").glob("*/experiment.json")):
         now = store.read_json(path)
         if now["name"] not in before:
-            raise BenchError(f"{now['experiment']} has no page in {pages}.", "Write it first: bench claims.")
+            raise BenchError(f"{now['name']} has no page in {pages}.", "Write it first: bench claims.")
         first = {row["id"]: row for row in before[now["name"]].claims}
         for row in now["claims"]:
             old = first.get(row["id"], {"verdict": "not run"})
