@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,19 +128,24 @@ def record_readers(at: Place) -> dict[str, Reader]:
 
     def stages() -> Seen:
         read: list[Callable[[], object]] = []
+
+        def add(folder: Path, reader: Callable[[], object]) -> None:
+            # as `execute` does before a stage reads its inputs: forms are checked there, and not by the readers
+            read.append(lambda: (integrity.check_used(folder), reader()))
+
         for path in at.runs.glob("*/*/*"):
             folder, name = path.parent, path.name
             part = path.stem.partition(".")[2]  # examples.test.jsonl
             if name.startswith("examples."):
-                read.append(lambda folder=folder, part=part: read_examples(folder, part))
+                add(folder, partial(read_examples, folder, part))
             elif name.startswith("pairs."):
-                read.append(lambda folder=folder, part=part: read_pairs(folder, part))
+                add(folder, partial(read_pairs, folder, part))
             elif name == "generations.jsonl":
-                read.append(lambda path=path: read_generations(path))
+                add(folder, partial(read_generations, path))
             elif name == "reward_model.json":
-                read.append(lambda folder=folder: read_record(folder))
+                add(folder, partial(read_record, folder))
             elif name == "holding.json":
-                read.append(lambda folder=folder: read_placement(folder))
+                add(folder, partial(read_placement, folder))
         return each(read)
 
     def planned() -> Seen:
