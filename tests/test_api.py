@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from small import SIZES, bench, command
 
 from rlhf_bench.harness import api
+from rlhf_bench.harness.api import experiments, judging, runs
 from rlhf_bench.harness.api.reports import COLUMNS
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.integrity import unsealed
@@ -223,3 +225,36 @@ def test_print_progress_writes_lines(capsys: pytest.CaptureFixture[str]) -> None
     for event in ("start", "step", "end"):
         api.print_progress(event, "sft x", 1, 2)
     assert capsys.readouterr() == ("", "sft x ...\nsft x ended\n")
+
+
+SHADOW = "open('sentinel', 'w').close()\nraise SystemExit(9)\n"
+
+
+@pytest.mark.parametrize("call", ["plan", "run", "experiment", "judge", "score"])
+def test_children_of_the_api_take_no_module_from_the_current_folder(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be someone else's; and the variable that keeps it so is the caller's own afterwards."""
+    seen: list[str | None] = []
+
+    def child(*_: object, **__: object) -> None:
+        (tmp_path / "json.py").write_text(SHADOW)
+        subprocess.run([sys.executable, "-m", "json.tool", "--help"], cwd=tmp_path, capture_output=True, check=False)
+        seen.append(os.environ.get("PYTHONSAFEPATH"))
+        raise BenchError("Seen.")
+
+    for module in (runs, experiments, judging):
+        for name in ("as_path", "as_list", "as_paths"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, child)
+    arguments = {"plan": ("dialogsum", ["scalar"]), "run": ("dialogsum", ["scalar"]), "experiment": ("headline",),
+                 "judge": (tmp_path, ["length"]), "score": ("scalar", "p", "r")}[call]  # fmt: skip
+    for before in (None, "x"):
+        monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+        if before:
+            monkeypatch.setenv("PYTHONSAFEPATH", before)
+        with pytest.raises(BenchError, match="Seen"):
+            getattr(api, call)(*arguments)
+        assert os.environ.get("PYTHONSAFEPATH") == before
+    assert seen == ["1", "x"]
+    assert not (tmp_path / "sentinel").exists()

@@ -24,7 +24,7 @@ from rlhf_bench.harness.api.reports import Report, as_written
 from rlhf_bench.harness.api.runs import make_machine, remove_damage
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.pipeline.machine import Machine, StageProgress
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.plan.request import raise_first
@@ -71,6 +71,7 @@ class ExperimentPlan(NamedTuple):
     out: Path
 
 
+@safe_children()
 def experiment(
     name: str,
     seeds: Seeds | None = None,

@@ -10,7 +10,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.api.arguments import Settings, as_assignments, as_list, as_path, call_text
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.errors import BenchError, did_you_mean
-from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress
+from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress, safe_children
 from rlhf_bench.harness.plan.request import raise_first
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
@@ -18,6 +18,7 @@ from rlhf_bench.harness.results.rejudge import Rejudged, judge_cells
 from rlhf_bench.harness.results.text_rewards import TextRewards, score_texts
 
 
+@safe_children()
 def judge(
     runs: str | os.PathLike[str],
     judges: str | Sequence[str],
@@ -72,6 +73,7 @@ def rejudge(
     return done, made, missing
 
 
+@safe_children()
 def score(
     rm: str,
     prompts: str | Sequence[str],

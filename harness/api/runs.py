@@ -23,7 +23,7 @@ from rlhf_bench.harness.api.arguments import (
 )
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.pipeline.execute import Outcome
-from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, usable_cores
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, safe_children, usable_cores
 from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.trackers import check_trackers
@@ -80,6 +80,7 @@ def planned_stages(order: Sequence[Stage], out: Path) -> list[PlannedStage]:
     ]
 
 
+@safe_children()
 def plan(
     task: str,
     rms: str | Sequence[str],
@@ -137,6 +138,7 @@ def plan_request(request: Request, out: Path) -> RunPlan:
     return RunPlan(request, requests.make_plan(request), out)
 
 
+@safe_children()
 def run(
     task: str,
     rms: str | Sequence[str],

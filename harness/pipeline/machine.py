@@ -6,7 +6,8 @@ import ctypes
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def set_thread_variables(threads: int) -> None:
     # threads that spin while idle slow other processes on a busy machine down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@contextmanager
+def safe_children() -> Iterator[None]:
+    """Within the block, and in calls of a function with it as a decorator: what this process starts finds no module in
+    the current folder.
+
+    Python looks there first for a child's modules (`python -m`, a spawned worker), and it may be someone else's folder.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONSAFEPATH", None)
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def set_threads(threads: int) -> None:
