@@ -2,8 +2,9 @@
 
     python benchmarks/faults/page.py [FOLDER] [--commit TEXT]
 
-FOLDER holds NAME.json for each campaign NAME.py that was run with `--json FOLDER/NAME.json`; a campaign without a file
-is said not to have been run.  Without FOLDER the page is written again from results.json.
+FOLDER holds NAME.json for each campaign NAME.py that was run with `--json FOLDER/NAME.json`; `NAME.more.json` are
+further runs of a fuzzer.  Other campaigns stay as results.json has them, each with the commit that it tried.  Without
+FOLDER the page is written again from results.json.
 """
 
 from __future__ import annotations
@@ -81,10 +82,8 @@ NOT_COVERED = """\
 - Interruptions are those of small runs on the CPU, one process each. Several machines over one folder are not tried.
 - No GPU, no bfloat16 on a device, no vLLM.
 - Linux alone, one version of Python and of each library.
-- Rows of another form in a stage's inputs, whose hashes fit because someone made them anew, end the stage that reads
-  them with a traceback (the property `stages` of `fuzz_records.py`). No code of theirs runs, and no result is written.
-- The campaigns of this page ran in the two hours before its commit, while faults that they found were being mended.
-  Open are what the fuzzers of records count, and a chat template that leaves no token of a prompt (a traceback).
+- A policy that is named by its id on the hub is not tried at planning: a chat template of it that writes no token of a
+  prompt ends in a traceback.
 - Fuzzing finds what its generators reach. It is no proof. The machine was busy: see the minutes of the processor.
 """
 
@@ -105,20 +104,31 @@ def normalised(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in (*COUNTS, "kinds", "seconds", "processor_seconds")}
 
 
-def assembled(folder: Path, commit: str) -> dict[str, Any]:
-    """The content of results.json from the files in a folder."""
+def assembled(folder: Path, commit: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of results.json: campaigns from the files in a folder, the others as they were `before`."""
     names = [name for name in (*CAMPAIGNS, *FUZZING) if (folder / f"{name}.json").is_file()]
-    found = {
-        name: normalised(name, json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))) for name in names
-    }
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    found = {}
+    for name in names:
+        one = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for path in sorted(folder.glob(f"{name}.*.json")):
+            one = together(one, json.loads(path.read_text(encoding="utf-8")))
+        found[name] = {**normalised(name, one), "commit": commit, "date": today}
     machine = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "transformers", "tokenizers", "peft", "trl")},
     }
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return {"commit": commit, "date": today, "machine": machine, "campaigns": found}
+    return {"machine": machine, "campaigns": {**before.get("campaigns", {}), **found}}
+
+
+def together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two runs of a fuzzer as one: times and numbers of inputs added, faults of both."""
+    tried = Counter(one["tried"])
+    tried.update(other["tried"])
+    times = {name: one[name] + other[name] for name in ("minutes", "processor_seconds")}
+    return {**one, **times, "tried": dict(tried), "faults": {**one["faults"], **other["faults"]}}
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -133,15 +143,16 @@ def page(results: Mapping[str, Any]) -> str:
         "misbehaves: campaigns in `benchmarks/faults/` try it and count. This page is written by "
         "`benchmarks/faults/page.py`.",
         "",
-        f"Commit `{results['commit']}`, {results['date']}. {system}, {cores} cores, {libraries}.",
+        f"{system}, {cores} cores, {libraries}.",
         "",
-        "| campaign | tried | clean | failed | minutes | processor minutes |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| campaign | tried | clean | failed | minutes | processor minutes | commit |",
+        "|---|--:|--:|--:|--:|--:|---|",
     ]
     for name, (title, _) in CAMPAIGNS.items():
         one = campaigns.get(name)
         row = [f"{one[column]:,}" for column in COUNTS] if one else ["not run", "", ""]
         times = [f"{one[key] / 60:.1f}" for key in ("seconds", "processor_seconds")] if one else ["", ""]
+        times.append(f"`{one['commit']}`, {one['date']}" if one else "")
         lines.append(f"| [{title}](#{anchor(title)}) | {' | '.join([*row, *times])} |")
     lines += ["", "The machine had other work: the minutes are no measure of speed.", ""]
     for name, (title, what) in CAMPAIGNS.items():
@@ -178,7 +189,8 @@ def kinds(one: Mapping[str, Any]) -> list[str]:
 def fuzzed(one: Mapping[str, Any]) -> list[str]:
     wall, processor = one["minutes"], one["processor_seconds"] / 60
     rows = [f"| {kind.replace('_', ' ')} | {own['tried']:,} | {own['failed']} |" for kind, own in one["kinds"].items()]
-    said = f"{wall:g} minutes, {processor:.1f} of the processor; {one['failed']} faults."
+    said = f"{wall:g} minutes, {processor:.1f} of the processor; {one['failed']} faults. "
+    said += f"Commit `{one['commit']}`, {one['date']}."
     return [said, "", "| property | inputs | faults |", "|---|--:|--:|", *rows, ""]
 
 
@@ -199,7 +211,7 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="that was tried; by default the checkout's")
     given = parser.parse_args()
     if given.folder:
-        made = assembled(given.folder, given.commit or commit_now())
+        made = assembled(given.folder, given.commit or commit_now(), json.loads(RESULTS.read_text(encoding="utf-8")))
         RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
 

@@ -21,6 +21,7 @@ FUZZ = {"campaign": "fuzz_data", "minutes": 2.0, "processor_seconds": 90, "tried
 
 
 def folder_of(place: Path, **found: Any) -> Path:
+    place.mkdir(exist_ok=True)
     for name, one in found.items():
         common.save(place / f"{name}.json", one)
     return place
@@ -66,10 +67,14 @@ def test_stored_counts_add_up() -> None:
 def test_a_folder_of_files_becomes_the_page(tmp_path: Path) -> None:
     whole = common.outcome("damage", KINDS, failures=["x"])
     assert [whole[c] for c in ("tried", "clean", "failed")] == [5, 4, 1]
-    made = page.assembled(folder_of(tmp_path, damage=whole, fuzz_data=FUZZ), "abc123")
+    made = page.assembled(folder_of(tmp_path, damage=whole, fuzz_data=FUZZ), "abc123", {})
     assert set(made["campaigns"]) == {"damage", "fuzz_data"}
     text = page.page(made)
     assert "Commit `abc123`" in text
+    again = page.assembled(folder_of(tmp_path / "more", fuzz_data=FUZZ, **{"fuzz_data.1": FUZZ}), "def456", made)
+    assert again["campaigns"]["damage"] == made["campaigns"]["damage"]  # what was not run again stays, with its commit
+    fuzzed = again["campaigns"]["fuzz_data"]
+    assert (fuzzed["commit"], fuzzed["minutes"], fuzzed["tried"], fuzzed["failed"]) == ("def456", 4.0, 1200, 1)
     assert "| [Damaged files](#damaged-files) | 5 | 4 | 1 |" in text
     assert "| a | 3 | 2 | 1 |" in text
     assert "| [Interrupted runs](#interrupted-runs) | not run |" in text
