@@ -1,22 +1,22 @@
-"""Whether a policy's chat template writes a prompt at all: a response needs a token before it."""
+"""Whether a policy's tokenizer can be used and writes a prompt at all: a response needs a token before it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.settings import Settings
 
 PROMPT = "What is the capital of France?"
 
 
 def check_prompt_tokens(source: str, settings: Settings) -> None:
-    """Raises BenchError for a policy's folder whose chat template leaves no token of a prompt.
+    """Raises BenchError where the tokenizer of a policy's folder fails in the libraries, or writes no token of a prompt.
 
-    A hub id is not downloaded here.  Other faults of a tokenizer are left to the stage that loads it, which names them.
+    It fails where its class is that of a model, for example.  A hub id is not downloaded here.  What `load_tokenizer` refuses is left to the stage that loads it.
     """
-    if settings.policy.template == "plain" or not store.is_folder(folder := Path(source).expanduser()):
+    if not store.is_folder(folder := Path(source).expanduser()):
         return
     from rlhf_bench.harness.models.policies import load_tokenizer
     from rlhf_bench.harness.text.templates import encode_prompts
@@ -24,8 +24,11 @@ def check_prompt_tokens(source: str, settings: Settings) -> None:
     own = settings.policy
     try:
         ids = encode_prompts(load_tokenizer(folder, own.template, own.system, own.thinking), [PROMPT])
-    except Exception:
-        return
+    except BenchError:
+        return  # an adapter's base may be on the hub: a plan can be made without a network
+    except Exception as error:  # whatever the libraries come to
+        seen = f"The tokenizer of {source} cannot be used ({one_line(error)})."
+        raise BenchError(seen, "Correct its tokenizer_config.json and the files beside it.") from error
     if not ids[0]:
         raise BenchError(
             f"The chat template of {source} writes no token of a prompt.",

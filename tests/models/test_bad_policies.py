@@ -119,3 +119,15 @@ def test_a_chat_template_that_writes_no_prompt_is_refused_at_planning(folder: Pa
     assert "writes no token of a prompt" in said
     assert "policy.template=plain" in said
     assert plan("dialogsum", ["length-only"], policy=str(folder), settings={"policy.template": "plain"})
+
+
+@pytest.mark.parametrize("template", ["auto", "plain"])
+def test_a_tokenizer_that_is_a_model_is_refused_at_planning(folder: Path, template: str) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = {**config, "tokenizer_class": "AutoModelForCausalLM"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    said = refusal(
+        lambda: plan("dialogsum", ["length-only"], policy=str(folder), settings={"policy.template": template})
+    )
+    assert "cannot be used" in said
+    assert "tokenizer_config.json" in said
