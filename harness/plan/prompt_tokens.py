@@ -12,9 +12,10 @@ PROMPT = "What is the capital of France?"
 
 
 def check_prompt_tokens(source: str, settings: Settings) -> None:
-    """Raises BenchError where the tokenizer of a policy's folder fails in the libraries, or writes no token of a prompt.
+    """Raises BenchError where the tokenizer of a policy's folder fails, or writes no token of a prompt.
 
-    It fails where its class is that of a model, for example.  A hub id is not downloaded here.  What `load_tokenizer` refuses is left to the stage that loads it.
+    It fails where its class is that of a model, for example.  A hub id is not downloaded here.  What `load_tokenizer`
+    refuses is left to the stage that loads it.
     """
     if not store.is_folder(folder := Path(source).expanduser()):
         return
