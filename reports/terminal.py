@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness.plan.origins import LABEL, is_stated
 from rlhf_bench.harness.printable import printable, printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.text.tokens import Span
@@ -25,7 +26,8 @@ def show_headline(console: Console, report: Row) -> None:
     Text is wrapped on a terminal alone: piped, a line of the report is one line.
     """
     for origin in report["data"]:
-        said = printable(f"{origin['task']}: {origin['description']}")
+        label = "" if is_stated(origin) else f"{LABEL}: "
+        said = printable(f"{origin['task']}: {label}{origin['description']}")
         console.print(said, markup=False, soft_wrap=not console.is_terminal)
     for warning in report["warnings"]:
         console.print(f"note: {printable(warning)}", markup=False, soft_wrap=not console.is_terminal)

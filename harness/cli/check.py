@@ -83,9 +83,10 @@ def check_store(root: Path, full: bool, other_options: bool) -> int:
 def show_findings(title: str, findings: Sequence[Finding]) -> int:
     """The tests and their outcomes as a table; returns the exit code.
 
-    1 where a test fails: 2 stays for a call that cannot be carried out, so that a script can tell them apart.
+    1 where a test fails, not for a warning: 2 stays for a call that cannot be carried out, so that a script can tell
+    them apart.
     """
     stdout, _ = consoles(False)
-    rows = [("ok" if f.ok else "FAILS", f.checked, f.detail) for f in findings]
+    rows = [("FAILS" if not f.ok else "warns" if f.warns else "ok", f.checked, f.detail) for f in findings]
     terminal.show(stdout, Table(title, ("", "checked", "detail"), rows))
     return 0 if all(f.ok for f in findings) else 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan.origins import LABEL
 from rlhf_bench.harness.presets import load_presets
 from rlhf_bench.harness.results.table import Table
 from rlhf_bench.reports import terminal
@@ -35,10 +36,25 @@ def plugin_rows(kind: plugins.Kind) -> Rows:
     for plugin in plugins.registered(kind):  # not `available`: of a name that is taken twice both owners are shown
         try:
             # the target, not the factory: of a function that scores texts the factory is an adapter
-            described = inspect.getdoc(plugin.target()) or ""
+            described = (inspect.getdoc(plugin.target()) or "").partition("\n")[0]
+            if kind == "task" and not has_origin(plugin):
+                described = f"{described} ({LABEL})".strip()
         except BenchError as error:
             described = error.seen
-        yield plugin.name, described.partition("\n")[0], plugin.reference, plugin.distribution
+        yield plugin.name, described, plugin.reference, plugin.distribution
+
+
+def has_origin(plugin: plugins.Plugin) -> bool:
+    """Whether the task has a member `origin`; True where it cannot be built without settings, so that nobody knows.
+
+    The member is not read: hashing a task's data takes seconds.
+    """
+    if inspect.getattr_static(plugin.target(), "origin", None) is not None:
+        return True
+    try:
+        return inspect.getattr_static(plugins.build("task", plugin.name, {}), "origin", None) is not None
+    except BenchError:
+        return True
 
 
 def experiment_rows() -> Rows:

@@ -9,8 +9,9 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.anchors import is_local
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
+from rlhf_bench.harness.plan.origins import origin_of
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import GoldTask, HasOrigin, HasOwnJudges, Task
+from rlhf_bench.harness.seams import GoldTask, HasOwnJudges, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 REDRAWN = "rlhf_bench.tasks.redrawn:Redrawn"
@@ -148,16 +149,3 @@ def with_data_seed(task: TaskPlan, data: int, splits: Sequence[Split]) -> TaskPl
     if is_generated(task):
         return open_task(task.name, {**task.settings, DATA_SEED: data}, splits)[0]
     return replace(task, redrawn=data)
-
-
-def origin_of(task: Task) -> Origin:
-    """The origin that the task states, else one of kind "real" with the hash of its content, which says so.
-
-    Raises what the task's members raise; `open_task` makes a BenchError of it.
-    """
-    if isinstance(task, HasOrigin):
-        return task.origin
-    # examples and pairs: the hash names the data in keys, so every row must enter it
-    rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]
-    rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]
-    return Origin("real", "a task that does not say where its data come from", store.content_key(rows))
