@@ -218,7 +218,8 @@ trust_option = click.option(
     "--judge",
     "judges",
     multiple=True,
-    help="A judge; repeat.  Default: winrate, utility, length, empty, and the task's own.",
+    help="A judge instead of the default ones, or with + (+NAME) beside them; repeat.  Default: winrate, utility, "
+    "length, empty, and the task's own.",
 )
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
 @layer_options
@@ -292,7 +293,7 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
 
 @bench.command()
 @click.argument("runs", required=False, type=click.Path(path_type=Path))
-@click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
+@click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.  +NAME is the same here.")
 @click.option("--model", help="Short for --set NAME.model=...: the model of winrate-llm or winrate-rm.")
 @click.option("--base-url", help="Short for --set NAME.base_url=...: an OpenAI-compatible server.")
 @click.option(
@@ -320,8 +321,10 @@ def judge(
     Stored verdicts stay.  Undecided cases are judged again, and only they cost anything.
     """
     from rlhf_bench.harness.cli.judge import judge, judge_settings
+    from rlhf_bench.harness.plan.judges import plain_names
     from rlhf_bench.harness.presets import parse_assignments
 
+    judges = plain_names(judges)  # stored verdicts stay: every judge is added
     groups = judge_settings(judges, parse_assignments(assignments), {"model": model, "base_url": base_url})
     sys.exit(judge(runs, judges, groups, calibrate, trust, quiet))
 

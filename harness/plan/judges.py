@@ -1,7 +1,8 @@
-"""What a plan needs of a judge: its settings, and what its verdicts depend on."""
+"""Which judges a request has, and what a plan needs of each: its settings, and what its verdicts depend on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_bench.harness import plugins, store
@@ -11,6 +12,34 @@ from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import HasVerdictSettings
 from rlhf_bench.harness.stages.judge import load_judge
 from rlhf_bench.harness.text.types import Row
+
+DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
+"""The judges of a request that names none, beside the task's own (`seams.HasOwnJudges`)."""
+ADDS = "+"
+"""In front of a judge's name: it joins the others instead of replacing the default ones."""
+
+
+def plain_names(asked: Sequence[str]) -> tuple[str, ...]:
+    """The judges that are named, without `+`, once each.  Raises BenchError for a `+` alone."""
+    if ADDS in asked:
+        raise BenchError("The judge '+' has no name.", "Write +NAME; see: bench list judges")
+    return tuple(dict.fromkeys(name.removeprefix(ADDS) for name in asked))
+
+
+def chosen(asked: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+    """The judges of a request, once each; `own` are those of its task.
+
+    Without a plain name those of DEFAULT_JUDGES and the task's own come first, and each +NAME joins them.  A plain name
+    makes the list plain: it has what it names, with or without `+`.  Raises BenchError as `plain_names`.
+    """
+    defaults = () if any(not name.startswith(ADDS) for name in asked) else (*DEFAULT_JUDGES, *own)
+    return tuple(dict.fromkeys([*defaults, *plain_names(asked)]))
+
+
+def left_out(asked: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+    """The default judges that a plain list leaves out; `own` are those of its task."""
+    names = chosen(asked, own)
+    return tuple(name for name in dict.fromkeys([*DEFAULT_JUDGES, *own]) if name not in names)
 
 
 @dataclass(frozen=True)
