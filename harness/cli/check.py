@@ -26,6 +26,8 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
     does wrong is a row of the table.
     """
     from rlhf_bench.harness.checks.conformance import check as conform
+    from rlhf_bench.harness.plan.names import find_named
+    from rlhf_bench.harness.plan.tasks import check_data
     from rlhf_bench.harness.presets import factory_settings
 
     given = {}
@@ -35,7 +37,9 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
         if not equals:
             raise BenchError(f"--set {text!r} is not of the form key=value.")
         given[key.removeprefix(f"{name}.")] = value  # NAME.KEY, as in bench run, is taken too
-    settings = factory_settings(name, plugins.find(kind, name).factory(), given)
+    if kind == "task":
+        check_data(name, given)
+    settings = factory_settings(name, find_named(kind, name).factory(), given)
     return show_findings(f"{kind} {name}", conform(kind, name, settings))
 
 

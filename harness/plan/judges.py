@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.plan.named import check_named, texts_of
+from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import HasVerdictSettings
 from rlhf_bench.harness.stages.judge import load_judge
@@ -59,7 +60,7 @@ def judge_spec(name: str, given: Row) -> JudgeSpec:
 
     Raises BenchError for an unknown name, a wrong setting, and settings that are no JSON.
     """
-    settings = factory_settings(name, plugins.find("judge", name).factory(), given)
+    settings = factory_settings(name, find_named("judge", name).factory(), given)
     check_named(texts_of(settings))
     judge = load_judge(name, settings)
     content = dict(judge.verdict_settings) if isinstance(judge, HasVerdictSettings) else settings

@@ -21,6 +21,7 @@ from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
+from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
@@ -113,7 +114,7 @@ def make_plan(request: Request) -> Plan:
     wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
         for name in named:
-            plugins.find(kind, name)  # a misspelt name is reported before a setting that belongs to it
+            find_named(kind, name)  # a misspelt name is reported before a setting that belongs to it
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
@@ -217,6 +218,8 @@ def _given(name: str, settings: Settings) -> dict[str, object]:
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
     """The --set texts together with --data, --limit and --n, which are short forms of settings."""
     groups = {name: dict(values) for name, values in request.assignments.items()}
+    for name, values in groups.items():
+        plan_tasks.check_data(name, values)
     if request.data:
         groups.setdefault(request.task, {})["data"] = request.data
     if request.limit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlhf_bench.harness import plugins, store
@@ -16,6 +16,8 @@ from rlhf_bench.harness.text.types import JsonObject, Row
 
 REDRAWN = "rlhf_bench.tasks.redrawn:Redrawn"
 """The task that redraws demonstrations and training pairs of a task whose data cannot be generated again."""
+EMPTY_DATA = "data='': "
+"""How tasks of real data begin their error where `data` has its default, ""."""
 DATA_SEED = "seed"
 """The setting of a synthetic task from which its data are generated."""
 
@@ -115,7 +117,12 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
     """
     plugin = plugins.find("task", name)
     settings = factory_settings(name, plugin.factory(), given)
-    task = plugins.build("task", name, settings)
+    try:
+        task = plugins.build("task", name, settings)
+    except BenchError as error:
+        if settings.get("data") == "" and error.seen.startswith(EMPTY_DATA):  # nobody wrote data=''
+            raise BenchError(f"No data were named: {error.seen.removeprefix(EMPTY_DATA)}", error.fix) from None
+        raise
     if not isinstance(task, Task):
         raise BenchError(f"The task {name!r} lacks members of the Task seam.", f"See: bench check task {name}")
     try:
@@ -134,6 +141,16 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask), own
     )
     return opened, task
+
+
+def check_data(name: str, given: Mapping[str, object]) -> None:
+    """Raises BenchError for an empty `data` among the settings by hand of the task `name`.
+
+    It comes from a variable that is not set in a script.  As the setting's default it would mean the synthetic task,
+    and the run would be of other data than was meant.
+    """
+    if given.get("data") == "":
+        raise BenchError(f"{name}.data is empty.", "Name the data, or leave the setting out for its default.")
 
 
 def is_generated(task: TaskPlan) -> bool:
