@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.plan.origins import LABEL, is_stated
 from rlhf_bench.harness.printable import printable, printable_lines
-from rlhf_bench.harness.results.table import Table, numeric, text
+from rlhf_bench.harness.results.table import Table, text
 from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reports.answer import question, sentence
+from rlhf_bench.reports.layout import draw
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.tables import TABLES, all_tables, headline
 from rlhf_bench.reports.verdicts import verdicts_table
 
 if TYPE_CHECKING:
-    from rich.console import Console, JustifyMethod
+    from rich.console import Console
 
     from rlhf_bench.harness.text.types import Row
 
@@ -61,7 +62,7 @@ def _reliability(console: Console, table: Table) -> None:
 
 
 def show(console: Console, table: Table) -> None:
-    """A table: boxed on a terminal, tab-separated when piped.
+    """A table: arranged for the width of a terminal (reports/layout.py), tab-separated with all columns when piped.
 
     Every text in it is made printable and kept from rich's markup: "[red]" in a model's name must not colour anything.
     """
@@ -69,20 +70,7 @@ def show(console: Console, table: Table) -> None:
         for row in (table.columns, *table.rows):
             plain(console, "\t".join(printable(text(entry)) for entry in row))
         return
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    drawn = RichTable(title=escape(printable(table.title)), box=box.SIMPLE_HEAD, title_justify="left")
-    for place, name in enumerate(table.columns):
-        justify: JustifyMethod = "right" if numeric(table, place) else "left"
-        # fold: a narrow terminal breaks long names instead of cutting them off
-        drawn.add_column(escape(printable(name)), justify=justify, overflow="fold")
-    for row in table.rows:
-        # intervals below their values, which keeps columns narrow
-        entries = (printable(entry) if isinstance(entry, str) else text(entry, before_interval="\n") for entry in row)
-        drawn.add_row(*map(escape, entries))
-    console.print(drawn)
+    draw(console, table)
 
 
 def plain(console: Console, line: str) -> None:
