@@ -33,7 +33,7 @@ CONSTANT = ("task", "seeds")
 class Column:
     """A column in words: `title` and `entries` as they are shown, an entry's lines separated by "\\n".
 
-    `prose`: wrapped between words.  `names`: words that say what a row is about.  Widths are in columns of the terminal.
+    `prose`: wrapped between words.  `names`: words that say what a row is about.  Widths are in columns of a terminal.
     """
 
     title: str
@@ -156,7 +156,9 @@ def draw(console: Console, table: Table) -> None:
     if not blocks:
         for row in table.rows:
             for name, entry in zip(table.columns, row, strict=True):
-                console.print(Text(f"{printable(name)}: {printable(text(entry))}"), soft_wrap=True)
+                line = Text(f"{printable(name)}: {printable(text(entry))}")
+                # a word that is longer than the line is left to the terminal, so that it can be copied in one piece
+                console.print(line, soft_wrap=max(map(columns_of, line.plain.split())) > console.width)
             console.print()
     console.print()
 

@@ -73,6 +73,24 @@ def show(console: Console, table: Table) -> None:
     draw(console, table)
 
 
+def show_settings(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Settings, each with its default, what it may be, and below them a sentence; tab-separated when piped.
+
+    `rows` hold (name, default, allowed values, description).
+    """
+    if not console.is_terminal:
+        show(console, Table("", tuple(columns), [tuple(row) for row in rows]))
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for name, default, allowed, description in rows:
+        head = Text(printable(f"{name} = {default}"), style="bold")
+        head.append(printable(f"  {allowed}") if allowed else "", style="not bold dim")
+        console.print(head, soft_wrap=len(head) > console.width)
+        console.print(Padding(Text(printable(description)), (0, 0, 0, 4)))
+
+
 def plain(console: Console, line: str) -> None:
     """One line as it is: rich would turn tabs into spaces.
 
