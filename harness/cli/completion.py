@@ -136,4 +136,4 @@ def group_names(ctx: click.Context) -> Iterable[str]:
         return ()
     from rlhf_bench.harness.settings import GROUPS
 
-    return {*GROUPS, *(name for kind in ("task", "reward-model", "judge") for name in plugin_names(kind)(ctx))}  # type: ignore[arg-type]
+    return {*GROUPS, *(name for kind in ("task", "reward-model", "judge") for name in plugin_names(kind)(ctx))}

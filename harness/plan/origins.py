@@ -6,7 +6,6 @@ A task without `origin` may have any data: it is labelled "origin not stated", n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
@@ -38,8 +37,7 @@ def origin_of(task: Task) -> Origin:
     rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]
     rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]
     # Origin's own type lists what a task can state; a wider one would change the keys of all stored results
-    kind = cast("str", NOT_STATED)
-    return Origin(kind, NOT_SAID, store.content_key(rows))  # type: ignore[arg-type]
+    return Origin(NOT_STATED, NOT_SAID, store.content_key(rows))  # type: ignore[arg-type]
 
 
 def is_stated(origin: Mapping[str, str]) -> bool:

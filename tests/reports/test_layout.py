@@ -75,7 +75,7 @@ def test_one_block_where_all_fits_and_intervals_on_two_lines_where_that_helps() 
 
 def test_where_a_name_and_a_number_do_not_fit_each_value_has_a_line() -> None:
     found = shown(table(), 31)
-    assert f"reward model: {NAMES[2]}\n" in found
+    assert f"{NAMES[2]}\n" in found
     assert "measure 0: -0.12 [-3.50, 12.75]\n" in found
 
 
