@@ -88,7 +88,7 @@ class GoldTask(Task, Protocol):
 
 @runtime_checkable
 class HasOrigin(Protocol):
-    """A task that states where its data come from.  Without it the report says "unknown origin" and a content hash."""
+    """A task that states where its data come from.  Without it reports say "origin not stated" and a content hash."""
 
     @property
     def origin(self) -> Origin:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
+from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
@@ -132,7 +133,7 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
         own += [cell.drawn] if cell.drawn and cell.drawn not in own else []
     named = []
     for cell in cells:
-        task, origin = cell.record["task"], cell.record["origin"]
+        task, origin = cell.record["task"], stated(cell.record["origin"])
         if cell.drawn and len(drawn[task]) > 1:
             if cell.drawn != drawn[task][0]:
                 continue
@@ -140,13 +141,22 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
             origin = {**origin, "description": f"{origin['description']} {times}"}
         named.append((task, origin))
     named += [
-        (f"{c.record['home']} (training)", c.record["home_origin"])
+        (f"{c.record['home']} (training)", stated(c.record["home_origin"]))
         for c in cells
         if "home_origin" in c.record and c.record["home"] != c.record["task"]
     ]
     # cells of one task may have other data by their settings, which are then named apart
     found = {store.canonical([task, origin]): {"task": task, **origin} for task, origin in named}
     return [found[key] for key in sorted(found)]
+
+
+def stated(origin: JsonObject) -> JsonObject:
+    """A record's origin, of kind "not stated" where it does not say where the data come from."""
+    return (
+        origin
+        if is_stated(origin)
+        else {**origin, "kind": NOT_STATED, "description": origin["description"].strip() or NOT_SAID}
+    )
 
 
 def describe(arm: Arm, label: str) -> JsonObject:

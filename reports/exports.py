@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan.origins import LABEL, kind_label
 from rlhf_bench.harness.seeds import joined
 from rlhf_bench.reports.measures import Column, Report, indexed, pick, shown_at
 
@@ -111,6 +112,8 @@ def _result(report: Report, arm: Row, row: Row, column: Column) -> JsonObject:
 
 def _origin(report: Report, task: str) -> dict[str, str]:
     found: Row = next((origin for origin in report["data"] if origin["task"] == task), {})
+    if found:
+        found = {**found, "kind": kind_label(found)}
     return {name: str(found[name]) for name in ("kind", "description", "sha256", "license") if name in found}
 
 
@@ -131,5 +134,7 @@ def model_index(report: Report, arm: Row) -> list[JsonObject]:
         for _, row in _final(report, arm)
     ]
     dataset = {"name": arm["task"], "type": arm["task"], "revision": origin.get("sha256", "")[:16]}
+    if origin.get("kind") == LABEL:
+        dataset["args"] = {"origin": LABEL}
     result = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
     return [{"name": model_name(arm), "results": [result]}]

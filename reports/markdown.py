@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness.plan.origins import kind_label
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.seeds import run_name
@@ -28,7 +29,7 @@ def lines(report: Row) -> Iterator[str]:
     """The report line by line: data, warnings, tables, undecided cases, samples, and how it was made."""
     yield from ("# The policy after PPO, by reward model", "")
     for origin in report["data"]:
-        yield f"**Data of {escape(origin['task'])}** ({escape(origin['kind'])}): {escape(origin['description'])}"
+        yield f"**Data of {escape(origin['task'])}** ({escape(kind_label(origin))}): {escape(origin['description'])}"
         # sixteen digits tell versions apart; report.json has all of them
         yield f"License: {escape(origin['license'])}. Content sha256 `{origin['sha256'][:16]}`."
         yield from ("", *counts(origin["task"], report["arms"]), "")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness.plan.origins import LABEL, is_stated
 from rlhf_bench.harness.printable import printable, printable_lines
-from rlhf_bench.harness.results.table import Table, numeric, text
+from rlhf_bench.harness.results.table import Table, text
 from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reports.answer import question, sentence
+from rlhf_bench.reports.layout import draw
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.tables import TABLES, all_tables, headline
 from rlhf_bench.reports.verdicts import verdicts_table
 
 if TYPE_CHECKING:
-    from rich.console import Console, JustifyMethod
+    from rich.console import Console
 
     from rlhf_bench.harness.text.types import Row
 
@@ -25,7 +27,8 @@ def show_headline(console: Console, report: Row) -> None:
     Text is wrapped on a terminal alone: piped, a line of the report is one line.
     """
     for origin in report["data"]:
-        said = printable(f"{origin['task']}: {origin['description']}")
+        label = "" if is_stated(origin) else f"{LABEL}: "
+        said = printable(f"{origin['task']}: {label}{origin['description']}")
         console.print(said, markup=False, soft_wrap=not console.is_terminal)
     for warning in report["warnings"]:
         console.print(f"note: {printable(warning)}", markup=False, soft_wrap=not console.is_terminal)
@@ -59,7 +62,7 @@ def _reliability(console: Console, table: Table) -> None:
 
 
 def show(console: Console, table: Table) -> None:
-    """A table: boxed on a terminal, tab-separated when piped.
+    """A table: arranged for the width of a terminal (reports/layout.py), tab-separated with all columns when piped.
 
     Every text in it is made printable and kept from rich's markup: "[red]" in a model's name must not colour anything.
     """
@@ -67,20 +70,25 @@ def show(console: Console, table: Table) -> None:
         for row in (table.columns, *table.rows):
             plain(console, "\t".join(printable(text(entry)) for entry in row))
         return
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
+    draw(console, table)
 
-    drawn = RichTable(title=escape(printable(table.title)), box=box.SIMPLE_HEAD, title_justify="left")
-    for place, name in enumerate(table.columns):
-        justify: JustifyMethod = "right" if numeric(table, place) else "left"
-        # fold: a narrow terminal breaks long names instead of cutting them off
-        drawn.add_column(escape(printable(name)), justify=justify, overflow="fold")
-    for row in table.rows:
-        # intervals below their values, which keeps columns narrow
-        entries = (printable(entry) if isinstance(entry, str) else text(entry, before_interval="\n") for entry in row)
-        drawn.add_row(*map(escape, entries))
-    console.print(drawn)
+
+def show_settings(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Settings, each with its default, what it may be, and below them a sentence; tab-separated when piped.
+
+    `rows` hold (name, default, allowed values, description).
+    """
+    if not console.is_terminal:
+        show(console, Table("", tuple(columns), [tuple(row) for row in rows]))
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for name, default, allowed, description in rows:
+        head = Text(printable(f"{name} = {default}"), style="bold")
+        head.append(printable(f"  {allowed}") if allowed else "", style="not bold dim")
+        console.print(head, soft_wrap=len(head) > console.width)
+        console.print(Padding(Text(printable(description)), (0, 0, 0, 4)))
 
 
 def plain(console: Console, line: str) -> None:

@@ -72,6 +72,7 @@ def test_the_same_call_computes_nothing_and_prints_nothing(made: Path, capfd: py
 
 
 @pytest.mark.training
+@pytest.mark.filterwarnings("ignore:The judges named")
 def test_progress_is_called_and_a_plan_shows_the_same_stages(made: Path, capfd: pytest.CaptureFixture[str]) -> None:
     planned = api.plan("dialogsum", "length-only", 2, settings=SIZES, out=made, judges="length")
     state = {stage.name: stage for stage in planned.stages}

@@ -72,6 +72,18 @@ def run(*more: str, task: str = "dialogsum", rm: str = "scalar") -> list[str]:
         (run("--device", "abacus"), "'abacus' cannot be used"),
         (run("--device", "cuda:77"), "'cuda:77' cannot be used"),
         (["report", "nothing-here", "--out", "r"], "nothing-here is not there"),
+        (["report", "nothing-here"], "nothing-here is not there"),
+        (run(task="minee:Nope"), "There is no module 'minee' for the task 'minee:Nope'. Modules are looked for in"),
+        (run(rm="minee.deeper:Nope"), "There is no module 'minee' for the reward-model"),
+        (run("--judge", "+minee:Nope"), "There is no module 'minee' for the judge"),
+        (run(rm="hff:FOLDER"), "Did you mean 'hf'?"),
+        (run(rm="json:laods"), "The module 'json' has no 'laods' for the reward-model. Did you mean 'loads'?"),
+        (["check", "task", "minee:Nope"], "There is no module 'minee'"),
+        (["judge", "runs", "--judge", "minee:Nope", "--model", "m"], "There is no module 'minee'"),
+        (run("--set", "dialogsum.data="), "dialogsum.data is empty. Name the data, or leave"),
+        (["check", "task", "dialogsum", "--set", "data="], "dialogsum.data is empty."),
+        (run(task="prompts"), "No data were named: the task 'prompts' has no prompts of its own."),
+        (run(task="qa-feedback"), "No data were named: the task qa-feedback needs real data"),
         (["judge", "nothing-here", "--judge", "length"], "nothing-here is not there"),
         (["score", "--rm", "scalar", "--prompt", "a", "--response", "b"], "runs is not there"),
         (["check", "judge", "lenght"], "Did you mean 'length'"),
@@ -218,3 +230,11 @@ def test_every_failure_of_a_run_is_named_with_its_reason() -> None:
     with pytest.raises(BenchError) as raised:
         raise_first(Outcome(failed=failed))
     assert raised.value.seen == "ppo a: No room. Failed as well: ppo b (Not finite.)."
+
+
+def test_a_misspelt_module_is_told_from_a_broken_one(refused: Call, tmp_path: Path) -> None:
+    (tmp_path / "my_rewards.py").write_text("import no_such_library\n")
+    assert "Did you mean 'my_rewards'?" in refused(*run(rm="my_reward:score"))
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_library'" in refused(
+        *run(rm="my_rewards:score")
+    )

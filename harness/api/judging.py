@@ -11,6 +11,7 @@ from rlhf_bench.harness.api.arguments import Settings, as_assignments, as_list, 
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.pipeline.machine import StageProgress, no_stage_progress, safe_children
+from rlhf_bench.harness.plan.judges import plain_names
 from rlhf_bench.harness.plan.request import raise_first
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
@@ -29,14 +30,15 @@ def judge(
 ) -> Report:
     """Judge the generations in the results folder `runs` again, train nothing, and write its report anew.
 
-    Verdicts that are there stay; undecided cases are judged again.  `settings`: the judges' own, by "judge.key".
+    Verdicts that are there stay, so "+NAME" means NAME; undecided cases are judged again.  `settings`: the judges' own,
+    by "judge.key".
     `trust`: names of code (module:attribute), paths and hub ids that records in `runs` may use; without it, records use
     registered plugins and open nothing outside of `runs`.
     Raises BenchError when no cell is finished, for an unknown judge or setting, for a record that names what it may
     not, for a task whose data changed since the run, and when a judge fails; verdicts of the others are kept.
     """
     command = call_text(judge, locals())  # first: locals() holds the arguments alone
-    names = as_list(judges)
+    names = plain_names(as_list(judges))
     groups = as_assignments(settings)
     # refused here: `judge_cells` looks up the settings of its judges, and a misspelt group would have no effect
     unknown = sorted(set(groups) - set(names))

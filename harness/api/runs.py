@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import request as requests
+from rlhf_bench.harness.plan.judges import plain_names
 from rlhf_bench.harness.plan.request import Plan, Request, raise_first
 from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.results.estimates import Estimator
@@ -62,6 +64,14 @@ class RunPlan:
     def stages(self) -> list[PlannedStage]:
         """Every stage once, in the order of execution."""
         return planned_stages(self.cells.order, self.out)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the plan leaves out without being told so: a sentence on default judges, where a list drops some."""
+        dropped = self.cells.left_out
+        if not dropped:
+            return []
+        return [f"The judges named leave out the default {', '.join(dropped)}; +NAME adds a judge to the default ones."]
 
 
 def planned_stages(order: Sequence[Stage], out: Path) -> list[PlannedStage]:
@@ -132,7 +142,7 @@ def plan_request(request: Request, out: Path) -> RunPlan:
 
     `bench run` begins here: its options are the fields of a Request.  Raises BenchError as `plan`.
     """
-    texts = (request.policy, request.data, *request.tasks, *request.reward_models, *request.judges)
+    texts = (request.policy, request.data, *request.tasks, *request.reward_models, *plain_names(request.judges))
     check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
     request = replace(request, policy=which_policy(request.policy, request.preset))
     return RunPlan(request, requests.make_plan(request), out)
@@ -177,7 +187,8 @@ def run(
     seeds
         A number of seeds (3: seeds 0, 1, 2), a list of seeds, or a text like "11-14".
     judges
-        Default: winrate, utility, length, empty, and the task's own (stance for saferlhf).
+        Default: winrate, utility, length, empty, and the task's own (stance for saferlhf).  "+NAME" adds a judge to
+        them; a list with a plain name has what it names alone, and a UserWarning says which default ones it leaves out.
     optimizers
         "ppo", "best-of-n" (trains nothing), or without the reward model "dpo", "sft-chosen" and "sft-tempered".
     n
@@ -228,6 +239,8 @@ def run(
         data=data, prompts=prompts, train_prompts=train_prompts, limit=limit, data_seeds=data_seeds,
         reward_seeds=reward_seeds, out=out,
     )  # fmt: skip
+    for note in planned.notes:
+        warnings.warn(note, stacklevel=2)
     small = planned.request.policy == "tiny"
     # the report of what finished is written before the first failure is raised
     machine = make_machine(small, jobs, threads, device, checked, progress)

@@ -16,11 +16,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome for one rule, `checked`; `detail` says what was seen, "" for nothing worth showing."""
+    """The outcome for one rule, `checked`; `detail` says what was seen, "" for nothing worth showing.
+
+    `warns`: the rule is kept, and its author should read the detail all the same.
+    """
 
     checked: str
     ok: bool
     detail: str = ""
+    warns: bool = False
+
+
+class Warned(str):
+    """A probe's detail that is a warning."""
+
+    __slots__ = ()
 
 
 class BrokenError(Exception):
@@ -33,7 +43,8 @@ def attempt(checked: str, probe: Probe) -> Finding:
     KeyboardInterrupt is no finding: it passes through.
     """
     try:
-        return Finding(checked, True, probe())
+        seen = probe()
+        return Finding(checked, True, seen, isinstance(seen, Warned))
     # ours say what is wrong in words; of a plugin's own exceptions the type is needed too
     except (BrokenError, BenchError) as error:
         return Finding(checked, False, str(error))

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rlhf_bench.harness import store
-from rlhf_bench.harness.checks.findings import BrokenError, Probe, demand, sequence_of
+from rlhf_bench.harness.checks.findings import BrokenError, Probe, Warned, demand, sequence_of
 from rlhf_bench.harness.errors import one_line
 from rlhf_bench.harness.nouns import Example, Origin, Pair, Split, Utility, to_row, with_turns
+from rlhf_bench.harness.plan.origins import KINDS, LABEL
 from rlhf_bench.harness.seams import GoldTask, HasEmptyDemonstrations, HasOrigin, Task
 from rlhf_bench.harness.text.types import JsonObject
 
@@ -149,11 +150,15 @@ def check_reproducible(task: Task, other: Task) -> str:
 
 
 def check_origin(task: Task) -> str:
-    """The origin, if stated, is an Origin."""
-    if not isinstance(task, HasOrigin):
-        return "not stated: reported as of unknown origin"
-    demand(isinstance(task.origin, Origin), f"origin is a {type(task.origin).__name__}, not an Origin")
-    return f"{task.origin.kind}, licence: {task.origin.license}"
+    """The origin, if stated, is an Origin of a known kind; without one, or without its description, a warning."""
+    origin = task.origin if isinstance(task, HasOrigin) else None
+    if origin is None:
+        return Warned(f"{LABEL}: reports say so; give the task an `origin` (nouns.Origin)")
+    demand(isinstance(origin, Origin), f"origin is a {type(origin).__name__}, not an Origin")
+    demand(origin.kind in KINDS, f"origin.kind is {origin.kind!r}, neither {' nor '.join(map(repr, KINDS))}")
+    if not origin.description.strip():
+        return Warned(f"{LABEL}: its description is empty; reports say so")
+    return f"{origin.kind}, licence: {origin.license}"
 
 
 def check_utility(task: Task) -> str:

@@ -26,6 +26,8 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
     does wrong is a row of the table.
     """
     from rlhf_bench.harness.checks.conformance import check as conform
+    from rlhf_bench.harness.plan.names import find_named
+    from rlhf_bench.harness.plan.tasks import check_data
     from rlhf_bench.harness.presets import factory_settings
 
     given = {}
@@ -35,7 +37,9 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
         if not equals:
             raise BenchError(f"--set {text!r} is not of the form key=value.")
         given[key.removeprefix(f"{name}.")] = value  # NAME.KEY, as in bench run, is taken too
-    settings = factory_settings(name, plugins.find(kind, name).factory(), given)
+    if kind == "task":
+        check_data(name, given)
+    settings = factory_settings(name, find_named(kind, name).factory(), given)
     return show_findings(f"{kind} {name}", conform(kind, name, settings))
 
 
@@ -83,9 +87,10 @@ def check_store(root: Path, full: bool, other_options: bool) -> int:
 def show_findings(title: str, findings: Sequence[Finding]) -> int:
     """The tests and their outcomes as a table; returns the exit code.
 
-    1 where a test fails: 2 stays for a call that cannot be carried out, so that a script can tell them apart.
+    1 where a test fails, not for a warning: 2 stays for a call that cannot be carried out, so that a script can tell
+    them apart.
     """
     stdout, _ = consoles(False)
-    rows = [("ok" if f.ok else "FAILS", f.checked, f.detail) for f in findings]
+    rows = [("FAILS" if not f.ok else "warns" if f.warns else "ok", f.checked, f.detail) for f in findings]
     terminal.show(stdout, Table(title, ("", "checked", "detail"), rows))
     return 0 if all(f.ok for f in findings) else 1

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import store
 from rlhf_bench.harness.api.judging import rejudge
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
 from rlhf_bench.harness.cli.listing import parameters_of
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.results.undecided import complaints
 from rlhf_bench.harness.seams import HasThreshold
 from rlhf_bench.reports import terminal
@@ -68,7 +69,7 @@ def judge_settings(judges: Sequence[str], groups: Groups, short: Mapping[str, st
             continue
         option = f"--{key.replace('_', '-')}"
         # the one judge of the call that has a setting of that name
-        having = [name for name in dict.fromkeys(judges) if key in parameters_of(plugins.find("judge", name))]
+        having = [name for name in dict.fromkeys(judges) if key in parameters_of(find_named("judge", name))]
         if len(having) != 1:
             seen = f"{' and '.join(having) or 'No judge of this call'} {'have' if having else 'has'} the setting {key}."
             raise BenchError(f"{option}: {seen}", f"Write --set NAME.{key}=VALUE.")

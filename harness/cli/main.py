@@ -15,6 +15,14 @@ from typing import Any
 
 import click
 
+from rlhf_bench.harness.cli.completion import (
+    checked_names,
+    experiment_names,
+    group_names,
+    names,
+    plugin_names,
+    preset_names,
+)
 from rlhf_bench.harness.errors import BenchError, DamagedError, one_line
 from rlhf_bench.harness.presets import MANY_SEEDS, parse_seeds
 from rlhf_bench.harness.printable import printable
@@ -83,6 +91,8 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; raises BenchError for the first empty name."""
+        if ctx.resilient_parsing:  # a shell asks how the line may go on
+            return super().parse_args(ctx, args)
         # before types convert: an empty path becomes "."
         given = self.make_parser(ctx).parse_args(list(args))[0]
         for param in self.get_params(ctx):
@@ -154,6 +164,10 @@ def settings_options(command: Decorated) -> Decorated:
     return click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help=text)(command)
 
 
+a_task = names(plugin_names("task"))
+a_reward_model = names(plugin_names("reward-model"))
+a_judge = names(plugin_names("judge"), "+")
+
 policy_option = click.option(
     "--policy",
     default="",
@@ -163,6 +177,7 @@ preset_option = click.option(
     "--preset",
     default="",
     help="Settings preset; default by the kind of policy.  See: bench list presets",
+    shell_complete=names(preset_names),
 )
 
 
@@ -203,8 +218,10 @@ trust_option = click.option(
 
 
 @bench.command()
-@click.option("--task", required=True, help="Name of a task, or module:attribute.")
-@click.option("--rm", "reward_models", multiple=True, help="A reward model; repeat for several.")
+@click.option("--task", required=True, help="Name of a task, or module:attribute.", shell_complete=a_task)
+@click.option(
+    "--rm", "reward_models", multiple=True, help="A reward model; repeat for several.", shell_complete=a_reward_model
+)
 @click.option(
     "--optimizer",
     "optimizers",
@@ -218,7 +235,9 @@ trust_option = click.option(
     "--judge",
     "judges",
     multiple=True,
-    help="A judge; repeat.  Default: winrate, utility, length, empty, and the task's own.",
+    help="A judge instead of the default ones, or with + (+NAME) beside them; repeat.  Default: winrate, utility, "
+    "length, empty, and the task's own.",
+    shell_complete=a_judge,
 )
 @click.option("--seeds", type=SeedsType(), default="1", show_default=True, help="How many, or 11-14, or 1,5,9.")
 @layer_options
@@ -231,9 +250,17 @@ trust_option = click.option(
     help="The task's real data: a path, 'hub' or a hub id.  Default: the synthetic task.",
 )
 @click.option(
-    "--prompts", multiple=True, help="Another task whose held-out prompts are evaluated; repeat.  Default: --task."
+    "--prompts",
+    multiple=True,
+    help="Another task whose held-out prompts are evaluated; repeat.  Default: --task.",
+    shell_complete=a_task,
 )
-@click.option("--train-prompts", default="", help="Another task whose prompts PPO optimises on.  Default: --task.")
+@click.option(
+    "--train-prompts",
+    default="",
+    help="Another task whose prompts PPO optimises on.  Default: --task.",
+    shell_complete=a_task,
+)
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many examples of every split.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Stages side by side.  Default: one per core with 'tiny'.")
@@ -314,7 +341,14 @@ def export(report: Path, form: str, out: Path, organization: str) -> None:
 
 @bench.command()
 @click.argument("runs", required=False, type=click.Path(path_type=Path))
-@click.option("--judge", "judges", multiple=True, required=True, help="A judge; repeat.")
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    required=True,
+    help="A judge; repeat.  +NAME is the same here.",
+    shell_complete=a_judge,
+)
 @click.option("--model", help="Short for --set NAME.model=...: the model of winrate-llm or winrate-rm.")
 @click.option("--base-url", help="Short for --set NAME.base_url=...: an OpenAI-compatible server.")
 @click.option(
@@ -342,8 +376,10 @@ def judge(
     Stored verdicts stay.  Undecided cases are judged again, and only they cost anything.
     """
     from rlhf_bench.harness.cli.judge import judge, judge_settings
+    from rlhf_bench.harness.plan.judges import plain_names
     from rlhf_bench.harness.presets import parse_assignments
 
+    judges = plain_names(judges)  # stored verdicts stay: every judge is added
     groups = judge_settings(judges, parse_assignments(assignments), {"model": model, "base_url": base_url})
     sys.exit(judge(runs, judges, groups, calibrate, trust, quiet))
 
@@ -365,7 +401,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, tru
 
 
 @bench.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names(experiment_names))
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
 @layer_options
 @yes_option
@@ -446,17 +482,25 @@ def power(
 
 
 @bench.command(name="list")
-@click.argument("what", type=click.Choice(["tasks", "reward-models", "judges", "experiments", "presets", "settings"]))
-def list_(what: str) -> None:
-    """List tasks, reward models, judges, experiments, presets or settings, with a line about each."""
+@click.argument(
+    "what",
+    required=False,
+    type=click.Choice(["tasks", "reward-models", "judges", "experiments", "presets", "settings"]),
+)
+@click.argument("group", required=False, shell_complete=names(group_names))
+def list_(what: str | None, group: str | None) -> None:
+    """List tasks, reward models, judges, experiments, presets or settings, with a line about each.
+
+    `bench list settings GROUP` explains the settings of one group, such as ppo, or of one plugin, such as scalar.
+    """
     from rlhf_bench.harness.cli.listing import listing
 
-    sys.exit(listing(what))
+    sys.exit(listing(what or "", group or ""))
 
 
 @bench.command()
 @click.argument("kind", type=click.Choice(["task", "reward-model", "judge", "engine", "store"]))
-@click.argument("name")
+@click.argument("name", shell_complete=names(checked_names))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the plugin; repeat.")
 @click.option("--policy", metavar="FOLDER", help="For an engine (vllm): the policy to sample from.")
 @click.option("--device", default="", help="For an engine: as in bench run.")
@@ -475,6 +519,19 @@ def check(kind: str, name: str, assignments: tuple[str, ...], policy: str | None
     if kind == "engine":
         sys.exit(check_engine(name, policy or "", device, assignments))
     sys.exit(check(kind, name, assignments))  # type: ignore[arg-type]  # click.Choice has checked it
+
+
+@bench.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.option("--install", is_flag=True, help="Write the script to where the shell looks for completions of a user.")
+def completion(shell: str, install: bool) -> None:
+    """Print the script that completes commands, options and names in a shell.
+
+    In this shell alone: eval "$(bench completion bash)", or: bench completion fish | source
+    """
+    from rlhf_bench.harness.cli.completion import completion
+
+    sys.exit(completion(bench, shell, install))
 
 
 @bench.command()

@@ -10,6 +10,7 @@ from rlhf_bench.harness.api.reports import Report, make_report
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.found import check_there
 from rlhf_bench.reports import terminal
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in
     Returns 3 where a cell is missing, with the reasons on stderr.  Raises BenchError without both
     `out` and `in_terminal`, for a folder that is not there, and where `out` cannot be written.
     """
+    check_there(runs)  # before the complaint about --out: a misspelt folder is the nearer mistake
     if out is None and not in_terminal:
         raise BenchError("Nowhere to write the report.", "Give --out DIR, or --terminal to read it here.")
     # bootstraps start from the default seed: RUNS may have been made with several `stats.seed`

@@ -47,6 +47,8 @@ def run(
     trackers = check_trackers(track)  # before planning, which may take seconds
     planned = runs.plan_request(request, out)
     stdout, stderr = consoles(quiet)
+    for note in planned.notes:
+        stderr.print(f"note: {note}", markup=False, soft_wrap=True)
     if repair:
         complain(runs.remove_damage(planned.cells.order, out), REPAIRED)
     if dry_run:

@@ -22,7 +22,8 @@ from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
-from rlhf_bench.harness.plan.request import DEFAULT_JUDGES, Plan, Request, make_plan, record_cells
+from rlhf_bench.harness.plan.judges import chosen
+from rlhf_bench.harness.plan.request import Plan, Request, make_plan, record_cells
 from rlhf_bench.harness.presets import parse_seeds
 from rlhf_bench.harness.seeds import Seed, shown, training_seed
 from rlhf_bench.harness.text.types import JsonObject, Row
@@ -33,7 +34,7 @@ RunKind = Literal["train", "credit", "overhead", "agreement", "tuning"]
 
 @dataclass(frozen=True)
 class ExperimentRun:
-    """One `bench run` of an experiment.
+    """One `bench run` of an experiment; `judges` as there (+NAME adds to the default ones).
 
     `needs` names a setting that the caller must give (a data set's path); `seeds` replaces the experiment's.
     For kind `credit`, `methods` are by reward model the ways to spread its score over tokens (`stages.spread.METHODS`).
@@ -221,7 +222,7 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
 
 
 def _plugins(run: ExperimentRun) -> set[str]:
-    return {run.task, *run.rms, *run.prompts, *(run.judges or DEFAULT_JUDGES)}
+    return {run.task, *run.rms, *run.prompts, *chosen(run.judges)}
 
 
 def credit_stage(cell: cells.Cell, method: str = "") -> Stage:

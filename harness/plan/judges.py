@@ -1,16 +1,46 @@
-"""What a plan needs of a judge: its settings, and what its verdicts depend on."""
+"""Which judges a request has, and what a plan needs of each: its settings, and what its verdicts depend on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_bench.harness import plugins, store
+from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.plan.named import check_named, texts_of
+from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.seams import HasVerdictSettings
 from rlhf_bench.harness.stages.judge import load_judge
 from rlhf_bench.harness.text.types import Row
+
+DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
+"""The judges of a request that names none, beside the task's own (`seams.HasOwnJudges`)."""
+ADDS = "+"
+"""In front of a judge's name: it joins the others instead of replacing the default ones."""
+
+
+def plain_names(asked: Sequence[str]) -> tuple[str, ...]:
+    """The judges that are named, without `+`, once each.  Raises BenchError for a `+` alone."""
+    if ADDS in asked:
+        raise BenchError("The judge '+' has no name.", "Write +NAME; see: bench list judges")
+    return tuple(dict.fromkeys(name.removeprefix(ADDS) for name in asked))
+
+
+def chosen(asked: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+    """The judges of a request, once each; `own` are those of its task.
+
+    Without a plain name those of DEFAULT_JUDGES and the task's own come first, and each +NAME joins them.  A plain name
+    makes the list plain: it has what it names, with or without `+`.  Raises BenchError as `plain_names`.
+    """
+    defaults = () if any(not name.startswith(ADDS) for name in asked) else (*DEFAULT_JUDGES, *own)
+    return tuple(dict.fromkeys([*defaults, *plain_names(asked)]))
+
+
+def left_out(asked: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+    """The default judges that a plain list leaves out; `own` are those of its task."""
+    names = chosen(asked, own)
+    return tuple(name for name in dict.fromkeys([*DEFAULT_JUDGES, *own]) if name not in names)
 
 
 @dataclass(frozen=True)
@@ -30,7 +60,7 @@ def judge_spec(name: str, given: Row) -> JudgeSpec:
 
     Raises BenchError for an unknown name, a wrong setting, and settings that are no JSON.
     """
-    settings = factory_settings(name, plugins.find("judge", name).factory(), given)
+    settings = factory_settings(name, find_named("judge", name).factory(), given)
     check_named(texts_of(settings))
     judge = load_judge(name, settings)
     content = dict(judge.verdict_settings) if isinstance(judge, HasVerdictSettings) else settings

@@ -19,8 +19,9 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
-from rlhf_bench.harness.plan.judges import judge_spec
+from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
+from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
@@ -31,14 +32,13 @@ from rlhf_bench.harness.text.types import JsonObject
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
 
-DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
-
 
 @dataclass(frozen=True)
 class Request:
     """The arguments of a run.  `assignments` are the --set texts: group -> key -> value.
 
-    Without `judges`, those of DEFAULT_JUDGES and the task's own measure (`seams.HasOwnJudges`).
+    Without `judges`, those of DEFAULT_JUDGES and the task's own measure (`seams.HasOwnJudges`); +NAME adds a judge to
+    them (`judges.chosen`).
 
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
@@ -75,11 +75,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a request, and the stages of their judges by cell name and judge name."""
+    """The cells of a request, and the stages of their judges by cell name and judge name.
+
+    `left_out`: the default judges that the request's list leaves out.
+    """
 
     cells: tuple[plan_cells.Cell, ...]
     judged: Mapping[str, Mapping[str, Stage]]
     settings: Settings
+    left_out: tuple[str, ...] = ()
 
     @property
     def order(self) -> list[Stage]:
@@ -104,13 +108,13 @@ def make_plan(request: Request) -> Plan:
     if request.reward_seeds and all(name in CONTROLS for name in request.optimizers):
         seen = f"--reward-seeds with {', '.join(request.optimizers)} alone, which trains no reward model."
         raise BenchError(seen, "Leave --reward-seeds out, or add the arms that it is a control of.")
-    judge_names = request.judges or DEFAULT_JUDGES
+    judge_names = chosen(request.judges)
     names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
     wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
         for name in named:
-            plugins.find(kind, name)  # a misspelt name is reported before a setting that belongs to it
+            find_named(kind, name)  # a misspelt name is reported before a setting that belongs to it
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
@@ -120,10 +124,9 @@ def make_plan(request: Request) -> Plan:
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
     check_prompt_tokens(request.policy, settings)
-    if not request.judges:
-        judge_names = (*DEFAULT_JUDGES, *opened[None][request.task].judges)
+    own_judges = opened[None][request.task].judges
     # built now: a judge's wrong setting must not surface after hours of training
-    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in dict.fromkeys(judge_names)]
+    judges = [judge_spec(name, settings.plugins.get(name, {})) for name in chosen(request.judges, own_judges)]
     cells, judged = [], {}
     conditions = list(
         product(
@@ -152,7 +155,7 @@ def make_plan(request: Request) -> Plan:
             judged[cell.name] = {
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
-    return Plan(tuple(cells), judged, settings)
+    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges))
 
 
 def check_sources(names: Sequence[str]) -> None:
@@ -215,6 +218,8 @@ def _given(name: str, settings: Settings) -> dict[str, object]:
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
     """The --set texts together with --data, --limit and --n, which are short forms of settings."""
     groups = {name: dict(values) for name, values in request.assignments.items()}
+    for name, values in groups.items():
+        plan_tasks.check_data(name, values)
     if request.data:
         groups.setdefault(request.task, {})["data"] = request.data
     if request.limit:

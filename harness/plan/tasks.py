@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.anchors import is_local
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Origin, Split, to_row
+from rlhf_bench.harness.plan.origins import origin_of
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import GoldTask, HasOrigin, HasOwnJudges, Task
+from rlhf_bench.harness.seams import GoldTask, HasOwnJudges, Task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 REDRAWN = "rlhf_bench.tasks.redrawn:Redrawn"
 """The task that redraws demonstrations and training pairs of a task whose data cannot be generated again."""
+EMPTY_DATA = "data='': "
+"""How tasks of real data begin their error where `data` has its default, ""."""
 DATA_SEED = "seed"
 """The setting of a synthetic task from which its data are generated."""
 
@@ -114,7 +117,12 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
     """
     plugin = plugins.find("task", name)
     settings = factory_settings(name, plugin.factory(), given)
-    task = plugins.build("task", name, settings)
+    try:
+        task = plugins.build("task", name, settings)
+    except BenchError as error:
+        if settings.get("data") == "" and error.seen.startswith(EMPTY_DATA):  # nobody wrote data=''
+            raise BenchError(f"No data were named: {error.seen.removeprefix(EMPTY_DATA)}", error.fix) from None
+        raise
     if not isinstance(task, Task):
         raise BenchError(f"The task {name!r} lacks members of the Task seam.", f"See: bench check task {name}")
     try:
@@ -135,6 +143,16 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
     return opened, task
 
 
+def check_data(name: str, given: Mapping[str, object]) -> None:
+    """Raises BenchError for an empty `data` among the settings by hand of the task `name`.
+
+    It comes from a variable that is not set in a script.  As the setting's default it would mean the synthetic task,
+    and the run would be of other data than was meant.
+    """
+    if given.get("data") == "":
+        raise BenchError(f"{name}.data is empty.", "Name the data, or leave the setting out for its default.")
+
+
 def is_generated(task: TaskPlan) -> bool:
     """Whether another seed gives the task other data: demonstrations, pairs and prompts."""
     return task.origin.kind == "generated" and DATA_SEED in task.settings
@@ -148,16 +166,3 @@ def with_data_seed(task: TaskPlan, data: int, splits: Sequence[Split]) -> TaskPl
     if is_generated(task):
         return open_task(task.name, {**task.settings, DATA_SEED: data}, splits)[0]
     return replace(task, redrawn=data)
-
-
-def origin_of(task: Task) -> Origin:
-    """The origin that the task states, else one of kind "real" with the hash of its content, which says so.
-
-    Raises what the task's members raise; `open_task` makes a BenchError of it.
-    """
-    if isinstance(task, HasOrigin):
-        return task.origin
-    # examples and pairs: the hash names the data in keys, so every row must enter it
-    rows = [to_row(e) for split in ("sft", "train", "test") for e in task.examples(split)]
-    rows += [to_row(pair) for split in ("train", "test") for pair in task.pairs(split)]
-    return Origin("real", "a task that does not say where its data come from", store.content_key(rows))

@@ -54,6 +54,13 @@ def is_read(name: str, size: int) -> bool:  # noqa: ARG001
     return name in READ
 
 
+def check_there(paths: Sequence[Path]) -> None:
+    """Raises BenchError for the first path that does not exist."""
+    for path in paths:
+        if not store.exists(path):
+            raise BenchError(f"{path} is not there.", "Give the --out folder of a bench run.")
+
+
 def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     """(finished cells, sentences about what is missing) below the given results folders or cell records.
 
@@ -62,9 +69,8 @@ def find_cells(paths: Sequence[Path]) -> tuple[list[CellFiles], list[str]]:
     records: dict[Path, None] = {}  # a dict keeps the order; one record reached by two paths is one cell
     missing: list[str] = []
     lost: list[str] = []
+    check_there(paths)
     for path in paths:
-        if not store.exists(path):
-            raise BenchError(f"{path} is not there.", "Give the --out folder of a bench run.")
         if path.suffix == ".json" and path.is_file():
             found = [path]
         else:

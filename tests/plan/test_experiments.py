@@ -20,7 +20,7 @@ from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.plan.request import DEFAULT_JUDGES
+from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES
 from rlhf_bench.harness.seams import Task
 
 SMALL = settings(("seq2seq-token-positive",))

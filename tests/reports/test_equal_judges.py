@@ -155,7 +155,7 @@ def test_a_tasks_name_is_no_control_code(made: tuple[dict[str, Any], dict[str, s
     report, _ = made
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal_like, width=400, color_system=None)
-    odd = {"task": "a\x1b[31mb\u202e", "description": "c\x00"}
+    odd = {"task": "a\x1b[31mb\u202e", "kind": "real", "description": "c\x00"}
     terminal.show_headline(console, {**report, "data": [odd]})
     assert "a\\x1b[31mb\\u202e: c\\x00" in file.getvalue()
 

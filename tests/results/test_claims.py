@@ -20,7 +20,7 @@ from rlhf_bench.harness.cli.claims import claims as bench_claims
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.plan.request import DEFAULT_JUDGES
+from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES
 from rlhf_bench.harness.results import claims, contrasts
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
