@@ -227,11 +227,14 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
 
 
 def _unpaired(written: Path, baseline: Path) -> Iterator[str]:
-    """Which responses have no response of the SFT policy beside them, with which a report shows and compares them."""
-    before = {d: set(group.ids) for (d, _), group in columns.read(baseline / "generations.jsonl").groups.items()}
-    for (decoding, _), group in columns.read(written / "generations.jsonl").groups.items():
-        if other := next((name for name in group.ids if name not in before.get(decoding, ())), ""):
-            yield f"{baseline} is damaged: no {decoding!r} response with example_id {forms.shorter(other)}"
+    """Which sampled response has none of the SFT policy beside it, with which a report shows it."""
+    known, after = (columns.read(folder / "generations.jsonl") for folder in (baseline, written))
+    before = known.groups.get(("sample", 0))
+    last = after.groups.get(("sample", after.last("sample") or 0))
+    missing = set(last.ids if last else ()) - set(before.ids if before else ())
+    if missing:
+        seen = f"no sampled response with example_id {forms.shorter(min(missing))}"
+        yield f"{baseline / 'generations.jsonl'} is damaged: {seen}"
 
 
 def _temperature_problems(cell: CellFiles) -> Iterator[str]:
