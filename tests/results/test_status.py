@@ -171,7 +171,7 @@ def test_an_estimate_is_the_cost_at_the_rate_of_stages_alike(tmp_path: Path) -> 
     assert driver.seconds_left == (8.0, True)
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES[:3], "{}\n", '{"event": "plan"}\n', "[]\n" * 3, "\x00\n"], ids=str)
+@pytest.mark.parametrize("damage", [*DAMAGES[:3], "{}\n", '{"event": "plan"}\n', "[]\n" * 3, "\x00\n"], ids=range(7))
 def test_a_damaged_journal_is_named(tmp_path: Path, damage: Any, capsys: pytest.CaptureFixture[str]) -> None:
     execute(plan(), root_of(tmp_path), Machine())
     (path,) = journal.journals(tmp_path)
