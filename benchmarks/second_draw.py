@@ -59,7 +59,7 @@ def pairs(runs: Path, pages: Path = PAGES) -> list[Pair]:
         now = store.read_json(path)
         if now["name"] not in before:
             raise BenchError(f"{now['name']} has no page in {pages}.", "Write it first: bench claims.")
-        first = {row["id"]: row for row in before[now["name"]].claims}
+        first = {row["id"]: row for row in map(result_files.plain, before[now["name"]].claims)}
         for row in now["claims"]:
             old = first.get(row["id"], {"verdict": "not run"})
             if "not run" in (old["verdict"], row["verdict"]):

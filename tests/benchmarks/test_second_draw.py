@@ -43,6 +43,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "experiments" / "x").mkdir(parents=True)
     store.write_json(tmp_path / "experiments" / "x" / "experiment.json", {"name": "x", "claims": SECOND})
     monkeypatch.setattr(result_files, "read_folder", lambda _: {"x": SimpleNamespace(claims=FIRST)})
+    monkeypatch.setattr(result_files, "plain", lambda row: row)
     return tmp_path
 
 
