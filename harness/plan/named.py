@@ -14,6 +14,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.adapter_folders import read_adapter
 from rlhf_bench.harness.pipeline.foreign import named_folders
+from rlhf_bench.harness.plan.layers import check_layers
 from rlhf_bench.harness.plan.patterns import check_patterns
 
 DEEP = 4
@@ -24,17 +25,19 @@ MANY = 20_000
 
 def check_named(texts: Iterable[str]) -> None:
     """Raises BenchError where a folder that one of the texts names holds a pipe, a socket or a device, or a link to one
-    or out of the folder; also for an adapter's base, and for its expressions (patterns.py).
+    or out of the folder; also for an adapter's base, for its expressions (patterns.py), and for layers (layers.py).
 
     A text is a path, or the name of a plugin that carries one (hf:FOLDER); other texts pass.  Links to weights
     (*.safetensors) and into the hub's cache (its `blobs`) may lead outside: people share weights and download so.
     """
     for folder in (folder for text in texts for folder in named_folders(text)):
         _check(folder)
+        check_layers(folder)
         adapter = read_adapter(folder)
         if adapter is not None:
             if store.is_folder(base := Path(adapter.base)):
                 _check(base)
+                check_layers(base)
             check_patterns(folder, base)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from rlhf_bench.harness.api.runs import plan
 from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer
+from rlhf_bench.harness.plan.layers import check_layers
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.settings import Settings
 
@@ -131,3 +132,17 @@ def test_a_tokenizer_that_is_a_model_is_refused_at_planning(folder: Path, templa
     )
     assert "cannot be used" in said
     assert "tokenizer_config.json" in said
+
+
+def test_more_layers_than_weights_are_refused_at_planning(folder: Path) -> None:
+    """transformers would build them first, for hours."""
+    config = json.loads((folder / "config.json").read_text())
+    for value in (10**8, 10**30):
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": value}))
+        for call in ({"policy": str(folder)}, {"rms": f"hf:{folder}"}):
+            said = refusal(lambda call=call: plan("dialogsum", **{"rms": ["length-only"], **call}))
+            assert f"num_hidden_layers={value:,}" in said
+            assert "tensors" in said
+    for odd in ("{", "[]", json.dumps({**config, "num_hidden_layers": "many"})):
+        (folder / "config.json").write_text(odd)
+        check_layers(folder)  # loading it says what is wrong
