@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline.integrity import file_hash, is_encodable
+from rlhf_bench.harness.pipeline.integrity import file_hash
 from rlhf_bench.harness.replacing import sweep, write_text
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.reports.csv_tables import csv_files, csv_names
@@ -82,7 +82,7 @@ def report_damage(out: Path) -> list[str]:
     except (BenchError, AttributeError):
         wanted = None
     # report.json is in every list: one without it is not what was written
-    if wanted is None or not all(map(is_encodable, wanted)) or (wanted and "report.json" not in wanted):
+    if wanted is None or not all(map(str.isprintable, wanted)) or (wanted and "report.json" not in wanted):
         return [f"{out / LIST} is damaged"]
     problems = []
     for name, sha in wanted.items():

@@ -123,6 +123,7 @@ LISTS: dict[str, object] = {
     "no hash": {"a.jsonl": {"bytes": 3}},
     "a number of 400 digits": {"a.jsonl": {"bytes": 10**400, "sha256": ""}},
     "outside": {"../../outside/secret": {"bytes": 2, "sha256": ""}},
+    "a line break": {"a\nb": {"bytes": 2, "sha256": ""}},
     "half of a surrogate pair": {"\ud800": {"bytes": 2, "sha256": ""}},
     "a path of its own": {"/etc/passwd": {"bytes": 2, "sha256": ""}},
     "no dictionary": [],
@@ -232,3 +233,13 @@ def test_a_repair_that_is_killed_is_taken_up(root: store.Store, monkeypatch: pyt
     assert len(remove_damaged(PLAN, root)) == 1
     assert [one.done(root) for one in PLAN] == [False, False, False, True]
     assert not list((root.root / ".partial").glob(f"*{LEAVING}"))
+
+
+def test_a_stage_of_another_place_is_named_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "ppo" / "x-0"
+    folder.mkdir(parents=True)
+    record = {"kind": "ppo", "label": "x", "key": "a\nb\x1b", integrity.FILES: {}}
+    store.write_json(folder / store.MARKER, integrity.sealed(record, integrity.stage_place(record)))
+    (sentence,) = integrity.damage(folder, integrity.every_file)
+    assert "is of another stage" in sentence
+    assert sentence.isprintable()

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
+from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 FILES = "files"
@@ -143,7 +143,7 @@ def damage(folder: Path, hashed: Hashed, record: object = None, *, moved: bool =
     if not sound or not isinstance(files, dict) or not _are_files(files):
         yield f"{marker} is damaged: it was changed after it was written"
     elif not moved and place != f"{folder.parent.name}/{folder.name}":
-        yield f"{marker} is of another stage, {place}"
+        yield f"{marker} is of another stage, {printable(place)}"
     else:
         for name, wanted in files.items():
             problem = _file_damage(folder / name, wanted, hashed(name, wanted["bytes"]))
@@ -157,16 +157,8 @@ def _are_files(found: Row) -> bool:
     A hash says nothing about who wrote it: a folder of someone else may list "../../another", to be opened.
     """
     below = (store.is_plain_name(part) for name in found for part in name.split("/"))
-    return not forms.problem(found, forms.FILES) and all(below) and all(map(is_encodable, found))
-
-
-def is_encodable(name: str) -> bool:
-    """Whether a file system takes the name: JSON may hold half of a surrogate pair, which is no character."""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True
+    # not printable: half of a surrogate pair, which no file system takes, and line breaks
+    return not forms.problem(found, forms.FILES) and all(below) and all(map(str.isprintable, found))
 
 
 def _file_damage(path: Path, wanted: Row, hashed: bool) -> str:
