@@ -136,7 +136,7 @@ def test_a_trained_one_is_shared_by_path_and_judged_beside_dpo(made: Made) -> No
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
-        ("own:none", "cannot be imported"),
+        ("own:none", "has no 'none' for the reward-model"),
         ("hf:{models}", "no model folder"),
         ("hf:org/never-heard-of", "HF_HUB_OFFLINE"),
         ("path:{models}/bert", "--rm hf:FOLDER"),

@@ -121,7 +121,7 @@ def test_a_process_without_memory_ends_with_one_line(tmp_path: Path) -> None:
     """An address space that the command's own imports exceed."""
     code = (
         "import resource, sys; from rlhf_bench.harness.cli import main; import rlhf_bench.harness.cli.listing as l\n"
-        "def hungry(what): return len('x' * 2**62)\n"
+        "def hungry(*what): return len('x' * 2**62)\n"
         "l.listing = hungry; sys.argv = ['bench', 'list', 'tasks']; main.main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -56,7 +56,8 @@ def _texts(target: object) -> Iterator[str]:
         yield from (inspect.cleandoc(base.__doc__ or "") for base in target.__mro__[1:-1])
         return
     # a function of settings that it passes on names the class that explains them
-    around = getattr(inspect.unwrap(target), "__globals__", {}) if callable(target) else {}
+    module = inspect.getmodule(inspect.unwrap(target)) if callable(target) else None
+    around = vars(module) if module else {}
     for name in NAMED.findall(target.__doc__ or ""):
         if inspect.isclass(around.get(name)):
             yield from _texts(around[name])

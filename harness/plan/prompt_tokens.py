@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.settings import Settings
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.settings import Settings
 
 PROMPT = "What is the capital of France?"
 
