@@ -147,8 +147,8 @@ def records(out: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = path.relative_to(out).as_posix()
-        if path.name.startswith(".") or name.endswith(".lock"):
-            continue  # `temporary` counts them; a lock is empty
+        if path.name.startswith((".", "driver-")) or name.endswith(".lock"):
+            continue  # `temporary` counts the first; a journal says when and by whom; a lock is empty
         if name == "report/report.json":
             whole = json.loads(path.read_bytes())
             found[name] = {key: value for key, value in whole.items() if key not in ("key", "manifest")}
