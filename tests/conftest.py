@@ -30,13 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in longest)  # stable: otherwise in the order of the folders
 
 
-@pytest.fixture(autouse=True)
-def _safe_path() -> Iterator[None]:
-    """`bench` in this process sets the variable for its children; a later test's children are not those of `bench`."""
-    yield
-    os.environ.pop("PYTHONSAFEPATH", None)
-
-
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     return make_tokenizer()

@@ -126,14 +126,17 @@ def experiment_names(ctx: click.Context) -> Iterable[str]:  # noqa: ARG001
 
 def checked_names(ctx: click.Context) -> Iterable[str]:
     """What `bench check KIND` can be followed by: plugins of that kind."""
+    from rlhf_bench.harness.cli.listing import KINDS
+
     kind = ctx.params.get("kind")
-    return plugin_names(kind)(ctx) if kind in ("task", "reward-model", "judge") else ()
+    return plugin_names(kind)(ctx) if kind in KINDS else ()
 
 
 def group_names(ctx: click.Context) -> Iterable[str]:
     """What `bench list settings` can be followed by: groups of the harness and plugins."""
     if ctx.params.get("what") != "settings":
         return ()
+    from rlhf_bench.harness.cli.listing import KINDS
     from rlhf_bench.harness.settings import GROUPS
 
-    return {*GROUPS, *(name for kind in ("task", "reward-model", "judge") for name in plugin_names(kind)(ctx))}
+    return {*GROUPS, *(name for kind in KINDS for name in plugin_names(kind)(ctx))}

@@ -11,6 +11,7 @@ from pathlib import Path
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.checks.fast_paths import fast_path_line
 from rlhf_bench.harness.cli.consoles import consoles
+from rlhf_bench.harness.cli.listing import KINDS
 from rlhf_bench.harness.cli.memory import preset_rows
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.policies import pick_device
@@ -38,8 +39,7 @@ def doctor() -> int:
             rows.append((name, "missing"))
     rows += [*hardware_rows(), ("fast paths", fast_path_line()), *preset_rows(pick_device())]
     # importing a plugin is the only way to see whether it works
-    kinds: tuple[plugins.Kind, ...] = ("task", "reward-model", "judge")
-    for kind in kinds:
+    for kind in KINDS:
         for plugin in plugins.available(kind).values():
             try:
                 plugin.factory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.cli.consoles import consoles
@@ -125,7 +126,7 @@ def parameters_of(plugin: plugins.Plugin) -> dict[str, str]:
     return {name: "(needed)" if p.default is p.empty else str(p.default) for name, p in found.items()}
 
 
-KINDS: tuple[plugins.Kind, ...] = ("task", "reward-model", "judge")
+KINDS: tuple[plugins.Kind, ...] = get_args(plugins.Kind)
 SETTINGS = ("setting", "default", "values", "description")
 ABOUT = {
     "tasks": "What --task and --prompts take: data, with the true utility where it is known.",

@@ -5,26 +5,35 @@ Imports are inside the functions: `bench --help` needs click alone, and only wha
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rlhf_bench.harness.cli.completion import (
-    checked_names,
-    experiment_names,
-    group_names,
-    names,
-    plugin_names,
-    preset_names,
+from rlhf_bench.harness.cli.completion import checked_names, experiment_names, group_names, names
+from rlhf_bench.harness.cli.options import (
+    LAYERED,
+    Finite,
+    Group,
+    SeedsType,
+    a_judge,
+    a_reward_model,
+    a_task,
+    check_seeds,
+    layer_options,
+    policy_option,
+    preset_option,
+    repair_option,
+    settings_options,
+    track_option,
+    trust_option,
+    yes_option,
 )
 from rlhf_bench.harness.errors import BenchError, DamagedError, one_line
-from rlhf_bench.harness.presets import MANY_SEEDS, parse_seeds
+from rlhf_bench.harness.pipeline.machine import safe_children
 from rlhf_bench.harness.printable import printable
 
 DEBUG = "RLHF_BENCH_DEBUG"
@@ -38,11 +47,10 @@ def main() -> None:
     Faults of the machine and of texts that no command foresees are one line and exit code 2, too: a path that is too
     long, a full disk, a text that cannot be encoded, JSON that is nested too deeply, no memory.
     """
-    # Python looks for the modules of a child (`python -m`, a spawned worker) in the current folder first, which may be
-    # someone else's.  A module that the user names is still found there (plugins.find).
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
-        bench(standalone_mode=False)  # click would print its own errors and exit before the handlers below
+        # a module that the user names is found in the current folder all the same (plugins.find)
+        with safe_children():
+            bench(standalone_mode=False)  # click would print its own errors and exit before the handlers below
     except (click.exceptions.Abort, KeyboardInterrupt):  # click raises the first for the second
         click.echo("Interrupted. Finished stages are kept; run the same command to continue.", err=True)
         sys.exit(130)  # 128 + SIGINT, as shells report it
@@ -79,142 +87,10 @@ def unmapped(error: Exception) -> Exception:
     return MemoryError(str(error)) if "failed to map segment" in str(error) else error
 
 
-class Command(click.Command):
-    """A command that refuses every empty name.
-
-    An empty name comes from a variable that is not set in a script.  It never means the default, and as a path it would
-    mean the current folder.
-    """
-
-    TEXTS = ("prompt", "response")
-    """Options whose text may be empty."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; raises BenchError for the first empty name."""
-        if ctx.resilient_parsing:  # a shell asks how the line may go on
-            return super().parse_args(ctx, args)
-        # before types convert: an empty path becomes "."
-        given = self.make_parser(ctx).parse_args(list(args))[0]
-        for param in self.get_params(ctx):
-            value = given.get(param.name or "")
-            values = value if isinstance(value, list | tuple) else [value]
-            if "" in values and param.name not in self.TEXTS:
-                shown = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
-                raise BenchError(f"{shown} is empty.", "Name one, or leave the option out for its default.")
-        return super().parse_args(ctx, args)
-
-
-class Group(click.Group):
-    """The group of all commands."""
-
-    command_class = Command
-
-
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="rlhf-bench", prog_name="bench")
 def bench() -> None:
     """Train a policy with PPO against each reward model, everything else held equal, and measure the policy."""
-
-
-class SeedsType(click.ParamType[tuple[int, ...]]):
-    """`3` means seeds 0, 1, 2; `11-14` and `1,5,9` name them."""
-
-    name = "seeds"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value  # click converts a default twice
-        try:
-            return parse_seeds(str(value))
-        except ValueError:
-            shown = str(value)[:60]
-            self.fail(f"{shown!r} is not a number of seeds, a range like 11-14 or a list like 1,5,9.", param, ctx)
-
-
-class Finite(click.FloatRange):
-    """A number in a range.  click's own takes nan for every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = float(super().convert(value, param, ctx))
-        if not math.isfinite(found):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return found
-
-
-def check_seeds(options: dict[str, Any], yes: bool) -> None:
-    """Raises BenchError for many seeds, or combinations of them, without --yes: a slip of the keyboard costs hours."""
-    layers = {f"--{name.replace('_', '-')}": len(options[name] or ()) for name in LAYERED}
-    given = {name: count for name, count in layers.items() if count}
-    runs = math.prod(given.values())
-    if runs > MANY_SEEDS and not yes:
-        asked = f"--seeds asks for {runs:,} seeds."
-        if len(given) > 1:
-            asked = f"{' x '.join(f'{name} {count}' for name, count in given.items())} are {runs:,} runs of every arm."
-        raise BenchError(asked, "Add --yes if so many are meant.")
-
-
-Decorated = Callable[..., None]
-
-
-def settings_options(command: Decorated) -> Decorated:
-    """--set and --quiet, for commands that compute."""
-    # applied from the inside out: --set stands before --quiet in the help
-    command = click.option("--quiet", "-q", is_flag=True, help="No progress, no tables.")(command)
-    text = "Override a setting; repeat.  See: bench list settings"
-    return click.option("--set", "assignments", multiple=True, metavar="GROUP.KEY=VALUE", help=text)(command)
-
-
-a_task = names(plugin_names("task"))
-a_reward_model = names(plugin_names("reward-model"))
-a_judge = names(plugin_names("judge"), "+")
-
-policy_option = click.option(
-    "--policy",
-    default="",
-    help="'tiny', a model folder, or a hub id (ID@REVISION).  Default: the preset's.",
-)
-preset_option = click.option(
-    "--preset",
-    default="",
-    help="Settings preset; default by the kind of policy.  See: bench list presets",
-    shell_complete=names(preset_names),
-)
-
-
-LAYERED = ("data_seeds", "reward_seeds", "seeds")
-"""The options that name seeds, outermost layer first."""
-
-
-def layer_options(command: Decorated) -> Decorated:
-    """--data-seeds and --reward-seeds: layers around --seeds."""
-    text = "Train the reward model anew with each of these seeds; every one with every seed."
-    command = click.option("--reward-seeds", type=SeedsType(), help=text)(command)
-    text = "Draw the data anew with each of these seeds: demonstrations, pairs and, of a synthetic task, prompts."
-    return click.option("--data-seeds", type=SeedsType(), help=text)(command)
-
-
-yes_option = click.option("--yes", is_flag=True, help=f"Run more than {MANY_SEEDS} seeds, or combinations of them.")
-track_option = click.option(
-    "--track",
-    multiple=True,
-    metavar="NAME",
-    help="Log PPO's scalars during training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
-    "WANDB_API_KEY is set) or trackio; repeat.",
-)
-
-repair_option = click.option(
-    "--repair",
-    is_flag=True,
-    help="Compare all stored files with what was written; make damaged stages, and what depends on them, again.",
-)
-
-trust_option = click.option(
-    "--trust",
-    multiple=True,
-    metavar="TEXT",
-    help="A module:attribute, path or hub id that files in RUNS name: this command imports and calls that code, or "
-    "opens that path.  Without it, files may name registered plugins alone; repeat.",
-)
 
 
 @bench.command()

@@ -6,7 +6,6 @@ run, and one line must say why.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import sys
@@ -86,12 +85,17 @@ def test_modules_of_the_current_folder_are_not_those_of_a_child(place: Place, mo
     """Python looks for the modules of `python -m` in the current folder first: it may be someone else's."""
     monkeypatch.setenv("PYTHONSAFEPATH", "")  # so that it is as before after the test
     monkeypatch.delenv("PYTHONSAFEPATH")
-    monkeypatch.setattr(sys, "argv", ["bench", "--version"])
-    with contextlib.suppress(SystemExit):
-        main.main()
     monkeypatch.chdir(place.outside)  # `place.home` is on the path
     (place.outside / "json.py").write_text(EVIL)
-    vet._fault_of(json.dumps({"templates": ["x"], "pipeline": "", "seconds": 5, "memory": vet.MEMORY}))
+    tried: list[str] = []
+
+    def command(standalone_mode: bool) -> None:  # noqa: ARG001
+        found = vet._fault_of(json.dumps({"templates": ["x"], "pipeline": "", "seconds": 5, "memory": vet.MEMORY}))
+        tried.append(found)
+
+    monkeypatch.setattr(main, "bench", command)
+    main.main()
+    assert tried == [""]
     assert not (place.outside / "sentinel").exists()
 
 

@@ -12,7 +12,7 @@ from small import SIZES
 
 from rlhf_bench.harness import api
 from rlhf_bench.harness.api.runs import RunPlan
-from rlhf_bench.harness.cli.main import check_seeds
+from rlhf_bench.harness.cli.options import check_seeds
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Pair
 from rlhf_bench.harness.pipeline.stage import Stage
