@@ -244,8 +244,9 @@ def _of_object(value: Row, form: Mapping[Any, Form], where: str) -> Iterator[str
         yield from (f"{shorter(name)} is unknown{f' in {where!r}' if where else ''}" for name in _others(value, form))
 
 
-def _others(value: Row, form: Only) -> set[str]:
-    return value.keys() - {name.removesuffix("?") for name in form}
+def _others(value: Row, form: Only) -> list[str]:
+    known = {name.removesuffix("?") for name in form}
+    return [name for name in value if name not in known]
 
 
 def _number_problem(value: object, count: bool, where: str) -> str:
@@ -259,6 +260,11 @@ def _number_problem(value: object, count: bool, where: str) -> str:
 
 def _named(value: object, where: str) -> str:
     return f"{where!r} is a {type(value).__name__}" if where else f"a {type(value).__name__}"
+
+
+def misfit(path: object, problem: str) -> str:
+    """The sentence, without a full stop, about a file with such a problem."""
+    return f"{path} is damaged or of another version of this program ({problem})"
 
 
 def shorter(value: object) -> str:

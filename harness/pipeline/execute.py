@@ -59,13 +59,13 @@ def execute(stages: Sequence[Stage], root: Store, machine: Machine) -> Outcome:
     missing = _with_sound_inputs([stage for stage in stages if not stage.done(root)], root, outcome)
     if not missing:
         return outcome
-    with journal(root.root, missing, machine.jobs) as rows:
+    with journal(root.root, missing, machine) as told:
         if machine.jobs > 1 and len(missing) > 1:
-            return _side_by_side(missing, root, machine, outcome, rows)
-        return _one_by_one(missing, root, machine, outcome, rows)
+            return _side_by_side(missing, root, machine, outcome, told)
+        return _one_by_one(missing, root, machine, outcome, told)
 
 
-def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome, rows: Journal) -> Outcome:
+def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome, told: Journal) -> Outcome:
     set_threads(machine.threads)  # imports torch, which takes seconds: not for a plan that is complete
     # keys, not names: stages that differ in a setting alone have one name
     unavailable = set[str]()
@@ -74,22 +74,16 @@ def _one_by_one(missing: Sequence[Stage], root: Store, machine: Machine, outcome
             unavailable.add(stage.key)
             outcome.skipped.append(stage.name)
             continue
-        machine.progress("start", stage.name, 0, 0)
-        rows.start(stage)
+        told.start(stage)
         try:
-            if run_guarded(stage, root, machine, partial(_step, stage, machine, rows)):
+            if run_guarded(stage, root, machine, partial(told.step, stage)):
                 outcome.made.append(stage.name)
+            told.end(stage)
         except BenchError as error:  # any other exception is a fault in code and ends the run
             outcome.failed[stage.name] = error
             unavailable.add(stage.key)
-        rows.end(stage, outcome.failed[stage.name].seen if stage.key in unavailable else "")
-        machine.progress("end", stage.name, 0, 0)
+            told.end(stage, error.seen)
     return outcome
-
-
-def _step(stage: Stage, machine: Machine, rows: Journal, done: int, total: int) -> None:
-    machine.progress("step", stage.name, done, total)
-    rows.step(stage.key, done, total)
 
 
 def _with_sound_inputs(missing: Sequence[Stage], root: Store, outcome: Outcome) -> list[Stage]:
@@ -138,7 +132,7 @@ def run_guarded(stage: Stage, root: Store, machine: Machine, progress: Callable[
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome, rows: Journal) -> Outcome:
+def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outcome: Outcome, told: Journal) -> Outcome:
     set_thread_variables(machine.threads)  # here, because a worker loads libraries before it runs a line of ours
     position = {stage.key: number for number, stage in enumerate(missing)}
     sorter = TopologicalSorter(
@@ -160,8 +154,7 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outco
                     stage = missing[position[ready.pop(0)]]
                     with _main_module_hidden():  # `submit` starts the workers, one by one as they are needed
                         running[pool.submit(_work, stage, root.root, machine.device, machine.trackers)] = stage
-                    machine.progress("start", stage.name, 0, 0)
-                    rows.start(stage)
+                    told.start(stage)
                 if not running:
                     break  # all is made, or what is left needs a stage that failed
                 # the timeout is how often a bar moves while no stage ends
@@ -169,15 +162,14 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outco
                 with suppress(queue.Empty):
                     while True:
                         key, step, total = events.get_nowait()
-                        _step(missing[position[key]], machine, rows, step, total)
+                        told.step(missing[position[key]], step, total)
                 for future in done:
                     stage = running.pop(future)
                     ended.add(stage.key)
                     made = _collect(future, stage, outcome)
                     if made:
                         sorter.done(stage.key)  # without it the stages that need this one never become ready
-                    rows.end(stage, "" if made else outcome.failed[stage.name].seen)
-                    machine.progress("end", stage.name, 0, 0)
+                    told.end(stage, "" if made else outcome.failed[stage.name].seen)
         except KeyboardInterrupt:
             # A private name: leaving the pool waits for running stages, and Python 3.14 is the first that can end them.
             for process in list(pool._processes.values()):

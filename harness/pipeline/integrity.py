@@ -209,7 +209,7 @@ def _other_forms(folder: Path) -> Iterator[str]:
             yield error.seen.removesuffix(".")
             continue
         if problem:
-            yield f"{path} is damaged or of another version of this program ({problem})"
+            yield forms.misfit(path, problem)
 
 
 def check_used(folder: Path, hashed: Hashed = every_file, *, moved: bool = False) -> None:

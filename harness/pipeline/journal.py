@@ -1,4 +1,4 @@
-"""What a running command does, as rows on disk that another terminal reads: `bench status`.
+"""What a running command does: its progress, and rows on disk that another terminal reads (`bench status`).
 
     RUNS/.partial/driver-HOST-PID-TIME.jsonl    rows of one call of `execute`, appended by its process alone
     RUNS/.partial/driver-HOST-PID-TIME.lock     locked while that process lives
@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING
 
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress
 from rlhf_bench.harness.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -40,19 +41,15 @@ SILENT = 4 * BEAT
 KEPT = 20
 """Journals of processes that have ended which are kept; the older ones are removed when another is begun."""
 
-PLANNED: forms.Form = {
-    **dict.fromkeys(("kind", "label", "key", "family"), str),
-    "cost": forms.Number,
-}
 PLAN: forms.Form = {
     "event": str,
     **dict.fromkeys(("host", "command"), str),
     "pid": forms.Count,
     "jobs": forms.Count,
     "time": forms.Number,
-    "stages": [PLANNED],
+    "stages": [{"place": forms.Place, "family": str, "cost": forms.Number}],
 }
-"""The first row."""
+"""The first row; a place as in the records of cells."""
 EVENT: forms.Form = {
     "event": str,
     "time": forms.Number,
@@ -61,29 +58,38 @@ EVENT: forms.Form = {
     "total?": forms.Count,
     "error?": str,
 }
-"""The other rows; `stage` is the key of a stage, as short as its folder has it."""
+"""The other rows; `stage` is the short key of a place."""
 
 
 class Journal:
-    """The rows of this process."""
+    """Tells `progress` of this process's stages, and writes the rows where it has a file."""
 
-    def __init__(self, file: IO[str] | None) -> None:
-        self._file = file
+    def __init__(self, progress: StageProgress, file: IO[str] | None = None) -> None:
+        self._progress, self._file = progress, file
         self._last: dict[str, float] = {}
 
     def start(self, stage: Stage) -> None:
         """The stage begins."""
-        self._write(event="start", stage=_short(stage.key))
+        self._progress("start", stage.name, 0, 0)
+        self._write(event="start", stage=stage.place[2])
 
-    def step(self, key: str, done: int, total: int) -> None:
-        """`done` of `total` steps of a stage, by its whole key; rows that come too fast are left out."""
-        if time.monotonic() - self._last.get(key, -EVERY) >= EVERY or done == total:
-            self._last[key] = time.monotonic()
-            self._write(event="step", stage=_short(key), done=done, total=total)
+    def step(self, stage: Stage, done: int, total: int) -> None:
+        """`done` of `total` steps are made; rows that come too fast are left out."""
+        self._progress("step", stage.name, done, total)
+        if time.monotonic() - self._last.get(stage.key, -EVERY) >= EVERY or done == total:
+            self._last[stage.key] = time.monotonic()
+            self._write(event="step", stage=stage.place[2], done=done, total=total)
 
     def end(self, stage: Stage, error: str = "") -> None:
         """The stage has ended, or failed with an error of one line."""
-        self._write(event="end", stage=_short(stage.key), **({"error": error} if error else {}))
+        self._write(event="end", stage=stage.place[2], **({"error": error} if error else {}))
+        self._progress("end", stage.name, 0, 0)
+
+    def plan(self, missing: Sequence[Stage], jobs: int) -> None:
+        """What is to be made, in order; the first row."""
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        stages = [{"place": stage.place, "family": stage.family, "cost": stage.cost} for stage in missing]
+        self._write(event="plan", host=platform.node(), pid=os.getpid(), command=command, jobs=jobs, stages=stages)
 
     def over(self) -> None:
         """All that could be made is made."""
@@ -100,7 +106,7 @@ class Journal:
 
 
 @contextmanager
-def journal(root: Path, missing: Sequence[Stage], jobs: int) -> Iterator[Journal]:
+def journal(root: Path, missing: Sequence[Stage], machine: Machine) -> Iterator[Journal]:
     """The journal of a process that is to make `missing`; it ends, and its lock with it, when the block does."""
     from filelock import FileLock, Timeout
 
@@ -112,14 +118,10 @@ def journal(root: Path, missing: Sequence[Stage], jobs: int) -> Iterator[Journal
         file = path.open("x", encoding="utf-8")
     except (OSError, Timeout, NotImplementedError):  # a file system without locks, a full disk
         lock.release()
-        yield Journal(None)
+        yield Journal(machine.progress)
         return
-    stages = [
-        {"kind": s.kind, "label": s.label, "key": _short(s.key), "family": s.family, "cost": s.cost} for s in missing
-    ]
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    made = Journal(file)
-    made._write(event="plan", host=platform.node(), pid=os.getpid(), command=command, jobs=jobs, stages=stages)
+    made = Journal(machine.progress, file)
+    made.plan(missing, machine.jobs)
     threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
     try:
         yield made
@@ -142,21 +144,11 @@ def _prefix() -> str:
     return f"driver-{re.sub(r'[^A-Za-z0-9.]', '_', platform.node()) or 'host'}-"
 
 
-def _short(key: str) -> str:
-    return key[: store.KEY_LENGTH]
-
-
 def _remove_old(root: Path) -> None:
-    dead = [path for path in journals(root) if not is_alive(path)]
-    for path in dead[:-KEPT] if KEPT else dead:
-        remove(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a journal and its lock; never raises."""
-    for one in (path, path.with_suffix(".lock")):
-        with suppress(OSError):
-            one.unlink(missing_ok=True)
+    for path in [path for path in journals(root) if not is_alive(path)][:-KEPT]:
+        for one in (path, path.with_suffix(".lock")):
+            with suppress(OSError):
+                one.unlink(missing_ok=True)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -226,7 +218,7 @@ def read(root: Path, complain: Callable[[str], object]) -> list[Driver]:
         problem = forms.problem(rows[0], PLAN) if rows else "no rows"
         problem = problem or next(filter(None, (forms.problem(row, EVENT) for row in rows[1:])), "")
         if problem:
-            complain(f"{path} is damaged or of another version of this program ({problem})")
+            complain(forms.misfit(path, problem))
             continue
         found.append(Driver(path, rows[0], rows[1:], is_alive(path)))
     return found

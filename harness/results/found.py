@@ -133,7 +133,7 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
         return None, [f"{name}: its record is damaged ({seal})"]
     problem = next(_record_problems(record), "")
     if problem:  # before any folder is opened: the record names all of them
-        return None, [f"{name}: its record is damaged or of another version of this program ({problem})"]
+        return None, [forms.misfit(f"{name}: its record", problem)]
     record = integrity.unsealed(record)
     cell = CellFiles(record, path.parent.parent, path)  # ROOT/cells/NAME.json (store.py)
     folders = [*map(cell.folder, record["stages"]), *cell.judged().values()]
@@ -269,7 +269,7 @@ def _file_problems(path: Path, keys: Sequence[str], kind: type = dict, form: for
     elif absent:
         yield f"{path} lacks {', '.join(absent)}"
     elif other := forms.problem(found, form):
-        yield f"{path} is damaged or of another version of this program ({other})"
+        yield forms.misfit(path, other)
 
 
 def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
@@ -290,10 +290,10 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
     at = next((at for at, row in enumerate(rows) if not wanted <= row.keys()), None)
     if at is not None:
         lacking = next(name for name in needed if name not in rows[at])
-        yield f"{path} is damaged or of another version of this program (line {at + 1}: no {lacking!r})"
+        yield forms.misfit(path, f"line {at + 1}: no {lacking!r}")
         return
     if other := forms.row_problem(rows, path.name):
-        yield f"{path} is damaged or of another version of this program (line {other[0]}: {other[1]})"
+        yield forms.misfit(path, f"line {other[0]}: {other[1]}")
         return
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
@@ -305,4 +305,4 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
         try:
             columns.keep(path, rows)
         except (TypeError, ValueError, AttributeError) as error:  # a value of the wrong type
-            yield f"{path} is damaged or of another version of this program ({error})"
+            yield forms.misfit(path, str(error))

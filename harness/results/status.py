@@ -16,6 +16,7 @@ from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity, journal
 from rlhf_bench.harness.plan.request import rough_seconds
+from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import is_complete
 
 State = Literal["done", "running", "failed", "stopped", "waiting"]
@@ -36,10 +37,14 @@ class Planned(NamedTuple):
         """As progress names it."""
         return f"{self.kind} {self.label}"
 
-    @property
-    def folder(self) -> str:
-        """Below the results folder."""
-        return f"{self.kind}/{self.label}-{self.key}"
+    def folder(self, root: Path) -> Path:
+        """Where its result lies, or will lie."""
+        return store.Store(root).folder(self.kind, self.label, self.key)
+
+
+def planned(driver: journal.Driver) -> list[Planned]:
+    """What a driver was to make, in order."""
+    return [Planned(*row["place"], row["family"], row["cost"]) for row in driver.plan["stages"]]
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,10 @@ def read_status(root: Path, now: float) -> Status:
     """
     check_results_folder(root)
     found = Status()
-    counted = set[str]()
+    counted = set[Path]()
     for driver in reversed(journal.read(root, found.problems.append)):
-        planned = [Planned(**{name: row[name] for name in Planned._fields}) for row in driver.plan["stages"]]
-        planned = [stage for stage in planned if store.is_plain_name(stage.kind) and store.is_plain_name(stage.label)]
-        own = [stage for stage in planned if stage.folder not in counted]
-        counted |= {stage.folder for stage in own}
+        own = [stage for stage in planned(driver) if stage.folder(root) not in counted]
+        counted |= {stage.folder(root) for stage in own}
         found.drivers.insert(0, DriverStatus(driver, list(_of_stages(root, driver, own, now))))
     found.cells = _cells(root, found.problems)
     found.sizes = {path.name: size_of(path) for path in sorted(root.iterdir()) if path.is_dir()}
@@ -136,7 +139,7 @@ def _of_stages(root: Path, driver: journal.Driver, own: Sequence[Planned], now: 
     for stage in own:
         done, total = steps.get(stage.key, (0, 0))
         since, estimate = begun.get(stage.key, 0.0), rough[stage.key]
-        if is_complete(root / stage.folder):
+        if is_complete(stage.folder(root)):
             yield StageStatus(stage, "done", since)
         elif ended.get(stage.key):
             yield StageStatus(stage, "failed", since, done, total, ended[stage.key], estimate)
@@ -153,22 +156,27 @@ def _cells(root: Path, problems: list[str]) -> tuple[int, int]:
     finished, paths = 0, sorted((root / "cells").glob("*.json"))
     for path in paths:
         try:
-            finished += all(is_complete(folder) for folder in folders_of(path, root))
+            finished += is_finished(planned_cell(path))
         except BenchError as error:
             problems.append(error.seen.removesuffix("."))
     return finished, len(paths)
 
 
-def folders_of(path: Path, root: Path) -> list[Path]:
-    """The folders of a cell's stages, without those of its judges.
+def planned_cell(path: Path) -> CellFiles:
+    """The cell of a record, whose stages need not have finished.
 
     Raises BenchError for a record that is damaged or of another version.
     """
     record = store.read_json(path)
     problem = forms.problem(record, forms.CELL) or integrity.seal_problem(record, path.name)
     if problem:
-        raise BenchError(f"{path} is damaged or of another version of this program ({problem}).")
-    return [root / kind / f"{label}-{key}" for kind, label, key in record["stages"].values()]
+        raise BenchError(f"{forms.misfit(path, problem)}.")
+    return CellFiles(record, path.parent.parent, path)
+
+
+def is_finished(cell: CellFiles) -> bool:
+    """Whether all stages of the cell are there, those of its judges apart."""
+    return all(is_complete(cell.folder(role)) for role in cell.record["stages"])
 
 
 def size_of(folder: Path) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.pipeline import integrity, journal
 from rlhf_bench.harness.results.found import is_complete
-from rlhf_bench.harness.results.status import check_results_folder, folders_of, size_of
+from rlhf_bench.harness.results.status import check_results_folder, is_finished, planned, planned_cell, size_of
 
 LEAVING = ".cleaned"
 """Ends the name of a folder below .partial that is being deleted."""
@@ -28,14 +28,6 @@ class Unused:
     path: Path
     why: str
     size: int
-
-
-@dataclass
-class _Needed:
-    """Names of folders as kind/label-key, and of cell records."""
-
-    folders: set[str] = field(default_factory=set)
-    records: set[str] = field(default_factory=set)
 
 
 def find_unused(root: Path) -> list[Unused]:
@@ -56,70 +48,64 @@ def find_unused(root: Path) -> list[Unused]:
             raise BenchError(f"A process is writing to {root}: {lock} is locked.", "Wait for its end, or interrupt it.")
     for sentence in said:
         raise DamagedError(f"{sentence}: what it needs is unknown.", "Remove the file.")
-    needed = _needed(root, drivers)
-    found = list(_stages(root, needed))
-    records = [path for path in sorted((root / "cells").glob("*.json")) if path.stem not in needed.records]
-    found += [Unused(path, "record of a cell that is not finished", size_of_file(path)) for path in records]
-    wanted = {f"{name.partition('/')[0]}-{name.rpartition('-')[2]}" for name in needed.folders}
-    found += _partial(root, wanted, {driver.path for driver in drivers if not _is_left(root, driver)})
-    return found
+    left = [driver for driver in drivers if any(not is_complete(one.folder(root)) for one in planned(driver))]
+    folders, records = _needed(root, left)
+    found = [
+        # a folder without a record may be anything: --out may name a folder with other things in it
+        Unused(folder, "no finished cell needs it", size_of(folder))
+        for folder in _all(root)
+        if folder not in folders and is_complete(folder)
+    ]
+    others = [path for path in sorted((root / "cells").glob("*.json")) if path not in records]
+    found += [Unused(path, "record of a cell that is not finished", size_of_file(path)) for path in others]
+    over = {driver.path for driver in drivers if driver not in left}
+    return found + list(_partial(root, {f"{one.parent.name}-{one.name.rpartition('-')[2]}" for one in folders}, over))
 
 
-def _needed(root: Path, drivers: Sequence[journal.Driver]) -> _Needed:
-    needed = _Needed()
+def _needed(root: Path, left: Sequence[journal.Driver]) -> tuple[set[Path], set[Path]]:
+    """(folders of stages, records of cells) that stay: of finished cells, of analyses, and of what drivers left.
+
+    The same command as that of a driver would go on with what it left.
+    """
+    folders = {one.folder(root) for driver in left for one in planned(driver)}
+    records = set[Path]()
     for path in sorted((root / "cells").glob("*.json")):
         try:
-            folders = folders_of(path, root)
+            cell = planned_cell(path)
         except BenchError as error:
             raise DamagedError(error.seen, "bench run --repair writes it again; what it needs is unknown.") from error
-        if all(map(is_complete, folders)):
-            needed.records.add(path.stem)
-            places = store.read_json(path)["judges"].values()
-            needed.folders |= {f"{folder.parent.name}/{folder.name}" for folder in folders}
-            needed.folders |= {f"{kind}/{label}-{key}" for kind, label, key in places}
+        own = {cell.folder(role) for role in cell.record["stages"]}
+        if is_finished(cell):
+            folders |= own | set(cell.judged().values())
+        elif not own & folders:
+            continue
+        records.add(path)
     for path in sorted((root / "experiments").glob("*.json")):
         record = store.read_json(path)
         if problem := forms.problem(record, forms.EXPERIMENT):
             raise DamagedError(f"{path} is damaged ({problem}): what it needs is unknown.", "Run the experiment again.")
-        places = [one["place"] for own in record["analyses"].values() for one in own]
-        needed.folders |= {f"{kind}/{label}-{key}" for kind, label, key in places}
-    for driver in filter(lambda one: _is_left(root, one), drivers):
-        planned = {_folder(row) for row in driver.plan["stages"]}
-        needed.folders |= planned
-        needed.records |= {path.stem for path in (root / "cells").glob("*.json") if planned & _of_cell(path, root)}
-    _with_inputs(root, needed.folders)
-    return needed
+        places = [one["place"] for own_analyses in record["analyses"].values() for one in own_analyses]
+        folders |= {store.Store(root).folder(*place) for place in places}
+    return _with_inputs(root, folders), records
 
 
-def _folder(row: dict[str, str]) -> str:
-    return f"{row['kind']}/{row['label']}-{row['key']}"
-
-
-def _of_cell(path: Path, root: Path) -> set[str]:
-    return {f"{folder.parent.name}/{folder.name}" for folder in folders_of(path, root)}
-
-
-def _is_left(root: Path, driver: journal.Driver) -> bool:
-    """Whether something that the driver planned is not made: the same command would go on with it."""
-    return any(not is_complete(root / _folder(row)) for row in driver.plan["stages"])
-
-
-def _with_inputs(root: Path, folders: set[str]) -> None:
-    """Add the inputs of stages, and theirs; a stage's record has the names of their folders without the kind."""
-    places: dict[str, set[str]] = {}
-    for name in (f"{folder.parent.name}/{folder.name}" for folder in _all(root)):
-        places.setdefault(name.partition("/")[2], set()).add(name)
-    todo = list(folders)
+def _with_inputs(root: Path, folders: set[Path]) -> set[Path]:
+    """Folders of stages with their inputs, and theirs; a stage's record has the names of their folders alone."""
+    places: dict[str, list[Path]] = {}
+    for folder in _all(root):
+        places.setdefault(folder.name, []).append(folder)
+    found, todo = set(folders), list(folders)
     while todo:
-        marker = root / todo.pop() / store.MARKER
+        marker = todo.pop() / store.MARKER
         if not marker.is_file():
             continue
         record = store.read_json(marker)
         if problem := forms.problem(record, forms.MARKER):
             raise DamagedError(f"{marker} is damaged ({problem}): what it needs is unknown.", integrity.REPAIR)
-        more = {place for name in record.get("inputs", {}).values() for place in places.get(str(name), ())} - folders
-        folders |= more
+        more = {place for name in record.get("inputs", {}).values() for place in places.get(str(name), ())} - found
+        found |= more
         todo += more
+    return found
 
 
 def _all(root: Path) -> Iterator[Path]:
@@ -127,13 +113,6 @@ def _all(root: Path) -> Iterator[Path]:
     for kind in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
         if kind.name not in store.OWN_FOLDERS and not kind.name.startswith("."):
             yield from sorted(path for path in kind.iterdir() if path.is_dir() and not path.is_symlink())
-
-
-def _stages(root: Path, needed: _Needed) -> Iterator[Unused]:
-    for folder in _all(root):
-        # a folder without a record may be anything: --out may name a folder with other things in it
-        if f"{folder.parent.name}/{folder.name}" not in needed.folders and is_complete(folder):
-            yield Unused(folder, "no finished cell needs it", size_of(folder))
 
 
 def _partial(root: Path, wanted: set[str], over: set[Path]) -> Iterator[Unused]:

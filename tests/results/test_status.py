@@ -199,15 +199,15 @@ class Full(io.StringIO):
 
 def test_a_journal_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
     root = root_of(tmp_path)
-    with journal.journal(tmp_path, plan(), 1) as rows:
+    with journal.journal(tmp_path, plan(), Machine()) as rows:
         assert rows._file is not None
         rows._file.close()
         rows._file = Full()
         rows.start(plan()[0])
-        rows.step(plan()[0].key, 1, 2)
+        rows.step(plan()[0], 1, 2)
     (tmp_path / journal.FOLDER).rename(tmp_path / "kept")
     (tmp_path / journal.FOLDER).write_text("no folder")
-    with journal.journal(tmp_path, plan(), 1) as rows:
+    with journal.journal(tmp_path, plan(), Machine()) as rows:
         rows.start(plan()[0])
     assert root.root.is_dir()
 
