@@ -21,6 +21,8 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results import result_files
+from rlhf_bench.harness.results.table import Cell, Table, text
+from rlhf_bench.reports.markdown import table_lines
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "results"
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
@@ -73,29 +75,41 @@ def pairs(runs: Path, pages: Path = PAGES) -> list[Pair]:
 def page(found: Sequence[Pair], command: str) -> str:
     """The Markdown page."""
     seeds = ", ".join(sorted({_seeds(pair.second["seeds"]) for pair in found}))
-    lines = [
-        "# A second draw",
-        "",
-        f"The claims of the headline experiments on seeds that were drawn after [the results](results.md): {seeds}. "
-        f"Each ran once. Written by `{command}`.",
-        "",
+    said = (
         f"Of {len(found)} verdicts {sum(pair.repeats for pair in found)} are the same, "
         f"{sum(pair.contradicts for pair in found)} are the opposite, and "
         f"{sum(pair.inside for pair in found)} values of the second draw lie inside the interval of the first. "
-        "Fewer seeds make wider intervals: a verdict may become inconclusive without a contradiction.",
-        "",
-        "| claim | first draw | seeds | second draw | seeds | same verdict | value inside the first interval |",
-        "|---|--:|---|--:|---|---|---|",
+        "Fewer seeds make wider intervals: a verdict may become inconclusive without a contradiction."
+    )
+    columns = (
+        "claim",
+        "first draw",
+        "seeds",
+        "second draw",
+        "seeds",
+        "same verdict",
+        "value inside the first interval",
+    )
+    rows = [
+        (pair.first["id"], *_of_draw(pair.first), *_of_draw(pair.second), _yes(pair.repeats), _yes(pair.inside))
+        for pair in found
     ]
-    for first, second in found:
-        pair = Pair(first, second)
-        cells = (first["id"], _interval(first), _seeds(first["seeds"]), _interval(second), _seeds(second["seeds"]))
-        lines.append(f"| {' | '.join((*cells, _yes(pair.repeats), _yes(pair.inside)))} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(
+        [
+            "# A second draw",
+            "",
+            "The claims of the headline experiments on seeds that were drawn after [the results](results.md): "
+            f"{seeds}. Each ran once. Written by `{command}`.",
+            "",
+            said,
+            "",
+            *table_lines(Table("Claims", columns, rows)),
+        ]
+    )
 
 
-def _interval(row: dict[str, Any]) -> str:
-    return f"{row['verdict']} {row['value']:.2f} \\[{row['low']:.2f}, {row['high']:.2f}\\]"
+def _of_draw(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['verdict']} {text(Cell(row['value'], row['low'], row['high']))}", _seeds(row["seeds"])
 
 
 def _seeds(seeds: Sequence[int]) -> str:

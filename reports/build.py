@@ -152,11 +152,9 @@ def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
 
 def stated(origin: JsonObject) -> JsonObject:
     """A record's origin, of kind "not stated" where it does not say where the data come from."""
-    return (
-        origin
-        if is_stated(origin)
-        else {**origin, "kind": NOT_STATED, "description": origin["description"].strip() or NOT_SAID}
-    )
+    if is_stated(origin):
+        return origin
+    return {**origin, "kind": NOT_STATED, "description": origin["description"].strip() or NOT_SAID}
 
 
 def describe(arm: Arm, label: str) -> JsonObject:

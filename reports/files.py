@@ -75,15 +75,18 @@ def report_damage(out: Path) -> list[str]:
 
     None for a report of a version that listed no files.
     """
+    damaged = [f"{out / LIST} is damaged"]
     try:
         store.check_links(out / LIST, out)
-        found = store.read_json(out / LIST) if (out / LIST).is_file() else None
-        wanted = {} if found is None else {str(name): str(sha) for name, sha in found.items()} or None
-    except (BenchError, AttributeError):
-        wanted = None
+        if not (out / LIST).is_file():
+            return []
+        found: object = store.read_json(out / LIST)
+    except BenchError:
+        return damaged
     # report.json is in every list: one without it is not what was written
-    if wanted is None or not all(map(str.isprintable, wanted)) or (wanted and "report.json" not in wanted):
-        return [f"{out / LIST} is damaged"]
+    if not isinstance(found, dict) or "report.json" not in found or not all(map(str.isprintable, found)):
+        return damaged
+    wanted = {name: str(sha) for name, sha in found.items()}
     problems = []
     for name, sha in wanted.items():
         path = out / name

@@ -27,6 +27,7 @@ from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.request import raise_first
 from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.replacing import write_text
@@ -128,7 +129,9 @@ def plan_experiment(
     """
     check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
-    made = experiments.make(found, seeds, assignments, which_policy(policy, preset), preset, layers)
+    policy = which_policy(policy, preset)
+    made = experiments.make(found, seeds, assignments, policy, preset, layers)
+    check_prompt_tokens(policy, made.plans.values(), store.Store(out))
     return ExperimentPlan(found, made, out)
 
 

@@ -30,6 +30,7 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.trackers import check_trackers
 from rlhf_bench.harness.plan import request as requests
 from rlhf_bench.harness.plan.judges import plain_names
+from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.request import Plan, Request, raise_first
 from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.results.estimates import Estimator
@@ -113,7 +114,8 @@ def plan(
     """Plan a run as `run` does, check all that can be checked, and compute nothing.
 
     Takes the parameters of `run` that say what is computed.  Raises BenchError for unknown names, wrong settings,
-    unreadable data and missing models.  Loads no weights, and imports no torch.
+    unreadable data and missing models.  Loads no weights, and imports no torch but for a policy's folder, whose
+    tokenizer is tried unless all results are there.
     """
     return plan_request(
         Request(
@@ -145,7 +147,9 @@ def plan_request(request: Request, out: Path) -> RunPlan:
     texts = (request.policy, request.data, *request.tasks, *request.reward_models, *plain_names(request.judges))
     check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
     request = replace(request, policy=which_policy(request.policy, request.preset))
-    return RunPlan(request, requests.make_plan(request), out)
+    made = requests.make_plan(request)
+    check_prompt_tokens(request.policy, [made], store.Store(out))
+    return RunPlan(request, made, out)
 
 
 @safe_children()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,25 +10,34 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.settings import Settings
+    from rlhf_bench.harness.plan.request import Plan
 
 PROMPT = "What is the capital of France?"
 
 
-def check_prompt_tokens(source: str, settings: Settings) -> None:
+def check_prompt_tokens(source: str, plans: Iterable[Plan], root: store.Store) -> None:
     """Raises BenchError where the tokenizer of a policy's folder fails, or writes no token of a prompt.
 
     It fails where its class is that of a model, for example.  A hub id is not downloaded here.  What `load_tokenizer`
-    refuses is left to the stage that loads it.
+    refuses is left to the stage that loads it.  Where `root` has all results nothing is tried: it takes seconds.
     """
     if not store.is_folder(folder := Path(source).expanduser()):
         return
+    made = list(plans)
+    if all((stage.folder(root) / store.MARKER).is_file() for plan in made for stage in plan.order):
+        return
+    # runs of an experiment mostly have the same
+    formats = {(p.template, p.system, p.thinking) for p in (plan.settings.policy for plan in made)}
+    for template, system, thinking in sorted(formats):
+        _check(source, folder, template, system, thinking)
+
+
+def _check(source: str, folder: Path, template: str, system: str, thinking: str) -> None:
     from rlhf_bench.harness.models.policies import load_tokenizer
     from rlhf_bench.harness.text.templates import encode_prompts
 
-    own = settings.policy
     try:
-        ids = encode_prompts(load_tokenizer(folder, own.template, own.system, own.thinking), [PROMPT])
+        ids = encode_prompts(load_tokenizer(folder, template, system, thinking), [PROMPT])
     except BenchError:
         return  # an adapter's base may be on the hub: a plan can be made without a network
     except Exception as error:  # whatever the libraries come to

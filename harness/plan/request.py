@@ -22,7 +22,6 @@ from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
-from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.seeds import Seed, layers_asked
@@ -115,6 +114,8 @@ def make_plan(request: Request) -> Plan:
     for kind, named in wanted.items():
         for name in named:
             find_named(kind, name)  # a misspelt name is reported before a setting that belongs to it
+    for name, given in request.assignments.items():
+        plan_tasks.check_data(name, given)
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
@@ -123,7 +124,6 @@ def make_plan(request: Request) -> Plan:
     opened = _opened(request, settings)
     check_sources([request.policy, *request.reward_models])
     policy = policy_identity(request.policy, settings)
-    check_prompt_tokens(request.policy, settings)
     own_judges = opened[None][request.task].judges
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in chosen(request.judges, own_judges)]
@@ -218,8 +218,6 @@ def _given(name: str, settings: Settings) -> dict[str, object]:
 def _assigned(request: Request) -> dict[str, dict[str, str]]:
     """The --set texts together with --data, --limit and --n, which are short forms of settings."""
     groups = {name: dict(values) for name, values in request.assignments.items()}
-    for name, values in groups.items():
-        plan_tasks.check_data(name, values)
     if request.data:
         groups.setdefault(request.task, {})["data"] = request.data
     if request.limit:

@@ -44,7 +44,8 @@ class Planned(NamedTuple):
 
 def planned(driver: journal.Driver) -> list[Planned]:
     """What a driver was to make, in order."""
-    return [Planned(*row["place"], row["family"], row["cost"]) for row in driver.plan["stages"]]
+    rows = ((*row["place"], row["family"], row["cost"]) for row in driver.plan["stages"])
+    return [Planned(kind, label, key, family, cost) for kind, label, key, family, cost in rows]
 
 
 @dataclass(frozen=True)

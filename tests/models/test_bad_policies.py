@@ -12,12 +12,14 @@ from families import FAMILIES
 from refusals import refusal
 from safetensors.torch import load_file, save_file
 
-from rlhf_bench.harness.api.runs import plan
+from rlhf_bench.harness.api.runs import RunPlan, plan
+from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.models.identity import policy_identity
 from rlhf_bench.harness.models.policies import load_causal, load_tokenizer
 from rlhf_bench.harness.plan.layers import check_layers
 from rlhf_bench.harness.presets import make_settings
 from rlhf_bench.harness.settings import Settings
+from rlhf_bench.harness.store import MARKER, Store
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,22 @@ def test_more_layers_than_weights_are_refused_at_planning(folder: Path) -> None:
     for odd in ("{", "[]", json.dumps({**config, "num_hidden_layers": "many"})):
         (folder / "config.json").write_text(odd)
         check_layers(folder)  # loading it says what is wrong
+
+
+def test_a_plan_whose_results_are_all_there_loads_no_tokenizer(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take seconds, and nothing is computed."""
+    loaded: list[object] = []
+    monkeypatch.setattr(policies, "load_tokenizer", lambda *given: loaded.append(given) or load_tokenizer(*given))
+
+    def planned() -> RunPlan:
+        return plan("dialogsum", ["length-only"], policy=str(folder), out=tmp_path / "runs")
+
+    for stage in planned().cells.order:
+        made = stage.folder(Store(tmp_path / "runs"))
+        made.mkdir(parents=True)
+        (made / MARKER).write_text("{}")
+    assert len(loaded) == 1
+    planned()
+    assert len(loaded) == 1

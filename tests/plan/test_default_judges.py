@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plain_task import Plain
 from small import bench, command
 
 from rlhf_bench.harness import api
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Example, Pair, Split
 from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES, judge_spec
 from rlhf_bench.harness.plan.request import Request, make_plan
 from rlhf_bench.judges.stance import Stance
@@ -24,16 +23,6 @@ SHY = f"{HERE}:Shy"
 
 class Shy(Stance):
     """A judge that is registered nowhere."""
-
-
-class Plain:
-    max_response_tokens = 8
-
-    def examples(self, split: Split) -> Sequence[Example]:
-        return [Example(f"{split}-0", f"say {split}", "word")]
-
-    def pairs(self, split: Split) -> Sequence[Pair]:
-        return [Pair(f"{split}-0", f"rank {split}", "good", "bad")] if split != "sft" else []
 
 
 class Own(Plain):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_task import Plain
 from rich.console import Console
 from stored import NAMES, Stored, make, report_of
 
@@ -16,7 +16,7 @@ from rlhf_bench.harness.checks.conformance import check
 from rlhf_bench.harness.cli.check import show_findings
 from rlhf_bench.harness.cli.listing import listing
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.nouns import Example, Origin, Pair, Split
+from rlhf_bench.harness.nouns import Origin
 from rlhf_bench.harness.plan.origins import LABEL, NOT_SAID, NOT_STATED, is_stated, kind_label, origin_of
 from rlhf_bench.harness.plan.tasks import open_task
 from rlhf_bench.harness.plugins import Plugin
@@ -25,18 +25,6 @@ from rlhf_bench.reports.html import page
 from rlhf_bench.reports.markdown import markdown
 
 HERE = "test_origins"
-
-
-class Plain:
-    """A task without origin."""
-
-    max_response_tokens = 8
-
-    def examples(self, split: Split) -> Sequence[Example]:
-        return [Example(f"{split}-0", f"say {split}", "word")]
-
-    def pairs(self, split: Split) -> Sequence[Pair]:
-        return [Pair(f"{split}-0", f"rank {split}", "good", "bad")] if split != "sft" else []
 
 
 class Silent(Plain):
