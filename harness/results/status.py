@@ -108,11 +108,15 @@ def read_status(root: Path, now: float) -> Status:
     """
     check_results_folder(root)
     found = Status()
-    counted = set[Path]()
+    counted, owned = set[Path](), list[tuple[journal.Driver, list[Planned]]]()
     for driver in reversed(journal.read(root, found.problems.append)):
         own = [stage for stage in planned(driver) if stage.folder(root) not in counted]
         counted |= {stage.folder(root) for stage in own}
-        found.drivers.insert(0, DriverStatus(driver, list(_of_stages(root, driver, own, now))))
+        owned.insert(0, (driver, own))
+    # once for all drivers: it reads the records of all finished stages
+    left = [stage for _, own in owned for stage in own if not is_complete(stage.folder(root))]
+    rough = rough_seconds(left, store.Store(root))
+    found.drivers = [DriverStatus(driver, list(_of_stages(root, driver, own, rough, now))) for driver, own in owned]
     found.cells = _cells(root, found.problems)
     found.sizes = {path.name: size_of(path) for path in sorted(root.iterdir()) if path.is_dir()}
     return found
@@ -125,8 +129,9 @@ def check_results_folder(root: Path) -> None:
     store.Store(root).check_own_folders()
 
 
-def _of_stages(root: Path, driver: journal.Driver, own: Sequence[Planned], now: float) -> Iterator[StageStatus]:
-    rough = rough_seconds(own, store.Store(root))
+def _of_stages(
+    root: Path, driver: journal.Driver, own: Sequence[Planned], rough: Mapping[str, float | None], now: float
+) -> Iterator[StageStatus]:
     begun, ended = dict[str, float](), dict[str, str]()
     steps = dict[str, tuple[int, int]]()
     for row in driver.events:
@@ -139,7 +144,7 @@ def _of_stages(root: Path, driver: journal.Driver, own: Sequence[Planned], now: 
             ended[name] = row.get("error", "")
     for stage in own:
         done, total = steps.get(stage.key, (0, 0))
-        since, estimate = begun.get(stage.key, 0.0), rough[stage.key]
+        since, estimate = begun.get(stage.key, 0.0), rough.get(stage.key)
         if is_complete(stage.folder(root)):
             yield StageStatus(stage, "done", since)
         elif ended.get(stage.key):
