@@ -28,6 +28,7 @@ from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
+from rlhf_bench.reports.descriptions import described as described_arm
 from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import COLLAPSED, described
@@ -97,7 +98,9 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
 
     The command is not in it, because it changes no number.
     """
-    return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint()])
+    # descriptions are docstrings of plugins, which no other key holds
+    said = sorted({described_arm(cell.record["reward_model"], optimizer_of(cell)) for cell in cells})
+    return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint(), said])
 
 
 def page_fingerprint() -> str:
@@ -177,7 +180,9 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "arm": arm.key,
         "label": label,
         "policy": first.record["policy"],
-        "optimizer": first.record.get("optimizer", "ppo"),  # older records lack it: there was PPO alone
+        "optimizer": optimizer_of(first),
+        "description": described_arm(arm.reward_model, optimizer_of(first)),
+        "cpu_seconds": processor_seconds(arm),
         "seeds": list(arm.shown),
         "differing": first.record["differing"],
         "before": [store.read_json(c.folder("scale") / "scale.json") for c in arm.cells if has_rewards(c)],
@@ -187,6 +192,21 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "prompts": stage_record(first, "prompts")["figures"],
         **({"temperatures": temperatures_of(first)} if is_control(arm) else {}),
     }
+
+
+def optimizer_of(cell: CellFiles) -> str:
+    """The optimiser of a cell; older records lack it: there was PPO alone."""
+    return str(cell.record.get("optimizer", "ppo"))
+
+
+def processor_seconds(arm: Arm) -> float | None:
+    """The processor time of all stages of a run, those included that other arms share; the mean over the arm's runs.
+
+    None where a stage did not record it.
+    """
+    found = [stage_record(cell, role).get("cpu_seconds") for cell in arm.cells for role in cell.record["stages"]]
+    known = [seconds for seconds in found if seconds is not None]
+    return round(sum(known) / len(arm.cells), 1) if len(known) == len(found) else None
 
 
 def has_rewards(cell: CellFiles) -> bool:
@@ -215,7 +235,7 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     labels = {}
     for arm in arms:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
-        optimizer = arm.cells[0].record.get("optimizer", "ppo")
+        optimizer = optimizer_of(arm.cells[0])
         # a control without a reward model has its own name for one
         shown = [optimizer, *shown] if optimizer not in ("ppo", arm.reward_model) else shown
         if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
