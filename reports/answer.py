@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_bench.harness.results.table import interval
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
-from rlhf_bench.reports.measures import Column, Report, arms_on, pick, shown_at
+from rlhf_bench.reports.measures import Column, Report, arms_on, of_report, pick, shown_at
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -131,6 +131,22 @@ def sentence(report: Report, task: str) -> str:
 def _made_by(results: Sequence[Outcome]) -> str:
     """What changed the policy: PPO against a reward model, or another optimiser, which the arm's label names."""
     return "PPO against" if all(one.arm.get("optimizer", "ppo") == "ppo" for one in results) else "The arm"
+
+
+def over_tasks(report: Report) -> str:
+    """The arm with the largest mean win rate over the report's tasks, "" for one task or without such means."""
+    rows = [row for row in report.get("comparison", {}).get("over_tasks", ()) if row["value"] is not None]
+    ceilings = {arm["label"] for arm in report["arms"] if arm["reward_model"] == CEILING_ARM}
+    wins = {(c.judge, c.statistic): c for c in of_report(report) if c.kind == "win"}
+    found = [row for row in rows if (row["judge"], row["statistic"]) in wins and row["label"] not in ceilings]
+    if not found:
+        return ""
+    first = next(key for key in wins if any((row["judge"], row["statistic"]) == key for row in found))
+    best = max((row for row in found if (row["judge"], row["statistic"]) == first), key=lambda row: row["value"])
+    return (
+        f"Over the tasks {', '.join(best['tasks'])}, each counting alike, the largest mean {best['title']} is "
+        f"{best['label']}'s {interval(best)} ({best['seeds']} common training seeds; of these tasks alone)."
+    )
 
 
 def of_claims(rows: Sequence[Row]) -> str:

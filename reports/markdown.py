@@ -10,7 +10,7 @@ from rlhf_bench.harness.plan.origins import kind_label
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.seeds import run_name
-from rlhf_bench.reports.answer import question, sentence
+from rlhf_bench.reports.answer import over_tasks, question, sentence
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.reasons import reasons
 from rlhf_bench.reports.tables import all_tables
@@ -54,6 +54,7 @@ def lines(report: Row) -> Iterator[str]:
 
 def answers(report: Row) -> Iterator[str]:
     """The answer for each task, what was measured of the best arm, and what each arm is."""
+    yield from (escape(several), "") if (several := over_tasks(report)) else ()
     for task in tasks(report):
         yield from (escape(sentence(report, task)), "")
         found = [f"- {escape(one.text)}" for one in reasons(report, task)]

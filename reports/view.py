@@ -53,6 +53,7 @@ def view(report: Report) -> JsonObject:
         "experiment": str(report.get("experiment", "")),
         "question": answer.question(report),
         "claims_said": answer.of_claims(report.get("claims", ())),
+        "over_tasks_said": answer.over_tasks(report),
         "compared": compared(report),
         "data": report["data"],
         "warnings": report["warnings"],
