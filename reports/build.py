@@ -5,6 +5,7 @@ An arm is a reward model with its settings on a task; a cell is an arm's run wit
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, store
+from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
@@ -220,15 +221,7 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     Settings that all arms have in common are left out; PPO, the usual optimiser, is not named.  A label is unique on
     its task.
     """
-    settings: dict[str, dict[str, str]] = {}
-    for arm in arms:
-        # settings of other reward models say nothing about this arm; its own need no prefix
-        others = {other.reward_model for other in arms} - {arm.reward_model}
-        settings[arm.key] = {
-            name.removeprefix(f"{arm.reward_model}."): value
-            for name, value in arm.cells[0].record["differing"].items()
-            if name.rpartition(".")[0] not in others
-        }
+    settings = {arm.key: own_settings(arm, arms) for arm in arms}
     # what all arms share tells none of them apart
     common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
     layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
@@ -246,6 +239,23 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         if shown_as[arm.task, labels[arm.key]] > 1:  # arms that still look alike, such as other data of one task
             labels[arm.key] += f" #{arm.key[:6]}"
     return labels
+
+
+def own_settings(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """The settings by hand that say something about an arm; those of its reward model without the group's name.
+
+    A group may be a pattern (`seq2seq-*.epochs`): settings of other reward models are left out, also of ones that are
+    not in the report.
+    """
+    others = {*plugins.available("reward-model"), *(other.reward_model for other in arms)} - {arm.reward_model}
+    found = {}
+    for name, value in arm.cells[0].record["differing"].items():
+        group, _, key = name.rpartition(".")
+        if fnmatch.fnmatchcase(arm.reward_model, group):
+            found[key] = value
+        elif not any(fnmatch.fnmatchcase(other, group) for other in others):
+            found[name] = value
+    return found
 
 
 def warnings(arm: Arm, label: str) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf_bench.harness import plugins
-from rlhf_bench.reports import answer, descriptions, figures, view
+from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.reports import answer, build, descriptions, figures, view
 from rlhf_bench.reports.figures import Look, Point, Series
 from rlhf_bench.reports.reasons import EQUAL_KL, PAIRS, leader, reasons
 
@@ -129,3 +130,17 @@ def test_the_best_series_are_in_sight_and_labels_do_not_meet() -> None:
     places = sorted(float(part.split(' y="')[1].split('"')[0]) for part in shown)
     assert len(places) == view.HIGHLIGHTED
     assert all(b - a >= figures.LINE for a, b in pairwise(places))
+
+
+def test_labels_leave_out_settings_of_other_reward_models() -> None:
+    def arm(rm: str, key: str, **settings: str) -> Arm:
+        record = {"task": "t", "reward_model": rm, "differing": settings}
+        return Arm("t", rm, key, (CellFiles({**record, "seed": 1}, Path()),))
+
+    both = {"scalar*.epochs": "6", "seq2seq-*.epochs": "6", "pairs.overlap": "low"}
+    arms = [arm("scalar", "a"), arm("scalar", "b", **both), arm("seq2seq-token", "c", **both, **{"ppo.kl": "1"})]
+    assert build.labels_of(arms) == {
+        "a": "scalar",
+        "b": "scalar (epochs=6, pairs.overlap=low)",
+        "c": "seq2seq-token (epochs=6, pairs.overlap=low, ppo.kl=1)",
+    }
