@@ -167,11 +167,17 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, .md, .json and tables/*.csv.")
 @click.option("--terminal", "in_terminal", is_flag=True, help="Show all tables here; plain when piped.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--diff", is_flag=True, help="Compare two written reports: RUNS are their folders.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
-def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
-    """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics."""
-    from rlhf_bench.harness.cli.report import report
+def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, diff: bool, quiet: bool) -> None:
+    """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics.
 
+    With --diff: what changed from one written report to another, and whether by more than noise; --out takes diff.md.
+    """
+    from rlhf_bench.harness.cli.report import diff_reports, report
+
+    if diff:
+        sys.exit(diff_reports(runs, out, quiet))
     sys.exit(report(runs, out, level, quiet, in_terminal))
 
 
