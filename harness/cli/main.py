@@ -321,13 +321,18 @@ def experiment(**options: Any) -> None:
 @click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
 @click.option("--replace", is_flag=True, help="Replace stored results also by those of fewer seeds or cells.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
-def claims(**options: Any) -> None:
+@click.option("--confirm", "confirming", is_flag=True, help="RUNS are reruns of some seeds: do they write the same?")
+def claims(confirming: bool, **options: Any) -> None:
     """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs).
 
-    With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.
+    With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.  With
+    --confirm stored results of earlier code are no longer stale where today's code wrote the same responses, rewards
+    and verdicts on at least one seed of every arm.
     """
-    from rlhf_bench.harness.cli.claims import claims
+    from rlhf_bench.harness.cli.claims import claims, confirm
 
+    if confirming:
+        sys.exit(confirm(options["runs"], options["out"], options["intro"], options["only"]))
     sys.exit(claims(**options))
 
 
