@@ -340,35 +340,50 @@ class Costed(Protocol):
     def cost(self) -> float: ...
 
 
-def rough_seconds(stages: Sequence[Costed], root: store.Store) -> dict[str, float | None]:
+Rate = tuple[str, float]
+"""Of a finished stage: its family and its seconds per unit of cost."""
+
+
+def rough_seconds(
+    stages: Sequence[Costed], root: store.Store, known: dict[Path, Rate | None] | None = None
+) -> dict[str, float | None]:
     """About how long each stage takes, by key: its cost at the median rate of stages alike (kind, task, policy).
 
     Rates come from the finished stages in `root`; without any alike, from measurements with the tiny policy on the
-    default synthetic task; None for other policies and tasks.
+    default synthetic task; None for other policies and tasks.  `known` keeps the rates of the records that were read,
+    for the next call.
     """
     rates: dict[tuple[str, str], list[float]] = {}
+    known = {} if known is None else known
     for kind in {stage.kind for stage in stages}:
         for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
-            try:
-                record = store.read_json(path)
-            except BenchError:
-                continue  # the estimate needs no single stage, and a run names what is damaged
-            if forms.problem(record, forms.MARKER) or any(integrity.damage(path.parent, integrity.no_file, record)):
-                continue
-            if record.get("cost"):  # 0 for stages that state none, such as verdicts
-                rates.setdefault((kind, record.get("family", "")), []).append(record["seconds"] / record["cost"])
-    found: dict[str, float | None] = {}
+            if path not in known:
+                known[path] = _rate(path)
+            if (found := known[path]) is not None:
+                rates.setdefault((kind, found[0]), []).append(found[1])
+    seconds: dict[str, float | None] = {}
     for stage in stages:
         alike = sorted(rates.get((stage.kind, stage.family), ()))
         # a family begins with the task and the policy (`cells.plan_cell`, `shared.shared_stages`)
-        known = stage.family.startswith("dialogsum tiny") and stage.kind in TYPICAL
-        rate = alike[len(alike) // 2] if alike else TYPICAL[stage.kind] if known else None
+        typical = stage.family.startswith("dialogsum tiny") and stage.kind in TYPICAL
+        rate = alike[len(alike) // 2] if alike else TYPICAL[stage.kind] if typical else None
         if rate is None:
             # a verdict stage states no cost: it counts as 0 s, not as unknown
-            found[stage.key] = 0.0 if stage.kind == "verdicts" else None
+            seconds[stage.key] = 0.0 if stage.kind == "verdicts" else None
         else:
-            found[stage.key] = rate * stage.cost
-    return found
+            seconds[stage.key] = rate * stage.cost
+    return seconds
+
+
+def _rate(path: Path) -> Rate | None:
+    """The rate in a stage's record; None for one that states no cost, as verdicts do, or cannot be read."""
+    try:
+        record = store.read_json(path)
+    except BenchError:
+        return None  # the estimate needs no single stage, and a run names what is damaged
+    if forms.problem(record, forms.MARKER) or any(integrity.damage(path.parent, integrity.no_file, record)):
+        return None
+    return (record.get("family", ""), record["seconds"] / record["cost"]) if record.get("cost") else None
 
 
 TYPICAL = {
