@@ -106,7 +106,7 @@ def running(tmp_path: Path) -> Any:
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     deadline = time.monotonic() + 60
-    while not _is_at(tmp_path / "runs", "b", 2):
+    while not _is_at(tmp_path / "runs", "b"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -115,12 +115,12 @@ def running(tmp_path: Path) -> Any:
     process.wait()
 
 
-def _is_at(root: Path, label: str, done: int) -> bool:
+def _is_at(root: Path, label: str) -> bool:
     if not journal.journals(root):
         return False
     # `step` leaves out rows that come within a second of each other: the first step is written
     found = read_status(root, time.time())
-    return any((one.stage.label, one.state) == (label, "running") and done for d in found.drivers for one in d.stages)
+    return any((one.stage.label, one.state) == (label, "running") and one.done for d in found.drivers for one in d.stages)
 
 
 def test_a_run_is_seen_from_another_process(tmp_path: Path, running: subprocess.Popen[bytes]) -> None:
