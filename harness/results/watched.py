@@ -98,7 +98,9 @@ class Watcher:
         # what a later driver made is counted for that one: an older one without a stage has nothing to say
         drivers = [one for one in status.drivers if one.stages or one.driver.alive]
         problems = list(status.problems)
-        progress = [self._in_progress(one, stage, problems) for one in drivers for stage in one.of("running", "stopped")]
+        progress = [
+            self._in_progress(one, stage, problems) for one in drivers for stage in one.of("running", "stopped")
+        ]
         states = {
             (stage.stage.kind, stage.stage.label, stage.stage.key): stage.state
             for one in drivers
