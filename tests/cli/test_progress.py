@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small import bench, command
 from watched import driver, ppo_stage, row, write_steps
 
 from rlhf_bench.harness.cli import progress as cli_progress
@@ -116,10 +115,3 @@ def test_a_folder_that_cannot_be_read_ends_no_run(tmp_path: Path, monkeypatch: p
         time.sleep(0.1)
         progress("end", "sft x", 0, 0)
     assert text.getvalue().startswith("sft x ...\nsft x ")
-
-
-@pytest.mark.training
-def test_a_real_run_says_its_stages(tmp_path: Path) -> None:
-    done = bench(*command(tmp_path / "runs", rms=("whitebox",)))
-    assert done.returncode == 0, done.stderr
-    assert "ppo dialogsum-whitebox-s1 ..." in done.stderr
