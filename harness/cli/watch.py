@@ -11,7 +11,7 @@ from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.cli.progress import left_text
 from rlhf_bench.harness.cli.status import DRIVERS, STAGES, driver_row, stage_row
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.results.table import Cell, Table
+from rlhf_bench.harness.results.table import Cell, Entry, Table
 from rlhf_bench.harness.results.training import FIGURES, latest
 from rlhf_bench.harness.results.watched import Look, Watcher
 from rlhf_bench.reports import terminal
@@ -69,7 +69,7 @@ def tables(look: Look) -> Iterator[Table]:
     left = left_text(*look.seconds_left) if look.seconds_left else "nothing is running"
     yield Table("All", ("cells finished", "of", "time left"), [(str(finished), str(cells), left)])
     if look.in_progress:
-        rows = []
+        rows: list[tuple[Entry, ...]] = []
         for one in look.in_progress[:MOST]:
             figures = latest(one.rows[-1]) if one.rows else {}
             rows.append((*stage_row(one.driver, one.status), *(Cell(figures.get(name)) for name in FIGURES)))
@@ -85,8 +85,8 @@ def tables(look: Look) -> Iterator[Table]:
         yield Table("Drivers", DRIVERS, [driver_row(one) for one in drivers[-MOST:]], _more(len(drivers), "drivers"))
     open_cells = [cell for cell in look.cells if cell.state != "finished"]
     if open_cells:
-        rows = [(cell.name, cell.state, f"{cell.done} of {cell.total}") for cell in open_cells[:MOST]]
-        yield Table("Unfinished cells", ("cell", "state", "stages"), rows, _more(len(open_cells), "cells"))
+        left_over = [(cell.name, cell.state, f"{cell.done} of {cell.total}") for cell in open_cells[:MOST]]
+        yield Table("Unfinished cells", ("cell", "state", "stages"), left_over, _more(len(open_cells), "cells"))
     if look.problems:
         problems = [(problem,) for problem in look.problems[:MOST]]
         yield Table("Not read", ("record",), problems, _more(len(look.problems), "records"))

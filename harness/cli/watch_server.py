@@ -101,6 +101,15 @@ class Handler(BaseHTTPRequestHandler):
     server: WatchServer
     timeout = PATIENCE
 
+    def parse_request(self) -> bool:
+        """As the base class, and refuse all methods but GET."""
+        if not super().parse_request():
+            return False
+        if self.command != "GET":
+            self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
+            return False
+        return True
+
     def do_GET(self) -> None:
         """The page, or its JSON."""
         origins = {f"http://{host}" for host in self.server.hosts}
@@ -138,11 +147,6 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
         else:
             self._send(HTTPStatus.OK, JSON, json.dumps(found, allow_nan=False))
-
-    def _refuse(self) -> None:
-        self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
-
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_CONNECT = do_TRACE = _refuse
 
     def _send(self, status: int, kind: str, text: str, policy: str = ANY_POLICY) -> None:
         body = text.encode("utf-8", "replace")
