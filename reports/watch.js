@@ -1,7 +1,7 @@
 // The page of `bench watch`: asks its server again and again what a results folder holds, and draws it.
 // Names, errors and commands in the answers are text of others: `make` puts them on the page as textContent alone.
 
-const PAUSE = 2000, LOST = 5000, MOST_CHOSEN = 16, USUAL = 6, LISTED = 200;
+const PAUSE = 2000, LOST = 5000, MOST_CHOSEN = 16, USUAL = 6, LISTED = 40;
 const NAMES = [...DATA.figures, "gold"];
 const UNITS = { KL: "nats per response", length: "tokens per response", entropy: "nats per token" };
 const SVG = "http://www.w3.org/2000/svg";
@@ -72,11 +72,13 @@ function driverCard(driver) {
 
 // -- cells and which of them have curves ------------------------------------------------------------------------------
 
-/** The ids of the cells whose curves are shown: those in the address, else the first that have any. */
+/** The ids of the cells whose curves are shown: those in the address, else running ones, then the last that changed. */
 function chosen() {
   const asked = state.get("show", "usual"), ids = new Set(seen.cells.map((cell) => cell.id));
   if (asked !== "usual") return asked.split(",").filter((id) => ids.has(id)).slice(0, MOST_CHOSEN);
-  return seen.cells.filter((cell) => cell.version).slice(0, USUAL).map((cell) => cell.id);
+  // versions begin with the time of the last change, in nanoseconds of the epoch: equally many digits
+  const latest = (a, b) => (a.state === "running") === (b.state === "running") ? (a.version < b.version ? 1 : -1) : a.state === "running" ? -1 : 1;
+  return seen.cells.filter((cell) => cell.version).sort(latest).slice(0, USUAL).map((cell) => cell.id);
 }
 
 /** A colour stays with its cell while it is shown. */
@@ -171,7 +173,7 @@ function chart(name, curves) {
       svg.append(dot);
     }
   }
-  return make("figure", { class: "chart" }, svg, make("figcaption", {}, make("b", { text: name }), `${UNITS[name] ? `, ${UNITS[name]}` : ""}, by iteration`));
+  return make("figure", { class: "chart" }, make("figcaption", {}, make("b", { text: name }), `${UNITS[name] ? `, ${UNITS[name]}` : ""}, by iteration`), svg);
 }
 
 function drawCurves(shown) {
