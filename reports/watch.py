@@ -85,15 +85,15 @@ def cell_id(cell: WatchedCell) -> str:
 
 def curves_view(cell: WatchedCell, curves: Curves, problems: Iterable[str]) -> JsonObject:
     """The curves of a cell as JSON: [iteration, value] by figure, at most POINTS of each."""
-    lines = {
-        name: _thinned([(int(row["iteration"]), float(row[scalar])) for row in curves.rows])
-        for name, scalar in FIGURES.items()
-    }
+    lines: dict[str, list[tuple[int, float]]] = {name: [] for name in FIGURES}
+    for row in curves.rows:
+        for name, value in latest(row).items():
+            lines[name].append((int(row["iteration"]), value))
     return {
         "id": cell_id(cell),
         "name": shown(cell.name),
         "version": cell.version,
-        "lines": {**lines, "gold": _thinned(curves.gold)},
+        "lines": {name: _thinned(points) for name, points in (*lines.items(), ("gold", curves.gold))},
         "alarms": [shown(sentence) for sentence in curves.alarms],
         "problems": [shown(problem) for problem in problems],
     }

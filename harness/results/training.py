@@ -32,8 +32,9 @@ and nats per token.
 STEP: forms.Form = {
     str: forms.KNOWN_OR_NOT,
     "iteration": forms.Count,
-    **dict.fromkeys((*FIGURES.values(), "empty_share", "truncated_share"), forms.Number),
+    **dict.fromkeys(("reward", "kl", "empty_share", "truncated_share"), forms.Number),
 }
+"""A row of steps.jsonl, as far as it is shown; earlier versions stored fewer figures."""
 VERDICT: forms.Form = {"iteration": forms.Count, "decoding": str, "values": {str: forms.KNOWN_OR_NOT}}
 JUDGE, GOLD, BEFORE = "utility", "gold", "gold_baseline"
 """The judge that measures the true utility, and its measures of a response and of the SFT policy's."""
@@ -104,8 +105,8 @@ def stamp_of(path: Path) -> tuple[int, int, int] | None:
 
 
 def latest(row: Row) -> dict[str, float]:
-    """The figures of a row by the names that are shown."""
-    return {name: float(row[scalar]) for name, scalar in FIGURES.items()}
+    """The figures of a row by the names that are shown, without those that are not stored."""
+    return {name: float(row[scalar]) for name, scalar in FIGURES.items() if row.get(scalar) is not None}
 
 
 def _steps(path: Path) -> tuple[Sequence[Row], str]:
