@@ -101,7 +101,7 @@ class Browser:
         """As `open`, of an address; requests below an address of a server are no complaints."""
         self.send("Page.navigate", url="about:blank")
         self.events.clear()
-        self._site = address if address.startswith("http:") else ""
+        self._site = address.partition("#")[0] if address.startswith("http:") else ""
         self.send("Page.navigate", url=address)
         self.wait("document.documentElement?.dataset.ready === 'yes' && document.readyState === 'complete'")
         return float(self.run("performance.getEntriesByName('ready')[0]?.startTime ?? 0")) / 1000

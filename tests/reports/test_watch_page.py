@@ -93,7 +93,7 @@ def with_cell(root: Path, stage: Stage) -> None:
     """A finished cell, and the same with a PPO stage that runs."""
     (path,) = make(root, Stored(NAMES[:1], (1,)))
     record = json.loads(path.read_text())
-    record["stages"] |= {"ppo": stage.place, "generations": stage.place}
+    record |= {"stages": {**record["stages"], "ppo": stage.place, "generations": stage.place}, "judges": {}}
     (path.parent / "running.json").write_text(json.dumps(record))
 
 
@@ -130,7 +130,7 @@ def test_a_broken_address_breaks_nothing(tab: Browser, tmp_path: Path, fragment:
     with served(tmp_path) as address:
         tab.visit(f"{address}#{fragment}")
         tab.wait("document.querySelectorAll('#cells tbody tr').length === 1")
-        assert [text for text in tab.complaints() if not text.startswith("request: ")] == []
+        assert tab.complaints() == []
 
 
 @pytest.mark.parametrize("dark", [False, True])
