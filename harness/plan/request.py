@@ -342,6 +342,8 @@ class Costed(Protocol):
 
 Rate = tuple[str, float]
 """Of a finished stage: its family and its seconds per unit of cost."""
+LONGEST_RECORD = 2**24
+"""Bytes of a stage's record: a longer one gives no rate."""
 
 
 def rough_seconds(
@@ -378,8 +380,11 @@ def rough_seconds(
 def _rate(path: Path) -> Rate | None:
     """The rate in a stage's record; None for one that states no cost, as verdicts do, or cannot be read."""
     try:
+        store.check_links(path.parent, path.parents[2], depth=0)  # a named pipe would be waited for
+        if path.stat().st_size > LONGEST_RECORD:
+            return None
         record = store.read_json(path)
-    except BenchError:
+    except (BenchError, OSError):
         return None  # the estimate needs no single stage, and a run names what is damaged
     if forms.problem(record, forms.MARKER) or any(integrity.damage(path.parent, integrity.no_file, record)):
         return None
