@@ -67,7 +67,8 @@ def running_alarms(steps: Sequence[Row]) -> dict[str, str]:
         return {}
     found, critic = _by_subject(steps), explained(steps)
     if critic is not None and critic < EXPLAINED:
-        found["critic"] = f"the critic explains {critic:.2f} of the variance of the returns, less than {EXPLAINED:g}"
+        shown = round(critic, 2) + 0.0  # no -0.00
+        found["critic"] = f"the critic explains {shown:.2f} of the variance of the returns, less than {EXPLAINED:g}"
     return found
 
 
