@@ -188,6 +188,7 @@ class Bars:
         self._notes: dict[str, str] = {}
         self._all: Any = None
         self._alarms = Alarms()
+        self._lock = threading.Lock()  # stages start and end in one thread, `update` is called in another
         self._bars = Rows(
             progress.TextColumn("{task.description}", table_column=self._names),
             progress.BarColumn(bar_width=30),
@@ -206,6 +207,10 @@ class Bars:
         self._bars.stop()
 
     def __call__(self, event: str, name: str, done: int, total: int) -> None:
+        with self._lock:
+            self._take(event, name, done, total)
+
+    def _take(self, event: str, name: str, done: int, total: int) -> None:
         from rich.markup import escape
 
         if event == "start":
@@ -232,6 +237,10 @@ class Bars:
         """Show the total, the time that is left, and what is new of the stages that run."""
         for sentence in self._alarms.new(running):
             self._line(sentence, "yellow")
+        with self._lock:
+            self._update(driver, running)
+
+    def _update(self, driver: DriverStatus, running: Sequence[InProgress]) -> None:
         done, total = len(driver.of("done")), len(driver.stages)
         if self._all is None:
             self._all = self._bars.add_task("all stages", total=total)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity, journal
-from rlhf_bench.harness.plan.request import Rate, rough_seconds
+from rlhf_bench.harness.plan.costs import Rate, rough_seconds
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import is_complete
 
@@ -28,7 +28,7 @@ MOST = 2**22
 
 
 class Planned(NamedTuple):
-    """A stage as a journal names it (`request.Costed`); `key` is as short as its folder has it."""
+    """A stage as a journal names it (`costs.Costed`); `key` is as short as its folder has it."""
 
     kind: str
     label: str

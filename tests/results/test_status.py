@@ -28,7 +28,7 @@ from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.pipeline.execute import execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.plan.request import rough_seconds
+from rlhf_bench.harness.plan.costs import rough_seconds
 from rlhf_bench.harness.results.status import read_status
 from rlhf_bench.harness.results.unused import delete, find_unused
 
