@@ -1,16 +1,23 @@
-"""A results folder in the middle of training, written by hand: journals of drivers and rows of policy optimisation."""
+"""A results folder in the middle of training, written by hand, and a server of `bench watch` with a client.
+
+Of training there are journals of drivers and rows of policy optimisation.
+"""
 
 from __future__ import annotations
 
+import http.client
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rlhf_bench.harness.cli.watch_server import WatchServer
 from rlhf_bench.harness.pipeline.journal import Journal, journal
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.results.watched import Watcher
 
 KEY = "0" * 12
 ORIGIN = {"kind": "generated", "description": "A task.", "sha256": "0", "license": "none"}
@@ -43,3 +50,47 @@ def driver(root: Path, stages: Sequence[Stage], jobs: int = 1) -> Iterator[Journ
     (root / ".partial").mkdir(parents=True, exist_ok=True)
     with journal(root, stages, Machine(jobs)) as rows:
         yield rows
+
+
+class Answer(NamedTuple):
+    code: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.text)
+
+
+class Served:
+    """A server of a folder, and what a client of this machine gets of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.server = WatchServer(Watcher(root))
+        self.host = self.server.hosts[0]
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def ask(self, path: str = "", method: str = "GET", whole: str = "", **headers: str) -> Answer:
+        """The answer to a path below the token, or to a whole request target; `Host` is right unless it is given."""
+        connection = http.client.HTTPConnection(*self.server.server_address[:2], timeout=20)  # type: ignore[arg-type]
+        connection.putrequest(method, whole or f"/{self.server.token}/{path}", skip_host=True)
+        for name, value in {"Host": self.host, **headers}.items():
+            if value:
+                connection.putheader(name, value)
+        connection.endheaders()
+        found = connection.getresponse()
+        answer = Answer(found.status, dict(found.getheaders()), found.read().decode())
+        connection.close()
+        return answer
+
+    def status(self) -> Any:
+        self.server._until = 0.0  # afresh
+        return self.ask("status.json").data
+
+    def curves(self, cell: Any) -> Any:
+        return self.ask(f"curves.json?cell={cell['id']}").data
+
+    def end(self) -> None:
+        """Stop the server."""
+        self.server.shutdown()
+        self.server.server_close()
