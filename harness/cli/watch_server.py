@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.results.watched import Look, Watcher
 from rlhf_bench.reports import watch
 
@@ -133,16 +133,22 @@ class Handler(BaseHTTPRequestHandler):
     def _send_json(self, name: str, query: str) -> None:
         found = None
         try:
+            asked = parse_qs(query, max_num_fields=4).get("cell", [""])[0]
+        except ValueError:  # too many fields
+            name = asked = ""
+        try:
             if name == "status.json":
                 found = self.server.status()
             elif name == "curves.json":
-                found = self.server.curves(parse_qs(query, max_num_fields=4).get("cell", [""])[0])
+                found = self.server.curves(asked)
         except BenchError as error:
             shown = {"error": watch.shown(str(error))}
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, JSON, json.dumps(shown))
             return
-        except ValueError:  # a query of too many fields
-            found = None
+        except Exception as error:  # a fault in code: the page says so, and not that the server has ended
+            fault = {"error": watch.shown(f"The folder cannot be shown: {one_line(error)}")}
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, JSON, json.dumps(fault))
+            return
         if found is None:
             self.send_error(HTTPStatus.NOT_FOUND)
         else:

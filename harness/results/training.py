@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import journal
+from rlhf_bench.harness.results.found import is_complete
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.results.arms import CellFiles
@@ -62,7 +63,7 @@ class RowsReader:
     def gold(self, cell: CellFiles, complain: Callable[[str], object]) -> Sequence[tuple[int, float]]:
         """(iteration, mean gold of the sampled responses) at judged checkpoints, the SFT policy's at 0; [] if none."""
         folder = cell.judged().get(JUDGE)
-        path = folder / "verdicts.jsonl" if folder and (folder / store.MARKER).is_file() else None
+        path = folder / "verdicts.jsonl" if folder and is_complete(folder) else None
         return (self._read(path, "gold", complain, _gold) if path else None) or []
 
     def _read(
@@ -99,7 +100,7 @@ def stamp_of(path: Path) -> tuple[int, int, int] | None:
     """What tells that a file has changed; None where there is none."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # also for a name in a record that no file can have
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 

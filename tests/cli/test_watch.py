@@ -180,6 +180,40 @@ def test_a_place_in_a_record_is_no_way_out(tmp_path: Path, serve: Any) -> None:
         assert "is damaged" in found["problems"][0]
 
 
+@pytest.mark.parametrize("name", ["x" * 2000, "\ud800", "\u202e"])
+def test_a_place_that_no_folder_can_have_is_unfinished(tmp_path: Path, serve: Any, name: str) -> None:
+    (path,) = make(tmp_path, Stored(NAMES[:1], (1,)))
+    record = store.read_json(path)
+    places = {role: [kind, name, key] for role, (kind, _, key) in record["stages"].items()}
+    judges = {judge: [kind, name, key] for judge, (kind, _, key) in record["judges"].items()}
+    path.write_text(json.dumps({**record, "stages": places, "judges": judges}))
+    stage = ppo_stage("a")
+    with driver(tmp_path, [stage]) as told:
+        told.start(stage)
+        file = Path(told._file.name)  # type: ignore[union-attr]
+        file.write_text(file.read_text().replace('"a"', json.dumps(name)))
+        served = serve(tmp_path)
+        found = served.status()
+        assert [cell["state"] for cell in found["cells"]] == ["waiting"]
+        assert [one["state"] for one in found["stages"]] == ["running"]
+        assert served.curves(found["cells"][0])["lines"]["gold"] == []
+
+
+def test_a_fault_in_code_is_said(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, Stored(NAMES[:1], (1,)))
+    served = serve(tmp_path)
+
+    def fail() -> None:
+        raise ValueError("no <b>luck</b>\nat all")
+
+    monkeypatch.setattr(served.server.watcher, "look", fail)
+    answer = served.ask("status.json")
+    assert answer.code == 500
+    assert answer.data["error"].startswith("The folder cannot be shown: ")
+    monkeypatch.undo()
+    assert served.ask("status.json").code == 200
+
+
 def test_texts_are_printable_and_cut(tmp_path: Path, serve: Any) -> None:
     stage = ppo_stage("a")
     with driver(tmp_path, [stage]) as told:
