@@ -194,6 +194,21 @@ def status(runs: Path) -> None:
 
 
 @bench.command()
+@click.argument("runs", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1.  Default: a free one.")
+@click.option("--terminal", "in_terminal", is_flag=True, help="Show it here instead; once when piped.")
+def watch(runs: Path, port: int, in_terminal: bool) -> None:
+    """Show RUNS on a page that follows it: what runs, the time left, and curves of reward, KL, length, entropy, gold.
+
+    Prints the page's address, which only this machine can open, and serves it until Ctrl-C.  Reads what bench status
+    reads and writes nothing; works during a run and afterwards.  Without RUNS: the folder runs.
+    """
+    from rlhf_bench.harness.cli.watch import watch
+
+    sys.exit(watch(runs, port, in_terminal))
+
+
+@bench.command()
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("--yes", is_flag=True, help="Delete it; without, it is shown.")
 def clean(runs: Path, yes: bool) -> None:
