@@ -16,7 +16,7 @@ from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
-from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results import cache, columns
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
@@ -66,8 +66,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     compared = comparison(arms, labels, estimator)
     estimates = [
         *(one for arm in arms for one in estimator.arm(arm)),
-        *ceiling_estimates(arms, estimator),
-        *entropy_matched_estimates(arms, estimator),
+        *of_several(arms, estimator),
     ]
     return {
         "schema": SCHEMA,
@@ -92,6 +91,19 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     }
 
 
+def of_several(arms: Sequence[Arm], estimator: Estimator) -> list[Estimate]:
+    """Estimates of arms that need other arms: shares of a ceiling, and values at equal entropy."""
+    judges = sorted({judge for arm in arms for cell in arm.cells for judge in cell.judged()})
+    # an arm whose judges are others is of unknown content here, and nothing is kept
+    known = [arm.depends(*judges) if all(set(judges) <= {*c.judged()} for c in arm.cells) else "" for arm in arms]
+    kept = cache.group("estimates of several arms", estimator.depends(), *known)
+    rows = kept.get(
+        "rows",
+        lambda: [asdict(e) for made in (ceiling_estimates, entropy_matched_estimates) for e in made(arms, estimator)],
+    )
+    return [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in rows]
+
+
 def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
     """Hash of everything that a report's files depend on; a report with an equal key need not be written again.
 
@@ -108,7 +120,7 @@ def page_fingerprint() -> str:
     """
     here = files("rlhf_bench.reports")
     names = sorted(file.name for file in here.iterdir() if file.is_file() and file.name.endswith(SHOWN_WITH))
-    code = fingerprint.of("rlhf_bench.reports.files", without=(MESSAGES,))
+    code = code_hash("rlhf_bench.reports.files", (MESSAGES,))
     return store.content_key([code, [here.joinpath(name).read_text(encoding="utf-8") for name in names]])
 
 
@@ -117,8 +129,13 @@ def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: E
     how intervals are made, and the code."""
     # a key alone does not name a content: verdicts that were judged again change under it, and so does a damaged file
     rows = sorted(store.canonical([cell.record, cell.content]) for cell in cells)
-    code = fingerprint.of(__name__, without=NOT_REPORTING)
+    code = code_hash(__name__, NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
+
+
+def code_hash(module: str, without: Sequence[str]) -> str:
+    """`fingerprint.of`, which takes a second: kept for as long as the package's files are the same (cache.py)."""
+    return cache.group("code").get([module, *without], lambda: fingerprint.of(module, without=without))
 
 
 def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:

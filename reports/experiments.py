@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, forms, store
+from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
@@ -98,7 +98,7 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
             raise DamagedError(seen, f"To make it again: {again} --repair")
         raise BenchError(f"{record['name']}: nothing is finished.", f"Run: {again}")
     # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
-    code = fingerprint.of(__name__, without=build.NOT_REPORTING)
+    code = build.code_hash(__name__, build.NOT_REPORTING)
     definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
     measured = [analyses[run] for run in sorted(analyses)]
     key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), measured, definition, code])

@@ -22,7 +22,7 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_bench.harness import fingerprint, store
-from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.replacing import replacing
 
 T = TypeVar("T")
@@ -55,33 +54,43 @@ class Group:
     """Values that are kept in one file, by name."""
 
     def __init__(self, path: Path | None, key: str) -> None:
-        self._path, self._key, self._changed = path, key, False
+        self._path, self._key = path, key
         self._values: dict[str, Any] = {} if path is None else _read(path, key)
+        self._kept = tuple(self._values)
+        self._texts: dict[str, str] = {}  # of what was made since
 
     def get(self, name: object, make: Callable[[], T]) -> T:
         """The value with this name (any JSON), made where it is not kept yet.
 
-        As JSON holds it, whether it was kept or not: a list for a tuple.  The caller must not change it.
+        One that was kept is as JSON holds it, with lists for tuples.  The caller must not change it.
         """
         if self._path is None:
             return make()
         place = store.canonical(name)
         if place not in self._values:
-            value = make()
-            try:
-                self._values[place] = json.loads(json.dumps(value, allow_nan=False))
-            except (TypeError, ValueError):
-                return value
-            self._changed = True
+            self._values[place] = value = make()
+            with contextlib.suppress(TypeError, ValueError):
+                self._texts[place] = json.dumps(value, allow_nan=False, separators=(",", ":"))
         found: T = self._values[place]
         return found
 
+    def sound(self, problem: Callable[[], str]) -> str:
+        """The first problem of what the group is of; "" for nothing, which alone is kept."""
+        if self._path is not None and self._values.get('"sound"') is True:
+            return ""
+        found = problem()
+        if not found:
+            self.get("sound", lambda: True)
+        return found
+
     def write(self) -> None:
-        """Keep what was added."""
-        if self._path is not None and self._changed:
-            with contextlib.suppress(OSError):  # a full disk costs the next report time, and this one nothing
-                _write(self._path, self._key, self._values)
-            self._changed = False
+        """Keep what was made; costs the next report time, and this one nothing, where that cannot be done."""
+        if self._path is None or not self._texts:
+            return
+        kept = {name: json.dumps(self._values[name], separators=(",", ":")) for name in self._kept}
+        with contextlib.suppress(OSError):
+            _write(self._path, self._key, kept | self._texts)
+        self._texts = {}
 
 
 NONE = Group(None, "")
@@ -177,28 +186,27 @@ def _is_own(folder: Path) -> bool:
 def _read(path: Path, key: str) -> dict[str, Any]:
     """The values in a file of the cache; {} for none, and for one that is damaged or of another key."""
     try:
-        found = store.read_json(path)
-    except BenchError:
+        head, _, body = path.read_bytes().partition(b"\n")
+        if head != _head(key, body):
+            return {}
+        values = json.loads(body)
+        os.utime(path)  # used now
+    except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict) or found.get("key") != key or not isinstance(found.get("values"), dict):
-        return {}
-    values: dict[str, Any] = found["values"]
-    try:
-        sound = found.get("sha256") == store.content_key([key, values])
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    if sound:
-        with contextlib.suppress(OSError):
-            os.utime(path)  # used now
-    return values if sound else {}
+    return values if isinstance(values, dict) else {}
 
 
-def _write(path: Path, key: str, values: dict[str, Any]) -> None:
+def _write(path: Path, key: str, texts: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    content = {"key": key, "sha256": store.content_key([key, values]), "values": values}
+    # ASCII: a lone surrogate of model output comes back as it was
+    body = "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items()) + "}"
     with replacing(path) as aside:
-        # ASCII: a lone surrogate of model output comes back as it was
-        aside.write_text(json.dumps(content, allow_nan=False, separators=(",", ":")), encoding="ascii")
+        aside.write_bytes(_head(key, body.encode()) + b"\n" + body.encode())
+
+
+def _head(key: str, body: bytes) -> bytes:
+    """The first line of a file: its key, and the SHA-256 of the rest."""
+    return f"{key} {hashlib.sha256(body).hexdigest()}".encode()
 
 
 def _bound(folder: Path, limit: int) -> None:

@@ -176,7 +176,9 @@ def totals_of(cube: Array, member: Array) -> Totals:
 
 def means_at(worth: Totals, distance: Totals, units: Array) -> tuple[Array, Array]:
     """d and gold [R, S, C] under the weights of units [R, U]; NaN where no prompt of positive weight is decided."""
-    kl, gold = (np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(_counted(n, units), -1, 0) for sums, n in (distance, worth))
+    kl, gold = (
+        np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(_counted(n, units), -1, 0) for sums, n in (distance, worth)
+    )
     return np.sqrt(np.maximum(kl, 0.0)), gold  # an estimated KL near 0 can fall below it by sampling noise
 
 
