@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -331,8 +332,10 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
         examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
-        before = _responses(cell.folder("baseline"), last=False)
-        after = _responses(cell.folder("generations"), last=True)
+        kept = cache.group("responses", *cell.stage_parts())
+        ids = [example["id"] for example in examples]
+        before = kept.get(["before", ids], partial(_responses, cell.folder("baseline"), ids, last=False))
+        after = kept.get(["after", ids], partial(_responses, cell.folder("generations"), ids, last=True))
         for example in examples:
             name, seed = example["id"], arm.shown[0]
             empty = {
@@ -352,11 +355,12 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     return list(found.values())
 
 
-def _responses(folder: Path, last: bool) -> dict[str, str]:
-    """Sampled responses by example, at the last checkpoint or of the baseline (iteration 0)."""
+def _responses(folder: Path, ids: Sequence[str], last: bool) -> dict[str, str]:
+    """Sampled responses to these examples, at the last checkpoint or of the baseline (iteration 0)."""
     written = columns.read(folder / "generations.jsonl")
     group = written.groups.get(("sample", (written.last("sample") or 0) if last else 0))
-    return dict(zip(group.ids, group.texts, strict=True)) if group else {}
+    found = dict(zip(group.ids, group.texts, strict=True)) if group else {}
+    return {example: found[example] for example in ids if example in found}
 
 
 def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:

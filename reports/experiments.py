@@ -17,7 +17,7 @@ from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.results import agreement, claims, contrasts, tuning
+from rlhf_bench.harness.results import agreement, cache, claims, contrasts, tuning
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.averages import judge_average
 from rlhf_bench.harness.results.contrasts import Where
@@ -111,6 +111,24 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         known = before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key
         if known and not forms.problem(before, {**BUILT, "report": (report_form(), type(None))}):
             return before
+    kept = cache.group("experiment", key, record["command"], missing)
+    made = kept.get("built", lambda: _built(record, cells, missing, analyses, estimator))
+    # the checkout's commit is in no key: of the report that is written now
+    if made["report"]:
+        report = made["report"]
+        made = {**made, "report": {**report, "manifest": {**report["manifest"], "git_commit": build.git_commit()}}}
+    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "key": key, **made}
+
+
+def _built(
+    record: Row,
+    cells: Mapping[str, Sequence[CellFiles]],
+    missing: Sequence[str],
+    analyses: Mapping[str, tuple[str, Tables]],
+    estimator: Estimator,
+) -> JsonObject:
+    """The result of an experiment without its key."""
+    every_cell = _distinct(cells)
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
     for run in experiments.find(record["name"]).runs:
@@ -123,11 +141,8 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
             chosen = tuning.best_of_budgets({of: arms_of(cells.get(of, [])) for of in run.of}, estimator.level)
             analysed |= {run.name: chosen} if chosen else {}
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "key": key,
         **{name: record[name] for name in ("name", "question", "seeds", "command", "left_out")},
-        "missing": missing,
+        "missing": list(missing),
         "runs": {name: [arm.key for arm in arms_of(own)] for name, own in cells.items()},
         "report": report,
         "contrasts": _contrasts(record["name"], cells, estimator),
