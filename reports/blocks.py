@@ -61,11 +61,16 @@ class Block:
     def prompts(self) -> Rows:
         """The examples that it has a response to: `eval.prompts` may leave some out."""
         kept = cache.group("responses", self.cell.part(self.cell.folder("generations")))
-        known = set(kept.get("ids", lambda: sorted(self.responses)))
+        known = set(kept.get("ids", self._ids))
         path = self.cell.folder("prompts") / "examples.test.jsonl"
         if path not in self.examples:
             self.examples[path] = store.read_rows(path)
         return {e["id"]: e for e in self.examples[path] if e["id"] in known}
+
+    def _ids(self) -> list[str]:
+        written = columns.read(self.cell.folder("generations") / "generations.jsonl")
+        group = written.groups.get(("sample", written.last("sample") or 0))
+        return sorted(group.ids) if group else []
 
     @cached_property
     def measures(self) -> Mapping[Key, Row]:
@@ -74,38 +79,28 @@ class Block:
 
     @property
     def responses(self) -> Rows:
-        return self._written("generations").final("sample")
-
-    @property
-    def greedy(self) -> Mapping[str, str]:
-        return _texts(self._written("generations").final("greedy"))
+        return self.written("generations")[0]
 
     @property
     def before(self) -> Rows:
-        return self._written("baseline").final("sample")
+        return self.written("baseline")[0]
 
-    @property
-    def greedy_before(self) -> Mapping[str, str]:
-        return _texts(self._written("baseline").final("greedy"))
+    def written(self, role: str) -> tuple[Rows, Mapping[str, str]]:
+        """The rows of sampled responses, and the texts of greedy ones, of "generations" or "baseline"."""
+        sampled, greedy = columns.read(self.cell.folder(role) / "generations.jsonl").final("sample", "greedy")
+        return sampled, {example: row.get("response", "") for example, row in greedy.items()}
 
     @property
     def verdicts(self) -> Mapping[str, Rows]:
         found: dict[str, dict[str, Row]] = {}
         for judge, folder in sorted(self.cell.judged().items()):
-            for example, row in columns.read(folder / "verdicts.jsonl").final("sample").items():
+            for example, row in columns.read(folder / "verdicts.jsonl").final("sample")[0].items():
                 found.setdefault(example, {})[judge] = row
         return found
-
-    def _written(self, role: str) -> columns.Columns:
-        return columns.read(self.cell.folder(role) / "generations.jsonl")
 
     def judged_parts(self) -> list[list[str]]:
         """What its verdicts are, by judge."""
         return [[judge, self.cell.part(folder)] for judge, folder in sorted(self.cell.judged().items())]
-
-
-def _texts(rows: Rows) -> dict[str, str]:
-    return {example: row.get("response", "") for example, row in rows.items()}
 
 
 def read(cells: Sequence[CellFiles]) -> list[Block]:

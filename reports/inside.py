@@ -159,7 +159,7 @@ class _Task:
         return kept.get(["cell", tokens], lambda: self._rows(block, tokens))
 
     def _rows(self, block: Block, tokens: bool) -> str:
-        measures, responses, verdicts, greedy = sorted(self.measures), block.responses, block.verdicts, block.greedy
+        (responses, greedy), verdicts, measures = block.written("generations"), block.verdicts, sorted(self.measures)
         rows = [_response(responses.get(i), verdicts.get(i, {}), measures, tokens, greedy.get(i)) for i in self.order]
         # one scale of colours for the cell: its responses can be compared, reward models with other scales cannot
         return written({"top": top([reward for row in rows if row for reward in row.get("t", ())]), "rows": rows})
@@ -170,7 +170,7 @@ class _Task:
         return kept.get("baseline", lambda: self._before(block))
 
     def _before(self, block: Block) -> str:
-        before, greedy = block.before, block.greedy_before
+        before, greedy = block.written("baseline")
         return written({"rows": [_response(before.get(i), {}, (), True, greedy.get(i)) for i in self.order]})
 
 
