@@ -33,7 +33,7 @@ class Block:
     the data seed where it may have drawn prompts of its own.  `examples`: rows of prompts that were read so far.
     """
 
-    cell: CellFiles
+    cell: CellFiles = field(repr=False)
     rank: int
     examples: dict[Path, list[Row]] = field(default_factory=dict, repr=False)
 

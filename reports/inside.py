@@ -94,7 +94,10 @@ class _Task:
     @cached_property
     def baselines(self) -> dict[str, Block]:
         """The first cell of each baseline: all reward models of one seed start from the same SFT policy."""
-        return {block.baseline: block for block in reversed(self.blocks)}
+        found: dict[str, Block] = {}
+        for block in self.blocks:
+            found.setdefault(block.baseline, block)
+        return found
 
     def head(self) -> JsonObject:
         # reversed, so that of several cells with a prompt the first one's row stays
