@@ -8,8 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
-from rlhf_bench.harness.results import cache, columns
+from rlhf_bench.harness import cache, store
+from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.seeds import layers_asked, shown
 

@@ -13,11 +13,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, store
+from rlhf_bench.harness import cache, fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
-from rlhf_bench.harness.results import cache, columns
+from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_bench.harness.results import cache
+from rlhf_bench.harness import cache
+from rlhf_bench.harness.cache import Group
 from rlhf_bench.harness.results.arms import Arm
-from rlhf_bench.harness.results.cache import Group
 from rlhf_bench.harness.results.entropy_matched import is_control
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, reasons, within
 from rlhf_bench.harness.results.sheets import Common, Sheets, common

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import forms, store
+from rlhf_bench.harness import cache, forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
-from rlhf_bench.harness.results import agreement, cache, claims, contrasts, tuning
+from rlhf_bench.harness.results import agreement, claims, contrasts, tuning
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.averages import judge_average
 from rlhf_bench.harness.results.contrasts import Where

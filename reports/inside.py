@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf_bench.harness.results import cache
+from rlhf_bench.harness import cache
 from rlhf_bench.reports.blocks import Block, Key, Rows
 from rlhf_bench.reports.measures import complete
 

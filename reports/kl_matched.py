@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from rlhf_bench.harness.results import cache
+from rlhf_bench.harness import cache
+from rlhf_bench.harness.cache import Group
 from rlhf_bench.harness.results.arms import Arm
-from rlhf_bench.harness.results.cache import Group
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, within
 from rlhf_bench.harness.results.frontiers import (
     ALONG,

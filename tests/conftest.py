@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 from tiny import Tiny, make_gpt2, make_llama, make_tokenizer, save
 
-# the cache of reports (harness/results/cache.py): no test reads or fills that of the user
+# the cache of reports (harness/cache.py): no test reads or fills that of the user
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rlhf-bench-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 

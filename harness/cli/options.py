@@ -144,8 +144,8 @@ trust_option = click.option(
 
 
 def numbers_kept(no_cache: bool) -> AbstractContextManager[None]:
-    """The block in which numbers are kept for the next report (`results.cache`), unless with --no-cache."""
-    from rlhf_bench.harness.results import cache
+    """The block in which numbers are kept for the next report (`harness.cache`), unless with --no-cache."""
+    from rlhf_bench.harness import cache
 
     return cache.using(None if no_cache else cache.user_folder())
 

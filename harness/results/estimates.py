@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, Measure
-from rlhf_bench.harness.results import cache, columns
+from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
 from rlhf_bench.harness.seeds import Seed, layers_of, run_name

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_bench.harness import forms, store
+from rlhf_bench.harness import cache, forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.results import cache, columns
+from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 

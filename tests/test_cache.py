@@ -13,8 +13,8 @@ import pytest
 from checked_reports import written
 from stored import NAMES, Stored, make
 
-from rlhf_bench.harness import store
-from rlhf_bench.harness.results import cache, columns
+from rlhf_bench.harness import cache, store
+from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.estimates import Estimator
 
 SHAPE = Stored(NAMES[:3], (1, 2), 12, greedy=True)
