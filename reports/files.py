@@ -49,8 +49,11 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
 
     Each is written under another name and renamed, so that a reader never sees half a file.  Tables and details of the
     report that was in `out` before are removed where this report has none of that name; other files stay.  Raises
-    OSError where `out` cannot be written (`build.write` makes it a BenchError).
+    OSError where `out` cannot be written (`build.write` makes it a BenchError), and BenchError where a folder in it
+    leads elsewhere.
     """
+    for folder in (TABLES, FOLDER):
+        store.check_inside(out / folder, out)  # files are written into it, and removed from it
     try:
         # read before it is replaced: it is the only list of the tables that are ours to remove
         before = store.read_json(out / "report.json")
@@ -64,7 +67,6 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
     for name, text in texts(report, cells):
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.check_inside(path.parent, out)  # the folder may be someone else's, with a link to elsewhere
         write_text(path, text)
         written.append(path)
     for path in stale - set(written):
