@@ -35,7 +35,7 @@ class Block:
 
     cell: CellFiles = field(repr=False)
     rank: int
-    examples: dict[Path, list[Row]] = field(default_factory=dict, repr=False)
+    examples: dict[Path, Sequence[Row]] = field(default_factory=dict, repr=False)
 
     @property
     def task(self) -> str:
@@ -108,7 +108,7 @@ def read(cells: Sequence[CellFiles]) -> list[Block]:
 
     Raises BenchError for a file that cannot be read, there or when it is asked for its rows.
     """
-    examples: dict[Path, list[Row]] = {}
+    examples: dict[Path, Sequence[Row]] = {}
     return [Block(cell, rank, examples) for arm in arms_of(cells) for rank, cell in enumerate(arm.cells)]
 
 

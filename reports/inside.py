@@ -156,9 +156,9 @@ class _Task:
 
     def rows(self, block: Block, *, tokens: bool = True) -> str:
         """JSON of a cell's {"top", "rows"}, kept for the next report (cache.py)."""
-        parts = [block.cell.stage_parts(), block.judged_parts()]
-        known = all(parts[0]) and all(part for _, part in block.judged_parts())
-        kept = cache.group("rows", parts, self.order, sorted(self.measures)) if known else cache.NONE
+        stages, judges = block.cell.stage_parts(), block.judged_parts()
+        known = all(stages) and all(part for _, part in judges)
+        kept = cache.group("rows", stages, judges, self.order, sorted(self.measures)) if known else cache.NONE
         return kept.get(["cell", tokens], lambda: self._rows(block, tokens))
 
     def _rows(self, block: Block, tokens: bool) -> str:

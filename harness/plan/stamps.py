@@ -77,7 +77,8 @@ def _installed() -> list[str]:
 
     Part of the key under which plans are kept for the next command (cache.py): to make one generates its data.
     """
-    return sorted(str(point) for point in metadata.entry_points() if point.group.startswith(fingerprint.PACKAGE))
+    groups = ("tasks", "reward_models", "judges")
+    return sorted(str(one) for name in groups for one in metadata.entry_points(group=f"{fingerprint.PACKAGE}.{name}"))
 
 
 def stale(stamp: Mapping[str, Row]) -> dict[str, list[str]]:

@@ -80,7 +80,7 @@ class Columns:
         """The rows of the last checkpoint with each decoding, by example; {} without such a checkpoint."""
         last = [(decoding, self.last(decoding)) for decoding in decodings]
         known = {place for place in last if place[1] is not None}
-        found: dict[tuple[str, int | None], Sequence[Row]] = {**self.kept}
+        found: dict[tuple[str, int | None], Sequence[Row]] = dict(self.kept.items())
         if not known <= found.keys():
             rows = store.read_rows(self.path)
             found = {place: [row for row in rows if (row["decoding"], row["iteration"]) == place] for place in known}
