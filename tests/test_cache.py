@@ -7,13 +7,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from checked_reports import written
+from click.testing import CliRunner
 from stored import NAMES, Stored, make
 
 from rlhf_bench.harness import cache, store
+from rlhf_bench.harness.cli import main
+from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.estimates import Estimator
 
@@ -186,3 +190,37 @@ def test_another_version_of_the_code_takes_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(cache, "code", lambda: "changed")
     with cache.using(tmp_path):
         assert cache.group("a").get("b", lambda: 2) == 2
+
+
+def test_a_plan_that_tells_what_is_stale_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    def make_plan(_: object, seeds: object, __: object) -> SimpleNamespace:
+        made.append(seeds)
+        return SimpleNamespace(analyses={}, plans={})
+
+    monkeypatch.setattr(experiments, "make", make_plan)
+    for _ in range(2):
+        with cache.using(tmp_path):
+            assert stamps.of_today("headline", (1, 2)) == {}
+    assert made == [(1, 2)]
+    stamps.of_today("headline", (1, 2))
+    assert made == [(1, 2)] * 2, "without a cache it is made again"
+
+
+def test_no_cache_keeps_and_takes_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = cache.user_folder()
+    assert folder == tmp_path / "rlhf-bench" / "reports"
+    asked = ["report", str(runs), "--quiet", "--out"]
+    for number, more in enumerate((["--no-cache"], [], ["--no-cache"], [])):
+        columns._READ.clear()
+        done = CliRunner().invoke(main.bench, [*asked, str(tmp_path / "out"), *more])
+        assert done.exit_code == 0, done.output
+        assert bool(entries(folder)) == (number > 0)
+
+
+def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "runs")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache.user_folder() == Path("/home/someone/.cache/rlhf-bench/reports")
