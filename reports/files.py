@@ -52,8 +52,8 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
     OSError where `out` cannot be written (`build.write` makes it a BenchError), and BenchError where a folder in it
     leads elsewhere.
     """
-    for folder in (TABLES, FOLDER):
-        store.check_inside(out / folder, out)  # files are written into it, and removed from it
+    for name in (TABLES, FOLDER):
+        store.check_inside(out / name, out)  # files are written into it, and removed from it
     try:
         # read before it is replaced: it is the only list of the tables that are ours to remove
         before = store.read_json(out / "report.json")
