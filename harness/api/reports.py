@@ -15,7 +15,7 @@ from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
-from rlhf_bench.reports.files import LIST, TABLES, report_damage
+from rlhf_bench.reports.files import LIST, report_damage
 from rlhf_bench.reports.schema import report_form
 
 if TYPE_CHECKING:
@@ -143,7 +143,6 @@ def make_report(
             return Report(out, stored, tuple(missing)), missing
     made = build.build(found, missing, estimator, command)
     if out is not None:
-        store.check_inside(out / TABLES, out)  # files are written into it, and removed from it
         build.write(made, out, found)
     return Report(out, made, tuple(missing)), missing
 

@@ -24,6 +24,8 @@ from rlhf_bench.harness.cli.options import (
     a_task,
     check_seeds,
     layer_options,
+    no_cache_option,
+    numbers_kept,
     policy_option,
     preset_option,
     repair_option,
@@ -169,7 +171,10 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--diff", is_flag=True, help="Compare two written reports: RUNS are their folders.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
-def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, diff: bool, quiet: bool) -> None:
+@no_cache_option
+def report(
+    runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, diff: bool, quiet: bool, no_cache: bool
+) -> None:
     """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics.
 
     With --diff: what changed from one written report to another, and whether by more than noise; --out takes diff.md.
@@ -178,7 +183,9 @@ def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: f
 
     if diff:
         sys.exit(diff_reports(runs, out, quiet))
-    sys.exit(report(runs, out, level, quiet, in_terminal))
+    with numbers_kept(no_cache):
+        code = report(runs, out, level, quiet, in_terminal)
+    sys.exit(code)
 
 
 @bench.command()
@@ -310,6 +317,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, tru
 @track_option
 @repair_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@no_cache_option
 @settings_options
 def experiment(**options: Any) -> None:
     """Run an experiment of the papers and rule on its claims by their intervals.  See: bench list experiments"""
@@ -326,7 +334,9 @@ def experiment(**options: Any) -> None:
     wanted = {name: options[name] for name in ("policy", "preset", "out")}
     planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
-    sys.exit(experiment(planned, trackers=trackers, **how))
+    with numbers_kept(options["no_cache"]):
+        code = experiment(planned, trackers=trackers, **how)
+    sys.exit(code)
 
 
 @bench.command()
@@ -337,7 +347,8 @@ def experiment(**options: Any) -> None:
 @click.option("--replace", is_flag=True, help="Replace stored results also by those of fewer seeds or cells.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--confirm", "confirming", is_flag=True, help="RUNS are reruns of some seeds: do they write the same?")
-def claims(confirming: bool, **options: Any) -> None:
+@no_cache_option
+def claims(confirming: bool, no_cache: bool, **options: Any) -> None:
     """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs).
 
     With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.  With
@@ -348,7 +359,9 @@ def claims(confirming: bool, **options: Any) -> None:
 
     if confirming:
         sys.exit(confirm(options["runs"], options["out"], options["intro"], options["only"]))
-    sys.exit(claims(**options))
+    with numbers_kept(no_cache):
+        code = claims(**options)
+    sys.exit(code)
 
 
 @bench.command()
