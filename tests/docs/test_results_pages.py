@@ -41,10 +41,6 @@ def test_every_file_of_results_has_its_page() -> None:
         assert (DOCS / "results" / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
 
 
-def test_the_page_before_there_were_stamps_says_that_all_of_it_is_stale() -> None:
-    assert "of the code before the changes" in (DOCS / "results-whitebox.md").read_text(encoding="utf-8")
-
-
 def test_a_change_of_code_or_settings_is_stale() -> None:
     now = stamps.of_today("overhead")
     assert now
