@@ -199,20 +199,25 @@ def clean(runs: Path, yes: bool) -> None:
 
 @bench.command()
 @click.argument("report", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["every-eval-ever", "model-index"]), required=True)
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the JSON files, one for each arm."
+    "--format",
+    "form",
+    type=click.Choice(["every-eval-ever", "eval-results", "inspect", "model-index"]),
+    required=True,
 )
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files, one for each arm.")
 @click.option("--organization", default="", help="Who evaluated; needed by every-eval-ever.")
-def export(report: Path, form: str, out: Path, organization: str) -> None:
+@click.option("--dataset", default="", metavar="OWNER/NAME", help="A data set of the hub; needed by eval-results.")
+def export(report: Path, form: str, out: Path, organization: str, dataset: str) -> None:
     """Convert a written REPORT (its folder or report.json) to a format of other projects.
 
-    every-eval-ever: final numbers that have a range and a better side.  model-index: the evaluation results of a
-    Hugging Face model card.
+    every-eval-ever: final numbers that have a range and a better side, as data/TASK/rlhf-bench/MODEL/UUID.json.
+    eval-results: MODEL/.eval_results/rlhf-bench.yaml for model repositories of the Hugging Face hub.  inspect: logs of
+    Inspect, written by its own library (extra inspect).  model-index: the results of a Hugging Face model card.
     """
     from rlhf_bench.harness.cli.export import export
 
-    sys.exit(export(report, form, out, organization))
+    sys.exit(export(report, form, out, organization, dataset))
 
 
 @bench.command()
