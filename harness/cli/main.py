@@ -167,12 +167,29 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, .md, .json and tables/*.csv.")
 @click.option("--terminal", "in_terminal", is_flag=True, help="Show all tables here; plain when piped.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    help="Folder for every figure as SVG and PDF for a paper (extra figures).",
+)
+@click.option("--figure-width", type=Finite(1.5, 20.0), default=3.25, show_default=True, help="In inches.")
+@click.option("--figure-font", type=Finite(4.0, 24.0), default=8.0, show_default=True, help="Of all text, in points.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
-def report(runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, quiet: bool) -> None:
+def report(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    in_terminal: bool,
+    level: float,
+    quiet: bool,
+    figures: Path | None,
+    figure_width: float,
+    figure_font: float,
+) -> None:
     """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics."""
-    from rlhf_bench.harness.cli.report import report
+    from rlhf_bench.harness.cli.report import Shown, report
 
-    sys.exit(report(runs, out, level, quiet, in_terminal))
+    shown = Shown(quiet, in_terminal, figures, figure_width, figure_font)
+    sys.exit(report(runs, out, level, shown))
 
 
 @bench.command()

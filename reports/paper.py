@@ -1,0 +1,311 @@
+"""The figures of a report as SVG and PDF for a paper: `bench report RUNS --figures DIR`, by matplotlib (extra figures).
+
+The page draws the same numbers as SVG of its own (figures.py).  Here a figure is one column wide, its text has the size
+that was asked for, and fonts are embedded: TrueType in PDF, outlines in SVG.  Equal reports give equal bytes with one
+version of matplotlib: no times are written, and the font comes with the library.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.replacing import replacing
+from rlhf_bench.reports import answer, charts
+from rlhf_bench.reports.csv_tables import slug
+from rlhf_bench.reports.figures import Bins, Drawing, Point, Series
+from rlhf_bench.reports.measures import Report, indexed, tasks
+from rlhf_bench.reports.proxy import proxy_charts
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+"""Okabe and Ito, Color Universal Design (2008), with grey for their yellow, which is too light for lines on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "p", "X")
+SOFT = "#565b65"
+DIRECT = 6
+"""Series that are named at their ends; more are named in a key below the axes."""
+WRAP = 18
+"""Characters of a label's line at the end of a series."""
+LONGEST = 80
+"""Characters that are shown of a name."""
+
+
+class Style(NamedTuple):
+    """`width` in inches; `font`, the size of all text, in points."""
+
+    width: float = 3.25
+    font: float = 8.0
+
+
+class Forest(NamedTuple):
+    """One measure of every arm, the best first: names, points (x is the value), and the reference value."""
+
+    names: Sequence[str]
+    points: Sequence[Point]
+    x: str
+    mark: float | None
+
+
+class Named(NamedTuple):
+    """A figure with its file name without an ending, and what it shows, for the list of figures."""
+
+    name: str
+    caption: str
+    drawing: Drawing | Bins | Forest
+
+
+def check_library() -> None:
+    """Raises BenchError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise BenchError("--figures needs the package matplotlib.", "pip install 'rlhf-bench[figures]'")
+
+
+def drawings(report: Report) -> Iterator[Named]:
+    """Every figure of the report: forests, frontiers, curves, pair accuracy, and histograms where it holds them."""
+    report = indexed(report)
+    slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
+    level = _level(report)
+    taken: dict[str, int] = {}
+    for task in tasks(report):
+        for title, kind, said, drawing in _of_task(report, task, slots):
+            name = slug(f"{task} {kind} {title}")
+            taken[name] = taken.get(name, 0) + 1
+            unique = name if taken[name] == 1 else f"{name}-{taken[name]}"
+            ends = f"; {level} intervals" if level and has_intervals(drawing) else ""
+            yield Named(unique, f"{title} on {task}{ends}{f'. {said}' if said else ''}", _titled(drawing, level))
+
+
+def _of_task(
+    report: Report, task: str, slots: Mapping[str, int]
+) -> Iterator[tuple[str, str, str, Drawing | Bins | Forest]]:
+    """(title, kind, remark, drawing)."""
+    for column in answer.answering(report):
+        found = [o for o in answer.outcomes(report, task, column) if o.estimate and o.estimate["value"] is not None]
+        points = [charts.point(o.estimate["value"], o.estimate) for o in found if o.estimate]
+        if points:
+            names = [o.arm["label"] for o in found]
+            unit = f"{column.title}, {column.unit}" if column.unit else column.title
+            yield column.title, "forest", column.reliability, Forest(names, points, unit, column.reference)
+    curves = (
+        *charts.frontiers(report, task, slots),
+        *charts.charts(report, task, slots),
+        *filter(None, proxy_charts(report, task, slots)),
+    )
+    for chart in curves:
+        yield chart["title"], "", chart["reliability"], chart["drawing"]
+    for chart in charts.histograms(report, task):
+        said = "Outline: before; filled: after." + (f" {chart['note']}." if chart["note"] else "")
+        yield f"{chart['drawing'].x} of {chart['title']}", "histogram", said, chart["drawing"]
+
+
+def _level(report: Report) -> str:
+    levels = sorted({row["level"] for row in report["estimates"]})
+    return ", ".join(f"{100 * level:.3g}%" for level in levels)
+
+
+def has_intervals(drawing: Drawing | Bins | Forest) -> bool:
+    """Whether some point of the figure has an interval."""
+    if isinstance(drawing, Bins):
+        return False
+    points = drawing.points if isinstance(drawing, Forest) else [p for one in drawing.series for p in one.points]
+    return any(p.low is not None and p.high is not None for p in points)
+
+
+def _titled(drawing: Drawing | Bins | Forest, level: str) -> Drawing | Bins | Forest:
+    """The axis with the intervals says their level."""
+    if not level or isinstance(drawing, Bins) or not has_intervals(drawing):
+        return drawing
+    if isinstance(drawing, Forest):
+        return drawing._replace(x=f"{drawing.x} ({level} interval)")
+    return drawing._replace(y=f"{drawing.y} ({level} interval)")
+
+
+def write(report: Row, out: Path, style: Style) -> list[Path]:
+    """Write NAME.svg and NAME.pdf of every figure, and figures.md, which says what each shows; returns the paths.
+
+    Raises BenchError without matplotlib, for a report without a figure, and where `out` cannot be written.
+    """
+    check_library()
+    found = list(drawings(report))
+    if not found:
+        raise BenchError("The report has no figure.", "Give runs with finished cells that a judge measured.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = [path for one in found for path in _write(one, out, style)]
+        lines = [f"- `{one.name}`: {' '.join(printable(one.caption).split())}" for one in found]
+        size = f"{style.width:g} in wide, text of {style.font:g} pt"
+        with replacing(out / "figures.md") as aside:
+            aside.write_text("\n".join([f"# Figures, {size}", "", *lines, ""]), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise BenchError(f"Cannot write to {out}: {error.strerror}.", "Give another --figures.") from None
+    return [*written, out / "figures.md"]
+
+
+def _write(one: Named, out: Path, style: Style) -> Iterator[Path]:
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # a script's letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
+        matplotlib.rcdefaults()  # not the user's own settings
+        matplotlib.rcParams.update(settings(style))
+        figure = draw(one.drawing, style)
+        for ending, times in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+            with replacing(out / f"{one.name}.{ending}") as aside:
+                figure.savefig(aside, format=ending, metadata=times)
+            yield out / f"{one.name}.{ending}"
+
+
+def settings(style: Style) -> dict[str, object]:
+    """matplotlib's settings.  All text has one size; titles come from judges and models, and are no formulas."""
+    sizes = ("axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+    return {
+        **dict.fromkeys(("font.size", *sizes), style.font),
+        "text.parse_math": False,
+        "font.family": ["DejaVu Sans"],  # comes with matplotlib
+        "pdf.fonttype": 42,  # TrueType, as journals ask for
+        "svg.fonttype": "path",
+        "svg.hashsalt": "rlhf-bench",  # else names within a file are drawn at random
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 3.5,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }
+
+
+def draw(drawing: Drawing | Bins | Forest, style: Style) -> Any:
+    """The `matplotlib.figure.Figure` of a drawing."""
+    from matplotlib.figure import Figure
+
+    line = style.font * 1.25 / 72  # inches
+    if isinstance(drawing, Forest):
+        names = [_wrapped(name, 22) for name in drawing.names]
+        rows = sum(1.0 + 0.9 * name.count("\n") for name in names)
+        figure = Figure(figsize=(style.width, 4 * line + 1.5 * line * rows))
+        _forest(figure.add_subplot(), drawing, names)
+        return figure
+    if isinstance(drawing, Bins):
+        figure = Figure(figsize=(style.width, 0.55 * style.width))
+        _histogram(figure.add_subplot(), drawing)
+        return figure
+    many = len(drawing.series) > DIRECT
+    height = 0.65 * style.width
+    figure = Figure(figsize=(style.width, height + (line * 1.1 * len(drawing.series) if many else 0.0)))
+    axes = figure.add_subplot()
+    _series(axes, drawing)
+    if many:
+        figure.legend(loc="outside lower left", handlelength=1.6, labelspacing=0.25)
+    elif len(drawing.series) > 1 or drawing.series[0].name:
+        _named_at_ends(axes, drawing.series, line / (0.7 * height))
+    return figure
+
+
+def _forest(axes: Any, forest: Forest, names: Sequence[str]) -> None:
+    places = range(len(names))[::-1]  # the first on top
+    if forest.mark is not None:
+        axes.axvline(forest.mark, color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    for place, point in zip(places, forest.points, strict=True):
+        known = point.low is not None and point.high is not None
+        if known:
+            axes.plot([point.low, point.high], [place, place], color=PALETTE[0], solid_capstyle="butt")
+        # filled where the whole interval lies on one side, as on the page
+        mark = forest.mark
+        clear = mark is None or (known and (point.low > mark or point.high < mark))
+        axes.plot(point.x, place, "o", color=PALETTE[0], markerfacecolor=PALETTE[0] if clear else "white")
+    axes.set_yticks(list(places), labels=names)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(_shown(forest.x), loc="left")
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _histogram(axes: Any, bins: Bins) -> None:
+    edges = [bins.low + k * bins.width for k in range(len(bins.before) + 1)]
+    axes.stairs(bins.after, edges, fill=True, color=PALETTE[5], label="after")
+    axes.stairs(bins.before, edges, color="black", linewidth=0.9, label="before")
+    axes.legend(handlelength=1.2)
+    axes.set_xlabel(_shown(bins.x), loc="left")
+    axes.set_ylabel("responses")
+    axes.locator_params(nbins=5)
+
+
+def _series(axes: Any, drawing: Drawing) -> None:
+    if drawing.mark is not None:
+        axes.axhline(drawing.mark, color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    for one in drawing.series:
+        colour, marker = PALETTE[one.slot % len(PALETTE)], MARKERS[one.slot % len(MARKERS)]
+        known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
+        if drawing.lines and len(known) > 1:
+            axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.15, linewidth=0)
+        else:
+            axes.vlines(*zip(*known, strict=True), color=colour, linewidth=0.9) if known else None
+        # a ninth series repeats the first one's colour, dashed
+        style = "none" if not drawing.lines else "--" if one.slot >= len(PALETTE) else "-"
+        xs, ys = [p.x for p in one.points], [p.y for p in one.points]
+        # of dense curves a tenth of the points have markers
+        every = max(1, len(xs) // 10)
+        axes.plot(xs, ys, color=colour, marker=marker, linestyle=style, markevery=every, label=_shown(one.name))
+    if drawing.lines and min(p.x for one in drawing.series for p in one.points) >= 0:
+        axes.set_xlim(left=0)
+    if drawing.reach is not None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.0), max(high, drawing.reach))
+    axes.set_xlabel(_shown(drawing.x), loc="right")
+    axes.set_title(_shown(drawing.y), loc="left", pad=4)  # across, where there is more room than along the axis
+    axes.locator_params(nbins=5)
+
+
+def _named_at_ends(axes: Any, series: Sequence[Series], line: float) -> None:
+    """The name of every series to the right of the axes, at the height of its last point, and a line to it.
+
+    `line`: the height of a line of text as a share of the axes.  Names are moved apart where they would overlap.
+    """
+    low, high = axes.get_ylim()
+    low_x, high_x = axes.get_xlim()
+    ends = sorted((((one.points[-1].y - low) / (high - low)), k) for k, one in enumerate(series))
+    names = [_wrapped(series[k].name, WRAP) for _, k in ends]
+    heights = [line * (1 + name.count("\n")) for name in names]
+    for (at, k), place, name in zip(ends, spread([at for at, _ in ends], heights), names, strict=True):
+        colour = PALETTE[series[k].slot % len(PALETTE)]
+        start = (series[k].points[-1].x - low_x) / (high_x - low_x)
+        axes.plot(
+            [start, 1.03], [at, place], transform=axes.transAxes, color=colour, linewidth=0.5, clip_on=False, zorder=1
+        )
+        axes.text(1.05, place, name, transform=axes.transAxes, va="center", linespacing=1.0)
+
+
+def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Ascending places, moved apart so that texts of these heights do not overlap; back below 1 where there is room."""
+    found: list[float] = []
+    for place, height in zip(places, heights, strict=True):
+        least = found[-1] + (heights[len(found) - 1] + height) / 2 if found else 0.0
+        found.append(max(place, least))
+    over = max(0.0, found[-1] - 1.0) if found else 0.0
+    for k in reversed(range(len(found))):
+        top = found[k + 1] - (heights[k + 1] + heights[k]) / 2 if k + 1 < len(found) else found[k] - over
+        found[k] = min(found[k], top)
+    return found
+
+
+def _shown(name: str) -> str:
+    shown = printable(name)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
+def _wrapped(name: str, width: int) -> str:
+    # names of settings have no spaces to break at
+    return "\n".join(textwrap.wrap(_shown(name), width)) or " "
