@@ -7,6 +7,7 @@ version of matplotlib: no times are written, and the font comes with the library
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +31,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito, Color Universal Design (2008), with grey for their yellow, which is too light for lines on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "X")
 SOFT = "#565b65"
-DIRECT = 6
-"""Series that are named at their ends; more are named in a key below the axes."""
+DIRECT, SHORT = 6, 24
+"""How many series, with names of how many characters, are named at their ends; others have a key below the axes."""
 WRAP = 18
 """Characters of a label's line at the end of a series."""
 LONGEST = 80
@@ -193,28 +194,45 @@ def draw(drawing: Drawing | Bins | Forest, style: Style) -> Any:
     line = style.font * 1.25 / 72  # inches
     if isinstance(drawing, Forest):
         names = [_wrapped(name, 22) for name in drawing.names]
-        rows = sum(1.0 + 0.9 * name.count("\n") for name in names)
-        figure = Figure(figsize=(style.width, 4 * line + 1.5 * line * rows))
-        _forest(figure.add_subplot(), drawing, names)
+        heights = [1.5 + 1.05 * name.count("\n") for name in names]  # in lines
+        figure = Figure(figsize=(style.width, (4 + sum(heights)) * line))
+        _forest(figure.add_subplot(), drawing, names, heights)
         return figure
     if isinstance(drawing, Bins):
         figure = Figure(figsize=(style.width, 0.55 * style.width))
         _histogram(figure.add_subplot(), drawing)
         return figure
-    many = len(drawing.series) > DIRECT
+    names = [one.name for one in drawing.series]
+    direct = len(names) <= DIRECT and max(map(len, names)) <= SHORT
     height = 0.65 * style.width
-    figure = Figure(figsize=(style.width, height + (line * 1.1 * len(drawing.series) if many else 0.0)))
+    share = line / (0.7 * height)  # of the axes' height
+    if direct and not drawing.lines:
+        direct = _apart([one.points[-1].y for one in drawing.series], 2 * share)
+    wide = int(0.85 * style.width / _character(style.font))
+    keys = [_wrapped(name, wide) for name in names]
+    below = 0.0 if direct else 1.15 * line * sum(1 + key.count("\n") for key in keys)
+    figure = Figure(figsize=(style.width, height + below))
     axes = figure.add_subplot()
-    _series(axes, drawing)
-    if many:
-        figure.legend(loc="outside lower left", handlelength=1.6, labelspacing=0.25)
-    elif len(drawing.series) > 1 or drawing.series[0].name:
-        _named_at_ends(axes, drawing.series, line / (0.7 * height))
+    drawn = _series(axes, drawing)
+    if not direct:
+        figure.legend(drawn, keys, loc="outside lower left", handlelength=1.6, labelspacing=0.25)
+    elif drawing.lines:
+        _named_at_ends(axes, drawing.series, share)
+    else:
+        _named_beside(axes, drawing.series)
     return figure
 
 
-def _forest(axes: Any, forest: Forest, names: Sequence[str]) -> None:
-    places = range(len(names))[::-1]  # the first on top
+def _apart(values: Sequence[float], share: float) -> bool:
+    """Whether values differ from one another by this share of their range."""
+    found = sorted(values)
+    return all(b - a >= share * (found[-1] - found[0]) > 0 for a, b in itertools.pairwise(found))
+
+
+def _forest(axes: Any, forest: Forest, names: Sequence[str], heights: Sequence[float]) -> None:
+    """`heights`: of the names, in lines; the first name is on top."""
+    top = sum(heights)
+    places = [top - sum(heights[:k]) - height / 2 for k, height in enumerate(heights)]
     if forest.mark is not None:
         axes.axvline(forest.mark, color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     for place, point in zip(places, forest.points, strict=True):
@@ -225,11 +243,11 @@ def _forest(axes: Any, forest: Forest, names: Sequence[str]) -> None:
         mark = forest.mark
         clear = mark is None or (known and (point.low > mark or point.high < mark))
         axes.plot(point.x, place, "o", color=PALETTE[0], markerfacecolor=PALETTE[0] if clear else "white")
-    axes.set_yticks(list(places), labels=names)
+    axes.set_yticks(places, labels=names)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(_shown(forest.x), loc="left")
+    axes.set_ylim(0, top)
+    axes.set_xlabel(across(axes, forest.x))
     axes.locator_params(axis="x", nbins=5)
 
 
@@ -238,35 +256,41 @@ def _histogram(axes: Any, bins: Bins) -> None:
     axes.stairs(bins.after, edges, fill=True, color=PALETTE[5], label="after")
     axes.stairs(bins.before, edges, color="black", linewidth=0.9, label="before")
     axes.legend(handlelength=1.2)
-    axes.set_xlabel(_shown(bins.x), loc="left")
+    axes.set_xlabel(across(axes, bins.x))
     axes.set_ylabel("responses")
     axes.locator_params(nbins=5)
 
 
-def _series(axes: Any, drawing: Drawing) -> None:
+def _series(axes: Any, drawing: Drawing) -> list[Any]:
+    """Draw the series and name the axes; returns a line of each series, for a key."""
+    found: list[Any] = []
     if drawing.mark is not None:
         axes.axhline(drawing.mark, color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     for one in drawing.series:
         colour, marker = PALETTE[one.slot % len(PALETTE)], MARKERS[one.slot % len(MARKERS)]
         known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
-        if drawing.lines and len(known) > 1:
+        # a band of points that go back and forth in x would cross itself
+        ahead = all(a[0] < b[0] for a, b in itertools.pairwise(known))
+        if drawing.lines and len(known) > 1 and ahead:
             axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.15, linewidth=0)
         else:
-            axes.vlines(*zip(*known, strict=True), color=colour, linewidth=0.9) if known else None
+            for at, low, high in known:
+                axes.plot([at, at], [low, high], color=colour, linewidth=0.9)
         # a ninth series repeats the first one's colour, dashed
         style = "none" if not drawing.lines else "--" if one.slot >= len(PALETTE) else "-"
         xs, ys = [p.x for p in one.points], [p.y for p in one.points]
         # of dense curves a tenth of the points have markers
         every = max(1, len(xs) // 10)
-        axes.plot(xs, ys, color=colour, marker=marker, linestyle=style, markevery=every, label=_shown(one.name))
+        found += axes.plot(xs, ys, color=colour, marker=marker, linestyle=style, markevery=every)
     if drawing.lines and min(p.x for one in drawing.series for p in one.points) >= 0:
         axes.set_xlim(left=0)
     if drawing.reach is not None:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.0), max(high, drawing.reach))
-    axes.set_xlabel(_shown(drawing.x), loc="right")
+    axes.set_xlabel(across(axes, drawing.x))
     axes.set_title(_shown(drawing.y), loc="left", pad=4)  # across, where there is more room than along the axis
     axes.locator_params(nbins=5)
+    return found
 
 
 def _named_at_ends(axes: Any, series: Sequence[Series], line: float) -> None:
@@ -288,6 +312,23 @@ def _named_at_ends(axes: Any, series: Sequence[Series], line: float) -> None:
         axes.text(1.05, place, name, transform=axes.transAxes, va="center", linespacing=1.0)
 
 
+def _named_beside(axes: Any, series: Sequence[Series]) -> None:
+    """The name of every series of one point beside it, on the side that has more room."""
+    low, high = axes.get_xlim()
+    for one in series:
+        point = one.points[-1]
+        right = point.x < (low + high) / 2
+        axes.annotate(
+            _wrapped(one.name, WRAP),
+            (point.x, point.y),
+            xytext=(5 if right else -5, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            linespacing=1.0,
+        )
+
+
 def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Ascending places, moved apart so that texts of these heights do not overlap; back below 1 where there is room."""
     found: list[float] = []
@@ -304,6 +345,18 @@ def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
 def _shown(name: str) -> str:
     shown = printable(name)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
+def across(axes: Any, name: str) -> str:
+    """The name of an x axis, in lines that a narrow figure has room for beside its labels."""
+    import matplotlib
+
+    return _wrapped(name, max(12, int(0.6 * axes.figure.get_figwidth() / _character(matplotlib.rcParams["font.size"]))))
+
+
+def _character(font: float) -> float:
+    """The mean width of DejaVu Sans' letters in inches, of a size in points."""
+    return 0.56 * font / 72
 
 
 def _wrapped(name: str, width: int) -> str:
