@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_bench.harness.results.table import interval
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
-from rlhf_bench.reports.measures import Column, Report, arms_on, pick, shown_at
+from rlhf_bench.reports.measures import Column, Report, arms_on, of_report, pick, shown_at
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
+CEILING_ARM = "gold"
+"""The reward model that pays the true utility itself (results/ceiling.py, which this does not import: statistics)."""
 QUESTION = "How good is the policy after PPO with each reward model?"
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
@@ -64,6 +66,18 @@ def outcomes(report: Report, task: str, column: Column) -> list[Outcome]:
     return sorted(found, key=place)
 
 
+def candidates(found: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes that somebody can choose between, in the same order.
+
+    Without the control that has no reward model, and without the ceiling: nobody has the true utility to train on.
+    """
+    return [
+        outcome
+        for outcome in found
+        if outcome.arm.get("optimizer") != CONTROL and outcome.arm["reward_model"] != CEILING_ARM
+    ]
+
+
 def side(estimate: Row | None, column: Column) -> Side:
     """On which side of the measure's reference value the whole interval lies.
 
@@ -90,23 +104,49 @@ def sentence(report: Report, task: str) -> str:
     column = next((c for c in answering(report) if any(o.estimate for o in outcomes(report, task, c))), None)
     if column is None:
         return f"On {task}, no judge measured whether the responses got better than the SFT baseline's."
-    # the control without a reward model answers nothing about any
-    results = [outcome for outcome in outcomes(report, task, column) if outcome.arm.get("optimizer") != CONTROL]
+    everything = outcomes(report, task, column)
+    ceiling = [one for one in everything if one.arm["reward_model"] == CEILING_ARM and one.estimate]
+    # the control without a reward model answers nothing about any, and a ceiling alone answers for itself
+    results = candidates(everything) or ceiling
     if not results:
         return f"On {task}, no policy was optimised: {CONTROL} alone was sampled."
     known = [outcome for outcome in results if outcome.side != "unknown"]
     if not known:
         return f"On {task}, every case of {column.title} is undecided: nothing can be said."
     best = interval(known[0].estimate, column.format)  # outcomes are sorted, the best one first
+    reach = ""
+    if ceiling and results[0] is not ceiling[0]:
+        reach = f" With the true utility as the reward (gold): {interval(ceiling[0].estimate, column.format)}."
     if len(results) == 1:
         words = {"better": "better than", "worse": "worse than"}
         # an interval that holds the reference value shows no difference, which is not the same as being equal
         word = words.get(known[0].side, "not clearly better or worse than")
-        said = f"PPO against {known[0].arm['label']} leaves the policy {word} the SFT baseline"
-        return f"On {task}, {said}: {column.title} {best} ({_size(known)})."
+        said = f"{_made_by(results)} {known[0].arm['label']} leaves the policy {word} the SFT baseline"
+        return f"On {task}, {said}: {column.title} {best} ({_size(known)}).{reach}"
     largest = "smallest" if column.better == "lower" else "largest"
     lead = f"the {largest} estimate is {known[0].arm['label']}'s {column.title}"
-    return f"On {task}, {_of_several(results)}; {lead} {best} ({_size(known)})."
+    return f"On {task}, {_of_several(results)}; {lead} {best} ({_size(known)}).{reach}"
+
+
+def _made_by(results: Sequence[Outcome]) -> str:
+    """What changed the policy: PPO against a reward model, or another optimiser, which the arm's label names."""
+    return "PPO against" if all(one.arm.get("optimizer", "ppo") == "ppo" for one in results) else "The arm"
+
+
+def over_tasks(report: Report) -> str:
+    """The arm with the largest mean win rate over the report's tasks, "" for one task or without such means."""
+    rows = [row for row in report.get("comparison", {}).get("over_tasks", ()) if row["value"] is not None]
+    ceilings = {arm["label"] for arm in report["arms"] if arm["reward_model"] == CEILING_ARM}
+    wins = {(c.judge, c.statistic): c for c in of_report(report) if c.kind == "win"}
+    found = [row for row in rows if (row["judge"], row["statistic"]) in wins and row["label"] not in ceilings]
+    if not found:
+        return ""
+    first = next(key for key in wins if any((row["judge"], row["statistic"]) == key for row in found))
+    best = max((row for row in found if (row["judge"], row["statistic"]) == first), key=lambda row: row["value"])
+    return (
+        f"Over the tasks {', '.join(best['tasks'])}, each counting alike, the largest mean {best['title']} is "
+        f"{best['label']}'s {interval(best)} ({best['seeds']} common training seeds; of these tasks alone)."
+    )
 
 
 def of_claims(rows: Sequence[Row]) -> str:
@@ -117,22 +157,27 @@ def of_claims(rows: Sequence[Row]) -> str:
 
 
 def _of_several(results: Sequence[Outcome]) -> str:
-    """Under how many reward models the policy is better and worse, and which where they are few."""
+    """Under how many reward models, or in how many arms of several optimisers, the policy is better and worse.
+
+    Named where they are few.
+    """
+
+    ppo = all(one.arm.get("optimizer", "ppo") == "ppo" for one in results)
+    noun, word = ("reward models", "under") if ppo else ("arms", "in")
+    lead = "PPO leaves the policy" if ppo else "the policy is"
 
     def some(labels: Sequence[str]) -> str:
         if not labels:
             return "none"
         shown = f" ({', '.join(labels)})" if len(labels) <= 3 else ""
-        return f"{len(labels)} of {len(results)} reward models{shown}"
+        return f"{len(labels)} of {len(results)} {noun}{shown}"
 
     counts = {name: [o.arm["label"] for o in results if o.side == name] for name in ("better", "worse")}
     rest = len(results) - sum(map(len, counts.values()))  # undecided, or without an estimate
     better, worse = map(some, counts.values())
     if rest == len(results):
-        return (
-            f"PPO leaves the policy not clearly better or worse than the SFT baseline under any of {rest} reward models"
-        )
-    ruled = f"PPO leaves the policy better than the SFT baseline under {better}, worse under {worse}"
+        return f"{lead} not clearly better or worse than the SFT baseline {word} any of {rest} {noun}"
+    ruled = f"{lead} better than the SFT baseline {word} {better}, worse {word} {worse}"
     return f"{ruled}, and {rest} {'is' if rest == 1 else 'are'} undecided" if rest else ruled
 
 

@@ -5,6 +5,7 @@ An arm is a reward model with its settings on a task; a cell is an arm's run wit
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, store
+from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
@@ -28,6 +29,7 @@ from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
+from rlhf_bench.reports.descriptions import described as described_arm
 from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import COLLAPSED, described
@@ -97,7 +99,9 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
 
     The command is not in it, because it changes no number.
     """
-    return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint()])
+    # descriptions are docstrings of plugins, which no other key holds
+    said = sorted({described_arm(cell.record["reward_model"], optimizer_of(cell)) for cell in cells})
+    return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint(), said])
 
 
 def page_fingerprint() -> str:
@@ -177,7 +181,9 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "arm": arm.key,
         "label": label,
         "policy": first.record["policy"],
-        "optimizer": first.record.get("optimizer", "ppo"),  # older records lack it: there was PPO alone
+        "optimizer": optimizer_of(first),
+        "description": described_arm(arm.reward_model, optimizer_of(first)),
+        "cpu_seconds": processor_seconds(arm),
         "seeds": list(arm.shown),
         "differing": first.record["differing"],
         "before": [store.read_json(c.folder("scale") / "scale.json") for c in arm.cells if has_rewards(c)],
@@ -187,6 +193,21 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "prompts": stage_record(first, "prompts")["figures"],
         **({"temperatures": temperatures_of(first)} if is_control(arm) else {}),
     }
+
+
+def optimizer_of(cell: CellFiles) -> str:
+    """The optimiser of a cell; older records lack it: there was PPO alone."""
+    return str(cell.record.get("optimizer", "ppo"))
+
+
+def processor_seconds(arm: Arm) -> float | None:
+    """The processor time of all stages of a run, those included that other arms share; the mean over the arm's runs.
+
+    None where a stage did not record it.
+    """
+    found = [stage_record(cell, role).get("cpu_seconds") for cell in arm.cells for role in cell.record["stages"]]
+    known = [seconds for seconds in found if seconds is not None]
+    return round(sum(known) / len(arm.cells), 1) if len(known) == len(found) else None
 
 
 def has_rewards(cell: CellFiles) -> bool:
@@ -200,22 +221,14 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     Settings that all arms have in common are left out; PPO, the usual optimiser, is not named.  A label is unique on
     its task.
     """
-    settings: dict[str, dict[str, str]] = {}
-    for arm in arms:
-        # settings of other reward models say nothing about this arm; its own need no prefix
-        others = {other.reward_model for other in arms} - {arm.reward_model}
-        settings[arm.key] = {
-            name.removeprefix(f"{arm.reward_model}."): value
-            for name, value in arm.cells[0].record["differing"].items()
-            if name.rpartition(".")[0] not in others
-        }
+    settings = {arm.key: own_settings(arm, arms) for arm in arms}
     # what all arms share tells none of them apart
     common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
     layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
     labels = {}
     for arm in arms:
         shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
-        optimizer = arm.cells[0].record.get("optimizer", "ppo")
+        optimizer = optimizer_of(arm.cells[0])
         # a control without a reward model has its own name for one
         shown = [optimizer, *shown] if optimizer not in ("ppo", arm.reward_model) else shown
         if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
@@ -226,6 +239,23 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         if shown_as[arm.task, labels[arm.key]] > 1:  # arms that still look alike, such as other data of one task
             labels[arm.key] += f" #{arm.key[:6]}"
     return labels
+
+
+def own_settings(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
+    """The settings by hand that say something about an arm; those of its reward model without the group's name.
+
+    A group may be a pattern (`seq2seq-*.epochs`): settings of other reward models are left out, also of ones that are
+    not in the report.
+    """
+    others = {*plugins.available("reward-model"), *(other.reward_model for other in arms)} - {arm.reward_model}
+    found = {}
+    for name, value in arm.cells[0].record["differing"].items():
+        group, _, key = name.rpartition(".")
+        if fnmatch.fnmatchcase(arm.reward_model, group):
+            found[key] = value
+        elif not any(fnmatch.fnmatchcase(other, group) for other in others):
+            found[name] = value
+    return found
 
 
 def warnings(arm: Arm, label: str) -> list[str]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.results.table import interval, value_text
 from rlhf_bench.reports import answer, figures
-from rlhf_bench.reports.figures import Bins, Drawing, Point, Series
+from rlhf_bench.reports.figures import Bins, Drawing, Look, Point, Series
 from rlhf_bench.reports.measures import RUN, Column, Report, arms_on, curve, of_report, pick, shown_at
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
-Slots = Mapping[str, int]
-"""Colour and marker of every label."""
+Looks = Mapping[str, Look]
+"""How the series of every label is drawn."""
 
 KL = (RUN, "kl")
 
@@ -32,7 +32,7 @@ class Axis(NamedTuple):
 DISTANCE = Axis("KL to the SFT policy", "nats")
 
 
-def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
+def charts(report: Report, task: str, looks: Looks) -> list[JsonObject]:
     """Every figure of a task but for its histograms, those with nothing to draw left out.
 
     {"title", "svg"} each, as "drawing" the numbers behind it, and as "reliability" what the judge says of them: win
@@ -42,10 +42,10 @@ def charts(report: Report, task: str, slots: Slots) -> list[JsonObject]:
     # one number per policy says how good it is at a distance; the rest is followed over time
     quality = [c for c in columns if c.kind == "win" or (c.kind == "level" and c.better)]
     rest = [c for c in columns if c not in quality]
-    drawn = [(column, against_kl(report, task, slots, column)) for column in quality]
-    drawn += [(column, along(report, task, slots, column)) for column in rest]
+    drawn = [(column, against_kl(report, task, looks, column)) for column in quality]
+    drawn += [(column, along(report, task, looks, column)) for column in rest]
     found = [{**one, "reliability": column.reliability} for column, one in drawn if one]
-    return [*found, *filter(None, [accuracy(report, task, slots)])]
+    return [*found, *filter(None, [accuracy(report, task, looks)])]
 
 
 def pair_accuracy(arm: Row) -> float | None:
@@ -57,7 +57,7 @@ def pair_accuracy(arm: Row) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def against_kl(report: Report, task: str, slots: Slots, column: Column) -> JsonObject | None:
+def against_kl(report: Report, task: str, looks: Looks, column: Column) -> JsonObject | None:
     """A measure against KL: how good the policy is at which distance from the SFT policy.
 
     Reward models are so compared at an equal distance instead of an equal iteration, as Gao et al. (2210.10760) compare
@@ -76,11 +76,11 @@ def against_kl(report: Report, task: str, slots: Slots, column: Column) -> JsonO
             # the baseline is the same at every checkpoint: its first value will do
             start = next((row["value"] for row in baseline.values()), None)
         first = [Point(0.0, start)] if start is not None and points else []
-        series.append(Series(arm["label"], slots[arm["label"]], [*first, *points]))
+        series.append(Series(arm["label"], looks[arm["label"]], [*first, *points]))
     return chart(series, DISTANCE, Axis(column.title, column.unit), column.reference)
 
 
-def frontiers(report: Report, task: str, slots: Slots) -> list[JsonObject]:
+def frontiers(report: Report, task: str, looks: Looks) -> list[JsonObject]:
     """The frontiers of kl_matched.py, a figure for each quality and decoding: a line for each reward model.
 
     A frontier of several arms has the colour of the first.
@@ -91,7 +91,7 @@ def frontiers(report: Report, task: str, slots: Slots) -> list[JsonObject]:
     for judge, statistic, decoding in dict.fromkeys((r["judge"], r["statistic"], r["decoding"]) for r in rows):
         own = [row for row in rows if (row["judge"], row["statistic"], row["decoding"]) == (judge, statistic, decoding)]
         series = [
-            Series(row["label"], slots[labels[row["arms"][0]]], [point(at["kl"], at) for at in row["points"]])
+            Series(row["label"], looks[labels[row["arms"][0]]], [point(at["kl"], at) for at in row["points"]])
             for row in own
         ]
         column = next((c for c in of_report(report) if c.key == (judge, statistic)), None)
@@ -108,15 +108,17 @@ def point(x: float, row: Row) -> Point:
     return Point(x, row["value"], row["low"], row["high"])
 
 
-def along(report: Report, task: str, slots: Slots, column: Column) -> JsonObject | None:
+def along(report: Report, task: str, looks: Looks, column: Column) -> JsonObject | None:
     """A measure at every checkpoint."""
     series = []
     for arm in arms_on(report, task):
         found = curve(report, arm["arm"], column.key)
-        series.append(Series(arm["label"], slots[arm["label"]], [point(i, row) for i, row in found.items()]))
+        series.append(Series(arm["label"], looks[arm["label"]], [point(i, row) for i, row in found.items()]))
     # the axis reaches this far at least, so that a tiny rate or KL is not drawn as a large one
     reach = 0.1 if column.kind == "rate" else 1.0 if column.key == KL else None
-    return chart(series, Axis("PPO iteration"), Axis(column.title, column.unit), column.reference, reach)
+    optimizers = {arm.get("optimizer", "ppo") for arm in arms_on(report, task)}
+    name = "PPO iteration, n of best-of-n" if "best-of-n" in optimizers else "PPO iteration"
+    return chart(series, Axis(name), Axis(column.title, column.unit), column.reference, reach)
 
 
 def chart(
@@ -136,7 +138,7 @@ def chart(
     return {"title": f"{y.name} by {x.name}", "svg": svg, "reliability": "", "drawing": drawing}
 
 
-def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
+def accuracy(report: Report, task: str, looks: Looks) -> JsonObject | None:
     """Pair accuracy, by which reward models are usually compared, against the first measure that answers.
 
     A point a reward model, at the last checkpoint; None below two of them.
@@ -147,7 +149,7 @@ def accuracy(report: Report, task: str, slots: Slots) -> JsonObject | None:
             known = pair_accuracy(outcome.arm)
             if outcome.estimate and outcome.estimate["value"] is not None and known is not None:
                 label = outcome.arm["label"]
-                series.append(Series(label, slots[label], [point(known, outcome.estimate)]))
+                series.append(Series(label, looks[label], [point(known, outcome.estimate)]))
         if len(series) > 1:  # one point shows no relation
             said = "; ".join(
                 f"{s.name} accuracy {value_text(s.points[0].x)}, {column.title} {value_text(s.points[0].y)}"

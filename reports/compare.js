@@ -71,6 +71,10 @@ function compareTable(box, found, place) {
         make("th", { scope: "row", text: arm.label }), numberCell(arm.seeds, String(arm.seeds)), ...cells, accuracy);
     });
     body.replaceChildren(...rows);
+    // against another arm the difference of a change is that of its level: one column of the two is enough
+    found.columns.forEach(({ twin }, column) => {
+      if (twin) for (const row of box.querySelectorAll("table tr")) row.cells[column + 2].hidden = chosen !== null;
+    });
     note.textContent = chosen === null ? "" : `Differences to ${found.arms[chosen].label}, whose own row stays as measured. `
       + (stored && pairs.size ? "Differences with an interval are paired by prompt and training seed, and the interval is not adjusted for the number of pairs (the pairwise table is); the others are differences of point estimates with no interval."
         : "They are differences of point estimates with no interval: whether two intervals overlap decides nothing.");

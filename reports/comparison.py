@@ -27,6 +27,7 @@ from rlhf_bench.harness.statistics.layers import outer_means
 from rlhf_bench.harness.statistics.length_control import length_controlled
 from rlhf_bench.harness.statistics.ranking import Ranking, rank
 from rlhf_bench.reports.measures import Column, described
+from rlhf_bench.reports.over_tasks import over_tasks, over_tasks_table
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -46,10 +47,11 @@ class Context:
 
 
 def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estimator) -> dict[str, list[JsonObject]]:
-    """{"pairs", "ranking", "length_controlled"}: JSON-able rows, tasks in order.  No rows where nothing is compared.
+    """JSON-able rows of every kind of comparison, tasks in order; no rows where nothing is compared.
 
     `pairs`: of measures that are shown there or ranked.  `ranking`: of win rates, and of levels with a better side.
-    `length_controlled`: of win rates.  Raises BenchError for stored verdicts that cannot be read.
+    `length_controlled`: of win rates.  `over_tasks`: only where there are several tasks (over_tasks.py).  Raises
+    BenchError for stored verdicts that cannot be read.
     """
     found: dict[str, list[JsonObject]] = {"pairs": [], "ranking": [], "length_controlled": []}
     context = Context(labels, estimator)
@@ -68,6 +70,9 @@ def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
                 found["ranking"] += ranking(own, column, context)
             if column.kind == "win":
                 found["length_controlled"] += at_equal_length(own, column, context)
+    # absent where there is one task, as in every report before there were means over several
+    if several := over_tasks(arms, labels, columns, estimator, context.sheets):
+        found["over_tasks"] = several
     return found
 
 
@@ -218,8 +223,13 @@ def _size(shared: Common) -> JsonObject:
 
 
 def tables(found: Mapping[str, Sequence[Row]]) -> list[Table]:
-    """The three tables of `comparison`'s rows, empty ones left out."""
-    made = (pairs_table(found["pairs"]), ranking_table(found["ranking"]), length_table(found["length_controlled"]))
+    """The tables of `comparison`'s rows, empty ones left out."""
+    made = (
+        over_tasks_table(found.get("over_tasks", ())),
+        pairs_table(found["pairs"]),
+        ranking_table(found["ranking"]),
+        length_table(found["length_controlled"]),
+    )
     return [table for table in made if table.rows]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf_bench.harness.printable import printable
@@ -74,19 +73,11 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     # a name is taken whether its table has rows or not: adding seeds renames no file
     taken |= {name: max(1, taken.get(name, 1)) for name in (*OTHERS, *names)}
     for stored in report.get("comparisons", ()):  # each under its own title
-        name = _unique(slug(stored["title"]), taken)
+        name = _unique(tidy.slug(stored["title"]), taken)
         part, write = tidy.COMPARED.get(name, ("", None))
         rows = report.get("comparison", {}).get(part)
         # reports of older versions have no typed cells: their text stays as it is
         yield f"{name}.csv", *(write(rows) if write and rows else tidy.tidy(restored(stored), level))
-
-
-def slug(title: str) -> str:
-    """A file name from a title: lower-case words with hyphens, at most 60 characters.
-
-    ASCII alone; "table" where nothing is left of the title.
-    """
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].rstrip("-") or "table"
 
 
 def _unique(name: str, taken: dict[str, int]) -> str:

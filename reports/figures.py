@@ -19,6 +19,9 @@ SLOTS = 8
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 16.0, 38.0
 """Margins around the axes, in units of the view box."""
 
+LONGEST, CHARACTER, LINE = 26, 5.7, 11.0
+"""Labels in a figure: at most so many characters, the width of one and the height of a line in the view box."""
+
 MARKERS = (
     "M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0",
     "M-3.2,-3.2h6.4v6.4h-6.4z",
@@ -54,9 +57,10 @@ class Plot(NamedTuple):
     up: Axis
     width: float = 360.0
     height: float = 220.0
+    right: float = RIGHT
 
     def x(self, value: float) -> float:
-        return round(LEFT + self.across.share(value) * (self.width - LEFT - RIGHT), 2)
+        return round(LEFT + self.across.share(value) * (self.width - LEFT - self.right), 2)
 
     def y(self, value: float) -> float:
         return round(self.height - BOTTOM - self.up.share(value) * (self.height - TOP - BOTTOM), 2)
@@ -71,15 +75,27 @@ class Point(NamedTuple):
     high: float | None = None
 
 
+class Look(NamedTuple):
+    """How a series is drawn: `slot` chooses colour and marker, a faint one has no label at its end."""
+
+    slot: int
+    faint: bool = False
+
+
 class Series(NamedTuple):
-    """A named line; `slot` chooses colour and marker.
+    """A named line.
 
     A label has one slot on a whole page, so that a reward model looks the same in every figure (`view.view`).
     """
 
     name: str
-    slot: int
+    look: Look
     points: Sequence[Point]
+
+    @property
+    def color(self) -> str:
+        """The class of its colour."""
+        return f"s{self.look.slot % SLOTS}"
 
 
 class Drawing(NamedTuple):
@@ -175,15 +191,18 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def bar_axis(scale: Axis) -> Markup:
-    """The scale below a forest plot."""
+def bar_axis(scale: Axis, mark: float | None = None) -> Markup:
+    """The scale below a forest plot; a narrow page labels its ends and the reference value `mark` alone."""
     parts = []
     for tick in scale.ticks:
         place = scale.share(tick)
         # labels at the ends stay inside the cell
         anchor = "start" if place < 0.02 else "end" if place > 0.98 else "middle"
         parts.append(f'<line class="tickmark" x1="{_percent(place)}" x2="{_percent(place)}" y1="0" y2="5"/>')
-        parts.append(f'<text class="tick" x="{_percent(place)}" y="18" text-anchor="{anchor}">{label(tick)}</text>')
+        minor = "" if tick in (scale.low, scale.high, mark) else " minor"
+        parts.append(
+            f'<text class="tick{minor}" x="{_percent(place)}" y="18" text-anchor="{anchor}">{label(tick)}</text>'
+        )
     return Markup(f'<svg class="bar scale" aria-hidden="true">{"".join(parts)}</svg>')
 
 
@@ -194,36 +213,41 @@ def lines(
 
     The x axis begins at 0; the y axis reaches at least from 0 to `reach`, so that tiny values do not look large.
     """
-    plot = Plot(tight([0.0, *(p.x for one in series for p in one.points)]), _up(series, mark, reach))
+    plot = _wide(tight([0.0, *(p.x for one in series for p in one.points)]), _up(series, mark, reach), series)
     parts = [*_frame(plot, x, y), *_mark(plot, mark)]
+    ordered = sorted(series, key=lambda one: not one.look.faint)  # faint ones lie below
     # all bands before all lines: a band must not cover the line of another series
-    for one in series:
+    for one in ordered:
         known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
         if len(known) > 1:  # one interval spans no area
             top = [f"{plot.x(at)},{plot.y(high)}" for at, _, high in known]
             bottom = [f"{plot.x(at)},{plot.y(low)}" for at, low, _ in reversed(known)]  # back, to close the outline
-            parts.append(f'<polygon class="band s{one.slot % SLOTS}" points="{" ".join([*top, *bottom])}"/>')
-    for one in series:
+            parts.append(_grouped(one, [f'<polygon class="band {one.color}" points="{" ".join([*top, *bottom])}"/>']))
+    for one in ordered:
         places = [(plot.x(p.x), plot.y(p.y)) for p in one.points]
-        dashed = " dashed" if one.slot >= SLOTS else ""
+        dashed = " dashed" if one.look.slot >= SLOTS else ""
         path = " ".join(f"{x},{y}" for x, y in places)
-        parts.append(f'<polyline class="line s{one.slot % SLOTS}{dashed}" points="{path}"/>')
-        parts += [_marker(one, x, y) for x, y in places]
-    return _figure(parts, plot, description)
+        line = f'<polyline class="line {one.color}{dashed}" points="{path}"/>'
+        parts.append(_grouped(one, [line, *(_marker(one, x, y) for x, y in places)]))
+    ends = [(one, plot.x(one.points[-1].x), plot.y(one.points[-1].y)) for one in series]
+    return _figure([*parts, *_labels(ends, plot)], plot, description)
 
 
 def scatter(series: Sequence[Series], x: str, y: str, description: str, mark: float | None = None) -> Markup:
     """Points with their intervals in y, each series without a line between its points."""
-    plot = Plot(axis([p.x for one in series for p in one.points]), _up(series, mark))
+    plot = _wide(axis([p.x for one in series for p in one.points]), _up(series, mark), series)
     parts = [*_frame(plot, x, y), *_mark(plot, mark)]
-    for one in series:
+    for one in sorted(series, key=lambda one: not one.look.faint):
+        drawn = []
         for p in one.points:
             place = plot.x(p.x)
             if p.low is not None and p.high is not None:
                 ends = f'y1="{plot.y(p.low)}" y2="{plot.y(p.high)}"'
-                parts.append(f'<line class="error s{one.slot % SLOTS}" x1="{place}" x2="{place}" {ends}/>')
-            parts.append(_marker(one, place, plot.y(p.y)))
-    return _figure(parts, plot, description)
+                drawn.append(f'<line class="error {one.color}" x1="{place}" x2="{place}" {ends}/>')
+            drawn.append(_marker(one, place, plot.y(p.y)))
+        parts.append(_grouped(one, drawn))
+    ends_of = [(one, plot.x(one.points[-1].x), plot.y(one.points[-1].y)) for one in series if one.points]
+    return _figure([*parts, *_labels(ends_of, plot)], plot, description)
 
 
 def histogram(
@@ -247,6 +271,37 @@ def histogram(
     return _figure(parts, plot, description)
 
 
+def _wide(across: Axis, up: Axis, series: Sequence[Series]) -> Plot:
+    """A plot with room on the right for the labels of its series, which stand beside their last points."""
+    longest = max((len(_short(one.name)) for one in series), default=0)
+    return Plot(across, up, 360.0 + CHARACTER * longest, 220.0, RIGHT + CHARACTER * longest)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _grouped(one: Series, parts: Sequence[str]) -> str:
+    """The parts of a series, which the page's script makes faint or not as one."""
+    faint = " faint" if one.look.faint else ""
+    return f'<g class="series{faint}" data-series="{one.look.slot}">{"".join(parts)}</g>'
+
+
+def _labels(ends: Sequence[tuple[Series, float, float]], plot: Plot) -> Iterator[str]:
+    """The names of the series beside their last points, moved apart; of all, so that a faint one can be chosen."""
+    placed: list[float] = []
+    lowest, highest = TOP + 4, plot.height - BOTTOM + 4
+    # the ones that are shown first take their places before the others, which are hidden
+    for one, x, y in sorted(ends, key=lambda end: (end[0].look.faint, end[2])):
+        shown = [] if one.look.faint else placed
+        near = (y + k * sign * LINE / 2 for k in range(2 * len(shown) + 2) for sign in (1, -1))
+        free = (at for at in near if lowest <= at <= highest and all(abs(at - other) >= LINE for other in shown))
+        at = next(free, y)
+        shown.append(at)
+        name = f'<text class="label {one.color}" x="{x + 7:g}" y="{at + 3.5:.1f}">{escape(_short(one.name))}</text>'
+        yield _grouped(one, [name])
+
+
 def _up(series: Sequence[Series], mark: float | None, reach: float | None = None) -> Axis:
     points = [point for one in series for point in one.points]
     known = [v for p in points for v in (p.y, p.low, p.high, mark) if v is not None]  # the mark must be in sight
@@ -261,7 +316,7 @@ def _figure(parts: Sequence[str], plot: Plot, description: str) -> Markup:
 
 def _frame(plot: Plot, x: str, y: str) -> Iterator[str]:
     """Grid, ticks and names of the axes."""
-    right, bottom = plot.width - RIGHT, plot.height - BOTTOM
+    right, bottom = plot.width - plot.right, plot.height - BOTTOM
     for tick in plot.up.ticks:
         at = plot.y(tick)
         yield f'<line class="grid" x1="{LEFT:g}" x2="{right:g}" y1="{at}" y2="{at}"/>'
@@ -277,9 +332,11 @@ def _frame(plot: Plot, x: str, y: str) -> Iterator[str]:
 def _mark(plot: Plot, mark: float | None) -> list[str]:
     if mark is None:
         return []
-    return [f'<line class="mark" x1="{LEFT:g}" x2="{plot.width - RIGHT:g}" y1="{plot.y(mark)}" y2="{plot.y(mark)}"/>']
+    return [
+        f'<line class="mark" x1="{LEFT:g}" x2="{plot.width - plot.right:g}" y1="{plot.y(mark)}" y2="{plot.y(mark)}"/>'
+    ]
 
 
 def _marker(one: Series, x: float, y: float) -> str:
-    shape, title = MARKERS[one.slot % SLOTS], f"<title>{escape(one.name)}</title>"
-    return f'<path class="point s{one.slot % SLOTS}" transform="translate({x} {y})" d="{shape}">{title}</path>'
+    shape, title = MARKERS[one.look.slot % SLOTS], f"<title>{escape(one.name)}</title>"
+    return f'<path class="point {one.color}" transform="translate({x} {y})" d="{shape}">{title}</path>'

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rlhf_bench.harness.text.types import Row
 
-SCRIPTS = ("page.js", "compare.js", "inside.js")
+SCRIPTS = ("page.js", "compare.js", "carry.js", "inside.js")
 
 
 def page(report: Row, inside: Row | None = None) -> str:
@@ -61,7 +61,7 @@ def policy(script: str, style: str) -> str:
     package included: figures use classes of page.css.
     """
     return (
-        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
+        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; img-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
 

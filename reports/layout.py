@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.printable import printable
-from rlhf_bench.harness.results.table import Entry, Table, numeric, text
+from rlhf_bench.harness.results.table import DASH, Entry, Table, numeric, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,6 +76,17 @@ def without_constants(table: Table) -> tuple[Table, str]:
     kept = [place for place in range(len(table.columns)) if place not in gone]
     rows = [tuple(row[place] for place in kept) for row in table.rows]
     return table._replace(columns=tuple(table.columns[place] for place in kept), rows=rows), said
+
+
+def without_empty(table: Table) -> Table:
+    """The table without the columns that hold nothing in any row; the first one stays, which says what a row is."""
+    kept = [
+        place
+        for place in range(len(table.columns))
+        if place == 0 or any(text(row[place]) not in ("", DASH) for row in table.rows)
+    ]
+    rows = [tuple(row[place] for place in kept) for row in table.rows]
+    return table._replace(columns=tuple(table.columns[place] for place in kept), rows=rows)
 
 
 def columns(table: Table, compact: bool = False) -> list[Column]:

@@ -10,6 +10,9 @@ from rlhf_bench.harness.plan.origins import kind_label
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.seeds import run_name
+from rlhf_bench.reports.answer import over_tasks, question, sentence
+from rlhf_bench.reports.measures import tasks
+from rlhf_bench.reports.reasons import reasons
 from rlhf_bench.reports.tables import all_tables
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
 
@@ -30,7 +33,8 @@ def markdown(report: Row, absent: str = "") -> str:
 
 def lines(report: Row) -> Iterator[str]:
     """The report line by line: data, warnings, tables, undecided cases, samples, and how it was made."""
-    yield from ("# The policy after PPO, by reward model", "")
+    yield from (f"# {escape(question(report))}", "")
+    yield from answers(report)
     for origin in report["data"]:
         yield f"**Data of {escape(origin['task'])}** ({escape(kind_label(origin))}): {escape(origin['description'])}"
         # sixteen digits tell versions apart; report.json has all of them
@@ -49,6 +53,22 @@ def lines(report: Row) -> Iterator[str]:
     yield from undecided(report)
     yield from samples(report)
     yield from made_by(report["manifest"])
+
+
+def answers(report: Row) -> Iterator[str]:
+    """The answer for each task, what was measured of the best arm, and what each arm is."""
+    yield from (escape(several), "") if (several := over_tasks(report)) else ()
+    for task in tasks(report):
+        yield from (escape(sentence(report, task)), "")
+        found = [f"- {escape(one.text)}" for one in reasons(report, task)]
+        yield from (*found, "") if found else ()
+    said = {arm["label"]: arm.get("description", "") for arm in report["arms"]}
+    named = [f"- **{escape(label)}**: {escape(description)}" for label, description in said.items() if description]
+    yield from (
+        ("What was compared (an arm is a reward model with an optimiser and settings):", "", *named, "")
+        if named
+        else ()
+    )
 
 
 def counts(task: str, arms: Sequence[Row]) -> Iterator[str]:

@@ -19,10 +19,11 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.replacing import replacing
 from rlhf_bench.reports import answer, charts
-from rlhf_bench.reports.csv_tables import slug
-from rlhf_bench.reports.figures import Bins, Drawing, Point, Series
-from rlhf_bench.reports.measures import Report, indexed, tasks
+from rlhf_bench.reports.figures import Bins, Drawing, Look, Point, Series
+from rlhf_bench.reports.measures import Report, indexed, of_report, tasks
+from rlhf_bench.reports.over_tasks import BASELINE
 from rlhf_bench.reports.proxy import proxy_charts
+from rlhf_bench.reports.tidy import slug
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -72,11 +73,13 @@ def check_library() -> None:
 def drawings(report: Report) -> Iterator[Named]:
     """Every figure of the report: forests, frontiers, curves, pair accuracy, and histograms where it holds them."""
     report = indexed(report)
-    slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
+    # all in full: a figure for a paper has no reader who could choose some
+    looks = {label: Look(k) for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
     level = _level(report)
     taken: dict[str, int] = {}
+    yield from _over_tasks(report)
     for task in tasks(report):
-        for title, kind, said, drawing in _of_task(report, task, slots):
+        for title, kind, said, drawing in _of_task(report, task, looks):
             name = slug(f"{task} {kind} {title}")
             taken[name] = taken.get(name, 0) + 1
             unique = name if taken[name] == 1 else f"{name}-{taken[name]}"
@@ -84,8 +87,24 @@ def drawings(report: Report) -> Iterator[Named]:
             yield Named(unique, f"{title} on {task}{ends}{f'. {said}' if said else ''}", _titled(drawing, level))
 
 
+def _over_tasks(report: Report) -> Iterator[Named]:
+    """The means over tasks against the SFT baseline, a forest for each measure."""
+    rows = [row for row in report.get("comparison", {}).get("over_tasks", ()) if row["versus"] == BASELINE]
+    rows = [row for row in rows if row["value"] is not None]
+    marks = {column.key: column.reference for column in of_report(report)}
+    for judge, statistic in dict.fromkeys((row["judge"], row["statistic"]) for row in rows):
+        own = [row for row in rows if (row["judge"], row["statistic"]) == (judge, statistic)]
+        own.sort(key=lambda row: -row["value"])
+        points = [charts.point(row["value"], row) for row in own]
+        forest = Forest([row["label"] for row in own], points, own[0]["title"], marks.get((judge, statistic)))
+        name = slug(f"over tasks forest {own[0]['title']}")
+        level = f"{100 * own[0]['level']:.3g}%"
+        said = f"Mean {own[0]['title']} over {', '.join(own[0]['tasks'])}; {level} intervals"
+        yield Named(name, said, _titled(forest, level))
+
+
 def _of_task(
-    report: Report, task: str, slots: Mapping[str, int]
+    report: Report, task: str, looks: Mapping[str, Look]
 ) -> Iterator[tuple[str, str, str, Drawing | Bins | Forest]]:
     """(title, kind, remark, drawing)."""
     for column in answer.answering(report):
@@ -96,9 +115,9 @@ def _of_task(
             unit = f"{column.title}, {column.unit}" if column.unit else column.title
             yield column.title, "forest", column.reliability, Forest(names, points, unit, column.reference)
     curves = (
-        *charts.frontiers(report, task, slots),
-        *charts.charts(report, task, slots),
-        *filter(None, proxy_charts(report, task, slots)),
+        *charts.frontiers(report, task, looks),
+        *charts.charts(report, task, looks),
+        *filter(None, proxy_charts(report, task, looks)),
     )
     for chart in curves:
         yield chart["title"], "", chart["reliability"], chart["drawing"]
@@ -236,12 +255,11 @@ def _forest(axes: Any, forest: Forest, names: Sequence[str], heights: Sequence[f
     if forest.mark is not None:
         axes.axvline(forest.mark, color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     for place, point in zip(places, forest.points, strict=True):
-        known = point.low is not None and point.high is not None
-        if known:
-            axes.plot([point.low, point.high], [place, place], color=PALETTE[0], solid_capstyle="butt")
+        low, high, mark = point.low, point.high, forest.mark
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=PALETTE[0], solid_capstyle="butt")
         # filled where the whole interval lies on one side, as on the page
-        mark = forest.mark
-        clear = mark is None or (known and (point.low > mark or point.high < mark))
+        clear = mark is None or (low is not None and high is not None and (low > mark or high < mark))
         axes.plot(point.x, place, "o", color=PALETTE[0], markerfacecolor=PALETTE[0] if clear else "white")
     axes.set_yticks(places, labels=names)
     axes.tick_params(axis="y", length=0)
@@ -267,7 +285,7 @@ def _series(axes: Any, drawing: Drawing) -> list[Any]:
     if drawing.mark is not None:
         axes.axhline(drawing.mark, color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     for one in drawing.series:
-        colour, marker = PALETTE[one.slot % len(PALETTE)], MARKERS[one.slot % len(MARKERS)]
+        colour, marker = PALETTE[one.look.slot % len(PALETTE)], MARKERS[one.look.slot % len(MARKERS)]
         known = [(p.x, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
         # a band of points that go back and forth in x would cross itself
         ahead = all(a[0] < b[0] for a, b in itertools.pairwise(known))
@@ -277,7 +295,7 @@ def _series(axes: Any, drawing: Drawing) -> list[Any]:
             for at, low, high in known:
                 axes.plot([at, at], [low, high], color=colour, linewidth=0.9)
         # a ninth series repeats the first one's colour, dashed
-        style = "none" if not drawing.lines else "--" if one.slot >= len(PALETTE) else "-"
+        style = "none" if not drawing.lines else "--" if one.look.slot >= len(PALETTE) else "-"
         xs, ys = [p.x for p in one.points], [p.y for p in one.points]
         # of dense curves a tenth of the points have markers
         every = max(1, len(xs) // 10)
@@ -304,7 +322,7 @@ def _named_at_ends(axes: Any, series: Sequence[Series], line: float) -> None:
     names = [_wrapped(series[k].name, WRAP) for _, k in ends]
     heights = [line * (1 + name.count("\n")) for name in names]
     for (at, k), place, name in zip(ends, spread([at for at, _ in ends], heights), names, strict=True):
-        colour = PALETTE[series[k].slot % len(PALETTE)]
+        colour = PALETTE[series[k].look.slot % len(PALETTE)]
         start = (series[k].points[-1].x - low_x) / (high_x - low_x)
         axes.plot(
             [start, 1.03], [at, place], transform=axes.transAxes, color=colour, linewidth=0.5, clip_on=False, zorder=1

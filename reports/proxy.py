@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.results.table import Cell, Table, estimated
 from rlhf_bench.reports import charts
 from rlhf_bench.reports.charts import Axis, point
-from rlhf_bench.reports.figures import Series
+from rlhf_bench.reports.descriptions import feature
+from rlhf_bench.reports.figures import Look, Series
 from rlhf_bench.reports.measures import PROXY, Report, arms_on, curve, own, pick
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def features(report: Report) -> Table:
             name, _, what = statistic.rpartition(" ")
             if what == "change" and name:
                 cells = [by_place.get((slice_name, f"{name} {end}")) for end in ("before", "after", "change")]
-                rows.append((arm["task"], arm["label"], slice_name, name, *map(estimated, cells)))
+                rows.append((arm["task"], arm["label"], slice_name, feature(name), *map(estimated, cells)))
     note = (
         "Diagnostics of the reward models that have any, on the sampled responses to the held-out prompts: the SFT "
         "baseline's and the last checkpoint's (or n = the first and the last of best-of-n, unbiased over the pool)."
@@ -104,15 +105,15 @@ def features(report: Report) -> Table:
     return Table("Reward features before and after training", columns, rows, note)
 
 
-def proxy_charts(report: Report, task: str, slots: Mapping[str, int]) -> Iterator[JsonObject | None]:
+def proxy_charts(report: Report, task: str, looks: Mapping[str, Look]) -> Iterator[JsonObject | None]:
     """Gold against the square root of KL, the distance of Gao's curves, and gold against the proxy.
 
     Reward models have scales of their own: the proxy is counted from the first point, in standard deviations of the
-    SFT policy's rewards.  None for a chart with nothing to draw; `slots`: colour and marker by label.
+    SFT policy's rewards.  None for a chart with nothing to draw; `looks`: how each label is drawn.
     """
     by_distance, by_proxy = [], []
     for arm in arms_on(report, task):
-        gold, slot = _gold(report, arm), slots[arm["label"]]
+        gold, look = _gold(report, arm), looks[arm["label"]]
         kl, proxy = (curve(report, arm["arm"], (PROXY, name)) for name in ("kl", "reward"))
         known = [at for at in gold if at in kl and at in proxy]  # ascending, so that the first is the start
         # an estimate of KL from samples may fall below 0
@@ -122,8 +123,8 @@ def proxy_charts(report: Report, task: str, slots: Mapping[str, int]) -> Iterato
         scale = sum(spreads) / len(spreads) if spreads else 1.0
         near = [point((proxy[at]["value"] - proxy[known[0]]["value"]) / scale, gold[at]) for at in known]
         # against distance a curve, from left to right; against the proxy a path, in the order of the points
-        by_distance.append(Series(arm["label"], slot, sorted(far, key=lambda p: p.x)))
-        by_proxy.append(Series(arm["label"], slot, near))
+        by_distance.append(Series(arm["label"], look, sorted(far, key=lambda p: p.x)))
+        by_proxy.append(Series(arm["label"], look, near))
     distance = Axis("square root of KL to the SFT policy", "sqrt(nats)")
     yield charts.chart(by_distance, distance, Axis("gold"), None)
     yield charts.chart(by_proxy, Axis("proxy gained", "in SFT standard deviations"), Axis("gold"), None)

@@ -47,13 +47,18 @@ def show_report(console: Console, report: Row) -> None:
     if report.get("claims"):
         show(console, verdicts_table(report["claims"]))
     for table in all_tables(report, [name for name in TABLES if name != "sampled"]):  # shown above, as the headline
-        if wide:
-            plain(console, "")
-            plain(console, printable(table.title))
-        show(console, table)
-        if table.note:
-            console.print(printable_lines(table.note), markup=False, soft_wrap=wide, style="dim")
-        _reliability(console, table)
+        show_with_note(console, table)
+
+
+def show_with_note(console: Console, table: Table) -> None:
+    """A table with its title, also where it is piped, and what stands below it."""
+    if not console.is_terminal:
+        plain(console, "")
+        plain(console, printable(table.title))
+    show(console, table)
+    if table.note:
+        console.print(printable_lines(table.note), markup=False, soft_wrap=not console.is_terminal, style="dim")
+    _reliability(console, table)
 
 
 def _reliability(console: Console, table: Table) -> None:

@@ -91,6 +91,14 @@ def unique(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     return found
 
 
+def slug(title: str) -> str:
+    """A file name from a title: lower-case words with hyphens, at most 60 characters.
+
+    ASCII alone; "table" where nothing is left of the title.
+    """
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].rstrip("-") or "table"
+
+
 # ---- from rows of the report ----------------------------------------------------------------------------------------
 
 MEASURE = ("judge", "statistic", "measure")
@@ -127,6 +135,12 @@ def at_equal_length(rows: Sequence[Row]) -> Sheet:
         for name, one in (("win rate", row["raw"]), ("win rate at equal length", {k: row[k] for k in row["raw"]}))
     )
     return sheet(("task", "label", *MEASURE, "quantity", *INTERVAL, *SIZE), made)
+
+
+def over_tasks(rows: Sequence[Row]) -> Sheet:
+    """A mean over tasks a row: of `label` against `versus`."""
+    made = ({**row, "tasks": ", ".join(row["tasks"]), "measure": row["title"]} for row in rows)
+    return sheet(("label", "versus", "tasks", *MEASURE, *INTERVAL, "seeds", "method", "note"), made)
 
 
 def equal_kl(rows: Sequence[Row]) -> Sheet:
@@ -187,5 +201,6 @@ COMPARED: Mapping[str, tuple[str, Callable[[Sequence[Row]], Sheet]]] = {
     "every-two-reward-models": ("pairs", pairs),
     "ranking-of-the-reward-models": ("ranking", ranking),
     "win-rates-at-equal-length": ("length_controlled", at_equal_length),
+    "means-over-tasks": ("over_tasks", over_tasks),
 }
 """Tables of a report's `comparisons` that are written from rows of its `comparison`, by file name."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.results.table import (
     Cell,
-    Entry,
-    Table,
-    cell_value,
     estimated,
-    interval_text,
-    numeric,
     restored,
     text,
 )
-from rlhf_bench.reports import answer, charts, figures
+from rlhf_bench.reports import answer, charts, figures, reasons
 from rlhf_bench.reports.charts import frontiers, pair_accuracy
+from rlhf_bench.reports.costs import cost
+from rlhf_bench.reports.figures import Look
 from rlhf_bench.reports.measures import (
     COLLAPSED,
     Column,
@@ -31,6 +28,7 @@ from rlhf_bench.reports.measures import (
     tasks,
 )
 from rlhf_bench.reports.proxy import proxy_charts
+from rlhf_bench.reports.shown import cell, shown
 from rlhf_bench.reports.tables import all_tables, with_reliability
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary
 
@@ -42,8 +40,6 @@ TABLES = (
     "features",
 )  # fmt: skip
 """The tables of the section with that name; the others have places of their own on the page."""
-MINUTE, HOUR = 60, 3600
-"""Seconds."""
 
 
 def view(report: Report) -> JsonObject:
@@ -52,16 +48,13 @@ def view(report: Report) -> JsonObject:
     `report` may be one of an older version: what such a report lacks is read with a default.
     """
     report = indexed(report)
-    # one colour and marker for a label on all tasks; by label, because an arm's key differs between tasks
-    slots = {label: k for k, label in enumerate(dict.fromkeys(arm["label"] for arm in report["arms"]))}
-    names = tasks(report)
+    slots, names = slots_of(report), tasks(report)
     return {
         "experiment": str(report.get("experiment", "")),
         "question": answer.question(report),
-        "answers": [
-            *filter(None, [answer.of_claims(report.get("claims", ()))]),
-            *(answer.sentence(report, task) for task in names),
-        ],
+        "claims_said": answer.of_claims(report.get("claims", ())),
+        "over_tasks_said": answer.over_tasks(report),
+        "compared": compared(report),
         "data": report["data"],
         "warnings": report["warnings"],
         "claims": claims(report),
@@ -77,21 +70,57 @@ def view(report: Report) -> JsonObject:
     }
 
 
+HIGHLIGHTED = 4
+"""Series of a figure that are drawn in full; the others are faint until a reader chooses them."""
+
+
+def slots_of(report: Report) -> dict[str, int]:
+    """Colour and marker of every label, the same on all tasks: by label, because an arm's key differs between tasks.
+
+    The best ones first, by their mean place in the answers, so that these have the first colours and are highlighted.
+    """
+    places: dict[str, list[int]] = {}
+    for task in tasks(report):
+        for column in answer.answering(report)[:1]:
+            for place, outcome in enumerate(answer.outcomes(report, task, column)):
+                places.setdefault(outcome.arm["label"], []).append(place)
+    labels = dict.fromkeys(arm["label"] for arm in report["arms"])
+    ordered = sorted(labels, key=lambda label: sum(places.get(label, ())) / max(1, len(places.get(label, ()))))
+    return {label: k for k, label in enumerate(ordered)}
+
+
+def compared(report: Report) -> list[JsonObject]:
+    """What is known of each label in a line, those of which nothing is known left out."""
+    said = {arm["label"]: str(arm.get("description", "")) for arm in report["arms"]}
+    return [{"label": label, "description": description} for label, description in said.items() if description]
+
+
 def task_view(report: Report, task: str, slots: Mapping[str, int]) -> JsonObject:
     """Everything about one task.
 
     `slots`: colour and marker by label, the same for every task of the page.
     """
     arms = arms_on(report, task)
+    own = sorted({slots[arm["label"]] for arm in arms})
+    looks = {label: Look(slot, slot not in own[:HIGHLIGHTED]) for label, slot in slots.items()}
+    found = reasons.leader(report, task)
     return {
         "task": task,
+        "answer": answer.sentence(report, task),
+        "leader": found[1][0].arm["label"] if found else "",
+        "reasons": [one._asdict() for one in reasons.reasons(report, task)],
         "forests": [forest(report, task, column) for column in answer.answering(report)],
         "compare": compare(report, task),
-        "legend": [{"label": arm["label"], "key": figures.marker(slots[arm["label"]])} for arm in arms],
+        "legend": [
+            {"label": label, "key": figures.marker(look.slot), "slot": look.slot, "faint": look.faint}
+            for label, look in sorted(
+                ((arm["label"], looks[arm["label"]]) for arm in arms), key=lambda pair: pair[1].slot
+            )
+        ],
         "charts": [
-            *frontiers(report, task, slots),
-            *charts.charts(report, task, slots),
-            *filter(None, proxy_charts(report, task, slots)),
+            *frontiers(report, task, looks),
+            *charts.charts(report, task, looks),
+            *filter(None, proxy_charts(report, task, looks)),
         ],
         "histograms": charts.histograms(report, task),
     }
@@ -112,7 +141,7 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
         "description": column.description,
         "reliability": column.reliability,
         "mark": "" if mark is None else figures.label(mark),
-        "axis": figures.bar_axis(scale),
+        "axis": figures.bar_axis(scale, mark),
         "rows": [
             {
                 "label": outcome.arm["label"],
@@ -150,8 +179,13 @@ def compare(report: Report, task: str) -> JsonObject:
         ]
         accuracy = cell(Cell(pair_accuracy(arm)))
         rows.append({"label": arm["label"], "seeds": len(arm["seeds"]), "cells": cells, "accuracy": accuracy})
+    levels = {f"{judge}.{statistic}_change" for judge, statistic in (column.key for column in columns)}
     return {
-        "columns": [{"name": c.title, "format": c.format, "description": c.description} for c in columns],
+        # `twin`: against another arm, the difference of a change is that of its level, which has a column of its own
+        "columns": [
+            {"name": c.title, "format": c.format, "description": c.description, "twin": ".".join(c.key) in levels}
+            for c in columns
+        ],
         "rows": rows,
         "reliability": reliability(columns),
         "estimates": list(final_rows(report, arms, columns)),
@@ -226,70 +260,6 @@ def undecided(report: Report) -> list[str]:
     ]
 
 
-def cost(manifest: Row) -> JsonObject:
-    """Time by kind of stage, the largest first, and every stage.
-
-    Shares are of the seconds of all stages, each counted once.  Tokens and FLOP come from stages that record them.
-    """
-    kinds: dict[str, list[Row]] = {}
-    for name, stage in manifest["stages"].items():
-        kinds.setdefault(name.split(" ")[0], []).append(stage)  # stages are named "KIND LABEL-KEY"
-    total = sum(stage["seconds"] for stage in manifest["stages"].values()) or 1.0  # never 0: shares divide by it
-    rows = [
-        {
-            "kind": kind,
-            "count": len(stages),
-            "seconds": _sum(stages, "seconds"),
-            "shown": duration(_sum(stages, "seconds")),
-            "cpu": duration(_sum(stages, "cpu_seconds")),
-            "memory": memory(stages),
-            "tokens": amount(stages, "tokens"),
-            "flop": amount(stages, "flop"),
-            "share": f"{_sum(stages, 'seconds') / total:.0%}",
-            "bar": figures.interval_bar(None, 0.0, _sum(stages, "seconds") / total, figures.Axis(0.0, 1.0, ()), None),
-        }
-        for kind, stages in kinds.items()
-    ]
-    stages = [
-        (name, *(Cell(stage[key], format="seconds") for key in ("seconds", "cpu_seconds")), stage["device"])
-        for name, stage in manifest["stages"].items()
-    ]
-    return {
-        "rows": sorted(rows, key=lambda r: (-r["seconds"], r["kind"])),
-        "total": duration(total),
-        "stages": shown(Table("Every stage", ("stage", "seconds", "CPU seconds", "device"), stages)),
-    }
-
-
-def _sum(stages: Iterable[Row], name: str) -> float:
-    return float(sum(stage[name] or 0.0 for stage in stages))
-
-
-def memory(stages: Iterable[Row]) -> str:
-    """The largest peak of a stage's process, a dash where none was recorded."""
-    known = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb") is not None]
-    return f"{max(known):.0f} MB" if known else "–"
-
-
-def amount(stages: Iterable[Row], name: str) -> str:
-    """The sum of a figure over the stages that have it, such as 1.2M; a dash where none has."""
-    known = [stage["figures"][name] for stage in stages if stage["figures"].get(name)]
-    if not known:
-        return "–"
-    total, units = sum(known), iter(("", "k", "M", "G", "T", "P", "E"))  # FLOP of a large policy reach E, 10^18
-    unit = next(units)
-    while total >= 1000 and unit != "E":
-        total, unit = total / 1000, next(units)
-    return f"{total:.3g}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in s, min or h."""
-    if seconds >= HOUR:
-        return f"{seconds / HOUR:.1f} h"
-    return f"{seconds / MINUTE:.1f} min" if seconds >= 2 * MINUTE else f"{seconds:.1f} s"
-
-
 def manifest(found: Row) -> JsonObject:
     """The command, seeds, software and machines of the report.
 
@@ -299,27 +269,3 @@ def manifest(found: Row) -> JsonObject:
     machines = sorted({f"{stage['machine']}, {stage['device']}" for stage in found["stages"].values()})
     keep = {"command": found["command"], "commit": found["git_commit"][:12], "seeds": found["seeds"]}
     return {**keep, "versions": versions, "machines": machines}
-
-
-def shown(table: Table) -> JsonObject:
-    """A table whose columns of numbers are marked, so that they align and sort.
-
-    A column of numbers without any number is not marked: there is nothing to sort by.
-    """
-    rows = [[cell(entry) for entry in row] for row in table.rows]
-    names = [
-        {"name": name, "numeric": numeric(table, k) and any(row[k]["number"] is not None for row in rows)}
-        for k, name in enumerate(table.columns)
-    ]
-    return {"title": table.title, "columns": names, "rows": rows, "note": table.note, "reliability": table.reliability}
-
-
-def cell(entry: Entry) -> JsonObject:
-    """An entry: its text, the number to sort by (None for words), and the interval that stands below it.
-
-    The number has all its digits, so that values that look alike sort as they are.
-    """
-    if not isinstance(entry, Cell):
-        return {"text": text(entry), "number": None, "interval": ""}
-    value = cell_value(entry).replace("-", "−")  # a minus sign is as wide as a digit
-    return {"text": value, "number": entry.value, "interval": interval_text(entry).replace("-", "−")}

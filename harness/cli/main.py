@@ -174,6 +174,7 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 )
 @click.option("--figure-width", type=Finite(1.5, 20.0), default=3.25, show_default=True, help="In inches.")
 @click.option("--figure-font", type=Finite(4.0, 24.0), default=8.0, show_default=True, help="Of all text, in points.")
+@click.option("--diff", is_flag=True, help="Compare two written reports: RUNS are their folders.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
 def report(
     runs: tuple[Path, ...],
@@ -181,13 +182,19 @@ def report(
     in_terminal: bool,
     level: float,
     quiet: bool,
+    diff: bool,
     figures: Path | None,
     figure_width: float,
     figure_font: float,
 ) -> None:
-    """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics."""
-    from rlhf_bench.harness.cli.report import Shown, report
+    """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics.
 
+    With --diff: what changed from one written report to another, and whether by more than noise; --out takes diff.md.
+    """
+    from rlhf_bench.harness.cli.report import Shown, diff_reports, report
+
+    if diff:
+        sys.exit(diff_reports(runs, out, quiet))
     shown = Shown(quiet, in_terminal, figures, figure_width, figure_font)
     sys.exit(report(runs, out, level, shown))
 

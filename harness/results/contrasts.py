@@ -93,6 +93,27 @@ def mean_head_to_head(
     return mean_win(tasks, estimator.level)
 
 
+def mean_over_tasks(arms: Sequence[Arm], where: Where, estimator: Estimator, sheets: Sheets | None = None) -> Interval:
+    """The mean over several tasks of a measure in [0, 1] (a win rate), one arm for each, as `mean_head_to_head`.
+
+    Over the seeds that all arms have.  Raises BenchError where they have none in common, and for an arm of whose seeds
+    no prompt in common was judged.
+    """
+    kept = sheets or Sheets()
+    seeds = sorted(set.intersection(*(set(arm.seeds) for arm in arms)))
+    if not seeds:
+        raise BenchError(f"The tasks {', '.join(sorted({arm.task for arm in arms}))} have {NO_SEED}.")
+    tasks = []
+    for arm in arms:
+        table = kept.of(arm, where.judge, where.decoding)
+        both = common([table], [where.statistic]) if table else Common(why=NO_PROMPT)
+        if both.why:
+            raise BenchError(f"{arm.reward_model} on {arm.task}: {both.why}.")
+        rows = both.cells[0][[both.seeds.index(seed) for seed in seeds]]
+        tasks.append(TaskCells(layers.outer_means(rows, layers_of(seeds)), both.ids, both.clusters))
+    return mean_win(tasks, estimator.level)
+
+
 def common_seeds(pairs: Sequence[tuple[Arm, Arm]]) -> tuple[Seed, ...]:
     """The training seeds that every arm has, ascending."""
     return tuple(sorted(set.intersection(*(set(arm.seeds) for pair in pairs for arm in pair))))

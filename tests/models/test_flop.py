@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_bench.harness.models.flop import parameters_of, ppo_flop
-from rlhf_bench.reports.view import amount
+from rlhf_bench.reports.costs import amount
 
 
 def test_two_operations_a_parameter_and_token_without_embeddings_head_and_attention() -> None:

@@ -17,7 +17,7 @@ from stored import Stored, make, report_of
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import text
-from rlhf_bench.reports import charts, kl_tables, schema
+from rlhf_bench.reports import charts, figures, kl_tables, schema
 from rlhf_bench.reports.csv_tables import csv_files
 from rlhf_bench.reports.files import texts
 from rlhf_bench.reports.kl_matched import GRID, kl_matched
@@ -114,8 +114,8 @@ def test_judges_with_other_settings_are_not_compared(tmp_path: Path) -> None:
 def test_the_frontier_is_drawn_and_its_csv_has_every_digit(tmp_path: Path) -> None:
     arms, labels = three(tmp_path)
     made = report(arms, labels)
-    slots = {label: k for k, label in enumerate(labels.values())}
-    (gold, won) = charts.frontiers(made, "t", slots)
+    looks = {label: figures.Look(k) for k, label in enumerate(labels.values())}
+    (gold, won) = charts.frontiers(made, "t", looks)
     assert gold["title"] == "Frontier: gold at equal KL to the SFT policy"
     assert gold["svg"].count("<polyline") == 2
     assert gold["svg"].count("<polygon") == 2  # the bands

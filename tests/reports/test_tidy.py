@@ -17,7 +17,7 @@ from rlhf_bench.harness.results.claims import Claim, Result
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import DASH, Cell, Table
 from rlhf_bench.harness.statistics.intervals import Interval
-from rlhf_bench.reports import build, steps, tidy
+from rlhf_bench.reports import build, comparison, steps, tidy
 from rlhf_bench.reports.csv_tables import csv_files, table_csv
 from rlhf_bench.reports.files import texts
 
@@ -100,6 +100,24 @@ def test_comparisons_have_all_that_their_rows_say(made: tuple[dict[str, Any], di
     assert (claim["figure_low"], claim["figure_high"]) == ("0.7", "0.7")
     (check,) = rows_of(files["claim-checks.csv"])
     assert (check["claim"], check["low"], check["seeds"]) == ("c", "0.5", "2")
+
+
+def test_tables_from_rows_are_named_by_the_titles_they_have() -> None:
+    interval = {"value": 0.6, "low": 0.5, "high": 0.7, "level": 0.95, "method": "m", "note": ""}
+    row = {**interval, "task": "t", "label": "a", "title": "win rate", "judge": "j", "statistic": "s", "seeds": 2,
+           "prompts": 4, "versus": "b", "tasks": ["t", "u"], "a_label": "a", "b_label": "b", "a": "k", "b": "l",
+           "format": "number", "p": 0.1, "p_holm": 0.1, "p_method": "", "p_note": "", "different": True, "first": 0.5,
+           "smallest_detectable": 0.1, "raw": interval}  # fmt: skip
+    found = {"pairs": [row], "ranking": [row], "length_controlled": [row], "over_tasks": [row]}
+    titles = {tidy.slug(table.title) for table in comparison.tables(found)}
+    assert titles == set(tidy.COMPARED)
+    for part, write in tidy.COMPARED.values():
+        columns, rows = write(found[part])
+        for line in rows:
+            named = dict(zip(columns, line, strict=True))
+            assert (named["value"], named["low"], named["high"], named["level"]) == (0.6, 0.5, 0.7, 0.95)
+            assert named["measure"] == "win rate"
+    assert list(tidy.over_tasks([row]).rows)[0][:3] == ["a", "b", "t, u"]
 
 
 def test_any_table_becomes_tidy() -> None:
