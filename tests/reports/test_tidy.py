@@ -117,7 +117,7 @@ def test_tables_from_rows_are_named_by_the_titles_they_have() -> None:
             named = dict(zip(columns, line, strict=True))
             assert (named["value"], named["low"], named["high"], named["level"]) == (0.6, 0.5, 0.7, 0.95)
             assert named["measure"] == "win rate"
-    assert list(tidy.over_tasks([row]).rows)[0][:3] == ["a", "b", "t, u"]
+    assert next(iter(tidy.over_tasks([row]).rows))[:3] == ["a", "b", "t, u"]
 
 
 def test_any_table_becomes_tidy() -> None:
