@@ -1,4 +1,4 @@
-"""Write docs/sample-report from a report that `bench experiment` or `bench report` wrote: make sample-report REPORT=FOLDER
+"""Write docs/sample-report from a report that was written before: make sample-report REPORT=FOLDER
 
 The page, the Markdown, the tables and report.json are copied as they are; a report.json beyond its limit is written
 without indentation, and refused where that is not enough, with the sizes of its parts.
