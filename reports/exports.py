@@ -181,7 +181,7 @@ def eval_results(report: Report, arm: Row, dataset: str) -> list[JsonObject]:
 
     As the hub's documentation has them ("Evaluation Results", eval_results.yaml): the data set of the hub at which
     the results are listed, one of its tasks, the value, and notes, which hold the interval.  `dataset`: OWNER/NAME.  A
-    task is called TASK_STATISTIC.  Raises BenchError for another `dataset`.
+    task is called TASK_JUDGE_STATISTIC.  Raises BenchError for another `dataset`.
     """
     if not HUB_ID.fullmatch(dataset):
         raise BenchError(
@@ -191,7 +191,7 @@ def eval_results(report: Report, arm: Row, dataset: str) -> list[JsonObject]:
     kind = f"; data: {origin['kind']}" if origin else ""
     return [
         {
-            "dataset": {"id": dataset, "task_id": f"{plain_name(arm['task'])}_{row['statistic']}"},
+            "dataset": {"id": dataset, "task_id": "_".join(map(plain_name, (arm["task"], *column.key)))},
             "value": row["value"],
             "notes": f"{column.title} (judge {row['judge']}), {in_words(row)}{kind}",
         }

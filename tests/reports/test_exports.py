@@ -112,11 +112,11 @@ def test_the_hub_library_reads_the_eval_results(report: dict[str, Any]) -> None:
     arm = report["arms"][0]
     entries = parse_eval_result_entries(exports.eval_results(report, arm, "owner/bench"))
     stored = {
-        f"{e['task']}_{e['statistic']}": e
+        f"{e['task']}_{e['judge']}_{e['statistic'].replace(' ', '-')}": e
         for e in report["estimates"]
         if e["arm"] == arm["arm"] and e["iteration"] == 20 and e["slice"] == "all"
     }
-    assert len(entries) > 2
+    assert len({entry.task_id for entry in entries}) == len(entries) > 2
     for entry in entries:
         row = stored[entry.task_id]
         assert (entry.dataset_id, entry.value) == ("owner/bench", row["value"])
