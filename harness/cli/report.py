@@ -13,6 +13,7 @@ from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import check_there
 from rlhf_bench.reports import diff, paper, terminal
+from rlhf_bench.reports.canvas import Style
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def report(runs: Sequence[Path], out: Path | None, level: float, shown: Shown) -
     stdout, _ = consoles(shown.quiet)
     show_end(stdout, made, whole=shown.in_terminal)
     if shown.figures is not None:
-        paper.write(made.data, shown.figures, paper.Style(shown.figure_width, shown.figure_font))
+        paper.write(made.data, shown.figures, Style(shown.figure_width, shown.figure_font))
         stdout.print(f"{shown.figures / 'figures.md'}", markup=False, soft_wrap=True)
     return 3 if missing else 0
 

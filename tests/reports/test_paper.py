@@ -17,9 +17,9 @@ from stored import NAMES, Stored, make, report_of
 from rlhf_bench.harness.api.reports import make_report
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.reports import inside, paper, view
+from rlhf_bench.reports import canvas, inside, paper, view
+from rlhf_bench.reports.canvas import Forest, Style
 from rlhf_bench.reports.figures import Bins, Drawing, Look, Point, Series
-from rlhf_bench.reports.paper import Forest, Style
 
 MISSING = "the extra rlhf-bench[figures] is not installed"
 
@@ -100,9 +100,9 @@ def test_all_text_has_the_size_that_is_stated() -> None:
         Forest(["a", "b" * 50], [Point(0.4, 0, 0.3, 0.5), Point(0.2, 0)], "gold", 0.1),
     )
     with matplotlib.rc_context():
-        matplotlib.rcParams.update(paper.settings(Style(3.25, 7.5)))
+        matplotlib.rcParams.update(canvas.settings(Style(3.25, 7.5)))
         for drawing in drawings:
-            figure = paper.draw(drawing, Style(3.25, 7.5))
+            figure = canvas.draw(drawing, Style(3.25, 7.5))
             figure.savefig("/dev/null", format="svg")
             texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
             assert texts
@@ -129,7 +129,7 @@ def test_names_of_models_and_judges_are_plain_text(text: str, tmp_path: Path) ->
 def test_names_at_ends_do_not_overlap(found: list[tuple[float, float]]) -> None:
     found = sorted(found)
     heights = [height for _, height in found]
-    places = paper.spread([place for place, _ in found], heights)
+    places = canvas.spread([place for place, _ in found], heights)
     for (a, first), (b, second) in pairwise(zip(places, heights, strict=True)):
         assert b - a >= (first + second) / 2 - 1e-9
     if sum(heights) <= 1:
@@ -143,7 +143,7 @@ def test_a_band_never_crosses_itself() -> None:
     ahead = [Point(x, 0.0, -1.0, 1.0) for x in (0, 1, 2)]
     for points, bands in ((ahead, 1), ([ahead[0], ahead[2], ahead[1]], 0)):
         with matplotlib.rc_context():
-            figure = paper.draw(Drawing([Series("a", Look(0), points)], "x", "y"), Style())
+            figure = canvas.draw(Drawing([Series("a", Look(0), points)], "x", "y"), Style())
             (axes,) = figure.axes
             assert len(axes.collections) == bands
             intervals = [line for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
