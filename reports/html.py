@@ -41,8 +41,8 @@ def page(report: Row, inside: Row | None = None) -> str:
     ]
     data = {"compare": compare, "inside": rows}
     # one script and one style sheet, whose hashes the policy names: nothing else can run
-    script, style = "\n".join(map(_file, SCRIPTS)), _file("page.css")
-    text: str = _template().render(
+    script, style = "\n".join(map(packaged, SCRIPTS)), packaged("page.css")
+    text: str = template("page.html").render(
         **shown,
         inside=rows,
         # Markup, which autoescape leaves alone: files of this package, and JSON that `embedded` has made safe
@@ -71,12 +71,14 @@ def digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _file(name: str) -> str:
+def packaged(name: str) -> str:
+    """The text of a file beside this module."""
     return files("rlhf_bench.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache  # compiled once in a process that writes several pages
-def _template() -> Template:
+def template(name: str) -> Template:
+    """The template in a file beside this module: it escapes every value that is no Markup."""
     from jinja2 import Environment, StrictUndefined
 
     def visible(value: object) -> object:
@@ -87,4 +89,4 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_file("page.html"))
+    return environment.from_string(packaged(name))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.errors import BenchError
@@ -58,14 +59,14 @@ def over_tasks(
             for label, own in placed.items():
                 found = [*own.values()]
                 if len(own) > 1 and _measured(found, column):
-                    value = _interval(lambda: contrasts.mean_over_tasks(found, where, estimator, sheets))  # noqa: B023
+                    value = _interval(partial(contrasts.mean_over_tasks, found, where, estimator, sheets))
                     rows.append(_row(label, BASELINE, own, column, value, estimator))
         elif column.kind == "level" and column.better:
             for (a, first), (b, second) in itertools.combinations(placed.items(), 2):
                 shared = {place: arm for place, arm in first.items() if place in second}
                 pairs = [(arm, second[place]) for place, arm in shared.items()]
                 if len(pairs) > 1 and _measured([arm for pair in pairs for arm in pair], column):
-                    value = _interval(lambda: contrasts.mean_head_to_head(pairs, where, estimator, sheets))  # noqa: B023
+                    value = _interval(partial(contrasts.mean_head_to_head, pairs, where, estimator, sheets))
                     rows.append(_row(a, b, shared, column, value, estimator))
     return rows
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from rlhf_bench.harness import store
 from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.printable import printable
-from rlhf_bench.harness.results import claims, result_files
+from rlhf_bench.harness.results import claims, outputs, result_files
 from rlhf_bench.harness.results.result_files import ResultFile
 from rlhf_bench.harness.results.table import DASH
 from rlhf_bench.harness.seeds import joined
@@ -33,7 +33,8 @@ Stale = Mapping[str, Sequence[str]]
 COLUMNS = ("experiment", "seeds", "finished", "missing", "date", "rlhf-bench", "core minutes", "stale")
 NOTE = (
     "Finished: cells and analyses. Missing: sentences about what is not, on the page. Date: of the last stage. Stale: "
-    "the stages whose code or settings have changed since, so that today's would compute something else."
+    'the stages whose code or settings have changed since; "later code wrote the same": a rerun of these seeds, at '
+    "least one of every arm, under that code gave the same responses, rewards and verdicts."
 )
 
 
@@ -67,6 +68,7 @@ def result_of(built: Row, record: Row, root: Path) -> ResultFile:
         "stamp": stamps.stamped(record, root),
         "claims": list(map(_claim_row, built["claims"])),
         "checks": [one for row in built["claims"] for one in row["checks"]],
+        "outputs": outputs.outputs(record, root),
     }
     return result_files.made(data, f"The result of {built['name']}")
 
@@ -161,6 +163,11 @@ def experiments_lines(
     yield from (*(f"- {file.name}: {escape(file.note)}" for file in noted), "") if noted else ()
 
 
+def _fresh(file: ResultFile) -> str:
+    found = file.confirmed
+    return f"no: later code wrote the same on seeds {', '.join(found.seeds)}" if found else "no"
+
+
 def _described(file: ResultFile | None, kinds: Sequence[str]) -> list[str]:
     if file is None:
         return []
@@ -169,5 +176,5 @@ def _described(file: ResultFile | None, kinds: Sequence[str]) -> list[str]:
     missing = str(len(file.missing)) if file.missing else ""
     return [
         joined(file.seeds) or DASH, str(file.finished), missing, file.date or DASH, made_by or DASH, minutes,
-        ", ".join(kinds) or "no",
+        ", ".join(kinds) or _fresh(file),
     ]  # fmt: skip

@@ -19,7 +19,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-head
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe", "--force-color-profile=srgb",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe",
+    "--force-color-profile=srgb",
 )  # fmt: skip
 LAUNCH = """
 import fcntl, os, sys
@@ -38,10 +39,14 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One tab.  `events` are all that the browser reported so far."""
+    """One tab.  `events` are all that the browser reported so far.
 
-    def __init__(self, to: int, back: int) -> None:
+    `local`: it can reach 127.0.0.1; otherwise there is no network at all.
+    """
+
+    def __init__(self, to: int, back: int, local: bool = False) -> None:
         self._to, self._back, self._rest, self._count = to, back, b"", 0
+        self._site = ""
         self.events: list[dict[str, Any]] = []
         self._session = ""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -49,7 +54,10 @@ class Browser:
         self.send("Performance.enable", timeDomain="threadTicks")
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             self.send(f"{domain}.enable")
-        self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        if not local:
+            self.send(
+                "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+            )
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command's result; raises RuntimeError with the browser's word."""
@@ -87,11 +95,16 @@ class Browser:
 
     def open(self, path: Path, fragment: str = "") -> float:
         """Open a file afresh and wait until its script is done; seconds from the navigation until it can be used."""
+        return self.visit(path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
+
+    def visit(self, address: str) -> float:
+        """As `open`, of an address; requests below an address of a server are no complaints."""
         self.send("Page.navigate", url="about:blank")
         self.events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
+        self._site = address.partition("#")[0] if address.startswith("http:") else ""
+        self.send("Page.navigate", url=address)
         self.wait("document.documentElement?.dataset.ready === 'yes' && document.readyState === 'complete'")
-        return float(self.run("performance.getEntriesByName('ready')[0].startTime")) / 1000
+        return float(self.run("performance.getEntriesByName('ready')[0]?.startTime ?? 0")) / 1000
 
     def wait(self, condition: str) -> None:
         """Until the condition holds in the page."""
@@ -148,10 +161,10 @@ class Browser:
     def complaints(self) -> list[str]:
         """Errors, warnings, broken policies, dialogs and requests other than the page's own."""
         self.run("0")  # whatever was on its way has arrived
-        return [text for event in self.events if (text := _complaint(event))]
+        return [text for event in self.events if (text := _complaint(event, self._site))]
 
 
-def _complaint(event: dict[str, Any]) -> str:
+def _complaint(event: dict[str, Any], site: str) -> str:
     name, found = event.get("method", ""), event.get("params", {})
     if name == "Runtime.exceptionThrown":
         return f"exception: {found['exceptionDetails'].get('exception', {}).get('description', found)}"
@@ -164,13 +177,14 @@ def _complaint(event: dict[str, Any]) -> str:
     if name == "Page.javascriptDialogOpening":
         return f"dialog: {found['message']}"
     if name == "Network.requestWillBeSent" and found["type"] != "Document":
-        return f"request: {found['request']['url']}"
+        url = found["request"]["url"]
+        return "" if site and url.startswith(site) else f"request: {url}"
     return ""
 
 
 @contextmanager
-def browser(path: str) -> Iterator[Browser]:
-    """A browser of its own profile, ended with its last test."""
+def browser(path: str, local: bool = False) -> Iterator[Browser]:
+    """A browser of its own profile, ended with its last test; `local` as in Browser."""
     from_us, to_us = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = (*FLAGS, f"--user-data-dir={profile}", "about:blank")
@@ -181,7 +195,7 @@ def browser(path: str) -> Iterator[Browser]:
         os.close(from_us[0])
         os.close(to_us[1])
         try:
-            yield Browser(from_us[1], to_us[0])
+            yield Browser(from_us[1], to_us[0], local)
         finally:
             process.terminate()
             process.wait(20)

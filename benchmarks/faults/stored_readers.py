@@ -20,7 +20,7 @@ from rlhf_bench.harness.checks.results import check_results
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.placement import read_placement
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.plan import experiments, request, stamps
+from rlhf_bench.harness.plan import costs, experiments, request, stamps
 from rlhf_bench.harness.plan.judges import judge_spec
 from rlhf_bench.harness.results import rejudge
 from rlhf_bench.harness.results.estimates import Estimator
@@ -151,7 +151,7 @@ def record_readers(at: Place) -> dict[str, Reader]:
     def planned() -> Seen:
         request.finished(cells_of_plan, root)
         planned_stages(cells_of_plan.order, at.runs)
-        return Seen(request.rough_seconds(cells_of_plan.order, root))
+        return Seen(costs.rough_seconds(cells_of_plan.order, root))
 
     def verdicts() -> Seen:
         return Seen("", complaints(judged, root))

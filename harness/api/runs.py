@@ -27,8 +27,9 @@ from rlhf_bench.harness.pipeline.execute import Outcome
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, safe_children, usable_cores
 from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan import request as requests
+from rlhf_bench.harness.plan.costs import rough_seconds
 from rlhf_bench.harness.plan.judges import plain_names
 from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.request import Plan, Request, raise_first
@@ -79,12 +80,12 @@ def planned_stages(order: Sequence[Stage], out: Path) -> list[PlannedStage]:
     """The state of every stage in a results folder.
 
     Estimates come from the times of finished stages like it in that folder, or else from measurements with the tiny
-    policy; they are of one core (`request.rough_seconds`).  Raises BenchError for a half-written folder.
+    policy; they are of one core (`costs.rough_seconds`).  Raises BenchError for a half-written folder.
     """
     root = store.Store(out)
     done = [stage.done(root) for stage in order]
     # pending stages alone: for every kind asked, the records of all its finished stages are read
-    rough = requests.rough_seconds([stage for stage, there in zip(order, done, strict=True) if not there], root)
+    rough = rough_seconds([stage for stage, there in zip(order, done, strict=True) if not there], root)
     return [
         PlannedStage(stage.name, there, None if there else rough[stage.key])
         for stage, there in zip(order, done, strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,11 +13,12 @@ from rlhf_bench.harness.cli.consoles import complain, consoles
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.replacing import write_text
-from rlhf_bench.harness.results import result_files
+from rlhf_bench.harness.results import outputs, result_files
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.result_files import ResultFile
 from rlhf_bench.reports import experiments as built_experiments
 from rlhf_bench.reports import result_pages, terminal, verdicts
+from rlhf_bench.reports.build import git_commit
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -58,10 +61,69 @@ def claims(
     missing += [f"{name}: {sentence}" for name, file in sorted(files.items()) for sentence in file.missing]
     _show(rows, missing)
     if out:
-        stale = stamps.stale({name: result_files.plain(file.stamp) for name, file in files.items()})
+        stale = stamps.stale({name: result_files.stamp_of(file) for name, file in files.items()})
         page = result_pages.results_page(files, rows, stale, folder_of(out).name, text, only)
         _write(out, page, found)
     return 3 if missing or any(row["verdict"] == "not run" for row in rows) else 0
+
+
+def confirm(runs: Sequence[Path], out: Path | None, intro: Path | None = None, only: tuple[str, ...] = ()) -> int:
+    """bench claims --confirm
+
+    Compares reruns of some seeds, made by today's code, with the digests of the results beside `out`; where nothing
+    differs, these results are no longer stale.  Returns 3 where something differs or was not run again, with the
+    reasons on stderr; its results stay as they are.  Raises BenchError as `claims`, and without `out`.
+    """
+    if out is None:
+        raise BenchError("--confirm without --out.", "Name the page of the stored results: --out docs/results.md")
+    text, stored, problems = _intro(out, intro), _stored(out, only, needed=True), []
+    confirmed = {}
+    for record, root in built_experiments.find_records(runs):
+        name = record["name"]
+        if only and name not in only:
+            continue
+        found = _confirmed(stored[name], record, root) if name in stored else [f"{name}: no stored results"]
+        if isinstance(found, ResultFile):
+            confirmed[name] = found
+        else:
+            problems += found
+    files = {**stored, **confirmed}
+    rows = result_files.whole_ledger(files, only)
+    stale = stamps.stale({name: result_files.stamp_of(file) for name, file in files.items()})
+    for name, file in confirmed.items():
+        _replace(folder_of(out) / f"{name}.json", result_files.text(file))
+    _replace(out, result_pages.results_page(files, rows, stale, folder_of(out).name, text, only))
+    stdout, _ = consoles(False)
+    said = ", ".join(sorted(confirmed)) or "nothing"
+    stdout.print(f"Confirmed: {said}. Stale: {', '.join(sorted(stale)) or 'nothing'}.", markup=False, soft_wrap=True)
+    return 3 if complain([problem.rstrip(".") for problem in problems], "") or not confirmed else 0
+
+
+def _confirmed(file: ResultFile, record: JsonObject, root: Path) -> ResultFile | list[str]:
+    """The stored results with what confirms them, or the reasons why nothing does."""
+    name = file.name
+    if stamps.stale({name: stamps.stamped(record, root)}):
+        return [f"{name}: the rerun is unfinished, or not of today's code and settings"]
+    again = outputs.outputs(record, root)
+    problems = outputs.unlike(file.outputs, again)
+    if problems:
+        return [f"{name}: {problem}" for problem in problems]
+    compared = {arm: sorted({*seeds} & {*file.outputs[arm]}) for arm, seeds in again.items() if arm in file.outputs}
+    made = result_files.Confirmed(
+        stages=dict(stamps.of_today(name, file.stamp.seeds)),
+        seeds=sorted({seed for seeds in compared.values() for seed in seeds}),
+        cells=sum(map(len, compared.values())),
+        date=datetime.now(UTC).date().isoformat(),
+        commit=git_commit(),
+    )
+    return dataclasses.replace(file, confirmed=made)
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise BenchError(f"Cannot write {path}: {error.strerror}.", "Give another --out.") from None
 
 
 def folder_of(page: Path) -> Path:

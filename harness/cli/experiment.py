@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
 from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
-from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.run import AGAIN, REPAIRED, check_repair, show_plan
 from rlhf_bench.harness.results.undecided import complaints
 from rlhf_bench.reports import ledger, terminal, verdicts
@@ -43,7 +44,7 @@ def experiment(
     if repair:
         complain(remove_damage(order, out), REPAIRED)
     # where every stage is reused, no bar is drawn
-    with watching(stderr, quiet or all(stage.done(root) for stage in order)) as progress:
+    with watching(stderr, quiet or all(stage.done(root) for stage in order), out) as progress:
         # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
         machine = make_machine(True, jobs, 1, device, trackers, progress)
         failure = api.compute_experiment(planned, machine, command_line(), repair=repair)

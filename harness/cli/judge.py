@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.api.judging import rejudge
-from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.listing import parameters_of
+from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.plan.names import find_named
@@ -44,7 +45,7 @@ def judge(
     if runs is None:
         raise BenchError("Nothing to judge.", "Give RUNS, the --out folder of a bench run, or --calibrate FILE.")
     stdout, stderr = consoles(quiet)
-    with watching(stderr, quiet) as progress:
+    with watching(stderr, quiet, runs) as progress:
         done, made, missing = rejudge(runs, judges, groups, progress, command_line(), trust)
     if made:
         show_end(stdout, made)

@@ -212,6 +212,21 @@ def status(runs: Path) -> None:
 
 
 @bench.command()
+@click.argument("runs", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1.  Default: a free one.")
+@click.option("--terminal", "in_terminal", is_flag=True, help="Show it here instead; once when piped.")
+def watch(runs: Path, port: int, in_terminal: bool) -> None:
+    """Show RUNS on a page that follows it: what runs, the time left, and curves of reward, KL, length, entropy, gold.
+
+    Prints the page's address, which only this machine can open, and serves it until Ctrl-C.  Reads what bench status
+    reads and writes nothing; works during a run and afterwards.  Without RUNS: the folder runs.
+    """
+    from rlhf_bench.harness.cli.watch import watch
+
+    sys.exit(watch(runs, port, in_terminal))
+
+
+@bench.command()
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("--yes", is_flag=True, help="Delete it; without, it is shown.")
 def clean(runs: Path, yes: bool) -> None:
@@ -323,7 +338,7 @@ def experiment(**options: Any) -> None:
     """Run an experiment of the papers and rule on its claims by their intervals.  See: bench list experiments"""
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
-    from rlhf_bench.harness.pipeline.trackers import check_trackers
+    from rlhf_bench.harness.pipeline.tracking import check_trackers
     from rlhf_bench.harness.plan.experiments import Layers
     from rlhf_bench.harness.presets import parse_assignments
 
@@ -344,13 +359,18 @@ def experiment(**options: Any) -> None:
 @click.option("--experiment", "only", multiple=True, help="Only the claims of this experiment; repeat.")
 @click.option("--replace", is_flag=True, help="Replace stored results also by those of fewer seeds or cells.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
-def claims(**options: Any) -> None:
+@click.option("--confirm", "confirming", is_flag=True, help="RUNS are reruns of some seeds: do they write the same?")
+def claims(confirming: bool, **options: Any) -> None:
     """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs).
 
-    With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.
+    With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.  With
+    --confirm stored results of earlier code are no longer stale where today's code wrote the same responses, rewards
+    and verdicts on at least one seed of every arm.
     """
-    from rlhf_bench.harness.cli.claims import claims
+    from rlhf_bench.harness.cli.claims import claims, confirm
 
+    if confirming:
+        sys.exit(confirm(options["runs"], options["out"], options["intro"], options["only"]))
     sys.exit(claims(**options))
 
 

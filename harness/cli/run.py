@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.api import runs
-from rlhf_bench.harness.cli.consoles import command_line, complain, consoles, watching
+from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan.request import Request, raise_first
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import Table
@@ -57,7 +58,7 @@ def run(
         show_memory(planned, device, stdout)
         return 0
     # where every stage is reused, no bar is drawn
-    with watching(stderr, quiet or planned.finished) as progress:
+    with watching(stderr, quiet or planned.finished, out) as progress:
         machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
         ended = runs.compute(planned, machine, command_line(), repair=repair)
     # results before the failure: a failed stage costs only what needs it

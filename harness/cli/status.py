@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DRIVERS = ("process", "started", "state", "done", "running", "failed", "left", "time left", "command")
+STAGES = ("stage", "process", "since", "steps", "time left")
 MOST_FAILED = 20
 """Failed stages that are shown."""
 
@@ -31,11 +32,10 @@ def status(runs: Path) -> int:
     # what a later driver made is counted for that one: an older one without a stage has nothing to say
     drivers = [one for one in found.drivers if one.driver.alive or one.of("running", "failed", "stopped", "waiting")]
     if drivers:
-        rows = [_driver_row(one) for one in drivers]
+        rows = [driver_row(one) for one in drivers]
         terminal.show(stdout, Table("Drivers", DRIVERS, rows))
     if running := [(one, stage) for one in drivers for stage in one.of("running", "stopped")]:
-        columns = ("stage", "process", "since", "steps", "time left")
-        terminal.show(stdout, Table("In progress", columns, [_stage_row(*pair) for pair in running]))
+        terminal.show(stdout, Table("In progress", STAGES, [stage_row(*pair) for pair in running]))
     failed = [stage for one in drivers for stage in one.of("failed")]
     if failed:
         rows = [(stage.stage.name, stage.error) for stage in failed[:MOST_FAILED]]
@@ -86,7 +86,8 @@ def _process(one: DriverStatus) -> str:
     return f"{one.driver.plan['pid']} on {one.driver.plan['host']}"
 
 
-def _driver_row(one: DriverStatus) -> tuple[str, ...]:
+def driver_row(one: DriverStatus) -> tuple[str, ...]:
+    """A row of DRIVERS."""
     counts = (len(one.of(*states)) for states in (("done",), ("running",), ("failed",), ("stopped", "waiting")))
     seconds, known = one.seconds_left
     left = ("" if known else "over ") + duration(seconds)
@@ -94,7 +95,8 @@ def _driver_row(one: DriverStatus) -> tuple[str, ...]:
     return (_process(one), clock(plan["time"]), one.state, *map(str, counts), left, plan["command"])
 
 
-def _stage_row(one: DriverStatus, stage: StageStatus) -> tuple[str, ...]:
+def stage_row(one: DriverStatus, stage: StageStatus) -> tuple[str, ...]:
+    """A row of STAGES."""
     steps = f"{stage.done} of {stage.total}" if stage.total else ""
     left = "" if stage.left is None else duration(stage.left)
     where = _process(one) if stage.state == "running" else "stopped"

@@ -40,6 +40,8 @@ SILENT = 4 * BEAT
 """Seconds after which such a process counts as dead."""
 KEPT = 20
 """Journals of processes that have ended which are kept; the older ones are removed when another is begun."""
+MOST = 2**26
+"""Bytes of a journal: a longer one is not what a run writes in weeks, and is not read."""
 
 PLAN: forms.Form = {
     "event": str,
@@ -207,35 +209,75 @@ def read(root: Path, complain: Callable[[str], object]) -> list[Driver]:
 
     The last row of a process that was killed may be cut off: it is left out.
     """
-    found = []
-    for path in journals(root):
+    return Reader(root).read(complain)
+
+
+class Reader:
+    """Reads the journals of a results folder again and again, of each only what was appended since."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[Path, _Followed] = {}
+
+    def read(self, complain: Callable[[str], object]) -> list[Driver]:
+        """As the function `read`."""
+        paths = journals(self.root)
+        self._known = {path: followed for path, followed in self._known.items() if path in paths}
+        found = (self._driver(path, complain) for path in paths)
+        return [driver for driver in found if driver]
+
+    def own(self) -> Driver | None:
+        """The driver that this process is; None where it has no journal."""
+        paths = [path for path in journals(self.root) if path.name.startswith(f"{_prefix()}{os.getpid()}-")]
+        return self._driver(paths[-1], lambda _: None, alive=True) if paths else None
+
+    def _driver(self, path: Path, complain: Callable[[str], object], alive: bool | None = None) -> Driver | None:
         try:
-            store.check_links(path, root)
-            rows = _rows(path)
+            store.check_links(path, self.root)
+            rows = self._known.setdefault(path, _Followed(path)).read()
         except BenchError as error:
             complain(error.seen.removesuffix("."))
-            continue
-        problem = forms.problem(rows[0], PLAN) if rows else "no rows"
-        problem = problem or next(filter(None, (forms.problem(row, EVENT) for row in rows[1:])), "")
-        if problem:
-            complain(forms.misfit(path, problem))
-            continue
-        found.append(Driver(path, rows[0], rows[1:], is_alive(path)))
-    return found
+            return None
+        return Driver(path, rows[0], rows[1:], is_alive(path) if alive is None else alive)
 
 
-def _rows(path: Path) -> list[JsonObject]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"{path} cannot be read ({type(error).__name__}).", "Remove it.") from error
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):  # the text behind the last line end is empty, or cut off
+class _Followed:
+    """A journal, read up to the end of the last whole line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[JsonObject] = []
+        self.read_bytes = self.inode = 0
+
+    def read(self) -> list[JsonObject]:
+        """All rows.  Raises BenchError for a damaged one and for a file that is too long."""
+        try:
+            with self.path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if found.st_size > MOST:
+                    raise BenchError(f"{self.path} is longer than {MOST // 2**20} MiB.", "Remove it.")
+                if found.st_ino != self.inode or found.st_size < self.read_bytes:  # another file
+                    self.rows, self.read_bytes, self.inode = [], 0, found.st_ino
+                file.seek(self.read_bytes)
+                text = file.read(MOST)
+        except OSError as error:
+            raise BenchError(f"{self.path} cannot be read ({type(error).__name__}).", "Remove it.") from error
+        # what is behind the last line end is empty, or being written, or cut off
+        text = text[: text.rfind(b"\n") + 1]
+        new = [self._row(line, number) for number, line in enumerate(text.split(b"\n")[:-1], len(self.rows) + 1)]
+        self.rows += new
+        self.read_bytes += len(text)
+        if not self.rows:
+            raise BenchError(f"{forms.misfit(self.path, 'no rows')}.", "Remove it.")
+        return self.rows
+
+    def _row(self, line: bytes, number: int) -> JsonObject:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise BenchError(f"{path} is damaged (line {number}: no JSON object).", "Remove it.")
-        rows.append(row)
-    return rows
+            raise BenchError(f"{self.path} is damaged (line {number}: no JSON object).", "Remove it.")
+        if problem := forms.problem(row, PLAN if number == 1 else EVENT):
+            raise BenchError(f"{forms.misfit(self.path, problem)}.", "Remove it.")
+        return row

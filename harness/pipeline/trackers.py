@@ -1,4 +1,4 @@
-"""Logging a stage's scalars to TensorBoard, W&B, trackio or MLflow while it trains.
+"""Logging a stage's scalars to TensorBoard, W&B or trackio while it trains.
 
 The libraries are optional, and imported at a stage's first row in the process that trains.  They have no effect on
 results or keys: nothing is read back, and a tracker that fails is switched off with a warning.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -18,17 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
-
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, did_you_mean, one_line
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.text.types import JsonObject
 
 PROJECT = "rlhf-bench"
-MLFLOW_TAG = "rlhf-bench.run"
-LOCK_SECONDS = 120
-"""How long a stage waits for others that open MLflow's store; then its tracker is switched off."""
 Log = Callable[[Mapping[str, float]], None]
 """Called with every row of a training: its `iteration`, from 1, and its scalars by name."""
 
@@ -133,57 +127,12 @@ def _trackio(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
     return ResumedRun(tracked.scratch / "trackio.json", open_run)
 
 
-def _mlflow(tracked: Tracked, first: int) -> Tracker:  # noqa: ARG001
-    """The store that MLFLOW_TRACKING_URI names, else OUT/tracking/mlflow.db, one SQLite file for all stages."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import: it reports its use by default
-    client_of: Any = importlib.import_module("mlflow.tracking").MlflowClient
-    metric: Any = importlib.import_module("mlflow.entities").Metric
-    shared = tracked.folder.parent
-    shared.mkdir(parents=True, exist_ok=True)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{shared.absolute() / 'mlflow.db'}"
-
-    def open_run(name: str) -> LibraryCalls:
-        # stages side by side would create the tables and the experiment twice
-        with FileLock(shared / ".mlflow.lock", timeout=LOCK_SECONDS):
-            client = client_of(tracking_uri=uri)
-            experiment = _mlflow_experiment(client, shared)
-            # the store gives runs ids of its own, so a tag holds ours
-            known = client.search_runs([experiment], f"tags.`{MLFLOW_TAG}` = '{name}'", max_results=1)
-            run = (
-                known[0] if known else client.create_run(experiment, run_name=tracked.run_name, tags={MLFLOW_TAG: name})
-            )
-        run_id = run.info.run_id
-        client.update_run(run_id, status="RUNNING")
-
-        def log(scalars: Mapping[str, float], step: int) -> None:
-            now = int(1000 * time.time())  # milliseconds
-            client.log_batch(run_id, metrics=[metric(key, value, now, step) for key, value in scalars.items()])
-
-        return log, lambda: client.set_terminated(run_id)
-
-    return ResumedRun(tracked.scratch / "mlflow.json", open_run)
-
-
-def _mlflow_experiment(client: Any, shared: Path) -> str:
-    """The id of the experiment MLFLOW_EXPERIMENT_NAME (rlhf-bench), made where there is none."""
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    # nothing is uploaded, but without a place of ours the current folder would be named
-    place = None if os.environ.get("MLFLOW_TRACKING_URI") else (shared.absolute() / "mlflow").as_uri()
-    return str(client.create_experiment(name, artifact_location=place))
-
-
 OPENERS: Mapping[str, Callable[[Tracked, int], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": _wandb,
     "trackio": _trackio,
-    "mlflow": _mlflow,
 }
 """By the name of the library, which is also that of the extra that installs it: (where, first step) -> tracker."""
-ALSO = {"mlflow": ("sqlalchemy",)}
-"""Further packages of an extra: the small distribution of MLflow comes without what its local store needs."""
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
@@ -191,9 +140,8 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in OPENERS:
             raise BenchError(f"Unknown tracker {name!r}.", did_you_mean(name, OPENERS))
-        for package in (name, *ALSO.get(name, ())):
-            if find_spec(package) is None:  # not imported: that takes seconds, and only a process that trains needs it
-                raise BenchError(f"--track {name} needs the package {package}.", f"pip install 'rlhf-bench[{name}]'")
+        if find_spec(name) is None:  # not imported: that takes seconds, and only a process that trains needs it
+            raise BenchError(f"--track {name} needs the package {name}.", f"pip install 'rlhf-bench[{name}]'")
     return tuple(dict.fromkeys(names))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import forms, plugins, store
+from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, DamagedError, did_you_mean
 from rlhf_bench.harness.models.identity import WHOLE, policy_identity
 from rlhf_bench.harness.nouns import Split
@@ -325,64 +325,3 @@ def raise_first(outcome: Outcome) -> None:
     lost = f" {len(outcome.skipped)} stages that need it were left out." if outcome.skipped else ""
     seen = error.seen.removeprefix(f"{name}: ")  # a fault of the machine names its stage itself
     raise BenchError(f"{name}: {seen}{more}", f"{error.fix}{lost}".strip()) from error
-
-
-class Costed(Protocol):
-    """What an estimate needs of a stage: a Stage, or what a journal says of one."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def family(self) -> str: ...
-    @property
-    def cost(self) -> float: ...
-
-
-def rough_seconds(stages: Sequence[Costed], root: store.Store) -> dict[str, float | None]:
-    """About how long each stage takes, by key: its cost at the median rate of stages alike (kind, task, policy).
-
-    Rates come from the finished stages in `root`; without any alike, from measurements with the tiny policy on the
-    default synthetic task; None for other policies and tasks.
-    """
-    rates: dict[tuple[str, str], list[float]] = {}
-    for kind in {stage.kind for stage in stages}:
-        for path in sorted((root.root / kind).glob(f"*/{store.MARKER}")):
-            try:
-                record = store.read_json(path)
-            except BenchError:
-                continue  # the estimate needs no single stage, and a run names what is damaged
-            if forms.problem(record, forms.MARKER) or any(integrity.damage(path.parent, integrity.no_file, record)):
-                continue
-            if record.get("cost"):  # 0 for stages that state none, such as verdicts
-                rates.setdefault((kind, record.get("family", "")), []).append(record["seconds"] / record["cost"])
-    found: dict[str, float | None] = {}
-    for stage in stages:
-        alike = sorted(rates.get((stage.kind, stage.family), ()))
-        # a family begins with the task and the policy (`cells.plan_cell`, `shared.shared_stages`)
-        known = stage.family.startswith("dialogsum tiny") and stage.kind in TYPICAL
-        rate = alike[len(alike) // 2] if alike else TYPICAL[stage.kind] if known else None
-        if rate is None:
-            # a verdict stage states no cost: it counts as 0 s, not as unknown
-            found[stage.key] = 0.0 if stage.kind == "verdicts" else None
-        else:
-            found[stage.key] = rate * stage.cost
-    return found
-
-
-TYPICAL = {
-    "sft": 0.006,
-    "prompts": 0.5,
-    "transfer": 0.015,
-    "pairs": 1.5,
-    "reward": 20.0,
-    "scale": 0.02,
-    "baseline": 0.012,
-    "ppo": 0.024,
-    "pool": 0.003,
-    "tempered": 0.003,
-    "best_of_n": 0.001,
-    "proxy": 0.002,
-}
-"""Seconds per unit of cost, measured on one core with the default task and policy."""

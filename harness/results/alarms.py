@@ -35,22 +35,40 @@ def alarms(steps: Sequence[Row]) -> list[str]:
     `steps`: the rows of steps.jsonl, at least one, with kl (nats per response), empty_share and truncated_share (of
     the rollouts).  Means are over the last tenth of the iterations; NaN is looked for in all of them.
     """
+    return list(_by_subject(steps).values())
+
+
+def _by_subject(steps: Sequence[Row]) -> dict[str, str]:
     tail = steps[-max(1, len(steps) // 10) :]
-    found = []
+    found = {}
 
     def mean(name: str) -> float:
         return float(sum(row[name] for row in tail) / len(tail))
 
     # every iteration, not only the tail; NaN differs from itself, and `isnan` raises for values that are no numbers
     if any(value != value for row in steps for value in row.values()):
-        found.append("NaN in the log")
+        found["nan"] = "NaN in the log"
     # the KL is at least 0; the mean of its unbiased estimate may be slightly below by chance, but not by half a nat
     if mean("kl") < NEGATIVE_KL:
-        found.append(f"negative KL to the SFT policy: {mean('kl'):.2f} nats per response")
+        found["kl"] = f"negative KL to the SFT policy: {mean('kl'):.2f} nats per response"
     if mean("empty_share") > EMPTY_SHARE:
-        found.append(f"{mean('empty_share'):.0%} of the rollouts are empty")
+        found["empty"] = f"{mean('empty_share'):.0%} of the rollouts are empty"
     if mean("truncated_share") > TRUNCATED_SHARE:
-        found.append(f"{mean('truncated_share'):.0%} of the rollouts are cut off at the longest length")
+        found["truncated"] = f"{mean('truncated_share'):.0%} of the rollouts are cut off at the longest length"
+    return found
+
+
+def running_alarms(steps: Sequence[Row]) -> dict[str, str]:
+    """Sentences about a PPO run up to now, by what they are about; {} before FEWEST_STEPS iterations are made.
+
+    As `alarms`, and whether the critic explains little; the curve of a run that goes on need not have levelled off.
+    """
+    if len(steps) < FEWEST_STEPS:  # the last tenth is one iteration, and the critic begins at 0
+        return {}
+    found, critic = _by_subject(steps), explained(steps)
+    if critic is not None and critic < EXPLAINED:
+        shown = round(critic, 2) + 0.0  # no -0.00
+        found["critic"] = f"the critic explains {shown:.2f} of the variance of the returns, less than {EXPLAINED:g}"
     return found
 
 

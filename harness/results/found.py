@@ -118,7 +118,10 @@ def is_complete(folder: Path) -> bool:
 
     Unlike `store.Store.complete` it takes a half-written folder for unfinished and raises nothing.
     """
-    return (folder / store.MARKER).is_file()
+    try:
+        return (folder / store.MARKER).is_file()
+    except OSError:  # a name in a record that is too long for a folder
+        return False
 
 
 def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:

@@ -100,12 +100,28 @@ class Stamp:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Confirmed:
+    """A rerun of some seeds under later code that wrote the same as the stored runs (`outputs.unlike`).
+
+    `stages`: the digests of the keys of the whole experiment under that code, as in `Stamp`.  `cells` counts the cells
+    and analyses that were compared.
+    """
+
+    stages: dict[Line, Digest]
+    seeds: list[Line]
+    cells: Annotated[int, Field(ge=1)]
+    date: Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\d)?$")]
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{0,40}$")]
+
+
+@dataclass(frozen=True, config=CONFIG)
 class ResultFile:
     """The content of NAME.json.
 
     `seeds` are those with a finished cell, `finished` counts cells and stages of analyses, `missing` says what is not
     finished.  `date` is that of the last stage, in UTC; `minutes` are of one core.  `version` and `commit` of
-    rlhf-bench are "" where they are not known.  `note`: what a reader of the numbers should know.
+    rlhf-bench are "" where they are not known.  `note`: what a reader of the numbers should know.  `outputs`: digests
+    of what the runs wrote (outputs.py), {} in files of versions without them.
     """
 
     schema: Literal["rlhf-bench/results"]
@@ -124,11 +140,18 @@ class ResultFile:
     claims: list[ClaimRow]
     checks: list[CheckRow] = field(default_factory=list)
     note: Line = ""
+    outputs: dict[Line, dict[Line, dict[Line, Digest]]] = field(default_factory=dict)
+    confirmed: Confirmed | None = None
 
 
 def asks(claim: Claim) -> JsonObject:
     """What decides the verdict on a claim, by field."""
     return {name: getattr(claim, name) for name in ASKS}
+
+
+def stamp_of(file: ResultFile) -> JsonObject:
+    """What `stamps.stale` asks of a file: seeds, digests of the keys, and those of later code that writes the same."""
+    return {**plain(file.stamp), "confirmed": dict(file.confirmed.stages) if file.confirmed else {}}
 
 
 def plain(record: ResultFile | ClaimRow | CheckRow | Stamp) -> JsonObject:
@@ -216,9 +239,13 @@ def text(file: ResultFile) -> str:
     return _pretty(plain(file)) + "\n"
 
 
+DEEP = 4
+"""Below this depth, with the line break, a dictionary stands on one line."""
+
+
 def _pretty(value: object, end: str = "\n") -> str:
     inner = end + " "
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and value and len(end) < DEEP:
         parts = [f"{_line(name)}: {_pretty(own, inner)}" for name, own in value.items()]
         return "{" + inner + f",{inner}".join(parts) + end + "}"
     if isinstance(value, list) and value and not isinstance(value[0], int | float):

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity, journal
-from rlhf_bench.harness.plan.request import rough_seconds
+from rlhf_bench.harness.plan.costs import Rate, rough_seconds
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import is_complete
 
@@ -23,8 +23,12 @@ State = Literal["done", "running", "failed", "stopped", "waiting"]
 """Of a stage.  stopped: its driver ended in the middle of it; waiting: it was not begun."""
 
 
+MOST = 2**22
+"""Bytes of a cell's record: a longer one is not what a plan writes, and is not read."""
+
+
 class Planned(NamedTuple):
-    """A stage as a journal names it (`request.Costed`); `key` is as short as its folder has it."""
+    """A stage as a journal names it (`costs.Costed`); `key` is as short as its folder has it."""
 
     kind: str
     label: str
@@ -91,14 +95,21 @@ class DriverStatus:
 
 @dataclass
 class Status:
-    """Of a results folder.  `cells`: finished and all; `sizes`: bytes by folder; `problems`: sentences, without a
-    full stop, about records that cannot be read.
+    """Of a results folder.  `records`: its cells, and whether each is finished; `sizes`: bytes by folder; `problems`:
+    sentences, without a full stop, about records that cannot be read.
     """
 
     drivers: list[DriverStatus] = field(default_factory=list)
-    cells: tuple[int, int] = (0, 0)
+    records: Sequence[tuple[CellFiles, bool]] = ()
+    unread: int = 0
+    """Records of cells that cannot be read."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """The number of finished cells, and of all."""
+        return sum(finished for _, finished in self.records), len(self.records) + self.unread
 
 
 def read_status(root: Path, now: float) -> Status:
@@ -106,20 +117,70 @@ def read_status(root: Path, now: float) -> Status:
 
     Raises BenchError for a path that is no results folder, and for links out of it.
     """
-    check_results_folder(root)
-    found = Status()
-    counted, owned = set[Path](), list[tuple[journal.Driver, list[Planned]]]()
-    for driver in reversed(journal.read(root, found.problems.append)):
-        own = [stage for stage in planned(driver) if stage.folder(root) not in counted]
-        counted |= {stage.folder(root) for stage in own}
-        owned.insert(0, (driver, own))
-    # once for all drivers: it reads the records of all finished stages
-    left = [stage for _, own in owned for stage in own if not is_complete(stage.folder(root))]
-    rough = rough_seconds(left, store.Store(root))
-    found.drivers = [DriverStatus(driver, list(_of_stages(root, driver, own, rough, now))) for driver, own in owned]
-    found.cells = _cells(root, found.problems)
+    found = StatusReader(root).read(now)
     found.sizes = {path.name: size_of(path) for path in sorted(root.iterdir()) if path.is_dir()}
     return found
+
+
+class StatusReader:
+    """Reads the status of a results folder again and again; what has not changed is not read twice."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._journals = journal.Reader(root)
+        self._rates: dict[Path, Rate | None] = {}
+        self._left: tuple[frozenset[str], Mapping[str, float | None]] = frozenset(), {}
+        self._cells: dict[Path, tuple[object, CellFiles | str]] = {}
+
+    def read(self, now: float) -> Status:
+        """The status at the time `now`, without sizes.  Raises as `read_status`."""
+        check_results_folder(self.root)
+        found = Status()
+        counted, owned = set[Path](), list[tuple[journal.Driver, list[Planned]]]()
+        for driver in reversed(self._journals.read(found.problems.append)):
+            own = [stage for stage in planned(driver) if stage.folder(self.root) not in counted]
+            counted |= {stage.folder(self.root) for stage in own}
+            owned.insert(0, (driver, own))
+        rough = self._rough([stage for _, own in owned for stage in own])
+        found.drivers = [
+            DriverStatus(driver, list(_of_stages(self.root, driver, own, rough, now))) for driver, own in owned
+        ]
+        read = [self._cell(path) for path in sorted((self.root / "cells").glob("*.json"))]
+        found.records = [(cell, is_finished(cell)) for cell in read if isinstance(cell, CellFiles)]
+        found.problems += [problem for problem in read if isinstance(problem, str)]
+        found.unread = len(read) - len(found.records)
+        return found
+
+    def own(self, now: float) -> DriverStatus | None:
+        """The driver that this process is, with all stages that it planned; None where it has no journal."""
+        driver = self._journals.own()
+        if driver is None:
+            return None
+        own = planned(driver)
+        return DriverStatus(driver, list(_of_stages(self.root, driver, own, self._rough(own), now)))
+
+    def _rough(self, stages: Sequence[Planned]) -> Mapping[str, float | None]:
+        """Estimates of the stages that are left."""
+        left = [stage for stage in stages if not is_complete(stage.folder(self.root))]
+        keys = frozenset(stage.key for stage in left)
+        if keys != self._left[0]:  # once for all drivers: it reads the records of all finished stages
+            self._left = keys, rough_seconds(left, store.Store(self.root), self._rates)
+        return self._left[1]
+
+    def _cell(self, path: Path) -> CellFiles | str:
+        """The cell of a record, or what is wrong with the record."""
+        try:
+            made = path.stat()
+            stamp = made.st_mtime_ns, made.st_size, made.st_ino
+            if made.st_size > MOST:
+                return f"{path} is longer than {MOST // 2**20} MiB"
+            if self._cells.get(path, (None, ""))[0] != stamp:
+                self._cells[path] = stamp, planned_cell(path)
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        except BenchError as error:
+            return error.seen.removesuffix(".")
+        return self._cells[path][1]
 
 
 def check_results_folder(root: Path) -> None:
@@ -156,16 +217,6 @@ def _of_stages(
             if driver.alive and done and total:  # its own speed says more than that of others
                 left = (now - since) * (total - done) / done
             yield StageStatus(stage, "running" if driver.alive else "stopped", since, done, total, "", left)
-
-
-def _cells(root: Path, problems: list[str]) -> tuple[int, int]:
-    finished, paths = 0, sorted((root / "cells").glob("*.json"))
-    for path in paths:
-        try:
-            finished += is_finished(planned_cell(path))
-        except BenchError as error:
-            problems.append(error.seen.removesuffix("."))
-    return finished, len(paths)
 
 
 def planned_cell(path: Path) -> CellFiles:

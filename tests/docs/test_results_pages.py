@@ -25,7 +25,7 @@ def test_what_is_not_of_todays_code_is_said_to_be_stale() -> None:
     """Where it fails: `bench claims --out docs/results.md` writes the page again, from its files alone."""
     files = result_files.read_folder(DOCS / "results")
     assert files
-    found = stamps.stale({name: result_files.plain(file.stamp) for name, file in files.items()})
+    found = stamps.stale({name: result_files.stamp_of(file) for name, file in files.items()})
     page = (DOCS / "results.md").read_text(encoding="utf-8")
     assert set(found) == said_to_be_stale(page), f"stale, by kind of stage: {found}"
     # beside the stale line the ledger: of today's claims, and adjusted over all of them

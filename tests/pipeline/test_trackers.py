@@ -16,8 +16,9 @@ from small import bench, command
 from rlhf_bench.harness import store
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline import trackers
-from rlhf_bench.harness.pipeline.trackers import Tracked, check_trackers, open_trackers
+from rlhf_bench.harness.pipeline import trackers, tracking
+from rlhf_bench.harness.pipeline.trackers import Tracked, open_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.ppo.loop import train
 
 FAKE = """
@@ -237,7 +238,8 @@ def test_mlflow_logs_where_its_own_variables_say(tmp_path: Path, monkeypatch: py
 
 
 def test_mlflow_without_its_local_store_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "sqlalchemy" else object())
+    monkeypatch.setattr(trackers, "find_spec", lambda _: object())
+    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
     with pytest.raises(BenchError, match="needs the package sqlalchemy"):
         check_trackers(["mlflow"])
 

@@ -152,7 +152,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_contrast_of_both_schemes() -> None:
-    style = html._file("page.css")
+    style = html.packaged("page.css")
     schemes = [
         dict(re.findall(r"(--[\w-]+): (#\w{3,6});", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
     ]
@@ -191,7 +191,7 @@ def lab(colour: str, vision: str) -> tuple[float, float, float]:
 @pytest.mark.parametrize("vision", VISION)
 def test_the_colours_of_series_differ_for_every_eye(vision: str) -> None:
     """A distance of 20 is plain to see (about 2.3 is just noticed); every series has a marker of its own besides."""
-    for block in re.findall(r":root \{(.*?)\}", html._file("page.css"), re.S)[:2]:
+    for block in re.findall(r":root \{(.*?)\}", html.packaged("page.css"), re.S)[:2]:
         colours = re.findall(r"--s\d: (#\w{6})", block)
         assert len(colours) == figures.SLOTS == len(set(figures.MARKERS))
         assert min(math.dist(lab(a, vision), lab(b, vision)) for a, b in combinations(colours, 2)) >= 20

@@ -16,6 +16,7 @@ from rlhf_bench.harness.results.alarms import (
     explained,
     last_third,
     mean_curve,
+    running_alarms,
 )
 
 Curve = Any
@@ -144,3 +145,20 @@ def test_curves_that_still_rise_raise_it(count: int) -> None:
     """A line, and the approach of an end that lies as far ahead again, under a noise of a twentieth of the gain."""
     assert rate(np.linspace(0, 1, count), 0.05) >= 0.95
     assert rate(saturating(count, 1.0) / saturating(count, 1.0)[-1], 0.05) >= 0.75
+
+
+# ---- while a run goes on --------------------------------------------------------------------------------------------
+
+
+def test_alarms_of_a_run_that_goes_on() -> None:
+    rows = [{**row, "empty_share": 0.5} for row in steps(np.linspace(0, 1, 30), -0.001)]
+    for made in range(FEWEST_STEPS):
+        assert running_alarms(rows[:made]) == {}  # the critic begins at 0, and a tenth is one iteration
+    for made in range(FEWEST_STEPS, 31):  # by subject, so that one is not said again with every new number
+        found = running_alarms(rows[:made])
+        assert [*found] == ["empty", "critic"]
+        assert [found["empty"]] == alarms(rows[:made])
+        assert "explains 0.00 of the variance" in found["critic"]
+    # a curve that still rises is no alarm before its end
+    assert running_alarms(steps(np.linspace(0, 1, 42))) == {}
+    assert arm_alarms({1: steps(np.linspace(0, 1, 42))})

@@ -17,7 +17,7 @@ from rlhf_bench.harness.nouns import Example, Generation, Measure, Pair, to_row
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import stamps
-from rlhf_bench.harness.plan.request import rough_seconds
+from rlhf_bench.harness.plan.costs import rough_seconds
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.stages.pairs import pair_row
 from rlhf_bench.harness.text.turns import Conversation, Turn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.pipeline.execute import execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
+from rlhf_bench.harness.plan.costs import rough_seconds
 from rlhf_bench.harness.results.status import read_status
 from rlhf_bench.harness.results.unused import delete, find_unused
 
@@ -106,7 +108,7 @@ def running(tmp_path: Path) -> Any:
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     deadline = time.monotonic() + 60
-    while not _is_at(tmp_path / "runs", "b", 2):
+    while not _is_at(tmp_path / "runs", "b"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -115,12 +117,13 @@ def running(tmp_path: Path) -> Any:
     process.wait()
 
 
-def _is_at(root: Path, label: str, done: int) -> bool:
+def _is_at(root: Path, label: str) -> bool:
     if not journal.journals(root):
         return False
     # `step` leaves out rows that come within a second of each other: the first step is written
     found = read_status(root, time.time())
-    return any((one.stage.label, one.state) == (label, "running") and done for d in found.drivers for one in d.stages)
+    running = [one for driver in found.drivers for one in driver.of("running")]
+    return any(one.stage.label == label and one.done for one in running)
 
 
 def test_a_run_is_seen_from_another_process(tmp_path: Path, running: subprocess.Popen[bytes]) -> None:
@@ -188,6 +191,66 @@ def test_a_damaged_journal_is_named(tmp_path: Path, damage: Any, capsys: pytest.
         assert path.name in error
         with pytest.raises(DamagedError, match="what it needs is unknown"):
             find_unused(tmp_path)
+
+
+def test_what_is_appended_to_a_journal_is_read_alone(tmp_path: Path) -> None:
+    reader, problems = journal.Reader(tmp_path), list[str]()
+    a, b = plan()[:2]
+    root_of(tmp_path)
+    with journal.journal(tmp_path, [a, b], Machine()) as rows:
+        (first,) = reader.read(problems.append)
+        assert not first.events
+        rows.start(a)
+        (path,) = journal.journals(tmp_path)
+        with path.open("a") as file:
+            file.write('{"event": "st')  # a row that is being written
+        (second,) = reader.read(problems.append)
+        assert [row["event"] for row in second.events] == ["start"]
+        with path.open("a") as file:
+            file.write('ep", "time": 1}\n')
+        (third,) = reader.read(problems.append)
+        assert [row["event"] for row in third.events] == ["start", "step"]
+        # what was read is not read again
+        path.write_bytes(b"x" * path.stat().st_size)
+        with path.open("a") as file:
+            file.write('{"event": "over", "time": 1}\n')
+        (last,) = reader.read(problems.append)
+        assert [row["event"] for row in last.events] == ["start", "step", "over"]
+        assert journal.read(tmp_path, problems.append) == []
+        assert len(problems) == 1
+        # another file of that name is read from its start
+        path.unlink()
+        path.write_text(json.dumps(third.plan) + "\n")
+        (fourth,) = reader.read(problems.append)
+        assert not fourth.events
+    (tmp_path / ".partial" / path.name).unlink()
+    assert reader.read(problems.append) == []
+    assert len(problems) == 1
+
+
+def test_a_journal_that_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(plan(), root_of(tmp_path), Machine())
+    monkeypatch.setattr(journal, "MOST", 100)
+    assert "is longer than" in read_status(tmp_path, time.time()).problems[0]
+
+
+def test_the_rates_of_finished_stages_are_read_once(tmp_path: Path) -> None:
+    root, known = root_of(tmp_path), dict[Path, Any]()
+    execute([stage("a")], root, Machine())
+    first = rough_seconds([stage("b")], root, known)
+    (marker,) = known
+    marker.write_text("{")
+    assert rough_seconds([stage("b")], root, known) == first
+    assert rough_seconds([stage("b")], root) == {stage("b").key: None}
+    assert first[stage("b").key] is not None
+
+
+def test_no_rate_is_read_from_a_pipe(tmp_path: Path) -> None:
+    root = root_of(tmp_path)
+    folder = stage("a").folder(root)
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / store.MARKER)
+    assert rough_seconds([stage("b")], root) == {stage("b").key: None}
 
 
 class Full(io.StringIO):
