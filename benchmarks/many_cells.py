@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.pipeline import integrity
 
 OF_PROMPT = ("example_id", "slices", "source", "prompt")
 """What stays with the prompt when its response is another's."""
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 
 def multiply(real: Path, out: Path, arms: int, seeds: int) -> int:
     """Write arms x seeds copies of every cell below `real` to `out`; returns how many."""
-    records = [store.read_json(path) for path in sorted((real / "cells").glob("*.json"))]
+    records = [integrity.unsealed(store.read_json(path)) for path in sorted((real / "cells").glob("*.json"))]
     (out / "cells").mkdir(parents=True)
     for record in records:
         for arm in range(arms):
@@ -45,7 +46,8 @@ def _copy(real: Path, out: Path, record: Mapping[str, Any], name: str, seed: int
     made = {**record, "reward_model": name, "seed": seed, "arm": store.content_key([record["arm"], arm])[:12]}
     made |= {"stages": {role: places[role] for role in record["stages"]}}
     made |= {"judges": {role: places[role] for role in record["judges"]}}
-    store.write_json(out / "cells" / f"{label}.json", made)
+    path = out / "cells" / f"{label}.json"
+    store.write_json(path, integrity.sealed(made, path.name))
 
 
 def _folder(real: Path, target: Path, draw: np.random.Generator) -> None:
@@ -55,8 +57,12 @@ def _folder(real: Path, target: Path, draw: np.random.Generator) -> None:
     for path in sorted(real.iterdir()):
         if change := CHANGED.get(path.name):
             store.write_rows(target / path.name, change(store.read_rows(path), draw))
-        elif path.is_file() and not path.name.startswith("draw."):
+        elif path.is_file() and path.name != store.MARKER:
             os.link(path, target / path.name)
+    record = integrity.unsealed(store.read_json(real / store.MARKER))
+    kind, label = target.parent.name, target.name.removesuffix(f"-{record['key'][: store.KEY_LENGTH]}")
+    record |= {"kind": kind, "label": label, integrity.FILES: integrity.listed(target)}
+    store.write_json(target / store.MARKER, integrity.sealed(record, integrity.stage_place(record)))
 
 
 def _drawn(rows: Sequence[Row], draw: np.random.Generator) -> list[Row]:

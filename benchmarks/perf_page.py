@@ -298,5 +298,19 @@ def _report(results: Results) -> str:
         return ""
     text = f"\n## Reports\n\n`bench report` over cells of {found['prompts']} prompts, {found['seeds']} seeds a reward "
     text += "model, start-up included.\n"
-    rows = [(cells, before.get(cells), seconds) for cells, seconds in found["seconds"].items()]
-    return text + table(("cells", "s before", "s"), rows)
+    if "cells" not in found:  # of a version without a cache
+        rows = [(cells, before.get(cells), seconds) for cells, seconds in found["seconds"].items()]
+        return text + table(("cells", "s before", "s"), rows)
+    text += "Seconds of the processor: the first time, and again with what that kept (`--no-cache` keeps nothing).\n"
+    old = _earlier(results, "report").get("cells", {})
+    columns = ("cells", "s before", "s first", "s again", "MiB first", "MiB again", "page, MiB")
+    figures: list[tuple[object, ...]] = [
+        (
+            cells,
+            old.get(cells, {}).get("first", {}).get("seconds", before.get(cells)),
+            *(one[kind][what] for what in ("seconds", "mib") for kind in ("first", "again")),
+            one["page_mib"],
+        )
+        for cells, one in found["cells"].items()
+    ]
+    return text + table(columns, figures)

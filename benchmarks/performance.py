@@ -156,11 +156,10 @@ def jobs(quick: bool) -> dict[str, float]:
 
 
 def report() -> Any:
-    """Seconds of `bench report` by the number of cells."""
+    """Seconds and memory of `bench report` by the number of cells, the first time and again."""
     print("reports", flush=True)
-    done = subprocess.run(
-        [sys.executable, str(HERE / "report.py")], capture_output=True, text=True, timeout=1800, check=False
-    )
+    command = [sys.executable, str(HERE / "reading.py"), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlhf_bench.harness.api.reports import load_report
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.reports.inside import FOLDER
 
 SAMPLE = Path(__file__).resolve().parents[1] / "docs" / "sample-report"
 LIMIT = 3_000_000
@@ -35,11 +36,13 @@ def write_sample(source: Path, out: Path = SAMPLE, limit: int = LIMIT) -> list[P
             f"report.json has {len(text.encode())} bytes, more than {limit} ({parts}).", "Take fewer arms or seeds."
         )
     files = [source / name for name in ("report.html", "report.md")]
-    files += sorted((source / "tables").glob("*.csv"))
+    files += [*sorted((source / "tables").glob("*.csv")), *sorted((source / FOLDER).glob("*.js"))]
     if absent := [str(path) for path in files if not path.is_file()]:
         raise BenchError(f"The report lacks {', '.join(absent)}.", "Write it again: bench report.")
     shutil.rmtree(out, ignore_errors=True)
     (out / "tables").mkdir(parents=True)
+    for path in files:
+        (out / path.relative_to(source)).parent.mkdir(exist_ok=True)
     written = [Path(shutil.copyfile(path, out / path.relative_to(source))) for path in files]
     (out / "report.json").write_text(text, encoding="utf-8", newline="\n")
     written.append(out / "report.json")

@@ -9,11 +9,12 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, plugins, store
+from rlhf_bench.harness import cache, fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
@@ -68,8 +69,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     compared = comparison(arms, labels, estimator)
     estimates = [
         *(one for arm in arms for one in estimator.arm(arm)),
-        *ceiling_estimates(arms, estimator),
-        *entropy_matched_estimates(arms, estimator),
+        *of_several(arms, estimator),
     ]
     return {
         "schema": SCHEMA,
@@ -94,6 +94,19 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
     }
 
 
+def of_several(arms: Sequence[Arm], estimator: Estimator) -> list[Estimate]:
+    """Estimates of arms that need other arms: shares of a ceiling, and values at equal entropy."""
+    judges = sorted({judge for arm in arms for cell in arm.cells for judge in cell.judged()})
+    # an arm whose judges are others is of unknown content here, and nothing is kept
+    known = [arm.depends(*judges) if all(set(judges) <= {*c.judged()} for c in arm.cells) else "" for arm in arms]
+    kept = cache.group("estimates of several arms", estimator.depends(), *known)
+    rows = kept.get(
+        "rows",
+        lambda: [asdict(e) for made in (ceiling_estimates, entropy_matched_estimates) for e in made(arms, estimator)],
+    )
+    return [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in rows]
+
+
 def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimator) -> str:
     """Hash of everything that a report's files depend on; a report with an equal key need not be written again.
 
@@ -112,7 +125,7 @@ def page_fingerprint() -> str:
     """
     here = files("rlhf_bench.reports")
     names = sorted(file.name for file in here.iterdir() if file.is_file() and file.name.endswith(SHOWN_WITH))
-    code = fingerprint.of("rlhf_bench.reports.files", without=(MESSAGES,))
+    code = code_hash("rlhf_bench.reports.files", (MESSAGES,))
     return store.content_key([code, [here.joinpath(name).read_text(encoding="utf-8") for name in names]])
 
 
@@ -121,8 +134,13 @@ def numbers_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: E
     how intervals are made, and the code."""
     # a key alone does not name a content: verdicts that were judged again change under it, and so does a damaged file
     rows = sorted(store.canonical([cell.record, cell.content]) for cell in cells)
-    code = fingerprint.of(__name__, without=NOT_REPORTING)
+    code = code_hash(__name__, NOT_REPORTING)
     return store.content_key([rows, list(missing), asdict(estimator), code])
+
+
+def code_hash(module: str, without: Sequence[str]) -> str:
+    """`fingerprint.of`, which takes a second: kept for as long as the package's files are the same (cache.py)."""
+    return cache.group("code").get([module, *without], lambda: fingerprint.of(module, without=without))
 
 
 def origins(cells: Sequence[CellFiles]) -> list[JsonObject]:
@@ -344,8 +362,10 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
         examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
-        before = _responses(cell.folder("baseline"), last=False)
-        after = _responses(cell.folder("generations"), last=True)
+        kept = cache.group("responses", *cell.stage_parts())
+        ids = [example["id"] for example in examples]
+        before = kept.get(["before", ids], partial(_responses, cell.folder("baseline"), ids, last=False))
+        after = kept.get(["after", ids], partial(_responses, cell.folder("generations"), ids, last=True))
         for example in examples:
             name, seed = example["id"], arm.shown[0]
             empty = {
@@ -365,11 +385,12 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     return list(found.values())
 
 
-def _responses(folder: Path, last: bool) -> dict[str, str]:
-    """Sampled responses by example, at the last checkpoint or of the baseline (iteration 0)."""
+def _responses(folder: Path, ids: Sequence[str], last: bool) -> dict[str, str]:
+    """Sampled responses to these examples, at the last checkpoint or of the baseline (iteration 0)."""
     written = columns.read(folder / "generations.jsonl")
     group = written.groups.get(("sample", (written.last("sample") or 0) if last else 0))
-    return dict(zip(group.ids, group.texts, strict=True)) if group else {}
+    found = dict(zip(group.ids, group.texts, strict=True)) if group else {}
+    return {example: found[example] for example in ids if example in found}
 
 
 def manifest(cells: Sequence[CellFiles], command: str) -> JsonObject:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_bench.harness import cache
+from rlhf_bench.harness.cache import Group
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.entropy_matched import is_control
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, reasons, within
@@ -44,6 +47,22 @@ class Context:
     labels: Mapping[str, str]
     estimator: Estimator
     sheets: Sheets = field(default_factory=Sheets)
+
+    def judged(self, arms: Sequence[Arm], judge: str) -> list[Arm]:
+        """The arms with verdicts of a judge at a checkpoint that all of their seeds have."""
+        found = []
+        for arm in arms:
+            if all(judge in cell.judged() for cell in arm.cells):
+                kept = cache.group("judged", arm.depends(judge))
+                found += [arm] if kept.get("sample", partial(self._has_rows, arm, judge)) else []
+        return found
+
+    def _has_rows(self, arm: Arm, judge: str) -> bool:
+        return bool(self.sheets.of(arm, judge))
+
+    def group(self, name: str, arms: Sequence[Arm], *judges: str) -> Group:
+        """Where rows about these arms and judges are kept for the next report (cache.py)."""
+        return cache.group(name, self.estimator.depends(), *(arm.depends(*judges) for arm in arms))
 
 
 def comparison(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estimator) -> dict[str, list[JsonObject]]:
@@ -85,14 +104,21 @@ def pairs(arms: Sequence[Arm], column: Column, context: Context) -> list[JsonObj
     Units are the measure's.  `p_holm` is Holm's (1979) step-down over the rows of this call, all pairs of the arms.
     `different` is None where that cannot be said of reward models: one training seed, or no p.
     """
-    judged = [arm for arm in arms if context.sheets.of(arm, column.judge)]
-    rows = [_pair(a, b, column, context) for a, b in itertools.combinations(judged, 2)]
+    judged = context.judged(arms, column.judge)
+    rows = [_kept_pair(a, b, column, context) for a, b in itertools.combinations(judged, 2)]
     # after all pairs: the correction depends on how many p there are
     for row, adjusted in zip(rows, comparisons.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"], row["different"] = adjusted, None
         if adjusted is not None and row["seeds"] > 1:
             row["different"] = adjusted < 1 - context.estimator.level
     return rows
+
+
+def _kept_pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
+    """`_pair`, or the row of an earlier report on the same verdicts; labels depend on the other arms of the report."""
+    row = context.group("pair", (a, b), column.judge).get(asdict(column), lambda: _pair(a, b, column, context))
+    # a copy: `pairs` adds to it
+    return {**row, "a_label": context.labels[a.key], "b_label": context.labels[b.key]}
 
 
 def _pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
@@ -163,14 +189,21 @@ def _interval(found: Interval, context: Context) -> JsonObject:
 
 
 def ranking(arms: Sequence[Arm], column: Column, context: Context) -> list[JsonObject]:
-    """Bradley-Terry strengths of the arms that this judge measured, the strongest first; [] below two of them.
+    """`_ranking` of the arms that this judge measured, or the rows of an earlier report on the same verdicts."""
+    judged = context.judged(arms, column.judge)
+    if len(judged) < 2:
+        return []
+    kept = context.group("ranking", judged, column.judge)
+    rows = kept.get(asdict(column), lambda: _ranking(judged, column, context))
+    return [{**row, "label": context.labels[row["arm"]]} for row in rows]
+
+
+def _ranking(judged: Sequence[Arm], column: Column, context: Context) -> list[JsonObject]:
+    """Bradley-Terry strengths of the arms, the strongest first.
 
     `value`, `low`, `high`: log odds against the average arm.  `first`: the share of resamples in which the arm is the
     strongest.  Values None, with the reason as the note, where the arms have no seeds or prompts in common.
     """
-    judged = [arm for arm in arms if context.sheets.of(arm, column.judge)]
-    if len(judged) < 2:
-        return []
     unlike = context.sheets.unlike(judged, column.judge)
     names = [column.statistic] * len(judged)
     shared = common([context.sheets.of(arm, column.judge) for arm in judged], names, unlike)
@@ -194,21 +227,25 @@ def at_equal_length(arms: Sequence[Arm], column: Column, context: Context) -> It
     After AlpacaEval 2 (Dubois et al., 2404.04475; statistics/length_control.py).  Arms without verdicts of the judge
     `length` are left out.
     """
-    for arm in arms:
-        tables = [context.sheets.of(arm, judge) for judge in (column.judge, LENGTH[0])]
-        if not all(tables):
-            continue
-        shared = common(tables, [column.statistic, LENGTH[1]])
-        controlled = raw = undefined(shared.why)
-        if not shared.why:
-            verdicts, lengths = shared.outer
-            rng, level = context.estimator.generator("length", arm.key, *column.key), context.estimator.level
-            controlled = length_controlled(verdicts, lengths, level, rng, shared.clusters)
-            # the raw rate beside it is of the same cases, and comes second: both draw from one generator
-            decided = np.where(np.isnan(lengths), np.nan, verdicts)
-            raw = intervals.interval("win", decided, level, rng, shared.clusters)
-        place = {**_place(arm, column, context), **_interval(controlled, context)}
-        yield {**place, "raw": _interval(raw, context), **_size(shared)}
+    for arm in context.judged(context.judged(arms, column.judge), LENGTH[0]):
+        kept = context.group("length", (arm,), column.judge, LENGTH[0])
+        row = kept.get(asdict(column), partial(_at_equal_length, arm, column, context))
+        yield {**row, "label": context.labels[arm.key]}
+
+
+def _at_equal_length(arm: Arm, column: Column, context: Context) -> JsonObject:
+    tables = [context.sheets.of(arm, judge) for judge in (column.judge, LENGTH[0])]
+    shared = common(tables, [column.statistic, LENGTH[1]])
+    controlled = raw = undefined(shared.why)
+    if not shared.why:
+        verdicts, lengths = shared.outer
+        rng, level = context.estimator.generator("length", arm.key, *column.key), context.estimator.level
+        controlled = length_controlled(verdicts, lengths, level, rng, shared.clusters)
+        # the raw rate beside it is of the same cases, and comes second: both draw from one generator
+        decided = np.where(np.isnan(lengths), np.nan, verdicts)
+        raw = intervals.interval("win", decided, level, rng, shared.clusters)
+    place = {**_place(arm, column, context), **_interval(controlled, context)}
+    return {**place, "raw": _interval(raw, context), **_size(shared)}
 
 
 def _place(arm: Arm, column: Column, context: Context) -> JsonObject:

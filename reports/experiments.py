@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import fingerprint, forms, store
+from rlhf_bench.harness import cache, forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
@@ -98,7 +98,7 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
             raise DamagedError(seen, f"To make it again: {again} --repair")
         raise BenchError(f"{record['name']}: nothing is finished.", f"Run: {again}")
     # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
-    code = fingerprint.of(__name__, without=build.NOT_REPORTING)
+    code = build.code_hash(__name__, build.NOT_REPORTING)
     definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
     measured = [analyses[run] for run in sorted(analyses)]
     key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), measured, definition, code])
@@ -111,6 +111,24 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         known = before.get("schema_version") == SCHEMA_VERSION and before.get("key") == key
         if known and not forms.problem(before, {**BUILT, "report": (report_form(), type(None))}):
             return before
+    kept = cache.group("experiment", key, record["command"], missing)
+    made = kept.get("built", lambda: _built(record, cells, missing, analyses, estimator))
+    # the checkout's commit is in no key: of the report that is written now
+    if made["report"]:
+        report = made["report"]
+        made = {**made, "report": {**report, "manifest": {**report["manifest"], "git_commit": build.git_commit()}}}
+    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "key": key, **made}
+
+
+def _built(
+    record: Row,
+    cells: Mapping[str, Sequence[CellFiles]],
+    missing: Sequence[str],
+    analyses: Mapping[str, tuple[str, Tables]],
+    estimator: Estimator,
+) -> JsonObject:
+    """The result of an experiment without its key."""
+    every_cell = _distinct(cells)
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
     for run in experiments.find(record["name"]).runs:
@@ -123,11 +141,8 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
             chosen = tuning.best_of_budgets({of: arms_of(cells.get(of, [])) for of in run.of}, estimator.level)
             analysed |= {run.name: chosen} if chosen else {}
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "key": key,
         **{name: record[name] for name in ("name", "question", "seeds", "command", "left_out")},
-        "missing": missing,
+        "missing": list(missing),
         "runs": {name: [arm.key for arm in arms_of(own)] for name, own in cells.items()},
         "report": report,
         "contrasts": _contrasts(record["name"], cells, estimator),

@@ -13,9 +13,10 @@ from rlhf_bench.harness.pipeline.integrity import file_hash
 from rlhf_bench.harness.replacing import sweep, write_text
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.reports import steps
+from rlhf_bench.reports.blocks import distributions, read
 from rlhf_bench.reports.csv_tables import csv_files, csv_names, table_csv
 from rlhf_bench.reports.html import page
-from rlhf_bench.reports.inside import distributions, inside, read
+from rlhf_bench.reports.inside import FOLDER, NAME, Inside, inside
 from rlhf_bench.reports.markdown import markdown
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, s
     blocks = read(cells)
     full = {**report, "distributions": distributions(blocks)} if cells else dict(report)
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
-    yield "report.html", page(full, inside(blocks, labels) if cells else None)
+    shown = inside(blocks, labels) if cells else Inside({"tasks": [], "left_out": []})
+    yield from shown.files.items()  # before the page that names them
+    yield "report.html", page(full, shown.data, beside=bool(shown.files))
     yield "report.md", markdown(full, "" if cells else steps.ABSENT)
     for name, text in csv_files(full):
         yield f"{TABLES}/{name}", text
@@ -49,17 +52,21 @@ def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, s
 def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
     """Write every file of the report; returns their paths.
 
-    Each is written under another name and renamed, so that a reader never sees half a file.  Tables of the report that
-    was in `out` before are removed where this report has none of that name; other files stay.  Raises OSError where
-    `out` cannot be written (`build.write` makes it a BenchError).
+    Each is written under another name and renamed, so that a reader never sees half a file.  Tables and details of the
+    report that was in `out` before are removed where this report has none of that name; other files stay.  Raises
+    OSError where `out` cannot be written (`build.write` makes it a BenchError), and BenchError where a folder in it
+    leads elsewhere.
     """
+    for name in (TABLES, FOLDER):
+        store.check_inside(out / name, out)  # files are written into it, and removed from it
     try:
         # read before it is replaced: it is the only list of the tables that are ours to remove
         before = store.read_json(out / "report.json")
         stale = {out / TABLES / name for name in (*csv_names(before), steps.NAME)}
     except (BenchError, LookupError, TypeError, AttributeError):  # no report, or one of another version
         stale = set()
-    for folder in (out, out / TABLES):
+    stale |= {path for path in (out / FOLDER).glob("*.js") if NAME.fullmatch(path.stem)}
+    for folder in (out, out / TABLES, out / FOLDER):
         sweep(folder)  # what killed reports left
     written = []
     for name, text in texts(report, cells):

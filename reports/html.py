@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 SCRIPTS = ("page.js", "compare.js", "carry.js", "inside.js")
 
 
-def page(report: Row, inside: Row | None = None) -> str:
+def page(report: Row, inside: Row | None = None, *, beside: bool = False) -> str:
     """The page of `report`; `inside` (reports/inside.py) holds the responses and verdicts, None for a page without.
 
-    The whole HTML document.  Raises jinja2.UndefinedError where the template names what `view` does not give.
+    `beside`: it reads more of them from files beside it.  Returns the whole HTML document.  Raises
+    jinja2.UndefinedError where the template names what `view` does not give.
     """
     shown = view(report)
     rows = inside or {"tasks": [], "left_out": []}
@@ -48,20 +49,26 @@ def page(report: Row, inside: Row | None = None) -> str:
         # Markup, which autoescape leaves alone: files of this package, and JSON that `embedded` has made safe
         script=Markup(script),
         style=Markup(style),
-        policy=policy(script, style),
+        policy=policy(script, style, beside=beside),
         json=Markup(embedded(data)),
     )
     return text
 
 
-def policy(script: str, style: str) -> str:
+def policy(script: str, style: str, *, beside: bool = False) -> str:
     """The Content-Security-Policy: nothing is loaded, and only this script and this style sheet are allowed.
+
+    `beside`: and the scripts that this script itself adds to the page, the files of details ('strict-dynamic').  A
+    script element in injected markup is still refused, whatever it names.  From disk nothing else would do: a page of
+    file:// may not fetch, 'self' is not said to match its neighbours, and a hash of a script file needs the attribute
+    `integrity`, which browsers refuse there because such a file is of another origin without CORS.
 
     Injected markup would run no script even if escaping failed.  Style attributes have no effect either, those of this
     package included: figures use classes of page.css.
     """
+    dynamic = " 'strict-dynamic'" if beside else ""
     return (
-        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; img-src blob:; "
+        f"default-src 'none'; script-src '{digest(script)}'{dynamic}; style-src '{digest(style)}'; img-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
 

@@ -93,7 +93,7 @@ function verdictTable(task, cells, place) {
   const head = cells.map((cell) => make("th", { scope: "col", class: "n" }, visible(cell.label), " ", make("span", { class: "seeds", text: runName(cell.seed) })));
   const rows = task.measures.map((measure, k) => make("tr", {},
     make("th", { scope: "row", title: measure.description, text: visible(measure.title) }),
-    ...cells.map((cell) => cell.rows[place]).map((row) => make("td", { class: "n", text: row && (row.v?.[k] ?? null) === null && row.w?.[measure.judge] ? "undecided" : worded(row?.v?.[k], measure) }))));
+    ...cells.map((cell) => cell.rows?.[place]).map((row) => make("td", { class: "n", text: row && (row.v?.[k] ?? null) === null && row.w?.[measure.judge] ? "undecided" : worded(row?.v?.[k], measure) }))));
   return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Verdicts" }, make("table", { class: "verdicts-of" },
     make("caption", { text: "Verdicts of the judges" }), make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "measure" }), ...head)), make("tbody", {}, ...rows)));
 }
@@ -145,6 +145,33 @@ function corrected(row) {
     make("div", { class: "text", dir: "auto" }, ...parts));
 }
 
+/** Rows that came from the files beside the page, and promises of them, by the file's name. */
+const ARRIVED = new Map(), ASKED = new Map();
+
+/** Every file of details calls this with its name and its rows as JSON. */
+function details(name, text) {
+  ARRIVED.set(name, JSON.parse(text));
+}
+
+/** Read a file of details; resolves when it has been read, or cannot be. */
+function ask(name) {
+  if (!ASKED.has(name)) ASKED.set(name, new Promise((done) => {
+    const script = make("script", { src: `details/${name}.js` });
+    script.addEventListener("load", done);
+    script.addEventListener("error", done);
+    document.head.append(script);
+  }));
+  return ASKED.get(name);
+}
+
+/** Put the rows of a file into the cell or baseline that it is of. */
+async function fill(part) {
+  const name = part.file;
+  await ask(name);
+  delete part.file;
+  if (ARRIVED.has(name)) ({ rows: part.rows, top: part.top } = ARRIVED.get(name)); else part.missing = name;
+}
+
 function legendOf(cells) {
   if (!cells.some((cell) => cell.top)) return null;
   const steps = ["n4", "n3", "n2", "n1", "", "p1", "p2", "p3", "p4"];
@@ -174,7 +201,7 @@ function inside(box, tasks) {
 
   let task, shown, found = [], limit = PAGE;
   const cells = () => shown.map((k) => task.cells[k]);
-  const rowsOf = (place) => cells().map((cell) => cell.rows[place]).filter(Boolean);
+  const rowsOf = (place) => cells().map((cell) => cell.rows?.[place]).filter(Boolean);
 
   function firstCells() {
     const kept = state.get("show").split(",").map(Number).filter((k) => state.get("show") && task.cells[k]);
@@ -216,6 +243,8 @@ function inside(box, tasks) {
   }
 
   function refresh() {
+    const parts = [...cells(), ...cells().map((cell) => task.baselines[cell.baseline])].filter((part) => part.file);
+    if (parts.length) Promise.all(parts.map(fill)).then(refresh);
     const words = query.value.trim().toLowerCase(), by = Number(byBox.value), key = ORDERS[orderBox.value][1];
     found = task.prompts.map((_, place) => place).filter((place) => FILTERS[filterBox.value][1](rowsOf(place), task) && matches(place, words));
     if (key) {
@@ -229,7 +258,8 @@ function inside(box, tasks) {
   }
 
   function draw() {
-    count.textContent = `${found.length} of ${task.prompts.length} prompts`;
+    const missing = cells().filter((cell) => cell.missing).map((cell) => `details/${cell.missing}.js`);
+    count.textContent = `${found.length} of ${task.prompts.length} prompts` + (missing.length ? `; ${missing.join(", ")} cannot be read: keep the folder details beside this page` : "");
     list.replaceChildren(...found.slice(0, limit).map(entry));
     more.hidden = found.length <= limit;
   }
@@ -237,7 +267,7 @@ function inside(box, tasks) {
   function entry(place) {
     const prompt = task.prompts[place], by = Number(byBox.value), measure = task.measures[by] ?? {};
     const chips = cells().map((cell) => {
-      const value = cell.rows[place]?.v?.[by] ?? null, middle = measure.reference ?? null;
+      const value = cell.rows?.[place]?.v?.[by] ?? null, middle = measure.reference ?? null;
       const tone = value === null || middle === null || value === middle ? "" : (value > middle) === (measure.better !== "lower") ? " up" : " down";
       return make("span", { class: "chip" + tone, title: `${cell.label}, ${runName(cell.seed)}`, text: worded(value, measure) });
     });
@@ -256,14 +286,14 @@ function inside(box, tasks) {
     list.querySelectorAll("button").forEach((button) => button.setAttribute("aria-current", String(button.dataset.place === String(place))));
     if (place === undefined) { detail.replaceChildren(make("p", { class: "note", text: "No prompt matches." })); return; }
     const prompt = task.prompts[place], bases = [...new Set(cells().map((cell) => cell.baseline))];
-    const before = bases.map((k) => card("SFT baseline", cells().find((cell) => cell.baseline === k).seed, task.baselines[k][place], 0, bases.length === 1));
+    const before = bases.map((k) => card("SFT baseline", cells().find((cell) => cell.baseline === k).seed, task.baselines[k].rows?.[place], 0, bases.length === 1));
     detail.replaceChildren(
       make("h3", { text: visible(prompt.id) }),
       prompt.slices.length ? make("p", { class: "note", text: visible(prompt.slices.join(" · ")) }) : "",
       make("div", { class: "prompt text", dir: "auto", text: visible(prompt.x) }),
       prompt.reference ? folded("Reference", make("div", { class: "prompt text", dir: "auto", text: visible(prompt.reference) })) : "",
       legendOf(cells()) ?? "",
-      make("div", { class: "cards" }, ...before, ...cells().map((cell) => card(cell.label, cell.seed, cell.rows[place], cell.top))),
+      make("div", { class: "cards" }, ...before, ...cells().map((cell) => card(cell.label, cell.seed, cell.rows?.[place], cell.top))),
       verdictTable(task, cells(), place),
     );
   }

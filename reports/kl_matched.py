@@ -6,11 +6,16 @@ Plain rows for the report's JSON, computed from stored rows; kl_tables.py and ch
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from rlhf_bench.harness import cache
+from rlhf_bench.harness.cache import Group
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.estimates import Estimator, difference_limit, within
 from rlhf_bench.harness.results.frontiers import (
@@ -55,20 +60,37 @@ def kl_matched(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
         for column, decoding in itertools.product(compared(described([a for one in own for a in one.arms])), DECODINGS):
             what = What(column.judge, column.statistic, column.kind, column.before, decoding)
             judged = [one for one in own if all(column.judge in c.judged() for arm in one.arms for c in arm.cells)]
-            points = {one.key: reader.points(one, what) for one in judged}
-            having = [one for one in judged if points[one.key].by_seed]
+            # read when a number has to be computed: an earlier report may have kept them all (cache.py)
+            points = {one.key: lru_cache(partial(reader.points, one, what)) for one in judged}
+            name = [asdict(column), decoding]
+            kept = partial(_kept, estimator, column.judge)
+            having = [one for one in judged if kept(one).get([*name, "has"], partial(_has_points, points[one.key]))]
             for a, b in itertools.combinations(having, 2):
+                both = (points[a.key], points[b.key])
                 unlike = sheets.unlike((*a.arms, *b.arms), column.judge)
-                row = _contrast([points[a.key], points[b.key]], column, decoding, estimator, (a.key, b.key), unlike)
+                make = partial(_contrast, both, column, decoding, estimator, (a.key, b.key), unlike)
+                row = kept(a, b).get(name, make)
                 place = {"a": [arm.key for arm in a.arms], "b": [arm.key for arm in b.arms]}
                 where = {"task": task, "a_label": names[a.key], "b_label": names[b.key], **place}
                 found["contrasts"].append({**where, **row})
             if quality(column):
                 for one in having:
-                    row = _frontier(points[one.key], column, decoding, estimator, one.key)
+                    row = kept(one).get(name, partial(_frontier, points[one.key], column, decoding, estimator, one.key))
                     where = {"task": task, "label": names[one.key], "arms": [arm.key for arm in one.arms]}
                     found["frontiers"].append({**where, **row})
     return found
+
+
+def _kept(estimator: Estimator, judge: str, *frontiers: Frontier) -> Group:
+    """Where rows about these frontiers are kept for the next report."""
+    parts = [[arm.depends(judge) for arm in one.arms] for one in frontiers]
+    if "" in chain.from_iterable(parts):
+        return cache.NONE
+    return cache.group("frontiers", estimator.depends(), *parts)
+
+
+def _has_points(points: Callable[[], Points]) -> bool:
+    return bool(points().by_seed)
 
 
 def quality(column: Column) -> bool:
@@ -103,14 +125,14 @@ def frontier_labels(found: Sequence[Frontier], labels: Mapping[str, str]) -> dic
 
 
 def _contrast(
-    points: Sequence[Points],
+    points: Sequence[Callable[[], Points]],
     column: Column,
     decoding: str,
     estimator: Estimator,
     keys: tuple[str, str],
     unlike: str,
 ) -> JsonObject:
-    common = Shared(why=unlike) if unlike else shared(points)
+    common = Shared(why=unlike) if unlike else shared([read() for read in points])
     at: list[JsonObject] = []
     if not common.why:
         kl = rungs(common.reach)
@@ -121,8 +143,10 @@ def _contrast(
     return {**_of(column, decoding, common, estimator), "at": at}
 
 
-def _frontier(points: Points, column: Column, decoding: str, estimator: Estimator, key: str) -> JsonObject:
-    common = shared([points])
+def _frontier(
+    points: Callable[[], Points], column: Column, decoding: str, estimator: Estimator, key: str
+) -> JsonObject:
+    common = shared([points()])
     at: list[JsonObject] = []
     if not common.why:
         kl = [float(d) ** 2 for d in np.linspace(0.0, common.reach**0.5, GRID)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 from hypothesis import settings
 from tiny import Tiny, make_gpt2, make_llama, make_tokenizer, save
+
+# the cache of reports (harness/cache.py): no test reads or fills that of the user
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rlhf-bench-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and so every command that they start: tests
 # that interrupt something would wait for ever.

@@ -15,8 +15,8 @@ from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
-from rlhf_bench.reports.files import LIST, TABLES, report_damage
-from rlhf_bench.reports.inside import distributions, read
+from rlhf_bench.reports.blocks import distributions, read
+from rlhf_bench.reports.files import LIST, report_damage
 from rlhf_bench.reports.schema import report_form
 
 if TYPE_CHECKING:
@@ -153,7 +153,6 @@ def make_report(
     if histograms:
         made["distributions"] = distributions(read(found))
     if out is not None:
-        store.check_inside(out / TABLES, out)  # files are written into it, and removed from it
         build.write(made, out, found)
     return Report(out, made, tuple(missing)), missing
 

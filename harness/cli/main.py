@@ -24,6 +24,8 @@ from rlhf_bench.harness.cli.options import (
     a_task,
     check_seeds,
     layer_options,
+    no_cache_option,
+    numbers_kept,
     policy_option,
     preset_option,
     repair_option,
@@ -176,6 +178,7 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 @click.option("--figure-font", type=Finite(4.0, 24.0), default=8.0, show_default=True, help="Of all text, in points.")
 @click.option("--diff", is_flag=True, help="Compare two written reports: RUNS are their folders.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
+@no_cache_option
 def report(
     runs: tuple[Path, ...],
     out: Path | None,
@@ -186,6 +189,7 @@ def report(
     figures: Path | None,
     figure_width: float,
     figure_font: float,
+    no_cache: bool,
 ) -> None:
     """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics.
 
@@ -196,7 +200,9 @@ def report(
     if diff:
         sys.exit(diff_reports(runs, out, quiet))
     shown = Shown(quiet, in_terminal, figures, figure_width, figure_font)
-    sys.exit(report(runs, out, level, shown))
+    with numbers_kept(no_cache):
+        code = report(runs, out, level, shown)
+    sys.exit(code)
 
 
 @bench.command()
@@ -333,6 +339,7 @@ def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, tru
 @track_option
 @repair_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@no_cache_option
 @settings_options
 def experiment(**options: Any) -> None:
     """Run an experiment of the papers and rule on its claims by their intervals.  See: bench list experiments"""
@@ -349,7 +356,9 @@ def experiment(**options: Any) -> None:
     wanted = {name: options[name] for name in ("policy", "preset", "out")}
     planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
-    sys.exit(experiment(planned, trackers=trackers, **how))
+    with numbers_kept(options["no_cache"]):
+        code = experiment(planned, trackers=trackers, **how)
+    sys.exit(code)
 
 
 @bench.command()
@@ -360,7 +369,8 @@ def experiment(**options: Any) -> None:
 @click.option("--replace", is_flag=True, help="Replace stored results also by those of fewer seeds or cells.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--confirm", "confirming", is_flag=True, help="RUNS are reruns of some seeds: do they write the same?")
-def claims(confirming: bool, **options: Any) -> None:
+@no_cache_option
+def claims(confirming: bool, no_cache: bool, **options: Any) -> None:
     """List the papers' claims, each with a verdict from the experiments in RUNS (default: runs).
 
     With --out also from the results that an earlier call wrote beside the page; without RUNS from these alone.  With
@@ -371,7 +381,9 @@ def claims(confirming: bool, **options: Any) -> None:
 
     if confirming:
         sys.exit(confirm(options["runs"], options["out"], options["intro"], options["only"]))
-    sys.exit(claims(**options))
+    with numbers_kept(no_cache):
+        code = claims(**options)
+    sys.exit(code)
 
 
 @bench.command()

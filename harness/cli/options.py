@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
@@ -126,6 +127,13 @@ repair_option = click.option(
     help="Compare all stored files with what was written; make damaged stages, and what depends on them, again.",
 )
 
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Compute all numbers again, and keep none.  Without it, those of unchanged cells are taken from "
+    "~/.cache/rlhf-bench/reports, which may be deleted.",
+)
+
 trust_option = click.option(
     "--trust",
     multiple=True,
@@ -133,6 +141,13 @@ trust_option = click.option(
     help="A module:attribute, path or hub id that files in RUNS name: this command imports and calls that code, or "
     "opens that path.  Without it, files may name registered plugins alone; repeat.",
 )
+
+
+def numbers_kept(no_cache: bool) -> AbstractContextManager[None]:
+    """The block in which numbers are kept for the next report (`harness.cache`), unless with --no-cache."""
+    from rlhf_bench.harness import cache
+
+    return cache.using(None if no_cache else cache.user_folder())
 
 
 def check_seeds(options: dict[str, Any], yes: bool) -> None:

@@ -7,10 +7,11 @@ as well says that the same code would compute the same results.  What differs is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import forms, store
+from rlhf_bench.harness import cache, fingerprint, forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.plan import experiments
@@ -58,7 +59,8 @@ def of_today(name: str, seeds: Sequence[int] = ()) -> Digests:
 
     Raises BenchError for an unknown experiment.
     """
-    return of_plan(experiments.make(experiments.find(name), seeds, {}))
+    kept = cache.group("plan", _installed())
+    return kept.get([name, *seeds], lambda: dict(of_plan(experiments.make(experiments.find(name), seeds, {}))))
 
 
 def of_plan(made: experiments.Made) -> Digests:
@@ -68,6 +70,15 @@ def of_plan(made: experiments.Made) -> Digests:
         for cell in plan.cells:
             stages += [*cell.stages.values(), *plan.judged[cell.name].values()]
     return _digests((stage.place[0], stage.place[2]) for stage in stages)
+
+
+def _installed() -> list[str]:
+    """The plugins that are installed, which a plan may be of beside this package; packaged experiments name ours.
+
+    Part of the key under which plans are kept for the next command (cache.py): to make one generates its data.
+    """
+    groups = ("tasks", "reward_models", "judges")
+    return sorted(str(one) for name in groups for one in metadata.entry_points(group=f"{fingerprint.PACKAGE}.{name}"))
 
 
 def stale(stamp: Mapping[str, Row]) -> dict[str, list[str]]:
@@ -91,7 +102,9 @@ def stamped(record: Row, root: Path) -> JsonObject:
     Raises BenchError for seeds in layers that are not the experiment's own, which no plan can be made of again.
     """
     own = experiments.find(record["name"])
-    asked = record["seeds"] != experiments.record(own, experiments.make(own, (), {}), "")["seeds"]
+    kept = cache.group("plan", _installed())
+    usual = kept.get(["seeds", own.name], lambda: experiments.record(own, experiments.make(own, (), {}), "")["seeds"])
+    asked = record["seeds"] != usual
     if asked and any(isinstance(seed, str) for seed in record["seeds"]):
         raise BenchError(f"{own.name} was run on seeds in layers that are not its own.", "It has no page of results.")
     return {"seeds": record["seeds"] if asked else [], "stages": dict(of_results(record, root))}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlhf_bench.harness import store
 from rlhf_bench.harness.seeds import Seed, make_seed, shown
 from rlhf_bench.harness.text.types import Row
 
@@ -21,6 +22,7 @@ class CellFiles:
     root: Path
     path: Path | None = None  # of the record
     content: str = ""  # hash of all that a report reads of its stages; "" where nothing was read
+    parts: Mapping[str, str] = field(default_factory=dict)  # the same of each stage, by kind/label-key
 
     def folder(self, role: str) -> Path:
         """The folder of the stage with this role, such as "sft" or "generations"; KeyError without one."""
@@ -39,6 +41,14 @@ class CellFiles:
         """Names the data of a cell whose data seed may have drawn prompts of its own; "" without a data seed."""
         return str(self.record["origin"]["sha256"]) if "data" in self.record.get("layers", {}) else ""
 
+    def part(self, folder: Path) -> str:
+        """Hash of what a report reads of a stage's folder; "" where nothing was read."""
+        return self.parts.get(f"{folder.parent.name}/{folder.name}", "")
+
+    def stage_parts(self) -> list[str]:
+        """The hashes of all stages but verdicts, in order of the record."""
+        return [self.part(self.folder(role)) for role in self.record["stages"]]
+
     def judged(self) -> dict[str, Path]:
         """The folder of each judge's verdicts, by the judge's name."""
         return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
@@ -56,6 +66,8 @@ class Arm:
     reward_model: str
     key: str
     cells: tuple[CellFiles, ...]
+    known: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False, repr=False)
+    """What `depends` returned before."""
 
     @property
     def seeds(self) -> tuple[Seed, ...]:
@@ -66,6 +78,19 @@ class Arm:
     def shown(self) -> tuple[int | str, ...]:
         """The training seeds as reports store them."""
         return tuple(map(shown, self.seeds))
+
+    def depends(self, *judges: str) -> str:
+        """Hash of all that numbers of the arm and of these judges are computed from; "" where it is not known."""
+        if judges not in self.known:
+            cells = []
+            for cell in self.cells:
+                folders = cell.judged()
+                plain = {name: value for name, value in cell.record.items() if name != "judges"}
+                cells.append([plain, cell.stage_parts(), [cell.part(folders[judge]) for judge in judges]])
+            sound = all(part for _, *parts in cells for own in parts for part in own)
+            made = [self.task, self.reward_model, self.key, list(judges), cells]
+            self.known[judges] = store.content_key(made) if sound else ""
+        return self.known[judges]
 
     @property
     def drawn(self) -> tuple[str, ...]:

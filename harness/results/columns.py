@@ -54,7 +54,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Columns:
-    """A file's rows by checkpoint; `kept` holds the whole rows of the last checkpoint of each decoding."""
+    """A file's rows by checkpoint; `kept` holds the whole rows of verdicts at the last checkpoint of each decoding.
+
+    Not those of generations, whose token rewards would take most of a report's memory: a page reads them again.
+    """
 
     path: Path
     groups: Mapping[Checkpoint, Group]
@@ -73,10 +76,15 @@ class Columns:
             return self.kept[decoding, iteration]
         return [r for r in store.read_rows(self.path) if (r["decoding"], r["iteration"]) == (decoding, iteration)]
 
-    def final(self, decoding: str) -> dict[str, Row]:
-        """The rows of the last checkpoint with this decoding, by example; {} without such a checkpoint."""
-        last = self.last(decoding)
-        return {} if last is None else {row["example_id"]: row for row in self.rows(decoding, last)}
+    def final(self, *decodings: str) -> list[dict[str, Row]]:
+        """The rows of the last checkpoint with each decoding, by example; {} without such a checkpoint."""
+        last = [(decoding, self.last(decoding)) for decoding in decodings]
+        known = {place for place in last if place[1] is not None}
+        found: dict[tuple[str, int | None], Sequence[Row]] = dict(self.kept.items())
+        if not known <= found.keys():
+            rows = store.read_rows(self.path)
+            found = {place: [row for row in rows if (row["decoding"], row["iteration"]) == place] for place in known}
+        return [{row["example_id"]: row for row in found.get(place, ())} for place in last]
 
 
 def read(path: Path) -> Columns:
@@ -100,9 +108,9 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
     for row in rows:  # by example: of two rows of one example, the later one counts
         grouped.setdefault((row["decoding"], row["iteration"]), {})[row["example_id"]] = row
     groups: dict[Checkpoint, Group] = {}
+    judged = bool(rows) and "values" in rows[0]  # verdicts keep their measures in an object, generations have kl beside
     for place, own in grouped.items():
         part = list(own.values())
-        judged = "values" in part[0]  # verdicts keep their measures in an object, generations have kl and reward beside
         groups[place] = Group(
             _shared(tuple(row["example_id"] for row in part)),
             _shared(tuple(tuple(row.get("slices", ())) for row in part)),
@@ -112,7 +120,7 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
             () if judged else tuple(row.get("response", "") for row in part),
         )
     kept: dict[Checkpoint, Sequence[Row]] = {}
-    for decoding in {decoding for decoding, _ in grouped}:
+    for decoding in {decoding for decoding, _ in grouped if judged}:
         last = max(i for known, i in grouped if known == decoding)
         whole = list(grouped[decoding, last].values())
         for row in whole:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate, Measure
 from rlhf_bench.harness.results import columns
@@ -54,20 +55,42 @@ class Estimator:
         # imported here, because that module builds its results with this class
         from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
 
-        found = [*self._run_statistics(arm), *proxy_estimates(arm, self)]
+        judges = sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells)))
+        found = self._kept(arm, (), "run", partial(self._run_statistics, arm))
+        # gold is read from verdicts
+        found += self._kept(arm, judges, "proxy", partial(proxy_estimates, arm, self))
         # from the stored prompts, because a judge's rows hold no texts; read once where all seeds have the same ones
         thirds: dict[str, dict[str, str]] = {}
+        # an estimate is over all seeds of its arm: a judge that lacks one of them is left out
+        for judge in judges:
+            found += self._kept(arm, (judge,), "judge", partial(self._judged, arm, judge, thirds))
+        return found
+
+    def depends(self) -> list[object]:
+        """What of an estimator its numbers depend on, as JSON."""
+        return [type(self).__module__, type(self).__qualname__, self.level, self.seed]
+
+    def _kept(
+        self, arm: Arm, judges: Sequence[str], name: str, make: Callable[[], Iterable[Estimate]]
+    ) -> list[Estimate]:
+        """Estimates of an arm and of some judges, which are made unless an earlier report kept them (cache.py)."""
+        kept = cache.group("estimates", self.depends(), arm.depends(*judges))
+        if kept is cache.NONE:
+            return list(make())
+        rows = kept.get(name, lambda: [asdict(one) for one in make()])
+        # seeds as the arm has them: JSON holds a list
+        return [Estimate(**{**row, "seeds": arm.shown}) for row in rows]
+
+    def _judged(self, arm: Arm, judge: str, thirds: dict[str, dict[str, str]]) -> Iterator[Estimate]:
+        """The estimates of one judge; `thirds`: the slices by length of each data set, filled here."""
         for cell in arm.cells:
             if cell.drawn not in thirds:
                 thirds[cell.drawn] = length_slices(store.read_rows(cell.folder("prompts") / "examples.test.jsonl"))
-        # an estimate is over all seeds of its arm: a judge that lacks one of them is left out
-        for judge in sorted(set.intersection(*(set(cell.judged()) for cell in arm.cells))):
-            folders = [cell.judged()[judge] for cell in arm.cells]
-            same_judge(judge, folders)
-            measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
-            tables = [columns.read(folder / "verdicts.jsonl") for folder in folders]
-            found += self._judge(arm, judge, measures, tables, [thirds[name] for name in arm.drawn])
-        return found
+        folders = [cell.judged()[judge] for cell in arm.cells]
+        same_judge(judge, folders)
+        measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
+        tables = [columns.read(folder / "verdicts.jsonl") for folder in folders]
+        yield from self._judge(arm, judge, measures, tables, [thirds[name] for name in arm.drawn])
 
     def _judge(
         self,

@@ -7,11 +7,11 @@ A cell that cannot be read is left out and named; the others are reported.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_bench.harness import forms, store
+from rlhf_bench.harness import cache, forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.results import columns
@@ -150,20 +150,34 @@ def _read_cell(path: Path) -> tuple[CellFiles | None, list[str]]:
         halves = [str(cell.folder(role)) for role in unfinished if cell.folder(role).exists()]
         why = f" ({', '.join(dict.fromkeys(halves))} without {store.MARKER})" if halves else ""
         return None, [f"{name} is unfinished: {', '.join(unfinished)} missing{why}"]
-    problem = next(_stage_problems(cell), "")
+    problem = next(_changed(cell), "")
+    if not problem:
+        cell = replace(cell, parts=_parts(map(cell.folder, record["stages"])))
+        plain = {key: value for key, value in record.items() if key != "judges"}
+        # what was sound once is sound as long as it is the same: its rows need not be parsed for that
+        known = cache.group("sound cell", plain, *cell.stage_parts())
+        problem = known.sound(lambda: next(_stage_problems(cell), ""))
     if problem:
         return None, [f"{name}: {problem}"]
     # a judge that has not finished leaves its own verdicts out, not the cell: the other judges' are reported
     done, missing = {}, []
     for judge, folder in cell.judged().items():
         half = f" ({folder} without {store.MARKER})" if folder.exists() else ""
-        problem = next(verdict_problems(folder), "") if is_complete(folder) else f"has not finished{half}"
+        problem = _verdict_problem(folder) if is_complete(folder) else f"has not finished{half}"
         if problem:
             missing.append(f"{name}: the judge {judge!r} {problem}")
         else:
             done[judge] = record["judges"][judge]
     read = CellFiles({**record, "judges": done}, cell.root, path)
-    return replace(read, content=_content(read)), missing
+    hashes = _hashes({*map(cell.folder, record["stages"]), *read.judged().values()})
+    return replace(read, content=store.content_key(hashes), parts=_keys(hashes)), missing
+
+
+def _verdict_problem(folder: Path) -> str:
+    """The first of `verdict_problems`, "" for none."""
+    problem = next(_marker_problems(folder, ("figures", "params"), forms.JUDGED), "")
+    known = cache.NONE if problem else cache.group("sound verdicts", *_parts([folder]).values())
+    return problem or known.sound(lambda: next(verdict_problems(folder), ""))
 
 
 def verdict_problems(folder: Path) -> Iterator[str]:
@@ -173,9 +187,8 @@ def verdict_problems(folder: Path) -> Iterator[str]:
     yield from _row_problems(folder / "verdicts.jsonl", VERDICTS)
 
 
-def _content(cell: CellFiles) -> str:
-    """Hash of what a report reads of a cell's stages.  Their stage.json lists hashes of the other files."""
-    folders = {*map(cell.folder, cell.record["stages"]), *cell.judged().values()}
+def _hashes(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """Hashes of what a report reads of stages, by kind/label-key.  Their stage.json lists hashes of the other files."""
     hashes = {}
     for folder in folders:
         names = [store.MARKER]
@@ -183,7 +196,16 @@ def _content(cell: CellFiles) -> str:
             names += [name for name in READ if (folder / name).is_file()]
         place = f"{folder.parent.name}/{folder.name}"
         hashes[place] = [integrity.file_hash(folder / name) for name in sorted(names)]
-    return store.content_key(hashes)
+    return hashes
+
+
+def _keys(hashes: Mapping[str, list[str]]) -> dict[str, str]:
+    return {place: store.content_key([place, own]) for place, own in hashes.items()}
+
+
+def _parts(folders: Iterable[Path]) -> dict[str, str]:
+    """Hash of what a report reads of each stage, by kind/label-key; {} where nothing is kept of them."""
+    return _keys(_hashes(folders)) if cache.is_used() else {}
 
 
 def _record_problems(record: object) -> Iterator[str]:
@@ -211,10 +233,14 @@ def _are_layers(found: object) -> bool:
     )
 
 
-def _stage_problems(cell: CellFiles) -> Iterator[str]:
-    """What cannot be read of a cell's finished stages."""
+def _changed(cell: CellFiles) -> Iterator[str]:
+    """What is wrong with the stage.json of a cell's finished stages, and which of the files they list have changed."""
     for role in cell.record["stages"]:
         yield from _marker_problems(cell.folder(role), STAGE, forms.SOURCES.get(role, forms.MARKER))
+
+
+def _stage_problems(cell: CellFiles) -> Iterator[str]:
+    """What cannot be read of the rows of a cell's finished stages."""
     for role, (name, needed) in ROWS.items():
         if role in cell.record["stages"]:
             yield from _row_problems(cell.folder(role) / name, needed)

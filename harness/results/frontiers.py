@@ -7,8 +7,9 @@ Arms that differ in the strength of the KL penalty or in how long they ran are p
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +112,35 @@ class Points:
     by_seed: dict[Seed, list[Point]]
     sources: dict[Prompt, str]
     left_out: tuple[Seed, ...] = ()
+    made: dict[object, Array] = field(default_factory=dict, compare=False, repr=False)
+    """Arrays that were made of them: a frontier is compared with every other one, mostly on the same prompts."""
+
+    @cached_property
+    def prompts(self) -> dict[Seed, frozenset[Prompt]]:
+        """The prompts that all points of a seed have, in KL and value."""
+        return {
+            seed: frozenset.intersection(*(frozenset(part) for point in own for part in point))
+            for seed, own in self.by_seed.items()
+        }
+
+    def array(self, by_seed: Mapping[Seed, frozenset[Prompt]], prompts: tuple[Prompt, ...]) -> Array:
+        """[2, S, C, P] KL and value under the seeds of `by_seed`, NaN where a prompt is of none of the seed's own.
+
+        Seeds with fewer points are filled with NaN.  Of runs in layers: the mean curves of the outermost layer, which
+        are independent as seeds are.
+        """
+        place = tuple(by_seed.items()), prompts
+        if place not in self.made:
+            most = max(len(self.by_seed[seed]) for seed in by_seed)
+            found: Array = np.full((2, len(by_seed), most, len(prompts)), np.nan)
+            for s, (seed, of) in enumerate(by_seed.items()):
+                at = [k for k, prompt in enumerate(prompts) if prompt in of]
+                own = [prompts[k] for k in at]
+                for c, point in enumerate(self.by_seed[seed]):
+                    for part, values in zip(found[:, s, c], point, strict=True):
+                        part[at] = list(map(values.__getitem__, own))
+            self.made[place] = np.stack([outer_means(part, layers_of(tuple(by_seed))) for part in found])
+        return self.made[place]
 
 
 @dataclass
@@ -191,26 +221,16 @@ def shared(found: Sequence[Points]) -> Shared:
     note = f"seeds with fewer than {FEWEST} checkpoints left out: {', '.join(map(str, left_out))}" if left_out else ""
     if not seeds:
         return Shared(why=NO_SEED, note=note)
-    by_data: dict[int | None, set[Prompt]] = {}
+    by_data: dict[int | None, frozenset[Prompt]] = {}
     for seed in seeds:  # prompts are common to the seeds of one data seed, which may have drawn its own
-        own = set.intersection(*(set(part) for points in found for point in points.by_seed[seed] for part in point))
+        own = frozenset.intersection(*(points.prompts[seed] for points in found))
         data = layers_asked(seed).get("data")
         by_data[data] = own & by_data.get(data, own)
-    prompts = sorted(set.union(*by_data.values()))
+    prompts = tuple(sorted(frozenset.union(*by_data.values())))
     if not prompts:
         return Shared(why=NO_PROMPT, note=note)
-    curves = []
-    for points in found:
-        most = max(len(points.by_seed[seed]) for seed in seeds)
-        # [2, S, C, P] KL and value; seeds with fewer points are filled with NaN
-        made: Array = np.full((2, len(seeds), most, len(prompts)), np.nan)
-        for s, seed in enumerate(seeds):
-            for c, point in enumerate(points.by_seed[seed]):
-                of = by_data[layers_asked(seed).get("data")]
-                made[:, s, c] = [[part[prompt] if prompt in of else np.nan for prompt in prompts] for part in point]
-        # of runs in layers: the mean curves of the outermost layer, which are independent as seeds are
-        made = np.stack([outer_means(part, layers_of(seeds)) for part in made])
-        curves.append(Curve(made[0], made[1]))
+    of_seeds = {seed: by_data[layers_asked(seed).get("data")] for seed in seeds}
+    curves = [Curve(*points.array(of_seeds, prompts)) for points in found]
     clusters = [found[0].sources.get(prompt, "") for prompt in prompts]
     if any(own != by_data[data] for own in by_data.values()):  # one name under two data seeds is of two sources
         home = [next(at for at, own in by_data.items() if prompt in own) for prompt in prompts]

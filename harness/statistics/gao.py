@@ -168,13 +168,29 @@ def totals_of(cube: Array, member: Array) -> Totals:
     """Totals of cells [S, C, P] by unit; member [P, U] is 1 where a prompt belongs to a unit."""
     # sums and counts apart, so that a resample's mean is over its decided prompts alone
     decided = np.isfinite(cube)
-    return np.where(decided, cube, 0.0) @ member, decided.astype(np.float64) @ member
+    sums, counts = np.where(decided, cube, 0.0), decided.astype(np.float64)
+    if np.array_equal(member, np.eye(*member.shape)):  # every prompt is a unit: the product changes no number
+        return sums + 0.0, counts  # but -0, which it makes 0
+    return sums @ member, counts @ member
 
 
 def means_at(worth: Totals, distance: Totals, units: Array) -> tuple[Array, Array]:
     """d and gold [R, S, C] under the weights of units [R, U]; NaN where no prompt of positive weight is decided."""
-    kl, gold = (np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(n @ units.T, -1, 0) for sums, n in (distance, worth))
+    kl, gold = (
+        np.moveaxis(sums @ units.T, -1, 0) / np.moveaxis(_counted(n, units), -1, 0) for sums, n in (distance, worth)
+    )
     return np.sqrt(np.maximum(kl, 0.0)), gold  # an estimated KL near 0 can fall below it by sampling noise
+
+
+def _counted(counts: Array, units: Array) -> Array:
+    """[S, C, R] the decided cases in resamples, `counts` [S, C, U] under weights of units [R, U].
+
+    Mostly the same prompts are decided everywhere: one row then serves all.  Both are whole numbers, whose sums are
+    exact in any order.
+    """
+    if counts.size and (counts == counts[:1, :1]).all():
+        return np.broadcast_to(counts[:1, :1] @ units.T, (*counts.shape[:2], len(units)))
+    return np.asarray(counts @ units.T)
 
 
 def _basis(form: Form, d: Array) -> Array:

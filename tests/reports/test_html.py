@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from payloads import PAYLOADS
 from stored import NAMES, Stored, make, report_of
 
-from rlhf_bench.reports import answer, figures, html, inside
+from rlhf_bench.reports import answer, blocks, figures, html, inside
 from rlhf_bench.reports.measures import Column
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
@@ -33,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
 
 def page_of(report: dict[str, Any], cells: list[Any]) -> str:
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
-    blocks = inside.read(cells)
-    return html.page({**report, "distributions": inside.distributions(blocks)}, inside.inside(blocks, labels))
+    found = blocks.read(cells)
+    return html.page({**report, "distributions": blocks.distributions(found)}, inside.inside(found, labels).data)
 
 
 class Elements(HTMLParser):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from stored import ITERATIONS, NAMES, Stored, make, report_of
 
 from rlhf_bench.harness import store
+from rlhf_bench.reports import blocks as read_blocks
 from rlhf_bench.reports import inside
-from rlhf_bench.reports.inside import Block
+from rlhf_bench.reports.blocks import Block
 
 RMS, SEEDS, PROMPTS = NAMES[:3], (1, 2), 8
 
@@ -22,11 +25,11 @@ RMS, SEEDS, PROMPTS = NAMES[:3], (1, 2), 8
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> list[Block]:
     root = tmp_path_factory.mktemp("store")
     make(root, Stored(RMS, SEEDS, PROMPTS))
-    return inside.read(report_of(root)[1])
+    return read_blocks.read(report_of(root)[1])
 
 
 def test_every_last_response_is_there_with_its_tokens_and_verdicts(blocks: list[Block]) -> None:
-    task = inside.inside(blocks, {})["tasks"][0]
+    task = inside.inside(blocks, {}).data["tasks"][0]
     assert len(task["cells"]) == len(RMS) * len(SEEDS)
     assert [prompt["id"] for prompt in task["prompts"]] == [f"test-{k}" for k in range(PROMPTS)]
     keys = [(measure["judge"], measure["name"]) for measure in task["measures"]]
@@ -45,7 +48,7 @@ def test_every_last_response_is_there_with_its_tokens_and_verdicts(blocks: list[
 
 
 def test_undecided_is_none_with_its_reason(blocks: list[Block]) -> None:
-    task = inside.inside(blocks, {})["tasks"][0]
+    task = inside.inside(blocks, {}).data["tasks"][0]
     place = [measure["name"] for measure in task["measures"]].index("win_rate")
     row = task["cells"][0]["rows"][3]
     assert row["v"][place] is None
@@ -54,35 +57,46 @@ def test_undecided_is_none_with_its_reason(blocks: list[Block]) -> None:
 
 
 def test_cells_of_one_seed_share_a_baseline(blocks: list[Block]) -> None:
-    task = inside.inside(blocks, {})["tasks"][0]
+    task = inside.inside(blocks, {}).data["tasks"][0]
     assert len(task["baselines"]) == len(SEEDS)
     assert {(cell["seed"], cell["baseline"]) for cell in task["cells"]} == {(1, 0), (2, 1)}
-    shown = {seed: task["baselines"][k][0]["x"] for seed, k in ((1, 0), (2, 1))}
+    shown = {seed: task["baselines"][k]["rows"][0]["x"] for seed, k in ((1, 0), (2, 1))}
     assert shown == {block.seed: block.before["test-0"]["response"] for block in blocks}
 
 
+def details(found: inside.Inside) -> dict[str, Any]:
+    """The rows of the files beside the page, by name, as a script would hand them to the page."""
+    made = {}
+    for path, text in found.files.items():
+        literal = re.fullmatch(
+            r""""use strict";\ndetails\('([0-9a-f]{24})', '((?:[^'\\\\]|\\\\.)*)'\);\n""", text, re.DOTALL
+        )
+        assert literal, text[:200]
+        assert path == f"details/{literal[1]}.js"
+        rows = re.sub(r"\\(.)", r"\1", literal[2])
+        assert hashlib.sha256(rows.encode()).hexdigest().startswith(literal[1])
+        made[literal[1]] = json.loads(rows)
+    return made
+
+
 @given(st.integers(0, 60_000))
-def test_what_is_shown_fits_and_what_is_not_is_said(blocks: list[Block], budget: int) -> None:
-    found = inside.inside(blocks, {}, budget)
-    whole = inside.inside(blocks, {})
-    assert not found["tasks"] or inside.size(found) <= budget
-    assert (found == whole) == (not found["left_out"])
-    if found["tasks"]:
-        cells = {(cell["label"], cell["seed"]) for cell in found["tasks"][0]["cells"]}
-        assert {label for label, _ in cells} == {block.arm for block in blocks}  # no arm is dropped for another
-
-
-def test_less_is_shown_in_the_order_that_is_promised(blocks: list[Block]) -> None:
-    sizes = [inside.size(inside.inside(blocks, {}, 10**9))]
-    seen = []
-    while sizes[-1] > 0:
-        found = inside.inside(blocks, {}, sizes[-1] - 1)
-        if not found["tasks"]:
-            break
-        task = found["tasks"][0]
-        seen.append((len(task["cells"]), "t" in task["cells"][0]["rows"][0], len(task["prompts"])))
-        sizes.append(inside.size(found))
-    assert seen == [(3, True, 8), (3, False, 8), (3, False, 4), (3, False, 2), (3, False, 1)]
+def test_every_row_is_in_the_page_or_beside_it(blocks: list[Block], budget: int) -> None:
+    found, whole = inside.inside(blocks, {}, budget), inside.inside(blocks, {})
+    assert not whole.files
+    assert (found == whole) == (not found.files)
+    # the sentence about the files is counted in any case
+    needed = inside.size(whole.data)
+    assert found.files or needed <= budget
+    assert not found.files or needed + inside.size(inside.BESIDE) + 40 > budget
+    beside, (task,), (wanted,) = details(found), found.data["tasks"], whole.data["tasks"]
+    assert task["prompts"] == wanted["prompts"]
+    for kind in ("cells", "baselines") if found.files else ():
+        for one, other in zip(task[kind], wanted[kind], strict=True):
+            assert {**one, **beside.get(one.get("file", ""), {}), "file": ""} == {**other, "file": ""}
+    if any("rows" in cell for cell in task["cells"]):
+        assert inside.size(found.data) <= budget
+        # no arm is dropped for another
+        assert {cell["label"] for cell in task["cells"] if "rows" in cell} == {block.arm for block in blocks}
 
 
 def test_prompts_that_one_seed_lacks_are_holes(tmp_path: Path) -> None:
@@ -91,7 +105,7 @@ def test_prompts_that_one_seed_lacks_are_holes(tmp_path: Path) -> None:
         for file in (tmp_path / name).glob("*-s1-*/*.jsonl"):
             if file.name != "steps.jsonl":
                 store.write_rows(file, [row for row in store.read_rows(file) if row["example_id"] != "test-0"])
-    task = inside.inside(inside.read(report_of(tmp_path)[1]), {})["tasks"][0]
+    task = inside.inside(read_blocks.read(report_of(tmp_path)[1]), {}).data["tasks"][0]
     ids = [prompt["id"] for prompt in task["prompts"]]
     rows = {cell["seed"]: dict(zip(ids, cell["rows"], strict=True)) for cell in task["cells"]}
     assert rows[1]["test-0"] is None
@@ -104,7 +118,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), ma
 @given(SPANS)
 def test_places_of_tokens_come_back(spans: list[list[int]]) -> None:
     row = {"tokens": len(spans), "finished": True, "spans": spans, "token_rewards": [0.5] * len(spans)}
-    found = inside._response(row, {}, (), inside.Extent(1)) or {}
+    found = inside._response(row, {}, (), True) or {}
     ends = found.get("e", [])
     starts = found.get("s", [0, *ends[:-1]])
     assert [list(span) for span in zip(starts, ends, strict=False)] == spans
@@ -133,9 +147,9 @@ def test_a_histogram_counts_everything_once(
     pairs: list[tuple[float, float]], others: list[tuple[float, float]]
 ) -> None:
     values = [value for pair in [*pairs, *others] for value in pair]
-    found = inside.binned(pairs, values)
+    found = read_blocks.binned(pairs, values)
     assert sum(found["before"]) == sum(found["after"]) == len(pairs)
-    edges = [found["low"] + k * found["width"] for k in range(inside.BINS + 1)]
+    edges = [found["low"] + k * found["width"] for k in range(read_blocks.BINS + 1)]
     slack = 1e-9 + 1e-6 * found["width"]
     for k, count in enumerate(found["after"]):
         close = [after for _, after in pairs if edges[k] - slack <= after <= edges[k + 1] + slack]
@@ -143,7 +157,7 @@ def test_a_histogram_counts_everything_once(
 
 
 def test_distributions_by_hand(blocks: list[Block]) -> None:
-    found = inside.distributions(blocks)
+    found = read_blocks.distributions(blocks)
     assert [(row["judge"], row["statistic"]) for row in found] == [("utility", "gold")] * len(RMS)
     for row in found:
         values: dict[str, list[Any]] = {"gold_baseline": [], "gold": []}
@@ -158,7 +172,9 @@ def test_distributions_by_hand(blocks: list[Block]) -> None:
 
 def test_bytes_count_not_characters(tmp_path: Path) -> None:
     make(tmp_path, Stored(RMS[:1], SEEDS, 40, words=lambda *_: ("会" * 50, "<&>" * 20)))
-    blocks = inside.read(report_of(tmp_path)[1])
-    found = inside.inside(blocks, {}, 20_000)
-    assert found["tasks"]
-    assert len(inside.embedded(found).encode()) <= 20_000 < len(inside.embedded(inside.inside(blocks, {})).encode())
+    blocks = read_blocks.read(report_of(tmp_path)[1])
+    whole = inside.inside(blocks, {}).data
+    budget = len(inside.embedded(whole).encode()) - 1
+    found = inside.inside(blocks, {}, budget).data
+    assert "rows" in found["tasks"][0]["cells"][0]
+    assert len(inside.embedded(found).encode()) <= budget

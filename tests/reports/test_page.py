@@ -288,15 +288,65 @@ def test_it_prints(tab: Browser, path: Path, tmp_path: Path) -> None:
     assert tab.complaints() == []
 
 
+SHOWN_CELLS = "DATA.inside.tasks[0].cells.filter((c) => !c.file)"
+HOSTILE = ("</script>", " 'a' \\ ${b} `c`", "\u2028\u2029", " \ud83d", "\r\n", " <!--", "__proto__")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with more responses than fit into it."""
+    root = tmp_path_factory.mktemp("large")
+    found = write(root, Stored(NAMES, (1, 2), 40, words=lambda *_: HOSTILE * 40, judge_note="</script>'\\"))
+    assert list((found.parent / "details").iterdir())
+    return found
+
+
+def test_details_come_from_beside_the_page_as_they_were_stored(tab: Browser, large: Path) -> None:
+    tab.open(large)
+    tab.wait(f"{SHOWN_CELLS}.length === 4")
+    tab.wait("document.querySelectorAll('.card .tok').length > 0")
+    beside = (large.parent / "details").resolve().as_uri()
+    assert all(text.startswith(f"request: {beside}") for text in tab.complaints())
+    assert tab.run(f"{SHOWN_CELLS}[0].rows.every((row) => row.x === {json.dumps(''.join(HOSTILE * 40))})")
+    seeds = texts(tab, "fieldset label")
+    tab.click("fieldset label:nth-of-type(2) input")  # the second seed of the first reward model
+    tab.wait(f"{SHOWN_CELLS}.length === 5")
+    assert seeds[:2] == ["1", "2"]
+    assert len([part for part in texts(tab, ".card h4") if part.endswith("seed 2")]) == 2  # with its baseline
+    assert texts(tab, "#browser > .note")[0] == "40 of 40 prompts"
+
+
+def test_only_the_page_s_own_script_adds_scripts(tab: Browser, large: Path) -> None:
+    evil = large.with_name("evil.js")
+    evil.write_text("window.ran = 1;")
+    other = large.with_name("other.html")
+    added = '<script src="evil.js"></script><script>window.ran = 1</script>'
+    other.write_text(large.read_text().replace("<main", f"{added}<main", 1))
+    assert added in other.read_text()
+    tab.open(other)
+    tab.wait(f"{SHOWN_CELLS}.length === 4")
+    assert tab.run("window.ran === undefined")
+
+
+def test_a_page_without_its_details_says_so(tab: Browser, large: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "report.html"
+    alone.write_bytes(large.read_bytes())
+    tab.open(alone)
+    tab.wait("document.querySelector('#browser > .note').textContent.includes('keep the folder')")
+    assert len(texts(tab, ".card .text")) > 4  # responses of first seeds are in the page, without token rewards
+    assert not texts(tab, ".card .tok")
+
+
 @pytest.mark.slow
 def test_ten_cells_of_five_hundred_prompts_are_small_and_quick(tab: Browser, tmp_path: Path) -> None:
     page = write(tmp_path, Stored(NAMES, (1, 2), 500, repeat=3))
-    assert page.stat().st_size < 5e6
+    assert page.stat().st_size < 3e6
     assert tab.run("1") == 1
     waited = tab.open(page)
     taken = tab.work()
     assert len(tab.run("DATA.inside.tasks[0].cells")) == 10
-    assert all("t" in row for row in tab.run("DATA.inside.tasks[0].cells.map((c) => c.rows[7])"))
+    tab.wait(f"{SHOWN_CELLS}.length === 4")  # whose files beside the page have arrived
+    assert all("t" in row for row in tab.run(f"{SHOWN_CELLS}.map((c) => c.rows[7])"))
     assert 0.01 < taken < 1.0, (taken, waited)
     before = tab.work()
     tab.choose("select[name=order]", "spread")

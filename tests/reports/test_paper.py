@@ -17,7 +17,7 @@ from stored import NAMES, Stored, make, report_of
 from rlhf_bench.harness.api.reports import make_report
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.reports import canvas, inside, paper, view
+from rlhf_bench.reports import blocks, canvas, paper, view
 from rlhf_bench.reports.canvas import Forest, Style
 from rlhf_bench.reports.figures import Bins, Drawing, Look, Point, Series
 
@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root: Path = tmp_path_factory.mktemp("store")
     make(root, Stored(NAMES[:3], (1, 2, 3), 8))
     made, cells = report_of(root, Estimator())
-    return {**made, "distributions": inside.distributions(inside.read(cells))}
+    return {**made, "distributions": blocks.distributions(blocks.read(cells))}
 
 
 def test_every_figure_of_the_page_is_there(report: dict[str, Any]) -> None:

@@ -73,6 +73,28 @@ def test_tables_of_the_report_before_do_not_stay(tiny: tuple[dict[str, Any], lis
     assert (tmp_path / "out" / "tables" / "own.csv").read_text() == "mine\n"
 
 
+@pytest.mark.parametrize("name", ["tables", "details"])
+def test_no_file_is_written_or_removed_where_a_link_leads(
+    tiny: tuple[dict[str, Any], list[Any]], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / f"{'a' * 24}.js").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "other")
+    with pytest.raises(BenchError, match="leads outside"):
+        build.write(tiny[0], tmp_path / "out", tiny[1])
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [f"{'a' * 24}.js"]
+
+
+def test_details_of_the_report_before_do_not_stay(tiny: tuple[dict[str, Any], list[Any]], tmp_path: Path) -> None:
+    details = tmp_path / "out" / "details"
+    details.mkdir(parents=True)
+    for name in (f"{'a' * 24}.js", "notes.js"):
+        (details / name).write_text("before")
+    build.write(tiny[0], tmp_path / "out", tiny[1])
+    assert [path.name for path in details.iterdir()] == ["notes.js"]  # what is not ours stays
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tiny: tuple[dict[str, Any], list[Any]], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match="Cannot write to"):

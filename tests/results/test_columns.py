@@ -45,7 +45,7 @@ def test_columns_equal_rows(tables: list[list[dict[str, Any]]], slice_name: str)
         for one, rows in zip(made, tables, strict=True):
             own = {r["example_id"]: r for r in rows if (r["decoding"], r["iteration"]) == place}
             if one.last(place[0]) == place[1]:
-                assert one.final(place[0]) == own
+                assert one.final(place[0]) == [own]
 
 
 def test_prompts_of_one_seed_alone_and_reasons_are_counted() -> None:
