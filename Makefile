@@ -5,7 +5,7 @@ VENV := .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check docs format bench clean
+.PHONY: setup demo test test-slow check docs format bench sample-report clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +36,10 @@ docs: setup
 # make bench TRL=/path/to/python with trl==1.12.0, BEFORE=commit SUITE=folder: minutes on two quiet cores; docs/performance.md
 bench: setup
 	$(BIN)/python benchmarks/performance.py $(if $(TRL),--trl $(TRL)) $(if $(BEFORE),--before $(BEFORE)) $(if $(SUITE),--suite $(SUITE))
+
+# make sample-report REPORT=runs/experiments/whitebox: docs/sample-report, with its report.json
+sample-report: setup
+	$(BIN)/python benchmarks/sample_report.py "$(REPORT)"
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.results.table import interval, value_text
 from rlhf_bench.reports import answer, figures
-from rlhf_bench.reports.figures import Look, Point, Series
+from rlhf_bench.reports.figures import Bins, Drawing, Look, Point, Series
 from rlhf_bench.reports.measures import RUN, Column, Report, arms_on, curve, of_report, pick, shown_at
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ DISTANCE = Axis("KL to the SFT policy", "nats")
 def charts(report: Report, task: str, looks: Looks) -> list[JsonObject]:
     """Every figure of a task but for its histograms, those with nothing to draw left out.
 
-    {"title", "svg"} each, and as "reliability" what the judge says of its numbers: win rates and levels with a better
-    side against KL, the other measures along training, then pair accuracy.
+    {"title", "svg"} each, as "drawing" the numbers behind it, and as "reliability" what the judge says of them: win
+    rates and levels with a better side against KL, the other measures along training, then pair accuracy.
     """
     columns = shown_at(report, "figures")
     # one number per policy says how good it is at a distance; the rest is followed over time
@@ -134,7 +134,8 @@ def chart(
         return None
     ends = "; ".join(f"{one.name} {value_text(one.points[-1].y)} at {value_text(one.points[-1].x)}" for one in drawn)
     svg = figures.lines(drawn, str(x), str(y), f"{y} by {x}. Last points: {ends}.", mark, reach)
-    return {"title": f"{y.name} by {x.name}", "svg": svg, "reliability": ""}
+    drawing = Drawing(drawn, str(x), str(y), mark, reach)
+    return {"title": f"{y.name} by {x.name}", "svg": svg, "reliability": "", "drawing": drawing}
 
 
 def accuracy(report: Report, task: str, looks: Looks) -> JsonObject | None:
@@ -155,7 +156,12 @@ def accuracy(report: Report, task: str, looks: Looks) -> JsonObject | None:
                 for s in series
             )
             drawn = figures.scatter(series, "pair accuracy", column.title, said, column.reference)
-            return {"title": f"{column.title} by pair accuracy", "svg": drawn, "reliability": column.reliability}
+            return {
+                "title": f"{column.title} by pair accuracy",
+                "svg": drawn,
+                "reliability": column.reliability,
+                "drawing": Drawing(series, "pair accuracy", column.title, column.reference, lines=False),
+            }
     return None
 
 
@@ -173,7 +179,8 @@ def histograms(report: Report, task: str) -> list[JsonObject]:
         note = f"variance ratio {interval(ratio)}" if ratio and ratio["value"] is not None else ""
         said = f"{name} under {label}: {_spread(row, 'before')} before, {_spread(row, 'after')} after. {note}"
         drawn = figures.histogram(row["low"], row["width"], row["before"], row["after"], name, said)
-        found.append({"title": label, "note": note, "svg": drawn})
+        bins = Bins(row["low"], row["width"], row["before"], row["after"], name)
+        found.append({"title": label, "note": note, "svg": drawn, "drawing": bins})
     return found
 
 

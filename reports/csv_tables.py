@@ -1,23 +1,22 @@
-"""The tables of a report as CSV, one file each, and all estimates with full precision.
+"""The tables of a report as CSV, one file each, in tidy form (tidy.py), and all estimates; numbers with every digit.
 
 Text of models or data that a spreadsheet would run as a formula gets an apostrophe in front (OWASP, CSV injection);
-numbers and intervals stay as they are.  Control characters are made visible.
+numbers stay as they are.  Control characters are made visible.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import DASH, Cell, restored, text
 from rlhf_bench.harness.seeds import joined
+from rlhf_bench.reports import tidy
 from rlhf_bench.reports.kl_tables import FRONTIER, frontier_rows
 from rlhf_bench.reports.measures import Report, indexed
 from rlhf_bench.reports.tables import TABLES, all_tables
-from rlhf_bench.reports.verdicts import checks_table, claims_table
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """How a formula may begin, in full-width forms, too."""
@@ -27,6 +26,9 @@ ESTIMATES = (
     "high", "level", "n", "n_invalid", "seeds", "method", "note",
 )  # fmt: skip
 """Columns of estimates.csv: those of an Estimate, and the arm's label."""
+
+OTHERS = ("estimates", "claims", "claim-checks", "frontier", "steps")
+"""Files that are no table of `tables.TABLES`; steps.csv is written by steps.py."""
 
 
 def csv_files(report: Report) -> Iterator[tuple[str, str]]:
@@ -50,6 +52,7 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     """File name, columns and rows of every table."""
     report = indexed(report)
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
+    level = next((row["level"] for row in report["estimates"]), None)  # one for all intervals of a report
     estimates = (
         {**row, "label": labels.get(row["arm"], ""), "seeds": joined(row["seeds"])} for row in report["estimates"]
     )
@@ -58,30 +61,23 @@ def _named(report: Report) -> Iterator[tuple[str, Sequence[str], Iterable[Sequen
     taken: dict[str, int] = {}
     for name in names:
         for table in all_tables(report, [name]):  # several of one name: a distribution for each measure
-            yield f"{_unique(name, taken)}.csv", table.columns, table.rows
+            made = tidy.FROM_ROWS[name](report) if name in tidy.FROM_ROWS else tidy.tidy(table, level)
+            yield f"{_unique(name, taken)}.csv", *made
     if report.get("claims"):
-        claims = claims_table(report["claims"])
-        yield "claims.csv", claims.columns, claims.rows
-        checked = checks_table(report["claims"])
-        if checked.rows:
-            yield "claim-checks.csv", checked.columns, checked.rows
+        yield "claims.csv", *tidy.claims(report["claims"])
+        if any(row.get("checks") for row in report["claims"]):
+            yield "claim-checks.csv", *tidy.claim_checks(report["claims"])
     frontier = list(frontier_rows(report))
     if frontier:
         yield "frontier.csv", FRONTIER, frontier
     # a name is taken whether its table has rows or not: adding seeds renames no file
-    taken |= {name: max(1, taken.get(name, 1)) for name in ("estimates", "claims", "claim-checks", "frontier", *names)}
+    taken |= {name: max(1, taken.get(name, 1)) for name in (*OTHERS, *names)}
     for stored in report.get("comparisons", ()):  # each under its own title
+        name = _unique(tidy.slug(stored["title"]), taken)
+        part, write = tidy.COMPARED.get(name, ("", None))
+        rows = report.get("comparison", {}).get(part)
         # reports of older versions have no typed cells: their text stays as it is
-        rows = restored(stored).rows if "cells" in stored else stored["rows"]
-        yield f"{_unique(slug(stored['title']), taken)}.csv", stored["columns"], rows
-
-
-def slug(title: str) -> str:
-    """A file name from a title: lower-case words with hyphens, at most 60 characters.
-
-    ASCII alone; "table" where nothing is left of the title.
-    """
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].rstrip("-") or "table"
+        yield f"{name}.csv", *(write(rows) if write and rows else tidy.tidy(restored(stored), level))
 
 
 def _unique(name: str, taken: dict[str, int]) -> str:
@@ -101,16 +97,15 @@ def table_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def cell(value: object) -> str:
     """One entry as text that no spreadsheet runs; an empty one for None and where there is no number.
 
-    Cells are written as in the tables, `value [low, high]`; plain numbers, those of estimates.csv, with all their
-    digits.
+    Numbers have all their digits.  A typed cell is its value alone: its interval has columns of its own.
     """
-    # not a dash: in a spreadsheet a column of numbers stays one
-    if value is None or value == DASH or (isinstance(value, Cell) and value.value is None):
-        return ""
     if isinstance(value, Cell):
-        return text(value)
+        value = value.value
+    # not a dash: in a spreadsheet a column of numbers stays one
+    if value is None or value == DASH:
+        return ""
     if isinstance(value, int | float):
-        return repr(float(value)) if isinstance(value, float) else str(value)  # every digit
+        return repr(float(value)) if isinstance(value, float) else str(value)
     if isinstance(value, list | tuple):
         value = " ".join(text(one) if isinstance(one, Cell) else str(one) for one in value)
     shown = printable(str(value))

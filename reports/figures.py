@@ -98,6 +98,31 @@ class Series(NamedTuple):
         return f"s{self.look.slot % SLOTS}"
 
 
+class Drawing(NamedTuple):
+    """What a figure shows, for `paper.py`, which draws it with another library: the same series on the same axes.
+
+    `lines`: whether the points of a series are joined.  `mark`: the reference value in y.  `reach`: what the y axis
+    reaches at least.  `x`, `y`: names of the axes with their units.
+    """
+
+    series: Sequence[Series]
+    x: str
+    y: str
+    mark: float | None = None
+    reach: float | None = None
+    lines: bool = True
+
+
+class Bins(NamedTuple):
+    """A histogram: counts by bin before and after, the first bin from `low`, all of one `width`; `x` names the axis."""
+
+    low: float
+    width: float
+    before: Sequence[int]
+    after: Sequence[int]
+    x: str
+
+
 def axis(values: Sequence[float], marks: int = 5) -> Axis:
     """The range of `values`, widened to round numbers with about `marks` ticks.
 

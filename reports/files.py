@@ -12,8 +12,9 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.integrity import file_hash
 from rlhf_bench.harness.replacing import sweep, write_text
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.reports import steps
 from rlhf_bench.reports.blocks import distributions, read
-from rlhf_bench.reports.csv_tables import csv_files, csv_names
+from rlhf_bench.reports.csv_tables import csv_files, csv_names, table_csv
 from rlhf_bench.reports.html import page
 from rlhf_bench.reports.inside import FOLDER, NAME, Inside, inside
 from rlhf_bench.reports.markdown import markdown
@@ -27,8 +28,9 @@ LIST = ".files.json"
 
 
 def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, str]]:
-    """(path below the report's folder, content) of every file.  Without `cells` the page shows no responses.
+    """(path below the report's folder, content) of every file.
 
+    Without `cells` the page shows no responses, and there is no steps.csv: `report` holds neither.  report.md says so.
     Equal reports and cells give equal texts; the order of the cells does not matter.
     """
     blocks = read(cells)
@@ -37,9 +39,12 @@ def texts(report: Row, cells: Sequence[CellFiles] = ()) -> Iterator[tuple[str, s
     shown = inside(blocks, labels) if cells else Inside({"tasks": [], "left_out": []})
     yield from shown.files.items()  # before the page that names them
     yield "report.html", page(full, shown.data, beside=bool(shown.files))
-    yield "report.md", markdown(full)
+    yield "report.md", markdown(full, "" if cells else steps.ABSENT)
     for name, text in csv_files(full):
         yield f"{TABLES}/{name}", text
+    trained = steps.curves(cells, labels)
+    if trained is not None:
+        yield f"{TABLES}/{steps.NAME}", table_csv(*trained)
     # last: its key says that the other files are up to date
     yield "report.json", json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -57,7 +62,7 @@ def write_files(report: Row, out: Path, cells: Sequence[CellFiles] = ()) -> list
     try:
         # read before it is replaced: it is the only list of the tables that are ours to remove
         before = store.read_json(out / "report.json")
-        stale = {out / TABLES / name for name in csv_names(before)}
+        stale = {out / TABLES / name for name in (*csv_names(before), steps.NAME)}
     except (BenchError, LookupError, TypeError, AttributeError):  # no report, or one of another version
         stale = set()
     stale |= {path for path in (out / FOLDER).glob("*.js") if NAME.fullmatch(path.stem)}

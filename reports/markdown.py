@@ -23,9 +23,12 @@ SPLITS = {"sft": "demonstrations", "train": "PPO prompts", "test": "held-out pro
 """What the examples of a split are used for (`nouns.Split`)."""
 
 
-def markdown(report: Row) -> str:
-    """The whole report as text: the content of report.md, which holds no responses but the samples."""
-    return "\n".join(lines(report)).rstrip() + "\n"
+def markdown(report: Row, absent: str = "") -> str:
+    """The whole report as text: the content of report.md, which holds no responses but the samples.
+
+    `absent`: a sentence on what was not written beside it, its last line.
+    """
+    return "\n".join([*lines(report), "", absent]).rstrip() + "\n"
 
 
 def lines(report: Row) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.results.table import Cell, Entry, Table, cell_value, interval_text, numeric, text
-from rlhf_bench.reports.csv_tables import slug
 from rlhf_bench.reports.layout import without_constants, without_empty
+from rlhf_bench.reports.tidy import slug
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject

@@ -25,7 +25,7 @@ from rlhf_bench.harness.api.runs import make_machine, remove_damage
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children
-from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.request import raise_first

@@ -15,6 +15,7 @@ from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
+from rlhf_bench.reports.blocks import distributions, read
 from rlhf_bench.reports.files import LIST, report_damage
 from rlhf_bench.reports.schema import report_form
 
@@ -124,11 +125,18 @@ def report(runs: Paths, out: str | os.PathLike[str] | None = None, *, level: flo
 
 
 def make_report(
-    places: Sequence[Path], out: Path | None, estimator: Estimator, command: str, *, reuse: bool = False
+    places: Sequence[Path],
+    out: Path | None,
+    estimator: Estimator,
+    command: str,
+    *,
+    reuse: bool = False,
+    histograms: bool = False,
 ) -> tuple[Report | None, list[str]]:
     """The report of the cells in `places` (results folders or records), None where none is finished; what is missing.
 
     It is written to `out`, with `command` in its manifest; with `reuse` not if the same report is complete there.
+    `histograms`: whether the object holds the distributions, as the written report.json does.
     """
     found, missing = find_cells(places)
     if not found:
@@ -142,6 +150,8 @@ def make_report(
         if stored.get("key") == build.report_key(found, missing, estimator):
             return Report(out, stored, tuple(missing)), missing
     made = build.build(found, missing, estimator, command)
+    if histograms:
+        made["distributions"] = distributions(read(found))
     if out is not None:
         build.write(made, out, found)
     return Report(out, made, tuple(missing)), missing

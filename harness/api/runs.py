@@ -27,7 +27,7 @@ from rlhf_bench.harness.pipeline.execute import Outcome
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, safe_children, usable_cores
 from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan import request as requests
 from rlhf_bench.harness.plan.costs import rough_seconds
 from rlhf_bench.harness.plan.judges import plain_names

@@ -169,22 +169,39 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, .md, .json and tables/*.csv.")
 @click.option("--terminal", "in_terminal", is_flag=True, help="Show all tables here; plain when piped.")
 @click.option("--level", type=Finite(0.5, 0.999), default=0.95, show_default=True, help="Of the intervals.")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    help="Folder for every figure as SVG and PDF for a paper (extra figures).",
+)
+@click.option("--figure-width", type=Finite(1.5, 20.0), default=3.25, show_default=True, help="In inches.")
+@click.option("--figure-font", type=Finite(4.0, 24.0), default=8.0, show_default=True, help="Of all text, in points.")
 @click.option("--diff", is_flag=True, help="Compare two written reports: RUNS are their folders.")
 @click.option("--quiet", "-q", is_flag=True, help="No table.")
 @no_cache_option
 def report(
-    runs: tuple[Path, ...], out: Path | None, in_terminal: bool, level: float, diff: bool, quiet: bool, no_cache: bool
+    runs: tuple[Path, ...],
+    out: Path | None,
+    in_terminal: bool,
+    level: float,
+    quiet: bool,
+    diff: bool,
+    figures: Path | None,
+    figure_width: float,
+    figure_font: float,
+    no_cache: bool,
 ) -> None:
     """Compare all finished cells in RUNS, results folders of bench run.  Computes nothing but statistics.
 
     With --diff: what changed from one written report to another, and whether by more than noise; --out takes diff.md.
     """
-    from rlhf_bench.harness.cli.report import diff_reports, report
+    from rlhf_bench.harness.cli.report import Shown, diff_reports, report
 
     if diff:
         sys.exit(diff_reports(runs, out, quiet))
+    shown = Shown(quiet, in_terminal, figures, figure_width, figure_font)
     with numbers_kept(no_cache):
-        code = report(runs, out, level, quiet, in_terminal)
+        code = report(runs, out, level, shown)
     sys.exit(code)
 
 
@@ -227,20 +244,25 @@ def clean(runs: Path, yes: bool) -> None:
 
 @bench.command()
 @click.argument("report", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["every-eval-ever", "model-index"]), required=True)
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the JSON files, one for each arm."
+    "--format",
+    "form",
+    type=click.Choice(["every-eval-ever", "eval-results", "inspect", "model-index"]),
+    required=True,
 )
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files, one for each arm.")
 @click.option("--organization", default="", help="Who evaluated; needed by every-eval-ever.")
-def export(report: Path, form: str, out: Path, organization: str) -> None:
+@click.option("--dataset", default="", metavar="OWNER/NAME", help="A data set of the hub; needed by eval-results.")
+def export(report: Path, form: str, out: Path, organization: str, dataset: str) -> None:
     """Convert a written REPORT (its folder or report.json) to a format of other projects.
 
-    every-eval-ever: final numbers that have a range and a better side.  model-index: the evaluation results of a
-    Hugging Face model card.
+    every-eval-ever: final numbers that have a range and a better side, as data/TASK/rlhf-bench/MODEL/UUID.json.
+    eval-results: MODEL/.eval_results/rlhf-bench.yaml for model repositories of the Hugging Face hub.  inspect: logs of
+    Inspect, written by its own library (extra inspect).  model-index: the results of a Hugging Face model card.
     """
     from rlhf_bench.harness.cli.export import export
 
-    sys.exit(export(report, form, out, organization))
+    sys.exit(export(report, form, out, organization, dataset))
 
 
 @bench.command()
@@ -323,7 +345,7 @@ def experiment(**options: Any) -> None:
     """Run an experiment of the papers and rule on its claims by their intervals.  See: bench list experiments"""
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
-    from rlhf_bench.harness.pipeline.trackers import check_trackers
+    from rlhf_bench.harness.pipeline.tracking import check_trackers
     from rlhf_bench.harness.plan.experiments import Layers
     from rlhf_bench.harness.presets import parse_assignments
 

@@ -118,7 +118,7 @@ track_option = click.option(
     multiple=True,
     metavar="NAME",
     help="Log PPO's scalars during training: tensorboard (OUT/tracking), wandb (offline unless WANDB_MODE or "
-    "WANDB_API_KEY is set) or trackio; repeat.",
+    "WANDB_API_KEY is set), trackio or mlflow (OUT/tracking/mlflow.db unless MLFLOW_TRACKING_URI is set); repeat.",
 )
 
 repair_option = click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.api.reports import Report, load_report, make_report
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
@@ -12,7 +12,8 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import check_there
-from rlhf_bench.reports import diff, terminal
+from rlhf_bench.reports import diff, paper, terminal
+from rlhf_bench.reports.canvas import Style
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,23 +22,39 @@ DIFF = "diff.md"
 """What `bench report A B --diff --out DIR` writes."""
 
 
-def report(runs: Sequence[Path], out: Path | None, level: float, quiet: bool, in_terminal: bool) -> int:
+class Shown(NamedTuple):
+    """How a report is shown beside its files: in the terminal, and as figures for a paper in a folder `figures`."""
+
+    quiet: bool = False
+    in_terminal: bool = False
+    figures: Path | None = None
+    figure_width: float = 3.25
+    figure_font: float = 8.0
+
+
+def report(runs: Sequence[Path], out: Path | None, level: float, shown: Shown) -> int:
     """bench report
 
-    Returns 3 where a cell is missing, with the reasons on stderr.  Raises BenchError without both
-    `out` and `in_terminal`, for a folder that is not there, and where `out` cannot be written.
+    Returns 3 where a cell is missing, with the reasons on stderr.  Raises BenchError without any of `out`,
+    `in_terminal` and `figures`, for a folder that is not there, where matplotlib is missing for `figures`, and where a
+    folder cannot be written.
     """
     check_there(runs)  # before the complaint about --out: a misspelt folder is the nearer mistake
-    if out is None and not in_terminal:
+    if out is None and shown.figures is None and not shown.in_terminal:
         raise BenchError("Nowhere to write the report.", "Give --out DIR, or --terminal to read it here.")
+    if shown.figures is not None:
+        paper.check_library()  # before the statistics, which may take minutes
     # bootstraps start from the default seed: RUNS may have been made with several `stats.seed`
-    made, missing = make_report(runs, out, Estimator(level), command_line())
+    made, missing = make_report(runs, out, Estimator(level), command_line(), histograms=shown.figures is not None)
     if made is None:
         complain(["No cell is finished", *missing], "")
         return 3
     complain(missing, "")
-    stdout, _ = consoles(quiet)
-    show_end(stdout, made, whole=in_terminal)
+    stdout, _ = consoles(shown.quiet)
+    show_end(stdout, made, whole=shown.in_terminal)
+    if shown.figures is not None:
+        paper.write(made.data, shown.figures, Style(shown.figure_width, shown.figure_font))
+        stdout.print(f"{shown.figures / 'figures.md'}", markup=False, soft_wrap=True)
     return 3 if missing else 0
 
 

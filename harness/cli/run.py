@@ -14,7 +14,7 @@ from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline.trackers import check_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan.request import Request, raise_first
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import Table

@@ -17,7 +17,7 @@ from rlhf_bench.harness.pipeline.context import Context, StageFunction
 from rlhf_bench.harness.pipeline.integrity import FILES, listed, sealed, stage_place
 from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory
 from rlhf_bench.harness.pipeline.scratch import check_scratch
-from rlhf_bench.harness.pipeline.trackers import Tracked
+from rlhf_bench.harness.pipeline.tracking import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
 from rlhf_bench.harness.text.types import JsonObject, Row
 

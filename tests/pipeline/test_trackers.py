@@ -16,8 +16,9 @@ from small import bench, command
 from rlhf_bench.harness import store
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline import trackers
-from rlhf_bench.harness.pipeline.trackers import Tracked, check_trackers, open_trackers
+from rlhf_bench.harness.pipeline import trackers, tracking
+from rlhf_bench.harness.pipeline.trackers import Tracked, open_trackers
+from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.ppo.loop import train
 
 FAKE = """
@@ -186,6 +187,61 @@ def test_tensorboard_reads_back_what_was_logged(policy: Path, tmp_path: Path) ->
         points = [(event.step, event.value) for event in found.Scalars(name)]
         assert [step for step, _ in points] == [1, 2, 3, 4]
         assert [value for _, value in points] == pytest.approx([row[name] for row in rows], rel=1e-6)  # float32
+
+
+MLFLOW = "the extra rlhf-bench[mlflow] is not installed"
+
+
+def mlflow_client(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    pytest.importorskip("mlflow", reason=MLFLOW)
+    pytest.importorskip("sqlalchemy", reason=MLFLOW)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_holds_a_resumed_run_as_one_with_each_step_once(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client_of = mlflow_client(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    where = Tracked(("mlflow",), tmp_path / "tracking" / "ppo-small", "ppo small", tmp_path / "scratch")
+    rows = train_cut_and_resumed(policy, where)
+    client = client_of(tracking_uri=f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("rlhf-bench").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("ppo small", "FINISHED")
+    names = {*rows[0]} - {"iteration"}
+    assert set(run.data.metrics) == names
+    for name in names:
+        points = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
+        assert points == [(row["iteration"], pytest.approx(row[name])) for row in rows]
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_logs_where_its_own_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client_of = mlflow_client(monkeypatch)
+    uri = f"sqlite:///{tmp_path / 'other.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    (tmp_path / "scratch").mkdir()
+    with open_trackers(Tracked(("mlflow",), tmp_path / "tracking" / "x", "ppo x", tmp_path / "scratch")) as log:
+        log({"iteration": 1, "reward": 0.5})
+    client = client_of(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert run.data.metrics == {"reward": 0.5}
+    assert not (tmp_path / "tracking" / "mlflow.db").exists()
+
+
+def test_mlflow_without_its_local_store_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda _: object())
+    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
+    with pytest.raises(BenchError, match="needs the package sqlalchemy"):
+        check_trackers(["mlflow"])
 
 
 def test_a_tracker_that_fails_ends_neither_the_run_nor_another(

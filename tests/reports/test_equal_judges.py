@@ -164,12 +164,14 @@ def test_a_tasks_name_is_no_control_code(made: tuple[dict[str, Any], dict[str, s
 def test_the_csv_tables(made: tuple[dict[str, Any], dict[str, str]], name: str) -> None:
     report, files = made
     rows = table(files, name)
-    assert {RATE, WIN} <= set(rows[0])
-    for row in rows:
-        where: dict[str, Any] = {"reward_model": row["reward model"]}
+    assert {RATE, WIN} <= {row["quantity"] for row in rows}
+    titles = {title: statistic for statistic, title in PLACES.items()}
+    for row in (row for row in rows if row["quantity"] in titles):
+        where: dict[str, Any] = {"reward_model": row["label"]}
         where |= {"iteration": int(row["iteration"])} if name == "curves" else {}
         where |= {"slice": row["slice"]} if name == "slices" else {}
-        assert {title: row[title] for title in (RATE, WIN)} == numbers(report, **where)
+        stored = estimate(report, titles[row["quantity"]], **where)
+        assert [float(row[end]) for end in ("value", "low", "high")] == [stored[e] for e in ("value", "low", "high")]
     if name == "slices":
         assert {row["slice"] for row in rows} >= set(SLICES)
     if name == "curves":
@@ -196,11 +198,11 @@ def test_the_comparison_of_every_two_reward_models(made: tuple[dict[str, Any], d
     assert len(rows) == len(pairs) == 2 * 3
     for row, pair in zip(rows, pairs, strict=True):
         assert row["measure"] == PLACES[pair["statistic"]]
-        assert row["difference"] == interval(pair, pair["format"])
-        assert row["p"] == value_text(pair["p"], "p")
+        for name in ("value", "low", "high", "p"):
+            assert float(row[name]) == pair[name]
     ranked = {row["statistic"] for row in report["comparison"]["ranking"] if row["judge"] == JUDGE}
     assert ranked == {"longer_echo"}
-    assert {row["by"] for row in table(files, "ranking-of-the-reward-models")} == {"gold", "win rate", WIN}
+    assert {row["measure"] for row in table(files, "ranking-of-the-reward-models")} == {"gold", "win rate", WIN}
 
 
 def island(files: dict[str, str]) -> dict[str, Any]:
