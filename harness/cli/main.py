@@ -26,6 +26,7 @@ from rlhf_bench.harness.cli.options import (
     layer_options,
     no_cache_option,
     numbers_kept,
+    one_thread,
     policy_option,
     preset_option,
     repair_option,
@@ -147,6 +148,7 @@ def bench() -> None:
 @track_option
 @repair_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@no_cache_option
 @settings_options
 def run(**options: Any) -> None:  # by name, because the options are the fields of a Request
     """Train, judge and report: one run for every reward model and seed."""
@@ -157,11 +159,14 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     check_seeds(options, options.pop("yes"))
     names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet")
     machine = {name: options.pop(name) for name in names}
+    no_cache = options.pop("no_cache")
     # what is left has the names of a Request's fields
     # no --limit is 0: all examples
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
     options |= {name: options[name] or () for name in LAYERED}
-    sys.exit(run(Request(**options), **machine))
+    with numbers_kept(no_cache):
+        code = run(Request(**options), **machine)
+    sys.exit(code)
 
 
 @bench.command()
@@ -195,6 +200,7 @@ def report(
 
     With --diff: what changed from one written report to another, and whether by more than noise; --out takes diff.md.
     """
+    one_thread()
     from rlhf_bench.harness.cli.report import Shown, diff_reports, report
 
     if diff:
@@ -377,6 +383,7 @@ def claims(confirming: bool, no_cache: bool, **options: Any) -> None:
     --confirm stored results of earlier code are no longer stale where today's code wrote the same responses, rewards
     and verdicts on at least one seed of every arm.
     """
+    one_thread()
     from rlhf_bench.harness.cli.claims import claims, confirm
 
     if confirming:
