@@ -5,38 +5,37 @@ An arm is a reward model with its settings on a task; a cell is an arm's run wit
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import cache, fingerprint, plugins, store
+from rlhf_bench.harness import cache, fingerprint, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import stored
-from rlhf_bench.harness.seeds import Seed, layers_asked, run_name, shown
-from rlhf_bench.harness.statistics.entropy_matched import CONTROL
-from rlhf_bench.harness.statistics.runs import TWO_MODES
+from rlhf_bench.harness.seeds import shown
+from rlhf_bench.reports.cautions import collapses, warnings
+from rlhf_bench.reports.cell_records import has_rewards, optimizer_of, stage_record
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.descriptions import described as described_arm
 from rlhf_bench.reports.kl_matched import kl_matched
+from rlhf_bench.reports.labels import labels_of
 from rlhf_bench.reports.layers import layer_rows
-from rlhf_bench.reports.measures import COLLAPSED, described
+from rlhf_bench.reports.measures import described
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import JsonObject, Row
+    from rlhf_bench.harness.text.types import JsonObject
 
 SCHEMA = "rlhf-bench/report"
 SCHEMA_VERSION = 1
@@ -213,144 +212,22 @@ def describe(arm: Arm, label: str) -> JsonObject:
     }
 
 
-def optimizer_of(cell: CellFiles) -> str:
-    """The optimiser of a cell; older records lack it: there was PPO alone."""
-    return str(cell.record.get("optimizer", "ppo"))
-
-
-def processor_seconds(arm: Arm) -> float | None:
-    """The processor time of all stages of a run, those included that other arms share; the mean over the arm's runs.
+def processor_seconds(arm: Arm) -> dict[str, float] | None:
+    """The processor time of a run by kind of stage, stages included that other arms share; means over the arm's runs.
 
     None where a stage did not record it.
     """
-    found = [stage_record(cell, role).get("cpu_seconds") for cell in arm.cells for role in cell.record["stages"]]
-    known = [seconds for seconds in found if seconds is not None]
-    return round(sum(known) / len(arm.cells), 1) if len(known) == len(found) else None
-
-
-def has_rewards(cell: CellFiles) -> bool:
-    """Whether a cell has a reward model: a control has none."""
-    return "scale" in cell.record["stages"]
-
-
-def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
-    """Arm key -> the reward model's name, with the settings by hand that tell it from the other arms shown.
-
-    Settings that all arms have in common are left out; PPO, the usual optimiser, is not named.  A label is unique on
-    its task.
-    """
-    settings = {arm.key: own_settings(arm, arms) for arm in arms}
-    # what all arms share tells none of them apart
-    common = set.intersection(*(set(own.items()) for own in settings.values())) if settings else set()
-    layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
-    labels = {}
-    for arm in arms:
-        shown = [f"{name}={value}" for name, value in settings[arm.key].items() if (name, value) not in common]
-        optimizer = optimizer_of(arm.cells[0])
-        # a control without a reward model has its own name for one
-        shown = [optimizer, *shown] if optimizer not in ("ppo", arm.reward_model) else shown
-        if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
-            shown.append(f"{layers[arm.key]} seeds")
-        labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
-    shown_as = Counter((arm.task, labels[arm.key]) for arm in arms)
-    for arm in arms:
-        if shown_as[arm.task, labels[arm.key]] > 1:  # arms that still look alike, such as other data of one task
-            labels[arm.key] += f" #{arm.key[:6]}"
-    return labels
-
-
-def own_settings(arm: Arm, arms: Sequence[Arm]) -> dict[str, str]:
-    """The settings by hand that say something about an arm; those of its reward model without the group's name.
-
-    A group may be a pattern (`seq2seq-*.epochs`): settings of other reward models are left out, also of ones that are
-    not in the report.
-    """
-    others = {*plugins.available("reward-model"), *(other.reward_model for other in arms)} - {arm.reward_model}
-    found = {}
-    for name, value in arm.cells[0].record["differing"].items():
-        group, _, key = name.rpartition(".")
-        if fnmatch.fnmatchcase(arm.reward_model, group):
-            found[key] = value
-        elif not any(fnmatch.fnmatchcase(other, group) for other in others):
-            found[name] = value
-    return found
-
-
-def warnings(arm: Arm, label: str) -> list[str]:
-    """What a reader must know before believing the arm's numbers, as sentences that begin with `label`.
-
-    One seed, odd training (`results.alarms`), undecided cases, prompts left out, and differing versions of the software
-    within the arm.
-    """
-    found = []
-    if len(arm.seeds) == 1:
-        found.append(f"{label}: one training seed; intervals are conditional on this training run")
-    if arm.cells[0].record["differing"].get("ppo.critic") == "trunk":
-        found.append(f"{label}: the critic shares the policy's trunk: another algorithm than with a trunk of its own")
-    runs: dict[Seed, Sequence[Row]] = {}
+    found: Counter[str] = Counter()
     for cell in arm.cells:
-        of_seed = f"{label}, {run_name(cell.seed)}"
-        if "ppo" in cell.record["stages"]:
-            steps = runs[cell.seed] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
-            found += [f"{of_seed}: {text}" for text in alarms(steps)]
-        if has_rewards(cell):
-            scale = store.read_json(cell.folder("scale") / "scale.json")
-            if not scale["sft_samples"]["variance"]:
-                # its scale is then a guess, and PPO has nothing to learn from
-                found.append(f"{of_seed}: the reward does not vary over SFT samples")
-        found += [f"{of_seed}: {text}" for text in undecided(cell)]
-    found += [f"{label}: {text}" for text in arm_alarms(runs)]
-    left = stage_record(arm.cells[0], "prompts")["figures"].get("test_without_room", 0)
-    if left:
-        found.append(f"{label} on {arm.task}: {left} held-out prompts too long for the policy's context were left out")
-    # the first and the last stage of a cell, over all seeds: an upgrade between any of them shows
-    versions = {
-        store.canonical(stage_record(cell, role)["versions"]) for cell in arm.cells for role in ("sft", "generations")
-    }
-    if len(versions) > 1:
-        found.append(f"{label}: made with different versions of the software")
-    return found
-
-
-def collapses(estimates: Sequence[Estimate], labels: Mapping[str, str]) -> Iterator[str]:
-    """Arms some of whose runs collapsed or lie apart, at the last checkpoint, sampled, over all prompts."""
-    found = [
-        e
-        for e in estimates
-        if e.statistic.endswith(COLLAPSED) and (e.slice, e.decoding) == ("all", "sample") and e.value is not None
-        if e.reward_model != CONTROL  # its last checkpoint is an arbitrary temperature, not the end of a training run
-    ]
-    last: dict[tuple[str, str, str], Estimate] = {}
-    for e in sorted(found, key=lambda e: e.iteration):
-        last[e.arm, e.judge, e.statistic] = e
-    for e in last.values():
-        name = e.statistic.removesuffix(COLLAPSED)
-        if e.value or "outlying" in e.note:
-            modes = f"; {TWO_MODES}, and no t interval of a mean over them holds" if 0 < (e.value or 0) < 1 else ""
-            yield f"{labels[e.arm]} on {e.task}, {name}: {e.note}{modes}"
-
-
-def undecided(cell: CellFiles) -> Iterator[str]:
-    """Judges that left more cases undecided than their threshold allows, as sentences about one cell.
-
-    The threshold is the stored one, which the verdicts were made with; a judge without any allows all.
-    """
-    for name, folder in cell.judged().items():
-        figures = store.read_json(folder / store.MARKER)["figures"]
-        if figures["undecided"] > figures.get("threshold", 1) * figures["cases"]:
-            yield (
-                f"{name} left {figures['undecided']} of {figures['cases']} cases undecided, "
-                f"more than its threshold of {figures['threshold']:.1%}"
-            )
-
-
-def stage_record(cell: CellFiles, role: str) -> JsonObject:
-    """stage.json of one of a cell's stages.
-
-    Raises KeyError for a role that the cell lacks, and BenchError for a file that cannot be read.
-    """
-    record: JsonObject = store.read_json(cell.folder(role) / store.MARKER)
-    return record
+        # several roles may name one stage: PPO writes the generations, too
+        for kind, seconds in {
+            cell.folder(role): (cell.record["stages"][role][0], stage_record(cell, role).get("cpu_seconds"))
+            for role in cell.record["stages"]
+        }.values():
+            if seconds is None:
+                return None
+            found[kind] += seconds
+    return {kind: round(seconds / len(arm.cells), 3) for kind, seconds in sorted(found.items())}
 
 
 def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[JsonObject]:

@@ -284,7 +284,7 @@ def pairs_table(rows: Sequence[Row]) -> Table:
             estimated(row, row["format"]),
             Cell(row["p"], format="p"),
             Cell(row["p_holm"], format="p"),
-            {True: "yes", False: "not shown", None: "cannot be said"}[row["different"]],
+            {True: "yes", False: "undecided", None: "cannot be said"}[row["different"]],
             Cell(row["smallest_detectable"], format=row["format"]),
         )
         for row in rows

@@ -7,13 +7,30 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.results.table import Cell, Table
 from rlhf_bench.reports import figures
+from rlhf_bench.reports.measures import Report
 from rlhf_bench.reports.shown import shown
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
+ORDER = {kind: place for place, kind in enumerate(("sft", "prompts", "pairs", "baseline", "reward", "scale", "ppo"))}
+"""Kinds of stages as a run makes them; others follow."""
 MINUTE, HOUR = 60, 3600
 """Seconds."""
+
+
+def of_arms(report: Report) -> JsonObject | None:
+    """The processor time of a run by arm and kind of stage, None where no arm has it."""
+    known = [arm for arm in report["arms"] if arm.get("cpu_seconds")]
+    kinds = sorted({kind for arm in known for kind in arm["cpu_seconds"]}, key=lambda kind: ORDER.get(kind, len(ORDER)))
+    rows = [
+        (arm["task"], arm["label"], *(Cell(arm["cpu_seconds"].get(kind), format="seconds") for kind in kinds),
+         Cell(sum(arm["cpu_seconds"].values()), format="seconds"))
+        for arm in known
+    ]  # fmt: skip
+    note = "Seconds, means over an arm's runs, without judging; stages that arms share count in each of them."
+    columns = ("task", "reward model", *kinds, "all")
+    return shown(Table("Processor time of a run", columns, rows, note)) if rows else None
 
 
 def cost(manifest: Row) -> JsonObject:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.results.table import Cell, estimated, interval, text, value_text
 from rlhf_bench.reports.answer import Outcome, answering, candidates, outcomes
-from rlhf_bench.reports.measures import Column, Report, pick, shown_at
+from rlhf_bench.reports.measures import RUN, Column, Report, pick, shown_at
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -47,6 +47,7 @@ def reasons(report: Report, task: str) -> list[Reason]:
     column, known = found
     first, others = known[0], known[1:]
     lines = [
+        _described(first),
         _lead(report, task, column, first, others[0]),
         _equal_kl(report, task, first, others),
         *_measured(report, task, column, first, others),
@@ -55,15 +56,24 @@ def reasons(report: Report, task: str) -> list[Reason]:
     return [one for one in lines if one is not None]
 
 
+def _described(first: Outcome) -> Reason | None:
+    """What the arm is: its reward may read what no trained reward model sees, such as the reference answer."""
+    said = str(first.arm.get("description", "")).rstrip(".")
+    return Reason(said, "compare") if said else None
+
+
 def _lead(report: Report, task: str, column: Column, first: Outcome, second: Outcome) -> Reason:
     said = f"{column.title} {interval(first.estimate, column.format)}; next {second.arm['label']} "
     said += interval(second.estimate, column.format)
     pair = _pair(report, task, column, first, second)
     if pair is None:
         return Reason(f"{said}; their difference was not measured in pairs", "answer")
-    decided = "different" if pair["different"] else "undecided"
     p_value = text(Cell(pair["p_holm"], format="p"))
     seeds = f"{pair['seeds']} common seed{'' if pair['seeds'] == 1 else 's'}"
+    decided = "different" if pair["different"] else "undecided"
+    apart = pair["low"] is not None and pair["high"] is not None and not pair["low"] <= 0 <= pair["high"]
+    if apart and not pair["different"]:
+        decided = "undecided, though this interval alone excludes 0: it is one of many pairs"
     return Reason(
         f"{said}; paired difference {_signed(pair, column)} over {seeds}, p after Holm {p_value}: {decided}", PAIRS
     )
@@ -71,7 +81,8 @@ def _lead(report: Report, task: str, column: Column, first: Outcome, second: Out
 
 PAIRS = "table-every-two-reward-models"
 EQUAL_KL = "table-reward-models-at-equal-kl-to-the-sft-policy"
-"""The anchors of the tables of pairs (comparison.py) and of differences at equal KL (kl_tables.py)."""
+COST = "table-processor-time-of-a-run"
+"""The anchors of the tables of pairs (comparison.py), of differences at equal KL (kl_tables.py), and of cost."""
 
 
 def _pair(report: Report, task: str, column: Column, first: Outcome, second: Outcome) -> Row | None:
@@ -116,9 +127,11 @@ def _equal_kl(report: Report, task: str, first: Outcome, others: Sequence[Outcom
         at = [one for one in row["at"] if one["value"] is not None]
         if (row["judge"], row["statistic"]) == column.key and other in labels and at:
             last = at[-1] if row["a_label"] == label else {**at[-1], **_turned(at[-1])}
-            parts.append((labels.index(other), f"{_signed(last, column)} against {other} (KL {last['kl']:g})"))
+            parts.append((labels.index(other), f"{_signed(last, column)} of {other} at KL {last['kl']:g}"))
     said = ", ".join(part for _, part in sorted(parts)[:OTHERS])
-    return Reason(f"at equal KL, {column.title} {said}", EQUAL_KL) if said else None
+    own = pick(report, first.arm["arm"], (RUN, "kl"))
+    far = f"KL to the SFT policy {interval(own, 'nats')} nats at the end; " if own and own["value"] is not None else ""
+    return Reason(f"{far}{column.title} at equal KL, minus that of others: {said}", EQUAL_KL) if said else None
 
 
 def _measured(report: Report, task: str, answer: Column, first: Outcome, others: Sequence[Outcome]) -> Iterator[Reason]:
@@ -154,12 +167,16 @@ def _range(values: Sequence[float], column: Column) -> str:
 
 
 def _cost(first: Outcome, others: Sequence[Outcome]) -> Reason | None:
-    own = first.arm.get("cpu_seconds")
-    values = [other.arm["cpu_seconds"] for other in others if other.arm.get("cpu_seconds") is not None]
+    own, values = _seconds(first), [seconds for one in others if (seconds := _seconds(one)) is not None]
     if own is None or not values:
         return None
     ends = dict.fromkeys(_minutes(end) for end in (min(values), max(values)))
-    return Reason(f"cost {_minutes(own)} of processor time a run; the others {' to '.join(ends)}", "cost")
+    return Reason(f"cost {_minutes(own)} of processor time a run; the others {' to '.join(ends)}", COST)
+
+
+def _seconds(outcome: Outcome) -> float | None:
+    found = outcome.arm.get("cpu_seconds")
+    return sum(found.values()) if found else None
 
 
 def _minutes(seconds: float) -> str:

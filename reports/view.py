@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.results.table import (
     Cell,
+    cell_value,
     estimated,
+    interval_text,
     restored,
-    text,
 )
 from rlhf_bench.reports import answer, charts, figures, reasons
 from rlhf_bench.reports.charts import frontiers, pair_accuracy
-from rlhf_bench.reports.costs import cost
+from rlhf_bench.reports.costs import cost, of_arms
 from rlhf_bench.reports.figures import Look
 from rlhf_bench.reports.measures import (
     COLLAPSED,
@@ -64,7 +65,7 @@ def view(report: Report) -> JsonObject:
         "comparisons": [shown(with_reliability(report, restored(one))) for one in report.get("comparisons", ())],
         "tables": [shown(table) for table in all_tables(report, TABLES)],
         "undecided": undecided(report),
-        "cost": cost(report["manifest"]),
+        "cost": {**cost(report["manifest"]), "arms": of_arms(report)},
         "manifest": manifest(report["manifest"]),
         "key": str(report["key"])[:16],
     }
@@ -160,7 +161,11 @@ def collapsed(report: Report, arm: Row, column: Column) -> str:
     """How many of the runs behind a mean change collapsed, "" where that was not measured."""
     name = column.statistic.removesuffix("_change") + COLLAPSED
     found = pick(report, arm["arm"], (column.judge, name)) if column.kind == "change" else None
-    return "" if found is None or found["value"] is None else f"{text(estimated(found, 'runs'))} collapsed"
+    if found is None or found["value"] is None:
+        return ""
+    known = estimated(found, "runs")
+    share = interval_text(known)
+    return f"{cell_value(known)} runs collapsed" + (f" (share {share})" if share else "")
 
 
 def compare(report: Report, task: str) -> JsonObject:
@@ -235,6 +240,8 @@ def claims(report: Report) -> JsonObject | None:
     counts = {name: sum(row["verdict"] == name for row in rows) for name in answer.VERDICTS}
     texts = {row["id"]: row["text"] for row in rows}
     table = shown(claims_table(rows))
+    for cells, row in zip(table["rows"], rows, strict=True):  # what is claimed is read before its name
+        cells[0] = {"text": row["text"], "number": None, "interval": row["id"]}
     checked = checks_table(rows)
     counted = {name: count for name, count in counts.items() if count}
     return {

@@ -51,7 +51,7 @@ def test_every_form_names_the_runs(found: tuple[dict[str, Any], list[Any]]) -> N
     (task,) = view.view(report)["tasks"]
     (forest,) = [one for one in task["forests"] if one["name"] == "gold change"]
     assert {row["label"]: row["collapsed"] for row in forest["rows"]} == {
-        "scalar": "1 of 3 [0.008, 0.91] collapsed", "seq2seq-token": "0 of 3 [0.00, 0.71] collapsed"
+        "scalar": "1 of 3 runs collapsed (share [0.008, 0.91])", "seq2seq-token": "0 of 3 runs collapsed (share [0.00, 0.71])"
     }  # fmt: skip
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stored import Stored, make, report_of
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.results.arms import Arm, CellFiles
-from rlhf_bench.reports import answer, build, descriptions, figures, view
+from rlhf_bench.harness.seeds import Seed
+from rlhf_bench.reports import answer, descriptions, figures, labels, view
+from rlhf_bench.reports.cautions import merged
 from rlhf_bench.reports.figures import Look, Point, Series
 from rlhf_bench.reports.reasons import EQUAL_KL, PAIRS, leader, reasons
 
@@ -24,8 +27,11 @@ def estimate(arm: str, judge: str, statistic: str, value: float, spread: float =
 
 def report(**wins: float) -> dict[str, Any]:
     """Arms on one task by their win rates; `gold` is the ceiling."""
-    arms = [{"task": "t", "arm": f"key-{name}", "label": name, "reward_model": name, "seeds": [1, 2, 3],
-             "cpu_seconds": 60.0 * (k + 1), "before": []} for k, name in enumerate(wins)]  # fmt: skip
+    arms = [
+        {"task": "t", "arm": f"key-{name}", "label": name, "reward_model": name, "seeds": [1, 2, 3], "before": [],
+         "cpu_seconds": {"ppo": 50.0 * (k + 1), "sft": 10.0 * (k + 1)}}
+        for k, name in enumerate(wins)
+    ]  # fmt: skip
     rows = [estimate(f"key-{name}", "winrate", "win_rate", value) for name, value in wins.items()]
     rows += [estimate(f"key-{name}", "length", "length_change", 3.0 * k) for k, name in enumerate(wins)]
     return {"arms": arms, "estimates": rows}
@@ -75,8 +81,10 @@ def test_the_reasons_are_those_of_the_best_arm_and_turn_stored_differences() -> 
     assert lead.anchor == PAIRS
     assert "win rate 0.70 [0.65, 0.75]; next b 0.60 [0.55, 0.65]" in lead.text
     assert "paired difference +0.10 [0.00, 0.20] over 3 common seeds, p after Holm 0.200: undecided" in lead.text
+    assert "excludes 0" not in lead.text  # the interval's end is 0
     # the difference to the nearest arm first, at the largest KL that has one
-    assert kl.text == "at equal KL, win rate +0.20 [0.10, 0.30] against b (KL 2), +0.30 [0.20, 0.40] against c (KL 2)"
+    ends = "+0.20 [0.10, 0.30] of b at KL 2, +0.30 [0.20, 0.40] of c at KL 2"
+    assert kl.text == f"win rate at equal KL, minus that of others: {ends}"
     assert kl.anchor == EQUAL_KL
     assert length.text == "length change 3.00 [2.95, 3.05] tokens; the others 0.00 to 6.00"
     assert cost.text == "cost 2.0 min of processor time a run; the others 60 s to 3.0 min"
@@ -139,8 +147,30 @@ def test_labels_leave_out_settings_of_other_reward_models() -> None:
 
     both = {"scalar*.epochs": "6", "seq2seq-*.epochs": "6", "pairs.overlap": "low"}
     arms = [arm("scalar", "a"), arm("scalar", "b", **both), arm("seq2seq-token", "c", **both, **{"ppo.kl": "1"})]
-    assert build.labels_of(arms) == {
+    assert labels.labels_of(arms) == {
         "a": "scalar",
         "b": "scalar (epochs=6, pairs.overlap=low)",
-        "c": "seq2seq-token (epochs=6, pairs.overlap=low, ppo.kl=1)",
+        # `epochs` is that of every seq2seq arm here, so it tells none of them apart
+        "c": "seq2seq-token (pairs.overlap=low, ppo.kl=1)",
     }
+    alone = [arm("whitebox-li", "d", **{"whitebox*.max_len": "48"}), arm("scalar", "e", **{"whitebox*.max_len": "48"})]
+    assert labels.labels_of(alone) == {"d": "whitebox-li", "e": "scalar"}
+
+
+def test_runs_of_which_the_same_is_said_are_one_warning() -> None:
+    said: list[tuple[Seed, str]] = [(seed, f"{97 + seed}% of the rollouts are cut off") for seed in (1, 2, 3)]
+    said.append((2, "negative KL: -0.1 nats"))
+    assert list(merged(said)) == [
+        "3 runs (seed 1, seed 2, seed 3): 98 to 100% of the rollouts are cut off",
+        "seed 2: negative KL: -0.1 nats",
+    ]
+
+
+def test_a_stage_of_two_roles_is_paid_once(tmp_path: Path) -> None:
+    make(tmp_path, Stored(("scalar",), (1,)))  # its generations are the stage of PPO
+    report, cells = report_of(tmp_path)
+    stages = {tuple(place) for place in cells[0].record["stages"].values()}
+    seconds = report["arms"][0]["cpu_seconds"]
+    assert sorted(seconds) == sorted({kind for kind, _, _ in stages})
+    every = report["manifest"]["stages"].values()
+    assert sum(seconds.values()) == pytest.approx(sum(one["cpu_seconds"] for one in every))

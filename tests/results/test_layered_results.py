@@ -190,7 +190,8 @@ def test_a_record_with_other_layers_is_left_out(tmp_path: Path, layers: Any) -> 
 
 def test_arms_with_plain_seeds_and_with_layers_are_told_apart_and_data_are_named_once(tmp_path: Path) -> None:
     from rlhf_bench.harness.results.frontiers import place_of
-    from rlhf_bench.reports.build import labels_of, origins
+    from rlhf_bench.reports.build import origins
+    from rlhf_bench.reports.labels import labels_of
 
     arm = layered_arm(tmp_path, "a", noise(0))
     for cell in arm.cells:
