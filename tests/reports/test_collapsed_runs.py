@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,16 @@ def test_every_form_names_the_runs(found: tuple[dict[str, Any], list[Any]]) -> N
     for name in ("report.md", "report.html"):
         assert "1 of 3 runs collapsed: seed 2" in made[name]
     assert "Runs that collapsed" in made["report.md"]
-    assert "1 of 3 [0.008, 0.91]" in made["tables/runs.csv"]
+    tidy = csv.DictReader(io.StringIO(made["tables/runs.csv"]))
+    (share,) = [row for row in tidy if (row["label"], row["quantity"]) == ("scalar", "collapsed")]
+    assert float(share["value"]) == pytest.approx(1 / 3)
+    assert (round(float(share["low"]), 3), round(float(share["high"]), 2)) == (0.008, 0.91)
     (task,) = view.view(report)["tasks"]
     (forest,) = [one for one in task["forests"] if one["name"] == "gold change"]
     assert {row["label"]: row["collapsed"] for row in forest["rows"]} == {
-        "scalar": "1 of 3 runs collapsed (share [0.008, 0.91])", "seq2seq-token": "0 of 3 runs collapsed (share [0.00, 0.71])"
-    }  # fmt: skip
+        "scalar": "1 of 3 runs collapsed (share [0.008, 0.91])",
+        "seq2seq-token": "0 of 3 runs collapsed (share [0.00, 0.71])",
+    }
 
 
 def test_a_share_of_runs_is_written_as_a_count() -> None:
