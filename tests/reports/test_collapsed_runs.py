@@ -50,7 +50,8 @@ def test_every_form_names_the_runs(found: tuple[dict[str, Any], list[Any]]) -> N
         assert "1 of 3 runs collapsed: seed 2" in made[name]
     assert "Runs that collapsed" in made["report.md"]
     tidy = csv.DictReader(io.StringIO(made["tables/runs.csv"]))
-    (share,) = [row for row in tidy if (row["label"], row["quantity"]) == ("scalar", "collapsed")]
+    place = {"label": "scalar", "quantity": "collapsed", "slice": "all", "decoding": "sample"}
+    (share,) = [row for row in tidy if {name: row[name] for name in place} == place]
     assert float(share["value"]) == pytest.approx(1 / 3)
     assert (round(float(share["low"]), 3), round(float(share["high"]), 2)) == (0.008, 0.91)
     (task,) = view.view(report)["tasks"]
