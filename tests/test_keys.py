@@ -130,9 +130,10 @@ def computing() -> list[str]:
 
 
 NO_STAGE = re.compile(
-    r"harness\.(fingerprint|forms|presets|seeds|models\.memory|\w+\.types|pipeline\.(?!context|trackers)|statistics\.)"
+    r"harness\.(cache|fingerprint|forms|presets|seeds|models\.memory|\w+\.types|pipeline\.(?!context|trackers)|statistics\.)"
 )
-"""Of the computing layers, yet of no stage: planning, running, the forms of what is read, the statistics of reports."""
+"""Of the computing layers, yet of no stage: planning, running, the forms of what is read, reports' numbers
+and their statistics."""
 
 
 AROUND = re.compile(r"harness\.pipeline\.(?!context|trackers)")

@@ -208,7 +208,9 @@ def test_tables_show_the_estimates(tmp_path: Path) -> None:
     assert row[:3] == ("t", "fake", Cell(2, format="count"))
     assert text(row[3]).startswith("-0.50")
     assert [r[2] for r in proxy.points(report).rows] == [f"iteration {at}" for at in (0, *ITERATIONS)]
-    assert [(r[2], r[3]) for r in proxy.features(report).rows] == [("all", "li"), ("closed", "li"), ("open", "li")]
+    assert [(r[2], r[3]) for r in proxy.features(report).rows] == [
+        (place, "li (length)") for place in ("all", "closed", "open")
+    ]
     charts = [c for c in proxy.proxy_charts(report, "t", {"fake": 0}) if c]
     assert len(charts) == 2
     assert "square root of KL" in charts[0]["title"]
