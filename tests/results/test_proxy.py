@@ -17,6 +17,7 @@ from rlhf_bench.harness.results.proxy_estimates import proxy_estimates
 from rlhf_bench.harness.results.table import Cell, text
 from rlhf_bench.harness.statistics import best_of_n, gao
 from rlhf_bench.reports import proxy
+from rlhf_bench.reports.figures import Look
 
 IDS = tuple(f"p{i}" for i in range(12))
 ITERATIONS = (2, 3, 4)
@@ -211,9 +212,9 @@ def test_tables_show_the_estimates(tmp_path: Path) -> None:
     assert [(r[2], r[3]) for r in proxy.features(report).rows] == [
         (place, "li (length)") for place in ("all", "closed", "open")
     ]
-    charts = [c for c in proxy.proxy_charts(report, "t", {"fake": 0}) if c]
+    charts = [c for c in proxy.proxy_charts(report, "t", {"fake": Look(0)}) if c]
     assert len(charts) == 2
     assert "square root of KL" in charts[0]["title"]
     nothing = {**report, "estimates": []}
     assert not proxy.monotonicity(nothing).rows
-    assert [c for c in proxy.proxy_charts(nothing, "t", {"fake": 0}) if c] == []
+    assert [c for c in proxy.proxy_charts(nothing, "t", {"fake": Look(0)}) if c] == []
