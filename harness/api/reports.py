@@ -95,6 +95,8 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     file = place / "report.json" if store.is_folder(place) else place
     if file != place:
         store.check_links(file, place)
+        if not store.exists(file):
+            raise BenchError(f"{path} holds no report.", "Give the folder that bench report --out named.")
     for sentence in report_damage(file.parent):
         # the list of files, too: without it a changed report would pass for one of an older version
         if sentence.startswith((f"{file} ", f"{file.parent / LIST} ")):

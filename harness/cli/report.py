@@ -75,7 +75,8 @@ def diff_reports(folders: Sequence[Path], out: Path | None, quiet: bool) -> int:
     report, for intervals of two levels, and where `out` cannot be written.
     """
     if len(folders) != 2:
-        raise BenchError(f"--diff with {len(folders)} folders.", "Give two: bench report FIRST SECOND --diff")
+        seen = f"--diff with {len(folders)} folder{'' if len(folders) == 1 else 's'}."
+        raise BenchError(seen, "Give two: bench report FIRST SECOND --diff")
     first, second = (load_report(folder).data for folder in folders)
     stdout, _ = consoles(quiet)
     stdout.print(diff.summary(diff.differences(first, second)), markup=False, soft_wrap=True)
