@@ -204,7 +204,12 @@ class Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        with self._lock:
+            # what it said last is some seconds old, and would stay below the stages that have ended since
+            if self._all is not None:
+                self._bars.remove_task(self._all)
+                self._all = None
+            self._bars.stop()
 
     def __call__(self, event: str, name: str, done: int, total: int) -> None:
         with self._lock:

@@ -78,6 +78,8 @@ def test_the_total_and_the_figures_of_a_running_policy_are_shown(
     assert ("0/2" if terminal else "all: 0 of 2 stages, ") in text
     assert " left" in text
     assert "alarm" not in text
+    # an old total does not stay on the screen below the stages that have ended
+    assert "all stages" not in text.rpartition("40/40")[2].rpartition("\x1b[2K")[2]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
