@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_bench.harness.errors import BenchError
@@ -101,9 +101,8 @@ def check_levels(first: Report, second: Report) -> None:
         raise BenchError(f"The intervals are of different levels: {said}.", "Write both with one --level.")
 
 
-def diff_tables(first: Report, second: Report) -> list[Table]:
-    """What changed, as tables: estimates, verdicts on claims, and what one report alone has; empty ones left out."""
-    found = differences(first, second)
+def diff_tables(first: Report, second: Report, found: Sequence[Difference]) -> list[Table]:
+    """What changed, as tables: `found`, verdicts on claims, and what one report alone has; empty ones left out."""
     made = [_estimates(found), _claims(first, second), _alone(first, second), _made(first, second)]
     return [table for table in made if table.rows]
 
@@ -194,9 +193,9 @@ def _made_with(report: Report) -> Mapping[str, str]:
     }
 
 
-def diff_markdown(first: Report, second: Report, names: tuple[str, str]) -> str:
-    """The comparison as Markdown; `names`: of the two folders, first and second."""
-    lines = [f"# {escape(names[0])} and {escape(names[1])}", "", summary(differences(first, second)), ""]
-    for table in diff_tables(first, second):
+def diff_markdown(names: Sequence[str], said: str, tables: Iterable[Table]) -> str:
+    """The comparison as Markdown: the names of the two folders, the sentence of `summary`, the tables."""
+    lines = [f"# {escape(names[0])} and {escape(names[1])}", "", said, ""]
+    for table in tables:
         lines += table_lines(table)
     return "\n".join(lines).rstrip() + "\n"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,8 +62,7 @@ def claims(
     missing += [f"{name}: {sentence}" for name, file in sorted(files.items()) for sentence in file.missing]
     _show(rows, missing)
     if out:
-        stale = stamps.stale({name: result_files.stamp_of(file) for name, file in files.items()})
-        page = result_pages.results_page(files, rows, stale, folder_of(out).name, text, only)
+        page = result_pages.results_page(files, rows, _stale(files), folder_of(out).name, text, only)
         _write(out, page, found)
     return 3 if missing or any(row["verdict"] == "not run" for row in rows) else 0
 
@@ -89,10 +89,11 @@ def confirm(runs: Sequence[Path], out: Path | None, intro: Path | None = None, o
             problems += found
     files = {**stored, **confirmed}
     rows = result_files.whole_ledger(files, only)
-    stale = stamps.stale({name: result_files.stamp_of(file) for name, file in files.items()})
-    for name, file in confirmed.items():
-        _replace(folder_of(out) / f"{name}.json", result_files.text(file))
-    _replace(out, result_pages.results_page(files, rows, stale, folder_of(out).name, text, only))
+    stale = _stale(files)
+    with _writing(out):
+        for name, file in confirmed.items():
+            write_text(folder_of(out) / f"{name}.json", result_files.text(file))
+        write_text(out, result_pages.results_page(files, rows, stale, folder_of(out).name, text, only))
     stdout, _ = consoles(False)
     said = ", ".join(sorted(confirmed)) or "nothing"
     stdout.print(f"Confirmed: {said}. Stale: {', '.join(sorted(stale)) or 'nothing'}.", markup=False, soft_wrap=True)
@@ -119,11 +120,9 @@ def _confirmed(file: ResultFile, record: JsonObject, root: Path) -> ResultFile |
     return dataclasses.replace(file, confirmed=made)
 
 
-def _replace(path: Path, text: str) -> None:
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise BenchError(f"Cannot write {path}: {error.strerror}.", "Give another --out.") from None
+def _stale(files: Mapping[str, ResultFile]) -> dict[str, list[str]]:
+    """The experiments whose results are not of today's code, as `stamps.stale`."""
+    return stamps.stale({name: result_files.stamp_of(file) for name, file in files.items()})
 
 
 def folder_of(page: Path) -> Path:
@@ -192,7 +191,7 @@ def _show(rows: Sequence[JsonObject], missing: Sequence[str]) -> None:
 def _write(out: Path, page: str, found: Mapping[str, Found]) -> None:
     """Write the page and the experiments' pages and results, which `read_folder` then reads."""
     folder = folder_of(out)
-    try:
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if found:
             folder.mkdir(exist_ok=True)
@@ -200,6 +199,13 @@ def _write(out: Path, page: str, found: Mapping[str, Found]) -> None:
             write_text(folder / f"{name}.md", result_pages.experiment_page(one.built, out.name))
             write_text(folder / f"{name}.json", result_files.text(one.file))
         write_text(out, page)  # last: until then it does not say more than its files
+    consoles(False)[0].print(str(out), markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raises BenchError where the page or a file beside it cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise BenchError(f"Cannot write {out}: {error.strerror}.", "Give another --out.") from None
-    consoles(False)[0].print(str(out), markup=False, soft_wrap=True)

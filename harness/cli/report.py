@@ -79,13 +79,15 @@ def diff_reports(folders: Sequence[Path], out: Path | None, quiet: bool) -> int:
         raise BenchError(seen, "Give two: bench report FIRST SECOND --diff")
     first, second = (load_report(folder).data for folder in folders)
     stdout, _ = consoles(quiet)
-    stdout.print(diff.summary(diff.differences(first, second)), markup=False, soft_wrap=True)
-    for table in diff.diff_tables(first, second):
+    found = diff.differences(first, second)
+    said, tables = diff.summary(found), diff.diff_tables(first, second, found)
+    stdout.print(said, markup=False, soft_wrap=True)
+    for table in tables:
         terminal.show_with_note(stdout, table)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            write_text(out / DIFF, diff.diff_markdown(first, second, (str(folders[0]), str(folders[1]))))
+            write_text(out / DIFF, diff.diff_markdown([*map(str, folders)], said, tables))
         except OSError as error:
             raise BenchError(f"Cannot write to {out}: {error.strerror}.", "Give another --out.") from None
         stdout.print(str(out / DIFF), markup=False, soft_wrap=True)

@@ -42,16 +42,23 @@ def places(record: Row, root: Path) -> Iterator[tuple[str, str, str]]:
     """
     for own in record["analyses"].values():
         yield from (tuple(stage["place"]) for stage in own)
-    for name in (name for cells in record["runs"].values() for name in cells):
-        try:
-            cell = store.read_json(root / "cells" / f"{name}.json")
-        except BenchError:  # unfinished: the page names it as missing
-            continue
-        if forms.problem(cell, forms.CELL) or integrity.seal_problem(cell, f"{name}.json"):
-            continue  # damaged, which the page says as well
+    for _, cell in sound_cells(record, root):
         for place in (*cell["stages"].values(), *cell["judges"].values()):
             kind, label, key = place
             yield kind, label, key
+
+
+def sound_cells(record: Row, root: Path) -> Iterator[tuple[str, JsonObject]]:
+    """(run, record) of every cell of an experiment whose record can be used, in the order of the plan."""
+    for run, names in record["runs"].items():
+        for name in names:
+            try:
+                cell = store.read_json(root / "cells" / f"{name}.json")
+            except BenchError:  # unfinished: the page names it as missing
+                continue
+            if forms.problem(cell, forms.CELL) or integrity.seal_problem(cell, f"{name}.json"):
+                continue  # damaged, which the page says as well
+            yield run, cell
 
 
 def of_today(name: str, seeds: Sequence[int] = ()) -> Digests:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf_bench.harness import forms, store
+from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.pipeline import integrity
+from rlhf_bench.harness.plan import stamps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,23 +63,14 @@ def _cells(record: Row, root: Path) -> Iterator[tuple[str, str, Mapping[str, Par
     An arm is named by its run, reward model and task, and by its place among several of these in the run: of one seed
     the cells stand in the order of the plan, whatever their keys.
     """
-    for run, names in record["runs"].items():
-        taken: dict[tuple[str, str], int] = {}
-        for name in names:
-            try:
-                cell = store.read_json(root / "cells" / f"{name}.json")
-            except BenchError:
-                continue
-            if forms.problem(cell, forms.CELL) or integrity.seal_problem(cell, f"{name}.json"):
-                continue
-            arm, seed = f"{run}: {cell['reward_model']} on {cell['task']}", _seed(cell)
-            number = taken[arm, seed] = taken.get((arm, seed), 0) + 1
-            parts = {
-                "generations": Part(_folder(root, cell["stages"]["generations"]) / "generations.jsonl", GENERATION)
-            }
-            for judge, place in cell["judges"].items():
-                parts[judge] = Part(_folder(root, place) / "verdicts.jsonl", VERDICT)
-            yield arm if number == 1 else f"{arm} ({number})", seed, parts
+    taken: dict[tuple[str, str], int] = {}
+    for run, cell in stamps.sound_cells(record, root):
+        arm, seed = f"{run}: {cell['reward_model']} on {cell['task']}", _seed(cell)
+        number = taken[arm, seed] = taken.get((arm, seed), 0) + 1
+        parts = {"generations": Part(_folder(root, cell["stages"]["generations"]) / "generations.jsonl", GENERATION)}
+        for judge, place in cell["judges"].items():
+            parts[judge] = Part(_folder(root, place) / "verdicts.jsonl", VERDICT)
+        yield arm if number == 1 else f"{arm} ({number})", seed, parts
 
 
 def _analyses(record: Row, root: Path) -> Iterator[tuple[str, str, Mapping[str, Part]]]:
