@@ -16,6 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from browser import Browser, browser, find_browser
 from hypothesis import settings
 from tiny import Tiny, make_gpt2, make_llama, make_tokenizer, save
 
@@ -73,3 +74,13 @@ def make(server: Any, tmp_path: Path) -> Callable[..., Any]:
     from fault_server import maker
 
     return maker(server, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Browser]:
+    """One tab of a Chromium; modules that use it skip where there is none."""
+    found = find_browser()
+    assert found is not None
+    with browser(found) as opened:
+        opened.screen(1280, 900)
+        yield opened

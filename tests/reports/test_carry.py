@@ -7,11 +7,10 @@ import io
 import json
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, browser, find_browser
+from browser import Browser, find_browser
 from stored import NAMES, Stored, make, report_of
 
 from rlhf_bench.reports import build
@@ -29,14 +28,6 @@ KEEP = """(() => {
   HTMLAnchorElement.prototype.click = function () { window.named = this.download; };
 })()"""
 """What the page downloads and copies, kept: a headless browser has neither a clipboard nor a folder."""
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Browser]:
-    assert FOUND is not None
-    with browser(FOUND) as opened:
-        opened.screen(1280, 900)
-        yield opened
 
 
 @pytest.fixture(scope="module")

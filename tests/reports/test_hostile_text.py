@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, browser, find_browser
+from browser import Browser, find_browser
 from payloads import PAYLOADS
 from stored import Stored, make, report_of
 
@@ -33,14 +32,6 @@ SWALLOWING = (
     "</style",
     "<title",
 )
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Browser]:
-    assert FOUND is not None
-    with browser(FOUND) as opened:
-        opened.screen(1280, 900)
-        yield opened
 
 
 def poisoned(root: Path) -> Path:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, browser, find_browser
+from browser import Browser, find_browser
 from stored import NAMES, SLICES, Stored, make, report_of
 
 from rlhf_bench.harness.results.table import number, value_text
@@ -16,14 +15,6 @@ from rlhf_bench.reports import build
 FOUND = find_browser()
 pytestmark = pytest.mark.skipif(FOUND is None, reason="no Chromium on the PATH (Debian: apt-get install chromium)")
 EMOJI = ("🙂", " naïve", " 👩‍🚀", " end", ".")
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Browser]:
-    assert FOUND is not None
-    with browser(FOUND) as opened:
-        opened.screen(1280, 900)
-        yield opened
 
 
 def write(root: Path, *parts: Stored) -> Path:
