@@ -73,7 +73,7 @@ def at_equal_kl(repetitions: int) -> Iterator[Setting]:
             "Difference at equal KL to the SFT policy, interpolated",
             f"{seeds} seeds, {prompts} prompts, KL {kl:g}",
             frontiers(seeds, prompts),
-            lambda y, r, kl=kl: frontier.at_kl(halves(y), [kl], LEVEL, r, resamples=500)[0],  # type: ignore[misc]
+            lambda y, r, kl=kl: frontier.at_kl(halves(y), [kl], LEVEL, frontier.draws_of(r, y.shape[3], None, 500))[0],  # type: ignore[misc]
             float(gold_at(kl, 0.6) - gold_at(kl, 0.4)),
             repetitions // 2,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import layers_asked, shown
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Block:
         known = set(kept.get("ids", self._ids))
         path = self.cell.folder("prompts") / "examples.test.jsonl"
         if path not in self.examples:
-            self.examples[path] = store.read_rows(path)
+            self.examples[path] = stored_rows(path)
         return {e["id"]: e for e in self.examples[path] if e["id"] in known}
 
     def _ids(self) -> list[str]:

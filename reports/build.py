@@ -22,6 +22,7 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
 from rlhf_bench.reports.cautions import collapses, warnings
@@ -188,7 +189,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
     first = arm.cells[0]
     training = []
     for cell in (cell for cell in arm.cells if "ppo" in cell.record["stages"]):
-        steps = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+        steps = stored_rows(cell.folder("ppo") / "steps.jsonl")
         tail = steps[-max(1, len(steps) // 10) :]  # the last tenth: one iteration is noisy
         names = ("explained_variance", "clip_share", "kl")
         training.append({name: sum(row[name] for row in tail) / len(tail) for name in names})
@@ -238,7 +239,7 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     found: dict[tuple[str, str], JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
-        examples = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
+        examples = stored_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
         kept = cache.group("responses", *cell.stage_parts())
         ids = [example["id"] for example in examples]
         before = kept.get(["before", ids], partial(_responses, cell.folder("baseline"), ids, last=False))

@@ -10,6 +10,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
@@ -39,7 +40,7 @@ def warnings(arm: Arm, label: str) -> list[str]:
     for cell in arm.cells:
         of_seed = f"{label}, {run_name(cell.seed)}"
         if "ppo" in cell.record["stages"]:
-            steps = runs[cell.seed] = store.read_rows(cell.folder("ppo") / "steps.jsonl")
+            steps = runs[cell.seed] = stored_rows(cell.folder("ppo") / "steps.jsonl")
             said += [(cell.seed, text) for text in alarms(steps)]
         if has_rewards(cell):
             scale = store.read_json(cell.folder("scale") / "scale.json")

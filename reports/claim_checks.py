@@ -111,7 +111,7 @@ def _largest(
     reached = rungs(min(reach, common.reach))
     if common.why or not reached:
         return None
-    found = matched(common, reached[-1:], estimator, *(one.key for one in named), what.judge, what.statistic)[0]
+    found = matched(common, reached[-1:], estimator)[0]
     return (reached[-1], found, common.seeds) if found.value is not None else None
 
 

@@ -68,14 +68,14 @@ def kl_matched(arms: Sequence[Arm], labels: Mapping[str, str], estimator: Estima
             for a, b in itertools.combinations(having, 2):
                 both = (points[a.key], points[b.key])
                 unlike = sheets.unlike((*a.arms, *b.arms), column.judge)
-                make = partial(_contrast, both, column, decoding, estimator, (a.key, b.key), unlike)
+                make = partial(_contrast, both, column, decoding, estimator, unlike)
                 row = kept(a, b).get(name, make)
                 place = {"a": [arm.key for arm in a.arms], "b": [arm.key for arm in b.arms]}
                 where = {"task": task, "a_label": names[a.key], "b_label": names[b.key], **place}
                 found["contrasts"].append({**where, **row})
             if quality(column):
                 for one in having:
-                    row = kept(one).get(name, partial(_frontier, points[one.key], column, decoding, estimator, one.key))
+                    row = kept(one).get(name, partial(_frontier, points[one.key], column, decoding, estimator))
                     where = {"task": task, "label": names[one.key], "arms": [arm.key for arm in one.arms]}
                     found["frontiers"].append({**where, **row})
     return found
@@ -129,7 +129,6 @@ def _contrast(
     column: Column,
     decoding: str,
     estimator: Estimator,
-    keys: tuple[str, str],
     unlike: str,
 ) -> JsonObject:
     common = Shared(why=unlike) if unlike else shared([read() for read in points])
@@ -137,20 +136,18 @@ def _contrast(
     if not common.why:
         kl = rungs(common.reach)
         top = RANGE.get(column.kind, (0.0, float("inf")))[1]
-        for value, one in zip(kl, matched(common, kl, estimator, *keys, *column.key, decoding), strict=True):
+        for value, one in zip(kl, matched(common, kl, estimator), strict=True):
             cut = within(one.clipped(-top, top), difference_limit(column.limit))
             at.append({"kl": value, **_numbers(cut.noted(ONE_SEED if len(common.seeds) == 1 else ""))})
     return {**_of(column, decoding, common, estimator), "at": at}
 
 
-def _frontier(
-    points: Callable[[], Points], column: Column, decoding: str, estimator: Estimator, key: str
-) -> JsonObject:
+def _frontier(points: Callable[[], Points], column: Column, decoding: str, estimator: Estimator) -> JsonObject:
     common = shared([points()])
     at: list[JsonObject] = []
     if not common.why:
         kl = [float(d) ** 2 for d in np.linspace(0.0, common.reach**0.5, GRID)]
-        for value, one in zip(kl, matched(common, kl, estimator, key, *column.key, decoding), strict=True):
+        for value, one in zip(kl, matched(common, kl, estimator), strict=True):
             cut = within(one.clipped(*RANGE[column.kind]) if column.kind in RANGE else one, column.limit)
             if cut.value is not None:
                 at.append({"kl": value, **_numbers(cut)})

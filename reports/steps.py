@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import forms, store
+from rlhf_bench.harness import forms
 from rlhf_bench.harness.errors import DamagedError
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import shown
 from rlhf_bench.reports.tidy import Sheet
 
@@ -60,7 +61,7 @@ def _place(arm: Arm, cell: CellFiles, labels: Mapping[str, str]) -> Sequence[obj
 def read(cell: CellFiles) -> list[Row]:
     """The rows of a cell's training.  Raises BenchError for a file that cannot be read, as `curves` for its rows."""
     path = cell.folder(STAGE) / FILE
-    rows: list[Row] = [*store.read_rows(path)]
+    rows: list[Row] = [*stored_rows(path)]
     line, problem = forms.row_problem(rows, FILE) or (0, "")
     if not problem and len({name for row in rows for name in row}) > FIGURES:
         line, problem = 1, f"more than {FIGURES} figures in its rows"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.statistics.cells import Array
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class Columns:
     def rows(self, decoding: str, iteration: int) -> Sequence[Row]:
         """The rows of a checkpoint, without prompts where they are kept; otherwise the file is read again.
 
-        Raises BenchError as `store.read_rows`; [] for a checkpoint that the file does not have.
+        Raises BenchError as `stored_rows`; [] for a checkpoint that the file does not have.
         """
         if (decoding, iteration) in self.kept:
             return self.kept[decoding, iteration]
-        return [r for r in store.read_rows(self.path) if (r["decoding"], r["iteration"]) == (decoding, iteration)]
+        return [r for r in stored_rows(self.path) if (r["decoding"], r["iteration"]) == (decoding, iteration)]
 
     def final(self, *decodings: str) -> list[dict[str, Row]]:
         """The rows of the last checkpoint with each decoding, by example; {} without such a checkpoint."""
@@ -82,7 +82,7 @@ class Columns:
         known = {place for place in last if place[1] is not None}
         found: dict[tuple[str, int | None], Sequence[Row]] = dict(self.kept.items())
         if not known <= found.keys():
-            rows = store.read_rows(self.path)
+            rows = stored_rows(self.path)
             found = {place: [row for row in rows if (row["decoding"], row["iteration"]) == place] for place in known}
         return [{row["example_id"]: row for row in found.get(place, ())} for place in last]
 
@@ -90,13 +90,13 @@ class Columns:
 def read(path: Path) -> Columns:
     """The columns of generations.jsonl or verdicts.jsonl, read once.
 
-    A file that was replaced since is read again.  Raises BenchError as `store.read_rows`, and as `keep` for values of
+    A file that was replaced since is read again.  Raises BenchError as `stored_rows`, and as `keep` for values of
     a wrong type; `found.find_cells` leaves such files out before.
     """
     known = _READ.get(path)
     if known and known[0] == _stamp(path):
         return known[1]
-    return keep(path, store.read_rows(path))
+    return keep(path, stored_rows(path))
 
 
 def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:

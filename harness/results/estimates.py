@@ -22,6 +22,7 @@ from rlhf_bench.harness.nouns import Estimate, Measure
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Aligned, Columns, align, checkpoints
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, layers_of, run_name
 from rlhf_bench.harness.slices import length_slices
 from rlhf_bench.harness.statistics import collapse, entropy_matched, runs
@@ -85,7 +86,7 @@ class Estimator:
         """The estimates of one judge; `thirds`: the slices by length of each data set, filled here."""
         for cell in arm.cells:
             if cell.drawn not in thirds:
-                thirds[cell.drawn] = length_slices(store.read_rows(cell.folder("prompts") / "examples.test.jsonl"))
+                thirds[cell.drawn] = length_slices(stored_rows(cell.folder("prompts") / "examples.test.jsonl"))
         folders = [cell.judged()[judge] for cell in arm.cells]
         same_judge(judge, folders)
         measures = [Measure(**row) for row in store.read_json(folders[0] / "measures.json")]
@@ -160,7 +161,7 @@ class Estimator:
         tables = []
         for cell in arm.cells:
             # generations.jsonl has no sources, and they are needed: prompts of one source are one cluster
-            rows = store.read_rows(cell.folder("prompts") / "examples.test.jsonl")
+            rows = stored_rows(cell.folder("prompts") / "examples.test.jsonl")
             source = {row["id"]: row.get("source", "") for row in rows}
             table = columns.read(cell.folder("generations") / "generations.jsonl")
             groups = {}

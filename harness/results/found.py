@@ -16,6 +16,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 
 NEEDED: Mapping[str, type] = {
@@ -307,7 +308,7 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
     The columns of a sound file are kept (`columns.keep`), so that a report does not read it a second time.
     """
     try:
-        rows = store.read_rows(path)
+        rows = stored_rows(path)
     except BenchError as error:
         yield error.seen.removesuffix(".")
         return

@@ -9,18 +9,18 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.sheets import NO_PROMPT, NO_SEED
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, layers_asked, layers_of
 from rlhf_bench.harness.statistics import frontier
 from rlhf_bench.harness.statistics.cells import Array
@@ -112,8 +112,8 @@ class Points:
     by_seed: dict[Seed, list[Point]]
     sources: dict[Prompt, str]
     left_out: tuple[Seed, ...] = ()
-    made: dict[object, Array] = field(default_factory=dict, compare=False, repr=False)
-    """Arrays that were made of them: a frontier is compared with every other one, mostly on the same prompts."""
+    made: dict[object, Curve] = field(default_factory=dict, compare=False, repr=False)
+    """Curves that were made of them: a frontier is compared with every other one, mostly on the same prompts."""
 
     @cached_property
     def prompts(self) -> dict[Seed, frozenset[Prompt]]:
@@ -123,8 +123,8 @@ class Points:
             for seed, own in self.by_seed.items()
         }
 
-    def array(self, by_seed: Mapping[Seed, frozenset[Prompt]], prompts: tuple[Prompt, ...]) -> Array:
-        """[2, S, C, P] KL and value under the seeds of `by_seed`, NaN where a prompt is of none of the seed's own.
+    def curve(self, by_seed: Mapping[Seed, frozenset[Prompt]], prompts: tuple[Prompt, ...]) -> Curve:
+        """KL and value [S, C, P] under the seeds of `by_seed`, NaN where a prompt is of none of the seed's own.
 
         Seeds with fewer points are filled with NaN.  Of runs in layers: the mean curves of the outermost layer, which
         are independent as seeds are.
@@ -139,7 +139,7 @@ class Points:
                 for c, point in enumerate(self.by_seed[seed]):
                     for part, values in zip(found[:, s, c], point, strict=True):
                         part[at] = list(map(values.__getitem__, own))
-            self.made[place] = np.stack([outer_means(part, layers_of(tuple(by_seed))) for part in found])
+            self.made[place] = Curve(*(outer_means(part, layers_of(tuple(by_seed))) for part in found))
         return self.made[place]
 
 
@@ -168,7 +168,7 @@ class Reader:
             return
         path = cell.folder("prompts") / "examples.test.jsonl"
         if path not in self.prompts:
-            rows = store.read_rows(path)
+            rows = stored_rows(path)
             self.prompts[path] = {row["id"]: ((row["id"], row["prompt"]), row.get("source", "")) for row in rows}
         named = self.prompts[path]  # ((id, text), source) of every held-out prompt, by id
         written = columns.read(cell.folder("generations") / "generations.jsonl")
@@ -230,7 +230,7 @@ def shared(found: Sequence[Points]) -> Shared:
     if not prompts:
         return Shared(why=NO_PROMPT, note=note)
     of_seeds = {seed: by_data[layers_asked(seed).get("data")] for seed in seeds}
-    curves = [Curve(*points.array(of_seeds, prompts)) for points in found]
+    curves = [points.curve(of_seeds, prompts) for points in found]
     clusters = [found[0].sources.get(prompt, "") for prompt in prompts]
     if any(own != by_data[data] for own in by_data.values()):  # one name under two data seeds is of two sources
         home = [next(at for at, own in by_data.items() if prompt in own) for prompt in prompts]
@@ -238,10 +238,17 @@ def shared(found: Sequence[Points]) -> Shared:
     return Shared(tuple(curves), tuple(clusters), seeds, note=note)
 
 
-def matched(found: Shared, kl: Sequence[float], estimator: Estimator, *place: str) -> list[Interval]:
-    """`frontier.at_kl` of shared curves; `place` names the numbers, and so their resamples."""
-    rng = estimator.generator("kl-matched", *place)
-    return frontier.at_kl(found.curves, kl, estimator.level, rng, found.clusters)
+def matched(found: Shared, kl: Sequence[float], estimator: Estimator) -> list[Interval]:
+    """`frontier.at_kl` of shared curves.
+
+    All curves on equal clusters of prompts are read in the same resamples, whatever they are compared with.
+    """
+    return frontier.at_kl(found.curves, kl, estimator.level, _draws(estimator, found.clusters))
+
+
+@lru_cache(16)
+def _draws(estimator: Estimator, clusters: tuple[str, ...]) -> frontier.Draws:
+    return frontier.draws_of(estimator.generator("kl-matched"), len(clusters), clusters)
 
 
 def rungs(reach: float) -> list[float]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan import stamps
+from rlhf_bench.harness.results.stored import stored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,7 @@ def outputs(record: Row, root: Path) -> Outputs:
 
 
 def _digest(part: Part) -> str:
-    rows = [[row.get(field) for field in part.fields] for row in store.read_rows(part.path)]
+    rows = [[row.get(field) for field in part.fields] for row in stored_rows(part.path)]
     return store.content_key(rows)[:DIGITS]
 
 

@@ -16,6 +16,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import Columns
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import layers_of
 from rlhf_bench.harness.statistics import best_of_n
 from rlhf_bench.harness.statistics.cells import Array
@@ -132,7 +133,7 @@ def _joined(parts: Sequence[Curves]) -> Curves:
 def _prompts(arm: Arm, ids: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """([P] source of each prompt, "" for none; [P] its slices)."""
     # from the prompts' file: rows of generations, proxy and pool have neither
-    rows = {r["id"]: r for r in store.read_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl")}
+    rows = {r["id"]: r for r in stored_rows(arm.cells[0].folder("prompts") / "examples.test.jsonl")}
     return tuple(rows[i].get("source", "") for i in ids), tuple(tuple(rows[i].get("slices", ())) for i in ids)
 
 
@@ -146,7 +147,7 @@ def _of_training(arm: Arm) -> Curves:
     written = [columns.read(cell.folder("generations") / "generations.jsonl") for cell in arm.cells]
     scored: list[Table] = []
     for cell in arm.cells:
-        rows = store.read_rows(cell.folder("proxy") / "proxy.jsonl")
+        rows = stored_rows(cell.folder("proxy") / "proxy.jsonl")
         scored.append({(row["iteration"], row["example_id"]): row for row in rows})
     points = sorted(set.intersection(*({i for d, i in table.groups if d == "sample"} for table in written)))
     # only prompts that every seed sampled and whose baseline response was scored
@@ -225,9 +226,9 @@ class Pool(NamedTuple):
 def read_pool(folder: Path) -> Pool:
     """The pool that the stage `best_of_n` wrote to `folder`: rewards are unscaled sums over tokens.
 
-    Raises BenchError as `store.read_rows`.
+    Raises BenchError as `stored_rows`.
     """
-    rows = store.read_rows(folder / "pool.jsonl")
+    rows = stored_rows(folder / "pool.jsonl")
     rewards = np.array([row["rewards"] for row in rows], dtype=np.float64)
     # None, an undecided gold value in JSON, becomes NaN
     gold = np.array([row["gold"] for row in rows], dtype=np.float64) if "gold" in rows[0] else None

@@ -14,6 +14,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.results.columns import checkpoints
+from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, layers_asked, layers_of
 from rlhf_bench.harness.statistics.cells import Array
 from rlhf_bench.harness.statistics.layers import Layers, outer_means
@@ -75,7 +76,7 @@ class Sheets:
     def of(self, arm: Arm, judge: str, decoding: str = "sample") -> Table:
         """Rows at the last checkpoint with this decoding that all seeds have; empty unless all seeds were judged.
 
-        Raises BenchError as `store.read_rows`.
+        Raises BenchError as `stored_rows`.
         """
         place = (arm.task, arm.key, judge, decoding)
         if place not in self.read:
@@ -92,7 +93,7 @@ class Sheets:
         for cell, table in zip(arm.cells, tables, strict=True):
             path = cell.folder("prompts") / "examples.test.jsonl"
             if path not in self.prompts:  # cells of a task share this file
-                self.prompts[path] = {row["id"]: row["prompt"] for row in store.read_rows(path)}
+                self.prompts[path] = {row["id"]: row["prompt"] for row in stored_rows(path)}
             prompts = self.prompts[path]
             rows = table.rows(decoding, last)  # read again only if this seed has later checkpoints than the others
             found.append({(row["example_id"], prompts.get(row["example_id"], "")): row for row in rows})

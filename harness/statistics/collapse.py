@@ -171,10 +171,14 @@ def repetition(responses: Sequence[str]) -> dict[str, Interval]:
 
 
 def _distinct(texts: Sequence[str], n: int) -> Interval:
-    grams = [gram for words in map(str.split, texts) for gram in zip(*(words[i:] for i in range(n)), strict=False)]
-    if not grams:
+    grams: set[tuple[str, ...]] = set()
+    total = 0
+    for words in map(str.split, texts):
+        grams.update(zip(*(words[i:] for i in range(n)), strict=False))
+        total += max(len(words) - n + 1, 0)
+    if not total:
         return undefined(f"no response has {n} words", f"distinct-{n}")
-    return unbounded(len(set(grams)) / len(grams), f"distinct-{n}", f"of {len(grams)}")
+    return unbounded(len(grams) / total, f"distinct-{n}", f"of {total}")
 
 
 @allow_non_finite

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.statistics.cells import Array, Clusters, bca_tails, drawn_weights, upper_tail
-from rlhf_bench.harness.statistics.gao import Totals, means_at, totals_of
+from rlhf_bench.harness.statistics.cells import Array, Clusters, Codes, bca_tails, drawn_weights, upper_tail
+from rlhf_bench.harness.statistics.gao import means_at, totals_of
 from rlhf_bench.harness.statistics.intervals import (
     WIDE,
     Interval,
@@ -40,15 +41,39 @@ METHOD = "interpolated"
 UNREACHED = "a seed has no points on both sides of this KL"
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Curve:
     """The points of an arm: kl and value [S, C, P] over seeds, points and prompts, NaN where there is none.
 
     kl: in nats per response, log-ratios of single samples or exact; only its means over prompts are used.  Points need
-    no order, and seeds may have different ones.
+    no order, and seeds may have different ones.  Equal to itself alone: what was read of it is kept (`_read_at`).
     """
 
     kl: Array
     value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Resamples of prompts, the same ones for every curve that is read with them: unit of each prompt, codes [P], and
+    how often each resample draws each unit, weights [R, U].  A unit is a prompt, or a cluster of prompts."""
+
+    codes: Codes
+    weights: Array
+
+    @property
+    def units(self) -> int:
+        """The number of units, U."""
+        return int(self.weights.shape[1])
+
+
+def draws_of(
+    rng: np.random.Generator, prompts: int, clusters: Clusters | None = None, resamples: int = RESAMPLES
+) -> Draws:
+    """`resamples` of `prompts` prompts, or of their clusters [P]."""
+    codes = units_of(prompts, clusters)
+    units = int(codes.max(initial=-1)) + 1
+    return Draws(codes, drawn_weights(rng, resamples, units) if units > 1 else np.ones((0, units)))
 
 
 @allow_non_finite
@@ -83,14 +108,7 @@ def reach(curve: Curve) -> Array:
 
 
 @allow_non_finite
-def at_kl(
-    curves: Sequence[Curve],
-    kl: Sequence[float],
-    level: float,
-    rng: np.random.Generator,
-    clusters: Clusters | None = None,
-    resamples: int = RESAMPLES,
-) -> list[Interval]:
+def at_kl(curves: Sequence[Curve], kl: Sequence[float], level: float, draws: Draws) -> list[Interval]:
     """The interval of a curve, or of the paired difference of two, first minus second, at each KL of `kl`.
 
     The curves have the same seeds and prompts, each its own points.  Prompts (or clusters) are resampled, the same ones
@@ -100,39 +118,48 @@ def at_kl(
     instead gives intervals that are too short.  Undefined at a KL that some seed does not reach.  Raises BenchError
     for shapes that differ.
     """
-    shapes = [part.shape for curve in curves for part in curve]
+    shapes = [part.shape for curve in curves for part in (curve.kl, curve.value)]
     wrong = not 1 <= len(curves) <= 2 or any(len(shape) != 3 for shape in shapes)
-    if wrong or any(curve.kl.shape != curve.value.shape for curve in curves) or len({s[::2] for s in shapes}) > 1:
+    wrong = wrong or any(curve.kl.shape != curve.value.shape for curve in curves) or len({s[::2] for s in shapes}) > 1
+    if wrong or shapes[0][2] != draws.codes.size:
         raise BenchError(
-            f"Curves of shapes {', '.join(map(str, shapes))}.",
+            f"Curves of shapes {', '.join(map(str, shapes))}, resamples of {draws.codes.size} prompts.",
             "Give one or two, kl and value [seeds, points, prompts] each, on the same seeds and prompts.",
         )
-    at = np.sqrt(np.asarray(kl, dtype=np.float64))
-    seeds, _, prompts = curves[0].kl.shape
+    seeds, _, prompts = shapes[0]
     if not seeds or not prompts:
-        return [undefined("no seed or no prompt in common", METHOD)] * at.size
-    codes = units_of(prompts, clusters)
-    units = int(codes.max()) + 1
-    member = np.eye(units)[codes]
-    totals = [(totals_of(curve.value, member), totals_of(curve.kl, member)) for curve in curves]
-    found = _read_all(totals, np.ones((1, units)), at)[0]  # [S, K]
-    if units < 2:
+        return [undefined("no seed or no prompt in common", METHOD)] * len(kl)
+    # on the ladder a curve is read once, for its comparisons with all others
+    places = LADDER if set(kl) <= set(LADDER) else tuple(kl)
+    at = [places.index(value) for value in kl]
+    own = [[part[..., at] for part in _read_at(curve, places, draws)] for curve in curves]
+    found, drawn, left_out = own[0] if len(own) == 1 else [one - other for one, other in zip(*own, strict=True)]
+    if draws.units < 2:
         why = "one prompt or one cluster of prompts: its spread is unknown"
-        known = np.isfinite(found).all(axis=0)
+        known: list[bool] = np.asarray(np.isfinite(found).all(axis=0)).tolist()
         return [
             unbounded(float(found[:, k].mean()), METHOD, why) if known[k] else undefined(UNREACHED, METHOD)
-            for k in range(at.size)
+            for k in range(len(kl))
         ]
-    draws = _read_all(totals, drawn_weights(rng, resamples, units), at)  # [R, S, K]
-    left_out = _read_all(totals, 1.0 - np.eye(units), at) if seeds == 1 else np.empty((0, 1, at.size))
     reasons = UNREACHED, "every seed reaches this KL"
-    return [interval_of(found[:, k], draws[:, :, k], left_out[:, 0, k], units, level, *reasons) for k in range(at.size)]
+    return [
+        interval_of(found[:, k], drawn[:, :, k], left_out[:, 0, k], draws.units, level, *reasons)
+        for k in range(len(kl))
+    ]
 
 
-def _read_all(totals: Sequence[tuple[Totals, Totals]], weights: Array, at: Array) -> Array:
-    """[R, S, K] the curve, or the first minus the second, under the weights of units [R, U]."""
-    read_at = [read(*means_at(worth, distance, weights), at) for worth, distance in totals]
-    return read_at[0] if len(read_at) == 1 else read_at[0] - read_at[1]
+@lru_cache(128)  # 128 curves of 5 seeds: about 50 MB
+def _read_at(curve: Curve, kl: tuple[float, ...], draws: Draws) -> tuple[Array, Array, Array]:
+    """A curve read at each KL: [S, K], in resamples [R, S, K], and of one seed without each unit in turn [U, 1, K]."""
+    member, units = np.eye(draws.units)[draws.codes], draws.units
+    totals, at = (totals_of(curve.value, member), totals_of(curve.kl, member)), np.sqrt(np.asarray(kl))
+
+    def under(weights: Array) -> Array:
+        return read(*means_at(*totals, weights), at)
+
+    alone = len(curve.kl) == 1 and units > 1
+    left_out = under(1.0 - np.eye(units)) if alone else np.empty((0, 1, at.size))
+    return under(np.ones((1, units)))[0], under(draws.weights), left_out
 
 
 def interval_of(

@@ -22,6 +22,7 @@ from rlhf_bench.harness.statistics.cells import Array, Clusters, constant, tidy
 from rlhf_bench.harness.statistics.intervals import allow_non_finite
 from rlhf_bench.harness.statistics.variance import complete_layout, half_widths, mean_squares
 
+PRECISE = 2.0**-32  # of a difference that a design detects
 DRAWS = 12  # 2^12 points
 SEEDS = (1, 2, 3, 5, 10, 20)
 PROMPTS = (50, 100, 200, 500, 1000, 2000)
@@ -141,14 +142,16 @@ def smallest_detectable(
     error, halves = _design(found, seeds, prompts, level)
     if not (error > 0 and math.isfinite(error)):
         return None
-    low, high = 0.0, error
-    # Power rises with the difference: bracket the wanted power by doubling, then bisect to a part in 2^32.
+    high = error
+    # Power rises with the difference: bracket the wanted power by doubling.
     while _excludes(high, error, halves) < wanted:
         high *= 2
-    for _ in range(32):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _excludes(middle, error, halves) < wanted else (low, middle)
-    return high
+    if _excludes(0.0, error, halves) >= wanted:
+        return 0.0
+    found_at = scipy.optimize.brentq(
+        lambda d: _excludes(d, error, halves) - wanted, 0.0, high, xtol=error * PRECISE, rtol=PRECISE
+    )
+    return float(found_at)
 
 
 def prompts_needed(

@@ -123,7 +123,7 @@ def test_the_control_has_a_frontier_like_every_arm(tmp_path: Path) -> None:
     reader, frontiers = Reader(), frontiers_of([trained(tmp_path), control(tmp_path)])
     both = shared([reader.points(one, what) for one in frontiers])
     assert both.reach == 3.0
-    for kl, one in zip(rungs(both.reach), matched(both, rungs(both.reach), Estimator(), "x"), strict=True):
+    for kl, one in zip(rungs(both.reach), matched(both, rungs(both.reach), Estimator()), strict=True):
         if kl == 0.5:  # the second temperature; KL .5 is half the first checkpoint's in distance^2
             at = 10 / 60 * 0.5**0.5
             assert one.value == pytest.approx(at - 0.5, abs=0.02)

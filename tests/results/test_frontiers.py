@@ -64,7 +64,7 @@ def test_the_sft_policys_value_follows_from_the_kind(tmp_path: Path) -> None:
     # a rate without the baseline's column has no such point: nothing can be read below the first checkpoint
     rate = points_of(one, what=What("utility", "failed", "rate"))
     assert [next(iter(p.kl.values())) for p in rate.by_seed[1]] == [1.0, 2.0, 3.0]
-    values = [i.value for i in matched(read(rate), [0.5, 1.0], Estimator(), "x")]
+    values = [i.value for i in matched(read(rate), [0.5, 1.0], Estimator())]
     assert values[0] is None
     assert values[1] == 0.0
 
@@ -109,7 +109,7 @@ def test_lines_in_the_distance_differ_by_what_they_should(tmp_path: Path) -> Non
     common = read(a, b)
     kl = rungs(common.reach)
     assert kl == [0.25, 0.5, 1.0, 2.0]
-    for at, one in zip(kl, matched(common, kl, Estimator(), "x"), strict=True):
+    for at, one in zip(kl, matched(common, kl, Estimator()), strict=True):
         assert one.value == pytest.approx(0.3 * math.sqrt(at))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import frontier
-from rlhf_bench.harness.statistics.frontier import Curve, at_kl, components, reach, read
+from rlhf_bench.harness.statistics.frontier import Curve, at_kl, components, draws_of, reach, read
 from rlhf_bench.harness.statistics.intervals import paired, two_way
 from rlhf_bench.harness.statistics.variance import moments
 
@@ -33,8 +33,8 @@ def line(kl: Any, a: float, b: float, noise: float = 0.0, seed: int = 0) -> Curv
     return Curve(np.repeat(kl[..., None], 40, axis=-1), value)
 
 
-def found(*curves: Curve, kl: Any = KL, **more: Any) -> list[Any]:
-    return at_kl(curves, kl, LEVEL, rng(), resamples=300, **more)
+def found(*curves: Curve, kl: Any = KL, clusters: Any = None) -> list[Any]:
+    return at_kl(curves, kl, LEVEL, draws_of(rng(), curves[0].kl.shape[2], clusters, 300))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -136,8 +136,9 @@ def test_a_kl_at_the_noisy_end_of_a_curve_is_left_out() -> None:
 
 def test_a_missing_checkpoint_is_an_absent_point() -> None:
     whole = noisy(1, points=5)
-    cut = Curve(*(np.where(np.arange(5)[None, :, None] == 2, np.nan, part) for part in whole))
-    without = Curve(*(np.delete(part, 2, axis=1) for part in whole))
+    parts = whole.kl, whole.value
+    cut = Curve(*(np.where(np.arange(5)[None, :, None] == 2, np.nan, part) for part in parts))
+    without = Curve(*(np.delete(part, 2, axis=1) for part in parts))
     assert found(cut) == found(without)
     one_seed = Curve(whole.kl.copy(), whole.value.copy())
     one_seed.value[1, 2] = np.nan
@@ -161,14 +162,14 @@ def test_at_a_checkpoint_of_exact_kl_it_is_the_two_way_interval() -> None:
     made = rng(3)
     cells = made.normal(size=(4, 1)) + made.normal(size=80) + made.normal(size=(4, 80))
     curve = Curve(np.full((4, 1, 80), 1.0), cells[:, None])
-    here, there = at_kl([curve], [1.0], LEVEL, rng(), resamples=20_000)[0], two_way(cells, LEVEL)
+    here, there = at_kl([curve], [1.0], LEVEL, draws_of(rng(), 80, None, 20_000))[0], two_way(cells, LEVEL)
     assert here.value == pytest.approx(there.value)
     assert (here.low, here.high) == pytest.approx((there.low, there.high), rel=0.02)
     found_here = components(
         cells.mean(1), np.stack([cells[:, rng(k).integers(80, size=80)].mean(1) for k in range(9999)]), 80
     )
     assert found_here[1:5] == pytest.approx(moments(cells, None)[1:5], rel=0.06)
-    alone = at_kl([Curve(curve.kl[:1], curve.value[:1])], [1.0], LEVEL, rng(), resamples=20_000)[0]
+    alone = at_kl([Curve(curve.kl[:1], curve.value[:1])], [1.0], LEVEL, draws_of(rng(), 80, None, 20_000))[0]
     same = paired(cells[0], LEVEL, rng())
     assert (alone.value, alone.low, alone.high) == pytest.approx((same.value, same.low, same.high), rel=0.05, abs=0.01)
     assert "conditional on this training run" in alone.note
@@ -176,7 +177,7 @@ def test_at_a_checkpoint_of_exact_kl_it_is_the_two_way_interval() -> None:
 
 def test_whole_clusters_are_drawn() -> None:
     once = noisy(4, prompts=30)
-    twice = Curve(*(np.tile(part, 2) for part in once))
+    twice = Curve(np.tile(once.kl, 2), np.tile(once.value, 2))
     names = [str(k) for k in [*range(30), *range(30)]]
     for a, b in zip(found(once), found(twice, clusters=names), strict=True):
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))
@@ -194,8 +195,23 @@ def test_one_prompt_and_one_cluster_have_no_bounds() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     for curves in ([noisy(1), noisy(1, prompts=9)], [noisy(1), noisy(1, seeds=2)], [], [noisy(1)] * 3):
         with pytest.raises(BenchError, match="Curves of shapes"):
-            at_kl(curves, KL, LEVEL, rng())
+            at_kl(curves, KL, LEVEL, draws_of(rng(), 60))
     assert tuple(sorted(frontier.LADDER)) == frontier.LADDER
+
+
+def test_a_curve_is_read_once_for_all_that_it_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every KL of the ladder; elsewhere it is read again, to the same values."""
+    read_of: list[Any] = []
+    plain = frontier.means_at
+    monkeypatch.setattr(frontier, "means_at", lambda *given: [read_of.append(given), plain(*given)][1])
+    one, other, draws = noisy(1), noisy(2), draws_of(rng(), 60)
+    twice = [at_kl([one, other], kl, LEVEL, draws) for kl in ((0.25, 1.0), (1.0,))]
+    assert twice[0][1] == twice[1][0]
+    assert len(read_of) == 2 * 2, "once as they are, once in all resamples"
+    assert at_kl([one, other], (0.3, 1.0), LEVEL, draws)[1] == twice[1][0]
+    assert len(read_of) == 4 * 2
+    turned = at_kl([other, one], (1.0,), LEVEL, draws)[0]
+    assert [turned.low, turned.high] == pytest.approx([-float(twice[1][0].high), -float(twice[1][0].low)])
 
 
 # ---- coverage -------------------------------------------------------------------------------------------------------
@@ -224,7 +240,7 @@ def coverage(seeds: int, repetitions: int, kl: float = 1.0) -> tuple[float, floa
     for _ in range(repetitions):
         a = simulated(made, seeds, 100, (0.5, 0.9, 1.4, 2.2), 0.6)
         b = simulated(made, seeds, 100, (0.8, 1.2, 2.0), 0.4)
-        one = at_kl([a, b], [kl], 0.95, made, resamples=300)[0]
+        one = at_kl([a, b], [kl], 0.95, draws_of(made, 100, None, 300))[0]
         if one.low is not None and one.high is not None:
             held, count = held + (one.low <= truth <= one.high), count + 1
     return held / count, 1 - count / repetitions

@@ -1,0 +1,39 @@
+"""Reads rows that a run stored, in half the time of `store.read_rows`: most of a report's time is reading.
+
+Not in store.py, whose code is part of every stage's key.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pydantic_core
+
+from rlhf_bench.harness import store
+from rlhf_bench.harness.text.types import JsonObject
+
+
+def stored_rows(path: Path) -> list[JsonObject]:
+    """The rows that `store.write_rows` wrote.  Raises BenchError as `store.read_rows`.
+
+    What pydantic's parser refuses (lone surrogates, deep nesting, damage) is read again by `store.read_rows`, which
+    takes the first two and says what the third is.
+    """
+    # Without the garbage collector, which would look at all rows again and again.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        data = path.read_bytes()
+        # The newlines stay: no string can begin in one line and end in the next (store.py).
+        found = pydantic_core.from_json(
+            b"[" + data.removesuffix(b"\n").replace(b"\n", b",\n") + b"]", allow_inf_nan=False
+        )
+    except (OSError, ValueError):
+        return store.read_rows(path)
+    finally:
+        if collecting:
+            gc.enable()
+    # A damaged line may be completed by the next one: the members are then fewer than the lines.
+    sound = data.endswith(b"\n") and len(found) == data.count(b"\n") and all(type(row) is dict for row in found)
+    return found if sound else store.read_rows(path)
