@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_bench.harness.results.table import interval
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
-from rlhf_bench.reports.measures import Column, Report, arms_on, of_report, pick, shown_at
+from rlhf_bench.harness.statistics.runs import RULE
+from rlhf_bench.reports.measures import COLLAPSED, Column, Report, arms_on, of_report, pick, shown_at
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -22,6 +23,8 @@ QUESTION = "How good is the policy after PPO with each reward model?"
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
 """Rulings on claims (`results.claims.Ruling`) in the order in which they are counted."""
+
+GOLD = "gold: the true utility of a response, which a synthetic task computes and only the reward model called gold reads"
 
 Side = Literal["better", "worse", "undecided", "unknown"]
 
@@ -40,6 +43,14 @@ class Outcome(NamedTuple):
 def question(report: Report) -> str:
     """The question the report answers: an experiment's own, or the general one."""
     return str(report.get("question") or QUESTION)
+
+
+def terms(report: Report) -> list[str]:
+    """What the short names mean that a report's first lines use, as sentences without a full stop."""
+    found = [GOLD] if any(column.statistic.startswith("gold") for column in of_report(report)) else []
+    if any(e["statistic"].endswith(COLLAPSED) and e["value"] for e in report["estimates"]):
+        found.append(RULE)
+    return found
 
 
 def answering(report: Report) -> list[Column]:
@@ -117,6 +128,7 @@ def sentence(report: Report, task: str) -> str:
     reach = ""
     if ceiling and results[0] is not ceiling[0]:
         reach = f" With the true utility as the reward (gold): {interval(ceiling[0].estimate, column.format)}."
+    reach = f"{_undone(report, known)}{reach}"
     if len(results) == 1:
         words = {"better": "better than", "worse": "worse than"}
         # an interval that holds the reference value shows no difference, which is not the same as being equal
@@ -126,6 +138,20 @@ def sentence(report: Report, task: str) -> str:
     largest = "smallest" if column.better == "lower" else "largest"
     lead = f"the {largest} estimate is {known[0].arm['label']}'s {column.title}"
     return f"On {task}, {_of_several(results)}; {lead} {best} ({_size(known)}).{reach}"
+
+
+def some_runs_collapsed(report: Report, arm: Row) -> Row | None:
+    """The share of an arm's runs that collapsed, by the first judge that measured one above 0; None without any."""
+    names = {(e["judge"], e["statistic"]) for e in report["estimates"] if e["statistic"].endswith(COLLAPSED)}
+    found = [pick(report, arm["arm"], name) for name in sorted(names)]
+    return next((one for one in found if one is not None and one["value"]), None)
+
+
+def _undone(report: Report, known: Sequence[Outcome]) -> str:
+    """Which arms are better in the mean alone, since some of their runs collapsed."""
+    shares = [(one.arm["label"], some_runs_collapsed(report, one.arm)) for one in known if one.side == "better"]
+    said = [f"{label}, {share['note'].partition(':')[0]}" for label, share in shares if share]
+    return f" Better in the mean alone: {'; '.join(said)}." if said else ""
 
 
 def _made_by(results: Sequence[Outcome]) -> str:
@@ -150,10 +176,11 @@ def over_tasks(report: Report) -> str:
 
 
 def of_claims(rows: Sequence[Row]) -> str:
-    """How many of an experiment's claims its intervals support, "" for none."""
+    """How many of an experiment's claims its intervals support, and the first of them, "" for none."""
     counts = {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"Of {len(rows)} claims about it: {said}." if rows else ""
+    first = f" The first: “{rows[0]['text'].rstrip('.')}” is {rows[0]['verdict']}." if len(rows) > 1 else ""
+    return f"Of {len(rows)} claim{'' if len(rows) == 1 else 's'} about it: {said}.{first}" if rows else ""
 
 
 def _of_several(results: Sequence[Outcome]) -> str:

@@ -10,7 +10,7 @@ from rlhf_bench.harness.plan.origins import kind_label
 from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.seeds import run_name
-from rlhf_bench.reports.answer import over_tasks, question, sentence
+from rlhf_bench.reports.answer import of_claims, over_tasks, question, sentence, terms
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.reasons import reasons
 from rlhf_bench.reports.tables import all_tables
@@ -34,6 +34,8 @@ def markdown(report: Row, absent: str = "") -> str:
 def lines(report: Row) -> Iterator[str]:
     """The report line by line: data, warnings, tables, undecided cases, samples, and how it was made."""
     yield from (f"# {escape(question(report))}", "")
+    yield from (escape(f"{'. '.join(words)}."), "") if (words := terms(report)) else ()
+    yield from (escape(claimed), "") if (claimed := of_claims(report.get("claims", ()))) else ()
     yield from answers(report)
     for origin in report["data"]:
         yield f"**Data of {escape(origin['task'])}** ({escape(kind_label(origin))}): {escape(origin['description'])}"

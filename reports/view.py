@@ -53,6 +53,7 @@ def view(report: Report) -> JsonObject:
     return {
         "experiment": str(report.get("experiment", "")),
         "question": answer.question(report),
+        "terms": answer.terms(report),
         "claims_said": answer.of_claims(report.get("claims", ())),
         "over_tasks_said": answer.over_tasks(report),
         "compared": compared(report),
@@ -149,6 +150,7 @@ def forest(report: Report, task: str, column: Column) -> JsonObject:
                 "seeds": len(outcome.arm["seeds"]),
                 "collapsed": collapsed(report, outcome.arm, column),
                 "side": "not known" if outcome.side == "unknown" else outcome.side,
+                "in_the_mean": outcome.side == "better" and bool(answer.some_runs_collapsed(report, outcome.arm)),
                 "cell": cell(one),
                 "bar": figures.interval_bar(one.value, one.low, one.high, scale, mark),
             }

@@ -13,7 +13,7 @@ from stored import Stored, make, report_of
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import Cell, text
-from rlhf_bench.reports import ledger, measures, tables, view
+from rlhf_bench.reports import answer, ledger, markdown, measures, tables, view
 from rlhf_bench.reports.files import texts
 
 
@@ -85,3 +85,37 @@ def test_reports_of_older_versions_have_no_such_column(found: tuple[dict[str, An
     assert "collapsed" not in tables.headline(old).columns
     assert not tables.runs(old).rows
     assert view.view(old)["tasks"][0]["forests"]
+
+
+def test_a_win_rate_is_better_in_the_mean_alone_where_runs_collapsed(found: tuple[dict[str, Any], list[Any]]) -> None:
+    """A mean over three runs, one of which fell, is no promise for the next one."""
+    report = found[0]
+    for e in report["estimates"]:
+        if (e["judge"], e["statistic"], e["slice"]) == ("winrate", "win_rate", "all"):
+            e |= {"value": 0.8, "low": 0.7, "high": 0.9}
+    said = answer.sentence(report, "dialogsum")
+    assert said.endswith(" Better in the mean alone: scalar, 1 of 3 runs collapsed.")
+    (task,) = view.view(report)["tasks"]
+    assert {row["label"]: (row["side"], row["in_the_mean"]) for row in task["forests"][0]["rows"]} == {
+        "scalar": ("better", True),
+        "seq2seq-token": ("better", False),
+    }
+
+
+def test_a_word_is_explained_before_it_is_used(found: tuple[dict[str, Any], list[Any]]) -> None:
+    report = found[0]
+    assert [term.partition(":")[0] for term in answer.terms(report)] == ["gold", "collapsed"]
+    lines = markdown.markdown(report).splitlines()
+    assert lines[2].startswith("gold: the true utility")
+    report["claims"] = []
+    plain = {**report, "measures": [row for row in report["measures"] if "gold" not in row["statistic"]]}
+    plain["estimates"] = [e for e in report["estimates"] if e["judge"] != "utility"]
+    assert answer.terms(plain) == []
+
+
+def test_the_first_claim_answers_the_question() -> None:
+    rows = [{"text": "PPO raises gold.", "verdict": "supported"}, {"text": "It falls.", "verdict": "contradicted"}]
+    said = answer.of_claims(rows)
+    assert said == "Of 2 claims about it: 1 supported, 1 contradicted. The first: “PPO raises gold” is supported."
+    assert answer.of_claims(rows[:1]) == "Of 1 claim about it: 1 supported."
+    assert answer.of_claims([]) == ""
