@@ -24,7 +24,7 @@ QUESTION = "How good is the policy after PPO with each reward model?"
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
 """Rulings on claims (`results.claims.Ruling`) in the order in which they are counted."""
 
-GOLD = "gold: the true utility of a response, which a synthetic task computes and only the reward model called gold reads"
+GOLD = "gold: the true utility of a response, which a synthetic task computes; the arm called gold alone trains on it"
 
 Side = Literal["better", "worse", "undecided", "unknown"]
 

@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
@@ -140,12 +142,14 @@ def distributions(blocks: Sequence[Block]) -> list[JsonObject]:
 
 def _before_and_after(block: Block) -> list[tuple[str, str, list[tuple[float, float]]]]:
     """(judge, measure, values before and after) of every measure of a cell that has both."""
-    found, verdicts = [], block.verdicts
+    found = []
     for (judge, name), measure in sorted(block.measures.items()):
         if measure.get("before"):
-            rows = [own[judge]["values"] for own in verdicts.values() if judge in own]
-            both = [(values.get(measure["before"]), values.get(name)) for values in rows]
-            found.append((judge, name, [(float(b), float(a)) for b, a in both if b is not None and a is not None]))
+            table = columns.read(block.cell.judged()[judge] / "verdicts.jsonl")
+            group = table.groups.get(("sample", table.last("sample") or 0))
+            before, after = (group.column(n) if group else np.empty(0) for n in (measure["before"], name))
+            known = ~np.isnan(before + after)
+            found.append((judge, name, list(zip(before[known].tolist(), after[known].tolist(), strict=True))))
     return found
 
 

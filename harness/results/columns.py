@@ -1,13 +1,13 @@
 """Stored rows of responses and verdicts as columns, each file read once.
 
-A report needs the numbers of every checkpoint, but whole rows (texts, tokens, a judge's notes) only of the last one.
-As columns, the other checkpoints take a hundredth of the memory and no dictionary lookups.
+A report needs the numbers of every checkpoint, but whole rows (tokens, a judge's notes) only of the last one, to show
+them: it reads these again.  As columns, numbers take a hundredth of the memory and no dictionary lookups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -51,40 +51,34 @@ class Group:
         found = self.values.get(name)
         return np.full(len(self.ids), np.nan) if found is None else found
 
+    def row(self, at: int) -> Row:
+        """A verdict's row as its file has it, without checkpoint, prompt and notes; an undecided value is None."""
+        values = {name: None if np.isnan(own[at]) else float(own[at]) for name, own in self.values.items()}
+        plain = {"example_id": self.ids[at], "slices": self.slices[at], "source": self.sources[at], "values": values}
+        return {**plain, "reason": self.reasons[at]} if at in self.reasons else plain
+
 
 @dataclass(frozen=True)
 class Columns:
-    """A file's rows by checkpoint; `kept` holds the whole rows of verdicts at the last checkpoint of each decoding.
-
-    Not those of generations, whose token rewards would take most of a report's memory: a page reads them again.
-    """
+    """A file's rows by checkpoint."""
 
     path: Path
     groups: Mapping[Checkpoint, Group]
-    kept: Mapping[Checkpoint, Sequence[Row]] = field(repr=False)
 
     def last(self, decoding: str) -> int | None:
         """The last iteration with this decoding; None without one."""
         return max((i for known, i in self.groups if known == decoding), default=None)
 
-    def rows(self, decoding: str, iteration: int) -> Sequence[Row]:
-        """The rows of a checkpoint, without prompts where they are kept; otherwise the file is read again.
-
-        Raises BenchError as `stored_rows`; [] for a checkpoint that the file does not have.
-        """
-        if (decoding, iteration) in self.kept:
-            return self.kept[decoding, iteration]
-        return [r for r in stored_rows(self.path) if (r["decoding"], r["iteration"]) == (decoding, iteration)]
-
     def final(self, *decodings: str) -> list[dict[str, Row]]:
-        """The rows of the last checkpoint with each decoding, by example; {} without such a checkpoint."""
-        last = [(decoding, self.last(decoding)) for decoding in decodings]
-        known = {place for place in last if place[1] is not None}
-        found: dict[tuple[str, int | None], Sequence[Row]] = dict(self.kept.items())
-        if not known <= found.keys():
-            rows = stored_rows(self.path)
-            found = {place: [row for row in rows if (row["decoding"], row["iteration"]) == place] for place in known}
-        return [{row["example_id"]: row for row in found.get(place, ())} for place in last]
+        """The rows of the last checkpoint with each decoding, by example, read again; {} without such a checkpoint.
+
+        Raises BenchError as `stored_rows`.
+        """
+        found: dict[Checkpoint, dict[str, Row]] = {(name, self.last(name) or 0): {} for name in decodings}
+        for row in stored_rows(self.path):
+            if (place := (row["decoding"], row["iteration"])) in found:
+                found[place][row["example_id"]] = row
+        return list(found.values())
 
 
 def read(path: Path) -> Columns:
@@ -102,7 +96,7 @@ def read(path: Path) -> Columns:
 def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
     """Columns of the rows that were just read from `path`; `read` returns them until the file is replaced.
 
-    Removes the prompts from `rows`.  Raises TypeError, ValueError or AttributeError for values of a wrong type.
+    Raises TypeError, ValueError or AttributeError for values of a wrong type.
     """
     grouped: dict[Checkpoint, dict[str, JsonObject]] = {}
     for row in rows:  # by example: of two rows of one example, the later one counts
@@ -119,14 +113,7 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
             {at: row["reason"] for at, row in enumerate(part) if "reason" in row},
             () if judged else tuple(row.get("response", "") for row in part),
         )
-    kept: dict[Checkpoint, Sequence[Row]] = {}
-    for decoding in {decoding for decoding, _ in grouped if judged}:
-        last = max(i for known, i in grouped if known == decoding)
-        whole = list(grouped[decoding, last].values())
-        for row in whole:
-            row.pop("prompt", None)  # prompts are the same in every cell, and long: they stay in the prompts' own file
-        kept[decoding, last] = whole
-    made = Columns(path, groups, kept)
+    made = Columns(path, groups)
     if len(_READ) >= FILES:  # bounds the memory of a long process; one report stays far below
         _READ.clear()
     _READ[path] = _stamp(path), made

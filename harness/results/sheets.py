@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm
-from rlhf_bench.harness.results.columns import checkpoints
+from rlhf_bench.harness.results.columns import Group, checkpoints
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, layers_asked, layers_of
 from rlhf_bench.harness.statistics.cells import Array
@@ -28,6 +28,31 @@ Rows = Mapping[Key, "Row"]
 """Rows of verdicts by example."""
 NO_SEED = "no training seed in common"
 NO_PROMPT = "no prompt in common"
+
+
+class Judged(Mapping[Key, "Row"]):
+    """The rows of one seed by example, made of columns when they are asked for.
+
+    As dictionaries they would take most of a report's memory.  `prompts`: the prompt of each example.
+    """
+
+    def __init__(self, group: Group, iteration: int, prompts: Mapping[str, str]) -> None:
+        self.group, self.iteration = group, iteration
+        self.places = {(name, prompts.get(name, "")): at for at, name in enumerate(group.ids)}
+
+    def __getitem__(self, example: Key) -> Row:
+        return {**self.group.row(self.places[example]), "iteration": self.iteration}
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def values_of(self, name: str, examples: Sequence[Key]) -> Array:
+        """[P] the values of a measure, NaN where undecided and for an example that is not here."""
+        at = np.array([self.places.get(example, -1) for example in examples], dtype=np.intp)
+        return np.where(at < 0, np.nan, self.group.column(name)[at]) if len(self) else np.full(len(at), np.nan)
 
 
 class Table(dict[Seed, Rows]):
@@ -89,14 +114,12 @@ class Sheets:
         last = max((i for known, i in checkpoints(tables) if known == decoding), default=None)
         if last is None:
             return Table()
-        found: list[Rows] = []
+        found: list[Judged] = []
         for cell, table in zip(arm.cells, tables, strict=True):
             path = cell.folder("prompts") / "examples.test.jsonl"
             if path not in self.prompts:  # cells of a task share this file
                 self.prompts[path] = {row["id"]: row["prompt"] for row in stored_rows(path)}
-            prompts = self.prompts[path]
-            rows = table.rows(decoding, last)  # read again only if this seed has later checkpoints than the others
-            found.append({(row["example_id"], prompts.get(row["example_id"], "")): row for row in rows})
+            found.append(Judged(table.groups[decoding, last], last, self.prompts[path]))
         return Table(zip(arm.seeds, found, strict=True))
 
     def unlike(self, arms: Sequence[Arm], judge: str) -> str:
@@ -181,5 +204,11 @@ def common(tables: Sequence[Mapping[Seed, Rows]], names: Sequence[str], unlike: 
 
 def _cells(tables: Sequence[Rows], ids: Sequence[Key], name: str) -> Array:
     """[S, P] values of a measure, NaN where undecided."""
-    values = [[rows[i]["values"].get(name) if i in rows else None for i in ids] for rows in tables]
-    return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=np.float64)
+    return np.array([_values(rows, ids, name) for rows in tables], dtype=np.float64).reshape(len(tables), len(ids))
+
+
+def _values(rows: Rows, ids: Sequence[Key], name: str) -> Array | list[float]:
+    if isinstance(rows, Judged):
+        return rows.values_of(name, ids)
+    found = [rows[i]["values"].get(name) if i in rows else None for i in ids]
+    return [np.nan if v is None else float(v) for v in found]

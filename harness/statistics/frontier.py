@@ -148,7 +148,7 @@ def at_kl(curves: Sequence[Curve], kl: Sequence[float], level: float, draws: Dra
     ]
 
 
-@lru_cache(128)  # 128 curves of 5 seeds: about 50 MB
+@lru_cache(64)  # 64 curves of 5 seeds: about 30 MB
 def _read_at(curve: Curve, kl: tuple[float, ...], draws: Draws) -> tuple[Array, Array, Array]:
     """A curve read at each KL: [S, K], in resamples [R, S, K], and of one seed without each unit in turn [U, 1, K]."""
     member, units = np.eye(draws.units)[draws.codes], draws.units
