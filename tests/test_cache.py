@@ -18,7 +18,7 @@ from stored import NAMES, Stored, make
 from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.plan import experiments, stamps
-from rlhf_bench.harness.results import columns
+from rlhf_bench.harness.results import columns, stored
 from rlhf_bench.harness.results.estimates import Estimator
 
 SHAPE = Stored(NAMES[:3], (1, 2), 12, greedy=True)
@@ -35,14 +35,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files of rows of generations and verdicts that were parsed, in order."""
     seen: list[str] = []
-    read = store.read_rows
+    read = stored._parsed
 
     def counting(path: Path) -> Any:
         if path.name in ("generations.jsonl", "verdicts.jsonl"):
             seen.append(f"{path.parent.name}/{path.name}")
         return read(path)
 
-    monkeypatch.setattr(store, "read_rows", counting)
+    monkeypatch.setattr(stored, "_parsed", counting)
     return seen
 
 
@@ -67,6 +67,7 @@ def entries(folder: Path) -> list[Path]:
 def test_the_same_bytes_and_no_row_is_read_again(runs: Path, tmp_path: Path, counted: list[str]) -> None:
     plain = with_cache(runs, tmp_path / "plain", None)
     assert with_cache(runs, tmp_path / "first", tmp_path / "kept") == plain
+    assert counted
     counted.clear()
     assert with_cache(runs, tmp_path / "second", tmp_path / "kept") == plain
     assert counted == []

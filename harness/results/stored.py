@@ -20,6 +20,12 @@ def stored_rows(path: Path) -> list[JsonObject]:
     What pydantic's parser refuses (lone surrogates, deep nesting, damage) is read again by `store.read_rows`, which
     takes the first two and says what the third is.
     """
+    found = _parsed(path)
+    return store.read_rows(path) if found is None else found
+
+
+def _parsed(path: Path) -> list[JsonObject] | None:
+    """The rows of a sound file that pydantic's parser takes, else None."""
     # Without the garbage collector, which would look at all rows again and again.
     collecting = gc.isenabled()
     gc.disable()
@@ -30,10 +36,10 @@ def stored_rows(path: Path) -> list[JsonObject]:
             b"[" + data.removesuffix(b"\n").replace(b"\n", b",\n") + b"]", allow_inf_nan=False
         )
     except (OSError, ValueError):
-        return store.read_rows(path)
+        return None
     finally:
         if collecting:
             gc.enable()
     # A damaged line may be completed by the next one: the members are then fewer than the lines.
     sound = data.endswith(b"\n") and len(found) == data.count(b"\n") and all(type(row) is dict for row in found)
-    return found if sound else store.read_rows(path)
+    return found if sound else None
