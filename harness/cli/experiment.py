@@ -37,6 +37,8 @@ def experiment(
     stdout, stderr = consoles(quiet)
     # sorted once: the property walks all cells of all runs at every access
     out, order = planned.out, planned.made.order
+    for note in planned.notes:
+        stderr.print(f"note: {note}", markup=False, soft_wrap=True)
     if dry_run:
         show_plan(planned_stages(order, out), stdout)
         return 0
