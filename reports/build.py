@@ -25,7 +25,7 @@ from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
-from rlhf_bench.reports.cautions import collapses, warnings
+from rlhf_bench.reports.cautions import collapses, of_baselines, warnings
 from rlhf_bench.reports.cell_records import has_rewards, optimizer_of, stage_record
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
@@ -87,6 +87,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "warnings": [
             *missing,
             *collapses(estimates, labels),
+            *of_baselines(arms),
             *[w for arm in arms for w in warnings(arm, labels[arm.key])],
         ],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
