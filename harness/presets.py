@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -92,7 +92,7 @@ def unused_groups(assignments: Mapping[str, Mapping[str, str]], used: Collection
     for group, given in assignments.items():
         if group in GROUPS or fnmatch.filter(used, group):
             continue
-        others = {kind: plugins.available(kind) for kind in plugins.GROUPS}
+        others = {kind: plugins.available(kind) for kind in get_args(plugins.Kind)}
         named = fnmatch.filter(others["reward-model"], group)
         if not named:
             kind = next((kind for kind, known in others.items() if group in known), None)
@@ -102,7 +102,7 @@ def unused_groups(assignments: Mapping[str, Mapping[str, str]], used: Collection
             known = {*GROUPS, *used, *others["reward-model"]}
             raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, known))
         for name in named:
-            _parsed(name, plugins.parameters(others["reward-model"][name].factory()), given)
+            parse_settings(name, others["reward-model"][name].factory(), given)
         found.append(group)
     return tuple(found)
 
@@ -146,6 +146,13 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
     return values
 
 
+def parse_settings(name: str, factory: Callable[..., object], given: Row) -> JsonObject:
+    """The values of `given` alone, settings of the plugin `name`; raises BenchError as `factory_settings`."""
+    from rlhf_bench.harness.plugins import parameters
+
+    return _parsed(name, parameters(factory), given)
+
+
 def _settable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
     """The parameters of a factory that settings can name."""
     return {k: p for k, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
@@ -154,7 +161,8 @@ def _settable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.
 def _parsed(name: str, parameters: Mapping[str, inspect.Parameter], given: Row) -> JsonObject:
     """The values of `given`, settings of the plugin `name` whose factory has these parameters; raises BenchError as
     `factory_settings`."""
-    own, values = _settable(parameters), {}
+    own = _settable(parameters)
+    values: JsonObject = {}
     for key, value in given.items():
         if key not in own:
             raise BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, own))

@@ -72,7 +72,7 @@ def answers_alone(cell: CellFiles) -> bool:
     checkpoint is its lowest temperature.
     """
     stages = cell.record["stages"]
-    return stages.get("ppo") != stages.get("generations") and cell.record["reward_model"] != CONTROL
+    return bool(stages.get("ppo") != stages.get("generations") and cell.record["reward_model"] != CONTROL)
 
 
 def responses(cell: CellFiles, role: str) -> list[str]:
