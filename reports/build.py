@@ -34,6 +34,7 @@ from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.labels import labels_of
 from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import described
+from rlhf_bench.reports.setups import setup_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -184,7 +185,8 @@ def describe(arm: Arm, label: str) -> JsonObject:
     """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end.
 
     `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
-    control without a reward model; `temperatures`: of the tempered SFT policy, by iteration, else left out.  `counts`,
+    control without a reward model; `setup`: policy, adapters, precision, template, preset and learning rates;
+    `temperatures`: of the tempered SFT policy, by iteration, else left out.  `counts`,
     `sft` and `prompts`: the figures of these stages under the lowest seed.
     """
     first = arm.cells[0]
@@ -200,6 +202,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "arm": arm.key,
         "label": label,
         "policy": first.record["policy"],
+        "setup": setup_of(first),
         "optimizer": optimizer_of(first),
         "description": described_arm(arm.reward_model, optimizer_of(first)),
         "cpu_seconds": processor_seconds(arm),

@@ -85,6 +85,7 @@ class Plan:
     settings: Settings
     left_out: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    preset: str = ""
 
     @property
     def order(self) -> list[Stage]:
@@ -152,13 +153,15 @@ def make_plan(request: Request) -> Plan:
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm)
             if cell.name in judged:
                 continue  # a control is one arm, whatever the reward models beside it
-            cell = replace(cell, differing=_differing(request, tasks, unused))  # for labels: the cell's key stays
+            cell = replace(
+                cell, differing=_differing(request, tasks, unused), preset=preset
+            )  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
             judged[cell.name] = {
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
-    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused)
+    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused, preset)
 
 
 def check_sources(names: Sequence[str]) -> None:
