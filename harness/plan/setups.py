@@ -44,11 +44,11 @@ def setup(policy: str, preset: str, params: Mapping[str, Row], figures: Row) -> 
     return {**found, **({"parameters": count} if count else {}), **({"rates": known} if known else {})}
 
 
-def setups_of(made: Plan) -> list[JsonObject]:
-    """The setups of a plan's arms, each once."""
+def setups_of(made: Plan, figures: Row) -> list[JsonObject]:
+    """The setups of a plan's arms, each once; `figures`: `dtype` and `template`, as far as `auto` is resolved."""
     found: list[JsonObject] = []
     for cell in made.cells:
-        own = setup(cell.policy, made.preset, {role: stage.params for role, stage in cell.stages.items()}, {})
+        own = setup(cell.policy, made.preset, {role: stage.params for role, stage in cell.stages.items()}, figures)
         found += [] if own in found else [own]
     return found
 
