@@ -61,6 +61,7 @@ CELL: Form = {
     **dict.fromkeys(("task", "home", "reward_model", "arm", "policy"), str),
     "seed": Count,
     "differing": {str: str},
+    "preset?": str,
     "origin": ORIGIN,
     "home_origin?": ORIGIN,
     "optimizer?": str,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, did_you_mean
@@ -48,7 +48,7 @@ def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plu
     """The preset's settings with `--set` assignments (group -> key -> text) on top.
 
     `plugins` names the plugins of this run; a group may be a pattern over them ("seq2seq-*").  Their keys are checked
-    later, against their factories.
+    later, against their factories.  Groups of `unused_groups` are checked and have no effect.
     Raises BenchError for an unknown preset, group or key, for a value of the wrong type, and for one out of range.
     """
     # Here, not at the top: pydantic takes about .1 s to import, and neither `bench --help` nor `bench report` needs it.
@@ -65,6 +65,7 @@ def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plu
         # a preset serves every run, so its patterns may fit no plugin of this one; those of --set must (below)
         for plugin in fnmatch.filter(plugins, name):
             extra.setdefault(plugin, {}).update(values)
+    unused = unused_groups(assignments, plugins)
     for name, texts in assignments.items():
         if name in GROUPS:
             current = settings.group(name)
@@ -72,12 +73,38 @@ def make_settings(preset: str, assignments: Mapping[str, Mapping[str, str]], plu
             values = {key: parse_value(f"{name}.{key}", t, type(current.get(key, ""))) for key, t in texts.items()}
             settings = replace(settings, **{name: replace(getattr(settings, name), **values)})
             continue
-        named = fnmatch.filter(plugins, name)
-        for plugin in named:
+        for plugin in fnmatch.filter(plugins, name) if name not in unused else ():
             extra.setdefault(plugin, {}).update(texts)  # parsed later: only the factory knows their types
-        if not named:
-            raise BenchError(f"Unknown settings group {name!r} in --set.", did_you_mean(name, {*GROUPS, *plugins}))
     return replace(settings, plugins=extra)
+
+
+def unused_groups(assignments: Mapping[str, Mapping[str, str]], used: Collection[str]) -> tuple[str, ...]:
+    """The groups of --set that are of registered reward models alone, none of them in `used`, the run's plugins.
+
+    One command line then serves several runs with a reward model each.  Their keys and values are checked all the same.
+    Raises BenchError for a group that fits nothing, and for one of a task or a judge outside of the run: what these
+    compute is part of every arm, so that their settings cannot be meant for another run.
+    """
+    from rlhf_bench.harness import plugins  # here: entry points take time, and `bench --help` needs none
+    from rlhf_bench.harness.settings import GROUPS
+
+    found = []
+    for group, given in assignments.items():
+        if group in GROUPS or fnmatch.filter(used, group):
+            continue
+        others = {kind: plugins.available(kind) for kind in get_args(plugins.Kind)}
+        named = fnmatch.filter(others["reward-model"], group)
+        if not named:
+            kind = next((kind for kind, known in others.items() if group in known), None)
+            if kind:
+                fix = f"Add --judge +{group}, or leave it out." if kind == "judge" else "Leave it out."
+                raise BenchError(f"--set {group}... names a {kind} that this run does not use.", fix)
+            known = {*GROUPS, *used, *others["reward-model"]}
+            raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, known))
+        for name in named:
+            parse_settings(name, others["reward-model"][name].factory(), given)
+        found.append(group)
+    return tuple(found)
 
 
 def parse_value(name: str, text: str, kind: type) -> bool | int | float | str:
@@ -111,8 +138,31 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
     """
     from rlhf_bench.harness.plugins import parameters  # here: entry points take time, and `bench --help` needs none
 
-    own = {k: p for k, p in parameters(factory).items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    values = {k: p.default for k, p in own.items() if p.default is not p.empty}
+    own = _settable(parameters(factory))
+    values = {k: p.default for k, p in own.items() if p.default is not p.empty} | _parsed(name, own, given)
+    missing = [k for k in own if k not in values]
+    if missing:
+        raise BenchError(f"{name} needs the setting {missing[0]!r}.", f"Add --set {name}.{missing[0]}=VALUE.")
+    return values
+
+
+def parse_settings(name: str, factory: Callable[..., object], given: Row) -> JsonObject:
+    """The values of `given` alone, settings of the plugin `name`; raises BenchError as `factory_settings`."""
+    from rlhf_bench.harness.plugins import parameters
+
+    return _parsed(name, parameters(factory), given)
+
+
+def _settable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """The parameters of a factory that settings can name."""
+    return {k: p for k, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def _parsed(name: str, parameters: Mapping[str, inspect.Parameter], given: Row) -> JsonObject:
+    """The values of `given`, settings of the plugin `name` whose factory has these parameters; raises BenchError as
+    `factory_settings`."""
+    own = _settable(parameters)
+    values: JsonObject = {}
     for key, value in given.items():
         if key not in own:
             raise BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, own))
@@ -128,9 +178,6 @@ def factory_settings(name: str, factory: Callable[..., object], given: Row) -> J
             if (share and not 0 <= values[key] <= 1) or (key == "lr" and not 0 < values[key] <= 1):
                 allowed = "a number between 0 and 1" if share else "a number above 0, at most 1"
                 raise BenchError(f"{name}.{key} is {values[key]!r}.", f"It must be {allowed}.")
-    missing = [k for k in own if k not in values]
-    if missing:
-        raise BenchError(f"{name} needs the setting {missing[0]!r}.", f"Add --set {name}.{missing[0]}=VALUE.")
     return values
 
 

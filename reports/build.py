@@ -25,7 +25,7 @@ from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
-from rlhf_bench.reports.cautions import collapses, warnings
+from rlhf_bench.reports.cautions import collapses, of_baselines, warnings
 from rlhf_bench.reports.cell_records import has_rewards, optimizer_of, stage_record
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
@@ -34,6 +34,7 @@ from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.labels import labels_of
 from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import described
+from rlhf_bench.reports.setups import setup_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -87,6 +88,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "warnings": [
             *missing,
             *collapses(estimates, labels),
+            *of_baselines(arms),
             *[w for arm in arms for w in warnings(arm, labels[arm.key])],
         ],
         "samples": [sample for task in sorted({arm.task for arm in arms}) for sample in samples(task, arms, labels)],
@@ -183,7 +185,8 @@ def describe(arm: Arm, label: str) -> JsonObject:
     """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end.
 
     `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
-    control without a reward model; `temperatures`: of the tempered SFT policy, by iteration, else left out.  `counts`,
+    control without a reward model; `setup`: policy, adapters, precision, template, preset and learning rates;
+    `temperatures`: of the tempered SFT policy, by iteration, else left out.  `counts`,
     `sft` and `prompts`: the figures of these stages under the lowest seed.
     """
     first = arm.cells[0]
@@ -199,6 +202,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "arm": arm.key,
         "label": label,
         "policy": first.record["policy"],
+        "setup": setup_of(first),
         "optimizer": optimizer_of(first),
         "description": described_arm(arm.reward_model, optimizer_of(first)),
         "cpu_seconds": processor_seconds(arm),

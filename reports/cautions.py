@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Estimate
-from rlhf_bench.harness.results.alarms import alarms, arm_alarms
+from rlhf_bench.harness.results.alarms import alarms, arm_alarms, response_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles
+from rlhf_bench.harness.results.columns import read
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
@@ -42,6 +43,8 @@ def warnings(arm: Arm, label: str) -> list[str]:
         if "ppo" in cell.record["stages"]:
             steps = runs[cell.seed] = stored_rows(cell.folder("ppo") / "steps.jsonl")
             said += [(cell.seed, text) for text in alarms(steps)]
+        if answers_alone(cell):
+            said += [(cell.seed, text) for text in responses(cell, "generations")]
         if has_rewards(cell):
             scale = store.read_json(cell.folder("scale") / "scale.json")
             if not scale["sft_samples"]["variance"]:
@@ -60,6 +63,33 @@ def warnings(arm: Arm, label: str) -> list[str]:
     if len(versions) > 1:
         found.append(f"{label}: made with different versions of the software")
     return found
+
+
+def answers_alone(cell: CellFiles) -> bool:
+    """Whether the responses to held-out prompts alone tell how an arm's policy writes.
+
+    Not under PPO on its own task, of whose rollouts more are known.  Not of the tempered SFT policy, whose last
+    checkpoint is its lowest temperature.
+    """
+    stages = cell.record["stages"]
+    return bool(stages.get("ppo") != stages.get("generations") and cell.record["reward_model"] != CONTROL)
+
+
+def responses(cell: CellFiles, role: str) -> list[str]:
+    """Alarms about the sampled responses at the last checkpoint of the stage with this role."""
+    written = read(cell.folder(role) / "generations.jsonl")
+    group = written.groups.get(("sample", written.last("sample") or 0))
+    return response_alarms(group.column("finished"), group.column("tokens")) if group else []
+
+
+def of_baselines(arms: Sequence[Arm]) -> Iterator[str]:
+    """The same of the SFT policy, from which every arm begins: once for each task, whatever its arms."""
+    for task in dict.fromkeys(arm.task for arm in arms):
+        cells = [cell for arm in arms if arm.task == task for cell in arm.cells if "baseline" in cell.record["stages"]]
+        # arms share a baseline: by folder, which its key names
+        own = {cell.folder("baseline"): cell for cell in sorted(cells, key=lambda cell: cell.seed)}
+        said = [(cell.seed, text) for cell in own.values() for text in responses(cell, "baseline")]
+        yield from (f"SFT baseline on {task}, {text}" for text in merged(said))
 
 
 def merged(said: Sequence[tuple[Seed, str]]) -> Iterator[str]:

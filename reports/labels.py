@@ -10,31 +10,50 @@ from rlhf_bench.harness import plugins
 from rlhf_bench.harness.results.arms import Arm
 from rlhf_bench.harness.seeds import layers_asked
 from rlhf_bench.reports.cell_records import optimizer_of
+from rlhf_bench.reports.setups import OPTIMISING, values_of
+
+SHOWN = 4
+"""Settings of a label at most: with more nobody reads it."""
 
 
 def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
-    """Arm key -> the reward model's name, with the settings by hand that tell it from the other arms shown.
+    """Arm key -> the reward model's name, with what tells it from the other arms shown: policy, optimiser, settings.
 
-    Settings that all arms have in common are left out; PPO, the usual optimiser, is not named.  A label is unique on
-    its task.
+    Settings are those that some arm was given by hand, with the values that each arm was computed with: what all arms
+    have in common is left out, whether by hand or by default, and so is what an arm does not use.  PPO, the usual
+    optimiser, is not named.  Of more than SHOWN settings those that tell arms of one reward model and optimiser apart
+    come first, and the others are counted.  A label is unique on its task.
     """
     rms = {*plugins.available("reward-model"), *(arm.reward_model for arm in arms)}
-    settings = {arm.key: own_settings(arm, rms) for arm in arms}
+    settings = settings_of(arms, rms)
     items = {item for own in settings.values() for item in own.items()}
     # what all arms that a setting is of share tells none of them apart
     common = {
         (name, value)
         for name, value in items
-        if all(settings[arm.key].get(name) == value for arm in arms if is_of(name, arm.reward_model, rms))
+        if all(
+            settings[arm.key].get(name, "") in (value, NOT_USED) for arm in arms if is_of(name, arm.reward_model, rms)
+        )
     }
+    kinds = {arm.key: (arm.task, arm.reward_model, optimizer_of(arm.cells[0])) for arm in arms}
     layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
+    policies = {arm.key: str(arm.cells[0].record.get("policy", "")) for arm in arms}
     labels = {}
     for arm in arms:
-        own = [(name, value) for name, value in settings[arm.key].items() if (name, value) not in common]
-        shown = [f"{short(name, arm.reward_model)}={value}" for name, value in own]
-        optimizer = optimizer_of(arm.cells[0])
+        alike = [settings[other.key] for other in arms if kinds[other.key] == kinds[arm.key]]
+        own = [
+            (name, value)
+            for name, value in settings[arm.key].items()
+            if (name, value) not in common and value != NOT_USED
+        ]
+        # stable: in the order in which they were given otherwise
+        own.sort(key=lambda item: all(other.get(item[0]) == item[1] for other in alike))
+        shown = [f"{short(name, arm.reward_model)}={value}" for name, value in own[:SHOWN]]
+        shown += [f"{len(own) - SHOWN} more"] if len(own) > SHOWN else []
+        optimizer = kinds[arm.key][2]
         # a control without a reward model has its own name for one
         shown = [optimizer, *shown] if optimizer not in ("ppo", arm.reward_model) else shown
+        shown = [policies[arm.key], *shown] if len(set(policies.values())) > 1 else shown
         if layers[arm.key] and len(set(layers.values())) > 1:  # beside arms with plain seeds, or other layers
             shown.append(f"{layers[arm.key]} seeds")
         labels[arm.key] = f"{arm.reward_model} ({', '.join(shown)})" if shown else arm.reward_model
@@ -45,10 +64,34 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     return labels
 
 
-def own_settings(arm: Arm, rms: Collection[str]) -> dict[str, str]:
-    """The settings by hand that say something about an arm; `rms` are the names of all known reward models."""
-    differing: Mapping[str, str] = arm.cells[0].record["differing"]
-    return {name: value for name, value in differing.items() if is_of(name, arm.reward_model, rms)}
+NOT_USED = "\0"
+"""Stands for the value of a setting that an arm does not use; no text of --set contains it."""
+
+
+def settings_of(arms: Sequence[Arm], rms: Collection[str]) -> dict[str, dict[str, str]]:
+    """Arm key -> the values of the settings that any arm was given by hand, as far as they are this arm's.
+
+    NOT_USED for those of another optimiser.  Where no record says what an arm was computed with, those by hand alone.
+    `rms` are the names of all known reward models.
+    """
+    names = dict.fromkeys(name for arm in arms for name in arm.cells[0].record["differing"])
+    found = {}
+    for arm in arms:
+        by_hand: Mapping[str, str] = arm.cells[0].record["differing"]
+        known = values_of(arm.cells[0])
+        own = {}
+        for name in (name for name in names if is_of(name, arm.reward_model, rms)):
+            group, _, key = name.rpartition(".")
+            # a pattern's value is the reward model's own
+            full = f"{arm.reward_model}.{key}" if fnmatch.fnmatchcase(arm.reward_model, group) else name
+            if known is not None and full in known:
+                own[name] = known[full]
+            elif known is not None and group in OPTIMISING:
+                own[name] = NOT_USED
+            elif name in by_hand:
+                own[name] = by_hand[name]
+        found[arm.key] = own
+    return found
 
 
 def is_of(name: str, reward_model: str, rms: Collection[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.results.table import Cell, Table, cell_value, estimated
 from rlhf_bench.reports import tables
+from rlhf_bench.reports.costs import duration
 from rlhf_bench.reports.markdown import escape, fenced, table_lines
 from rlhf_bench.reports.measures import COLLAPSED
 from rlhf_bench.reports.verdicts import checks_table, claims_table
@@ -138,7 +139,7 @@ def experiment_lines(built: Row) -> Iterator[str]:
     for table in experiment_tables(built):
         yield from table_lines(table)
     if built["report"]:
-        yield f"All stages together: {built['report']['manifest']['seconds_total'] / 60:.1f} minutes of one core."
+        yield f"All stages together: {duration(built['report']['manifest']['seconds_total'])} of one core."
         yield ""
 
 

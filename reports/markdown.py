@@ -13,6 +13,7 @@ from rlhf_bench.harness.seeds import run_name
 from rlhf_bench.reports.answer import of_claims, over_tasks, question, sentence, terms
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.reasons import reasons
+from rlhf_bench.reports.setups import setup_lines
 from rlhf_bench.reports.tables import all_tables
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
 
@@ -64,6 +65,7 @@ def answers(report: Row) -> Iterator[str]:
         yield from (escape(sentence(report, task)), "")
         found = [f"- {escape(one.text)}" for one in reasons(report, task)]
         yield from (*found, "") if found else ()
+    yield from (*(f"- {escape(line)}" for line in made), "") if (made := setup_lines(report["arms"])) else ()
     said = {arm["label"]: arm.get("description", "") for arm in report["arms"]}
     named = [f"- **{escape(label)}**: {escape(description)}" for label, description in said.items() if description]
     yield from (

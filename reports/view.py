@@ -29,6 +29,7 @@ from rlhf_bench.reports.measures import (
     tasks,
 )
 from rlhf_bench.reports.proxy import proxy_charts
+from rlhf_bench.reports.setups import setup_lines
 from rlhf_bench.reports.shown import cell, shown
 from rlhf_bench.reports.tables import all_tables, with_reliability
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary
@@ -57,6 +58,7 @@ def view(report: Report) -> JsonObject:
         "claims_said": answer.of_claims(report.get("claims", ())),
         "over_tasks_said": answer.over_tasks(report),
         "compared": compared(report),
+        "setups": setup_lines(report["arms"]),
         "data": report["data"],
         "warnings": report["warnings"],
         "claims": claims(report),

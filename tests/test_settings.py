@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rlhf_bench.harness import settings
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plugins import available
-from rlhf_bench.harness.presets import factory_settings, load_presets, make_settings, parse_value
+from rlhf_bench.harness.presets import factory_settings, load_presets, make_settings, parse_value, unused_groups
 from rlhf_bench.harness.settings import PPOSettings, Settings, describe_settings
 
 PLUGINS = frozenset({"scalar", "seq2seq-token"})
@@ -197,7 +197,27 @@ def test_nothing_is_negative() -> None:
 
 def test_a_presets_groups_of_plugins_outside_the_run_are_ignored() -> None:
     assert not make_settings("small", {}, frozenset()).plugins
-    assert "Unknown settings group 'scalar'" in refusal(lambda: make_settings("tiny", {"scalar": {}}, frozenset()))
+
+
+def test_one_command_line_serves_runs_with_a_reward_model_each() -> None:
+    given = {"scalar": {"lr": "0.01"}, "seq2seq-*": {"batch": "4"}, "ppo": {"kl": "0.1"}}
+    one = make_settings("tiny", given, frozenset({"scalar"}))
+    assert one.plugins == {"scalar": {"lr": "0.01"}}
+    assert unused_groups(given, {"scalar"}) == ("seq2seq-*",)
+    assert unused_groups(given, {"seq2seq-token", "scalar"}) == ()
+    # what is set aside is checked all the same
+    assert "Unknown setting scalar.lrr" in refusal(lambda: unused_groups({"scalar": {"lrr": "1"}}, ()))
+    assert "scalar.lr" in refusal(lambda: unused_groups({"scalar": {"lr": "2"}}, ()))
+    # a needed setting without a default may be left out: nothing is made
+    assert unused_groups({"hf": {"batch": "4"}}, ()) == ("hf",)
+
+
+def test_a_group_that_fits_nothing_is_refused_with_what_is_near() -> None:
+    for name in ("scaler", "sclaar*"):
+        assert "Did you mean 'scalar" in refusal(lambda name=name: unused_groups({name: {"lr": "1"}}, ()))
+    # a task or a judge computes a part of every arm
+    assert "names a judge" in refusal(lambda: unused_groups({"winrate-llm": {"model": "x"}}, ()))
+    assert "names a task" in refusal(lambda: unused_groups({"tldr": {"data": "x"}}, {"dialogsum"}))
 
 
 # --- values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from rlhf_bench.harness.api.arguments import (
     check_paths,
 )
 from rlhf_bench.harness.api.reports import Report, as_written
-from rlhf_bench.harness.api.runs import make_machine, remove_damage
+from rlhf_bench.harness.api.runs import make_machine, remove_damage, unused_notes
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children
@@ -71,6 +72,11 @@ class ExperimentPlan(NamedTuple):
     made: experiments.Made
     out: Path
 
+    @property
+    def notes(self) -> list[str]:
+        """A sentence on settings that no run of the experiment has."""
+        return unused_notes(self.made.unused)
+
 
 @safe_children()
 def experiment(
@@ -100,6 +106,8 @@ def experiment(
     asked, assignments = as_layer("seeds", seeds), as_assignments(settings)
     layers = experiments.Layers(as_layer("data_seeds", data_seeds), as_layer("reward_seeds", reward_seeds))
     planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers)
+    for note in planned.notes:
+        warnings.warn(note, stacklevel=2)
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
     machine = make_machine(True, jobs, 1, device, checked, progress)
     if repair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,16 +84,24 @@ def score(
     *,
     runs: str | os.PathLike[str] = "runs",
     seed: int | None = None,
+    settings: Settings | None = None,
     trust: str | Sequence[str] = (),
 ) -> list[TextRewards]:
     """Rewards per token of each response to the prompt in the same place.
 
     `rm` is a reward model that a cell in `runs` trained (with this training seed; default: the lowest), or one that
-    needs no training.  Rewards are not scaled; the last one is that of end-of-sequence.  `trust` is that of `judge`.
-    Raises BenchError where there is no such reward model, for a record that names what it may not, and for different
-    numbers of prompts and responses.
+    needs no training, for which `runs` need not be there.  `settings`: its own, by "rm.key".  Those of a trained one
+    choose the cell that was trained with them; those of another one override the run's, or its defaults.
+    Rewards are not scaled; the last one is that of end-of-sequence.  `trust` is that of `judge`.
+    Raises BenchError where there is no such reward model, for settings of another one, for a record that names what it
+    may not, and for different numbers of prompts and responses.
     """
     asked, answers = as_list(prompts), as_list(responses)
     if len(asked) != len(answers):
         raise BenchError(f"{len(asked)} prompts and {len(answers)} responses.", "Give one response for each prompt.")
-    return score_texts(rm, asked, answers, as_path(runs), seed, as_list(trust))
+    given: dict[str, str] = {}
+    for group, keys in as_assignments(settings).items():
+        if not fnmatch.fnmatchcase(rm, group):
+            raise BenchError(f"The settings name {group!r}, not the reward model {rm!r}.", "Leave them out.")
+        given.update(keys)
+    return score_texts(rm, asked, answers, as_path(runs), seed, as_list(trust), given)

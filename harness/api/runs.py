@@ -69,11 +69,20 @@ class RunPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What the plan leaves out without being told so: a sentence on default judges, where a list drops some."""
-        dropped = self.cells.left_out
-        if not dropped:
-            return []
-        return [f"The judges named leave out the default {', '.join(dropped)}; +NAME adds a judge to the default ones."]
+        """What the plan leaves out: default judges that a list of judges drops, and settings of reward models that the
+        run does not have.  A sentence on each."""
+        dropped, found = self.cells.left_out, list[str]()
+        if dropped:
+            left = f"The judges named leave out the default {', '.join(dropped)}"
+            found.append(f"{left}; +NAME adds a judge to the default ones.")
+        return [*found, *unused_notes(self.cells.unused)]
+
+
+def unused_notes(groups: Sequence[str]) -> list[str]:
+    """A sentence on settings that have no effect, [] for none; `groups` are `Plan.unused`."""
+    if not groups:
+        return []
+    return [f"Without effect: settings of {', '.join(groups)}, reward models that this run does not have."]
 
 
 def planned_stages(order: Sequence[Stage], out: Path) -> list[PlannedStage]:

@@ -10,7 +10,7 @@ from rlhf_bench.harness.api import experiments as api
 from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.progress import watching
-from rlhf_bench.harness.cli.run import AGAIN, REPAIRED, check_repair, show_plan
+from rlhf_bench.harness.cli.run import AGAIN, REPAIRED, check_repair, show_plan, show_setup
 from rlhf_bench.harness.results.undecided import complaints
 from rlhf_bench.reports import ledger, terminal, verdicts
 
@@ -37,7 +37,10 @@ def experiment(
     stdout, stderr = consoles(quiet)
     # sorted once: the property walks all cells of all runs at every access
     out, order = planned.out, planned.made.order
+    for note in planned.notes:
+        stderr.print(f"note: {note}", markup=False, soft_wrap=True)
     if dry_run:
+        show_setup(list(planned.made.plans.values()), None, device, stdout)
         show_plan(planned_stages(order, out), stdout)
         return 0
     root = store.Store(out)

@@ -324,12 +324,25 @@ def judge(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder."
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Which training seed; default: the lowest found.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="RM.KEY=VALUE",
+    help="A setting of --rm; repeat.  A trained one is then the one that was trained with it.",
+)
 @trust_option
-def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, trust: tuple[str, ...]) -> None:
-    """Show the rewards per token of one response."""
-    from rlhf_bench.harness.cli.score import score
+def score(assignments: tuple[str, ...], **options: Any) -> None:
+    """Show the rewards per token of one response.
 
-    sys.exit(score(rm, prompt, response, runs, seed, trust))
+    A reward model that needs no training needs no results folder either: its tokens are then made of the texts.
+    """
+    from rlhf_bench.harness.cli.score import score
+    from rlhf_bench.harness.presets import parse_assignments
+
+    groups = parse_assignments(assignments).items()
+    settings = {f"{group}.{key}": value for group, keys in groups for key, value in keys.items()}
+    sys.exit(score(**options, settings=settings))
 
 
 @bench.command()

@@ -13,9 +13,12 @@ from rlhf_bench.harness.api import runs
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
+from rlhf_bench.harness.cli.status import duration
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.tracking import check_trackers
-from rlhf_bench.harness.plan.request import Request, raise_first
+from rlhf_bench.harness.plan.lengths import Lengths, lengths_of
+from rlhf_bench.harness.plan.request import Plan, Request, raise_first
+from rlhf_bench.harness.plan.setups import policy_text, rates_text, setups_of
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import Table
 from rlhf_bench.reports import terminal
@@ -53,10 +56,14 @@ def run(
     if repair:
         complain(runs.remove_damage(planned.cells.order, out), REPAIRED)
     if dry_run:
+        lengths = None if planned.finished else lengths_of(planned.cells, planned.request.policy)
+        show_setup([planned.cells], lengths, device, stdout)
         show_plan(planned.stages, stdout)
         show_grid(request, stdout)
-        show_memory(planned, device, stdout)
+        show_memory(planned, device, lengths, stdout)
         return 0
+    if not quiet and not planned.finished:
+        show_setup([planned.cells], lengths_of(planned.cells, planned.request.policy), device, stderr)
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or planned.finished, out) as progress:
         machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
@@ -82,17 +89,43 @@ def check_repair(repair: bool, dry_run: bool) -> None:
 def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
     """The stages of a plan, which of them are reused, and a time estimate.
 
-    Seconds of one core for each stage; the sum leaves out stages whose time is unknown, and says so.
+    Time of one core for each stage; the sum leaves out stages whose time is unknown, and counts them.
     """
     rows = [
-        (stage.name, "reused" if stage.done else "pending", "" if stage.seconds is None else f"{stage.seconds:.0f} s")
+        (stage.name, "reused" if stage.done else "pending", "" if stage.seconds is None else duration(stage.seconds))
         for stage in stages
     ]
     terminal.show(console, Table("Plan", ("stage", "state", "estimate"), rows))
     pending = [stage for stage in stages if not stage.done]
-    minutes = sum(stage.seconds or 0.0 for stage in pending) / 60
-    rest = " and what cannot be estimated yet" if any(stage.seconds is None for stage in pending) else ""
-    console.print(f"{len(pending)} of {len(stages)} stages pending, about {minutes:.1f} minutes of one core{rest}.")
+    seconds, unknown = sum(stage.seconds or 0.0 for stage in pending), sum(stage.seconds is None for stage in pending)
+    said = [f"about {duration(seconds)} of one core"] if seconds or not unknown else []
+    said += [f"{unknown} of them of unknown time, as none alike has finished here"] if unknown else []
+    console.print(f"{len(pending)} of {len(stages)} stages pending, {', and '.join(said)}.", soft_wrap=True)
+
+
+def show_setup(plans: Sequence[Plan], lengths: Lengths | None, device: str, console: Console) -> None:
+    """What is trained and how, before anything is computed: policy, adapters, precision, template, preset, learning
+    rates, and the lengths of the data."""
+    template = {"template": lengths.template} if lengths else {}
+    setups = [setup for made in plans for setup in setups_of(made, template | resolved_precision(made, device))]
+    lines = list(dict.fromkeys(map(policy_text, setups)))
+    lines += list(dict.fromkeys(filter(None, map(rates_text, setups))))
+    lines += [lengths.text] if lengths else []
+    for line in lines:
+        console.print(f"{line[0].upper()}{line[1:]}.", markup=False, soft_wrap=True)
+
+
+def resolved_precision(made: Plan, device: str) -> dict[str, str]:
+    """The precision as `dtype`; {} where it is `auto` on a device that cannot be used, which the run then says."""
+    if made.settings.policy.dtype != "auto":
+        return {"dtype": made.settings.policy.dtype}
+    from rlhf_bench.harness.models.placement import choose_placement
+    from rlhf_bench.harness.models.policies import pick_device
+
+    try:
+        return {"dtype": choose_placement(made.settings.group("policy"), pick_device(device)).dtype}
+    except BenchError:
+        return {}
 
 
 def show_grid(request: Request, console: Console) -> None:
@@ -103,7 +136,7 @@ def show_grid(request: Request, console: Console) -> None:
         console.print(f"{sizes}: {len(request.grid)} runs of every arm.", markup=False, soft_wrap=True)
 
 
-def show_memory(planned: runs.RunPlan, device: str, console: Console) -> None:
+def show_memory(planned: runs.RunPlan, device: str, lengths: Lengths | None, console: Console) -> None:
     """What PPO with a real policy needs, and whether it fits; nothing for the tiny policy, which fits everywhere.
 
     Where the policy's config cannot be read it says why: a plan can be shown without.
@@ -116,7 +149,7 @@ def show_memory(planned: runs.RunPlan, device: str, console: Console) -> None:
 
     settings, response = planned.cells.settings, planned.cells.cells[0].home.max_response
     try:
-        rows = plan_rows(policy, settings, response, pick_device(device))
+        rows = plan_rows(policy, settings, response, pick_device(device), lengths)
     except BenchError as error:
         console.print(f"Memory and time: unknown. {printable(str(error))}", markup=False, soft_wrap=True)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlhf_bench.harness import api, store
@@ -10,12 +10,14 @@ from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.reports import terminal
 
 
-def score(rm: str, prompt: str, response: str, runs: Path, seed: int | None, trust: Sequence[str]) -> int:
+def score(
+    rm: str, prompt: str, response: str, runs: Path, seed: int | None, settings: Mapping[str, str], trust: Sequence[str]
+) -> int:
     """bench score
 
     `prompt` and `response` are texts, or @FILE.  Raises BenchError for a file that cannot be read, and as `api.score`.
     """
-    (scored,) = api.score(rm, _text(prompt), _text(response), runs=runs, seed=seed, trust=trust)
+    (scored,) = api.score(rm, _text(prompt), _text(response), runs=runs, seed=seed, settings=settings, trust=trust)
     stdout, _ = consoles(False)
     terminal.show_tokens(stdout, *scored)
     return 0

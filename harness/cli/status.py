@@ -112,9 +112,11 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A number of seconds as a person says it."""
+    """A number of seconds as a person says it, in the unit that fits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86400:.1f} days"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 

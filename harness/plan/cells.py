@@ -47,6 +47,7 @@ class Cell:
     optimizer: str
     reads_examples: bool
     arm: str
+    preset: str = ""
 
     @property
     def key(self) -> str:
@@ -72,6 +73,7 @@ class Cell:
             "seed": self.seed if isinstance(self.seed, int) else self.seed.seed,
             "policy": self.policy,
             "differing": dict(self.differing),
+            **({"preset": self.preset} if self.preset else {}),
             "origin": asdict(self.evaluated.origin),
             "stages": stages,
             # absent without layers, as in records of runs that know none

@@ -24,7 +24,7 @@ from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
 from rlhf_bench.harness.plan.judges import chosen
 from rlhf_bench.harness.plan.request import Plan, Request, make_plan, record_cells
-from rlhf_bench.harness.presets import parse_seeds
+from rlhf_bench.harness.presets import parse_seeds, unused_groups
 from rlhf_bench.harness.seeds import Seed, shown, training_seed
 from rlhf_bench.harness.text.types import JsonObject, Row
 
@@ -97,6 +97,7 @@ class Made:
     plans: Mapping[str, Plan]
     analyses: Mapping[str, Mapping[tuple[str, Seed], Stage]]
     left_out: Mapping[str, str]  # run -> the setting it lacks
+    unused: tuple[str, ...] = ()  # groups of settings by hand that fit no run, of registered reward models
 
     @property
     def order(self) -> list[Stage]:
@@ -152,13 +153,9 @@ def make(
     run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run,
     where every run is left out, and as `make_plan`.
     """
-    from rlhf_bench.harness.settings import GROUPS  # here: reports read experiments too, and do without pydantic
-
     # over all runs: `_request` leaves a group out of the runs that have no such plugin, so here a typo must be found
     names = set().union(*(_plugins(run) for run in experiment.runs))
-    for group in given:
-        if group not in GROUPS and not fnmatch.filter(names, group):
-            raise BenchError(f"Unknown settings group {group!r} in --set.", did_you_mean(group, {*GROUPS, *names}))
+    unused = unused_groups(given, names)
     named = (experiment.data_seeds, experiment.reward_seeds)
     around = Layers(*(own or (parse_seeds(text) if text else ()) for own, text in zip(layers, named, strict=True)))
     plans: dict[str, Plan] = {}
@@ -192,7 +189,7 @@ def make(
     if not plans and not analyses:
         missing = sorted(set(left_out.values()))
         raise BenchError(f"{experiment.name} needs {', '.join(missing)}.", f"Add --set {missing[0]}=VALUE.")
-    return Made(plans, analyses, left_out)
+    return Made(plans, analyses, left_out, unused)
 
 
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:

@@ -23,7 +23,7 @@ from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.plan.shared import cell_label
-from rlhf_bench.harness.presets import make_settings
+from rlhf_bench.harness.presets import make_settings, unused_groups
 from rlhf_bench.harness.seeds import Seed, layers_asked
 from rlhf_bench.harness.seeds import grid as seed_grid
 from rlhf_bench.harness.text.types import JsonObject
@@ -76,13 +76,16 @@ class Request:
 class Plan:
     """The cells of a request, and the stages of their judges by cell name and judge name.
 
-    `left_out`: the default judges that the request's list leaves out.
+    `left_out`: the default judges that the request's list leaves out.  `unused`: the groups of --set that are of
+    reward models which the request does not have.
     """
 
     cells: tuple[plan_cells.Cell, ...]
     judged: Mapping[str, Mapping[str, Stage]]
     settings: Settings
     left_out: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    preset: str = ""
 
     @property
     def order(self) -> list[Stage]:
@@ -119,6 +122,7 @@ def make_plan(request: Request) -> Plan:
     preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
+    unused = unused_groups(_assigned(request), names)
     texts = [text for group in settings.plugins.values() for text in texts_of(group)]
     check_named([request.policy, *request.reward_models, *texts])
     opened = _opened(request, settings)
@@ -149,13 +153,15 @@ def make_plan(request: Request) -> Plan:
             cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm)
             if cell.name in judged:
                 continue  # a control is one arm, whatever the reward models beside it
-            cell = replace(cell, differing=_differing(request, tasks))  # for labels: the cell's key stays
+            cell = replace(
+                cell, differing=_differing(request, tasks, unused), preset=preset
+            )  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
             judged[cell.name] = {
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
-    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges))
+    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused, preset)
 
 
 def check_sources(names: Sequence[str]) -> None:
@@ -227,11 +233,12 @@ def _assigned(request: Request) -> dict[str, dict[str, str]]:
     return groups
 
 
-def _differing(request: Request, tasks: plan_tasks.Tasks) -> dict[str, str]:
-    """The settings given by hand, without those of tasks that the cell does not use and of the report's statistics."""
+def _differing(request: Request, tasks: plan_tasks.Tasks, unused: Sequence[str]) -> dict[str, str]:
+    """The settings given by hand, without those of tasks that the cell does not use, of reward models that the request
+    does not have (`unused`) and of the report's statistics."""
     # the plan of several tasks has the settings of all, and a cell's label must name its own alone
-    others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name}
-    groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others | {"stats"}}
+    others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name} | {"stats", *unused}
+    groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others}
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
 
 

@@ -1,4 +1,4 @@
-"""Warnings about the logs of PPO runs, as pure functions of their rows."""
+"""Warnings about the logs of PPO runs and about stored responses, as pure functions of their rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy import special
 from rlhf_bench.harness.seeds import Seed, named, run_name
 
 if TYPE_CHECKING:
+    from rlhf_bench.harness.statistics.cells import Array
     from rlhf_bench.harness.text.types import Row
 
 EMPTY_SHARE, TRUNCATED_SHARE, NEGATIVE_KL = 0.2, 0.5, -0.5
@@ -36,6 +37,21 @@ def alarms(steps: Sequence[Row]) -> list[str]:
     the rollouts).  Means are over the last tenth of the iterations; NaN is looked for in all of them.
     """
     return list(_by_subject(steps).values())
+
+
+def response_alarms(finished: Array, tokens: Array) -> list[str]:
+    """Sentences about responses to held-out prompts, with the bounds of a run's rollouts; [] without a problem.
+
+    finished [P]: 1 for a response that ended by itself, 0 for one that was cut off.   tokens [P]: its length without
+    end-of-sequence.   NaN where not stored.
+    """
+    found = []
+    ended, lengths = finished[~np.isnan(finished)], tokens[~np.isnan(tokens)]
+    if lengths.size and (empty := float(np.mean(lengths == 0))) > EMPTY_SHARE:
+        found.append(f"{empty:.0%} of the responses to held-out prompts are empty")
+    if ended.size and (cut := float(np.mean(ended == 0))) > TRUNCATED_SHARE:
+        found.append(f"{cut:.0%} of the responses to held-out prompts are cut off at the longest length")
+    return found
 
 
 def _by_subject(steps: Sequence[Row]) -> dict[str, str]:

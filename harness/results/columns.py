@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FILES = 8192
 """The number of files whose columns are kept; a cell has about six."""
-GENERATED = ("kl", "reward", "logprob", "drawn")
+GENERATED = ("kl", "reward", "logprob", "drawn", "tokens", "finished")
 """The numbers that are kept of a generation."""
 Checkpoint = tuple[str, int]
 """Decoding and iteration."""

@@ -142,7 +142,7 @@ def test_the_best_series_are_in_sight_and_labels_do_not_meet() -> None:
 
 def test_labels_leave_out_settings_of_other_reward_models() -> None:
     def arm(rm: str, key: str, **settings: str) -> Arm:
-        record = {"task": "t", "reward_model": rm, "differing": settings}
+        record = {"task": "t", "reward_model": rm, "differing": settings, "stages": {}}
         return Arm("t", rm, key, (CellFiles({**record, "seed": 1}, Path()),))
 
     both = {"scalar*.epochs": "6", "seq2seq-*.epochs": "6", "pairs.overlap": "low"}
