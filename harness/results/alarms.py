@@ -29,16 +29,12 @@ FEWEST_STEPS = 12
 """Iterations of a run below which nothing is said of its curve: the last third has fewer than 4."""
 
 
-def alarms(steps: Sequence[Row]) -> list[str]:
-    """Sentences about the end of a PPO run; [] without a problem.
+def alarms(steps: Sequence[Row]) -> dict[str, str]:
+    """Sentences about the end of a PPO run, by what they are about; {} without a problem.
 
     `steps`: the rows of steps.jsonl, at least one, with kl (nats per response), empty_share and truncated_share (of
     the rollouts).  Means are over the last tenth of the iterations; NaN is looked for in all of them.
     """
-    return list(_by_subject(steps).values())
-
-
-def _by_subject(steps: Sequence[Row]) -> dict[str, str]:
     tail = steps[-max(1, len(steps) // 10) :]
     found = {}
 
@@ -65,7 +61,7 @@ def running_alarms(steps: Sequence[Row]) -> dict[str, str]:
     """
     if len(steps) < FEWEST_STEPS:  # the last tenth is one iteration, and the critic begins at 0
         return {}
-    found, critic = _by_subject(steps), explained(steps)
+    found, critic = alarms(steps), explained(steps)
     if critic is not None and critic < EXPLAINED:
         shown = round(critic, 2) + 0.0  # no -0.00
         found["critic"] = f"the critic explains {shown:.2f} of the variance of the returns, less than {EXPLAINED:g}"
