@@ -11,6 +11,7 @@ from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms, response_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import read
+from rlhf_bench.harness.results.monitors import warned
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
@@ -42,7 +43,7 @@ def warnings(arm: Arm, label: str) -> list[str]:
         of_seed = f"{label}, {run_name(cell.seed)}"
         if "ppo" in cell.record["stages"]:
             steps = runs[cell.seed] = stored_rows(cell.folder("ppo") / "steps.jsonl")
-            said += [(cell.seed, text) for text in alarms(steps)]
+            said += [(cell.seed, text) for text in {**alarms(steps), **warned(steps)}.values()]
         if answers_alone(cell):
             said += [(cell.seed, text) for text in responses(cell, "generations")]
         if has_rewards(cell):

@@ -30,31 +30,12 @@ FEWEST_STEPS = 12
 """Iterations of a run below which nothing is said of its curve: the last third has fewer than 4."""
 
 
-def alarms(steps: Sequence[Row]) -> list[str]:
-    """Sentences about the end of a PPO run; [] without a problem.
+def alarms(steps: Sequence[Row]) -> dict[str, str]:
+    """Sentences about the end of a PPO run, by what they are about; {} without a problem.
 
     `steps`: the rows of steps.jsonl, at least one, with kl (nats per response), empty_share and truncated_share (of
     the rollouts).  Means are over the last tenth of the iterations; NaN is looked for in all of them.
     """
-    return list(_by_subject(steps).values())
-
-
-def response_alarms(finished: Array, tokens: Array) -> list[str]:
-    """Sentences about responses to held-out prompts, with the bounds of a run's rollouts; [] without a problem.
-
-    finished [P]: 1 for a response that ended by itself, 0 for one that was cut off.   tokens [P]: its length without
-    end-of-sequence.   NaN where not stored.
-    """
-    found = []
-    ended, lengths = finished[~np.isnan(finished)], tokens[~np.isnan(tokens)]
-    if lengths.size and (empty := float(np.mean(lengths == 0))) > EMPTY_SHARE:
-        found.append(f"{empty:.0%} of the responses to held-out prompts are empty")
-    if ended.size and (cut := float(np.mean(ended == 0))) > TRUNCATED_SHARE:
-        found.append(f"{cut:.0%} of the responses to held-out prompts are cut off at the longest length")
-    return found
-
-
-def _by_subject(steps: Sequence[Row]) -> dict[str, str]:
     tail = steps[-max(1, len(steps) // 10) :]
     found = {}
 
@@ -74,6 +55,21 @@ def _by_subject(steps: Sequence[Row]) -> dict[str, str]:
     return found
 
 
+def response_alarms(finished: Array, tokens: Array) -> list[str]:
+    """Sentences about responses to held-out prompts, with the bounds of a run's rollouts; [] without a problem.
+
+    finished [P]: 1 for a response that ended by itself, 0 for one that was cut off.   tokens [P]: its length without
+    end-of-sequence.   NaN where not stored.
+    """
+    found = []
+    ended, lengths = finished[~np.isnan(finished)], tokens[~np.isnan(tokens)]
+    if lengths.size and (empty := float(np.mean(lengths == 0))) > EMPTY_SHARE:
+        found.append(f"{empty:.0%} of the responses to held-out prompts are empty")
+    if ended.size and (cut := float(np.mean(ended == 0))) > TRUNCATED_SHARE:
+        found.append(f"{cut:.0%} of the responses to held-out prompts are cut off at the longest length")
+    return found
+
+
 def running_alarms(steps: Sequence[Row]) -> dict[str, str]:
     """Sentences about a PPO run up to now, by what they are about; {} before FEWEST_STEPS iterations are made.
 
@@ -81,7 +77,7 @@ def running_alarms(steps: Sequence[Row]) -> dict[str, str]:
     """
     if len(steps) < FEWEST_STEPS:  # the last tenth is one iteration, and the critic begins at 0
         return {}
-    found, critic = _by_subject(steps), explained(steps)
+    found, critic = alarms(steps), explained(steps)
     if critic is not None and critic < EXPLAINED:
         shown = round(critic, 2) + 0.0  # no -0.00
         found["critic"] = f"the critic explains {shown:.2f} of the variance of the returns, less than {EXPLAINED:g}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.results import training
 from rlhf_bench.harness.results.alarms import running_alarms
 from rlhf_bench.harness.results.found import is_complete
+from rlhf_bench.harness.results.monitors import warned
 from rlhf_bench.harness.results.status import DriverStatus, StageStatus, StatusReader
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class InProgress:
     @property
     def alarms(self) -> Mapping[str, str]:
         """Sentences about the run up to now, by what they are about."""
-        return running_alarms(self.rows)
+        return {**running_alarms(self.rows), **warned(self.rows)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ class Watcher:
         """The curves of a cell; sentences about damaged rows are added to `problems`."""
         kind, label, key = cell.files.record["stages"].get(ROLE) or ("", "", "")
         rows = self._rows.steps(kind, label, key, problems.append) if kind else []
-        return Curves(rows, self._rows.gold(cell.files, problems.append), list(running_alarms(rows).values()))
+        return Curves(
+            rows, self._rows.gold(cell.files, problems.append), list({**running_alarms(rows), **warned(rows)}.values())
+        )
 
     def _in_progress(self, driver: DriverStatus, status: StageStatus, problems: list[str]) -> InProgress:
         stage = status.stage

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {"results.md", "results-whitebox.md", "performance.md", "coverage.md", "reliability.md", "second-draw.md"}
+GENERATED = {
+    "results.md",
+    "results-whitebox.md",
+    "performance.md",
+    "coverage.md",
+    "reliability.md",
+    "second-draw.md",
+    "monitors.md",
+}
 """Written by commands, as is docs/sample-report/."""
 PAGES = [
     ROOT / "README.md",
