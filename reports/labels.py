@@ -20,9 +20,10 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     """Arm key -> the reward model's name, with what tells it from the other arms shown: policy, optimiser, settings.
 
     Settings are those that some arm was given by hand, with the values that each arm was computed with: what all arms
-    have in common is left out, whether by hand or by default, and so is what an arm does not use.  PPO, the usual
-    optimiser, is not named.  Of more than SHOWN settings those that tell arms of one reward model and optimiser apart
-    come first, and the others are counted.  A label is unique on its task.
+    have in common is left out, whether by hand or by default, and so are the one default of arms of one reward model
+    and optimiser, and what an arm does not use.  PPO, the usual optimiser, is not named.  Of more than SHOWN settings
+    those that tell arms of one reward model and optimiser apart come first, and the others are counted.  A label is
+    unique on its task.
     """
     rms = {*plugins.available("reward-model"), *(arm.reward_model for arm in arms)}
     settings = settings_of(arms, rms)
@@ -40,11 +41,12 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     policies = {arm.key: str(arm.cells[0].record.get("policy", "")) for arm in arms}
     labels = {}
     for arm in arms:
-        alike = [settings[other.key] for other in arms if kinds[other.key] == kinds[arm.key]]
+        same = [other for other in arms if kinds[other.key] == kinds[arm.key]]
+        alike = [settings[other.key] for other in same]
         own = [
             (name, value)
             for name, value in settings[arm.key].items()
-            if (name, value) not in common and value != NOT_USED
+            if (name, value) not in common and value != NOT_USED and default_of(name, same, settings) != value
         ]
         # stable: in the order in which they were given otherwise
         own.sort(key=lambda item: all(other.get(item[0]) == item[1] for other in alike))
@@ -62,6 +64,15 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         if shown_as[arm.task, labels[arm.key]] > 1:  # arms that still look alike, such as other data of one task
             labels[arm.key] += f" #{arm.key[:6]}"
     return labels
+
+
+def default_of(name: str, arms: Sequence[Arm], settings: Mapping[str, Mapping[str, str]]) -> str | None:
+    """The value that all arms have which were not given the setting by hand; None where there is no such one value.
+
+    Presets differ in their defaults, so that arms of several commands may have several.
+    """
+    plain = {settings[arm.key].get(name) for arm in arms if name not in arm.cells[0].record["differing"]}
+    return plain.pop() if len(plain) == 1 else None
 
 
 NOT_USED = "\0"

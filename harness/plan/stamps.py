@@ -27,23 +27,31 @@ Place = tuple[str, str]
 """Kind and short key of a stage."""
 
 
-def of_results(record: Row, root: Path) -> Digests:
+Judges = Mapping[str, Sequence[str]]
+"""Run -> the names of the judges that an experiment has there."""
+
+
+def of_results(record: Row, root: Path, judges: Judges | None = None) -> Digests:
     """The digests of an experiment that was run, from its record and the records of its cells in `root`.
 
-    A cell without a sound record leaves its stages out, so the digests then differ from those of a plan.
+    A cell without a sound record leaves its stages out, so the digests then differ from those of a plan.  `judges`: as
+    in `places`.
     """
-    return _digests((kind, key) for kind, _, key in places(record, root))
+    return _digests((kind, key) for kind, _, key in places(record, root, judges))
 
 
-def places(record: Row, root: Path) -> Iterator[tuple[str, str, str]]:
+def places(record: Row, root: Path, judges: Judges | None = None) -> Iterator[tuple[str, str, str]]:
     """(kind, label, short key) of every stage of an experiment that was run, finished or not.
 
-    Shared stages come several times.
+    Shared stages come several times.  `judges`: the only ones that count, where experiments share a cell and one of
+    them has more judges; default: all of a cell's record.
     """
     for own in record["analyses"].values():
         yield from (tuple(stage["place"]) for stage in own)
-    for _, cell in sound_cells(record, root):
-        for place in (*cell["stages"].values(), *cell["judges"].values()):
+    for run, cell in sound_cells(record, root):
+        judged = cell["judges"].items()
+        counted = [place for name, place in judged if judges is None or name in judges.get(run, ())]
+        for place in (*cell["stages"].values(), *counted):
             kind, label, key = place
             yield kind, label, key
 
@@ -77,6 +85,17 @@ def of_plan(made: experiments.Made) -> Digests:
         for cell in plan.cells:
             stages += [*cell.stages.values(), *plan.judged[cell.name].values()]
     return _digests((stage.place[0], stage.place[2]) for stage in stages)
+
+
+def judges_of(name: str) -> Judges:
+    """The judges of each run of a packaged experiment.  Raises BenchError for an unknown experiment."""
+    found: Judges = cache.group("plan", _installed()).get(["judges", name], lambda: _judges_of(name))
+    return found
+
+
+def _judges_of(name: str) -> Judges:
+    made = experiments.make(experiments.find(name), (), {})
+    return {run: sorted({judge for own in plan.judged.values() for judge in own}) for run, plan in made.plans.items()}
 
 
 def _installed() -> list[str]:
@@ -114,7 +133,7 @@ def stamped(record: Row, root: Path) -> JsonObject:
     asked = record["seeds"] != usual
     if asked and any(isinstance(seed, str) for seed in record["seeds"]):
         raise BenchError(f"{own.name} was run on seeds in layers that are not its own.", "It has no page of results.")
-    return {"seeds": record["seeds"] if asked else [], "stages": dict(of_results(record, root))}
+    return {"seeds": record["seeds"] if asked else [], "stages": dict(of_results(record, root, judges_of(own.name)))}
 
 
 def _digests(places: Iterable[Place]) -> Digests:

@@ -64,6 +64,12 @@ def test_a_stamp_is_of_the_cells_that_were_run(tmp_path: Path) -> None:
     assert set(whole) >= {"sft", "ppo", "verdicts"}
     assert whole == stamps.of_plan(made)
     assert stamps.stamped(record, tmp_path) == {"seeds": [7], "stages": whole}
+    # another experiment that shares the cell has a judge more
+    shared = next((tmp_path / "cells").glob("*.json"))
+    cell = json.loads(shared.read_text())
+    shared.write_text(json.dumps({**cell, "judges": {**cell["judges"], "other": ["verdicts", "other-x", "0" * 12]}}))
+    assert stamps.of_results(record, tmp_path)["verdicts"] != whole["verdicts"]
+    assert stamps.stamped(record, tmp_path) == {"seeds": [7], "stages": whole}
     next((tmp_path / "cells").glob("*.json")).unlink()
     assert stamps.of_results(record, tmp_path)["ppo"] != whole["ppo"]
 

@@ -64,7 +64,14 @@ def test_a_label_names_the_values_that_differ(tmp_path: Path) -> None:
     arm(tmp_path, "a", **{"ppo.kl": "5e-2", "ppo.lr": "1e-6"})
     arm(tmp_path, "b", ppo={**PPO, "kl": 0.2}, **{"ppo.lr": "0.000001"})
     arm(tmp_path, "c", "best-of-n")
-    assert labels(tmp_path) == {"scalar (ppo.kl=0.05)", "scalar (ppo.kl=0.2)", "scalar (best-of-n)"}
+    assert labels(tmp_path) == {"scalar (ppo.kl=0.05)", "scalar", "scalar (best-of-n)"}
+
+
+def test_of_one_setting_at_a_time_a_label_has_that_one(tmp_path: Path) -> None:
+    arm(tmp_path, "a", ppo=PPO)
+    arm(tmp_path, "b", ppo={**PPO, "kl": 0.2}, **{"ppo.kl": "0.2"})
+    arm(tmp_path, "c", ppo={**PPO, "lr": 0.5}, **{"ppo.lr": "0.5"})
+    assert labels(tmp_path) == {"scalar", "scalar (ppo.kl=0.2)", "scalar (ppo.lr=0.5)"}
 
 
 def test_another_policy_is_named(tmp_path: Path) -> None:
@@ -112,7 +119,7 @@ def test_arms_are_named_where_they_differ(tmp_path: Path) -> None:
     arm(tmp_path, "a")
     arm(tmp_path, "b", ppo={**PPO, "lr": 2e-6}, **{"ppo.lr": "2e-6"})
     (_, rates) = setup_lines(reported(tmp_path)["arms"])
-    assert "ppo.lr 1e-06 (scalar (ppo.lr=1e-06)) or 2e-06 (scalar (ppo.lr=2e-06))" in rates
+    assert "ppo.lr 1e-06 (scalar) or 2e-06 (scalar (ppo.lr=2e-06))" in rates
 
 
 def test_records_of_another_form_say_nothing(tmp_path: Path) -> None:
