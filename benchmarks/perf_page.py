@@ -111,11 +111,13 @@ TARGETS = ("figure", "measured", "target", "")
 
 def _machine(results: Results) -> str:
     m = results["machine"]
+    later = results.get("renewed")
+    renewed = f"\nMeasured again on {later['date']}, the others not: {', '.join(later['parts'])}.\n" if later else ""
     quick = " This was a quick run: one round, for trying the script." if results["quick"] else ""
     return (
         f"\n{m['processor']}, {m['cores']} cores, torch {m['torch']}, transformers {m['transformers']}, Python "
         f"{m['python']}; load of the machine when it began: {m['load_before']:.1f} (0 is idle; above 1 its figures are "
-        f"disturbed). It took {results['minutes']:.0f} minutes.{quick}\n"
+        f"disturbed). It took {results['minutes']:.0f} minutes.{quick}\n{renewed}"
     )
 
 

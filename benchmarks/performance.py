@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 EQUAL, VARYING = Sizes(), Sizes(response=128, mean=51)
 RESULTS = HERE / "results.json"
+UNFINISHED = HERE / "results.partial.json"
+"""What was measured so far; deleted at the end."""
 
 
 def ppo_races(python: str | None, before: Path | None, rounds: int) -> dict[str, Any]:
@@ -227,11 +229,47 @@ def machine() -> dict[str, Any]:
     }
 
 
+def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """The results with all parts measured anew, or those of --parts; every part is kept as soon as it is measured.
+
+    A part that fails after half an hour must not take the others with it.
+    """
+    rounds = 1 if given.quick else 3
+    begun = time.perf_counter()
+    results = {**before, "earlier": earlier(before)} if given.parts else {"earlier": earlier(before)}
+    if not given.parts:
+        results |= {"machine": machine(), "quick": given.quick, "before": given.before}
+    with sources_of(given.before) as sources:
+        parts: dict[str, Callable[[], Any]] = {
+            "gemm": floors,
+            "ppo": lambda: ppo_races(given.trl, sources, rounds),
+            "generation": lambda: generation(2 * rounds),
+            "scoring": lambda: scoring(2 * rounds + 1),
+            "growth": lambda: growth(rounds),
+            "jobs": lambda: jobs(given.quick),
+            "default_cell": lambda: default_cell(given.quick),
+            "learning": lambda: learning(given.quick),
+            "report": report,
+            "help_seconds": start_up,
+        }
+        for name, measure in parts.items():
+            if not given.parts or name in given.parts.split(","):
+                results[name] = measure()
+                UNFINISHED.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if given.parts:
+        results["renewed"] = {"parts": given.parts.split(","), "date": time.strftime("%Y-%m-%d")}
+    else:
+        results["minutes"] = (time.perf_counter() - begun) / 60
+    UNFINISHED.unlink(missing_ok=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl", help="the Python of an environment with trl==1.12.0")
     parser.add_argument("--before", default="", help="a commit to race against")
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that everything runs")
+    parser.add_argument("--parts", default="", help="only these of the results, such as learning,report; others stay")
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
     parser.add_argument("--suite", type=Path, help="the --out folder of `bench experiment headline`")
     given = parser.parse_args()
@@ -239,26 +277,7 @@ def main() -> None:
     if given.suite:
         suite.summary(given.suite)  # a wrong folder is said before minutes of measuring
     if not given.page:
-        rounds = 1 if given.quick else 3
-        begun = time.perf_counter()
-        with sources_of(given.before) as before:
-            results = {
-                "machine": machine(),
-                "quick": given.quick,
-                "gemm": floors(),
-                "ppo": ppo_races(given.trl, before, rounds),
-                "before": given.before,
-                "generation": generation(2 * rounds),
-                "scoring": scoring(2 * rounds + 1),
-                "growth": growth(rounds),
-                "jobs": jobs(given.quick),
-                "default_cell": default_cell(given.quick),
-                "learning": learning(given.quick),
-                "report": report(),
-                "help_seconds": start_up(),
-                "earlier": earlier(results),
-            }
-        results["minutes"] = (time.perf_counter() - begun) / 60
+        results = measured(given, results)
     results = with_suite(results, given.suite) if given.suite else results
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     text = page(results)
