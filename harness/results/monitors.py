@@ -76,8 +76,8 @@ def signs(steps: Sequence[Row]) -> dict[str, str]:
     if abs(change) > LONGER:
         r = _correlation(reward, tokens)
         if r * np.sign(change) > FOLLOWS:
-            sizes = f"from {first['tokens']:.0f} to {last['tokens']:.0f} tokens"
-            found["length"] = f"length pays: responses go {sizes}, and the reward with them, r {r:.2f}"
+            sizes = f"{first['tokens']:.0f} tokens at first, {last['tokens']:.0f} at the end"
+            found["length"] = f"length pays: responses have {sizes}, and the reward follows, r {r:.2f}"
     if first["entropy"] > 0 and last["entropy"] < ENTROPY_LEFT * first["entropy"]:
         found["entropy"] = f"entropy falls to {last['entropy'] / first['entropy']:.0%} of its beginning"
     if last["kl"] > FAR:
