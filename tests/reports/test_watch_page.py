@@ -19,6 +19,7 @@ from watched import driver, ppo_stage, row, write_steps
 from rlhf_bench.harness.cli.watch_server import WatchServer
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.results.monitors import with_rate
 from rlhf_bench.harness.results.watched import Watcher
 
 FOUND = find_browser()
@@ -81,7 +82,8 @@ def test_the_page_follows_what_is_written(tab: Browser, tmp_path: Path) -> None:
         tab.wait("document.querySelector('#stages .figures') !== null")
         assert texts(tab, "#stages .figures dt") == ["reward", "KL", "length", "entropy"]
         assert texts(tab, "#stages .figures dd") == ["1.40", "0.70", "12.00", "1.50"]
-        assert texts(tab, "#stages .alarm") == ["90% of the rollouts are cut off at the longest length"]
+        cut = with_rate("truncated", "90% of the rollouts are cut off at the longest length")
+        assert texts(tab, "#stages .alarm") == [cut]
         assert "15 of 40" in texts(tab, "#stages > div")[0] + texts(tab, "#stages > div")[1]
         second.end(two, "no luck")
         tab.wait("document.querySelectorAll('#failed dd').length === 1")
