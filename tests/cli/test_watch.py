@@ -22,6 +22,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.cli.watch import tables, watch
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.results import status, training
+from rlhf_bench.harness.results.monitors import with_rate
 from rlhf_bench.harness.results.watched import Watcher
 
 
@@ -89,7 +90,7 @@ def test_several_drivers_and_what_they_make(tmp_path: Path, serve: Any) -> None:
         assert (a["done"], a["total"], a["iteration"]) == (20, 40, 20)
         assert a["figures"] == {"reward": 2.0, "KL": 1.0, "length": 12.0, "entropy": 1.5}
         assert a["alarms"] == []
-        assert b["alarms"] == ["90% of the rollouts are cut off at the longest length"]
+        assert b["alarms"] == [with_rate("truncated", "90% of the rollouts are cut off at the longest length")]
         assert found["left"]["known"] is False  # b has no speed yet, and nothing alike has finished
         second.end(two, "No <b>luck</b>")
         first.end(one)
@@ -283,7 +284,8 @@ def test_the_terminal_shows_what_the_page_shows(tmp_path: Path) -> None:
     assert [*found] == ["All", "In progress", "Alarms", "Drivers"]
     assert found["In progress"].columns[-4:] == ("reward", "KL", "length", "entropy")
     assert [cell.value for cell in found["In progress"].rows[0][-4:]] == [1.2, 0.6, 12.0, 1.5]  # type: ignore[union-attr]
-    assert found["Alarms"].rows == [("ppo a", "90% of the rollouts are cut off at the longest length")]
+    cut = with_rate("truncated", "90% of the rollouts are cut off at the longest length")
+    assert found["Alarms"].rows == [("ppo a", cut)]
 
 
 def test_the_terminal_view_ends_with_an_interruption(
