@@ -27,10 +27,12 @@ from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import Cell, Table
 from rlhf_bench.harness.statistics.intervals import interval
-from rlhf_bench.harness.statistics.runs import SHARE_OF_SD
+from rlhf_bench.harness.statistics.runs import SHARE_OF_SD, of_runs
 from rlhf_bench.reports.markdown import table_lines
 
 JUDGE = "utility"
+ROLES = ("generations", "baseline")
+LEVEL = 0.95
 
 
 class Run(NamedTuple):
@@ -55,9 +57,9 @@ def runs_of(cells: Sequence[CellFiles]) -> Iterator[Run]:
             continue
         seen.add(folder)
         steps = stored_rows(cell.folder("ppo") / "steps.jsonl")
-        written, known = (columns.read(cell.folder(r) / "generations.jsonl") for r in ("generations", "baseline"))
-        after = written.groups["sample", written.last("sample") or 0]
-        before = known.groups["sample", known.last("sample") or 0]
+        after, before = (columns.read(cell.folder(r) / "generations.jsonl").end("sample") for r in ROLES)
+        if after is None or before is None:
+            continue
         texts = dict(zip(before.ids, before.texts, strict=True))
         shown = {**monitors.signs(steps), **monitors.response_signs([texts[i] for i in after.ids], after.texts)}
         yield Run(f"{cell.record['task']}/{cell.record['arm']}", str(cell.record["task"]), change, frozenset(shown))
@@ -65,15 +67,10 @@ def runs_of(cells: Sequence[CellFiles]) -> Iterator[Run]:
 
 def _change(cell: CellFiles) -> bool | None:
     """Whether gold fell, None where it was not measured at the last sampled checkpoint."""
-    table = columns.read(cell.judged()[JUDGE] / "verdicts.jsonl")
-    group = table.groups.get(("sample", table.last("sample") or 0))
+    group = columns.read(cell.judged()[JUDGE] / "verdicts.jsonl").end("sample")
     if group is None:
         return None
-    before, after = group.column("gold_baseline"), group.column("gold")
-    known = ~np.isnan(before + after)
-    if known.sum() < 2 or not before[known].std():
-        return None
-    return bool((after - before)[known].mean() < -SHARE_OF_SD * before[known].std(ddof=1))
+    return of_runs(group.column("gold_baseline"), group.column("gold"), LEVEL).collapsed[0]
 
 
 def count(found: Sequence[Run]) -> dict[str, dict[str, list[int]]]:
@@ -95,7 +92,7 @@ def page(found: Sequence[Run], command: str) -> str:
         for group in (True, False):
             own = [one for one in found if one.fell == group]
             cells = np.array([[float(name in one.signs) for one in own]])
-            made = interval("rate", cells, 0.95, np.random.default_rng(0), [one.arm for one in own])
+            made = interval("rate", cells, LEVEL, np.random.default_rng(0), [one.arm for one in own])
             shares.append(Cell(made.value, made.low, made.high, "percent"))
         rows.append((name, *shares, rule))
     alone = sum(not one.signs for one in fallen)

@@ -71,8 +71,7 @@ class Block:
         return {e["id"]: e for e in self.examples[path] if e["id"] in known}
 
     def _ids(self) -> list[str]:
-        written = columns.read(self.cell.folder("generations") / "generations.jsonl")
-        group = written.groups.get(("sample", written.last("sample") or 0))
+        group = columns.read(self.cell.folder("generations") / "generations.jsonl").end("sample")
         return sorted(group.ids) if group else []
 
     @cached_property
@@ -145,8 +144,7 @@ def _before_and_after(block: Block) -> list[tuple[str, str, list[tuple[float, fl
     found = []
     for (judge, name), measure in sorted(block.measures.items()):
         if measure.get("before"):
-            table = columns.read(block.cell.judged()[judge] / "verdicts.jsonl")
-            group = table.groups.get(("sample", table.last("sample") or 0))
+            group = columns.read(block.cell.judged()[judge] / "verdicts.jsonl").end("sample")
             before, after = (group.column(n) if group else np.empty(0) for n in (measure["before"], name))
             known = ~np.isnan(before + after)
             found.append((judge, name, list(zip(before[known].tolist(), after[known].tolist(), strict=True))))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.results.alarms import alarms, arm_alarms, response_alarms
 from rlhf_bench.harness.results.arms import Arm, CellFiles
@@ -78,9 +78,14 @@ def answers_alone(cell: CellFiles) -> bool:
 
 def responses(cell: CellFiles, role: str) -> list[str]:
     """Alarms about the sampled responses at the last checkpoint of the stage with this role."""
-    written = read(cell.folder(role) / "generations.jsonl")
-    group = written.groups.get(("sample", written.last("sample") or 0))
-    return response_alarms(group.column("finished"), group.column("tokens")) if group else []
+    folder = cell.folder(role)
+
+    def said() -> list[str]:
+        group = read(folder / "generations.jsonl").end("sample")
+        return response_alarms(group.column("finished"), group.column("tokens")) if group else []
+
+    found: list[str] = cache.group("response alarms", cell.part(folder)).get(role, said)
+    return found
 
 
 def of_baselines(arms: Sequence[Arm]) -> Iterator[str]:

@@ -69,6 +69,11 @@ class Columns:
         """The last iteration with this decoding; None without one."""
         return max((i for known, i in self.groups if known == decoding), default=None)
 
+    def end(self, decoding: str) -> Group | None:
+        """The rows of the last checkpoint with this decoding as columns; None without one."""
+        last = self.last(decoding)
+        return None if last is None else self.groups[decoding, last]
+
     def final(self, *decodings: str) -> list[dict[str, Row]]:
         """The rows of the last checkpoint with each decoding, by example, read again; {} without such a checkpoint.
 

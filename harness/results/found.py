@@ -260,7 +260,7 @@ def _unpaired(written: Path, baseline: Path) -> Iterator[str]:
     """Which sampled response has none of the SFT policy beside it, with which a report shows it."""
     known, after = (columns.read(folder / "generations.jsonl") for folder in (baseline, written))
     before = known.groups.get(("sample", 0))
-    last = after.groups.get(("sample", after.last("sample") or 0))
+    last = after.end("sample")
     missing = set(last.ids if last else ()) - set(before.ids if before else ())
     if missing:
         seen = f"no sampled response with example_id {forms.shorter(min(missing))}"
