@@ -142,8 +142,8 @@ def sentence(report: Report, task: str) -> str:
 
 def some_runs_collapsed(report: Report, arm: Row) -> Row | None:
     """The share of an arm's runs that collapsed, by the first judge that measured one above 0; None without any."""
-    names = {(e["judge"], e["statistic"]) for e in report["estimates"] if e["statistic"].endswith(COLLAPSED)}
-    found = [pick(report, arm["arm"], name) for name in sorted(names)]
+    names = sorted(column.key for column in of_report(report) if column.statistic.endswith(COLLAPSED))
+    found = [pick(report, arm["arm"], name) for name in names]
     return next((one for one in found if one is not None and one["value"]), None)
 
 

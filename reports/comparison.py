@@ -137,8 +137,10 @@ def _pair(a: Arm, b: Arm, column: Column, context: Context) -> JsonObject:
         # each lies within the limit, hence their difference within twice the limit
         found = within(found, difference_limit(column.limit))
         holes = int(np.isnan(first + second).sum()) - shared.absent
-        rows = [list(table[seed].values()) for table in tables for seed in shared.seeds]
-        why = f"{holes} cases undecided for one of the two: {reasons(rows, column.statistic)}" if holes else ""
+        why = ""
+        if holes:  # rows are made of columns when they are asked for
+            rows = [list(table[seed].values()) for table in tables for seed in shared.seeds]
+            why = f"{holes} cases undecided for one of the two: {reasons(rows, column.statistic)}"
         found = found.noted(ONE_SEED if seeds == 1 else "", why)
         # the same generator goes on: p depends on the draws of the interval before it
         p = layered.p_value(first, second, column.kind, rng, shared.clusters, shared.layers)
