@@ -8,7 +8,6 @@ other runs, was counted over finished runs of synthetic tasks (benchmarks/monito
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rlhf_bench.harness.results.alarms import EXPLAINED, FEWEST_STEPS, alarms, explained, last_third
+from rlhf_bench.harness.results.alarms import EXPLAINED, FEWEST_STEPS, last_third, running_alarms
 from rlhf_bench.harness.statistics.collapse import repetition
 
 if TYPE_CHECKING:
@@ -82,11 +81,8 @@ def signs(steps: Sequence[Row]) -> dict[str, str]:
         found["entropy"] = f"entropy falls to {last['entropy'] / first['entropy']:.0%} of its beginning"
     if last["kl"] > FAR:
         found["far"] = f"{last['kl']:.1f} nats per response from the SFT policy, more than {FAR:g}"
-    plain = alarms(steps)
-    found |= {name: plain[name] for name in ("empty", "truncated") if name in plain}
-    critic = explained(steps)
-    if critic is not None and critic < EXPLAINED:
-        found["critic"] = f"the critic explains {critic + 0.0:.2f} of the variance of the returns"
+    plain = running_alarms(steps)
+    found |= {name: plain[name] for name in ("empty", "truncated", "critic") if name in plain}
     curve = last_third([float(row["reward"]) for row in steps])
     if curve and curve.rises:
         found["rising"] = RULES["rising"]
@@ -108,19 +104,19 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 def response_signs(before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
     """Sentences about sampled responses of the SFT policy and of the trained one to the same prompts, by sign."""
     found = {}
-    same = [_largest_share(texts) for texts in (before, after)]
-    if same[1] > max(ALIKE, 2 * same[0]):
-        found["alike"] = f"{same[1]:.0%} of the prompts get the same response, {same[0]:.0%} from the SFT policy"
-    distinct = [repetition(texts)["distinct-2"].value for texts in (before, after)]
+    # empty responses have a sign of their own
+    kept = [[text for text in texts if text.strip()] for texts in (before, after)]
+    figures = [repetition(texts) for texts in kept]
+    first, last = (
+        (one["top share"].value or 0.0) * len(own) / max(len(texts), 1)
+        for one, own, texts in zip(figures, kept, (before, after), strict=True)
+    )
+    if last > max(ALIKE, 2 * first):
+        found["alike"] = f"{last:.0%} of the prompts get the same response, {first:.0%} from the SFT policy"
+    distinct = [one["distinct-2"].value for one in figures]
     if distinct[0] and distinct[1] is not None and distinct[1] < DISTINCT_LEFT * distinct[0]:
         found["repetition"] = f"distinct-2 falls from {distinct[0]:.2f} to {distinct[1]:.2f}"
     return found
-
-
-def _largest_share(texts: Sequence[str]) -> float:
-    """Of the most frequent text that is not empty: empty ones have a sign of their own."""
-    known = Counter(text for text in (" ".join(one.split()) for one in texts) if text)
-    return max(known.values(), default=0) / len(texts) if texts else 0.0
 
 
 class Rate(NamedTuple):

@@ -38,7 +38,11 @@ class InProgress:
     @property
     def alarms(self) -> Mapping[str, str]:
         """Sentences about the run up to now, by what they are about."""
-        return {**running_alarms(self.rows), **warned(self.rows)}
+        return _alarms(self.rows)
+
+
+def _alarms(rows: Sequence[Row]) -> dict[str, str]:
+    return {**running_alarms(rows), **warned(rows)}
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,7 @@ class Watcher:
         """The curves of a cell; sentences about damaged rows are added to `problems`."""
         kind, label, key = cell.files.record["stages"].get(ROLE) or ("", "", "")
         rows = self._rows.steps(kind, label, key, problems.append) if kind else []
-        return Curves(
-            rows, self._rows.gold(cell.files, problems.append), list({**running_alarms(rows), **warned(rows)}.values())
-        )
+        return Curves(rows, self._rows.gold(cell.files, problems.append), list(_alarms(rows).values()))
 
     def _in_progress(self, driver: DriverStatus, status: StageStatus, problems: list[str]) -> InProgress:
         stage = status.stage
