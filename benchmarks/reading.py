@@ -43,17 +43,22 @@ def measured(runs: Path, out: Path, cache: Path, *more: str, checkout: Path | No
 
 
 def content(out: Path) -> dict[str, str]:
-    """SHA-256 of every file of a report but its list of hashes, without the command, which names the folder."""
+    """SHA-256 of every file of a report but its list of hashes.
+
+    Without the command, which names the folder, and without the commit, which may change while this measures.
+    """
     files = (path for path in out.rglob("*") if path.is_file() and path.name != ".files.json")
+    commit = json.loads((out / "report.json").read_text(encoding="utf-8"))["manifest"]["git_commit"]
+    own = {str(out): "OUT", " --no-cache": "", **({commit: "COMMIT"} if commit else {})}
     return {
-        path.relative_to(out).as_posix(): hashlib.sha256(_nameless(path.read_bytes(), out)).hexdigest()
-        for path in files
+        path.relative_to(out).as_posix(): hashlib.sha256(_without(path.read_bytes(), own)).hexdigest() for path in files
     }
 
 
-def _nameless(data: bytes, out: Path) -> bytes:
-    lines = data.split(b"\n")
-    return b"\n".join(line.replace(str(out).encode(), b"OUT").replace(b" --no-cache", b"") for line in lines)
+def _without(data: bytes, own: dict[str, str]) -> bytes:
+    for text, name in own.items():
+        data = data.replace(text.encode(), name.encode())
+    return data
 
 
 def turns(runs: Path, before: Path | None, rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
