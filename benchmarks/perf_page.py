@@ -303,14 +303,27 @@ def _report(results: Results) -> str:
     if "cells" not in found:  # of a version without a cache
         rows = [(cells, before.get(cells), seconds) for cells, seconds in found["seconds"].items()]
         return text + table(("cells", "s before", "s"), rows)
-    text += "Seconds of the processor: the first time, and again with what that kept (`--no-cache` keeps nothing).\n"
+    text += (
+        "Seconds of the processor: the first time (results from elsewhere), the first time where `bench run` made and "
+    )
+    text += "reported the cells, and again with what that kept (`--no-cache` keeps nothing).\n"
     old = _earlier(results, "report").get("cells", {})
-    columns = ("cells", "s before", "s first", "s again", "MiB first", "MiB again", "page, MiB")
+    columns = (
+        "cells",
+        "s before",
+        "s first",
+        "s run here",
+        "s again",
+        "MiB first",
+        "MiB run here",
+        "MiB again",
+        "page, MiB",
+    )
     figures: list[tuple[object, ...]] = [
         (
             cells,
             old.get(cells, {}).get("first", {}).get("seconds", before.get(cells)),
-            *(one[kind][what] for what in ("seconds", "mib") for kind in ("first", "again")),
+            *(one.get(kind, {}).get(what) for what in ("seconds", "mib") for kind in ("first", "run here", "again")),
             one["page_mib"],
         )
         for cells, one in found["cells"].items()

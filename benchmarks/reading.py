@@ -3,9 +3,11 @@
     python benchmarks/reading.py [--prompts 500] [--seeds 5] [--arms 10,40] [--before FOLDER] [--rounds 2]
 
 Seconds of the processor and the peak memory (MiB) of the whole command, start-up included; the least of `--rounds`.
-"first" begins with an empty cache, "again" with what it left, "plain" is with --no-cache.  `--before` is a checkout of
-another version, which takes turns with this one: only ratios of one run mean anything on a machine that others use.
-Exits with 1 where the three reports of this version are not the same bytes.
+"first" begins with an empty cache, "again" with what it left, "plain" is with --no-cache.  "run here" begins with what
+`bench run` keeps when it reports the cells of one reward model, as for results computed on this machine; those
+reports are not counted.  `--before` is a checkout of another version, which takes turns with this one: only ratios of
+one run mean anything on a machine that others use.
+Exits with 1 where the reports of this version are not the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,21 @@ from report import one_cell
 MIB = 1024**2
 
 
-def measured(runs: Path, out: Path, cache: Path, *more: str, checkout: Path | None = None) -> dict[str, float]:
+def measured(
+    *runs: Path, out: Path, cache: Path, more: Sequence[str] = (), checkout: Path | None = None
+) -> dict[str, float]:
     """{"seconds", "mib"} of `bench report` in a process of its own; of this version, or of that in `checkout`."""
-    command = [sys.executable, "-m", "rlhf_bench.harness", "report", str(runs), "--out", str(out), "--quiet", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_bench.harness",
+        "report",
+        *map(str, runs),
+        "--out",
+        str(out),
+        "--quiet",
+        *more,
+    ]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
     if checkout is not None:
         environment["PYTHONPATH"] = str(checkout)
@@ -66,12 +80,18 @@ def turns(runs: Path, before: Path | None, rounds: int) -> Iterator[tuple[str, d
     for number in range(rounds):
         place = runs.with_name(f"{runs.name}-round-{number}")
         if before is not None:
-            yield "before", measured(runs, place / "before", place / "cache before", checkout=before)
-        yield "plain", measured(runs, place / "report plain", place / "cache", "--no-cache")
-        yield "first", measured(runs, place / "report first", place / "cache")
-        yield "again", measured(runs, place / "report again", place / "cache")
-        found = [content(place / f"report {kind}") for kind in ("plain", "first", "again")]
-        if found[0] != found[1] or found[0] != found[2]:
+            yield "before", measured(runs, out=place / "before", cache=place / "cache before", checkout=before)
+        yield "plain", measured(runs, out=place / "report plain", cache=place / "cache", more=["--no-cache"])
+        yield "first", measured(runs, out=place / "report first", cache=place / "cache")
+        yield "again", measured(runs, out=place / "report again", cache=place / "cache")
+        own = place / "cache of runs"
+        arms = {path.name.rpartition("-s")[0] for path in (runs / "cells").glob("*.json")}
+        for arm in sorted(arms):
+            records = (runs / "cells").glob(f"{arm}-s*.json")
+            measured(*records, out=place / f"report of {arm}", cache=own)
+        yield "run here", measured(runs, out=place / "report run here", cache=own)
+        found = [content(place / f"report {kind}") for kind in ("plain", "first", "again", "run here")]
+        if any(other != found[0] for other in found):
             raise RuntimeError("the reports with and without the cache differ")
 
 

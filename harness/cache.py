@@ -35,8 +35,6 @@ from rlhf_bench.harness.replacing import replacing
 T = TypeVar("T")
 LIMIT = 1 << 30
 """Bytes that the entries may have together; above it those that were used longest ago are removed, down to half."""
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Settings that change the order of sums, hence the last digits of a number."""
 
 
 def user_folder() -> Path | None:
@@ -147,13 +145,16 @@ def is_used() -> bool:
 
 @lru_cache
 def code() -> str:
-    """Hash of everything but the data that a number depends on: this package's files, versions, machine, threads."""
+    """Hash of everything but the data that a number depends on: this package's files, versions, machine.
+
+    Not the number of threads: numbers are computed on one (`results.one_thread`), whatever the process is set to.
+    """
     digest = hashlib.sha256()
     paths = (path for name in fingerprint.FOLDERS for path in (fingerprint.ROOT / name).rglob("*") if path.is_file())
     for path in sorted(path for path in paths if "__pycache__" not in path.parts):
         digest.update(f"{path.relative_to(fingerprint.ROOT)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    made_by = [sys.version, platform.machine(), _processor(), *(os.environ.get(name, "") for name in THREADS)]
+    made_by = [sys.version, platform.machine(), _processor()]
     made_by += [metadata.version(name) for name in ("numpy", "scipy", "markupsafe", "jinja2")]
     digest.update("\0".join(made_by).encode())
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import ceiling_estimates
 from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.one_thread import one_thread
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
@@ -319,6 +320,7 @@ def git_commit() -> str:
     return done.stdout.strip()
 
 
+@one_thread
 def write(report: JsonObject, out: Path, cells: Sequence[CellFiles] = ()) -> list[Path]:
     """report.html, report.md, report.json and tables/*.csv in `out`; raises BenchError when it cannot be written.
 

@@ -23,6 +23,7 @@ from rlhf_bench.harness.results.averages import judge_average
 from rlhf_bench.harness.results.contrasts import Where
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells, is_complete
+from rlhf_bench.harness.results.one_thread import one_thread
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
@@ -80,6 +81,7 @@ def folder_of(record: Row, root: Path) -> Path:
     return root / "experiments" / str(record["name"])
 
 
+@one_thread
 def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObject:
     """The result of the experiment with this record (experiments/NAME.json), from files alone.
 
