@@ -118,9 +118,10 @@ def test_the_suite_and_the_default_cell_stand_beside_what_was_before() -> None:
     assert "| ppo | 150 | 60 | 60% |" in text
     assert "| PPO: update | 99 | 40 |" in text
     assert "| 50 |  | 7.5 |" in text
-    one = {"first": {"seconds": 30.0, "mib": 300.0}, "again": {"seconds": 3.0, "mib": 190.0}, "page_mib": 2.5}
+    read = {"first": (30.0, 300.0), "run here": (11.0, 280.0), "again": (3.0, 190.0)}
+    one = {**{kind: {"seconds": s, "mib": mib} for kind, (s, mib) in read.items()}, "page_mib": 2.5}
     found |= {"report": {"prompts": 500, "seeds": 5, "cells": {"50": one}}, "earlier": {"report": found["report"]}}
-    assert "| 50 | 7.5 | 30 | 3 | 300 | 190 | 2.5 |" in page(found)
+    assert "| 50 | 7.5 | 30 | 11 | 3 | 300 | 280 | 190 | 2.5 |" in page(found)
     assert "not the whole" in page({**found, "suite": {**sums(3.0), "lacking": 1}})
 
 
