@@ -304,9 +304,9 @@ def _report(results: Results) -> str:
         rows = [(cells, before.get(cells), seconds) for cells, seconds in found["seconds"].items()]
         return text + table(("cells", "s before", "s"), rows)
     text += (
-        "Seconds of the processor: the first time (results from elsewhere), the first time where `bench run` made and "
+        "Seconds of the processor: the first time (results from elsewhere), the first time where `bench run` made and\n"
+        "reported the cells, and again with what that kept (`--no-cache` keeps nothing).\n"
     )
-    text += "reported the cells, and again with what that kept (`--no-cache` keeps nothing).\n"
     old = _earlier(results, "report").get("cells", {})
     columns = (
         "cells",
