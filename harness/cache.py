@@ -55,7 +55,7 @@ class Group:
         self._path, self._key = path, key
         self._values: dict[str, Any] = {} if path is None else _read(path, key)
         self._kept = tuple(self._values)
-        self._texts: dict[str, str] = {}  # of what was made since
+        self._texts: dict[str, str] = {}  # what was made since
 
     def get(self, name: object, make: Callable[[], T]) -> T:
         """The value with this name (any JSON), made where it is not kept yet.
@@ -65,16 +65,21 @@ class Group:
         if self._path is None:
             return make()
         place = store.canonical(name)
+        if place in self._texts:  # as text alone, which takes a fraction of the memory
+            return json.loads(self._texts[place])  # type: ignore[no-any-return]
         if place not in self._values:
-            self._values[place] = value = make()
-            with contextlib.suppress(TypeError, ValueError):
+            value = make()
+            try:
                 self._texts[place] = json.dumps(value, allow_nan=False, separators=(",", ":"))
+            except (TypeError, ValueError):
+                self._values[place] = value
+            return value
         found: T = self._values[place]
         return found
 
     def sound(self, problem: Callable[[], str]) -> str:
         """The first problem of what the group is of; "" for nothing, which alone is kept."""
-        if self._path is not None and self._values.get('"sound"') is True:
+        if self._path is not None and ('"sound"' in self._texts or self._values.get('"sound"') is True):
             return ""
         found = problem()
         if not found:
