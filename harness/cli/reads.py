@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rlhf_bench.harness.cli.options import Finite, Group, no_cache_option, numbers_kept, one_thread
+from rlhf_bench.harness.cli.options import Finite, Group, load_one_thread, no_cache_option, numbers_kept
 
 reads = Group()
 
@@ -44,7 +44,7 @@ def report(
 
     With --diff: what changed from one written report to another, and whether by more than noise; --out takes diff.md.
     """
-    one_thread()
+    load_one_thread()
     from rlhf_bench.harness.cli.report import Shown, diff_reports, report
 
     if diff:
@@ -131,7 +131,7 @@ def claims(confirming: bool, no_cache: bool, **options: Any) -> None:
     --confirm stored results of earlier code are no longer stale where today's code wrote the same responses, rewards
     and verdicts on at least one seed of every arm.
     """
-    one_thread()
+    load_one_thread()
     from rlhf_bench.harness.cli.claims import claims, confirm
 
     if confirming:
@@ -153,21 +153,11 @@ def claims(confirming: bool, no_cache: bool, **options: Any) -> None:
 @click.option(
     "--width", type=Finite(), help="With seeds in layers: how wide the interval may be.  Default: the difference."
 )
-def power(
-    runs: tuple[Path, ...],
-    difference: float,
-    judge: str,
-    measure: str,
-    task: str,
-    reward_model: str,
-    versus: str,
-    level: float,
-    width: float | None,
-) -> None:
+def power(**options: Any) -> None:
     """Say how many seeds and prompts a difference needs, from the spread in finished runs (a pilot).
 
     From runs with --data-seeds or --reward-seeds: where the spread comes from, and the fewest runs for an interval.
     """
     from rlhf_bench.harness.cli.power import power
 
-    sys.exit(power(runs, difference, judge, measure, task, reward_model, versus, level, width))
+    sys.exit(power(**options))
