@@ -8,6 +8,7 @@ common, so that each run adds its own part to what is learned of the layers' spr
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import total_ordering
@@ -76,6 +77,17 @@ def training_seed(seed: Seed) -> int:
         return seed
     # not the text that readers see: a change of words must change no number
     text = "/".join(f"{name}={value}" for name, value in seed.named())
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def derived_seed(seed: int, *parts: str | int) -> int:
+    """A seed of its own for one purpose of a run, 0 .. 2**31 - 1: the same for equal arguments in every process.
+
+    `parts` name the purpose, such as "gold", a recipe and the digest of the data.  A gold model that started from the
+    run's own seed would share the draw of its head with every proxy, and so agree with their errors.
+    """
+    # as JSON, so that ("a", "b") and ("a/b",) are two purposes
+    text = json.dumps([seed, *parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 

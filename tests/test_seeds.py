@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from rlhf_bench.harness.seeds import (
     RunSeed,
+    derived_seed,
     grid,
     joined,
     layers_asked,
@@ -35,6 +38,16 @@ def test_no_two_runs_start_from_one_number_and_plain_seeds_keep_theirs() -> None
     assert all(0 <= number < 2**31 for number in numbers)
     # fixed for ever: it is part of the keys of stored results
     assert training_seed(RunSeed(3, 1, 0)) == training_seed(RunSeed(seed=3, data=1, reward=0)) == 1550313745
+
+
+def test_a_derived_seed_is_one_of_its_own_for_every_purpose() -> None:
+    parts: list[tuple[str | int, ...]] = [("gold",), ("gold", "scalar"), ("goldscalar",), ("gold/scalar",), (), (1,)]
+    found = {derived_seed(seed, *own) for seed in range(5) for own in parts}
+    assert len(found) == 30
+    assert all(0 <= number < 2**31 for number in found)
+    assert found.isdisjoint(range(5))  # of the run's own seeds
+    # fixed for ever: it is part of the keys of stored results
+    assert derived_seed(0, "gold", "scalar") == int(sha256(b'[0, "gold", "scalar"]').hexdigest()[:8], 16) >> 1
 
 
 def test_a_reward_model_belongs_to_a_data_seed_and_a_reward_seed() -> None:
