@@ -74,8 +74,9 @@ class ExperimentPlan(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """A sentence on settings that no run of the experiment has."""
-        return unused_notes(self.made.unused)
+        """Sentences on presets that are not for what is trained, and on settings that no run of the experiment has."""
+        unfit = dict.fromkeys(plan.misfit for plan in self.made.plans.values() if plan.misfit)
+        return [*unfit, *unused_notes(self.made.unused)]
 
 
 @safe_children()

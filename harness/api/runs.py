@@ -69,9 +69,9 @@ class RunPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What the plan leaves out: default judges that a list of judges drops, and settings of reward models that the
-        run does not have.  A sentence on each."""
-        dropped, found = self.cells.left_out, list[str]()
+        """What the plan leaves out (default judges that a list of judges drops, settings of reward models that the run
+        does not have), and a preset that is not for what is trained.  A sentence on each."""
+        dropped, found = self.cells.left_out, [self.cells.misfit] if self.cells.misfit else list[str]()
         if dropped:
             left = f"The judges named leave out the default {', '.join(dropped)}"
             found.append(f"{left}; +NAME adds a judge to the default ones.")

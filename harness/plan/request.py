@@ -22,6 +22,7 @@ from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
+from rlhf_bench.harness.plan.preset_choice import choose_preset, misfit
 from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings, unused_groups
 from rlhf_bench.harness.seeds import Seed, layers_asked
@@ -77,7 +78,7 @@ class Plan:
     """The cells of a request, and the stages of their judges by cell name and judge name.
 
     `left_out`: the default judges that the request's list leaves out.  `unused`: the groups of --set that are of
-    reward models which the request does not have.
+    reward models which the request does not have.  `misfit`: a sentence on a preset that is not for what is trained.
     """
 
     cells: tuple[plan_cells.Cell, ...]
@@ -86,6 +87,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     preset: str = ""
+    misfit: str = ""
 
     @property
     def order(self) -> list[Stage]:
@@ -119,7 +121,7 @@ def make_plan(request: Request) -> Plan:
             find_named(kind, name)  # a misspelt name is reported before a setting that belongs to it
     for name, given in request.assignments.items():
         plan_tasks.check_data(name, given)
-    preset = request.preset or ("tiny" if request.policy == "tiny" else "small")
+    preset = request.preset or choose_preset(request.policy, _assigned(request))
     # plugins by name too: a --set group may be one of them, or a pattern over them
     settings = make_settings(preset, _assigned(request), frozenset(names))
     unused = unused_groups(_assigned(request), names)
@@ -161,7 +163,8 @@ def make_plan(request: Request) -> Plan:
             judged[cell.name] = {
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
-    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused, preset)
+    unfit = misfit(preset, request.policy, settings, _assigned(request))
+    return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused, preset, unfit)
 
 
 def check_sources(names: Sequence[str]) -> None:
