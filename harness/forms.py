@@ -116,6 +116,24 @@ SCALE: Form = {
     "chosen?": FIGURES,
 }
 """scale.json."""
+SANITY: Form = {
+    "prompts": Count,
+    "samples": Count,
+    "within_prompt_sd": KNOWN_OR_NOT,
+    "within_prompt_correlation_with_length": KNOWN_OR_NOT,
+    "most_rewarded": [{"example_id": str, "prompt": str, "response": str, "reward": Number, "tokens": Count}],
+}
+"""sanity.json."""
+TRAINED: Form = {
+    "recipe": str,
+    "seed": Count,
+    "head_std": KNOWN_OR_NOT,
+    "settings": dict,
+    "policy": {"sha256": str, "base": str},
+    "adapters": Count,
+    "pairs": {"count": Count, "sha256": str, "sample": [str]},
+}
+"""What a reward model was trained with, in reward_model.json and in the account of a judge that scores by it."""
 EXPERIMENT: Form = {
     "name": str,
     "question": str,

@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rlhf_bench.harness import plugins
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Answer, Case, Example, Scored
 from rlhf_bench.harness.seams import GoldTask, Scorer, Task
 from rlhf_bench.harness.text.words import UNIT, content_words
+from rlhf_bench.harness.training.record import training_of
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.text.types import Row
 
 NO_GOLD = "the task has no gold utility and no scorer was given"
 REWARD_MODEL = "rm:"
@@ -64,6 +69,17 @@ def scorer_content(name: str) -> str:
 
         return folder_digest(name.removeprefix(REWARD_MODEL))
     return plugins.find("judge", name).fingerprint()
+
+
+def scorer_account(name: str) -> Row:
+    """{"trained": what the reward model of a name was trained with} (training/record.py), for the judge's account.
+
+    A report compares it with the proxy's.  {} for other scorers, and for models that no run trained.
+    """
+    if not name.startswith(REWARD_MODEL):
+        return {}
+    found = training_of(Path(name.removeprefix(REWARD_MODEL)).expanduser())
+    return {"trained": found} if found else {}
 
 
 def described(name: str) -> str:

@@ -14,6 +14,7 @@ from rlhf_bench.judges.scorers import (
     described,
     is_deterministic,
     load_scorer,
+    scorer_account,
     scorer_content,
 )
 
@@ -46,6 +47,11 @@ class UtilityChange:
     def verdict_settings(self) -> Row:
         """What a verdict depends on: the settings, and the scorer by its content."""
         return {**asdict(self), "content": scorer_content(self.scorer)}
+
+    @property
+    def account(self) -> Row:
+        """What the scorer was trained with, where it is a reward model of a run; else {}."""
+        return scorer_account(self.scorer)
 
     @property
     def measures(self) -> Sequence[Measure]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.judges.scorers import before_and_after, described, is_deterministic, load_scorer, scorer_content
+from rlhf_bench.judges.scorers import (
+    before_and_after,
+    described,
+    is_deterministic,
+    load_scorer,
+    scorer_account,
+    scorer_content,
+)
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -39,6 +46,11 @@ class WinRate:
     def verdict_settings(self) -> Row:
         """What a verdict depends on: the settings, and the scorer by its content."""
         return {**asdict(self), "content": scorer_content(self.scorer)}
+
+    @property
+    def account(self) -> Row:
+        """What the scorer was trained with, where it is a reward model of a run; else {}."""
+        return scorer_account(self.scorer)
 
     @property
     def measures(self) -> Sequence[Measure]:

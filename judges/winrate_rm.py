@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
 from rlhf_bench.harness.seams import Task
-from rlhf_bench.judges.scorers import before_and_after
+from rlhf_bench.judges.scorers import REWARD_MODEL, before_and_after, scorer_account
 from rlhf_bench.judges.winrate import win_verdict
 from rlhf_bench.reward_models.classifier import ClassifierScorer
 from rlhf_bench.reward_models.input_forms import FORMS
@@ -73,12 +73,12 @@ class WinRateRM:
         found = before_and_after(cases, task, scorer)
         # without cases the model was not loaded, and its account would load it
         if cases:
-            self._last.update(scorer.account)
+            self._last.update({**scorer.account, **scorer_account(f"{REWARD_MODEL}{self.model}")})
         return [win_verdict(before, after, self.tolerance) for before, after in found]
 
     @property
     def account(self) -> Row:
-        """The model that scored, where and how, as JSON.
+        """The model that scored, where and how, as JSON, and what it was trained with, where a run trained it.
 
         {} where no case has been scored.
         """

@@ -27,7 +27,7 @@ from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
 from rlhf_bench.reports.cautions import collapses, of_baselines, warnings
-from rlhf_bench.reports.cell_records import has_rewards, optimizer_of, stage_record
+from rlhf_bench.reports.cell_records import before_of, has_rewards, optimizer_of, stage_record
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.descriptions import described as described_arm
@@ -183,7 +183,7 @@ def stated(origin: JsonObject) -> JsonObject:
 
 
 def describe(arm: Arm, label: str) -> JsonObject:
-    """An arm's label and seeds, what was measured before optimisation (scale.json of every seed) and at its end.
+    """An arm's label and seeds, what was measured before optimisation (`before_of` of every seed) and at its end.
 
     `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
     control without a reward model; `setup`: policy, adapters, precision, template, preset and learning rates;
@@ -209,13 +209,19 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "cpu_seconds": processor_seconds(arm),
         "seeds": list(arm.shown),
         "differing": first.record["differing"],
-        "before": [store.read_json(c.folder("scale") / "scale.json") for c in arm.cells if has_rewards(c)],
+        "before": [before_of(cell) for cell in arm.cells if has_rewards(cell)],
+        **({"gold_before": gold} if (gold := gold_before(arm)) else {}),
         "training": training,
         "counts": stage_record(first, "pairs")["figures"],
         "sft": stage_record(first, "sft")["figures"],
         "prompts": stage_record(first, "prompts")["figures"],
         **({"temperatures": temperatures_of(first)} if is_control(arm) else {}),
     }
+
+
+def gold_before(arm: Arm) -> list[JsonObject]:
+    """The same as `before` of the gold model that the arm's runs trained, by seed; [] without one."""
+    return [before_of(cell, "gold_scale") for cell in arm.cells if "gold_scale" in cell.record["stages"]]
 
 
 def processor_seconds(arm: Arm) -> dict[str, float] | None:

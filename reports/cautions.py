@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.nouns import Estimate
-from rlhf_bench.harness.results.alarms import alarms, arm_alarms, response_alarms
+from rlhf_bench.harness.results.alarms import alarms, arm_alarms, response_alarms, untrained_alarm
 from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import read
 from rlhf_bench.harness.results.monitors import warned
+from rlhf_bench.harness.results.shared_training import shared
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
-from rlhf_bench.reports.cell_records import has_rewards, stage_record
+from rlhf_bench.harness.training.record import training_of
+from rlhf_bench.reports.cell_records import gold_trainings, has_rewards, stage_record
 from rlhf_bench.reports.measures import COLLAPSED
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
 def warnings(arm: Arm, label: str) -> list[str]:
     """What a reader must know before believing the arm's numbers, as sentences that begin with `label`.
 
-    One seed, odd training (`results.alarms`), undecided cases, prompts left out, and differing versions of the software
-    within the arm.
+    One seed, odd training (`results.alarms`), a gold scorer that shares what the proxy has, undecided cases, prompts
+    left out, and differing versions of the software within the arm.
     """
     found = []
     if len(arm.seeds) == 1:
@@ -51,6 +53,8 @@ def warnings(arm: Arm, label: str) -> list[str]:
             if not scale["sft_samples"]["variance"]:
                 # its scale is then a guess, and PPO has nothing to learn from
                 found.append(f"{of_seed}: the reward does not vary over SFT samples")
+        if "reward" in cell.record["stages"]:
+            said += [(cell.seed, text) for text in of_training(cell)]
         found += [f"{of_seed}: {text}" for text in undecided(cell)]
     found += [f"{label}, {text}" for text in merged(said)]
     found += [f"{label}: {text}" for text in arm_alarms(runs)]
@@ -64,6 +68,15 @@ def warnings(arm: Arm, label: str) -> list[str]:
     if len(versions) > 1:
         found.append(f"{label}: made with different versions of the software")
     return found
+
+
+def of_training(cell: CellFiles) -> Iterator[str]:
+    """Sentences about a cell's trained reward model: what is left of its random head, what its gold scorers share."""
+    yield from untrained_alarm(stage_record(cell, "reward")["figures"])
+    proxy = training_of(cell.folder("reward"))
+    for name, gold in gold_trainings(cell).items():
+        if clauses := shared(gold, proxy):
+            yield f"{name} is no independent gold: {', '.join(clauses)}; errors that both share count as gains"
 
 
 def answers_alone(cell: CellFiles) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results.arms import CellFiles
+from rlhf_bench.harness.training.record import training_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -28,3 +29,32 @@ def stage_record(cell: CellFiles, role: str) -> JsonObject:
     """
     record: JsonObject = store.read_json(cell.folder(role) / store.MARKER)
     return record
+
+
+def before_of(cell: CellFiles, role: str = "scale") -> JsonObject:
+    """What the stage with this role measured of a reward model before anything was optimised: scale.json, with
+    `sanity` (sanity.json) where the run has it, and `untrained` where the model's training compared it with itself."""
+    found: JsonObject = store.read_json(cell.folder(role) / "scale.json")
+    file = cell.folder(role) / "sanity.json"
+    if file.is_file():
+        found["sanity"] = store.read_json(file)
+    trained = {"scale": "reward", "gold_scale": "gold"}[role]
+    figures = stage_record(cell, trained)["figures"] if trained in cell.record["stages"] else {}
+    own = {name: figures[f"untrained_{name}"] for name in ("correlation", "share") if f"untrained_{name}" in figures}
+    return {**found, **({"untrained": own} if own else {})}
+
+
+def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
+    """What the reward models that a cell is measured by were trained with, by what they are called in a sentence.
+
+    A gold model of the run itself, and scorers of judges.  Those that no record says anything of are left out.
+    """
+    found = {}
+    if "gold" in cell.record["stages"]:
+        found["the gold model"] = training_of(cell.folder("gold"))
+    for name, folder in cell.judged().items():
+        if (folder / "account.json").is_file():
+            account: object = store.read_json(folder / "account.json")
+            own = account.get("trained") if isinstance(account, dict) else None
+            found[f"the scorer of {name}"] = own if isinstance(own, dict) else {}
+    return {name: own for name, own in found.items() if own}

@@ -14,6 +14,7 @@ from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.layers import layers_table
 from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
+from rlhf_bench.reports.sanity import mean, most_rewarded, sanity
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
@@ -31,7 +32,7 @@ def headline(report: Report, decoding: str = "sample") -> Table:
             arm["label"],
             Cell(len(arm["seeds"]), format="count"),
             *(estimated(pick(report, arm["arm"], c.key, decoding=decoding), c.format) for c in columns),
-            Cell(_mean([before["pair_accuracy"] for before in arm["before"]])),
+            Cell(mean([before["pair_accuracy"] for before in arm["before"]])),
         )
         for arm in report["arms"]
     ]
@@ -200,15 +201,15 @@ def diagnostics(report: Report) -> Table:
         samples = [one["sft_samples"] for one in arm["before"]]
         # .get: not every task has gold, not every reward model copies, and only PPO has a critic
         means = (
-            _mean([one["pair_accuracy"] for one in arm["before"]]),
-            _mean([one["scale"] for one in arm["before"]]),
-            _mean([one["within_prompt_variance"] for one in samples]),
-            _mean([one.get("correlation_with_length") for one in samples]),
-            _mean([one.get("correlation_with_gold") for one in samples]),
-            _mean([one["negative_share"] for one in samples]),
-            _mean([one["rejected"].get("copied") for one in arm["before"]]),
-            _mean([one.get("agreement_until") for one in samples]),
-            _mean([one["explained_variance"] for one in arm.get("training", ())]),
+            mean([one["pair_accuracy"] for one in arm["before"]]),
+            mean([one["scale"] for one in arm["before"]]),
+            mean([one["within_prompt_variance"] for one in samples]),
+            mean([one.get("correlation_with_length") for one in samples]),
+            mean([one.get("correlation_with_gold") for one in samples]),
+            mean([one["negative_share"] for one in samples]),
+            mean([one["rejected"].get("copied") for one in arm["before"]]),
+            mean([one.get("agreement_until") for one in samples]),
+            mean([one["explained_variance"] for one in arm.get("training", ())]),
         )
         rows.append((arm["task"], arm["label"], *map(Cell, means)))
     columns = (
@@ -223,12 +224,6 @@ def diagnostics(report: Report) -> Table:
     return Table("Diagnostics of the reward models", columns, rows, note)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the known values, None where there is none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def overlap(report: Report) -> Table:
     """Pair accuracy where chosen and rejected share few or many words.
 
@@ -238,7 +233,7 @@ def overlap(report: Report) -> Table:
     rows = []
     for arm in report["arms"]:
         found = [one.get("pair_accuracy_by_overlap", {}) for one in arm["before"]]
-        rows.append((arm["task"], arm["label"], *(Cell(_mean([one.get(n) for one in found])) for n in names)))
+        rows.append((arm["task"], arm["label"], *(Cell(mean([one.get(n) for one in found])) for n in names)))
     columns = ("task", "reward model", *(f"{name} overlap" for name in names))
     return Table("Pair accuracy by lexical overlap of chosen and rejected (thirds, means over seeds)", columns, rows)
 
@@ -255,6 +250,8 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "slices": lambda report: [slices(report)],
     "collapse": collapse,
     "diagnostics": lambda report: [diagnostics(report)],
+    "sanity": lambda report: [sanity(report)],
+    "most-rewarded": lambda report: [most_rewarded(report)],
     "overlap": lambda report: [overlap(report)],
     "monotonicity": lambda report: [proxy.monotonicity(report)],
     "points": lambda report: [proxy.points(report)],

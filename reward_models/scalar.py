@@ -28,7 +28,8 @@ class Scalar:
 
     A sequence classifier with one label that starts from the SFT policy and is trained by TRL's RewardTrainer.
     `spread` "last" puts the score on the last token, "uniform" an equal share on every token; both share one training.
-    `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps.
+    `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps.  A head
+    much above 1e-4 on a pretrained policy dominates the score: its states are wide, and the rates that suit it small.
     """
 
     epochs: int = 2
@@ -36,7 +37,7 @@ class Scalar:
     lr: float = 3e-3
     warmup: float = 0.05
     save_every: int = 200
-    head_std: float = 0.02
+    head_std: float = 1e-4
     spread: str = "last"
 
     # arms with an equal recipe and equal training settings share one training
@@ -57,12 +58,14 @@ class Scalar:
     def train(self, job: TrainingJob) -> Mapping[str, float]:
         """Train on the job's pairs and write an AutoModelForSequenceClassification with one label.
 
-        Returns the trainer's figures, such as the final loss.
+        Returns the trainer's figures, such as the final loss, and how much of the scores is the untrained model's
+        (untrained.py).
         """
         from rlhf_bench.harness.models import policies
         from rlhf_bench.harness.text.templates import encode, encode_prompts
         from rlhf_bench.harness.training import trl
         from rlhf_bench.harness.training.trainee import classifier_trainee
+        from rlhf_bench.reward_models import untrained
 
         trainee = classifier_trainee(job.policy, job.device, job.seed, self.head_std)
         tokenizer = trainee.tokenizer
@@ -81,7 +84,8 @@ class Scalar:
         options = trl.TrainOptions.of_job(job, len(rows), self, trainee.placement)
         figures = trl.train_preferences(trainee.trained, tokenizer, rows, options)
         policies.save_model(trainee.finished(), tokenizer, job.folder)
-        return figures
+        del trainee  # its memory, which the two models of the comparison need
+        return {**figures, **untrained.agreement(job, self.head_std)}
 
     def load(self, folder: Path, device: str) -> ScalarScorer:
         """The scorer with the weights in `folder`."""

@@ -99,7 +99,8 @@ def test_assignments_override_the_preset() -> None:
 
 def test_a_pattern_sets_every_plugin_it_fits_and_must_fit_one() -> None:
     made = make_settings("tiny", {"s*": {"batch": "8"}, "scalar": {"lr": "1"}}, frozenset({"scalar", "seq2seq-token"}))
-    assert made.plugins == {"scalar": {"batch": "8", "lr": "1"}, "seq2seq-token": {"batch": "8"}}
+    own = load_presets()["tiny"]["scalar*"]
+    assert made.plugins == {"scalar": {**own, "batch": "8", "lr": "1"}, "seq2seq-token": {"batch": "8"}}
     assert "'x*'" in refusal(lambda: make_settings("tiny", {"x*": {"batch": "8"}}, PLUGINS))
 
 
@@ -202,7 +203,7 @@ def test_a_presets_groups_of_plugins_outside_the_run_are_ignored() -> None:
 def test_one_command_line_serves_runs_with_a_reward_model_each() -> None:
     given = {"scalar": {"lr": "0.01"}, "seq2seq-*": {"batch": "4"}, "ppo": {"kl": "0.1"}}
     one = make_settings("tiny", given, frozenset({"scalar"}))
-    assert one.plugins == {"scalar": {"lr": "0.01"}}
+    assert one.plugins == {"scalar": {**load_presets()["tiny"]["scalar*"], "lr": "0.01"}}
     assert unused_groups(given, {"scalar"}) == ("seq2seq-*",)
     assert unused_groups(given, {"seq2seq-token", "scalar"}) == ()
     # what is set aside is checked all the same

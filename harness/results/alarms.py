@@ -26,6 +26,13 @@ Of a gain that approaches its end exponentially, the last third brings this shar
 """
 BEYOND_NOISE = 0.95
 """One-sided level at which a rise is told from noise."""
+UNTRAINED, UNTRAINED_SHARE = 0.5, 0.1
+"""Correlation with its untrained self, within prompts, and that self's part of the variance of a trained reward model's
+score; above both there is a warning.
+
+Above .5 a quarter of the score's variance within prompts follows the random head.  Below a part of .1 the head cannot
+have caused it: responses whose states vary in one direction give any two scores a high correlation.
+"""
 FEWEST_STEPS = 12
 """Iterations of a run below which nothing is said of its curve: the last third has fewer than 4."""
 
@@ -68,6 +75,22 @@ def response_alarms(finished: Array, tokens: Array) -> list[str]:
     if ended.size and (cut := float(np.mean(ended == 0))) > TRUNCATED_SHARE:
         found.append(f"{cut:.0%} of the responses to held-out prompts are cut off at the longest length")
     return found
+
+
+def untrained_alarm(figures: Row) -> list[str]:
+    """The sentence about a trained reward model that scores as it did before its first step; [] without a problem.
+
+    `figures`: those of the stage that trained it, with `untrained_correlation` and `untrained_share` where the model
+    began with a random head (reward_models/untrained.py).
+    """
+    found = [figures.get(name) for name in ("untrained_correlation", "untrained_share")]
+    numbers = [value for value in found if isinstance(value, int | float)]
+    if len(numbers) < 2 or numbers[0] <= UNTRAINED or numbers[1] <= UNTRAINED_SHARE:
+        return []
+    return [
+        f"the reward is largely that of its untrained random head: correlation {numbers[0]:.2f} within prompts, "
+        f"{numbers[1]:.2f} of its variance; a smaller head_std, a higher rate or more steps would leave less of it"
+    ]
 
 
 def running_alarms(steps: Sequence[Row]) -> dict[str, str]:

@@ -29,6 +29,8 @@ ROLES = ("sft", "prompts", "pairs", "baseline", "generations")
 """The stages that every cell has; the others depend on its optimiser."""
 OF_REWARDS = ("scale",)
 """The stages that every cell with a reward model has."""
+BEFORE = ("scale", "gold_scale")
+"""The stages that measure a reward model before anything is optimised: the proxy, and a gold model of the run."""
 STAGE = ("kind", "label", "key", "seconds", "cpu_seconds", "device", "versions", "machine", "figures")
 """Keys that a report reads of every stage.json."""
 ROWS = {
@@ -46,7 +48,12 @@ POOL = ("example_id", "rewards", "figures")
 VERDICTS = ("example_id", "iteration", "decoding", "slices", "values")
 GENERATING = ("ppo", "transfer", "best_of_n", "written", "tempered")
 """Kinds of stages whose folder is the `generations` of a cell; one that no record names has lost its record."""
-READ = frozenset({"scale.json", "pool.jsonl", "measures.json", "verdicts.jsonl", *(name for name, _ in ROWS.values())})
+READ = frozenset(
+    {
+        *("scale.json", "sanity.json", "reward_model.json", "account.json", "pool.jsonl", "measures.json"),
+        *("verdicts.jsonl", *(name for name, _ in ROWS.values())),
+    }
+)
 """Files that a report reads, whatever the stage: they are hashed, the sizes of the others are compared."""
 
 
@@ -254,6 +261,10 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
     if "scale" in cell.record["stages"]:
         scale = cell.folder("scale") / "scale.json"
         yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"), dict, forms.SCALE)
+    for role in BEFORE:
+        sanity = cell.folder(role) / "sanity.json" if role in cell.record["stages"] else None
+        if sanity and sanity.is_file():  # runs of before there was any have none
+            yield from _file_problems(sanity, (), dict, forms.SANITY)
 
 
 def _unpaired(written: Path, baseline: Path) -> Iterator[str]:

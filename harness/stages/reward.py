@@ -23,7 +23,7 @@ from rlhf_bench.harness.seams import (
 from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 from rlhf_bench.harness.text.types import Row
-from rlhf_bench.harness.training.record import write_record
+from rlhf_bench.harness.training.record import trained_on, write_record
 
 T = TypeVar("T")
 TRACEBACK = "Set RLHF_BENCH_DEBUG=1 for the traceback."
@@ -39,7 +39,8 @@ def reward(context: Context) -> StageFigures:
     """Train a reward model by its own `train`.
 
     Reads: sft (the policy), pairs (pairs.train.jsonl).
-    Writes: what `train` writes (safetensors in the standard layout), reward_model.json (name and settings).
+    Writes: what `train` writes (safetensors in the standard layout), reward_model.json (name and settings, and what it
+        was trained with).
     Parameters: rm (name, settings), max_response, seed.
 
     Resumable as far as `train` is, which gets `scratch`.
@@ -62,7 +63,8 @@ def reward(context: Context) -> StageFigures:
         seen = f"The reward model {p['rm']['name']!r} returned a {type(figures).__name__} from train."
         raise BenchError(seen, "Return the figures of its training, such as {}.")
     # Last: a folder with a record has all its weights.
-    write_record(context.work, p["rm"]["name"], p["rm"]["settings"])
+    trained = trained_on(arm.recipe, arm.training_settings, job.seed, job.policy, job.pairs)
+    write_record(context.work, p["rm"]["name"], p["rm"]["settings"], trained)
     return {"recipe": arm.recipe, **figures}
 
 

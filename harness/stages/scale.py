@@ -23,6 +23,7 @@ from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.harness.stages.pairs import THIRDS, read_pairs, thirds
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 from rlhf_bench.harness.stages.reward import scorer_of
+from rlhf_bench.harness.stages.sanity import SANITY, sanity
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
@@ -37,7 +38,8 @@ def scale(context: Context) -> StageFigures:
     Reads: sft (the policy), prompts (examples.train.jsonl), pairs (pairs.test.jsonl), reward (where the reward model is
         trained).
     Writes: scale.json: `scale`, `offset` and `token_offset` (arithmetic.Standard), `sft_samples` (diagnostics of the
-        samples, with variances and correlations), pair accuracy, and the diagnostics of chosen and rejected responses.
+        samples, with variances and correlations), pair accuracy, and the diagnostics of chosen and rejected responses;
+        sanity.json: what a reader looks at before believing the reward (stages/sanity.py).
     Parameters: task, ppo (scale_prompts, scale_samples, temperature, normalise, centre), rm, max_response, seed.
 
     The scale is the standard deviation of the sequence sum over the samples, or 1 unless `ppo.normalise` is sd.
@@ -52,6 +54,7 @@ def scale(context: Context) -> StageFigures:
     sums: list[Tensor] = []
     samples: list[dict[str, Tensor]] = []
     gold: list[float] = []
+    texts: list[tuple[str, ...]] = []
     for number in range(settings.scale_samples):
         # The same samples for every reward model of a seed: differences of scales are differences of rewards.
         generator = make_generator("scale", p["seed"], number)
@@ -61,6 +64,7 @@ def scale(context: Context) -> StageFigures:
         )
         rewards = scorer.rewards(rollout)
         sums.append(rewards.sum(1))
+        texts.append(rollout.responses)
         samples.append(diagnose(scorer, rollout, rewards))
         if gold_utility:
             gold += [gold_utility(e, text) for e, text in zip(examples, rollout.responses, strict=True)]
@@ -78,6 +82,8 @@ def scale(context: Context) -> StageFigures:
         **pair_figures(scorer, tokenizer, context),
     }
     store.write_json(context.work / "scale.json", record)
+    lengths = torch.stack([part["length"] for part in samples], 1)
+    store.write_json(context.work / SANITY, sanity(examples, texts, grid, lengths))
     return {"scale": record["scale"], "pair_accuracy": record["pair_accuracy"]}
 
 
