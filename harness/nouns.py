@@ -25,7 +25,7 @@ Split = Literal["sft", "train", "test"]
 """`sft`: demonstrations; `train`: prompts that PPO optimises on; `test`: held-out prompts, never trained on."""
 
 Decoding = Literal["sample", "greedy"]
-"""How a response was generated: sampled at `ppo.temperature`, or the most likely token at every step."""
+"""How a response was generated: sampled (at `eval.temperature`), or the most likely token at every step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ class Generation:
     the temperature, from 1 for the highest.
     tokens: response tokens without end-of-sequence.
     finished: the response ended with end-of-sequence.
-    kl: sum over response tokens of log pi(y_t) - log pi_sft(y_t), in nats.  0 for the baseline; the analytic bound for
+    kl: sum over response tokens of log pi(y_t) - log pi_sft(y_t), in nats; of samples from a nucleus (`eval.top_p`) the
+    sum of the KL of the whole distributions at each token.  0 for the baseline; the analytic bound for
     best-of-n; None under greedy decoding, where the sum does not estimate the KL divergence.
     reward: the sum of the reward model's token rewards, not scaled.
     logprob: sum over all sampled tokens of log pi(y_t) of the policy that wrote them, in nats, at the temperature they

@@ -26,6 +26,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]  # a learning rate
+Mass = Annotated[float, Field(gt=0, le=1)]  # of a probability distribution
 
 # Strict: "8" is not a number and 1 is not a truth value; `presets.parse_value` reads the texts of `--set`.
 CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True)
@@ -47,6 +48,12 @@ class Group:
         # Outside of the except clause: an error that is raised inside carries pydantic's along as its context.
         name = next(name for name in GROUPS if isinstance(getattr(Settings(), name), cls))
         key, known = str(first["loc"][0]), {one.key: one for one in describe_settings() if one.group == name}
+        if name == "ppo" and key in TRUNCATIONS:
+            raise BenchError(
+                f"ppo.{key}: rollouts are drawn from the policy's whole distribution, because PPO's probability ratio "
+                "and KL hold for such samples alone.",
+                "Leave it out; evaluations can be drawn with --set eval.top_p=0.9.",
+            )
         if key not in known:
             raise BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, known))
         raise BenchError(f"{name}.{key} is {first['input']!r}.", f"It must be {known[key].allowed}.")
@@ -179,7 +186,7 @@ class PPOSettings(Group):
     whiten: bool = True
     """Scale the advantages of an iteration to mean 0 and variance 1."""
     temperature: Positive = 1.0
-    """Sampling temperature of rollouts and of sampled evaluations."""
+    """Sampling temperature of rollouts, and of sampled evaluations where `eval.temperature` is 0."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm where they exceed it."""
     checkpoints: Count = 4
@@ -250,7 +257,7 @@ class SFTTemperedSettings(Group):
     """The SFT policy sampled at lower temperatures: a control without training and without a reward model."""
 
     temperatures: str = "1,0.8,0.6,0.4,0.2"
-    """Sampling temperatures as parts of `ppo.temperature`, comma-separated, each from 0.01 to 1 (the baseline's)."""
+    """Sampling temperatures as parts of the baseline's, comma-separated, each from 0.01 to 1 (the baseline's own)."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +268,11 @@ class EvalSettings(Group):
     """Held-out prompts that are evaluated, the first of the test split; 0 takes all."""
     batch: Count = 128
     """Responses generated at once."""
+    temperature: NotNegative = 0.0
+    """Sampling temperature of all sampled evaluations, best-of-n's pool included; 0 takes `ppo.temperature`."""
+    top_p: Mass = 1.0
+    """Sampled evaluations draw from the fewest most likely tokens that hold this share of the probability (nucleus
+    sampling, arXiv 1904.09751); 1 draws from all.  Rollouts always draw from all."""
     greedy: bool = True
     """Evaluate greedy decoding too, at every checkpoint."""
     corrections: Limit = 32
@@ -301,6 +313,9 @@ class Settings:
         """The values of one group, as a plain dictionary: what enters the keys of stages."""
         return dataclasses.asdict(getattr(self, name))
 
+
+TRUNCATIONS = ("top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Names that other tools give to ways of leaving out unlikely tokens: PPO's rollouts have none of them."""
 
 GROUPS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "plugins")
 

@@ -35,7 +35,7 @@ from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.labels import labels_of
 from rlhf_bench.reports.layers import layer_rows
 from rlhf_bench.reports.measures import described
-from rlhf_bench.reports.setups import setup_of
+from rlhf_bench.reports.setups import sampling_of, setup_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
@@ -187,7 +187,8 @@ def describe(arm: Arm, label: str) -> JsonObject:
 
     `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
     control without a reward model; `setup`: policy, adapters, precision, template, preset and learning rates;
-    `temperatures`: of the tempered SFT policy, by iteration, else left out.  `counts`,
+    `temperatures`: of the tempered SFT policy, by iteration, else left out; `sampling`: temperature and top-p of the
+    sampled evaluations, left out where both are 1.  `counts`,
     `sft` and `prompts`: the figures of these stages under the lowest seed.
     """
     first = arm.cells[0]
@@ -216,6 +217,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "sft": stage_record(first, "sft")["figures"],
         "prompts": stage_record(first, "prompts")["figures"],
         **({"temperatures": temperatures_of(first)} if is_control(arm) else {}),
+        **({"sampling": sampled} if (sampled := sampling_of(first)) else {}),
     }
 
 

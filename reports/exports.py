@@ -141,7 +141,8 @@ def _result(report: Report, arm: Row, row: Row, column: Column) -> JsonObject:
             "max_score": 1.0,
         },
         "score_details": score,
-        "generation_config": {"generation_args": {"temperature": 1.0}},  # of sampled decoding
+        # of sampled decoding
+        "generation_config": {"generation_args": {"temperature": 1.0, **(arm.get("sampling") or {})}},
     }
 
 

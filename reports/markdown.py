@@ -13,7 +13,7 @@ from rlhf_bench.harness.seeds import run_name
 from rlhf_bench.reports.answer import of_claims, over_tasks, question, sentence, terms
 from rlhf_bench.reports.measures import tasks
 from rlhf_bench.reports.reasons import reasons
-from rlhf_bench.reports.setups import setup_lines
+from rlhf_bench.reports.setups import sampling_text, setup_lines
 from rlhf_bench.reports.tables import all_tables
 from rlhf_bench.reports.verdicts import checks_table, claims_table, summary, texts_table
 
@@ -88,6 +88,8 @@ def counts(task: str, arms: Sequence[Row]) -> Iterator[str]:
     kept = ", ".join(f"{found[f'{s}_examples']} {name}" for s, name in SPLITS.items() if f"{s}_examples" in found)
     dropped = sum(found.get(f"{s}_{why}", 0) for s in SPLITS for why in ("dropped", "without_room"))
     yield f"Kept: {kept}, {pairs['train_pairs']} training pairs, {pairs['test_pairs']} test pairs. "
+    if repeated := found.get("test_repeated", 0):
+        yield f"Left out: {repeated} held-out prompts that stand in the data before. "
     yield (
         f"Dropped: {dropped} prompts too long, {pairs['train_too_long'] + pairs['test_too_long']} pairs too long, "
         f"{pairs['train_equal'] + pairs['test_equal']} pairs with equal responses; "
@@ -136,7 +138,12 @@ def samples(report: Row) -> Iterator[str]:
     Responses are what models wrote: they stand in fenced blocks (`fenced`), never as Markdown.
     """
     if report["samples"]:
-        yield from ("## Samples", "", "The first held-out prompts, sampled at temperature 1, lowest seed.", "")
+        yield from (
+            "## Samples",
+            "",
+            f"The first held-out prompts, sampled {sampling_text(report['arms'])}, lowest seed.",
+            "",
+        )
     for sample in report["samples"]:
         yield from (f"### {escape(sample['task'])} {escape(sample['example_id'])}", "")
         yield from fenced(sample["prompt"])

@@ -58,6 +58,24 @@ def values_of(cell: CellFiles) -> dict[str, str] | None:
     return made or None
 
 
+def sampling_of(cell: CellFiles) -> JsonObject:
+    """`temperature` and `top_p` of a cell's sampled evaluations; {} where both are 1, or no record says."""
+    params = stage_record(cell, "baseline").get("params", {})
+    evaluated = dict_at(params, "eval")
+    temperature, top_p = evaluated.get("temperature") or params.get("temperature", 1.0), evaluated.get("top_p", 1.0)
+    return {} if temperature == top_p == 1 else {"temperature": temperature, "top_p": top_p}
+
+
+def sampling_text(arms: Sequence[Row]) -> str:
+    """How the arms were sampled for evaluation, in a phrase: "at temperature 0.7, top-p 0.9"; each way once."""
+    found = []
+    for arm in arms:
+        own = arm.get("sampling") or {}
+        said = f"at temperature {own.get('temperature', 1.0):g}"
+        found.append(said + (f", top-p {own['top_p']:g}" if own.get("top_p", 1.0) < 1 else ""))
+    return " or ".join(dict.fromkeys(found)) or "at temperature 1"
+
+
 def _known(**values: object) -> Row:
     return {name: value for name, value in values.items() if value is not None}
 

@@ -15,6 +15,7 @@ from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.layers import layers_table
 from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
 from rlhf_bench.reports.sanity import mean, most_rewarded, sanity
+from rlhf_bench.reports.setups import sampling_text
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
@@ -36,7 +37,9 @@ def headline(report: Report, decoding: str = "sample") -> Table:
         )
         for arm in report["arms"]
     ]
-    title = "At the last checkpoint, " + ("sampled at temperature 1" if decoding == "sample" else "greedy decoding")
+    title = "At the last checkpoint, " + (
+        f"sampled {sampling_text(report['arms'])}" if decoding == "sample" else "greedy decoding"
+    )
     names = ("task", "reward model", "seeds", *(column.title for column in columns), "pair accuracy")
     return Table(title, names, rows, headline_note(report), reliability(columns))
 

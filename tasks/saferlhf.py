@@ -87,17 +87,21 @@ class RealSafeRLHF:
         left_out = _counted(self._contents.left_out)
         description = (
             f"Human safety comparisons (harmful text among them) from {self.data}, the {self.preference} response "
-            f"chosen: {counts} rows{left_out or '; none was left out'}."
+            f"chosen: {counts} rows{left_out or '; none was left out'}. The test rows have "
+            f"{len(by_prompt(self._contents.splits['test']))} distinct prompts, which are held out once each."
         )
         known = LICENSE if self.data in ("hub", HUB) else "unknown"
         return Origin("real", description, content_sha256(self._rows.items()), known)
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """One example a row, with the chosen response as completion; rows of a prompt share their source."""
-        return [
-            Example(row.id, row.prompt, row.chosen, slices=row.slices, source=source_of(row.prompt))
-            for row in self._contents.splits[split]
-        ]
+        """One example a row, with the chosen response as completion; rows of a prompt share their source.
+
+        Held-out prompts stand once each: the first row's, with the chosen responses of the others as references.
+        """
+        rows = self._contents.splits[split]
+        if split != "test":
+            return [_example(row) for row in rows]
+        return [_example(own[0], *(row.chosen for row in own[1:])) for own in by_prompt(rows).values()]
 
     def pairs(self, split: Split) -> Sequence[Pair]:
         """The comparisons of the PPO prompts ("train") and of the held-out prompts ("test").
@@ -142,6 +146,20 @@ class RealSafeRLHF:
                 seen = f"{self.data} is too small: no usable row is left for the {split} split{_counted(left_out)}."
                 raise BenchError(seen, "Give rows of more prompts.")
         return Contents(splits, left_out)
+
+
+def _example(row: Comparison, *others: str) -> Example:
+    """The example of a row; `others` are further good responses, of which equal ones count once."""
+    references = tuple(text for text in dict.fromkeys(others) if text != row.chosen)
+    return Example(row.id, row.prompt, row.chosen, references, row.slices, source_of(row.prompt))
+
+
+def by_prompt(rows: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """The rows of each prompt (up to case, spaces and punctuation), in the order of their first rows."""
+    found: dict[str, list[Comparison]] = {}
+    for row in rows:
+        found.setdefault(text_key(row.prompt), []).append(row)
+    return found
 
 
 def source_of(prompt: str) -> str:

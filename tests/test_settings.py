@@ -26,7 +26,7 @@ ABOVE_ZERO = {
     *("policy.layers", "policy.width", "policy.heads", "policy.vocabulary"),
     *("sft.steps", "sft.batch", "sft.lr", "sft.save_every", "eval.batch"),
     *("ppo.iterations", "ppo.rollouts", "ppo.epochs", "ppo.minibatches", "ppo.micro_batch", "ppo.lr", "ppo.critic_lr"),
-    "ppo.samples",
+    *("ppo.samples", "eval.top_p"),
     *("ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples"),
     *("ppo.max_grad_norm", "dpo.beta", "dpo.epochs", "dpo.batch", "dpo.lr", "dpo.save_every"),
     *("sft_chosen.epochs", "sft_chosen.batch", "sft_chosen.lr", "sft_chosen.save_every"),
@@ -351,3 +351,13 @@ def test_every_setting_is_described() -> None:
 def test_the_help_and_a_report_do_not_wait_for_pydantic(modules: str) -> None:
     code = f"import sys, rlhf_bench.{modules}; assert 'pydantic' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["top_p", "top_k", "min_p"])
+def test_rollouts_are_drawn_from_the_whole_distribution(name: str) -> None:
+    said = refusal(lambda: make(ppo={name: "0.9"}))
+    assert said.startswith(f"ppo.{name}: rollouts are drawn from the policy's whole distribution")
+    assert "ratio and KL" in said
+    assert "eval.top_p" in said
+    assert make(eval={"top_p": "0.9", "temperature": "0.7"}).eval.top_p == 0.9
+    assert "eval.top_p is 0.0" in refusal(lambda: make(eval={"top_p": "0"}))

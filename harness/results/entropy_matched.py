@@ -61,7 +61,9 @@ def baselines(arm: Arm) -> dict[Seed, str]:
 def temperatures_of(cell: CellFiles) -> list[float]:
     """The sampling temperatures of a cell of the control, falling: that of iteration 1 first."""
     params = store.read_json(cell.folder("generations") / store.MARKER)["params"]
-    return [float(share) * float(params["temperature"]) for share in params["temperatures"]]
+    # results of versions before `eval.temperature` have none
+    whole = params.get("eval", {}).get("temperature") or params["temperature"]
+    return [float(share) * float(whole) for share in params["temperatures"]]
 
 
 def entropy_matched_estimates(arms: Sequence[Arm], estimator: Estimator) -> Iterator[Estimate]:

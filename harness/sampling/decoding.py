@@ -1,6 +1,6 @@
 """The decoding loop: choose a decoder, draw tokens, note which rows have ended, and take those out of the batch.
 
-To change how tokens are chosen (top-k, top-p), change `choose_tokens` here; next_logits.py computes the logits, and
+To change how tokens are chosen, change `choose_tokens` here; next_logits.py computes the logits, and
 rollout.py calls `generate`.
 """
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 COMPACT = 0.8
 """Ended rows leave a batch when at most this share of it is still running: leaving copies the cache."""
 
+FIRST = 512
+"""Most likely tokens among which `nucleus` looks first."""
+
 LEAST = 8
 """Rows that each of two threads should have at least."""
 
@@ -40,10 +43,12 @@ def generate(
     uniforms: Tensor | None,
     max_new: int,
     temperature: float,
+    top_p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Tokens and their log-probabilities at the temperature, both [B, steps], after prompts' ids and mask [B, P].
 
-    `uniforms` [B, max_new] decide the draws; None is greedy.  On a CPU two threads may decode half of the rows each.
+    `uniforms` [B, max_new] decide the draws; None is greedy.  With `top_p` below 1 draws are from the `nucleus`, and
+    so are the log-probabilities.  On a CPU two threads may decode half of the rows each.
     """
     # created outside of inference mode: tensors created inside may not be trained on
     tokens = torch.full((len(ids), max_new), tokenizer.pad_token_id, dtype=torch.long, device=ids.device)
@@ -67,7 +72,7 @@ def generate(
             numbers = None if uniforms is None else uniforms[rows]
             with torch.inference_mode(), _outer_autocast(model, ids.device.type):
                 given = logits[rows], tokens[rows], logprobs[rows], numbers
-                return decode_rows(decoder, tokenizer, *given, temperature, check)
+                return decode_rows(decoder, tokenizer, *given, temperature, check, top_p)
 
         # autocast has one cache of casts for all threads; packed weights are cast already
         two = packed or not getattr(model, "computes_half", False)
@@ -94,6 +99,7 @@ def decode_rows(
     uniforms: Tensor | None,
     temperature: float,
     check: Check,
+    top_p: float = 1.0,
 ) -> int:
     """Fill `tokens` and `logprobs` [B, max_new] until every row has ended, from the logits [B, V] after the prompts.
 
@@ -105,6 +111,8 @@ def decode_rows(
         check()
         # in float32 whatever the model computes in: these log-probabilities are compared with those of later passes
         logits = logits.float() if temperature == 1.0 else logits.float() / temperature
+        if top_p < 1 and uniforms is not None:
+            logits = nucleus(logits, top_p)
         token, chosen = choose_tokens(logits, None if uniforms is None else uniforms[active, step])
         tokens[active[running], step] = token[running]  # the others keep their padding
         logprobs[active, step] = chosen
@@ -137,6 +145,27 @@ def choose_tokens(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tenso
         token = token.clamp(max=logits.shape[-1] - 1)
     chosen = logits.gather(-1, token[:, None]) - highest - total.log()
     return token, chosen.squeeze(-1)
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """The logits [B, V] with minus infinity on every token outside of the nucleus (Holtzman et al., arXiv 1904.09751).
+
+    The nucleus are the fewest most likely tokens whose probabilities sum to `top_p` at least: the token that crosses it
+    is kept.  What is drawn from the result has the renormalised probabilities.
+    """
+    total = logits.logsumexp(-1, keepdim=True)
+    # sorting a whole vocabulary takes longer than the model's pass, and the first few hundred tokens mostly suffice
+    count = min(FIRST, logits.shape[-1])
+    while True:
+        values, places = logits.topk(count, -1)
+        shares = (values - total).exp()
+        before = shares.cumsum(-1) - shares  # what more likely tokens hold together
+        if count == logits.shape[-1] or bool((before[:, -1] >= top_p).all()):
+            break
+        count = min(8 * count, logits.shape[-1])
+    kept = values.masked_fill(before >= top_p, float("-inf"))
+    kept[:, 0] = values[:, 0]  # a `top_p` below the precision of a share keeps one token all the same
+    return torch.full_like(logits, float("-inf")).scatter_(-1, places, kept)
 
 
 def is_end(tokens: Tensor, tokenizer: Tokenizer) -> Tensor:

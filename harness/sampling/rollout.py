@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
+from rlhf_bench.harness.forward.passes import CHUNK, logits_and_hidden, pack, scatter_to_mask, token_logprobs
 from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.text.chat import prompt_format, thinking_tokens
@@ -61,9 +61,12 @@ def sample(
     *,
     generator: Generator | None = None,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> Rollout:
     """One response to each prompt, of at most `max_new` tokens; greedy without a generator.
 
+    With `top_p` below 1 tokens are drawn from the nucleus (`decoding.nucleus`), and `logprobs` are of what is drawn
+    from: renormalised.
     The random numbers of every (row, step) are drawn beforehand, so a row's response depends on its own numbers only:
     not on its neighbours, nor on how many rows the device's memory allows at once.
     """
@@ -80,7 +83,7 @@ def sample(
         numbers = repeat(None) if uniforms is None else torch.split(uniforms, rows)
         # strict=False: `repeat` does not end
         batches = zip(torch.split(ids, rows), torch.split(mask, rows), numbers, strict=False)
-        return [decoding.generate(model, tokenizer, *batch, max_new, temperature) for batch in batches]
+        return [decoding.generate(model, tokenizer, *batch, max_new, temperature, top_p) for batch in batches]
 
     batches = _limits.setdefault(model, MicroBatchLimit()).run(in_batches, len(ids))
     if len(batches) == 1:
@@ -196,6 +199,26 @@ def logprobs(model: CausalLM, rollout: Rollout, temperature: float = 1.0) -> Ten
     """
     logits, _ = logits_and_hidden(model, pack(rollout, model))
     return token_logprobs(logits, rollout, temperature)
+
+
+def kl_at_positions(
+    policy: CausalLM, reference: CausalLM, rollout: Rollout, temperatures: tuple[float, float]
+) -> Tensor:
+    """KL(policy || reference) [B, T] in nats of the whole distributions before each response token; 0 outside the mask.
+
+    Each of the two is at its own temperature.  Without gradients.
+    """
+    import torch
+
+    parts = []
+    with torch.no_grad():
+        pair = [logits_and_hidden(model, pack(rollout, model))[0] for model in (policy, reference)]
+        # in chunks of tokens: the float32 copies of all logits would be several times the models' own
+        for tables in zip(*(torch.split(logits, CHUNK) for logits in pair), strict=True):
+            one, other = ((table.float() / at).log_softmax(-1) for table, at in zip(tables, temperatures, strict=True))
+            # exp(one) is 0 where `one` is minus infinity, as of a padded vocabulary
+            parts.append(torch.where(one.isneginf(), 0.0, one.exp() * (one - other)).sum(-1))
+        return scatter_to_mask(torch.cat(parts), rollout.mask)
 
 
 def rows_of(rollout: Rollout, index: Tensor) -> Rollout:

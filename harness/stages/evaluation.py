@@ -11,7 +11,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
-from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, map_batches, rows_of, sample
+from rlhf_bench.harness.sampling.rollout import kl_at_positions, logprobs, make_generator, map_batches, rows_of, sample
 from rlhf_bench.harness.seams import Progress, no_progress
 from rlhf_bench.harness.stages.prompts import held_out
 
@@ -30,7 +30,8 @@ LOGIT_ROWS = 32
 class Evaluation:
     """The held-out prompts of a stage, and how responses to them are sampled.
 
-    `temperature` is `ppo.temperature`: responses are sampled and KL is computed at it.
+    `temperature` is `eval.temperature`, or `ppo.temperature` where that is 0: responses are sampled at it, from the
+    nucleus of `top_p`, and KL is computed at it.
     """
 
     examples: Sequence[Example]
@@ -43,13 +44,19 @@ class Evaluation:
     def of(cls, context: Context, temperature: float) -> Evaluation:
         """That of a stage with the input `prompts` and the parameters `eval`, `max_response` and `seed`.
 
+        `temperature` is that of rollouts, which `eval.temperature` goes before.
         Raises BenchError where the prompts' file is missing or damaged.
         """
         from rlhf_bench.harness.settings import EvalSettings  # here: reports import this module, without pydantic
 
         p, settings = context.params, EvalSettings(**context.params["eval"])
         examples = held_out(context.inputs["prompts"], settings)
-        return cls(examples, p["max_response"], settings, temperature, p["seed"])
+        return cls(examples, p["max_response"], settings, settings.temperature or temperature, p["seed"])
+
+    @property
+    def top_p(self) -> float:
+        """`eval.top_p`."""
+        return self.settings.top_p
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ def sample_batches(
             evaluation.max_new,
             generator=generator_of(number) if decoding == "sample" else None,  # None: greedy
             temperature=evaluation.temperature,
+            top_p=evaluation.top_p,
         )
         found.append((batch, rollout))
         progress(min(start + size, len(examples)), len(examples))
@@ -167,20 +175,17 @@ def policy_generations(
         # Corrections are written token by token, which takes as long as sampling: of the first few responses alone.
         wanted = settings.corrections - number * settings.batch if detailed and decoding == "sample" else 0
         corrections = first_corrections(reward_model, rollout, wanted)
-        # log pi - log pi_sft of the sampled tokens, both at the sampling temperature, [B, T].
-        assert rollout.logprobs is not None
-        with torch.no_grad():
-            log_ratios = rollout.logprobs - map_batches(
-                lambda part: logprobs(reference, part, temperature), rollout, LOGIT_ROWS
-            )
-        sums, kls = rewards.sum(1).tolist(), log_ratios.sum(1).tolist()
+        sums: list[float] = rewards.sum(1).tolist()
+        kls: Sequence[float | None] = [None] * len(batch)
+        if decoding == "sample":  # of greedy responses nothing estimates the KL
+            with torch.no_grad():
+                kls = kl_terms(evaluated.policy, reference, rollout, (temperature, temperature), evaluation.top_p)
         for row, generation in enumerate(to_generations(batch, rollout, iteration, decoding)):
             length = int(rollout.mask[row].sum())
             generations.append(
                 replace(
                     generation,
-                    # Of greedy responses the sum of log-ratios estimates no KL.
-                    kl=kls[row] if decoding == "sample" else None,
+                    kl=kls[row],
                     reward=sums[row],
                     spans=rollout.spans[row] if detailed else None,
                     # Five decimals: for a reader's eyes, not for computing.
@@ -189,6 +194,25 @@ def policy_generations(
                 )
             )
     return generations
+
+
+def kl_terms(
+    policy: CausalLM, reference: CausalLM, rollout: Rollout, temperatures: tuple[float, float], top_p: float
+) -> list[float]:
+    """For each sampled response an estimate of KL(policy || reference) in nats, at a temperature for each of the two.
+
+    From samples of all tokens: the log-ratios of the sampled ones, log pi - log pi_ref, whose mean is the KL.  From
+    samples of a nucleus that mean is no KL, and the KL of the nuclei is infinite where one has a token that the other
+    lacks: there it is the KL of the two whole distributions at every position, along the sampled texts.
+    """
+    if top_p < 1:
+        terms = map_batches(lambda part: kl_at_positions(policy, reference, part, temperatures), rollout, LOGIT_ROWS)
+    else:
+        assert rollout.logprobs is not None
+        known = map_batches(lambda part: logprobs(reference, part, temperatures[1]), rollout, LOGIT_ROWS)
+        terms = rollout.logprobs - known  # [B, T], of the sampled tokens
+    found: list[float] = terms.sum(1).tolist()
+    return found
 
 
 def first_corrections(reward_model: NamedRewardModel, rollout: Rollout, wanted: int) -> list[str | None]:

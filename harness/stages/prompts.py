@@ -40,8 +40,9 @@ def prompts(context: Context) -> StageFigures:
     Writes: examples.test.jsonl, and examples.train.jsonl where PPO optimises on them.
     Parameters: task, home (the task of the SFT policy), splits, data (limit, max_prompt_tokens), max_response.
 
-    Prompts of another task than `home` (out of distribution) that leave no room for a response are dropped and counted:
-    the policy was chosen for the home task.  Raises BenchError where they are in the home task's training data.
+    A held-out prompt that repeats is kept once, and the others are counted.  Prompts of another task than `home` (out
+    of distribution) that leave no room for a response are dropped and counted: the policy was chosen for the home task.
+    Raises BenchError where they are in the home task's training data.
     """
     p = context.params
     # By content: two names of one data set are one task.
@@ -53,6 +54,10 @@ def prompts(context: Context) -> StageFigures:
     if away:
         check_unseen(p["task"]["name"], splits, load_task({"task": p["home"]}))
     kept, figures = fitting(tokenizer, splits, p["data"]["max_prompt_tokens"])
+    # Once each: a prompt that stands twice is no second observation, and a report counts prompts.
+    whole, kept["test"] = len(kept["test"]), distinct(kept["test"])
+    if whole > len(kept["test"]):
+        figures["test_repeated"] = whole - len(kept["test"])
     if away:
         kept, dropped = with_room(context, tokenizer, kept)
         figures |= dropped
@@ -60,6 +65,14 @@ def prompts(context: Context) -> StageFigures:
         store.write_rows(context.work / f"examples.{split}.jsonl", map(to_row, examples))
         figures[f"{split}_examples"] = len(examples)
     return figures
+
+
+def distinct(examples: Sequence[Example]) -> list[Example]:
+    """The examples whose prompt no earlier one has, by text."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(example.prompt, example)
+    return list(first.values())
 
 
 def limited(task: Task, splits: Iterable[Split], limit: int) -> dict[str, list[Example]]:

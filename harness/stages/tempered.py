@@ -14,8 +14,8 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Generation, to_row
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, map_batches
-from rlhf_bench.harness.stages.evaluation import LOGIT_ROWS, Evaluation, sample_batches, to_generations
+from rlhf_bench.harness.sampling.rollout import make_generator
+from rlhf_bench.harness.stages.evaluation import Evaluation, kl_terms, sample_batches, to_generations
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
@@ -55,17 +55,17 @@ def tempered_generations(
 ) -> list[Generation]:
     """One sample of every prompt at `share` of the evaluation's temperature, with its KL to the policy at all of it.
 
-    KL is the sum of log-ratios of the sampled tokens in nats (k1), as of every trained policy; 0 at a share of 1, which
-    is the SFT policy itself.
+    KL is as of every trained policy (`kl_terms`); 0 at a share of 1, which is the SFT policy itself.
     """
     import torch
 
+    temperature = evaluation.temperature * share
     # Without the temperature: all of them have the same random numbers, so that they differ by it alone.  Not the
     # baseline's, because a win rate against its own samples would be of pairs that are too much alike.
     batches = sample_batches(
         model,
         tokenizer,
-        replace(evaluation, temperature=evaluation.temperature * share),
+        replace(evaluation, temperature=temperature),
         "sample",
         lambda number: make_generator("sft-tempered", evaluation.seed, number),
     )
@@ -74,9 +74,8 @@ def tempered_generations(
         rows = to_generations(batch, rollout, iteration, "sample")
         kls = [0.0] * len(rows)
         if share != 1:
-            assert rollout.logprobs is not None
+            pair = temperature, evaluation.temperature
             with torch.no_grad():
-                reference = map_batches(lambda part: logprobs(model, part, evaluation.temperature), rollout, LOGIT_ROWS)
-            kls = (rollout.logprobs - reference).sum(1).tolist()
+                kls = kl_terms(model, model, rollout, pair, evaluation.top_p)
         found += [replace(row, kl=kl) for row, kl in zip(rows, kls, strict=True)]
     return found

@@ -45,7 +45,7 @@ def parse_temperatures(text: str) -> tuple[float, ...]:
     if wrong := [value for value in found if not LOWEST <= value <= 1]:
         raise BenchError(
             f"{name}, with {wrong[0]:g}.",
-            f"Each is a part of ppo.temperature, from {LOWEST:g} to 1; 1 is the SFT baseline's own.",
+            f"Each is a part of the SFT baseline's temperature, from {LOWEST:g} to 1, which is its own.",
         )
     if len(found) < 2:
         raise BenchError(f"{name}, a single one.", f"A curve needs two or more. {fix}")

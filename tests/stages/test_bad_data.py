@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlhf_bench.harness.nouns import Example, Pair, Split
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.plan import tasks
 from rlhf_bench.harness.stages.pairs import pairs
-from rlhf_bench.harness.stages.prompts import check_examples, limited, prompts, writes_nothing
+from rlhf_bench.harness.stages.prompts import check_examples, limited, prompts, read_examples, writes_nothing
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Faulty:
         text = "" if self.fault == f"blank {split}" else f"say {split}"
         held = "test" if self.fault == "shared prompts" and split == "train" else split
         said = "" if self.fault == "no words" and split == "sft" else "words"
-        return [Example(f"{split}-{i}", text and f"say {held} {i}", said and f"{said} {i}") for i in range(2)]
+        found = [Example(f"{split}-{i}", text and f"say {held} {i}", said and f"{said} {i}") for i in range(2)]
+        if self.fault == f"repeated {split}":
+            found += [replace(example, id=f"again-{example.id}") for example in found]
+        return found
 
     def pairs(self, split: Split) -> Sequence[Pair]:
         if self.fault == f"no {split} pairs":
@@ -84,6 +87,18 @@ def context(tiny: Tiny, tmp_path: Path, fault: str) -> Context:
 def test_prompts_that_cannot_be_used(tiny_gpt2: Tiny, tmp_path: Path, fault: str, said: str) -> None:
     with pytest.raises(BenchError, match=said):
         prompts(context(tiny_gpt2, tmp_path, fault))
+
+
+def test_a_repeated_held_out_prompt_is_kept_once_and_counted(tiny_gpt2: Tiny, tmp_path: Path) -> None:
+    """Of any task: a report counts prompts, and a copy is no second observation."""
+    given = context(tiny_gpt2, tmp_path, "repeated test")
+    figures = prompts(given)
+    rows = read_examples(given.work, "test")
+    assert (figures["test_repeated"], figures["test_examples"]) == (2, len(rows))
+    assert len({row.prompt for row in rows}) == len(rows)
+    assert rows[0].id == Faulty("repeated test").examples("test")[0].id
+    (tmp_path / "whole").mkdir()
+    assert "test_repeated" not in prompts(context(tiny_gpt2, tmp_path / "whole", ""))
 
 
 def test_an_empty_demonstration_is_an_error_unless_the_task_means_it() -> None:

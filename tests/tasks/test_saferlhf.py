@@ -143,11 +143,26 @@ def test_rows_of_a_prompt_stay_together_and_share_their_source(tmp_path: Path) -
             homes.setdefault(prompt_hash(example.prompt), set()).add(split)
             sources.setdefault(prompt_hash(example.prompt), set()).add(example.source)
         assert len({example.id for example in task.examples(split)}) == len(task.examples(split))
-    assert sum(len(task.examples(split)) for split in SPLITS) == 200
+    held = {pair.prompt for pair in task.pairs("test")}
+    assert len(task.examples("test")) == len({prompt_hash(prompt) for prompt in held}) < len(task.pairs("test"))
+    assert len(task.pairs("test")) + sum(len(task.examples(split)) for split in ("sft", "train")) == 200
     assert len(homes) == 50
     assert all(len(found) == 1 for found in (*homes.values(), *sources.values()))
     assert len(set.union(*sources.values())) == 50
     assert "" not in set.union(*sources.values())
+
+
+def test_a_held_out_prompt_stands_once_with_all_its_chosen_responses(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [full(number) for number in range(40)])
+    held = [full(99, response_1=f"Never {n % 2}.", response_0=f"Do {n}.") for n in range(3)]
+    write(tmp_path / "test.jsonl", [*held, full(99, prompt="question 99"), full(98)])
+    task = saferlhf(data=str(tmp_path))
+    first, second = task.examples("test")
+    assert (first.id, first.prompt, first.completion) == ("test-0", "Question 99?", "Never 0.")
+    assert first.references == ("Never 1.", "Do not 99.")
+    assert (second.prompt, second.references) == ("Question 98?", ())
+    assert len(task.pairs("test")) == 5
+    assert "have 2 distinct prompts, which are held out once each" in task.origin.description
 
 
 def test_a_folder_with_its_own_splits(tmp_path: Path) -> None:
@@ -288,8 +303,9 @@ def test_the_real_file() -> None:
     task = RealSafeRLHF(str(REAL))
     rows = json.loads(gzip.decompress(REAL.read_bytes()))
     known = {(row["prompt"], *row["response"]) for row in rows}
-    assert [len(task.examples(split)) for split in SPLITS] == [1682, 1577, 331]
-    assert sum(len(task.examples(split)) for split in SPLITS) == len(known) == 3590
+    assert [len(task.examples(split)) for split in SPLITS] == [1682, 1577, 93]
+    rows_of = (len(task.examples("sft")), len(task.pairs("train")), len(task.pairs("test")))
+    assert (rows_of, sum(rows_of)) == ((1682, 1577, 331), len(known))
     assert set(comparisons(task, "train", "test")) <= known
     prompts = [{example.prompt for example in task.examples(split)} for split in SPLITS]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 930
