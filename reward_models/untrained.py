@@ -30,10 +30,13 @@ def agreement(job: TrainingJob, head_std: float) -> dict[str, float]:
     Both models are loaded again after training: nothing of this enters the training.  {} where one of the two scores
     does not vary.  `compare` defines the figures.
     """
+    import gc
+
     import torch
 
     from rlhf_bench.harness.models import policies
 
+    gc.collect()  # the trainer's cycles hold the model that was trained
     # evenly over the pairs, whose order may mean something
     pairs = [job.pairs[at * len(job.pairs) // PAIRS] for at in range(PAIRS)] if len(job.pairs) > PAIRS else job.pairs
     found = []
