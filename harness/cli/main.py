@@ -17,6 +17,7 @@ import click
 from rlhf_bench.harness.cli.completion import checked_names, experiment_names, group_names, names
 from rlhf_bench.harness.cli.options import (
     LAYERED,
+    PLANNED_DEVICES,
     Group,
     SeedsType,
     a_judge,
@@ -148,6 +149,16 @@ def bench() -> None:
 @track_option
 @repair_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is reused and a time estimate; compute nothing.")
+@click.option(
+    "--plan-on",
+    default="",
+    type=click.Choice(["", *PLANNED_DEVICES]),
+    metavar="DEVICE",
+    help=f"With --dry-run: memory and time on a GPU that is not here ({', '.join(PLANNED_DEVICES)}).",
+)
+@click.option(
+    "--no-measure", is_flag=True, help="Plan times from operations, without trying the policy's speed for some seconds."
+)
 @no_cache_option
 @settings_options
 def run(**options: Any) -> None:  # by name, because the options are the fields of a Request
@@ -157,8 +168,8 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     from rlhf_bench.harness.presets import parse_assignments
 
     check_seeds(options, options.pop("yes"))
-    names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet")
-    machine = {name: options.pop(name) for name in names}
+    names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet", "plan_on")
+    machine = {name: options.pop(name) for name in names} | {"measure": not options.pop("no_measure")}
     no_cache = options.pop("no_cache")
     # what is left has the names of a Request's fields
     # no --limit is 0: all examples

@@ -122,6 +122,9 @@ track_option = click.option(
     "WANDB_API_KEY is set), trackio or mlflow (OUT/tracking/mlflow.db unless MLFLOW_TRACKING_URI is set); repeat.",
 )
 
+PLANNED_DEVICES = ("a100-80gb", "h100-80gb", "h200")
+"""The names of `speeds.KNOWN_DEVICES`: --help imports nothing that computes."""
+
 repair_option = click.option(
     "--repair",
     is_flag=True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.api import runs
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.plan_table import check_costs, cost_lines, costs_of, show_costs
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.cli.status import duration
@@ -18,8 +19,8 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan.lengths import Lengths, lengths_of
 from rlhf_bench.harness.plan.request import Plan, Request, raise_first
+from rlhf_bench.harness.plan.run_costs import planned_placement
 from rlhf_bench.harness.plan.setups import policy_text, rates_text, setups_of
-from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import Table
 from rlhf_bench.reports import terminal
 
@@ -41,6 +42,8 @@ def run(
     repair: bool,
     dry_run: bool,
     quiet: bool,
+    measure: bool = True,
+    plan_on: str = "",
 ) -> int:
     """bench run
 
@@ -48,6 +51,8 @@ def run(
     failure of a stage, after the report of the finished cells is shown.
     """
     check_repair(repair, dry_run)
+    if plan_on and not dry_run:
+        raise BenchError(f"--plan-on {plan_on} is of --dry-run alone.", "Add --dry-run.")
     trackers = check_trackers(track)  # before planning, which may take seconds
     planned = runs.plan_request(request, out)
     stdout, stderr = consoles(quiet)
@@ -55,15 +60,26 @@ def run(
         stderr.print(f"note: {note}", markup=False, soft_wrap=True)
     if repair:
         complain(runs.remove_damage(planned.cells.order, out), REPAIRED)
+    finished, policy = planned.finished, planned.request.policy
+    shown, plain = stdout if dry_run else stderr, runs.make_machine(policy == "tiny", jobs, threads, device)
+    if not finished and (dry_run or not quiet):
+        show_setup([planned.cells], lengths_of(planned.cells, policy), device, shown, plan_on)
+    elif dry_run:
+        show_setup([planned.cells], None, device, shown, plan_on)
+    costs = None
+    if not finished:
+        costs = costs_of([planned.cells], policy, plain, out, shown, measure=measure and not quiet, known=plan_on)
     if dry_run:
-        lengths = None if planned.finished else lengths_of(planned.cells, planned.request.policy)
-        show_setup([planned.cells], lengths, device, stdout)
-        show_plan(planned.stages, stdout)
+        if costs:
+            show_costs(costs, stdout)
+        show_plan(planned.stages, stdout, brief=costs is not None)
         show_grid(request, stdout)
-        show_memory(planned, device, lengths, stdout)
+        check_costs(costs)
         return 0
-    if not quiet and not planned.finished:
-        show_setup([planned.cells], lengths_of(planned.cells, planned.request.policy), device, stderr)
+    check_costs(costs)
+    if costs and not quiet:
+        for line in cost_lines(costs):
+            stderr.print(line, markup=False, soft_wrap=True)
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or planned.finished, out) as progress:
         machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)
@@ -86,11 +102,16 @@ def check_repair(repair: bool, dry_run: bool) -> None:
         raise BenchError("--repair removes what is damaged, and --dry-run changes nothing.", "Give one of them.")
 
 
-def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
+def show_plan(stages: Sequence[runs.PlannedStage], console: Console, *, brief: bool = False) -> None:
     """The stages of a plan, which of them are reused, and a time estimate.
 
-    Time of one core for each stage; the sum leaves out stages whose time is unknown, and counts them.
+    Time of one core for each stage; the sum leaves out stages whose time is unknown, and counts them.  `brief`: only
+    how many are pending, where another table has their time.
     """
+    if brief:
+        count = sum(not stage.done for stage in stages)
+        console.print(f"{count} of {len(stages)} stages pending.", soft_wrap=True)
+        return
     rows = [
         (stage.name, "reused" if stage.done else "pending", "" if stage.seconds is None else duration(stage.seconds))
         for stage in stages
@@ -103,11 +124,17 @@ def show_plan(stages: Sequence[runs.PlannedStage], console: Console) -> None:
     console.print(f"{len(pending)} of {len(stages)} stages pending, {', and '.join(said)}.", soft_wrap=True)
 
 
-def show_setup(plans: Sequence[Plan], lengths: Lengths | None, device: str, console: Console) -> None:
+def show_setup(
+    plans: Sequence[Plan], lengths: Lengths | None, device: str, console: Console, plan_on: str = ""
+) -> None:
     """What is trained and how, before anything is computed: policy, adapters, precision, template, preset, learning
-    rates, and the lengths of the data."""
+    rates, and the lengths of the data.  `plan_on` names a device that is not here."""
     template = {"template": lengths.template} if lengths else {}
-    setups = [setup for made in plans for setup in setups_of(made, template | resolved_precision(made, device))]
+
+    def precision(made: Plan) -> dict[str, str]:
+        return {"dtype": planned_placement(made, "cuda", True).dtype} if plan_on else resolved_precision(made, device)
+
+    setups = [setup for made in plans for setup in setups_of(made, template | precision(made))]
     lines = list(dict.fromkeys(map(policy_text, setups)))
     lines += list(dict.fromkeys(filter(None, map(rates_text, setups))))
     lines += [lengths.text] if lengths else []
@@ -134,23 +161,3 @@ def show_grid(request: Request, console: Console) -> None:
     if request.data_seeds or request.reward_seeds:
         sizes = " x ".join(f"{len(seeds)} {name}" for name, seeds in given.items() if seeds)
         console.print(f"{sizes}: {len(request.grid)} runs of every arm.", markup=False, soft_wrap=True)
-
-
-def show_memory(planned: runs.RunPlan, device: str, lengths: Lengths | None, console: Console) -> None:
-    """What PPO with a real policy needs, and whether it fits; nothing for the tiny policy, which fits everywhere.
-
-    Where the policy's config cannot be read it says why: a plan can be shown without.
-    """
-    policy = planned.request.policy
-    if policy == "tiny":
-        return
-    from rlhf_bench.harness.cli.memory import plan_rows
-    from rlhf_bench.harness.models.policies import pick_device
-
-    settings, response = planned.cells.settings, planned.cells.cells[0].home.max_response
-    try:
-        rows = plan_rows(policy, settings, response, pick_device(device), lengths)
-    except BenchError as error:
-        console.print(f"Memory and time: unknown. {printable(str(error))}", markup=False, soft_wrap=True)
-    else:
-        terminal.show(console, Table("Memory and time of PPO", ("role", "what", "size"), rows))

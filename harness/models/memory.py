@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.errors import BenchError
@@ -53,7 +54,8 @@ class Sizes:
 
     Parameters: `total`; `outside` the matrices of its layers; `head`, its own if not tied; `adapters`.
     `kept`: bytes that the forward pass of one row keeps for the backward pass.  `cached`: numbers in the KV cache for
-    each token.  `vocabulary`: tokens.
+    each token.  `vocabulary`: tokens.  `hidden`: the width.  `widest`: numbers of a token that a layer holds at once in
+    a pass without gradients.
     """
 
     total: int
@@ -63,6 +65,8 @@ class Sizes:
     kept: int
     cached: int
     vocabulary: int
+    hidden: int = 0
+    widest: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,9 @@ def sizes_of(config: Config, placement: Placement, prompt: int, response: int) -
         kept=_kept_bytes(trunk, placement, prompt + response),
         cached=2 * config.num_hidden_layers * kv_heads * width,  # keys and values
         vocabulary=config.vocab_size,
+        hidden=config.hidden_size,
+        # the feed-forward part: its input and output, and both factors with their product
+        widest=3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) + 4 * config.hidden_size,
     )
 
 
@@ -227,7 +234,38 @@ def available_bytes(device: str) -> int:
 
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:  # a container may have less (control groups, version 2; "max" is no limit)
+        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return whole
+
+
+def free_bytes(device: str) -> int:
+    """Bytes of the device's memory that are free now; all of it where the system does not say."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return available_bytes(device)
+    return min(free, available_bytes(device))
+
+
+def measured_bandwidth(device: str) -> float:
+    """Bytes per second of memory that is read once and written once, measured here in a fraction of a second."""
+    import torch
+
+    source = torch.ones(2**26 if device.startswith("cuda") else 2**24, device=device)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        float(source.clone()[0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * source.nbytes / best
 
 
 def measured_speed(device: str, half: bool) -> float:

@@ -1,0 +1,51 @@
+"""The speeds of a policy, tried on its own weights in a process of its own: what it loads is gone afterwards."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+from rlhf_bench.harness.models.placement import Placement
+from rlhf_bench.harness.pipeline.machine import quiet_libraries, set_threads
+from rlhf_bench.harness.sampling.speeds import Speeds, speeds_of
+
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def measured(source: str, placement: Placement, device: str, threads: int, prompt: int, response: int) -> Speeds:
+    """Speeds of the policy in the folder `source` on `threads` threads, with rows of `prompt` + `response` tokens.
+
+    Takes some seconds for each .1B parameters on a CPU.  Raises BenchError where it cannot be loaded.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(dict.fromkeys(VARIABLES, str(threads)))  # a process reads them when it loads torch
+    try:
+        with context.Pool(1) as pool:
+            found = pool.apply(_measure, (source, placement, device, threads, prompt, response))
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+    return Speeds(**found, basis="measured here")
+
+
+def _measure(
+    source: str, placement: Placement, device: str, threads: int, prompt: int, response: int
+) -> dict[str, float]:
+    from rlhf_bench.harness.models import policies
+
+    set_threads(threads)
+    quiet_libraries()
+    start = time.perf_counter()
+    tokenizer = policies.load_tokenizer(Path(source), "auto")
+    if placement.lora:
+        model = policies.load_frozen(source, tokenizer, device, placement)
+    else:
+        model = policies.load_causal(source, tokenizer, device)
+    loaded = time.perf_counter() - start
+    return {"load": loaded, **speeds_of(model, tokenizer, placement, prompt, response)}

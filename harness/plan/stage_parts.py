@@ -1,0 +1,148 @@
+"""Parts of the plans of stages: their work, their reward model, and what sampling and scoring take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_bench.harness.models import peaks
+from rlhf_bench.harness.models.peaks import Host, Peak
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.pipeline.stage import Stage
+    from rlhf_bench.harness.plan.token_lengths import Lengths, TokenLengths
+    from rlhf_bench.harness.text.types import Row
+
+MARKER = 12
+"""Tokens between a response and its correction, about: a seq2seq reward model reads them too."""
+TRAINER_SECONDS = 6.0
+"""Until a trainer has taken its first step: TRL, datasets and peft are loaded."""
+TEXT_SECONDS = 2.0
+"""Of a stage that tokenises texts."""
+PAIRS_AT_ONCE = 64
+"""Pairs whose sides are scored at once where a reward model is put on its scale (stages/scale.py)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a stage: tokens of passes without gradients (`read`) and with (`trained`), `steps` of decoding and tokens
+    `drawn` in them, models `loaded`, and `seconds` that depend on nothing."""
+
+    read: float = 0.0
+    trained: float = 0.0
+    steps: float = 0.0
+    drawn: float = 0.0
+    loaded: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A stage's reward model: `bytes` of its weights, and how many tokens it reads for a response of `response` after a
+    prompt, those `predicted` with logits.  `big`: it has the policy's size."""
+
+    bytes: int
+    big: bool
+    corrects: bool
+
+    def tokens(self, prompt: float, response: float) -> float:
+        """Tokens that one row takes it; 0 for a model without a network of the policy's size."""
+        if not self.big:
+            return 0.0
+        return prompt + response + (MARKER + response) * self.corrects
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What stages are planned on: the policy's sizes on this device, and the data's lengths."""
+
+    host: Host
+    lengths: TokenLengths
+    device: str
+
+
+def scored_by(stage: Stage, host: Host) -> Scored:
+    """The reward model of a stage that scores."""
+    trained = stage.inputs.get("reward")
+    if trained is not None:
+        recipe = str(trained.params["recipe"])
+        known = recipe in ("scalar", "seq2seq")
+        return Scored(host.whole if known else 0, known, recipe == "seq2seq")
+    size = bytes_of_files(stage.params["rm"]["settings"], stage.params["rm"]["name"])
+    # a model from elsewhere is taken as a classifier: it reads every row once
+    return Scored(size, size > host.whole // 4, corrects=False)
+
+
+def bytes_of_files(settings: Row, name: str = "") -> int:
+    """Bytes of the safetensors files in the folders that settings, or a name as KIND:FOLDER, give."""
+    texts = [value for value in settings.values() if isinstance(value, str)] + [name.partition(":")[2]]
+    folders = {Path(text).expanduser() for text in texts if text and "\0" not in text}
+    return sum(file.stat().st_size for folder in folders if folder.is_dir() for file in folder.glob("*.safetensors"))
+
+
+def batch_tokens(basis: Basis, lengths: Lengths, rows: int) -> int:
+    return lengths.batch(rows, basis.host.packed)
+
+
+def lowering(group: str, own: Row) -> str:
+    """The setting that makes a trainer's passes smaller: its micro-batch where it has one."""
+    return f"{group}.{'micro_batch' if 'micro_batch' in own else 'batch'}"
+
+
+def trainer_work(tokens: float) -> Work:
+    return Work(trained=tokens, loaded=1, seconds=TRAINER_SECONDS)
+
+
+def held_out(stage: Stage, basis: Basis) -> int:
+    """Held-out prompts that a stage answers, or whose responses it reads."""
+    answered = stage.inputs.get("baseline", stage)
+    most = answered.params.get("eval", {}).get("prompts", 0)
+    return min(most or basis.lengths.test.rows, basis.lengths.test.rows)
+
+
+def drawn_work(basis: Basis, rows: float, batch: int, prompt: float) -> Work:
+    """The work of `rows` responses, `batch` at once: each batch goes on for as long as its longest response."""
+    texts = basis.lengths
+    return Work(read=rows * prompt, steps=rows / max(1, batch) * texts.limit, drawn=rows * texts.response)
+
+
+def sampling_work(stage: Stage, basis: Basis, rows: float) -> Work:
+    batch = min(stage.params["eval"]["batch"], held_out(stage, basis))
+    return drawn_work(basis, rows, batch, basis.lengths.test.mean)
+
+
+def sampling_peak(stage: Stage, basis: Basis) -> Peak:
+    rows = min(stage.params["eval"]["batch"], held_out(stage, basis))
+    texts = basis.lengths
+    return peaks.sampling(basis.host, [basis.host.held], rows, texts.test.longest, texts.limit, "eval.batch")
+
+
+def evaluation_work(stage: Stage, basis: Basis, scored: Scored, times: int) -> Work:
+    """`times` evaluations of a policy: responses, their rewards, and the reference for the KL."""
+    ways = 2 if stage.params["eval"]["greedy"] else 1
+    rows, texts = float(times * ways * held_out(stage, basis)), basis.lengths
+    read = rows * (texts.test.mean + texts.response + scored.tokens(texts.test.mean, texts.response))
+    # corrections are written token by token
+    written = min(stage.params["eval"].get("corrections", 0), held_out(stage, basis)) * scored.corrects
+    return (
+        sampling_work(stage, basis, rows)
+        + Work(read=read)
+        + Work(steps=texts.limit * bool(written), drawn=written * texts.response)
+    )
+
+
+def scoring_peak(host: Host, models: list[int], scored: Scored, rows: int, prompt: int, limit: int) -> Peak:
+    """The reward model's passes over `rows` rows at once."""
+    row = round(scored.tokens(prompt, limit))
+    predicted = rows * limit if scored.corrects else 0
+    return peaks.scoring(host, models, rows * row, row, "ppo.micro_batch", predicted)
+
+
+def detail_of(stage: Stage) -> str:
+    """The recipe of a stage's trained reward model, or the model's name."""
+    trained = stage.inputs.get("reward")
+    return str(trained.params["recipe"] if trained is not None else stage.params["rm"]["name"])

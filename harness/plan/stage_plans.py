@@ -1,0 +1,233 @@
+"""What each stage of a plan needs: its peak of memory, and its work in tokens, from its own parameters and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhf_bench.harness.models import memory, peaks
+from rlhf_bench.harness.models.peaks import Peak
+from rlhf_bench.harness.models.placement import can_run_concurrently
+from rlhf_bench.harness.plan.stage_parts import (
+    MARKER,
+    PAIRS_AT_ONCE,
+    TEXT_SECONDS,
+    Basis,
+    Work,
+    batch_tokens,
+    bytes_of_files,
+    detail_of,
+    drawn_work,
+    evaluation_work,
+    held_out,
+    lowering,
+    sampling_peak,
+    sampling_work,
+    scored_by,
+    scoring_peak,
+    trainer_work,
+)
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.pipeline.stage import Stage
+
+DPO_HELD = 1.5
+"""What a token of DPO's padded rows keeps, against one of a packed pass.  Measured."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage with its peak and its work.  `detail`: the recipe or method, where stages of one kind differ by it."""
+
+    kind: str
+    detail: str
+    peak: Peak
+    work: Work
+
+
+def plan_stage(stage: Stage, basis: Basis) -> StagePlan:
+    """What a stage needs.  One of a kind that is not known here counts as a pass of the policy over the held-out
+    prompts."""
+    return PLANNED.get(stage.kind, _other)(stage, basis)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def _sft(stage: Stage, basis: Basis) -> StagePlan:
+    own, lengths = stage.params["sft"], basis.lengths.demonstrations
+    rows = own.get("micro_batch", 0) or own["batch"]
+    peak = peaks.training(
+        basis.host, batch_tokens(basis, lengths, rows), lengths.longest, lowering("sft", own), labelled=True
+    )
+    return StagePlan("sft", "", peak, trainer_work(own["steps"] * own["batch"] * lengths.mean))
+
+
+def _reward(stage: Stage, basis: Basis) -> StagePlan:
+    own = {**stage.params["settings"], **stage.payload.get("rm", {}).get("settings", {})}
+    recipe = str(stage.params["recipe"])
+    name = str(stage.payload.get("rm", {}).get("name", recipe))
+    if "batch" not in own:  # not one of ours, or one that is fitted without a network
+        return StagePlan("reward", recipe, Peak(basis.host.libraries()), Work())
+    pairwise = recipe == "scalar"
+    lengths = basis.lengths.sides if pairwise else basis.lengths.corrections.plus(MARKER)
+    rows = (own.get("micro_batch", 0) or own["batch"]) * (2 if pairwise else 1)
+    # a corrector may learn from one of its two mappings alone
+    share = 0.5 if own.get("mappings", "both") != "both" else 1.0
+    peak = peaks.training(
+        basis.host,
+        batch_tokens(basis, lengths, rows),
+        lengths.longest * (2 if pairwise else 1),
+        lowering(name, own),
+        not pairwise,
+    )
+    return StagePlan("reward", recipe, peak, trainer_work(own["epochs"] * share * lengths.rows * lengths.mean))
+
+
+def _direct(stage: Stage, basis: Basis) -> StagePlan:
+    own, method = stage.params["settings"], str(stage.params["method"])
+    sides, group = basis.lengths.sides, method.replace("-", "_")
+    both = 2 if method == "dpo" else 1
+    rows = (own.get("micro_batch", 0) or own["batch"]) * both
+    # under adapters the reference is the same weights
+    reference = basis.host.whole if method == "dpo" and not basis.host.placement.lora else 0
+    tokens = own["epochs"] * sides.rows / 2 * both * sides.mean
+    # TRL pads both sides of DPO's pairs to the longest
+    taken = round(DPO_HELD * rows * sides.longest) if method == "dpo" else batch_tokens(basis, sides, rows)
+    peak = peaks.training(basis.host, taken, both * sides.longest, lowering(group, own), True, reference)
+    return StagePlan("direct", method, peak, trainer_work(tokens) + Work(read=tokens * (both - 1)))
+
+
+def _ppo(stage: Stage, basis: Basis) -> StagePlan:
+    from rlhf_bench.harness.settings import PPOSettings
+
+    host, texts = basis.host, basis.lengths
+    own = PPOSettings(**stage.params["ppo"])
+    scored, prompt, response, limit = scored_by(stage, host), texts.train.mean, texts.response, texts.limit
+    longest = texts.train.longest
+    both = can_run_concurrently(host.placement, own, basis.device)
+    plan = memory.make_plan(host.sizes, host.placement, own, longest, limit, both)
+    models = [need.bytes for need in plan.needs if need.role != "reward model"] + [scored.bytes]
+    typical = basis.lengths.train.batch(own.micro_batch, True) // own.micro_batch  # of the prompts of a micro-batch
+    batch = stage.params["eval"]["batch"]
+    held = texts.test.longest
+    phases = [
+        peaks.updating(host, models, own.micro_batch, typical, limit, both),
+        peaks.sampling(host, models, own.rollouts, longest, limit, "ppo.rollouts"),
+        peaks.sampling(host, models, min(batch, held_out(stage, basis)), held, limit, "eval.batch"),
+        peaks.evaluating(host, models, min(batch, held_out(stage, basis)), held, limit),
+        scoring_peak(host, models, scored, own.micro_batch, typical, limit),
+    ]
+    rows = float(own.iterations * own.rollouts)
+    row = prompt + response
+    # of an iteration: the reference and the critic read every row, and the reward model scores it
+    passes = Work(read=rows * (2 * row + scored.tokens(prompt, response)))
+    learns = Work(trained=rows * own.epochs * row * (2 if own.critic == "own" else 1))
+    drawn = drawn_work(basis, rows, own.rollouts, prompt)
+    evaluated = evaluation_work(stage, basis, scored, own.checkpoints)
+    work = drawn + passes + learns + evaluated + Work(loaded=4 if host.placement.lora else 5)
+    return StagePlan("ppo", detail_of(stage), peaks.largest(phases), work)
+
+
+# -- sampling and scoring ----------------------------------------------------------------------------------------------
+
+
+def _baseline(stage: Stage, basis: Basis) -> StagePlan:
+    rows = held_out(stage, basis)
+    ways = 2 if stage.params["eval"]["greedy"] else 1
+    return StagePlan(
+        stage.kind, "", sampling_peak(stage, basis), sampling_work(stage, basis, ways * rows) + Work(loaded=1)
+    )
+
+
+def _tempered(stage: Stage, basis: Basis) -> StagePlan:
+    times = len(stage.params["temperatures"])
+    work = sampling_work(stage, basis, float(times * held_out(stage, basis))) + Work(loaded=1)
+    return StagePlan(stage.kind, "", sampling_peak(stage, basis), work)
+
+
+def _pool(stage: Stage, basis: Basis) -> StagePlan:
+    draws = stage.params["pool"]["samples"]
+    work = sampling_work(stage, basis, float(draws * held_out(stage, basis))) + Work(loaded=1)
+    return StagePlan(stage.kind, "", sampling_peak(stage, basis), work)
+
+
+def _scale(stage: Stage, basis: Basis) -> StagePlan:
+    own, host, texts = stage.params["ppo"], basis.host, basis.lengths
+    scored, batch = scored_by(stage, host), stage.payload.get("micro_batch", PAIRS_AT_ONCE)
+    prompts = min(own["scale_prompts"], texts.train.rows)
+    models = [scored.bytes, host.held]
+    phases = [
+        peaks.sampling(host, models, prompts, texts.train.longest, texts.limit, "ppo.scale_prompts"),
+        scoring_peak(host, models, scored, batch, texts.train.longest, texts.limit),
+    ]
+    rows = float(prompts * own["scale_samples"])
+    read = rows * scored.tokens(texts.train.mean, texts.response)
+    # a side of a pair: its prompt is counted with it
+    read += texts.test_sides.rows * scored.tokens(texts.train.mean, max(0.0, texts.test_sides.mean - texts.train.mean))
+    work = drawn_work(basis, rows, prompts, texts.train.mean) + Work(read=read, loaded=2)
+    return StagePlan("scale", detail_of(stage), peaks.largest(phases), work)
+
+
+def _written(stage: Stage, basis: Basis) -> StagePlan:
+    """The trained policy's responses, with the reference for the KL and the reward model."""
+    host, scored = basis.host, scored_by(stage, basis.host)
+    models = [host.held, host.held, scored.bytes]
+    rows, limit, longest = min(stage.params["eval"]["batch"], held_out(stage, basis)), basis.lengths.limit, 0
+    longest = basis.lengths.test.longest
+    phases = [
+        peaks.sampling(host, models, rows, longest, limit, "eval.batch"),
+        peaks.evaluating(host, models, rows, longest, limit),
+        scoring_peak(host, models, scored, stage.payload.get("micro_batch", PAIRS_AT_ONCE), longest, limit),
+    ]
+    return StagePlan(
+        stage.kind, detail_of(stage), peaks.largest(phases), evaluation_work(stage, basis, scored, 1) + Work(loaded=3)
+    )
+
+
+def _proxy(stage: Stage, basis: Basis) -> StagePlan:
+    return _scores(stage, basis, 2.0)
+
+
+def _best_of_n(stage: Stage, basis: Basis) -> StagePlan:
+    return _scores(stage, basis, float(stage.params["best_of_n"]["pool"]))
+
+
+def _scores(stage: Stage, basis: Basis, times: float) -> StagePlan:
+    """A stage that scores `times` responses to each held-out prompt."""
+    host, texts, scored = basis.host, basis.lengths, scored_by(stage, basis.host)
+    batch = min(stage.payload.get("micro_batch", PAIRS_AT_ONCE), stage.params["eval"]["batch"])
+    peak = scoring_peak(host, [scored.bytes], scored, batch, texts.test.longest, texts.limit)
+    rows = times * held_out(stage, basis)
+    read = rows * scored.tokens(texts.test.mean, texts.response)
+    return StagePlan(stage.kind, detail_of(stage), peak, Work(read=read, loaded=1 if scored.big else 0))
+
+
+def _texts(stage: Stage, basis: Basis) -> StagePlan:
+    """A stage that reads texts and no model: prompts, pairs, and judges without one."""
+    judge = stage.params.get("judge", {})
+    size = bytes_of_files(judge.get("settings", {}))
+    libraries = peaks.TEXTS if stage.kind == "verdicts" and not size else peaks.LIBRARIES
+    libraries *= basis.host.cpu
+    # judges that read texts alone are told apart by nothing
+    name = str(judge.get("name", "")) if size else ""
+    work = Work(loaded=1 if size else 0, seconds=0.0 if judge else TEXT_SECONDS)
+    return StagePlan(stage.kind, name, Peak(libraries + size), work)
+
+
+def _other(stage: Stage, basis: Basis) -> StagePlan:
+    host, texts = basis.host, basis.lengths
+    batch = stage.params.get("eval", {}).get("batch", PAIRS_AT_ONCE)
+    row = texts.test.longest + texts.limit
+    peak = peaks.scoring(host, [host.whole], batch * row, row, "eval.batch", batch * texts.limit)
+    work = Work(read=held_out(stage, basis) * (texts.test.mean + texts.response), loaded=1)
+    return StagePlan(stage.kind, "", peak, work)
+
+
+PLANNED: Mapping[str, Callable[[Stage, Basis], StagePlan]] = {
+    "sft": _sft, "reward": _reward, "direct": _direct, "ppo": _ppo, "baseline": _baseline, "tempered": _tempered,
+    "pool": _pool, "scale": _scale, "written": _written, "transfer": _written, "proxy": _proxy, "best_of_n": _best_of_n,
+    "prompts": _texts, "pairs": _texts, "verdicts": _texts,
+}  # fmt: skip
+"""The plan of each kind of stage."""

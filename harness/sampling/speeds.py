@@ -1,0 +1,160 @@
+"""How fast a policy computes here: seconds for a token of a pass, for one of training, and for a step of decoding.
+
+Measured on a loaded model in a few seconds, or computed from the operations and the speed of a matrix product.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_bench.harness.forward.types import CausalLM
+    from rlhf_bench.harness.models.memory import Sizes
+    from rlhf_bench.harness.models.placement import Placement
+    from rlhf_bench.harness.text.types import Tokenizer
+
+ROWS = 4
+"""Rows of the passes that are timed."""
+STEPS = 8
+"""Tokens that are decoded for each timing."""
+WIDE = 8
+"""Rows that are decoded at once for the second of two timings, the first being of one row."""
+SHARE = 0.4
+"""The share of a matrix product's speed that a loop of training or scoring is assumed to reach."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds: `read` and `trained` of a token in a pass without gradients and in one with its backward pass; `step`
+    of decoding, and `row` for every row in it; `load` of reading the model.  `basis` says how they were found."""
+
+    read: float
+    trained: float
+    step: float
+    row: float
+    load: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """Speeds of a device: operations per second of matrix products, and bytes per second of memory."""
+
+    flops: float
+    bandwidth: float
+    memory: int
+    name: str = ""
+
+
+# NVIDIA's data sheets: dense bfloat16, memory bandwidth, memory
+KNOWN_DEVICES: Mapping[str, Device] = {
+    "a100-80gb": Device(312e12, 2.0e12, 80 * 10**9, "a100-80gb"),
+    "h100-80gb": Device(989e12, 3.35e12, 80 * 10**9, "h100-80gb"),
+    "h200": Device(989e12, 4.8e12, 141 * 10**9, "h200"),
+}
+"""Devices that a plan can be made for without having one."""
+
+
+def from_operations(sizes: Sizes, placement: Placement, device: Device, share: float = 0.25) -> Speeds:
+    """Speeds from counts: 2 operations for each weight and token forward, 4 more backward (2 where weights are frozen).
+
+    `share`: of the tokens those with logits.  A step of decoding reads all weights once, checkpointing repeats a pass.
+    """
+    layers, head = sizes.total - sizes.outside, sizes.hidden * sizes.vocabulary
+    passed = 2.0 * (layers + share * head) / (SHARE * device.flops)
+    backward = 1.0 if placement.lora else 2.0
+    trained = passed * (2.0 + backward if placement.gradient_checkpointing else 1.0 + backward)
+    width = 2 if placement.half else 4
+    step = (layers * width + head * 4) / device.bandwidth
+    row = 2.0 * (layers + head) / (SHARE * device.flops)
+    load = 4.0 * sizes.total / 1e9  # a disk of 1 GB/s
+    where = device.name or "this machine"
+    return Speeds(
+        passed, trained, step, row, load, f"computed at {SHARE:.0%} of {device.flops / 1e12:.3g} TFLOP/s, {where}"
+    )
+
+
+def speeds_of(
+    model: CausalLM, tokenizer: Tokenizer, placement: Placement, prompt: int, response: int
+) -> dict[str, float]:
+    """`read`, `trained`, `step` and `row` of a loaded model by name; afterwards it has the adapters of `placement`.
+
+    Rows have `prompt` + `response` tokens, logits at those of the response.
+    """
+    import torch
+
+    from rlhf_bench.harness.models.lora import add_adapter
+    from rlhf_bench.harness.models.placement import apply_placement
+    from rlhf_bench.harness.sampling import decoding
+    from rlhf_bench.harness.sampling.rollout import logprobs
+
+    device = str(model.device)
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(rows: int, count: int) -> torch.Tensor:
+        return torch.randint(model.config.vocab_size, (rows, count), generator=generator).to(device)
+
+    def decode(rows: int) -> float:
+        asked, steps = ids(rows, prompt), min(STEPS, response)
+        whole = torch.ones_like(asked)
+        uniforms = torch.rand(rows, steps, generator=generator).to(device)
+
+        def run(count: int) -> None:
+            decoding.generate(model, tokenizer, asked, whole, uniforms[:, :count], count, 1.0)
+
+        # the first token comes with the prompt's pass, which is counted as such
+        return max(0.0, timed(lambda: run(steps), device) - timed(lambda: run(1), device)) / max(1, steps - 1)
+
+    model = apply_placement(model, placement)
+    rollout = _rollout(tokenizer, ids(ROWS, prompt), ids(ROWS, response))
+    tokens = ROWS * (prompt + response)
+    with torch.no_grad():
+        read = timed(lambda: logprobs(model, rollout).sum().item(), device) / tokens
+    narrow, wide = decode(1), decode(WIDE)
+    row = max(0.0, (wide - narrow) / (WIDE - 1))
+    if placement.lora:
+        add_adapter(model, placement, 0)
+
+    def train() -> None:
+        logprobs(model, rollout).sum().backward()  # type: ignore[no-untyped-call]
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    return {"read": read, "trained": timed(train, device) / tokens, "step": max(0.0, narrow - row), "row": row}
+
+
+def _rollout(tokenizer: Tokenizer, asked: object, answered: object):  # type: ignore[no-untyped-def]
+    import torch
+
+    from rlhf_bench.harness.nouns import Rollout
+
+    assert isinstance(asked, torch.Tensor)
+    assert isinstance(answered, torch.Tensor)
+    kept = torch.ones_like(answered, dtype=torch.bool)
+    texts = ("",) * len(asked)
+    # different prompts: those that repeat would be read once
+    names = tuple(str(k) for k in range(len(asked)))
+    return Rollout(names, texts, asked, torch.ones_like(asked), answered, kept, kept.any(1), tokenizer)
+
+
+def timed(function: Callable[[], object], device: str) -> float:
+    """Seconds of the second of two calls: the first loads kernels and grows the heap.  Waits for a GPU.
+
+    On a CPU they are processor seconds of this process over its threads: others may share the machine.
+    """
+    import torch
+
+    cuda = device.startswith("cuda")
+    function()
+    if cuda:
+        torch.cuda.synchronize()
+    threads = 1 if cuda else torch.get_num_threads()
+    clock = time.perf_counter if cuda else time.process_time
+    start = clock()
+    function()
+    if cuda:
+        torch.cuda.synchronize()
+    return (clock() - start) / threads
