@@ -122,6 +122,45 @@ def _remedies(peak: Peak, total: int) -> list[str]:
     return [*found, "data.max_prompt_tokens", "or train adapters (policy.lora=8), or take a smaller policy"]
 
 
+@dataclass(frozen=True)
+class Planner:
+    """Plans stages of one plan: the policy and lengths they stand on, and its speeds."""
+
+    basis: Basis
+    speeds: Speeds
+
+    @classmethod
+    def of(
+        cls,
+        made: Plan,
+        source: str,
+        device: str,
+        threads: int,
+        *,
+        measure: bool = True,
+        known: str = "",
+        speeds: Speeds | None = None,
+    ) -> Planner:
+        """That of a plan with the policy `source` on a torch device, or on `known`, one of KNOWN_DEVICES.
+
+        `measure`: try the policy for its speed, in a process of its own, unless `speeds` are given.  Raises BenchError
+        where the policy's configuration cannot be read.
+        """
+        given = KNOWN_DEVICES.get(known)
+        placement = planned_placement(made, "cuda" if given else device, bool(given))
+        config = memory.config_of(source)
+        cpu = not given and device == "cpu"
+        packed = cpu and config.model_type in ARCHITECTURES
+        host = Host(memory.sizes_of(config, placement, ROW, 0), placement, ROW, cpu, packed)
+        lengths = token_lengths(made, source)
+        found = speeds or _speeds(made, source, host, lengths, device, threads, measure, given)
+        return cls(Basis(host, lengths, "cuda" if given else device), found)
+
+    def plan(self, stage: Stage) -> StagePlan:
+        """What a stage needs."""
+        return plan_stage(stage, self.basis)
+
+
 def run_costs(
     plans: Sequence[Plan],
     source: str,
@@ -135,46 +174,34 @@ def run_costs(
 ) -> RunCosts | None:
     """What the pending stages of `plans` need with the policy `source`; None where none is pending.
 
-    `device` is a torch device; `known` names one of KNOWN_DEVICES to plan for in its place.  `measure`: try the policy
-    for its speed, in a process of its own.  Raises BenchError where the policy's configuration cannot be read.
+    The other arguments are those of `Planner.of`, which says what it raises.
     """
     root = store.Store(out)
-    given = KNOWN_DEVICES.get(known)
-    placement = planned_placement(plans[0], "cuda" if given else device, bool(given))
-    config = memory.config_of(source)
-    cpu = not given and device == "cpu"
-    host = Host(
-        memory.sizes_of(config, placement, ROW, 0), placement, ROW, cpu, cpu and config.model_type in ARCHITECTURES
-    )
     found: dict[tuple[str, str], list[tuple[StagePlan, float]]] = {}
-    speeds: Speeds | None = None
-    lengths: TokenLengths | None = None
+    planner: Planner | None = None
     seen: set[str] = set()
     for made in plans:
         pending = [stage for stage in made.order if stage.key not in seen and not stage.done(root)]
         seen |= {stage.key for stage in pending}
         if not pending:
             continue
-        lengths = token_lengths(made, source)
-        if speeds is None:
-            speeds = _speeds(made, source, host, lengths, device, threads, measure, given)
-        for planned in _plans_of(pending, Basis(host, lengths, device if not given else "cuda")):
+        speeds = planner.speeds if planner else None
+        planner = Planner.of(made, source, device, threads, measure=measure, known=known, speeds=speeds)
+        for planned in map(planner.plan, pending):
             own = found.setdefault((planned.kind, planned.detail), [])
-            own.append((planned, seconds_of(planned, speeds)))
-    if speeds is None or lengths is None:
+            own.append((planned, seconds_of(planned, planner.speeds)))
+    if planner is None:
         return None
     kinds = tuple(
         KindCost(kind, detail, len(own), max((p.peak for p, _ in own), key=lambda x: x.bytes), sum(s for _, s in own))
         for (kind, detail), own in found.items()
     )
+    given, basis = KNOWN_DEVICES.get(known), planner.basis
     total = given.memory if given else memory.available_bytes(device)
     free = given.memory if given else memory.free_bytes(device)
-    # all trainers but those of a CPU, which the system ends without a word
-    return RunCosts(kinds, jobs, total, free, not cpu, speeds, lengths, host.sizes.total)
-
-
-def _plans_of(stages: Sequence[Stage], basis: Basis) -> list[StagePlan]:
-    return [plan_stage(stage, basis) for stage in stages]
+    # a CPU's system ends a process that takes too much without a word
+    halves = not basis.host.cpu
+    return RunCosts(kinds, jobs, total, free, halves, planner.speeds, basis.lengths, basis.host.sizes.total)
 
 
 def planned_placement(made: Plan, device: str, given: bool) -> Placement:
