@@ -66,13 +66,14 @@ class Basis:
 
 
 def scored_by(stage: Stage, host: Host) -> Scored:
-    """The reward model of a stage that scores."""
-    trained = stage.inputs.get("reward")
+    """The reward model of a stage that scores: one that the run trains, one from elsewhere, or the gold model."""
+    trained = stage.inputs.get("reward", stage.inputs.get("gold"))
     if trained is not None:
         recipe = str(trained.params["recipe"])
         known = recipe in ("scalar", "seq2seq")
         return Scored(host.whole if known else 0, known, recipe == "seq2seq")
-    size = bytes_of_files(stage.params["rm"]["settings"], stage.params["rm"]["name"])
+    own = stage.params.get("rm", {"settings": stage.payload, "name": ""})
+    size = bytes_of_files(own["settings"], own["name"])
     # a model from elsewhere is taken as a classifier: it reads every row once
     return Scored(size, size > host.whole // 4, corrects=False)
 

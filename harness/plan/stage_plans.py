@@ -69,7 +69,7 @@ def _reward(stage: Stage, basis: Basis) -> StagePlan:
     recipe = str(stage.params["recipe"])
     name = str(stage.payload.get("rm", {}).get("name", recipe))
     if "batch" not in own:  # not one of ours, or one that is fitted without a network
-        return StagePlan("reward", recipe, Peak(basis.host.libraries()), Work())
+        return StagePlan(stage.kind, recipe, Peak(basis.host.libraries()), Work())
     pairwise = recipe == "scalar"
     lengths = basis.lengths.sides if pairwise else basis.lengths.corrections.plus(MARKER)
     rows = (own.get("micro_batch", 0) or own["batch"]) * (2 if pairwise else 1)
@@ -82,7 +82,7 @@ def _reward(stage: Stage, basis: Basis) -> StagePlan:
         lowering(name, own),
         not pairwise,
     )
-    return StagePlan("reward", recipe, peak, trainer_work(own["epochs"] * share * lengths.rows * lengths.mean))
+    return StagePlan(stage.kind, recipe, peak, trainer_work(own["epochs"] * share * lengths.rows * lengths.mean))
 
 
 def _direct(stage: Stage, basis: Basis) -> StagePlan:
@@ -204,6 +204,46 @@ def _scores(stage: Stage, basis: Basis, times: float) -> StagePlan:
     return StagePlan(stage.kind, detail_of(stage), peak, Work(read=read, loaded=1 if scored.big else 0))
 
 
+def _pair_scores(stage: Stage, basis: Basis) -> StagePlan:
+    """A stage that scores both sides of the pairs by the gold model: those of training where it labels them anew."""
+    sides = basis.lengths.sides if stage.kind == "relabelled" else basis.lengths.test_sides
+    return _gold(stage, basis, float(sides.rows), sides.mean, sides.longest)
+
+
+def _gold_scores(stage: Stage, basis: Basis) -> StagePlan:
+    """A stage that scores responses to the held-out prompts by the gold model: of a pool, or of every checkpoint."""
+    texts, written = basis.lengths, stage.inputs.get("generations")
+    times = stage.params.get("samples", 1)
+    if written is not None:
+        greedy = written.params.get("eval", {}).get("greedy", False)
+        times = (2 if greedy else 1) * written.params.get("ppo", {}).get("checkpoints", 1)
+    rows = float(times * held_out(stage.inputs.get("generations", stage), basis))
+    return _gold(stage, basis, rows, texts.test.mean + texts.response, texts.test.longest + texts.limit)
+
+
+def _gold(stage: Stage, basis: Basis, rows: float, mean: float, longest: int) -> StagePlan:
+    """`rows` texts of `mean` tokens, scored by the gold model."""
+    host, scored = basis.host, scored_by(stage, basis.host)
+    batch = min(stage.payload.get("micro_batch", PAIRS_AT_ONCE), stage.params["eval"]["batch"])
+    # what a corrector reads beside the row is shorter than the row itself
+    factor = 2 if scored.corrects else 1
+    predicted = batch * basis.lengths.limit * scored.corrects
+    tokens = batch * factor * longest
+    peak = peaks.scoring(host, [scored.bytes], tokens, factor * longest, "ppo.micro_batch", predicted)
+    return StagePlan(stage.kind, "", peak, Work(read=rows * mean * factor * scored.big, loaded=int(scored.big)))
+
+
+def _fluency(stage: Stage, basis: Basis) -> StagePlan:
+    """The base model reads the baseline's and the last checkpoint's responses, 32 rows at most at once."""
+    host, texts = basis.host, basis.lengths
+    rows = min(peaks.EVALUATED, held_out(stage, basis))
+    row = texts.test.longest + texts.limit
+    peak = peaks.scoring(host, [host.whole], rows * row, row, "", rows * texts.limit)
+    times = 4.0 if stage.inputs["baseline"].params["eval"]["greedy"] else 2.0
+    read = times * held_out(stage, basis) * (texts.test.mean + texts.response)
+    return StagePlan(stage.kind, "", peak, Work(read=read, loaded=1))
+
+
 def _texts(stage: Stage, basis: Basis) -> StagePlan:
     """A stage that reads texts and no model: prompts, pairs, and judges without one."""
     judge = stage.params.get("judge", {})
@@ -212,7 +252,9 @@ def _texts(stage: Stage, basis: Basis) -> StagePlan:
     libraries *= basis.host.cpu
     # judges that read texts alone are told apart by nothing
     name = str(judge.get("name", "")) if size else ""
-    work = Work(loaded=1 if size else 0, seconds=0.0 if judge else TEXT_SECONDS)
+    texts, both = basis.lengths, 2.0 * (size > basis.host.whole // 4)  # the baseline's response, and the policy's
+    read = both * held_out(stage, basis) * (texts.test.mean + texts.response)
+    work = Work(read=read, loaded=1 if size else 0, seconds=0.0 if judge else TEXT_SECONDS)
     return StagePlan(stage.kind, name, Peak(libraries + size), work)
 
 
@@ -228,6 +270,8 @@ def _other(stage: Stage, basis: Basis) -> StagePlan:
 PLANNED: Mapping[str, Callable[[Stage, Basis], StagePlan]] = {
     "sft": _sft, "reward": _reward, "direct": _direct, "ppo": _ppo, "baseline": _baseline, "tempered": _tempered,
     "pool": _pool, "scale": _scale, "written": _written, "transfer": _written, "proxy": _proxy, "best_of_n": _best_of_n,
-    "prompts": _texts, "pairs": _texts, "verdicts": _texts,
+    "prompts": _texts, "pairs": _texts, "verdicts": _texts, "half": _texts, "gold": _reward, "relabelled": _pair_scores,
+    "gold_pairs": _pair_scores, "gold_scores": _gold_scores, "gold_pool": _gold_scores, "gold_agreement": _proxy,
+    "fluency": _fluency,
 }  # fmt: skip
 """The plan of each kind of stage."""

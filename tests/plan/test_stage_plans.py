@@ -17,9 +17,10 @@ from rlhf_bench.harness.cli.plan_table import check_costs, cost_lines
 from rlhf_bench.harness.cli.run import run
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.peaks import Peak
+from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import run_costs as costs_module
 from rlhf_bench.harness.plan.request import Request
-from rlhf_bench.harness.plan.run_costs import RunCosts, run_costs
+from rlhf_bench.harness.plan.run_costs import Planner, RunCosts, run_costs, seconds_of
 from rlhf_bench.harness.plan.token_lengths import Lengths, token_lengths
 
 OPTIMIZERS = ["ppo", "best-of-n", "dpo", "sft-chosen", "sft-tempered"]
@@ -67,6 +68,15 @@ def test_every_kind_of_stage_has_a_row_with_all_its_stages(given: dict[str, Any]
     # weights are a part of every stage that computes with a model, and every such stage takes time
     whole = 4 * found.weights
     assert all(kind.peak.bytes >= whole and kind.seconds > 0 for kind in found.kinds if kind.kind != "verdicts")
+
+
+def test_a_stage_of_an_unknown_kind_is_a_pass_of_the_policy(given: dict[str, Any]) -> None:
+    made = plan(given)
+    planner = Planner.of(made.cells, given["policy"], "cpu", 1)
+    other = Stage("unheard-of", "s0", "module:name", {})
+    found = planner.plan(other)
+    assert (found.kind, found.peak.bytes > 4 * planner.basis.host.sizes.total) == ("unheard-of", True)
+    assert seconds_of(found, planner.speeds) > 0
 
 
 @pytest.mark.parametrize(
