@@ -17,10 +17,33 @@ MEMORY = re.compile(
     r"|unable to mmap|can't start new thread|Resource temporarily unavailable",
     re.IGNORECASE,
 )
+ALLOCATION = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|bad_alloc|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|CUDNN_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+"""In the RuntimeErrors of torch's allocators; "DefaultCPUAllocator: can't allocate memory" on Linux."""
 DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up",
         errno.EFBIG: "a file is larger than the limit on files (ulimit -f)"}  # fmt: skip
-LESS = "Lower ppo.micro_batch, sft.batch or eval.batch, or raise the limit on memory (ulimit -v)."
+LESS = (
+    "Lower the micro_batch of what ran (sft.micro_batch, ppo.micro_batch, dpo.micro_batch, or the reward model's), "
+    "eval.batch or --jobs, or raise the limit on memory (ulimit -v)."
+)
 AGAIN = "Finished stages are kept; run again when this is repaired."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or a CPU: the same with fewer rows may then succeed.
+
+    torch.OutOfMemoryError, MemoryError (numpy's too), and the RuntimeError of torch's CPU allocator and of cuBLAS.  A
+    BenchError is none: it is raised where nothing smaller can be tried.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    # by name: torch is not imported here
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and ALLOCATION.search(str(error)) is not None
 
 
 def machine_fault(error: BaseException, what: str) -> BenchError | None:

@@ -121,6 +121,9 @@ class SFTSettings(Group):
     """Optimiser steps."""
     batch: Count = 16
     """Demonstrations per step."""
+    micro_batch: Limit = 0
+    """Most demonstrations in one pass of a step, whose gradients are summed: it bounds memory and changes no
+    result.  0 takes all at once; they are halved where memory runs out."""
     lr: Rate = 8e-3
     """Peak learning rate."""
     warmup: Share = 0.05
@@ -216,6 +219,9 @@ class DPOSettings(Group):
     """Passes over the training pairs."""
     batch: Count = 16
     """Pairs per step."""
+    micro_batch: Limit = 0
+    """Most pairs in one pass of a step, whose gradients are summed: it bounds memory and changes no
+    result.  0 takes all at once; they are halved where memory runs out."""
     lr: Rate = 5e-4
     """Peak learning rate."""
     warmup: Share = 0.05
@@ -232,6 +238,9 @@ class SFTChosenSettings(Group):
     """Passes over the chosen responses."""
     batch: Count = 16
     """Responses per step."""
+    micro_batch: Limit = 0
+    """Most responses in one pass of a step, whose gradients are summed: it bounds memory and changes no
+    result.  0 takes all at once; they are halved where memory runs out."""
     lr: Rate = 2e-3
     """Peak learning rate."""
     warmup: Share = 0.05

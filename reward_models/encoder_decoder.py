@@ -46,6 +46,7 @@ class EncoderDecoder:
     reading: str = "token"
     epochs: int = 2
     batch: int = 16
+    micro_batch: int = 0
     lr: float = 3e-4
     warmup: float = 0.05
     save_every: int = 200
@@ -63,6 +64,8 @@ class EncoderDecoder:
                 raise BenchError(f"{key}={getattr(self, key)!r} is unknown.", did_you_mean(getattr(self, key), allowed))
         if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
             raise BenchError("epochs, batch, save_every and lr of an encoder-decoder reward model must be above 0.")
+        if self.micro_batch < 0:
+            raise BenchError(f"micro_batch={self.micro_batch} is below 0.", "0 takes a step's rows at once.")
         # written so that NaN is refused too
         if not -inf < self.floor < 0:
             raise BenchError(f"floor={self.floor} is not a number below 0.", "It is a margin in nats: try floor=-5.")
@@ -83,7 +86,8 @@ class EncoderDecoder:
     @property
     def training_settings(self) -> Row:
         """The settings that change the trained weights, with the base model by its content."""
-        # without save_every, which changes no weight, and the reading, summary and score, which follow training
+        # without save_every and micro_batch, which change no weight, and the reading, summary and score,
+        # which follow training
         names = ("epochs", "batch", "lr", "warmup", "mappings")
         return {name: getattr(self, name) for name in names} | {"model": dict(self.content)}
 
@@ -99,7 +103,7 @@ class EncoderDecoder:
         model, tokenizer = _load(pinned(self.model, self.content), job.device)
         rows = [row for pair in job.pairs for row in mapping_rows(tokenizer, pair, self.mappings)]
         _check_context(model, [len(row["input_ids"]) for row in rows], [len(row["labels"]) for row in rows], "pairs")
-        # `of_job` reads epochs, batch, lr, warmup and save_every of these settings
+        # `of_job` reads epochs, batch, micro_batch, lr, warmup and save_every of these settings
         figures = trl.train_encoder_decoder(model, tokenizer, rows, trl.TrainOptions.of_job(job, len(rows), self))
         policies.save_model(model, tokenizer, job.folder)
         return figures

@@ -28,12 +28,18 @@ class Scalar:
 
     A sequence classifier with one label that starts from the SFT policy and is trained by TRL's RewardTrainer.
     `spread` "last" puts the score on the last token, "uniform" an equal share on every token; both share one training.
+<<<<<<< HEAD
     `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps.  A head
     much above 1e-4 on a pretrained policy dominates the score: its states are wide, and the rates that suit it small.
+=======
+    `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps, and
+    `micro_batch` the most pairs in one pass of a step (0: all; it bounds memory and changes no result).
+>>>>>>> 81b31d6 (Every trainer splits a step into micro-batches, whose gradients add up to the batch's; running out of memory on a GPU or a CPU halves them)
     """
 
     epochs: int = 2
     batch: int = 16
+    micro_batch: int = 0
     lr: float = 3e-3
     warmup: float = 0.05
     save_every: int = 200
@@ -46,13 +52,15 @@ class Scalar:
     def __post_init__(self) -> None:
         if self.spread not in ("last", "uniform"):
             raise BenchError(f"spread={self.spread!r} is unknown.", "Choose one of: last, uniform.")
+        if self.micro_batch < 0:
+            raise BenchError(f"micro_batch={self.micro_batch} is below 0.", "0 takes a step's pairs at once.")
         if min(self.epochs, self.batch, self.save_every) < 1 or min(self.lr, self.head_std) <= 0:
             raise BenchError("epochs, batch, save_every, lr and head_std of the scalar reward model must be above 0.")
 
     @property
     def training_settings(self) -> Mapping[str, Any]:
         """The settings that change the trained weights."""
-        # without save_every, which changes no weight, and spread, which is applied after training
+        # without save_every and micro_batch, which change no weight, and spread, which is applied after training
         return {n: getattr(self, n) for n in ("epochs", "batch", "lr", "warmup", "head_std")}
 
     def train(self, job: TrainingJob) -> Mapping[str, float]:

@@ -51,6 +51,7 @@ class Seq2Seq:
     Training.  `positions` "reuse" gives the correction the position ids of the response that it corrects, which lets
     tiny models copy; "plain" counts on, as pretrained models expect.  `mappings` "correction" or "identity" trains on
     one kind of example alone, with half of the rows and steps; trained on identity alone the model is a copier.
+    `micro_batch` is the most rows in one pass of a step (0: all; it bounds memory and changes no result).
 
     Comparison.  `divergence` "teacher": with the corrector's next token after the response so far, in one pass;
     "free": with the corrector's own greedy correction, which must be generated.
@@ -67,6 +68,7 @@ class Seq2Seq:
     reading: str = "token"
     epochs: int = 2
     batch: int = 16
+    micro_batch: int = 0
     lr: float = 2e-3
     warmup: float = 0.05
     save_every: int = 200
@@ -88,6 +90,8 @@ class Seq2Seq:
                 raise BenchError(f"{key}={getattr(self, key)!r} is unknown.", f"Choose one of: {', '.join(allowed)}.")
         if min(self.epochs, self.batch, self.save_every) < 1 or self.lr <= 0:
             raise BenchError("epochs, batch, save_every and lr of a seq2seq reward model must be above 0.")
+        if self.micro_batch < 0:
+            raise BenchError(f"micro_batch={self.micro_batch} is below 0.", "0 takes a step's rows at once.")
         # written so that NaN is refused too
         if not -inf < self.floor < 0:
             raise BenchError(f"floor={self.floor} is not a number below 0.", "It is a margin in nats: try floor=-5.")
@@ -105,7 +109,8 @@ class Seq2Seq:
     @property
     def training_settings(self) -> Mapping[str, Any]:
         """The settings that change the trained weights."""
-        # without save_every, which changes no weight, and the comparison, score and reading, which follow training
+        # without save_every and micro_batch, which change no weight, and the comparison, score and
+        # reading, which follow training
         names = ("epochs", "batch", "lr", "warmup", "positions", "mappings")
         return {name: getattr(self, name) for name in names}
 

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.faults import is_out_of_memory
 
 T = TypeVar("T")
+
+LOWER = (
+    "Shorten what it reads (data.max_prompt_tokens), train adapters (policy.lora=8), recompute activations "
+    "(policy.gradient_checkpointing=true), set policy.dtype=bfloat16, or take a machine with more memory."
+)
+"""What makes a single row smaller, or leaves it more room."""
+
+
+class Row(NamedTuple):
+    """A row for messages: what is done with it, and the tokens of the longest of its kind (0: unknown)."""
+
+    doing: str = ""
+    tokens: int = 0
+
+    def too_large(self, error: Exception) -> BenchError:
+        """The error for a single row that does not fit the memory, where `error` was raised."""
+        size = f" of {self.tokens} tokens" if self.tokens else ""
+        doing = f" while {self.doing}" if self.doing else ""
+        return BenchError(f"Out of memory{doing} with a single row{size} ({one_line(error)}).", LOWER)
 
 
 class MicroBatchLimit:
@@ -19,22 +42,30 @@ class MicroBatchLimit:
     def __init__(self) -> None:
         self.rows: int | None = None
 
-    def run(self, function: Callable[[int], T], wanted: int) -> T:
-        """`function(rows)` with as many of the `wanted` rows as fit.  It must be repeatable.
+    def run(self, function: Callable[[int], T], wanted: int, row: Row = Row()) -> T:  # noqa: B008 - immutable
+        """`function(rows)` with as many of the `wanted` rows as fit, on a GPU or a CPU.  It must be repeatable.
 
-        Raises torch.OutOfMemoryError when a single row does not fit.
+        Raises BenchError, with what `row` says, when a single row does not fit.
         """
-        import torch
-
         while True:
             rows = min(wanted, self.rows or wanted)
             try:
                 return function(rows)
-            except torch.OutOfMemoryError:
-                if rows == 1:
+            except Exception as error:
+                if not is_out_of_memory(error):
                     raise
+                if rows <= 1:
+                    raise row.too_large(error) from error
             # outside of the except clause: the exception's traceback keeps the tensors of the failed attempt alive
             self.rows = min(rows // 2, self.rows or rows)  # another thread may have halved them further
             sys.stderr.write(f"Out of memory with {rows} rows at once: going on with {self.rows}.\n")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release()
+
+
+def release() -> None:
+    """Give back what is no longer used, so that the next attempt finds it: Python's cycles, the GPU's cache."""
+    import torch
+
+    gc.collect()  # a graph of gradients may be part of a cycle
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -17,7 +17,7 @@ from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.plan.shared import H, cell_label, safe_label
+from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, without_micro_batch
 from rlhf_bench.harness.plan.tasks import Tasks
 from rlhf_bench.harness.presets import factory_settings
 from rlhf_bench.harness.sampling.engines import check_engine
@@ -320,9 +320,10 @@ def direct(arm: ArmContext, method: str) -> dict[str, Stage]:
         "direct",
         f"{safe_label(arm.tasks.home.name)}-{method}-{tag(arm.run)}",
         f"{H}.stages.direct:direct",
-        {"method": method, "settings": chosen, "seed": seed},  # no reward model: its arms share the training
+        # no reward model: its arms share the training
+        {"method": method, "settings": without_micro_batch(chosen), "seed": seed},
         {"sft": arm.stages["sft"], "pairs": arm.stages["pairs"]},
-        {},
+        {"settings": chosen},
         cost=float(chosen["epochs"]),
         family=f"{arm.family} {method}",
     )

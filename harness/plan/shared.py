@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seeds import Seed, tag, training_seed
-from rlhf_bench.harness.text.types import Row
+from rlhf_bench.harness.text.types import JsonObject, Row
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
@@ -46,12 +46,12 @@ def shared_stages(tasks: Tasks, run: Seed, policy: Row, settings: Settings) -> d
         {
             "task": home.demonstrated,  # examples alone: settings of the pairs change no SFT policy
             "policy": {k: v for k, v in policy.items() if k != "name"},  # the name is in labels alone
-            "sft": settings.group("sft"),
+            "sft": without_micro_batch(settings.group("sft")),
             "data": settings.group("data"),
             "seed": seed,
         },
         {},
-        {"task": home.trained_opened},
+        {"task": home.trained_opened, "sft": settings.group("sft")},
         plugin_code=home.redrawing,
         cost=float(settings.sft.steps * settings.sft.batch),
         family=family,
@@ -93,6 +93,11 @@ def shared_stages(tasks: Tasks, run: Seed, policy: Row, settings: Settings) -> d
         family=family,
     )
     return {"sft": sft, "train_prompts": train_prompts, "prompts": prompts, "pairs": pairs, "baseline": baseline}
+
+
+def without_micro_batch(group: Row) -> JsonObject:
+    """Settings of a training without its micro-batch, which changes no result: lowered, it trains nothing again."""
+    return {name: value for name, value in group.items() if name != "micro_batch"}
 
 
 def _prompts(task: TaskPlan, tasks: Tasks, run: Seed, sft: Stage, settings: Settings) -> Stage:

@@ -89,6 +89,11 @@ def batch_tokens(basis: Basis, lengths: Lengths, rows: int) -> int:
     return lengths.batch(rows, basis.host.packed)
 
 
+def rows_at_once(own: Row) -> int:
+    """Rows, or pairs, of one pass of a trainer with the settings `own`."""
+    return int(min(own.get("micro_batch", 0) or own["batch"], own["batch"]))
+
+
 def lowering(group: str, own: Row) -> str:
     """The setting that makes a trainer's passes smaller: its micro-batch where it has one."""
     return f"{group}.{'micro_batch' if 'micro_batch' in own else 'batch'}"

@@ -22,6 +22,7 @@ from rlhf_bench.harness.plan.stage_parts import (
     evaluation_work,
     held_out,
     lowering,
+    rows_at_once,
     sampling_peak,
     sampling_work,
     scored_by,
@@ -56,8 +57,9 @@ def plan_stage(stage: Stage, basis: Basis) -> StagePlan:
 
 
 def _sft(stage: Stage, basis: Basis) -> StagePlan:
-    own, lengths = stage.params["sft"], basis.lengths.demonstrations
-    rows = own.get("micro_batch", 0) or own["batch"]
+    # the payload has the micro-batch, which is no part of the key
+    own, lengths = {**stage.params["sft"], **stage.payload.get("sft", {})}, basis.lengths.demonstrations
+    rows = rows_at_once(own)
     peak = peaks.training(
         basis.host, batch_tokens(basis, lengths, rows), lengths.longest, lowering("sft", own), labelled=True
     )
@@ -72,7 +74,7 @@ def _reward(stage: Stage, basis: Basis) -> StagePlan:
         return StagePlan(stage.kind, recipe, Peak(basis.host.libraries()), Work())
     pairwise = recipe == "scalar"
     lengths = basis.lengths.sides if pairwise else basis.lengths.corrections.plus(MARKER)
-    rows = (own.get("micro_batch", 0) or own["batch"]) * (2 if pairwise else 1)
+    rows = rows_at_once(own) * (2 if pairwise else 1)
     # a corrector may learn from one of its two mappings alone
     share = 0.5 if own.get("mappings", "both") != "both" else 1.0
     peak = peaks.training(
@@ -86,10 +88,10 @@ def _reward(stage: Stage, basis: Basis) -> StagePlan:
 
 
 def _direct(stage: Stage, basis: Basis) -> StagePlan:
-    own, method = stage.params["settings"], str(stage.params["method"])
+    own, method = {**stage.params["settings"], **stage.payload.get("settings", {})}, str(stage.params["method"])
     sides, group = basis.lengths.sides, method.replace("-", "_")
     both = 2 if method == "dpo" else 1
-    rows = (own.get("micro_batch", 0) or own["batch"]) * both
+    rows = rows_at_once(own) * both
     # under adapters the reference is the same weights
     reference = basis.host.whole if method == "dpo" and not basis.host.placement.lora else 0
     tokens = own["epochs"] * sides.rows / 2 * both * sides.mean

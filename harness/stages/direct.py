@@ -63,6 +63,7 @@ def direct(context: Context) -> StageFigures:
         bf16=placement.half,
         gradient_checkpointing=placement.gradient_checkpointing,
         progress=context.progress,
+        micro_batch=settings.get("micro_batch", 0),
     )
     if p["method"] == "dpo":
         # Under adapters TRL computes the reference by the same weights with a copy of the fresh adapter.

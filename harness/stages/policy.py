@@ -65,6 +65,7 @@ def sft(context: Context) -> StageFigures:
         bf16=placement.half,
         gradient_checkpointing=placement.gradient_checkpointing,
         progress=context.progress,
+        micro_batch=settings.micro_batch,
     )
     figures = trl.train_lm(trained, tokenizer, rows, options)
     policies.save_model(merge_adapters(model) if placement.lora else model, tokenizer, context.work)

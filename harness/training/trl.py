@@ -19,6 +19,7 @@ from rlhf_bench.harness.forward.packing import supports_packing
 from rlhf_bench.harness.models.tensors import check_shapes, shapes_of, stored_shapes, tied_names
 from rlhf_bench.harness.seams import Progress, TrainingJob, no_progress
 from rlhf_bench.harness.training.collate import Collate, CollatePairs, pad_sides
+from rlhf_bench.harness.training.micro_batches import Counted, MicroBatches
 from rlhf_bench.harness.training.trl_passes import labelled_only, scores_of_rows
 from rlhf_bench.harness.training.trl_private import labelled_positions_only
 
@@ -67,6 +68,7 @@ class TrainOptions:
     bf16: bool = False
     gradient_checkpointing: bool = False
     progress: Progress = no_progress
+    micro_batch: int = 0  # most rows (or pairs) in one pass; 0: the whole batch
 
     @classmethod
     def of_job(
@@ -85,6 +87,8 @@ class TrainOptions:
             bf16=placement is not None and placement.half,
             gradient_checkpointing=placement is not None and placement.gradient_checkpointing,
             progress=job.progress,
+            # a plugin's settings may be older than this one
+            micro_batch=getattr(schedule, "micro_batch", 0),
         )
 
 
@@ -105,7 +109,7 @@ def train_lm(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[TokenRow], op
         callbacks=[_callback(options.progress)],
     )
     with labelled_only(model), labelled_positions_only():
-        return _run(trainer, options.scratch)
+        return _run(trainer, options, "next tokens")
 
 
 def train_preferences(
@@ -128,7 +132,7 @@ def train_preferences(
         callbacks=[_callback(options.progress)],
     )
     with scores_of_rows(model) if by_rows else nullcontext():
-        return _run(trainer, options.scratch)
+        return _run(trainer, options, "pairs")
 
 
 def train_dpo(
@@ -160,7 +164,7 @@ def train_dpo(
     trainer.train_dataset = Dataset.from_list([dict(row) for row in rows])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL 1.16 uses a property that transformers 5.23 renames
-        return _run(trainer, options.scratch)
+        return _run(trainer, options, "pairs")
 
 
 def train_encoder_decoder(
@@ -181,7 +185,7 @@ def train_encoder_decoder(
         data_collator=lambda batch: pad_sides(batch, tokenizer.pad_token_id),
         callbacks=[_callback(options.progress)],
     )
-    return _run(trainer, options.scratch)
+    return _run(trainer, options, "labels")
 
 
 def _arguments(config: type[TrainingArguments], options: TrainOptions, **extra: object) -> TrainingArguments:
@@ -237,15 +241,17 @@ def _callback(progress: Progress) -> TrainerCallback:
     return Report()
 
 
-def _run(trainer: Trainer, scratch: Path) -> Figures:
-    """Train from the last checkpoint in `scratch`, if there is one.
+def _run(trainer: Trainer, options: TrainOptions, counted: Counted) -> Figures:
+    """Train from the last checkpoint in `options.scratch`, if there is one.  The loss is a mean over what is `counted`.
 
-    Raises BenchError where the checkpoint's weights are not all those of the model, and where the loss is not a number.
+    Raises BenchError where the checkpoint's weights are not all those of the model, where the loss is not a number, and
+    where a single row does not fit the memory.
     """
     from transformers.trainer_callback import PrinterCallback, TrainerState
 
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(scratch)
+    MicroBatches(trainer, options.micro_batch, counted)
+    checkpoint = last_checkpoint(options.scratch)
     if checkpoint:
         check_checkpoint(trainer.model, checkpoint)  # the trainer itself only warns
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else trainer.state

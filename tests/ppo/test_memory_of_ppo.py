@@ -10,6 +10,7 @@ import torch
 from ppo_runs import SMALL, make_policy, make_run, tensors
 from torch import Tensor
 
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.actors import Critic
 from rlhf_bench.harness.ppo.loop import collect, train
@@ -72,5 +73,6 @@ class Huge:
 
 def test_one_row_that_does_not_fit_is_an_error(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path, reward_model=NamedRewardModel("huge", Huge(), batch=2))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(BenchError, match="Out of memory.* single row") as caught:
         collect(run, 0)
+    assert "data.max_prompt_tokens" in caught.value.fix
