@@ -28,13 +28,9 @@ class Scalar:
 
     A sequence classifier with one label that starts from the SFT policy and is trained by TRL's RewardTrainer.
     `spread` "last" puts the score on the last token, "uniform" an equal share on every token; both share one training.
-<<<<<<< HEAD
     `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps.  A head
     much above 1e-4 on a pretrained policy dominates the score: its states are wide, and the rates that suit it small.
-=======
-    `head_std` is the standard deviation of the fresh head's weights, `warmup` the warmed-up share of the steps, and
-    `micro_batch` the most pairs in one pass of a step (0: all; it bounds memory and changes no result).
->>>>>>> 81b31d6 (Every trainer splits a step into micro-batches, whose gradients add up to the batch's; running out of memory on a GPU or a CPU halves them)
+    `micro_batch` is the most pairs in one pass of a step (0: all; it bounds memory and changes no result).
     """
 
     epochs: int = 2

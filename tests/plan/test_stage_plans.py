@@ -80,7 +80,8 @@ def test_a_stage_of_an_unknown_kind_is_a_pass_of_the_policy(given: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"), [("sft", "sft.batch"), ("ppo scalar", "ppo.micro_batch"), ("direct dpo", "dpo.batch")]
+    ("name", "setting"),
+    [("sft", "sft.micro_batch"), ("ppo scalar", "ppo.micro_batch"), ("direct dpo", "dpo.micro_batch")],
 )
 def test_a_smaller_pass_takes_less(given: dict[str, Any], name: str, setting: str) -> None:
     # on a GPU: libraries are most of such a small process

@@ -73,6 +73,6 @@ class Huge:
 
 def test_one_row_that_does_not_fit_is_an_error(policy: Path, tmp_path: Path) -> None:
     run = make_run(policy, tmp_path, reward_model=NamedRewardModel("huge", Huge(), batch=2))
-    with pytest.raises(BenchError, match="Out of memory.* single row") as caught:
+    with pytest.raises(BenchError, match=r"Out of memory.* single row") as caught:
         collect(run, 0)
     assert "data.max_prompt_tokens" in caught.value.fix
