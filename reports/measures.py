@@ -102,6 +102,9 @@ KNOWN: Mapping[tuple[str, str], Measure] = {
         ("winrate", Measure("win_rate", "win", title="win rate")),
         ("length", Measure("length_change", "change", title="length change", format="tokens")),
         ("empty", Measure("empty_rate", "rate", title="empty", format="share", better="lower")),
+        *(("fluency", Measure(f"log_perplexity{name}", "level", title=f"log-perplexity under {of}", format="nats",
+                              shown=("headline", "curves"))) for name, of in (("", "base"), ("_sft", "SFT"))),
+        ("fluency", Measure("repetition", "level", title="repetition", format="share", shown=("headline", "curves"))),
         ("refusal", Measure("refusal_rate", "rate", title="refusals", format="share")),
         ("refusal-phrases", Measure("refusal_rate", "rate", title="refusals by phrase", format="share")),
         *(("stance", Measure(name, "rate", title=name, format="share", shown=("headline", "slices")))

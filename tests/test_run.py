@@ -35,7 +35,9 @@ def test_a_run_ends_with_a_report(done: Path) -> None:
     assert report["estimates"]
     assert all(wanted <= set(e) for e in report["estimates"])
     assert {e["reward_model"] for e in report["estimates"]} == set(RMS)
-    assert {"winrate", "utility", "length", "empty", "run", "proxy"} == {e["judge"] for e in report["estimates"]}
+    assert {"winrate", "utility", "length", "empty", "fluency", "run", "proxy"} == {
+        e["judge"] for e in report["estimates"]
+    }
     assert report["data"][0]["kind"] == "generated"
     assert report["manifest"]["seeds"] == [0]
     text = (done / "report" / "report.md").read_text()

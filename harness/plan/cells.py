@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
 
 
+FLUENCY = "fluency"
+"""As `stages.fluency.FLUENCY`, whose module imports models."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell and its stages by role.
@@ -176,6 +180,20 @@ def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], l
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
         {"judge_settings": dict(judge.settings), "task": task.opened},
         plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility
+    )
+
+
+def fluency_stage(cell: Cell) -> Stage:
+    """The stage that measures one cell's responses as text; it stands among the cell's judges."""
+    sft, generations = cell.stages["sft"], cell.stages["generations"]
+    return Stage(
+        FLUENCY,
+        cell_label(cell.task, cell.reward_model, cell.seed),
+        f"{H}.stages.fluency:fluency",
+        {"judge": {"name": FLUENCY, "settings": {}}, "policy": sft.params["policy"], "seed": training_seed(cell.seed)},
+        {"sft": sft, **{role: cell.stages[role] for role in ("prompts", "baseline")}, "generations": generations},
+        cost=cell.stages["baseline"].cost,
+        family=sft.family,
     )
 
 

@@ -88,5 +88,6 @@ TYPICAL = {
     "tempered": 0.003,
     "best_of_n": 0.001,
     "proxy": 0.002,
+    "fluency": 0.01,
 }
 """Seconds per unit of cost, measured on one core with the default task and policy."""

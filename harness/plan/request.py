@@ -163,6 +163,8 @@ def make_plan(request: Request) -> Plan:
             judged[cell.name] = {
                 judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
             }
+            # a judge of that name, which a plugin may have, stays
+            judged[cell.name].setdefault(plan_cells.FLUENCY, plan_cells.fluency_stage(cell))
     unfit = misfit(preset, request.policy, settings, _assigned(request))
     return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused, preset, unfit)
 

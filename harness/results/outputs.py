@@ -70,6 +70,8 @@ def _cells(record: Row, root: Path) -> Iterator[tuple[str, str, Mapping[str, Par
         number = taken[arm, seed] = taken.get((arm, seed), 0) + 1
         parts = {"generations": Part(_folder(root, cell["stages"]["generations"]) / "generations.jsonl", GENERATION)}
         for judge, place in cell["judges"].items():
+            if place[0] != "verdicts":
+                continue  # what the harness measures itself follows from the responses, which are compared
             parts[judge] = Part(_folder(root, place) / "verdicts.jsonl", VERDICT)
         yield arm if number == 1 else f"{arm} ({number})", seed, parts
 

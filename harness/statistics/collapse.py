@@ -7,7 +7,7 @@ the two within a prompt.  Each statistic is measured once per training run; `ove
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -171,14 +171,20 @@ def repetition(responses: Sequence[str]) -> dict[str, Interval]:
 
 
 def _distinct(texts: Sequence[str], n: int) -> Interval:
-    grams: set[tuple[str, ...]] = set()
-    total = 0
-    for words in map(str.split, texts):
-        grams.update(zip(*(words[i:] for i in range(n)), strict=False))
-        total += max(len(words) - n + 1, 0)
+    distinct, total = distinct_grams(map(str.split, texts), n)
     if not total:
         return undefined(f"no response has {n} words", f"distinct-{n}")
-    return unbounded(len(grams) / total, f"distinct-{n}", f"of {total}")
+    return unbounded(distinct / total, f"distinct-{n}", f"of {total}")
+
+
+def distinct_grams(texts: Iterable[Sequence[str]], n: int) -> tuple[int, int]:
+    """How many different n-grams texts have, and how many in all; each text is its words."""
+    grams: set[tuple[str, ...]] = set()
+    total = 0
+    for words in texts:
+        grams.update(zip(*(words[i:] for i in range(n)), strict=False))
+        total += max(len(words) - n + 1, 0)
+    return len(grams), total
 
 
 @allow_non_finite

@@ -44,7 +44,7 @@ def test_both_optimisers_stand_side_by_side(done: Path) -> None:
         "length-only (best-of-n)": "best-of-n",
     }
     judges = {(e["arm"], e["judge"]) for e in report["estimates"]}
-    assert len(judges) == 4 * 6  # the same judges, and what run and proxy say of themselves
+    assert len(judges) == 4 * 7  # the same judges, fluency, and what run and proxy say of themselves
     assert len(list((done / "pool").iterdir())) == 1  # one pool for all reward models
 
 
@@ -55,6 +55,7 @@ def test_one_sample_is_the_baseline_to_every_judge(done: Path) -> None:
     values = {(e["judge"], e["statistic"]): e["value"] for e in first}
     assert values["winrate", "win_rate"] == 0.5
     assert values["utility", "gold_change"] == values["length", "length_change"] == values["run", "kl"] == 0
+    assert values["fluency", "log_perplexity_sft_change"] == values["fluency", "repetition_change"] == 0
     before = store.read_rows(next((done / "baseline").iterdir()) / "generations.jsonl")
     texts = {row["example_id"]: row.get("response", "") for row in before if row["decoding"] == "sample"}
     for folder in (done / "best_of_n").iterdir():

@@ -11,6 +11,7 @@ from small import bench, command
 
 from rlhf_bench.harness import api
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.plan.cells import FLUENCY
 from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES, judge_spec
 from rlhf_bench.harness.plan.request import Request, make_plan
 from rlhf_bench.judges.stance import Stance
@@ -34,8 +35,11 @@ class Misspelt(Plain):
 
 
 def judged(request: Request) -> list[str]:
+    """The judges of a plan, in front of the harness's own measures, which every cell has."""
     (names,) = make_plan(request).judged.values()
-    return list(names)
+    *judges, own = names
+    assert own == FLUENCY
+    return judges
 
 
 def test_a_tasks_own_judges_join_the_default_ones() -> None:

@@ -363,5 +363,6 @@ def test_results_of_older_versions_are_shown_as_the_judges_declare_now() -> None
             (now,) = measures.complete({(judge, measure.name): asdict(replace(measure, reliability=""))})
             assert measures.complete({(judge, measure.name): old}) == [now]
     others = {("winrate-rm", "win_rate"), *(("run", name) for name in ("kl", "reward", "entropy")), measures.CEILING}
+    others |= {("fluency", name) for name in ("log_perplexity", "log_perplexity_sft", "repetition")}
     others |= {(measures.CONTROL, f"{worth}_difference") for worth in ("gold", "score")}
     assert set(measures.KNOWN) == {(judge, m.name) for judge, found in DECLARED.items() for m in found} | others
