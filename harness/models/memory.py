@@ -55,7 +55,7 @@ class Sizes:
     Parameters: `total`; `outside` the matrices of its layers; `head`, its own if not tied; `adapters`.
     `kept`: bytes that the forward pass of one row keeps for the backward pass.  `cached`: numbers in the KV cache for
     each token.  `vocabulary`: tokens.  `hidden`: the width.  `widest`: numbers of a token that a layer holds at once in
-    a pass without gradients.
+    a pass without gradients.  `layers`: how many.
     """
 
     total: int
@@ -67,6 +67,7 @@ class Sizes:
     vocabulary: int
     hidden: int = 0
     widest: int = 0
+    layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def sizes_of(config: Config, placement: Placement, prompt: int, response: int) -
         hidden=config.hidden_size,
         # the feed-forward part: its input and output, and both factors with their product
         widest=3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) + 4 * config.hidden_size,
+        layers=config.num_hidden_layers,
     )
 
 

@@ -25,6 +25,8 @@ TRAINERS = 320 * 2**20
 HEAP = 1.25
 """What a training process on a CPU holds over what a pass keeps: gradients on their way, and blocks that are free again
 and too small for the next pass.  Measured."""
+COPIED = 1.2
+"""What a KV cache takes over its numbers: a layer at a time is copied as it grows, and as rows end."""
 FLOAT = 4
 TRAINED = 16
 """Bytes of a trained number: itself, its gradient and Adam's two moments, all float32."""
@@ -103,13 +105,14 @@ class Host:
 
     @property
     def kept(self) -> int:
-        """Bytes that a token of a pass keeps for the backward pass."""
-        return int(self.sizes.kept * (HEAP if self.cpu else 1.0) / max(1, self.tokens))
+        """Bytes that a token of a pass keeps for the backward pass; with checkpointing a layer's are made again."""
+        again = 2 * self.passing * self.placement.gradient_checkpointing
+        return int(self.sizes.kept * (HEAP if self.cpu else 1.0) / max(1, self.tokens)) + again
 
     @property
     def passing(self) -> int:
         """Bytes that a token of a pass without gradients takes: the widest layer's, and those that hand on."""
-        return FLOAT * self.sizes.widest
+        return (2 if self.placement.half else FLOAT) * self.sizes.widest
 
     def libraries(self, trainer: bool = False) -> int:
         """Bytes of the process before any model; 0 of a GPU's memory."""
@@ -145,7 +148,7 @@ def scoring(host: Host, models: Sequence[int], tokens: int, row: int, setting: s
 def sampling(host: Host, models: Sequence[int], rows: int, prompt: int, limit: int, setting: str) -> Peak:
     """A sampler's: `rows` rows of prompts of `prompt` and responses of up to `limit` tokens at once."""
     number = 2 if host.placement.half else FLOAT
-    cache = 2 * number * host.sizes.cached * (prompt + limit)  # twice: it is copied as it grows and as rows end
+    cache = int(COPIED * number * host.sizes.cached * (prompt + limit))
     row = cache + LOGIT_COPIES * FLOAT * host.sizes.vocabulary + prompt * host.passing
     fixed = host.libraries() + sum(models) + decoding_copy(host)
     tokens = prompt + limit

@@ -22,6 +22,8 @@ STEPS = 8
 """Tokens that are decoded for each timing."""
 WIDE = 8
 """Rows that are decoded at once for the second of two timings, the first being of one row."""
+LAUNCHES = 0.5e-3
+"""Seconds in which Python launches one layer's kernels on a GPU: a step of decoding cannot be shorter.  Assumed."""
 SHARE = 0.4
 """The share of a matrix product's speed that a loop of training or scoring is assumed to reach."""
 
@@ -62,13 +64,14 @@ def from_operations(sizes: Sizes, placement: Placement, device: Device, share: f
     """Speeds from counts: 2 operations for each weight and token forward, 4 more backward (2 where weights are frozen).
 
     `share`: of the tokens those with logits.  A step of decoding reads all weights once, checkpointing repeats a pass.
+    A device with a name is a GPU.
     """
     layers, head = sizes.total - sizes.outside, sizes.hidden * sizes.vocabulary
     passed = 2.0 * (layers + share * head) / (SHARE * device.flops)
     backward = 1.0 if placement.lora else 2.0
     trained = passed * (2.0 + backward if placement.gradient_checkpointing else 1.0 + backward)
     width = 2 if placement.half else 4
-    step = (layers * width + head * 4) / device.bandwidth
+    step = max((layers * width + head * 4) / device.bandwidth, LAUNCHES * sizes.layers * bool(device.name))
     row = 2.0 * (layers + head) / (SHARE * device.flops)
     load = 4.0 * sizes.total / 1e9  # a disk of 1 GB/s
     where = device.name or "this machine"
