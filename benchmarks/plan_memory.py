@@ -42,7 +42,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "fresh": {
         "policy.lora": 4, "data.max_prompt_tokens": 110, "TASK.response_tokens": 80, "sft.batch": 5, "ppo.rollouts": 8,
         "ppo.micro_batch": 4, "ppo.scale_prompts": 6, "eval.prompts": 12, "eval.batch": 6, "eval.greedy": True,
-        "scalar.batch": 4, "seq2seq-token.batch": 4, "dpo.batch": 4, "data.limit": 60,
+        "scalar.batch": 4, "seq2seq-token.batch": 4, "dpo.batch": 4, "data.limit": 60, "sft.micro_batch": 0,
+        "scalar.micro_batch": 2, "seq2seq-token.micro_batch": 0, "dpo.micro_batch": 2,
     },
 }  # fmt: skip
 
