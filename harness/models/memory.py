@@ -19,6 +19,8 @@ from rlhf_bench.harness.models.adapter_folders import read_adapter
 from rlhf_bench.harness.models.placement import Placement, apply_placement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, UntypedStorage
 
     from rlhf_bench.harness.forward.types import Config, Module
@@ -258,16 +260,11 @@ def free_bytes(device: str) -> int:
 
 
 def measured_bandwidth(device: str) -> float:
-    """Bytes per second of memory that is read once and written once, measured here in a fraction of a second."""
+    """Bytes per second of memory that is read once, measured here in a fraction of a second."""
     import torch
 
     source = torch.ones(2**26 if device.startswith("cuda") else 2**24, device=device)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        float(source.clone()[0])  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * source.nbytes / best
+    return source.nbytes / shortest(lambda: float(source.sum()), device)  # float() waits for the device
 
 
 def measured_speed(device: str, half: bool) -> float:
@@ -276,9 +273,22 @@ def measured_speed(device: str, half: bool) -> float:
 
     size = 4096 if device.startswith("cuda") else 768
     a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32)
-    best = float("inf")  # the shortest time: the first product also loads kernels, and others share the machine
+    # a multiplication and an addition for each of size^3 terms
+    return 2.0 * size**3 / shortest(lambda: float((a @ a)[0, 0]), device)
+
+
+def shortest(function: Callable[[], object], device: str) -> float:
+    """The shortest time of five calls, in seconds: the first also loads kernels.
+
+    On a CPU processor time of this process over its threads: others may share the machine.
+    """
+    import torch
+
+    cpu = device == "cpu"
+    clock, threads = (time.process_time, torch.get_num_threads()) if cpu else (time.perf_counter, 1)
+    best = float("inf")
     for _ in range(5):
-        start = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best  # a multiplication and an addition for each of size^3 terms
+        start = clock()
+        function()
+        best = min(best, clock() - start)
+    return max(best, 1e-9) / threads

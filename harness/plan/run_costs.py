@@ -17,7 +17,7 @@ from rlhf_bench.harness.plan.policy_speeds import measured
 from rlhf_bench.harness.plan.stage_parts import Basis
 from rlhf_bench.harness.plan.stage_plans import StagePlan, plan_stage
 from rlhf_bench.harness.plan.token_lengths import TokenLengths, token_lengths
-from rlhf_bench.harness.sampling.speeds import KNOWN_DEVICES, Device, Speeds, from_operations
+from rlhf_bench.harness.sampling.speeds import CPU_SHARE, KNOWN_DEVICES, SHARE, Device, Speeds, from_operations
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.pipeline.stage import Stage
@@ -249,8 +249,10 @@ def _speeds(
             return Speeds(**found)
         except BenchError:  # SFT names what is wrong with the weights
             pass
-    here = given or Device(memory.measured_speed(device, host.placement.half), memory.measured_bandwidth(device), 0)
-    return from_operations(host.sizes, host.placement, here, share)
+    if given is None:
+        flops, bandwidth = memory.measured_speed(device, host.placement.half), memory.measured_bandwidth(device)
+        given = Device(flops, bandwidth, 0, share=CPU_SHARE if device == "cpu" else SHARE)
+    return from_operations(host.sizes, host.placement, given, share)
 
 
 def _rounded(tokens: float) -> int:

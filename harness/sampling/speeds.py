@@ -24,8 +24,8 @@ WIDE = 8
 """Rows that are decoded at once for the second of two timings, the first being of one row."""
 LAUNCHES = 0.5e-3
 """Seconds in which Python launches one layer's kernels on a GPU: a step of decoding cannot be shorter.  Assumed."""
-SHARE = 0.4
-"""The share of a matrix product's speed that a loop of training or scoring is assumed to reach."""
+SHARE, CPU_SHARE = 0.4, 0.75
+"""The share of a matrix product's speed that training and scoring are assumed to reach on a GPU, and on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Device:
-    """Speeds of a device: operations per second of matrix products, and bytes per second of memory."""
+    """Speeds of a device: operations per second of matrix products, bytes per second of memory, and bytes of memory.
+
+    `share`: of its operations those that a pass reaches.  `name`: of a GPU that is not here.
+    """
 
     flops: float
     bandwidth: float
     memory: int
     name: str = ""
+    share: float = SHARE
 
 
 # NVIDIA's data sheets: dense bfloat16, memory bandwidth, memory
@@ -67,16 +71,21 @@ def from_operations(sizes: Sizes, placement: Placement, device: Device, share: f
     A device with a name is a GPU.
     """
     layers, head = sizes.total - sizes.outside, sizes.hidden * sizes.vocabulary
-    passed = 2.0 * (layers + share * head) / (SHARE * device.flops)
+    passed = 2.0 * (layers + share * head) / (device.share * device.flops)
     backward = 1.0 if placement.lora else 2.0
     trained = passed * (2.0 + backward if placement.gradient_checkpointing else 1.0 + backward)
     width = 2 if placement.half else 4
     step = max((layers * width + head * 4) / device.bandwidth, LAUNCHES * sizes.layers * bool(device.name))
-    row = 2.0 * (layers + head) / (SHARE * device.flops)
+    row = 2.0 * (layers + head) / (device.share * device.flops)
     load = 4.0 * sizes.total / 1e9  # a disk of 1 GB/s
     where = device.name or "this machine"
     return Speeds(
-        passed, trained, step, row, load, f"computed at {SHARE:.0%} of {device.flops / 1e12:.3g} TFLOP/s, {where}"
+        passed,
+        trained,
+        step,
+        row,
+        load,
+        f"computed at {device.share:.0%} of {device.flops / 1e12:.3g} TFLOP/s, {where}",
     )
 
 
