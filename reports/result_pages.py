@@ -154,7 +154,7 @@ def experiments_lines(
 ) -> Iterator[str]:
     """The table of experiments, those without results included, and the notes of their files."""
     yield from ("## Experiments", "", "| " + " | ".join(COLUMNS) + " |", "|---|--:|--:|--:|--:|---|--:|---|")
-    for name in only or experiments.load():
+    for name in only or experiments.packaged():
         file = files.get(name)
         cells = [f"[{name}]({quote(folder)}/{name}.md)", *map(escape, _described(file, stale.get(name, ())))]
         yield "| " + " | ".join(cells if file else [name, "not run", *[DASH] * (len(COLUMNS) - 2)]) + " |"

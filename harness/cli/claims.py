@@ -164,6 +164,9 @@ def _found(runs: Sequence[Path], level: float, only: Sequence[str]) -> tuple[dic
     for record, root in built_experiments.find_records(runs):
         if only and record["name"] not in only:
             continue
+        if record["name"] not in experiments.packaged():
+            complain([f"{record['name']} is of a policy from elsewhere: it has no claims and no page here"], "")
+            continue
         # an experiment that cannot be read is named as missing: the ledger still has all others
         try:
             built = built_experiments.build_experiment(record, root, Estimator(level))

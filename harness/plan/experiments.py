@@ -36,7 +36,8 @@ RunKind = Literal["train", "credit", "overhead", "agreement", "tuning"]
 class ExperimentRun:
     """One `bench run` of an experiment; `judges` as there (+NAME adds to the default ones).
 
-    `needs` names a setting that the caller must give (a data set's path); `seeds` replaces the experiment's.
+    `needs` names a setting that the caller must give (a data set's path), or several; `seeds` stands in for the
+    experiment's.
     For kind `credit`, `methods` are by reward model the ways to spread its score over tokens (`stages.spread.METHODS`).
     For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
     For kind `tuning`, `of` names the runs that differ in settings alone.
@@ -49,7 +50,7 @@ class ExperimentRun:
     prompts: tuple[str, ...] = ()
     set: Row = field(default_factory=dict)
     kind: RunKind = "train"
-    needs: str = ""
+    needs: str | tuple[str, ...] = ""
     seeds: str = ""
     optimizers: tuple[str, ...] = ("ppo",)
     of: tuple[str, ...] = ()
@@ -77,7 +78,8 @@ class Experiment:
     """A question, the runs that answer it, the contrasts, and the names of the tables to show.
 
     `seeds` is a text for `parse_seeds`, such as "101-105"; `data_seeds` and `reward_seeds` are such texts or "", for
-    layers around them.
+    layers around them.  `pretrained`: it is of a policy that the caller gives, so that it has no claims and no page
+    among the packaged results; `preset` is then the preset where the caller names none.
     """
 
     name: str
@@ -88,6 +90,8 @@ class Experiment:
     shows: tuple[str, ...] = ("sampled", "greedy", "diagnostics")
     data_seeds: str = ""
     reward_seeds: str = ""
+    pretrained: bool = False
+    preset: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,14 @@ def load() -> Mapping[str, Experiment]:
             runs.append(ExperimentRun(**fields))
         contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
         more: JsonObject = {"shows": tuple(values["shows"])} if "shows" in values else {}
-        more |= {layer: values[layer] for layer in ("data_seeds", "reward_seeds") if layer in values}
+        more |= {key: values[key] for key in ("data_seeds", "reward_seeds", "pretrained", "preset") if key in values}
         found[name] = Experiment(name, values["question"], values["seeds"], tuple(runs), contrasts, **more)
     return found
+
+
+def packaged() -> list[str]:
+    """The names of the experiments that need no policy from elsewhere: those with claims and pages of results."""
+    return [name for name, experiment in load().items() if not experiment.pretrained]
 
 
 def find(name: str) -> Experiment:
@@ -151,8 +160,11 @@ def make(
 
     `given` are settings by hand: those of the harness apply to every run, those of a plugin to the runs that use it.  A
     run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run,
-    where every run is left out, and as `make_plan`.
+    where every run is left out, for an experiment of a pretrained policy without one, and as `make_plan`.
     """
+    if experiment.pretrained and policy == "tiny":
+        raise BenchError(f"{experiment.name} is of a pretrained policy.", "Add --policy FOLDER_OR_HUB_ID.")
+    preset = preset or experiment.preset
     # over all runs: `_request` leaves a group out of the runs that have no such plugin, so here a typo must be found
     names = set().union(*(_plugins(run) for run in experiment.runs))
     unused = unused_groups(given, names)
@@ -163,11 +175,11 @@ def make(
     left_out: dict[str, str] = {}
     for run in experiment.runs:
         seeds = asked or parse_seeds(run.seeds or experiment.seeds)
-        group, _, key = run.needs.partition(".")
+        lacking = _lacking(run, given)
         if run.kind in ("agreement", "tuning"):
             continue  # computed from the cells of the other runs
-        if run.needs and not given.get(group, {}).get(key):
-            left_out[run.name] = run.needs
+        if lacking:
+            left_out[run.name] = lacking
         elif run.kind == "overhead":
             # of random weights, without a reward model: one seed is enough
             analyses[run.name] = {("", seed): overhead_stage(seed) for seed in seeds[:1]}
@@ -190,6 +202,15 @@ def make(
         missing = sorted(set(left_out.values()))
         raise BenchError(f"{experiment.name} needs {', '.join(missing)}.", f"Add --set {missing[0]}=VALUE.")
     return Made(plans, analyses, left_out, unused)
+
+
+def _lacking(run: ExperimentRun, given: Assignments) -> str:
+    """The first setting that a run needs and the caller did not give; "" for none."""
+    names = (run.needs,) if isinstance(run.needs, str) else run.needs
+    for group, _, key in (name.rpartition(".") for name in names if name):
+        if not given.get(group, {}).get(key):
+            return f"{group}.{key}"
+    return ""
 
 
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:

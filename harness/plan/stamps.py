@@ -125,9 +125,12 @@ def stale(stamp: Mapping[str, Row]) -> dict[str, list[str]]:
 def stamped(record: Row, root: Path) -> JsonObject:
     """The stamp of an experiment that was run: `seeds` (empty: its own), and `stages`, the digests.
 
-    Raises BenchError for seeds in layers that are not the experiment's own, which no plan can be made of again.
+    Raises BenchError for seeds in layers that are not the experiment's own, and for an experiment of a policy from
+    elsewhere: no plan can be made of them again.
     """
     own = experiments.find(record["name"])
+    if own.pretrained:
+        raise BenchError(f"{own.name} is of a policy from elsewhere.", "It has no page among the packaged results.")
     kept = cache.group("plan", _installed())
     usual = kept.get(["seeds", own.name], lambda: experiments.record(own, experiments.make(own, (), {}), "")["seeds"])
     asked = record["seeds"] != usual

@@ -19,8 +19,9 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Measure, Verdict
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES
+from rlhf_bench.harness.results import claims
 from rlhf_bench.harness.seams import Task
 
 SMALL = settings(("seq2seq-token-positive",))
@@ -149,6 +150,8 @@ def test_an_experiment_s_plan_computes_nothing(tmp_path: Path) -> None:
         (["experiment", "positive-only", "--set", "ppo.normalise=mean"], "sd, none"),
         (["experiment", "positive-only", "--seeds", "x"], "seeds"),
         (["claims", "/nowhere"], "/nowhere"),
+        (["experiment", "real"], "--policy"),
+        (["experiment", "real", "--policy", "tiny"], "--policy"),
     ],
 )
 def test_wrong_names_get_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -305,3 +308,22 @@ def test_an_experiment_that_is_not_finished_at_all(tmp_path: Path) -> None:
 def test_a_name_that_is_no_experiment_raises() -> None:
     with pytest.raises(BenchError, match="Known"):
         experiments.find("nothing")
+
+
+def test_an_experiment_of_a_policy_from_elsewhere_has_no_claims_and_no_page() -> None:
+    elsewhere = set(experiments.load()) - set(experiments.packaged())
+    assert elsewhere == {"real"}
+    assert not [claim for name in elsewhere for claim in claims.of_experiment(name)]
+    with pytest.raises(BenchError, match="elsewhere"):
+        stamps.stamped({"name": "real", "seeds": [301]}, Path())
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [({}, "saferlhf.data"), ({"saferlhf": {"data": "x"}}, "whitebox.embedding"),
+     ({"saferlhf": {"data": "x"}, "whitebox": {"embedding": ""}}, "whitebox.embedding")],
+)  # fmt: skip
+def test_a_run_that_lacks_one_of_several_settings_names_it(given: Any, lacking: str) -> None:
+    run = replace(experiments.find("real").runs[0], needs=("saferlhf.data", "whitebox.embedding"))
+    with pytest.raises(BenchError, match=lacking):
+        experiments.make(replace(experiments.find("controls"), runs=(run,)), (0,), given)
