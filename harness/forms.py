@@ -62,6 +62,7 @@ CELL: Form = {
     "seed": Count,
     "differing": {str: str},
     "preset?": str,
+    "cut_off?": str,
     "origin": ORIGIN,
     "home_origin?": ORIGIN,
     "optimizer?": str,
@@ -171,6 +172,7 @@ EXAMPLE: Form = Only(
         **{f"{name}?": str for name in ("completion", "source")},
         **{f"{name}?": [str] for name in ("references", "slices")},
         "facts?": dict,
+        "sample?": Count,
     }
 )
 PAIR: Form = Only(
@@ -200,9 +202,18 @@ ROWS: Mapping[str, Form] = {
             "spans?": [Span],
             "token_rewards?": [Number],
             "correction?": str,
+            "sample?": Count,
         }
     ),
-    "verdicts.jsonl": {**CASE, "slices": [str], "source?": str, "values": FIGURES, "reason?": str, "notes?": dict},
+    "verdicts.jsonl": {
+        **CASE,
+        "sample?": Count,
+        "slices": [str],
+        "source?": str,
+        "values": FIGURES,
+        "reason?": str,
+        "notes?": dict,
+    },
     "steps.jsonl": {str: KNOWN_OR_NOT, "explained_variance": Number, "clip_share": Number, "kl": Number},
     "proxy.jsonl": {"example_id": str, "iteration": Count, "figures": FIGURES, "reward?": KNOWN_OR_NOT},
     "pool.jsonl": {

@@ -38,6 +38,8 @@ class Example:
     source: names a text that several prompts share, such as a document.  Examples with an equal source are one cluster
     in every interval; "" means that the example shares nothing.
     facts: a JSON object with what the task's own utility needs.
+    sample: tasks leave it out.  Where `eval.samples` asks for several responses to a held-out prompt, the harness makes
+    an example of each, with an id and a number (from 1) of its own and a source that they share.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Example:
     slices: tuple[str, ...] = ()
     source: str = ""
     facts: Row = field(default_factory=dict)
+    sample: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Generation:
     were sampled at; drawn: their number, end-of-sequence and thinking included.  None under greedy decoding, whose sum
     estimates no entropy, and for best-of-n.
     spans, token_rewards: character span and unscaled reward of each token; stored at the first and last checkpoint.
+    sample: number of the response among several to its prompt, from 1 (`eval.samples`); None for one alone.
     correction: the text that the reward model prefers (`seams.HasCorrections`); stored for the first `eval.corrections`
     sampled responses at the last checkpoint.
     """
@@ -169,6 +173,7 @@ class Generation:
     spans: tuple[Span, ...] | None = None
     token_rewards: tuple[float, ...] | None = None
     correction: str | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

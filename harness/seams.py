@@ -318,6 +318,19 @@ class HasThreshold(Protocol):
 
 
 @runtime_checkable
+class JudgesQuality(Protocol):
+    """A judge whose measures say how good a response is.
+
+    Under `eval.cut_off=lose` it reads an empty response in place of one that is cut off.  Without this member a judge
+    whose measures are all of kind "win" is not asked about such responses, which lose, and any other reads them.
+    """
+
+    @property
+    def judges_quality(self) -> bool:
+        """True."""
+
+
+@runtime_checkable
 class SaysDeterministic(Protocol):
     """A judge that states whether measuring again can change a verdict."""
 

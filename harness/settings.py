@@ -275,6 +275,9 @@ class EvalSettings(Group):
 
     prompts: Limit = 256
     """Held-out prompts that are evaluated, the first of the test split; 0 takes all."""
+    samples: Count = 1
+    """Sampled responses to each held-out prompt.  A prompt's samples are one cluster in every interval, and each is
+    compared with the baseline's sample of the same number."""
     batch: Count = 128
     """Responses generated at once."""
     temperature: NotNegative = 0.0
@@ -286,6 +289,14 @@ class EvalSettings(Group):
     """Evaluate greedy decoding too, at every checkpoint."""
     corrections: Limit = 32
     """Sampled responses at the last checkpoint whose correction by the reward model is stored, where it writes any."""
+    cut_off: Literal["keep", "lose"] = "keep"
+    """What judges make of responses that are cut off at the longest length: judged as they stand (keep), or losing to
+    every response that ended, with the utility or score of an empty response (lose)."""
+
+    @property
+    def rows(self) -> int:
+        """About how many responses one decoding of an evaluation has; 1000 prompts stand for all."""
+        return (self.prompts or 1000) * self.samples
 
 
 @dataclass(frozen=True)
@@ -317,6 +328,11 @@ class Settings:
     eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
     stats: StatsSettings = dataclasses.field(default_factory=StatsSettings)
     plugins: Mapping[str, Row] = dataclasses.field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> JsonObject:
+        """The group `eval` without what judges alone read: what the keys of generated responses depend on."""
+        return {key: value for key, value in self.group("eval").items() if key != "cut_off"}
 
     def group(self, name: str) -> JsonObject:
         """The values of one group, as a plain dictionary: what enters the keys of stages."""

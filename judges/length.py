@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rlhf_bench.harness.nouns import Case, Measure, Verdict
+from rlhf_bench.harness.nouns import Case, Measure, ReportPlace, Verdict
 from rlhf_bench.harness.seams import Task
+
+PLACES: tuple[ReportPlace, ...] = ("headline",)
+"""Where reports show the share that is cut off."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Length:
         return [
             Measure("length_change", "change", more, title="length change", format="tokens"),
             Measure("length", "level", "response tokens", title="length", format="tokens", shown=()),
-            Measure("truncated_rate", "rate", cut, title="cut off", format="share", better="lower", shown=()),
+            Measure("truncated_rate", "rate", cut, title="cut off", format="share", better="lower", shown=PLACES),
         ]
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:  # noqa: ARG002

@@ -44,6 +44,11 @@ class UtilityChange:
         return is_deterministic(self.scorer)
 
     @property
+    def judges_quality(self) -> bool:
+        """True: under `eval.cut_off=lose` a response that is cut off counts as an empty one."""
+        return True
+
+    @property
     def verdict_settings(self) -> Row:
         """What a verdict depends on: the settings, and the scorer by its content."""
         return {**asdict(self), "content": scorer_content(self.scorer)}

@@ -188,7 +188,8 @@ def describe(arm: Arm, label: str) -> JsonObject:
     `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
     control without a reward model; `setup`: policy, adapters, precision, template, preset and learning rates;
     `temperatures`: of the tempered SFT policy, by iteration, else left out; `sampling`: temperature and top-p of the
-    sampled evaluations, left out where both are 1.  `counts`,
+    sampled evaluations, left out where
+    both are 1; `cut_off`: what judges make of responses that are cut off, where they do not keep them.  `counts`,
     `sft` and `prompts`: the figures of these stages under the lowest seed.
     """
     first = arm.cells[0]
@@ -218,6 +219,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "prompts": stage_record(first, "prompts")["figures"],
         **({"temperatures": temperatures_of(first)} if is_control(arm) else {}),
         **({"sampling": sampled} if (sampled := sampling_of(first)) else {}),
+        **({"cut_off": ruled} if (ruled := first.record.get("cut_off")) else {}),
     }
 
 
@@ -252,11 +254,12 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
     found: dict[tuple[str, str], JsonObject] = {}
     for arm in [a for a in arms if a.task == task]:
         cell = arm.cells[0]  # the lowest seed
-        examples = stored_rows(cell.folder("prompts") / "examples.test.jsonl")[:SAMPLES]
+        rows = stored_rows(cell.folder("prompts") / "examples.test.jsonl")
+        examples = [row for row in rows if row.get("sample", 1) == 1][:SAMPLES]  # the first sample of a prompt
         kept = cache.group("responses", *cell.stage_parts())
         ids = [example["id"] for example in examples]
-        before = kept.get(["before", ids], partial(_responses, cell.folder("baseline"), ids, last=False))
-        after = kept.get(["after", ids], partial(_responses, cell.folder("generations"), ids, last=True))
+        before = kept.get(["before and ends", ids], partial(_responses, cell.folder("baseline"), ids, last=False))
+        after = kept.get(["after and ends", ids], partial(_responses, cell.folder("generations"), ids, last=True))
         for example in examples:
             name, seed = example["id"], arm.shown[0]
             empty = {
@@ -271,16 +274,22 @@ def samples(task: str, arms: Sequence[Arm], labels: Mapping[str, str]) -> list[J
             if name not in after:  # `eval` may judge fewer prompts than are held out
                 continue
             if not responses:  # the baseline once, though every arm has it
-                responses.append({"arm": "SFT baseline", "seed": seed, "text": before[name]})
-            responses.append({"arm": labels[arm.key], "seed": seed, "text": after[name]})
+                responses.append({"arm": "SFT baseline", "seed": seed, **before[name]})
+            responses.append({"arm": labels[arm.key], "seed": seed, **after[name]})
     return list(found.values())
 
 
-def _responses(folder: Path, ids: Sequence[str], last: bool) -> dict[str, str]:
-    """Sampled responses to these examples, at the last checkpoint or of the baseline (iteration 0)."""
+def _responses(folder: Path, ids: Sequence[str], last: bool) -> dict[str, JsonObject]:
+    """Sampled responses to these examples, at the last checkpoint or of the baseline (iteration 0).
+
+    {"text", "cut_off"}, the second only where a response is cut off at the longest length.
+    """
     written = columns.read(folder / "generations.jsonl")
     group = written.groups.get(("sample", (written.last("sample") or 0) if last else 0))
-    found = dict(zip(group.ids, group.texts, strict=True)) if group else {}
+    if group is None:
+        return {}
+    rows = zip(group.ids, group.texts, (group.column("finished") == 0).tolist(), strict=True)
+    found = {name: {"text": text, **({"cut_off": True} if cut else {})} for name, text, cut in rows}
     return {example: found[example] for example in ids if example in found}
 
 

@@ -142,8 +142,13 @@ def _result(report: Report, arm: Row, row: Row, column: Column) -> JsonObject:
         },
         "score_details": score,
         # of sampled decoding
-        "generation_config": {"generation_args": {"temperature": 1.0, **(arm.get("sampling") or {})}},
+        "generation_config": {"generation_args": {"temperature": 1.0, **_drawn(arm)}},
     }
+
+
+def _drawn(arm: Row) -> dict[str, float]:
+    """Temperature and top-p of an arm's samples, where they are not 1."""
+    return {name: value for name, value in (arm.get("sampling") or {}).items() if name != "samples"}
 
 
 def origin_of(report: Report, task: str) -> dict[str, str]:

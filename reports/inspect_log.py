@@ -95,7 +95,9 @@ def _samples(sample: Row, arm: Row) -> list[Any]:
             epoch=1,
             input=sample["prompt"],
             target=sample["reference"],
-            output=ModelOutput.from_content(model_name(arm), response["text"]),
+            output=ModelOutput.from_content(
+                model_name(arm), response["text"], stop_reason="max_tokens" if response.get("cut_off") else "stop"
+            ),
             metadata={"seed": str(response["seed"])},
         )
         for response in sample["responses"]

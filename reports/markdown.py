@@ -150,7 +150,8 @@ def samples(report: Row) -> Iterator[str]:
         if sample["reference"]:
             yield from ("Reference:", "", *fenced(sample["reference"]))
         for response in sample["responses"]:
-            yield from (f"{escape(response['arm'])}, {run_name(response['seed'])}:", "", *fenced(response["text"]))
+            cut = " (cut off at the longest length)" if response.get("cut_off") else ""
+            yield from (f"{escape(response['arm'])}, {run_name(response['seed'])}{cut}:", "", *fenced(response["text"]))
 
 
 def fenced(content: str) -> Iterator[str]:

@@ -59,11 +59,22 @@ def values_of(cell: CellFiles) -> dict[str, str] | None:
 
 
 def sampling_of(cell: CellFiles) -> JsonObject:
-    """`temperature` and `top_p` of a cell's sampled evaluations; {} where both are 1, or no record says."""
+    """`temperature`, `top_p` and `samples` of a cell's sampled evaluations; {} where all are 1, or no record says.
+
+    `samples` is left out where it is 1.
+    """
     params = stage_record(cell, "baseline").get("params", {})
     evaluated = dict_at(params, "eval")
     temperature, top_p = evaluated.get("temperature") or params.get("temperature", 1.0), evaluated.get("top_p", 1.0)
-    return {} if temperature == top_p == 1 else {"temperature": temperature, "top_p": top_p}
+    samples = evaluated.get("samples", 1)
+    if temperature == top_p == samples == 1:
+        return {}
+    return {"temperature": temperature, "top_p": top_p, **({"samples": samples} if samples != 1 else {})}
+
+
+def samples_of(arms: Sequence[Row]) -> int:
+    """The responses to each prompt that the arms were evaluated with; the fewest where arms differ."""
+    return min(((arm.get("sampling") or {}).get("samples", 1) for arm in arms), default=1)
 
 
 def sampling_text(arms: Sequence[Row]) -> str:
@@ -72,7 +83,8 @@ def sampling_text(arms: Sequence[Row]) -> str:
     for arm in arms:
         own = arm.get("sampling") or {}
         said = f"at temperature {own.get('temperature', 1.0):g}"
-        found.append(said + (f", top-p {own['top_p']:g}" if own.get("top_p", 1.0) < 1 else ""))
+        said += f", top-p {own['top_p']:g}" if own.get("top_p", 1.0) < 1 else ""
+        found.append(said + (f", {own['samples']} samples a prompt" if own.get("samples", 1) > 1 else ""))
     return " or ".join(dict.fromkeys(found)) or "at temperature 1"
 
 

@@ -15,7 +15,7 @@ from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.layers import layers_table
 from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
 from rlhf_bench.reports.sanity import mean, most_rewarded, sanity
-from rlhf_bench.reports.setups import sampling_text
+from rlhf_bench.reports.setups import samples_of, sampling_text
 
 
 def headline(report: Report, decoding: str = "sample") -> Table:
@@ -51,9 +51,13 @@ def headline_note(report: Report) -> str:
     prompts = sorted({e["n"] for e in report["estimates"] if e["slice"] == "all"})
     level = f"{levels[0]:.0%}" if levels else ""
     gold = any(e["judge"] == "utility" and e["statistic"] == "gold" for e in report["estimates"])
+    samples = samples_of(report["arms"])
+    of = f", {samples} sampled responses to each," if samples > 1 else ""
     return (
-        f"{level} intervals over {prompts[-1] if prompts else 0} held-out prompts; change and win rate are against the "
-        "SFT baseline's responses to the same prompts; KL in nats per response."
+        f"{level} intervals over {prompts[-1] // samples if prompts else 0} held-out prompts{of or ';'} change and win "
+        "rate are against the SFT baseline's responses to the same prompts; KL in nats per response."
+        + (" Samples of a prompt are one cluster, each against the baseline's of its number." if samples > 1 else "")
+        + (" Responses that are cut off lose." if any(arm.get("cut_off") == "lose" for arm in report["arms"]) else "")
         + (" Gold is the true utility of a response, by the task's own rules." if gold else "")
         + "".join(f" {arm['label']} is at its lowest temperature." for arm in report["arms"] if arm.get("temperatures"))
         + (f" {RUNS_NOTE}" if several else "")

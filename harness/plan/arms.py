@@ -206,7 +206,7 @@ def ppo(arm: ArmContext) -> dict[str, Stage]:
         "ppo",
         arm.label(arm.tasks.home.name),
         f"{H}.stages.ppo:ppo",
-        {**arm.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
+        {**arm.common, "ppo": settings.group("ppo"), "eval": settings.evaluation},
         {**training_inputs(arm), "scale": arm.stages["scale"]},
         arm.payload,
         plugin_code=arm.code,
@@ -235,12 +235,11 @@ def transfer(arm: ArmContext, trained: Stage) -> Stage:
         "transfer",
         arm.label(arm.tasks.label),
         f"{H}.stages.ppo:transfer",
-        {**arm.common, "ppo": settings.group("ppo"), "eval": settings.group("eval")},
+        {**arm.common, "ppo": settings.group("ppo"), "eval": settings.evaluation},
         {**held_out_inputs(arm), "ppo": trained},
         arm.payload,
         plugin_code=arm.code,
-        # eval.prompts = 0 takes all, whose number the plan does not know: 1000 stands for it here and below
-        cost=2.0 * (settings.eval.prompts or 1000),
+        cost=2.0 * settings.eval.rows,
         family=arm.family,
     )
 
@@ -259,7 +258,7 @@ def proxy(arm: ArmContext, generations: Stage) -> Stage:
         {**held_out_inputs(arm), "baseline": arm.stages["baseline"], "generations": generations},
         arm.payload,
         plugin_code=arm.code,
-        cost=2.0 * (settings.eval.prompts or 1000),
+        cost=2.0 * settings.eval.rows,
         family=arm.family,
     )
 
@@ -275,9 +274,9 @@ def best_of_n(arm: ArmContext) -> dict[str, Stage]:
     size = chosen.pool or max(ns)  # samples a prompt
     ns = check_ns(ns, size)  # rising: the same numbers in any order have one key
     drawn = {"samples": size, "independent": chosen.independent}
-    common = {"max_response": arm.tasks.home.max_response, "eval": settings.group("eval")}
+    common = {"max_response": arm.tasks.home.max_response, "eval": settings.evaluation}
     prompts = {"sft": arm.stages["sft"], "prompts": arm.stages["prompts"]}
-    evaluated, cost = arm.tasks.evaluated, float(size * (settings.eval.prompts or 1000))
+    evaluated, cost = arm.tasks.evaluated, float(size * settings.eval.rows)
     seed = arm.stages["sft"].params["seed"]
     pool = Stage(
         "pool",
@@ -333,11 +332,11 @@ def direct(arm: ArmContext, method: str) -> dict[str, Stage]:
         "written",
         arm.label(arm.tasks.label),
         f"{H}.stages.direct:written",
-        {**arm.common, "ppo": temperature, "eval": settings.group("eval")},
+        {**arm.common, "ppo": temperature, "eval": settings.evaluation},
         {**held_out_inputs(arm), "direct": trained},
         arm.payload,
         plugin_code=arm.code,
-        cost=2.0 * (settings.eval.prompts or 1000),
+        cost=2.0 * settings.eval.rows,
         family=arm.family,
     )
     return {"direct": trained, "generations": generations, "proxy": proxy(arm, generations)}
@@ -370,7 +369,7 @@ def sft_tempered(tasks: Tasks, stages: Stages, settings: Settings, family: str, 
         # all that the baseline depends on: it is the same policy on the same prompts
         {**baseline.params, "temperatures": list(temperatures)},
         baseline.inputs,
-        cost=float(len(temperatures) * (settings.eval.prompts or 1000)),
+        cost=float(len(temperatures) * settings.eval.rows),
         family=family,
     )
     return {"generations": generations}

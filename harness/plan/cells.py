@@ -19,6 +19,7 @@ from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_sta
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.seeds import Seed, layers_asked, of_reward, training_seed
+from rlhf_bench.harness.stages.judge import KEEP
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 if TYPE_CHECKING:
@@ -165,7 +166,9 @@ def layered_arm(plain: Cell, seed: Seed) -> str:
     return store.content_key([plain.arm, sorted(layers_asked(seed))])[: store.KEY_LENGTH]
 
 
-def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: Seed) -> Stage:
+def judge_stage(
+    task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: Seed, cut_off: str = KEEP
+) -> Stage:
     """The stage in which a judge measures one cell's generations.
 
     `inputs` have the roles prompts, baseline and generations; `label` and `seed` are the cell's.
@@ -176,7 +179,12 @@ def judge_stage(task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], l
         f"{safe_label(judge.name)}-{label}",
         f"{H}.stages.judge:verdicts",
         # `content`, not the settings: those that cost only time change no verdict (`seams.HasVerdictSettings`)
-        {"task": task.params, "judge": {"name": judge.name, "settings": dict(judge.content)}, "seed": number},
+        {
+            "task": task.params,
+            "judge": {"name": judge.name, "settings": dict(judge.content)},
+            "seed": number,
+            **({"cut_off": cut_off} if cut_off != KEEP else {}),
+        },
         {role: inputs[role] for role in ("prompts", "baseline", "generations")},
         {"judge_settings": dict(judge.settings), "task": task.opened},
         plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility

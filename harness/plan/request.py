@@ -27,6 +27,7 @@ from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings, unused_groups
 from rlhf_bench.harness.seeds import Seed, layers_asked
 from rlhf_bench.harness.seeds import grid as seed_grid
+from rlhf_bench.harness.stages.judge import KEEP
 from rlhf_bench.harness.text.types import JsonObject
 
 if TYPE_CHECKING:
@@ -161,7 +162,10 @@ def make_plan(request: Request) -> Plan:
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
             judged[cell.name] = {
-                judge.name: plan_cells.judge_stage(cell.evaluated, judge, cell.stages, label, seed) for judge in judges
+                judge.name: plan_cells.judge_stage(
+                    cell.evaluated, judge, cell.stages, label, seed, settings.eval.cut_off
+                )
+                for judge in judges
             }
             # a judge of that name, which a plugin may have, stays
             judged[cell.name].setdefault(plan_cells.FLUENCY, plan_cells.fluency_stage(cell))
@@ -290,7 +294,9 @@ def record_cells(made: Plan, root: store.Store, repair: bool = False) -> None:
             on_disk = _judged_on_disk(root) if on_disk is None else on_disk  # once: there may be many cells
             judged = on_disk.get(generations.folder(root).name, {})
         judges = {name: stage.place for name, stage in made.judged[cell.name].items()}
-        record = integrity.sealed({**cell.record(), "judges": {**judged, **judges}}, path.name)
+        cut_off = made.settings.eval.cut_off
+        ruled = {"cut_off": cut_off} if cut_off != KEEP else {}
+        record = integrity.sealed({**cell.record(), **ruled, "judges": {**judged, **judges}}, path.name)
         if before != record:  # the same run again leaves its files untouched
             store.write_json(path, record)
 

@@ -86,10 +86,10 @@ def shared_stages(tasks: Tasks, run: Seed, policy: Row, settings: Settings) -> d
             "seed": seed,
             "max_response": home.max_response,
             "temperature": settings.ppo.temperature,
-            "eval": settings.group("eval"),
+            "eval": settings.evaluation,
         },
         {"sft": sft, "prompts": prompts},
-        cost=2.0 * (settings.eval.prompts or 1000),
+        cost=2.0 * settings.eval.rows,
         family=family,
     )
     return {"sft": sft, "train_prompts": train_prompts, "prompts": prompts, "pairs": pairs, "baseline": baseline}
@@ -111,6 +111,7 @@ def _prompts(task: TaskPlan, tasks: Tasks, run: Seed, sft: Stage, settings: Sett
             "data": settings.group("data"),
             "max_response": tasks.home.max_response,
             # an evaluated task may have no training prompts
+            "samples": settings.eval.samples,
             "splits": ["train", "test"] if task is tasks.optimised else ["test"],
             "seed": sft.params["seed"],
         },

@@ -28,7 +28,7 @@ from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import verdict_problems
 from rlhf_bench.harness.results.undecided import stored_rows
 from rlhf_bench.harness.seams import SaysDeterministic
-from rlhf_bench.harness.stages.judge import load_judge, undecided
+from rlhf_bench.harness.stages.judge import KEEP, load_judge, undecided
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -189,7 +189,7 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
             "Judge with the data and version the run was made with.",
         )
     label = shared.cell_label(cell.record["task"], cell.record["reward_model"], cell.seed)
-    return plan_cells.judge_stage(task, judge, inputs, label, cell.seed)
+    return plan_cells.judge_stage(task, judge, inputs, label, cell.seed, cell.record.get("cut_off", KEEP))
 
 
 @lru_cache  # many cells have one task, and opening it reads its data

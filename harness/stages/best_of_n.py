@@ -102,7 +102,9 @@ def to_generation(example: Example, row: Row, n: int) -> Generation:
     Its KL is the analytic bound in nats (`kl_bound`): best-of-n has no log-probabilities to estimate it from.
     """
     texts = row["response"], row["tokens"], row["finished"]
-    return Generation(example.id, n, "sample", example.prompt, *texts, kl=kl_bound(n), reward=row["reward"])
+    return Generation(
+        example.id, n, "sample", example.prompt, *texts, kl=kl_bound(n), reward=row["reward"], sample=example.sample
+    )
 
 
 def pool_row(example: Example, samples: Sequence[Row]) -> JsonObject:

@@ -90,6 +90,8 @@ def sample_batches(
     `generator_of(batch)` gives the random numbers of a batch when sampling.  `progress` counts prompts.
     """
     examples, size = evaluation.examples, evaluation.settings.batch
+    if decoding == "greedy":  # all responses to a prompt would be the same one
+        examples = [example for example in examples if example.sample in (None, 1)]
     found = []
     for number, start in enumerate(range(0, len(examples), size)):
         batch = examples[start : start + size]
@@ -115,7 +117,7 @@ def to_generations(batch: Sequence[Example], rollout: Rollout, iteration: int, d
     whole = (rollout.mask.sum(1) - rollout.finished.long()).tolist()  # a truncated response has no such token
     lengths = [count - thought for count, thought in zip(whole, rollout.thoughts or (0,) * len(whole), strict=True)]
     rows = [
-        Generation(example.id, iteration, decoding, example.prompt, text, length, finished)
+        Generation(example.id, iteration, decoding, example.prompt, text, length, finished, sample=example.sample)
         for example, text, length, finished in zip(
             batch, rollout.responses, lengths, rollout.finished.tolist(), strict=True
         )

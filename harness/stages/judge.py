@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, get_args
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Case, Generation, Measure, MeasureKind, Verdict
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, Task
+from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, JudgesQuality, Task
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
 
+KEEP = "keep"
+"""The value of `eval.cut_off` that changes no verdict."""
 LARGEST = sys.float_info.max
 """Integers may be beyond it; NaN is in no range."""
 
@@ -29,13 +31,14 @@ def verdicts(context: Context) -> StageFigures:
     Reads: prompts (examples.test.jsonl), baseline and generations (generations.jsonl).
     Writes: verdicts.jsonl (one row per case), measures.json (what the numbers mean), account.json (what the judging
         took, where the judge has an `account`).
-    Parameters: judge (name), judge_settings, task.
+    Parameters: judge (name), judge_settings, task, cut_off (`eval.cut_off`, left out for keep).
     """
     # The judge's own settings are payload: `judge` holds what its verdicts depend on, which is in the key.
     name = context.params["judge"]["name"]
     judge = load_judge(name, context.params["judge_settings"])
     cases = read_cases(context)
-    found = measure(name, judge, cases, load_task(context.params))  # checked before anything is written
+    # checked before anything is written
+    found = measure_ended(name, judge, cases, load_task(context.params), context.params.get("cut_off", KEEP))
     rows = [verdict_row(case, verdict) for case, verdict in zip(cases, found, strict=True)]
     store.write_rows(context.work / "verdicts.jsonl", rows)
     store.write_json(context.work / "measures.json", [asdict(m) for m in judge.measures])
@@ -120,6 +123,42 @@ def measure(name: str, judge: Judge, cases: Sequence[Case], task: Task) -> list[
     return found
 
 
+def measure_ended(name: str, judge: Judge, cases: Sequence[Case], task: Task, cut_off: str) -> list[Verdict]:
+    """`measure`, with what `eval.cut_off` makes of responses that are cut off: `keep` or `lose`.
+
+    Under `lose` a judge of wins alone is not asked about a cut-off response: it loses to one that ended, and two tie.
+    A judge that says how good a response is (`seams.JudgesQuality`) reads an empty one in its place.  Others, which
+    count words or refusals, read what was written.
+    """
+    if cut_off == KEEP or all(ended(case) for case in cases):
+        return measure(name, judge, cases, task)
+    if isinstance(judge, JudgesQuality) and judge.judges_quality:
+        return measure(name, judge, [_emptied(case) for case in cases], task)
+    if {one.kind for one in judge.measures} != {"win"}:
+        return measure(name, judge, cases, task)
+    found = iter(measure(name, judge, [case for case in cases if ended(case)], task))
+    names = [one.name for one in judge.measures]
+    return [next(found) if ended(case) else _lost(case, names) for case in cases]
+
+
+def ended(case: Case) -> bool:
+    """Whether both responses of a case ended by themselves."""
+    return case.generation.finished and case.baseline.finished
+
+
+def _emptied(case: Case) -> Case:
+    """The case with empty responses in place of those that are cut off."""
+    one, other = (read if read.finished else replace(read, response="") for read in (case.generation, case.baseline))
+    return replace(case, generation=one, baseline=other)
+
+
+def _lost(case: Case, names: Sequence[str]) -> Verdict:
+    """The verdict of wins on a case with a cut-off response."""
+    value = 0.5 + (case.generation.finished - case.baseline.finished) / 2
+    cut = [role for role, one in (("policy", case.generation), ("baseline", case.baseline)) if not one.finished]
+    return Verdict(dict.fromkeys(names, value), notes={"cut_off": cut})
+
+
 def _measures_problem(measures: Sequence[object]) -> str:
     """What is wrong with a judge's measures; "" for nothing."""
     names: set[str] = set()
@@ -173,6 +212,7 @@ def verdict_row(case: Case, verdict: Verdict) -> JsonObject:
         "example_id": case.example.id,
         "iteration": case.generation.iteration,
         "decoding": case.generation.decoding,
+        **({"sample": case.example.sample} if case.example.sample else {}),
         "slices": list(case.example.slices),
         "source": case.example.source,
         "values": dict(verdict.values),

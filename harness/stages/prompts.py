@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def prompts(context: Context) -> StageFigures:
 
     Reads: sft (the tokenizer and the length of the policy's context).
     Writes: examples.test.jsonl, and examples.train.jsonl where PPO optimises on them.
-    Parameters: task, home (the task of the SFT policy), splits, data (limit, max_prompt_tokens), max_response.
+    Parameters: task, home (the task of the SFT policy), splits, data (limit, max_prompt_tokens), max_response, samples.
 
     A held-out prompt that repeats is kept once, and the others are counted.  Prompts of another task than `home` (out
     of distribution) that leave no room for a response are dropped and counted: the policy was chosen for the home task.
@@ -61,9 +62,11 @@ def prompts(context: Context) -> StageFigures:
     if away:
         kept, dropped = with_room(context, tokenizer, kept)
         figures |= dropped
+    number_of = {split: len(examples) for split, examples in kept.items()}
+    kept["test"] = sampled_examples(kept["test"], p.get("samples", 1))
     for split, examples in kept.items():
         store.write_rows(context.work / f"examples.{split}.jsonl", map(to_row, examples))
-        figures[f"{split}_examples"] = len(examples)
+        figures[f"{split}_examples"] = number_of[split]
     return figures
 
 
@@ -73,6 +76,29 @@ def distinct(examples: Sequence[Example]) -> list[Example]:
     for example in examples:
         first.setdefault(example.prompt, example)
     return list(first.values())
+
+
+def sampled_examples(examples: Sequence[Example], samples: int) -> list[Example]:
+    """An example for each of `samples` responses to a prompt, those of a prompt in a row.
+
+    The first keeps its id.  All have a common source, so that they are one cluster of every interval.  Raises
+    BenchError for ids that are then taken.
+    """
+    if samples == 1:
+        return list(examples)
+    found = [
+        replace(
+            example,
+            id=example.id if number == 1 else f"{example.id}#{number}",
+            source=example.source or f"prompt {example.id}",
+            sample=number,
+        )
+        for example in examples
+        for number in range(1, samples + 1)
+    ]
+    if len({example.id for example in found}) < len(found):
+        raise BenchError("An example's id ends as that of a further sample does, in #2.", "Set eval.samples=1.")
+    return found
 
 
 def limited(task: Task, splits: Iterable[Split], limit: int) -> dict[str, list[Example]]:
@@ -180,10 +206,10 @@ def read_examples(folder: Path, split: str) -> list[Example]:
 
 
 def held_out(folder: Path, settings: EvalSettings) -> list[Example]:
-    """The test prompts that are evaluated: the first `settings.prompts` of them (0: all).
+    """The test prompts that are evaluated: the first `settings.prompts` (0: all), each `settings.samples` times.
 
     Raises BenchError as `read_examples`.
     """
     examples = read_examples(folder, "test")
     # The first, not a sample: every arm, seed and stage evaluates the same prompts.
-    return examples[: settings.prompts] if settings.prompts else examples
+    return examples[: settings.prompts * settings.samples] if settings.prompts else examples
