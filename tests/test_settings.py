@@ -26,7 +26,7 @@ ABOVE_ZERO = {
     *("policy.layers", "policy.width", "policy.heads", "policy.vocabulary"),
     *("sft.steps", "sft.batch", "sft.lr", "sft.save_every", "eval.batch"),
     *("ppo.iterations", "ppo.rollouts", "ppo.epochs", "ppo.minibatches", "ppo.micro_batch", "ppo.lr", "ppo.critic_lr"),
-    *("ppo.samples", "eval.top_p"),
+    *("ppo.samples", "eval.top_p", "eval.samples"),
     *("ppo.temperature", "ppo.checkpoints", "ppo.save_every", "ppo.scale_prompts", "ppo.scale_samples"),
     *("ppo.max_grad_norm", "dpo.beta", "dpo.epochs", "dpo.batch", "dpo.lr", "dpo.save_every"),
     *("sft_chosen.epochs", "sft_chosen.batch", "sft_chosen.lr", "sft_chosen.save_every"),
@@ -35,6 +35,7 @@ FRACTIONS = {
     *("sft.warmup", "dpo.warmup", "sft_chosen.warmup", "ppo.gamma", "ppo.lam", "ppo.engine_memory", "stats.level"),
 }
 CHOICES = {
+    "eval.cut_off": ("keep", "lose"),
     "pairs.overlap": ("all", "low", "middle", "high"),
     "ppo.normalise": ("sd", "none"),
     "ppo.critic": ("own", "trunk"),
