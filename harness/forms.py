@@ -123,6 +123,7 @@ SANITY: Form = {
     "within_prompt_sd": KNOWN_OR_NOT,
     "within_prompt_correlation_with_length": KNOWN_OR_NOT,
     "most_rewarded": [{"example_id": str, "prompt": str, "response": str, "reward": Number, "tokens": Count}],
+    "trained?": dict,
 }
 """sanity.json."""
 TRAINED: Form = {

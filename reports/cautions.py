@@ -17,8 +17,7 @@ from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
-from rlhf_bench.harness.training.record import training_of
-from rlhf_bench.reports.cell_records import gold_trainings, has_rewards, stage_record
+from rlhf_bench.reports.cell_records import gold_trainings, has_rewards, proxy_training, stage_record
 from rlhf_bench.reports.measures import COLLAPSED
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ def warnings(arm: Arm, label: str) -> list[str]:
             if not scale["sft_samples"]["variance"]:
                 # its scale is then a guess, and PPO has nothing to learn from
                 found.append(f"{of_seed}: the reward does not vary over SFT samples")
-        if "reward" in cell.record["stages"]:
-            said += [(cell.seed, text) for text in of_training(cell)]
+        said += [(cell.seed, text) for text in of_training(cell)]
         found += [f"{of_seed}: {text}" for text in undecided(cell)]
     found += [f"{label}, {text}" for text in merged(said)]
     found += [f"{label}: {text}" for text in arm_alarms(runs)]
@@ -72,8 +70,9 @@ def warnings(arm: Arm, label: str) -> list[str]:
 
 def of_training(cell: CellFiles) -> Iterator[str]:
     """Sentences about a cell's trained reward model: what is left of its random head, what its gold scorers share."""
-    yield from untrained_alarm(stage_record(cell, "reward")["figures"])
-    proxy = training_of(cell.folder("reward"))
+    if "reward" in cell.record["stages"]:
+        yield from untrained_alarm(stage_record(cell, "reward")["figures"])
+    proxy = proxy_training(cell)
     for name, gold in gold_trainings(cell).items():
         if clauses := shared(gold, proxy):
             yield f"{name} is no independent gold: {', '.join(clauses)}; errors that both share count as gains"

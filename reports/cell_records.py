@@ -52,9 +52,23 @@ def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
     found = {}
     if "gold" in cell.record["stages"]:
         found["the gold model"] = training_of(cell.folder("gold"))
+    elif "gold_scale" in cell.record["stages"]:
+        found["the gold model"] = _elsewhere(cell, "gold_scale")
     for name, folder in cell.judged().items():
         if (folder / "account.json").is_file():
             account: object = store.read_json(folder / "account.json")
             own = account.get("trained") if isinstance(account, dict) else None
             found[f"the scorer of {name}"] = own if isinstance(own, dict) else {}
     return {name: own for name, own in found.items() if own}
+
+
+def proxy_training(cell: CellFiles) -> JsonObject:
+    """What a cell's reward model was trained with, in this run or in another one; {} where no record says."""
+    return training_of(cell.folder("reward")) if "reward" in cell.record["stages"] else _elsewhere(cell, "scale")
+
+
+def _elsewhere(cell: CellFiles, role: str) -> JsonObject:
+    """What the stage with this role, which measured a reward model of another run, says of that model's training."""
+    file = cell.folder(role) / "sanity.json" if role in cell.record["stages"] else None
+    found = store.read_json(file).get("trained") if file and file.is_file() else None
+    return found if isinstance(found, dict) else {}

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.results.table import Cell, Table
+from rlhf_bench.reports.measures import Report, pick
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
-    from rlhf_bench.reports.measures import Report
 
+FLUENCY = "fluency"
+"""The stage that measures responses as text, among the judges of a cell."""
 GOLD = "gold model of {}"
 LONGEST = 240
 """Characters of a text in a table; the rest is cut off."""
@@ -35,20 +37,32 @@ def sanity(report: Report) -> Table:
             mean([one.get("within_prompt_correlation_with_length") for one in samples]),
             mean([one.get("correlation") for one in untrained]),
             mean([one.get("share") for one in untrained]),
+            perplexity(report, arm["arm"]),
         )
         rows.append((arm["task"], label, *map(Cell, means)))
     columns = (
         "task", "reward model", "standard deviation", "correlation with length", "correlation with its untrained self",
-        "share of the untrained self",
+        "share of the untrained self", "log-perplexity of SFT",
     )  # fmt: skip
     note = (
         "All within prompts, means over seeds. The first two are among samples of the SFT policy to one prompt, before "
         "anything is optimised: the standard deviation of the reward, and its correlation with the length in tokens. "
         "The last two are of models that began with a random head, between the responses of training pairs: a model "
         "that agrees with what it was before its first step, and takes much of its variance from it, has learned "
-        "little, and two such models of one seed confirm each other."
+        "little, and two such models of one seed confirm each other. Log-perplexity of SFT: of the SFT policy's "
+        "responses to the held-out prompts under the base policy (of `tiny` under itself), in nats per token; a policy "
+        "far above it writes what no language model would."
     )
     return Table("Rewards before optimisation, within prompts", columns, rows, note)
+
+
+def perplexity(report: Report, arm: str) -> float | None:
+    """The mean log-perplexity of the baseline's responses, from the measures of the stage `fluency`; None without."""
+    for name in ("log_perplexity", "log_perplexity_sft"):
+        after, change = (pick(report, arm, (FLUENCY, key)) for key in (name, f"{name}_change"))
+        if after and change and after["value"] is not None and change["value"] is not None:
+            return float(after["value"] - change["value"])
+    return None
 
 
 def most_rewarded(report: Report) -> Table:

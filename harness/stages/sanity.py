@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Example
+from rlhf_bench.harness.training.record import training_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_bench.harness.text.types import JsonObject
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 SANITY = "sanity.json"
 FAVOURITES = 5
@@ -31,6 +33,13 @@ def sanity(examples: Sequence[Example], texts: Sequence[Sequence[str]], grid: Te
         **within_prompt(grid, lengths),
         "most_rewarded": most_rewarded(examples, texts, grid, lengths),
     }
+
+
+def training_elsewhere(settings: Row) -> JsonObject:
+    """What the reward model of another run was trained with (training/record.py), from the folder that its setting
+    `source` names; {} for others.  It is kept here, because the folder need not be there when a report is made."""
+    source = settings.get("source")
+    return training_of(Path(source).expanduser()) if isinstance(source, str) and source else {}
 
 
 def within_prompt(grid: Tensor, lengths: Tensor) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ from rlhf_bench.harness.settings import PPOSettings
 from rlhf_bench.harness.stages.pairs import THIRDS, read_pairs, thirds
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 from rlhf_bench.harness.stages.reward import scorer_of
-from rlhf_bench.harness.stages.sanity import SANITY, sanity
+from rlhf_bench.harness.stages.sanity import SANITY, sanity, training_elsewhere
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
@@ -83,7 +83,9 @@ def scale(context: Context) -> StageFigures:
     }
     store.write_json(context.work / "scale.json", record)
     lengths = torch.stack([part["length"] for part in samples], 1)
-    store.write_json(context.work / SANITY, sanity(examples, texts, grid, lengths))
+    trained = {} if "reward" in context.inputs else training_elsewhere(p["rm"]["settings"])
+    found = sanity(examples, texts, grid, lengths)
+    store.write_json(context.work / SANITY, {**found, **({"trained": trained} if trained else {})})
     return {"scale": record["scale"], "pair_accuracy": record["pair_accuracy"]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rlhf_bench.harness.training.record import write_record
 from rlhf_bench.judges.scorers import scorer_account
 from rlhf_bench.judges.utility import UtilityChange
 from rlhf_bench.judges.winrate import WinRate
+from rlhf_bench.reports.markdown import markdown
 
 PROXY = {
     "recipe": "scalar",
@@ -70,6 +72,23 @@ def test_what_it_shares_is_named_once_for_all_seeds(tmp_path: Path) -> None:
 def test_a_gold_model_of_the_run_is_compared_too(tmp_path: Path) -> None:
     (said,) = results(tmp_path, {**OTHER, "policy": PROXY["policy"]}, role="gold")
     assert "the gold model is no independent gold: both start from the same SFT policy" in said
+
+
+def test_models_of_other_runs_are_compared_by_what_the_run_kept_of_them(tmp_path: Path) -> None:
+    """As --rm path:FOLDER and --gold rm:FOLDER: the folders may be gone when the report is made."""
+    for path in make(tmp_path, Stored(rms=("scalar",), seeds=(1,), prompts=4)):
+        record = store.read_json(path)
+        scale = tmp_path.joinpath("scale", "-".join(record["stages"]["scale"][1:]))
+        gold = scale.with_name(f"gold-{'0' * 12}")
+        shutil.copytree(scale, gold)
+        record["stages"]["gold_scale"] = ["scale", "gold", "0" * 12]
+        figures = {"within_prompt_sd": 0.5, "within_prompt_correlation_with_length": None, "most_rewarded": []}
+        for folder, facts in ((scale, PROXY), (gold, {**OTHER, "seed": 1})):
+            store.write_json(folder / "sanity.json", {"prompts": 4, "samples": 2, **figures, "trained": facts})
+        path.write_text(json.dumps(record))
+    report, _ = report_of(tmp_path)
+    assert any("the gold model is no independent gold: the heads of both" in line for line in report["warnings"])
+    assert "gold model of scalar" in markdown(report)
 
 
 @pytest.mark.parametrize("odd", [{}, [], "x", {"seed": {}}, {**OTHER, "pairs": 3}])

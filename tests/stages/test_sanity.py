@@ -14,7 +14,10 @@ from stored import Stored, make, report_of
 from rlhf_bench.harness import forms, store
 from rlhf_bench.harness.nouns import Example
 from rlhf_bench.harness.results.found import find_cells
-from rlhf_bench.harness.stages.sanity import FAVOURITES, LONGEST, sanity, within_prompt
+from rlhf_bench.harness.results.table import Cell
+from rlhf_bench.harness.stages.sanity import FAVOURITES, LONGEST, sanity, training_elsewhere, within_prompt
+from rlhf_bench.harness.training.record import write_record
+from rlhf_bench.reports import tables
 from rlhf_bench.reports.files import texts
 from rlhf_bench.reports.markdown import markdown
 from rlhf_bench.reports.schema import report_form
@@ -59,6 +62,13 @@ def test_the_most_rewarded_are_different_texts_in_falling_order() -> None:
     assert not forms.problem(found, forms.SANITY)
 
 
+def test_a_model_of_another_run_says_what_it_was_trained_with(tmp_path: Path) -> None:
+    write_record(tmp_path, "scalar", {}, {"seed": 3})
+    assert training_elsewhere({"source": str(tmp_path), "arm": ""}) == {"seed": 3}
+    for other in ({}, {"source": ""}, {"source": 3}, {"source": str(tmp_path / "none")}, {"source": "org/name"}):
+        assert training_elsewhere(other) == {}
+
+
 def stored(root: Path, response: str) -> Any:
     """A report of one cell whose reward model's favourites are odd."""
     make(root, Stored(rms=("scalar",), seeds=(1,), prompts=4))
@@ -92,6 +102,17 @@ def test_a_report_shows_them_in_every_form_and_escaped(tmp_path: Path, response:
         assert "(empty)" in lines
     again = json.loads(json.dumps(report))
     assert not forms.problem(again, report_form())
+
+
+@pytest.mark.parametrize("name", ["log_perplexity", "log_perplexity_sft"])
+def test_the_log_perplexity_of_sft_is_its_level_less_its_change(tmp_path: Path, name: str) -> None:
+    stored(tmp_path, "x")
+    report, _ = report_of(tmp_path)
+    (column,) = [at for at, title in enumerate(tables.sanity(report).columns) if title == "log-perplexity of SFT"]
+    assert tables.sanity(report).rows[0][column] == Cell(None)
+    one = next(e for e in report["estimates"] if e["slice"] == "all" and e["iteration"] == 20)
+    made = [{**one, "judge": "fluency", "statistic": k, "value": v} for k, v in ((name, 5.0), (f"{name}_change", 1.5))]
+    assert tables.sanity({**report, "estimates": made}).rows[0][column] == Cell(3.5)
 
 
 def test_results_of_before_these_figures_are_reported_without_them(tmp_path: Path) -> None:
