@@ -69,6 +69,7 @@ CELL: Form = {
     "stages": {str: Place},
     "judges": {str: Place},
     "layers?": {str: Count},
+    "gold?": {"name": str, "relabel": bool},
 }
 """cells/NAME.json."""
 MARKER: Form = {
@@ -95,6 +96,7 @@ COUNTED = ("train_pairs", "test_pairs", "train_too_long", "test_too_long", "trai
 SOURCES: Mapping[str, Form] = {
     "pairs": {**MARKER, "figures": {str: Number, **dict.fromkeys((*COUNTED, "train_chosen_longer"), Number)}},
     "prompts": {**MARKER, "figures": {str: Number}},
+    "gold_pairs": {**MARKER, "figures": {"pairs": Count, "pair_accuracy": KNOWN_OR_NOT, "undecided": Count}},
     "sft": {
         **MARKER,
         "figures": {
@@ -136,6 +138,11 @@ TRAINED: Form = {
     "pairs": {"count": Count, "sha256": str, "sample": [str]},
 }
 """What a reward model was trained with, in reward_model.json and in the account of a judge that scores by it."""
+AGREEMENT: Form = {
+    **dict.fromkeys(("pairs", "samples"), Count),
+    **dict.fromkeys(("agreement", "proxy_accuracy", "gold_accuracy", "correlation"), KNOWN_OR_NOT),
+}
+"""agreement.json of the stage gold_agreement."""
 EXPERIMENT: Form = {
     "name": str,
     "question": str,

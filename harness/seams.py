@@ -20,7 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from rlhf_bench.harness.nouns import Case, Example, Measure, Origin, Pair, Rollout, Split, Utility, Verdict
+from rlhf_bench.harness.nouns import (
+    Answer,
+    Case,
+    Example,
+    Measure,
+    Origin,
+    Pair,
+    Rollout,
+    Scored,
+    Split,
+    Utility,
+    Verdict,
+)
 from rlhf_bench.harness.text.types import Row
 
 if TYPE_CHECKING:
@@ -297,6 +309,29 @@ class HasVerdictSettings(Protocol):
     @property
     def verdict_settings(self) -> Row:
         """A JSON object of all that the verdicts depend on; it replaces the settings in the key of the result."""
+
+
+class GoldScores(Protocol):
+    """The scores of a run's gold model; a judge that `TakesGold` gets one."""
+
+    @property
+    def name(self) -> str:
+        """What reports call the gold model, such as scalar@half."""
+
+    def scores(self, answers: Sequence[Answer]) -> Sequence[Scored]:
+        """One score per stored response of the run, in order; higher is better."""
+
+
+@runtime_checkable
+class TakesGold(Protocol):
+    """A judge that measures by true utility, and by the gold model in a run that has one (`bench run --gold`)."""
+
+    @property
+    def takes_gold(self) -> bool:
+        """False where the judge's settings name a scorer of their own."""
+
+    def with_gold(self, gold: GoldScores) -> Judge:
+        """The judge that has the gold model's scores in place of the task's true utility."""
 
 
 @runtime_checkable

@@ -106,14 +106,16 @@ def checked(value: float | None) -> Scored:
     return Scored(float(value)) if math.isfinite(value) else Scored(None, "the score is not finite")
 
 
-def score_all(scorer: Scorer, answers: Sequence[Answer]) -> list[Scored]:
+def score_all(scorer: Scorer | ScoresMany, answers: Sequence[Answer]) -> list[Scored]:
     """One score per answer, in order; undecided, with its reason, where the scorer gives no finite number."""
     if isinstance(scorer, ScoresMany):
         return list(scorer.scores(answers))
     return [checked(scorer(answer.example, answer.response)) for answer in answers]
 
 
-def before_and_after(cases: Sequence[Case], task: Task, scorer: Scorer | None) -> list[tuple[Scored, Scored]]:
+def before_and_after(
+    cases: Sequence[Case], task: Task, scorer: Scorer | ScoresMany | None
+) -> list[tuple[Scored, Scored]]:
     """Per case (score of the baseline's response, score of the trained policy's).
 
     By the scorer, without one by the task's true utility; undecided where there is neither.

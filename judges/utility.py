@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rlhf_bench.harness.nouns import Case, Measure, Verdict
-from rlhf_bench.harness.seams import GoldTask, Task
+from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
+from rlhf_bench.harness.seams import GoldScores, GoldTask, Judge, Task
 from rlhf_bench.judges.scorers import (
     NO_GOLD,
     before_and_after,
@@ -59,49 +59,27 @@ class UtilityChange:
         return scorer_account(self.scorer)
 
     @property
+    def takes_gold(self) -> bool:
+        """Whether a run's gold model takes the place of the true utility: not beside a scorer."""
+        return not self.scorer
+
+    def with_gold(self, gold: GoldScores) -> Judge:
+        """The judge of the change of a gold model's score, which is called gold."""
+        return ChangeByGold(gold)
+
+    @property
     def measures(self) -> Sequence[Measure]:
-        gold = not self.scorer
-        name, what = ("gold", "true utility") if gold else ("score", f"score by {described(self.scorer)}")
-        # a scorer's opinion does not answer whether the policy got better
-        better: Literal["higher", ""] = "higher" if gold else ""
-        return [
-            Measure(
-                f"{name}_change",
-                "change",
-                f"{what} more than the SFT baseline's response to the same prompt",
-                title=f"{name} change",
-                better=better,
-                shown=("headline", "slices", "pairs") if gold else None,
-            ),
-            Measure(
-                name,
-                "level",
-                f"{what} of the response",
-                before=f"{name}_baseline",
-                title=name,
-                better=better,
-                shown=("headline", "curves", "figures", "pairs") if gold else (),
-            ),
-            Measure(
-                f"{name}_baseline",
-                "level",
-                f"{what} of the SFT baseline's response",
-                title=f"{name} of the SFT baseline",
-                shown=(),
-            ),
-        ]
+        if self.scorer:
+            return measures_of("score", f"score by {described(self.scorer)}")
+        return measures_of("gold", "true utility")
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
         """One verdict per case, in order; by true utility the notes hold its parts."""
+        if self.scorer:
+            found = before_and_after(cases, task, load_scorer(self.scorer))
+            return [change_verdict(before, after, "score") for before, after in found]
         verdicts: list[Verdict] = []
         values: dict[str, float | None]
-        if self.scorer:
-            for before, after in before_and_after(cases, task, load_scorer(self.scorer)):
-                change = None if after.value is None or before.value is None else after.value - before.value
-                # the side that was scored keeps its number where the change is undecided
-                values = {"score_change": change, "score": after.value, "score_baseline": before.value}
-                verdicts.append(Verdict(values, "" if change is not None else after.reason or before.reason))
-            return verdicts
         for case in cases:
             # in the loop, because every case needs its verdict, an undecided one too
             if not isinstance(task, GoldTask):
@@ -112,3 +90,59 @@ class UtilityChange:
             values = {"gold_change": gold.value - baseline, "gold": gold.value, "gold_baseline": baseline}
             verdicts.append(Verdict(values, notes={"parts": dict(gold.parts)}))
         return verdicts
+
+
+@dataclass(frozen=True)
+class ChangeByGold:
+    """Change of the score by a run's gold model against the SFT baseline; it is measured as a true utility is."""
+
+    gold: GoldScores
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        return measures_of("gold", f"score by the gold model {self.gold.name}")
+
+    def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
+        """One verdict per case, in order."""
+        return [change_verdict(before, after, "gold") for before, after in before_and_after(cases, task, self.gold)]
+
+
+def measures_of(name: Literal["gold", "score"], what: str) -> list[Measure]:
+    """The measures NAME_change, NAME and NAME_baseline; `what` names the value in their descriptions."""
+    gold = name == "gold"
+    # a scorer's opinion does not answer whether the policy got better
+    better: Literal["higher", ""] = "higher" if gold else ""
+    return [
+        Measure(
+            f"{name}_change",
+            "change",
+            f"{what} more than the SFT baseline's response to the same prompt",
+            title=f"{name} change",
+            better=better,
+            shown=("headline", "slices", "pairs") if gold else None,
+        ),
+        Measure(
+            name,
+            "level",
+            f"{what} of the response",
+            before=f"{name}_baseline",
+            title=name,
+            better=better,
+            shown=("headline", "curves", "figures", "pairs") if gold else (),
+        ),
+        Measure(
+            f"{name}_baseline",
+            "level",
+            f"{what} of the SFT baseline's response",
+            title=f"{name} of the SFT baseline",
+            shown=(),
+        ),
+    ]
+
+
+def change_verdict(before: Scored, after: Scored, name: str) -> Verdict:
+    """The change between two scores, and both; undecided where one of them is."""
+    change = None if after.value is None or before.value is None else after.value - before.value
+    # the side that was scored keeps its number where the change is undecided
+    values = {f"{name}_change": change, name: after.value, f"{name}_baseline": before.value}
+    return Verdict(values, "" if change is not None else after.reason or before.reason)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
-from rlhf_bench.harness.seams import Task
+from rlhf_bench.harness.seams import GoldScores, Judge, Task
 from rlhf_bench.judges.scorers import (
     before_and_after,
     described,
@@ -53,15 +53,45 @@ class WinRate:
         return scorer_account(self.scorer)
 
     @property
+    def takes_gold(self) -> bool:
+        """Whether a run's gold model takes the place of the true utility: not beside a scorer."""
+        return not self.scorer
+
+    def with_gold(self, gold: GoldScores) -> Judge:
+        """The judge of wins by a gold model's score."""
+        return WinRateByGold(gold, self.tolerance)
+
+    @property
     def measures(self) -> Sequence[Measure]:
-        by = described(self.scorer) if self.scorer else "true utility"
-        what = f"better than the SFT baseline's response to the same prompt, by {by}"
-        return [Measure("win_rate", "win", what, title="win rate")]
+        return measures_by(described(self.scorer) if self.scorer else "true utility")
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
         """One verdict per case, in order; the notes hold both scores."""
         found = before_and_after(cases, task, load_scorer(self.scorer) if self.scorer else None)
         return [win_verdict(before, after, self.tolerance) for before, after in found]
+
+
+@dataclass(frozen=True)
+class WinRateByGold:
+    """Win rate against the SFT baseline by the score of a run's gold model; `tolerance` as for `WinRate`."""
+
+    gold: GoldScores
+    tolerance: float = 1e-9
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        return measures_by(f"the gold model {self.gold.name}")
+
+    def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
+        """One verdict per case, in order; the notes hold both scores."""
+        found = before_and_after(cases, task, self.gold)
+        return [win_verdict(before, after, self.tolerance) for before, after in found]
+
+
+def measures_by(by: str) -> list[Measure]:
+    """The win rate, by what it is measured."""
+    what = f"better than the SFT baseline's response to the same prompt, by {by}"
+    return [Measure("win_rate", "win", what, title="win rate")]
 
 
 def win_verdict(before: Scored, after: Scored, tolerance: float) -> Verdict:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rlhf_bench.harness.results.table import interval
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import RULE
+from rlhf_bench.reports.gold import RULES, gold_words
 from rlhf_bench.reports.measures import COLLAPSED, Column, Report, arms_on, of_report, pick, shown_at
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ QUESTION = "How good is the policy after PPO with each reward model?"
 VERDICTS = ("supported", "contradicted", "inconclusive", "not run")
 """Rulings on claims (`results.claims.Ruling`) in the order in which they are counted."""
 
-GOLD = "gold: the true utility of a response, which a synthetic task computes; the arm called gold alone trains on it"
+ALONE = "the arm called gold alone trains on it"
 
 Side = Literal["better", "worse", "undecided", "unknown"]
 
@@ -47,7 +48,8 @@ def question(report: Report) -> str:
 
 def terms(report: Report) -> list[str]:
     """What the short names mean that a report's first lines use, as sentences without a full stop."""
-    found = [GOLD] if any(column.statistic.startswith("gold") for column in of_report(report)) else []
+    by_gold = any(column.statistic.startswith("gold") for column in of_report(report))
+    found = [f"gold: {'; or '.join(gold_words(report) or [RULES])}; {ALONE}"] if by_gold else []
     if any(e["statistic"].endswith(COLLAPSED) and e["value"] for e in report["estimates"]):
         found.append(RULE)
     return found

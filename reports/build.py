@@ -19,7 +19,7 @@ from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.plan.origins import NOT_SAID, NOT_STATED, is_stated
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
-from rlhf_bench.harness.results.ceiling import ceiling_estimates
+from rlhf_bench.harness.results.ceiling import GOLD, ceiling_estimates
 from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.one_thread import one_thread
@@ -30,7 +30,9 @@ from rlhf_bench.reports.cautions import collapses, of_baselines, warnings
 from rlhf_bench.reports.cell_records import before_of, has_rewards, optimizer_of, stage_record
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
+from rlhf_bench.reports.descriptions import WITHOUT_REWARD
 from rlhf_bench.reports.descriptions import described as described_arm
+from rlhf_bench.reports.gold import gold_of
 from rlhf_bench.reports.kl_matched import kl_matched
 from rlhf_bench.reports.labels import labels_of
 from rlhf_bench.reports.layers import layer_rows
@@ -116,7 +118,7 @@ def report_key(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Es
     The command is not in it, because it changes no number.
     """
     # descriptions are docstrings of plugins, which no other key holds
-    said = sorted({described_arm(cell.record["reward_model"], optimizer_of(cell)) for cell in cells})
+    said = sorted({description_of(cell) for cell in cells})
     return store.content_key([numbers_key(cells, missing, estimator), page_fingerprint(), said])
 
 
@@ -207,11 +209,12 @@ def describe(arm: Arm, label: str) -> JsonObject:
         "policy": first.record["policy"],
         "setup": setup_of(first),
         "optimizer": optimizer_of(first),
-        "description": described_arm(arm.reward_model, optimizer_of(first)),
+        "description": description_of(first),
         "cpu_seconds": processor_seconds(arm),
         "seeds": list(arm.shown),
         "differing": first.record["differing"],
         "before": [before_of(cell) for cell in arm.cells if has_rewards(cell)],
+        **({"gold": by} if (by := gold_of(arm)) else {}),
         **({"gold_before": gold} if (gold := gold_before(arm)) else {}),
         "training": training,
         "counts": stage_record(first, "pairs")["figures"],
@@ -221,6 +224,14 @@ def describe(arm: Arm, label: str) -> JsonObject:
         **({"sampling": sampled} if (sampled := sampling_of(first)) else {}),
         **({"cut_off": ruled} if (ruled := first.record.get("cut_off")) else {}),
     }
+
+
+def description_of(cell: CellFiles) -> str:
+    """What a cell's arm is, in one line."""
+    name, by = cell.record["reward_model"], cell.record.get("gold")
+    if by and name == GOLD and optimizer_of(cell) not in WITHOUT_REWARD:
+        return f"Control: the score of the gold model {by['name']} as the reward."
+    return described_arm(name, optimizer_of(cell))
 
 
 def gold_before(arm: Arm) -> list[JsonObject]:

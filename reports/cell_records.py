@@ -38,6 +38,10 @@ def before_of(cell: CellFiles, role: str = "scale") -> JsonObject:
     file = cell.folder(role) / "sanity.json"
     if file.is_file():
         found["sanity"] = store.read_json(file)
+    if role == "scale" and "gold_agreement" in cell.record["stages"]:
+        own = store.read_json(cell.folder("gold_agreement") / "agreement.json")
+        # with the gold of the run, in place of the task's own
+        found["sft_samples"]["correlation_with_gold"] = own["correlation"]
     trained = {"scale": "reward", "gold_scale": "gold"}[role]
     figures = stage_record(cell, trained)["figures"] if trained in cell.record["stages"] else {}
     own = {name: figures[f"untrained_{name}"] for name in ("correlation", "share") if f"untrained_{name}" in figures}

@@ -12,6 +12,7 @@ from rlhf_bench.harness.results.table import DASH, Cell, Table, estimated, resto
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
+from rlhf_bench.reports.gold import RULES, gold_models, gold_words
 from rlhf_bench.reports.layers import layers_table
 from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
 from rlhf_bench.reports.sanity import mean, most_rewarded, sanity
@@ -50,7 +51,9 @@ def headline_note(report: Report) -> str:
     levels = sorted({e["level"] for e in report["estimates"]})
     prompts = sorted({e["n"] for e in report["estimates"] if e["slice"] == "all"})
     level = f"{levels[0]:.0%}" if levels else ""
-    gold = any(e["judge"] == "utility" and e["statistic"] == "gold" for e in report["estimates"])
+    gold = [f" Gold is {words}." for words in gold_words(report) if words != RULES]
+    if RULES in gold_words(report):
+        gold.append(" Gold is the true utility of a response, by the task's own rules.")
     samples = samples_of(report["arms"])
     of = f", {samples} sampled responses to each," if samples > 1 else ""
     return (
@@ -58,7 +61,7 @@ def headline_note(report: Report) -> str:
         "rate are against the SFT baseline's responses to the same prompts; KL in nats per response."
         + (" Samples of a prompt are one cluster, each against the baseline's of its number." if samples > 1 else "")
         + (" Responses that are cut off lose." if any(arm.get("cut_off") == "lose" for arm in report["arms"]) else "")
-        + (" Gold is the true utility of a response, by the task's own rules." if gold else "")
+        + "".join(gold)
         + "".join(f" {arm['label']} is at its lowest temperature." for arm in report["arms"] if arm.get("temperatures"))
         + (f" {RUNS_NOTE}" if several else "")
     )
@@ -257,6 +260,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "slices": lambda report: [slices(report)],
     "collapse": collapse,
     "diagnostics": lambda report: [diagnostics(report)],
+    "gold": lambda report: [gold_models(report)],
     "sanity": lambda report: [sanity(report)],
     "most-rewarded": lambda report: [most_rewarded(report)],
     "overlap": lambda report: [overlap(report)],

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
 
 TABLES = (
-    "kl-matched", "runs", "layers", "curves", "slices", "collapse", "diagnostics", "sanity", "most-rewarded", "overlap",
-    "monotonicity", "points", "features",
+    "kl-matched", "runs", "layers", "curves", "slices", "collapse", "diagnostics", "gold", "sanity", "most-rewarded",
+    "overlap", "monotonicity", "points", "features",
 )  # fmt: skip
 """The tables of the section with that name; the others have places of their own on the page."""
 

@@ -89,6 +89,8 @@ def experiment(
     preset: str = "",
     data_seeds: Seeds | None = None,
     reward_seeds: Seeds | None = None,
+    gold: str = "",
+    relabel: bool = False,
     out: str | os.PathLike[str] = "runs",
     jobs: int | None = None,
     device: str = "",
@@ -98,7 +100,8 @@ def experiment(
 ) -> ExperimentResult:
     """Run an experiment of the papers.  `bench experiment` as a function.
 
-    `name` is one of `bench list experiments`; `seeds`, `data_seeds` and `reward_seeds` default to the experiment's own;
+    `name` is one of `bench list experiments`; `seeds`, `data_seeds`, `reward_seeds`, `gold` and `relabel` default to
+    the experiment's own;
     the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after writing what can be said,
     for the first failed stage.
     """
@@ -106,7 +109,7 @@ def experiment(
     checked = check_trackers(as_list(trackers))
     asked, assignments = as_layer("seeds", seeds), as_assignments(settings)
     layers = experiments.Layers(as_layer("data_seeds", data_seeds), as_layer("reward_seeds", reward_seeds))
-    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers)
+    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers, gold, relabel)
     for note in planned.notes:
         warnings.warn(note, stacklevel=2)
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
@@ -130,6 +133,8 @@ def plan_experiment(
     preset: str,
     out: Path,
     layers: experiments.Layers = experiments.Layers(),  # noqa: B008  # immutable
+    gold: str = "",
+    relabel: bool = False,
 ) -> ExperimentPlan:
     """The plan of an experiment; no seeds mean its own.
 
@@ -139,7 +144,7 @@ def plan_experiment(
     check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
     policy = which_policy(policy, preset)
-    made = experiments.make(found, seeds, assignments, policy, preset, layers)
+    made = experiments.make(found, seeds, assignments, policy, preset, layers, experiments.ByGold(gold, relabel))
     check_prompt_tokens(policy, made.plans.values(), store.Store(out))
     return ExperimentPlan(found, made, out)
 

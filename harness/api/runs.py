@@ -119,6 +119,8 @@ def plan(
     limit: int = 0,
     data_seeds: Seeds | None = None,
     reward_seeds: Seeds | None = None,
+    gold: str = "",
+    relabel: bool = False,
     out: str | os.PathLike[str] = "runs",
 ) -> RunPlan:
     """Plan a run as `run` does, check all that can be checked, and compute nothing.
@@ -144,6 +146,8 @@ def plan(
             n=None if n is None else as_text(n),  # a text, as --n gives it: the same setting in the same record
             data_seeds=as_layer("data_seeds", data_seeds),
             reward_seeds=as_layer("reward_seeds", reward_seeds),
+            gold=gold,
+            relabel=relabel,
         ),
         as_path(out),
     )
@@ -180,6 +184,8 @@ def run(
     limit: int = 0,
     data_seeds: Seeds | None = None,
     reward_seeds: Seeds | None = None,
+    gold: str = "",
+    relabel: bool = False,
     out: str | os.PathLike[str] = "runs",
     jobs: int | None = None,
     threads: int | None = None,
@@ -221,6 +227,9 @@ def run(
         Layers around `seeds`, in the same forms: seeds that draw the data anew, and seeds that train the reward model
         anew for each of them.  Every combination is a run; without, one seed drives the reward model and PPO, on the
         data that the task names.
+    gold, relabel
+        A gold model in place of a true utility: "RM@half" is trained on half of the pairs (every proxy on the other),
+        "rm:FOLDER_OR_HUB_ID", "hf:..." and "path:FOLDER" are there.  With `relabel` the proxies learn from its labels.
     out
         Results folder.  The report is written to its folder `report`.
     jobs
@@ -251,7 +260,7 @@ def run(
     planned = plan(
         task, rms, seeds, judges=judges, optimizers=optimizers, n=n, settings=settings, policy=policy, preset=preset,
         data=data, prompts=prompts, train_prompts=train_prompts, limit=limit, data_seeds=data_seeds,
-        reward_seeds=reward_seeds, out=out,
+        reward_seeds=reward_seeds, gold=gold, relabel=relabel, out=out,
     )  # fmt: skip
     for note in planned.notes:
         warnings.warn(note, stacklevel=2)

@@ -24,6 +24,7 @@ from rlhf_bench.harness.cli.options import (
     a_reward_model,
     a_task,
     check_seeds,
+    gold_options,
     layer_options,
     no_cache_option,
     numbers_kept,
@@ -141,6 +142,7 @@ def bench() -> None:
     help="Another task whose prompts PPO optimises on.  Default: --task.",
     shell_complete=a_task,
 )
+@gold_options
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many examples of every split.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Stages side by side.  Default: one per core with 'tiny'.")
@@ -261,6 +263,7 @@ def score(assignments: tuple[str, ...], **options: Any) -> None:
 @yes_option
 @policy_option
 @preset_option
+@gold_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Results folder.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Stages side by side.  Default: one per core.")
 @click.option("--device", default="", help="cpu, cuda or mps.  Default: the accelerator where there is one.")
@@ -281,7 +284,7 @@ def experiment(**options: Any) -> None:
     trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
     layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
-    wanted = {name: options[name] for name in ("policy", "preset", "out")}
+    wanted = {name: options[name] for name in ("policy", "preset", "out", "gold", "relabel")}
     planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
     with numbers_kept(options["no_cache"]):

@@ -101,6 +101,17 @@ preset_option = click.option(
 )
 
 
+def gold_options(command: Decorated) -> Decorated:
+    """--gold and --relabel: a gold model in place of a true utility."""
+    text = "Swap the responses of each pair that the proxies learn from where the gold model prefers the rejected one."
+    command = click.option("--relabel", is_flag=True, help=text)(command)
+    text = (
+        "Measure by a gold model: RM@half trains the reward model RM on half of the pairs, all proxies on the other; "
+        "rm:FOLDER_OR_HUB_ID, hf: or path: take one that is there.  Default: the task's true utility, where it has one."
+    )
+    return click.option("--gold", default="", metavar="RM@half", help=text)(command)
+
+
 LAYERED = ("data_seeds", "reward_seeds", "seeds")
 """The options that name seeds, outermost layer first."""
 

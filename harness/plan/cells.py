@@ -7,13 +7,14 @@ policy, one set of pairs, baseline generations and pool of samples per seed, one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import arms
+from rlhf_bench.harness.plan.gold import Gold, GoldRun
 from rlhf_bench.harness.plan.judges import JudgeSpec
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
@@ -38,7 +39,8 @@ class Cell:
     pool), and generations; a control has neither reward nor scale, and its own name as `reward_model`.  `home` is the
     task whose demonstrations and pairs are trained on, `task` the label that names it and what differs.
     `reads_examples`: the reward model reads more of an example than its prompt.  `arm`: hash that groups the seeds of
-    one arm in reports.
+    one arm in reports.  `gold`: the run's gold model (`Gold.record`), whose stages have the roles gold (where the run
+    trains it), gold_scale, gold_pairs, gold_baseline, gold_generations, gold_pool and gold_agreement.
     """
 
     task: str
@@ -53,6 +55,7 @@ class Cell:
     reads_examples: bool
     arm: str
     preset: str = ""
+    gold: Row = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -79,6 +82,7 @@ class Cell:
             "policy": self.policy,
             "differing": dict(self.differing),
             **({"preset": self.preset} if self.preset else {}),
+            **({"gold": dict(self.gold)} if self.gold else {}),
             "origin": asdict(self.evaluated.origin),
             "stages": stages,
             # absent without layers, as in records of runs that know none
@@ -94,8 +98,9 @@ def plan_cell(
     settings: Settings,
     optimizer: str = "ppo",
     arm_key: str = "",
+    gold: Gold | None = None,
 ) -> Cell:
-    """The stages of one cell.
+    """The stages of one cell; with a gold model those that measure by it, too.
 
     `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS or CONTROLS.  A control's cell does not
     depend on `rm_name`, and is named as the control.  `tasks` are as the seed's data seed draws them, and `arm_key`
@@ -103,30 +108,39 @@ def plan_cell(
     Raises BenchError as `arms.open_arm` and as the optimiser's function.
     """
     family = f"{tasks.home.name} {policy['name']}"
+    by_gold = GoldRun.of(gold, tasks, seed, policy, settings) if gold else None
     if optimizer in arms.CONTROLS:
         shared = shared_stages(tasks, seed, policy, settings)
         stages = {**shared, **arms.CONTROLS[optimizer](tasks, shared, settings, family, seed)}
-        return _cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key)
+        if by_gold:
+            stages |= {**by_gold.measured, **by_gold.scores(stages, cell_label(tasks.label, optimizer, seed))}
+        return _cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key, gold=gold)
     arm = arms.open_arm(rm_name, settings)
+    ceiling = by_gold if arm.reads_utility else None
+    arm = ceiling.ceiling if ceiling else arm  # what pays the true utility pays the gold model's score
     for task in (tasks.optimised, tasks.evaluated):
         if arm.reads_utility and not task.has_utility:
             raise BenchError(
                 f"The reward model {rm_name!r} pays the true utility, and {task.name!r} has none.",
-                "Only synthetic tasks know it: see `bench list tasks`.",
+                "Only synthetic tasks know it (see `bench list tasks`); for others: --gold.",
             )
     shared = shared_stages(tasks, seed, policy, settings)
     # a reward model that is not trained has no seed of its own
     trainer = of_reward(seed) if isinstance(arm.made, TrainableRewardModel) else seed
     start = shared if trainer == seed else shared_stages(tasks, trainer, policy, settings)
     # pairs belong to the reward seed: where a task gives no rejected response, that SFT policy writes it
-    shared = {**shared, "pairs": start["pairs"]}
+    shared = {**shared, "pairs": by_gold.pairs if by_gold else start["pairs"]}
     context = arms.ArmContext(tasks, arm, shared, settings, family, seed, start["sft"])
     # each step plans from the stages before it: scale reads the trained model, the optimiser reads both
     if isinstance(arm.made, TrainableRewardModel):
-        context = replace(context, stages={**context.stages, "reward": arms.training(context)})
+        trained = ceiling.model["gold"] if ceiling else arms.training(context)
+        context = replace(context, stages={**context.stages, "reward": trained})
     context = replace(context, stages={**context.stages, "scale": arms.scale(context)})
     stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
-    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm_key, arm.reads_examples)
+    if by_gold:
+        scores = by_gold.scores(stages, context.label(tasks.label))
+        stages |= {**by_gold.measured, **scores, **by_gold.agreement(context, scores)}
+    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm_key, arm.reads_examples, gold)
 
 
 def _cell(
@@ -138,6 +152,7 @@ def _cell(
     optimizer: str,
     arm_key: str,
     reads_examples: bool = False,
+    gold: Gold | None = None,
 ) -> Cell:
     """The cell of planned stages; `label` is the reward model's.  `make_plan`, which knows the request, adds
     `differing`."""
@@ -155,6 +170,7 @@ def _cell(
         optimizer,
         reads_examples,
         arm_key or stages["generations"].seedless_key[: store.KEY_LENGTH],
+        gold=gold.record if gold else {},
     )
 
 
@@ -167,13 +183,21 @@ def layered_arm(plain: Cell, seed: Seed) -> str:
 
 
 def judge_stage(
-    task: TaskPlan, judge: JudgeSpec, inputs: Mapping[str, Stage], label: str, seed: Seed, cut_off: str = KEEP
+    task: TaskPlan,
+    judge: JudgeSpec,
+    inputs: Mapping[str, Stage],
+    label: str,
+    seed: Seed,
+    cut_off: str = KEEP,
+    gold: str = "",
 ) -> Stage:
     """The stage in which a judge measures one cell's generations.
 
-    `inputs` have the roles prompts, baseline and generations; `label` and `seed` are the cell's.
+    `inputs` have the roles prompts, baseline and generations, and gold_baseline and gold_generations where the gold
+    model `gold` scores; `label` and `seed` are the cell's.
     """
     plugin, number = plugins.find("judge", judge.name), training_seed(seed)
+    by_gold = ("gold_baseline", "gold_generations") if gold and judge.takes_gold else ()
     return Stage(
         "verdicts",
         f"{safe_label(judge.name)}-{label}",
@@ -184,8 +208,9 @@ def judge_stage(
             "judge": {"name": judge.name, "settings": dict(judge.content)},
             "seed": number,
             **({"cut_off": cut_off} if cut_off != KEEP else {}),
+            **({"gold": gold} if by_gold else {}),
         },
-        {role: inputs[role] for role in ("prompts", "baseline", "generations")},
+        {role: inputs[role] for role in ("prompts", "baseline", "generations", *by_gold)},
         {"judge_settings": dict(judge.settings), "task": task.opened},
         plugin_code=(plugin.fingerprint(), task.fingerprint),  # the task's: judges may ask it for the true utility
     )

@@ -22,6 +22,7 @@ from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
+from rlhf_bench.harness.plan.gold import plugin_of
 from rlhf_bench.harness.plan.judges import chosen
 from rlhf_bench.harness.plan.request import Plan, Request, make_plan, record_cells
 from rlhf_bench.harness.presets import parse_seeds, unused_groups
@@ -41,6 +42,7 @@ class ExperimentRun:
     For kind `credit`, `methods` are by reward model the ways to spread its score over tokens (`stages.spread.METHODS`).
     For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
     For kind `tuning`, `of` names the runs that differ in settings alone.
+    `gold` and `relabel` are as in a Request, for runs of kind `train`.
     """
 
     name: str = "main"
@@ -56,6 +58,8 @@ class ExperimentRun:
     of: tuple[str, ...] = ()
     n: tuple[int, ...] = ()
     methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    gold: str = ""
+    relabel: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,13 @@ class Layers(NamedTuple):
     rewards: Sequence[int] = ()
 
 
+class ByGold(NamedTuple):
+    """A gold model for every run that trains; "" means the run's own."""
+
+    gold: str = ""
+    relabel: bool = False
+
+
 def make(
     experiment: Experiment,
     asked: Sequence[int],
@@ -155,8 +166,9 @@ def make(
     policy: str = "tiny",
     preset: str = "",
     layers: Layers = Layers(),  # noqa: B008  # immutable
+    by_gold: ByGold = ByGold(),  # noqa: B008  # immutable
 ) -> Made:
-    """Plan every run on the seeds in `asked`, or on its own seeds where `asked` is empty; `layers` alike.
+    """Plan every run on the seeds in `asked`, or on its own seeds where `asked` is empty; `layers` and `by_gold` alike.
 
     `given` are settings by hand: those of the harness apply to every run, those of a plugin to the runs that use it.  A
     run that needs a setting which is not given is left out and named.  Raises BenchError for a group that fits no run,
@@ -166,14 +178,15 @@ def make(
         raise BenchError(f"{experiment.name} is of a pretrained policy.", "Add --policy FOLDER_OR_HUB_ID.")
     preset = preset or experiment.preset
     # over all runs: `_request` leaves a group out of the runs that have no such plugin, so here a typo must be found
-    names = set().union(*(_plugins(run) for run in experiment.runs))
+    runs = [with_gold(run, by_gold) for run in experiment.runs]
+    names = set().union(*(_plugins(run) for run in runs))
     unused = unused_groups(given, names)
     named = (experiment.data_seeds, experiment.reward_seeds)
     around = Layers(*(own or (parse_seeds(text) if text else ()) for own, text in zip(layers, named, strict=True)))
     plans: dict[str, Plan] = {}
     analyses: dict[str, dict[tuple[str, Seed], Stage]] = {}
     left_out: dict[str, str] = {}
-    for run in experiment.runs:
+    for run in runs:
         seeds = asked or parse_seeds(run.seeds or experiment.seeds)
         lacking = _lacking(run, given)
         if run.kind in ("agreement", "tuning"):
@@ -213,6 +226,13 @@ def _lacking(run: ExperimentRun, given: Assignments) -> str:
     return ""
 
 
+def with_gold(run: ExperimentRun, by_gold: ByGold) -> ExperimentRun:
+    """The run with another gold model, where one is asked for and the run trains."""
+    if run.kind != "train":
+        return run
+    return replace(run, gold=by_gold.gold or run.gold, relabel=by_gold.relabel or run.relabel)
+
+
 def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, policy: str, preset: str) -> Request:
     from rlhf_bench.harness.settings import GROUPS
 
@@ -236,11 +256,14 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
         preset=preset,
         prompts=run.prompts,
         optimizers=run.optimizers,
+        gold=run.gold,
+        relabel=run.relabel,
     )
 
 
 def _plugins(run: ExperimentRun) -> set[str]:
-    return {run.task, *run.rms, *run.prompts, *chosen(run.judges)}
+    of_gold = [name for name in (plugin_of(run.gold),) if name]
+    return {run.task, *run.rms, *run.prompts, *chosen(run.judges), *of_gold}
 
 
 def credit_stage(cell: cells.Cell, method: str = "") -> Stage:

@@ -10,7 +10,7 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import HasVerdictSettings
+from rlhf_bench.harness.seams import HasVerdictSettings, TakesGold
 from rlhf_bench.harness.stages.judge import load_judge
 from rlhf_bench.harness.text.types import Row
 
@@ -48,11 +48,13 @@ class JudgeSpec:
     """A judge by name with all its settings; `content` is what its verdicts depend on, and enters keys.
 
     `content` is the judge's `verdict_settings` where it has any (`seams.HasVerdictSettings`), else all settings.
+    `takes_gold`: in a run with a gold model it measures by that (`seams.TakesGold`).
     """
 
     name: str
     settings: Row
     content: Row
+    takes_gold: bool = False
 
 
 def judge_spec(name: str, given: Row) -> JudgeSpec:
@@ -70,4 +72,4 @@ def judge_spec(name: str, given: Row) -> JudgeSpec:
     except (TypeError, ValueError) as error:
         seen = f"The settings of the judge {name!r} are not JSON: {one_line(error)}."
         raise BenchError(seen, "Settings are texts, numbers and truth values.") from None
-    return JudgeSpec(name, settings, content)
+    return JudgeSpec(name, settings, content, isinstance(judge, TakesGold) and bool(judge.takes_gold))

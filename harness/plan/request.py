@@ -17,6 +17,7 @@ from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells as plan_cells
+from rlhf_bench.harness.plan import gold as gold_plan
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
 from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
@@ -44,7 +45,8 @@ class Request:
     `prompts` names the tasks whose held-out prompts are evaluated (none: the task's own), `train_prompts` the one whose
     training prompts PPO optimises on ("": the task's own).  `n` lists the n of best-of-n (None: the setting).
     `reward_models` may be empty where every optimiser is a control (`arms.CONTROLS`).  `data_seeds` and `reward_seeds`
-    are layers around the seeds: every combination is a run (harness/seeds.py).
+    are layers around the seeds: every combination is a run (harness/seeds.py).  `gold` names the gold model
+    (plan/gold.py; "": the task's true utility, where it has one); with `relabel` the proxies learn from its labels.
     """
 
     task: str
@@ -62,6 +64,8 @@ class Request:
     n: str | None = None
     data_seeds: Sequence[int] = ()
     reward_seeds: Sequence[int] = ()
+    gold: str = ""
+    relabel: bool = False
 
     @property
     def grid(self) -> tuple[Seed, ...]:
@@ -114,7 +118,8 @@ def make_plan(request: Request) -> Plan:
         seen = f"--reward-seeds with {', '.join(request.optimizers)} alone, which trains no reward model."
         raise BenchError(seen, "Leave --reward-seeds out, or add the arms that it is a control of.")
     judge_names = chosen(request.judges)
-    names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names])
+    of_gold = [name for name in (gold_plan.plugin_of(request.gold),) if name]  # its settings are those of its recipe
+    names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names, *of_gold])
     wanted: dict[plugins.Kind, Sequence[str]]
     wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
@@ -127,13 +132,17 @@ def make_plan(request: Request) -> Plan:
     settings = make_settings(preset, _assigned(request), frozenset(names))
     unused = unused_groups(_assigned(request), names)
     texts = [text for group in settings.plugins.values() for text in texts_of(group)]
-    check_named([request.policy, *request.reward_models, *texts])
+    check_named([request.policy, *request.reward_models, request.gold, *texts])
+    gold = gold_plan.open_gold(request.gold, request.relabel, settings)
     opened = _opened(request, settings)
-    check_sources([request.policy, *request.reward_models])
+    check_sources([request.policy, *request.reward_models, *filter(None, [request.gold])])
     policy = policy_identity(request.policy, settings)
     own_judges = opened[None][request.task].judges
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in chosen(request.judges, own_judges)]
+    gold_plan.check_judges(gold, {judge.name: judge.settings for judge in judges})
+    if gold and gold.trained:
+        gold_plan.check_halves(gold, opened[None][request.task], settings.data.limit)
     cells, judged = [], {}
     conditions = list(
         product(
@@ -146,24 +155,24 @@ def make_plan(request: Request) -> Plan:
     if request.data_seeds or request.reward_seeds:
         for rm, evaluated, optimizer in conditions:
             own = _used(request, opened[None], evaluated)
-            plain = plan_cells.plan_cell(own, rm, request.seeds[0], policy, settings, optimizer)
+            plain = plan_cells.plan_cell(own, rm, request.seeds[0], policy, settings, optimizer, gold=gold)
             layered[rm, evaluated, optimizer] = plan_cells.layered_arm(plain, request.grid[0])
+    by = gold.name if gold else ""
     # seeds outermost: an interrupted run has every arm under its first seeds
     for seed in request.grid:
         for rm, evaluated, optimizer in conditions:
             tasks = _used(request, opened[layers_asked(seed).get("data")], evaluated)
             arm = layered.get((rm, evaluated, optimizer), "")
-            cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm)
+            cell = plan_cells.plan_cell(tasks, rm, seed, policy, settings, optimizer, arm, gold)
             if cell.name in judged:
                 continue  # a control is one arm, whatever the reward models beside it
-            cell = replace(
-                cell, differing=_differing(request, tasks, unused), preset=preset
-            )  # for labels: the cell's key stays
+            differing = _differing(request, tasks, unused) | _by_gold(gold)
+            cell = replace(cell, differing=differing, preset=preset)  # for labels: the cell's key stays
             cells.append(cell)
             label = cell_label(cell.task, cell.reward_model, cell.seed)
             judged[cell.name] = {
                 judge.name: plan_cells.judge_stage(
-                    cell.evaluated, judge, cell.stages, label, seed, settings.eval.cut_off
+                    cell.evaluated, judge, cell.stages, label, seed, settings.eval.cut_off, by
                 )
                 for judge in judges
             }
@@ -249,6 +258,11 @@ def _differing(request: Request, tasks: plan_tasks.Tasks, unused: Sequence[str])
     others = set(request.tasks) - {tasks.home.name, tasks.optimised.name, tasks.evaluated.name} | {"stats", *unused}
     groups = {name: keys for name, keys in sorted(_assigned(request).items()) if name not in others}
     return {f"{group}.{key}": text for group, keys in groups.items() for key, text in keys.items()}
+
+
+def _by_gold(gold: gold_plan.Gold | None) -> dict[str, str]:
+    """What a label says of the gold model, by which arms differ as by settings; {} without one."""
+    return {"gold": gold.name, **({"relabel": "true"} if gold.relabel else {})} if gold else {}
 
 
 def run(made: Plan, root: store.Store, machine: Machine, *, repair: bool = False) -> Outcome:

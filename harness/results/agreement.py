@@ -16,7 +16,7 @@ import numpy as np
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.estimates import Estimator
-from rlhf_bench.harness.results.proxy_curves import read_pool
+from rlhf_bench.harness.results.proxy_curves import pool_of
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.seeds import Seed, layers_of, shown
 from rlhf_bench.harness.statistics import best_of_n, comparisons, monotonicity
@@ -115,7 +115,7 @@ def _pool_gains(cell: CellFiles, ns: Sequence[int]) -> list[float]:
 
     NaN without gold, and for an n above the number of responses in the pool.
     """
-    pool = read_pool(cell.folder("generations"))
+    pool = pool_of(cell)
     if pool.gold is None:
         return [float("nan")] * len(ns)
     gold, size = pool.gold, pool.rewards.shape[1]

@@ -39,6 +39,7 @@ ROWS = {
     "generations": ("generations.jsonl", ("example_id", "iteration", "decoding", "tokens", "finished")),
     "ppo": ("steps.jsonl", ("explained_variance", "clip_share", "kl")),
     "proxy": ("proxy.jsonl", ("example_id", "iteration", "figures")),
+    "gold_pool": ("gold.jsonl", ("example_id", "draw", "gold")),
 }
 """By role: the file of rows that a report reads, and the columns it needs."""
 COLUMNS = ("generations.jsonl", "verdicts.jsonl")
@@ -51,7 +52,7 @@ GENERATING = ("ppo", "transfer", "best_of_n", "written", "tempered")
 READ = frozenset(
     {
         *("scale.json", "sanity.json", "reward_model.json", "account.json", "pool.jsonl", "measures.json"),
-        *("verdicts.jsonl", *(name for name, _ in ROWS.values())),
+        *("agreement.json", "verdicts.jsonl", *(name for name, _ in ROWS.values())),
     }
 )
 """Files that a report reads, whatever the stage: they are hashed, the sizes of the others are compared."""
@@ -261,10 +262,17 @@ def _stage_problems(cell: CellFiles) -> Iterator[str]:
     if "scale" in cell.record["stages"]:
         scale = cell.folder("scale") / "scale.json"
         yield from _file_problems(scale, ("scale", "pair_accuracy", "sft_samples", "rejected"), dict, forms.SCALE)
+    yield from _gold_problems(cell)
     for role in BEFORE:
         sanity = cell.folder(role) / "sanity.json" if role in cell.record["stages"] else None
         if sanity and sanity.is_file():  # runs of before there was any have none
             yield from _file_problems(sanity, (), dict, forms.SANITY)
+
+
+def _gold_problems(cell: CellFiles) -> Iterator[str]:
+    """What cannot be read of the agreement of a cell's proxy with its gold model."""
+    if "gold_agreement" in cell.record["stages"]:
+        yield from _file_problems(cell.folder("gold_agreement") / "agreement.json", (), dict, forms.AGREEMENT)
 
 
 def _unpaired(written: Path, baseline: Path) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results import columns
-from rlhf_bench.harness.results.arms import Arm
+from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import Columns
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import layers_of
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WORTHS = ("gold", "score")
 """Measures of the judge `utility`: exact gold, or a scorer on tasks that have no gold."""
+GOLD_ROWS = "gold.jsonl"
+"""The file of a gold model's scores (stages/gold_rows.py)."""
 OF_ANY = frozenset(("sum", "length", "positive_share", "negative_share"))
 """Figures that every reward model has (scoring.diagnose); all others are specific to one."""
 
@@ -223,8 +225,24 @@ class Pool(NamedTuple):
     figures: Mapping[str, Array]
 
 
+def pool_of(cell: CellFiles) -> Pool:
+    """A cell's pool; its gold is the score of the run's gold model, where there is one.  Raises as `read_pool`."""
+    pool = read_pool(cell.folder("generations"))
+    if "gold_pool" not in cell.record["stages"]:
+        return pool
+    # rows stand draw after draw (stages/gold.py); a larger pool that other arms share has further draws
+    places = {example: at for at, example in enumerate(pool.examples)}
+    size = pool.rewards.shape[-1]
+    gold = np.full((len(pool.examples), size), np.nan)
+    for row in stored_rows(cell.folder("gold_pool") / GOLD_ROWS):
+        at = places.get(row["example_id"])
+        if at is not None and row["draw"] < size and row["gold"] is not None:
+            gold[at, row["draw"]] = row["gold"]
+    return pool._replace(gold=gold)
+
+
 def read_pool(folder: Path) -> Pool:
-    """The pool that the stage `best_of_n` wrote to `folder`: rewards are unscaled sums over tokens.
+    """The pool that the stage `best_of_n` wrote to `folder`: rewards are unscaled sums over tokens, gold the task's.
 
     Raises BenchError as `stored_rows`.
     """
@@ -240,7 +258,7 @@ def read_pool(folder: Path) -> Pool:
 def _of_pool(arm: Arm) -> Curves:
     folders = [cell.folder("generations") for cell in arm.cells]
     ns = [int(n) for n in store.read_json(folders[0] / store.MARKER)["params"]["best_of_n"]["n"]]
-    pools = [read_pool(folder) for folder in folders]
+    pools = [pool_of(cell) for cell in arm.cells]
     ids = sorted(set.intersection(*(set(pool.examples) for pool in pools)))
     order = [[pool.examples.index(i) for i in ids] for pool in pools]  # [S][P] rows: files may differ in their order
     # [S][C] of [P, N]: computed once, because they do not depend on the value that is averaged
@@ -263,6 +281,8 @@ def _of_pool(arm: Arm) -> Curves:
         cells = chosen([pool.figures[name][at] for pool, at in zip(pools, order, strict=True)])
         before[name], after[name] = cells[:, 0], cells[:, -1]
     samples = (np.array(rewards), np.array(golds)) if known else None
-    gold = chosen(golds) if known else None
+    worth, gold = (WORTHS[0], chosen(golds)) if known else _judged(arm, ns, ids)
+    if gold is not None and not known:
+        gold = gold[:, 1:]  # a judge's scores of the responses that were chosen; the baseline is no point of the curve
     features = Features(before, after)
-    return Curves("best-of-n", tuple(ns), proxy, kl, gold, samples, features, clusters, slices, ids=tuple(ids))
+    return Curves("best-of-n", tuple(ns), proxy, kl, gold, samples, features, clusters, slices, worth, tuple(ids))

@@ -172,7 +172,8 @@ def _replace(work: Path, target: Path) -> None:
 def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
     """The verdict stage of a stored cell, with stages on disk as its inputs."""
     inputs = {}
-    for role in ("prompts", "baseline", "generations"):
+    gold = cell.record.get("gold", {}).get("name", "")
+    for role in ("prompts", "baseline", "generations", *(("gold_baseline", "gold_generations") if gold else ())):
         # the marker has the whole key, a cell's record the short one of the folder: keys of verdicts hash the whole one
         record = store.read_json(cell.folder(role) / store.MARKER)
         place = [record["kind"], record["label"], str(record["key"])[: store.KEY_LENGTH]]
@@ -189,7 +190,8 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
             "Judge with the data and version the run was made with.",
         )
     label = shared.cell_label(cell.record["task"], cell.record["reward_model"], cell.seed)
-    return plan_cells.judge_stage(task, judge, inputs, label, cell.seed, cell.record.get("cut_off", KEEP))
+    cut_off = cell.record.get("cut_off", KEEP)
+    return plan_cells.judge_stage(task, judge, inputs, label, cell.seed, cut_off, gold)
 
 
 @lru_cache  # many cells have one task, and opening it reads its data

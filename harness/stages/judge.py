@@ -11,8 +11,9 @@ from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.nouns import Case, Generation, Measure, MeasureKind, Verdict
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, JudgesQuality, Task
+from rlhf_bench.harness.seams import HasAccount, HasThreshold, Judge, JudgesQuality, TakesGold, Task
 from rlhf_bench.harness.stages.evaluation import read_generations
+from rlhf_bench.harness.stages.gold_rows import StoredScores
 from rlhf_bench.harness.stages.prompts import load_task, read_examples
 
 if TYPE_CHECKING:
@@ -28,15 +29,19 @@ LARGEST = sys.float_info.max
 def verdicts(context: Context) -> StageFigures:
     """Have a judge compare every stored response with the baseline's to the same prompt.
 
-    Reads: prompts (examples.test.jsonl), baseline and generations (generations.jsonl).
+    Reads: prompts (examples.test.jsonl), baseline and generations (generations.jsonl); with a gold model gold_baseline
+        and gold_generations (gold.jsonl, its scores of both).
     Writes: verdicts.jsonl (one row per case), measures.json (what the numbers mean), account.json (what the judging
         took, where the judge has an `account`).
-    Parameters: judge (name), judge_settings, task, cut_off (`eval.cut_off`, left out for keep).
+    Parameters: judge (name), judge_settings, task, cut_off (`eval.cut_off`, left out for keep); gold, the gold model's
+        name, where there is one.
     """
     # The judge's own settings are payload: `judge` holds what its verdicts depend on, which is in the key.
     name = context.params["judge"]["name"]
     judge = load_judge(name, context.params["judge_settings"])
     cases = read_cases(context)
+    if "gold" in context.params and isinstance(judge, TakesGold):
+        judge = judge.with_gold(StoredScores.of(context))
     # checked before anything is written
     found = measure_ended(name, judge, cases, load_task(context.params), context.params.get("cut_off", KEEP))
     rows = [verdict_row(case, verdict) for case, verdict in zip(cases, found, strict=True)]
