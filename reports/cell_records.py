@@ -54,7 +54,8 @@ def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
     A gold model of the run itself, and scorers of judges.  Those that no record says anything of are left out.
     """
     found = {}
-    if "gold" in cell.record["stages"]:
+    stages = cell.record["stages"]
+    if "gold" in stages and stages.get("reward") != stages["gold"]:  # the arm `gold` is optimised for it on purpose
         found["the gold model"] = training_of(cell.folder("gold"))
     elif "gold_scale" in cell.record["stages"]:
         found["the gold model"] = _elsewhere(cell, "gold_scale")
