@@ -98,6 +98,8 @@ class ChangeByGold:
 
     gold: GoldScores
 
+    judges_quality = True  # without annotation, so that it is no field
+
     @property
     def measures(self) -> Sequence[Measure]:
         return measures_of("gold", f"score by the gold model {self.gold.name}")

@@ -22,6 +22,7 @@ from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.seeds import Seed, derived_seed, of_reward
 from rlhf_bench.harness.stages.halves import GOLD, PROXIES, check_prompts, prompt_name
+from rlhf_bench.harness.stages.judge import KEEP
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.types import JsonObject, Row
 
@@ -230,7 +231,7 @@ class GoldRun:
             {**needed, **inputs},
             payload,
             plugin_code=code,
-            cost=2.0 * (self.settings.eval.prompts or 1000),
+            cost=2.0 * self.settings.eval.rows,
             family=self.family,
         )
 
@@ -259,16 +260,21 @@ class GoldRun:
         of the chosen responses, too.  `stages` are the cell's, `label` its own.
         """
         base, written = stages["baseline"], stages["generations"]
-        before = self._scoring("gold_scores", f"baseline-{base.label}", "gold:gold_scores", {"generations": base})
+        # absent where such responses count as they are, as in the keys of verdicts
+        cut_off = {} if self.settings.eval.cut_off == KEEP else {"cut_off": self.settings.eval.cut_off}
+        label_before, scoring = f"baseline-{base.label}", "gold:gold_scores"
+        before = self._scoring("gold_scores", label_before, scoring, {"generations": base}, **cut_off)
         found = {"gold_baseline": before}
         if "pool" in stages:
             pool = stages["pool"]
             inputs = {"pool": pool, "prompts": stages["prompts"]}
-            drawn = {"samples": pool.params["pool"]["samples"], "prompts": self.settings.eval.prompts}
+            evaluated = self.settings.eval.prompts * self.settings.eval.samples
+            drawn = {"samples": pool.params["pool"]["samples"], "prompts": evaluated, **cut_off}
             scored = self._scoring("gold_pool", f"pool-{pool.label}", "gold:gold_pool", inputs, **drawn)
             scored = replace(scored, cost=pool.cost)
             return {**found, "gold_pool": scored, "gold_generations": scored}
-        scored = self._scoring("gold_scores", f"{written.kind}-{label}", "gold:gold_scores", {"generations": written})
+        of_written = {"generations": written}
+        scored = self._scoring("gold_scores", f"{written.kind}-{label}", scoring, of_written, **cut_off)
         return {**found, "gold_generations": scored}
 
     def agreement(self, arm: arms.ArmContext, scores: Mapping[str, Stage]) -> dict[str, Stage]:
@@ -290,7 +296,7 @@ class GoldRun:
             inputs,
             arm.payload,
             plugin_code=arm.code,
-            cost=2.0 * (self.settings.eval.prompts or 1000),
+            cost=2.0 * self.settings.eval.rows,
             family=self.family,
         )
         return {"gold_agreement": found}

@@ -14,6 +14,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Answer, Example, Generation, Scored
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
+from rlhf_bench.harness.seams import MayDecline
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.gold_rows import ROWS
 from rlhf_bench.harness.stages.pairs import read_pairs
@@ -96,12 +97,12 @@ def gold_scores(context: Context) -> StageFigures:
     Reads: generations (generations.jsonl), and as `scored`.
     Writes: gold.jsonl, a row per response in their order: example_id, iteration, decoding, response, finished, `gold`
         (null where undecided) and `reason`.
-    Parameters: as `scored`.
+    Parameters: cut_off (`eval.cut_off`, left out for keep), and as `scored`.
     """
     found = read_generations(context.inputs["generations"] / "generations.jsonl")
-    scores = scored(context, [GoldText(g.prompt, g.response, g.finished) for g in found])
+    texts = [read_as(context, GoldText(g.prompt, g.response, g.finished)) for g in found]
     places = [{"example_id": g.example_id, "iteration": g.iteration, "decoding": g.decoding} for g in found]
-    return write_rows(context, places, [(g.response, g.finished) for g in found], scores)
+    return write_rows(context, places, texts)
 
 
 def gold_pool(context: Context) -> StageFigures:
@@ -110,29 +111,32 @@ def gold_pool(context: Context) -> StageFigures:
     Reads: pool (draw.N.jsonl), prompts (examples.test.jsonl), and as `scored`.
     Writes: gold.jsonl, a row per sample, draw after draw, prompts in their order: example_id, draw, response, finished,
         `gold` (null where undecided) and `reason`.
-    Parameters: samples (draws), prompts (how many are evaluated, 0: all), and as `scored`.
+    Parameters: samples (draws), prompts (how many are evaluated, 0: all), cut_off (left out for keep), and as `scored`.
     """
     p = context.params
     examples = read_examples(context.inputs["prompts"], "test")[: p["prompts"] or None]
     places: list[Row] = []
     texts: list[GoldText] = []
-    rows: list[tuple[str, bool]] = []
     for number in range(p["samples"]):
         drawn = store.read_rows(draw_file(context.inputs["pool"], number))
         for example, row in zip(examples, drawn, strict=True):
             places.append({"example_id": example.id, "draw": number})
-            rows.append((row["response"], row["finished"]))
-            texts.append(GoldText(example.prompt, *rows[-1]))
-    return write_rows(context, places, rows, scored(context, texts))
+            texts.append(read_as(context, GoldText(example.prompt, row["response"], row["finished"])))
+    return write_rows(context, places, texts)
 
 
-def write_rows(
-    context: Context, places: Sequence[Row], texts: Sequence[tuple[str, bool]], scores: Sequence[Scored]
-) -> StageFigures:
-    """Write gold.jsonl from what names each row, its response and whether that ended, and its score."""
+def read_as(context: Context, text: GoldText) -> GoldText:
+    """What is scored of a response: nothing of one that is cut off, where such responses lose."""
+    lost = context.params.get("cut_off", "keep") != "keep" and not text.finished
+    return text._replace(response="") if lost else text
+
+
+def write_rows(context: Context, places: Sequence[Row], texts: Sequence[GoldText]) -> StageFigures:
+    """Score texts and write gold.jsonl; `places` name the rows."""
     rows: list[JsonObject] = []
-    for place, (response, finished), one in zip(places, texts, scores, strict=True):
-        row = {**place, "response": response, "finished": finished, "gold": one.value}
+    scores = scored(context, texts)
+    for place, text, one in zip(places, texts, scores, strict=True):
+        row = {**place, "response": text.response, "finished": text.finished, "gold": one.value}
         rows.append({**row, **({"reason": one.reason} if one.reason else {})})
     store.write_rows(context.work / ROWS, rows)
     return {"responses": len(rows), "undecided": sum(one.value is None for one in scores)}
@@ -177,10 +181,13 @@ def gold_agreement(context: Context) -> StageFigures:
     own, gold = list(zip(values[::2], values[1::2], strict=True)), [both for _, both in known]
     baseline = read_generations(context.inputs["baseline"] / "generations.jsonl")
     with_gold = zip(baseline, store.read_rows(context.inputs["gold_baseline"] / ROWS), strict=True)
-    sampled = [(g, row["gold"]) for g, row in with_gold if g.decoding == "sample" and row["gold"] is not None]
-    rewards = sums(
-        proxy, tokenizer, [GoldText(g.prompt, g.response, g.finished) for g, _ in sampled], batch, context.device
-    )
+    # what gold read: nothing of a response that is cut off, where such responses lose
+    sampled = [
+        (GoldText(g.prompt, row["response"], row["finished"]), row["gold"])
+        for g, row in with_gold
+        if g.decoding == "sample" and row["gold"] is not None
+    ]
+    rewards = sums(proxy, tokenizer, [text for text, _ in sampled], batch, context.device)
     found = {
         "pairs": len(known),
         "agreement": same_side(own, gold),
@@ -195,6 +202,4 @@ def gold_agreement(context: Context) -> StageFigures:
 
 def scores_prompt(model: NamedRewardModel, prompt: str) -> bool:
     """Whether a reward model scores responses to this prompt (`seams.MayDecline`)."""
-    from rlhf_bench.harness.seams import MayDecline
-
     return not (isinstance(model.model, MayDecline) and model.model.why_not(prompt))

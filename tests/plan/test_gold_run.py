@@ -210,6 +210,23 @@ def test_a_model_that_is_there_is_gold_by_one_option(done: Path, tmp_path: Path)
     assert [row["values"]["score"] for row in rows(other, "verdicts.jsonl")] == pytest.approx(gold, abs=1e-4)
 
 
+def test_several_samples_and_responses_that_are_cut_off(done: Path, tmp_path: Path) -> None:
+    """Of a cut-off response gold reads nothing under eval.cut_off=lose; every sample of a prompt has its own gold."""
+    out, folder = tmp_path / "runs", only(done, "gold/*")
+    more = {"eval.cut_off": "lose", "eval.samples": 2, "eval.prompts": 4, "ppo.iterations": 2, "ppo.save_every": 1}
+    ended = bench(*command(out, "--gold", f"rm:{folder}", *BOTH, rms=("length-only",), **more))
+    assert ended.returncode == 0, ended.stderr
+    pool = rows(only(out, "gold_pool/*"), "gold.jsonl")
+    assert len(pool) == 4 * 2 * 4  # draws, samples, prompts
+    scored = [*pool, *(row for path in out.glob("gold_scores/*") for row in rows(path, "gold.jsonl"))]
+    cut = [row for row in scored if not row["finished"]]
+    assert cut
+    assert {row["response"] for row in cut} == {""}
+    assert all(row["gold"] is not None for row in scored)
+    report = report_of(out)
+    assert all(e["value"] is not None for e in report["estimates"] if (e["judge"], e["statistic"]) == ("proxy", "gold"))
+
+
 # ---- plans and bad input --------------------------------------------------------------------------------------------
 
 
