@@ -9,15 +9,16 @@ cannot read, gets no score but a reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.transformers_private import commit_hash
 from rlhf_bench.harness.models import policies
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit, Row
 from rlhf_bench.harness.nouns import Answer, Example, Scored
 from rlhf_bench.harness.text.tokens import Span
 from rlhf_bench.reward_models.input_forms import InputEncoder, InputRow
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import Classifier
     from rlhf_bench.harness.text.types import Tokenizer
 
+T = TypeVar("T")
 TokenScores = list[tuple[float, Span]]
 """The score of each token of a response, with the characters it covers."""
 
@@ -51,6 +53,7 @@ class ClassifierScorer:
         path = Path(source).expanduser()
         self.source = str(path) if path.is_dir() else source
         self.batch, self.device, self._form, self.level, self._head = batch, device, form, level, head
+        self._limit = MicroBatchLimit()
 
     def __call__(self, example: Example, response: str) -> float | None:
         """The score of one finished response, None where it cannot be scored."""
@@ -102,8 +105,8 @@ class ClassifierScorer:
     def scores(self, answers: Sequence[Answer]) -> list[Scored]:
         """One score per answer, in order; equal answers are scored once.
 
-        None with a reason where an answer cannot be read or its score is not finite.  Raises BenchError where memory
-        runs out, and for a tokenizer that does not belong to the model.
+        None with a reason where an answer cannot be read or its score is not finite.  Raises BenchError where a single
+        answer does not fit the memory, and for a tokenizer that does not belong to the model.
         """
         # the key leaves out what the model does not read
         rows = {_key(answer): self._row(answer) for answer in answers}
@@ -111,10 +114,8 @@ class ClassifierScorer:
         # Sorted by length to keep padding small, then by text, so that scores do not depend on the order of answers.
         keys = sorted(usable, key=lambda key: (len(usable[key]["input_ids"]), key))
         found = {key: Scored(None, row) for key, row in rows.items() if isinstance(row, str)}
-        for start in range(0, len(keys), self.batch):
-            part = keys[start : start + self.batch]
-            for key, value in zip(part, self._forward([usable[key] for key in part]), strict=True):
-                found[key] = Scored(value) if math.isfinite(value) else Scored(None, "the score is not finite")
+        for key, value in zip(keys, self._in_batches([usable[key] for key in keys], self._forward), strict=True):
+            found[key] = Scored(value) if math.isfinite(value) else Scored(None, "the score is not finite")
         return [found[_key(answer)] for answer in answers]
 
     def token_scores(self, answers: Sequence[Answer]) -> list[TokenScores | str]:
@@ -122,26 +123,32 @@ class ClassifierScorer:
 
         The tokens are the classifier's own, each with its characters [start, end) of the response.
         """
+        rows = [self._row(answer) for answer in answers]
+        usable = [row for row in rows if not isinstance(row, str)]
+        scored = iter(self._in_batches(usable, self._forward_tokens))  # in the order of the usable rows
+        found: list[TokenScores | str] = []
+        for answer, row in zip(answers, rows, strict=True):
+            if isinstance(row, str):
+                found.append(row)
+            else:
+                token_values = next(scored)
+                found.append([(token_values[at], span) for at, span in self.encoder.spans(answer)])
+        return found
+
+    def _in_batches(self, rows: Sequence[InputRow], forward: Callable[[Sequence[InputRow]], list[T]]) -> list[T]:
+        """What `forward` gives for each of `rows`, in order, `batch` of them at a time: fewer where memory runs out."""
+        longest = max((len(row["input_ids"]) for row in rows), default=0)
+        return self._limit.each(forward, rows, self.batch, Row(f"scoring with {self.source}", longest))
+
+    def _forward_tokens(self, rows: Sequence[InputRow]) -> list[list[float]]:
+        """The scores of all tokens of sequences, padding included."""
         import torch
 
-        found: list[TokenScores | str] = []
-        for start in range(0, len(answers), self.batch):
-            part = answers[start : start + self.batch]
-            rows = [self._row(answer) for answer in part]
-            values: list[list[float]] = []
-            if usable := [row for row in rows if not isinstance(row, str)]:
-                ids, mask, others = _padded(usable, self.tokenizer.pad_token_id or 0, self.model.device)
-                with torch.no_grad():
-                    logits: Tensor = self.model(input_ids=ids, attention_mask=mask, **others).logits
-                values = logits.squeeze(-1).float().tolist()
-            scored = iter(values)  # in the order of the usable rows
-            for answer, row in zip(part, rows, strict=True):
-                if isinstance(row, str):
-                    found.append(row)
-                else:
-                    token_values = next(scored)
-                    found.append([(token_values[at], span) for at, span in self.encoder.spans(answer)])
-        return found
+        ids, mask, others = _padded(rows, self.tokenizer.pad_token_id or 0, self.model.device)
+        with torch.no_grad():
+            logits: Tensor = self.model(input_ids=ids, attention_mask=mask, **others).logits
+        values: list[list[float]] = logits.squeeze(-1).float().tolist()
+        return values
 
     def _row(self, answer: Answer) -> InputRow | str:
         """The input of one answer, or the reason why it cannot be scored."""
@@ -165,17 +172,14 @@ class ClassifierScorer:
 
         # A tokenizer without a pad token pads with 0: the mask hides it.
         ids, mask, others = _padded(rows, self.tokenizer.pad_token_id or 0, self.model.device)
-        try:
-            with torch.no_grad():
-                if not self._is_decoder:
-                    logits: Tensor = self.model(input_ids=ids, attention_mask=mask, **others).logits
-                    return [float(value) for value in logits.squeeze(-1).float()]
-                hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-                # the last real token by mask: the class's own pooling looks for pad ids, which a text may hold
-                last = hidden[torch.arange(len(rows), device=hidden.device), mask.sum(1) - 1]
-                return [float(value) for value in self.model.score(last).squeeze(-1).float()]
-        except torch.OutOfMemoryError as error:
-            raise BenchError(f"{self.source}: out of memory.", "Lower the batch, or choose device cpu.") from error
+        with torch.no_grad():
+            if not self._is_decoder:
+                logits: Tensor = self.model(input_ids=ids, attention_mask=mask, **others).logits
+                return [float(value) for value in logits.squeeze(-1).float()]
+            hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            # the last real token by mask: the class's own pooling looks for pad ids, which a text may hold
+            last = hidden[torch.arange(len(rows), device=hidden.device), mask.sum(1) - 1]
+            return [float(value) for value in self.model.score(last).squeeze(-1).float()]
 
 
 def _key(answer: Answer) -> tuple[str, str, bool]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, split_revision
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit, Row
 from rlhf_bench.harness.printable import well_formed
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
 from rlhf_bench.harness.text.vet import check_bounded
@@ -117,6 +118,7 @@ class Encoder:
         path = Path(source).expanduser()
         self.source, self.revision = (str(path), None) if path.is_dir() else split_revision(source)
         self.tokens, self.batch = tokens, batch
+        self._limit, self._row = MicroBatchLimit(), Row(f"embedding texts with {self.source}", tokens)
         self._vectors: dict[str, Array] = {}
         self._width: int | None = None
 
@@ -135,9 +137,8 @@ class Encoder:
         # taken out first: the new vectors may push these out of the cache
         vectors = {text: self._vectors[text] for text in distinct if text in self._vectors}
         missing = [text for text in distinct if text not in vectors]
-        for start in range(0, len(missing), self.batch):
-            part = missing[start : start + self.batch]
-            vectors |= dict(zip(part, self._forward(part, device), strict=True))
+        found = self._limit.each(lambda part: list(self._forward(part, device)), missing, self.batch, self._row)
+        vectors |= dict(zip(missing, found, strict=True))
         _add_to_cache(self._vectors, {text: vectors[text] for text in missing})
         # before the first text with content the width is unknown
         width = self._width or 0

@@ -17,7 +17,7 @@ import pytest
 from rlhf_bench.harness import replacing as writing
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.faults import machine_fault
+from rlhf_bench.harness.faults import is_out_of_memory, machine_fault
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.pipeline.execute import execute
 from rlhf_bench.harness.pipeline.machine import Machine
@@ -90,6 +90,19 @@ def test_no_memory_is_told_whatever_library_asks(ask: Callable[[Path], None], tm
     assert found.seen.startswith("ppo a: out of memory")
     assert "micro_batch" in found.fix
     assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize("ask", [allocate, numbers])
+def test_what_fewer_rows_may_mend_is_told_from_other_errors(ask: Callable[[Path], None], tmp_path: Path) -> None:
+    import torch
+
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        ask(tmp_path)
+    assert is_out_of_memory(caught.value), caught.value
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    others = [ValueError("out of memory"), RuntimeError("shapes do not match"), BenchError("Out of memory with 1 row.")]
+    assert not any(map(is_out_of_memory, others))
 
 
 FULL = [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.faults import is_out_of_memory
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 LOWER = (
     "Shorten what it reads (data.max_prompt_tokens), train adapters (policy.lora=8), recompute activations "
@@ -60,6 +62,25 @@ class MicroBatchLimit:
             self.rows = min(rows // 2, self.rows or rows)  # another thread may have halved them further
             sys.stderr.write(f"Out of memory with {rows} rows at once: going on with {self.rows}.\n")
             release()
+
+    def each(self, function: Callable[[Sequence[R]], Sequence[T]], rows: Sequence[R], size: int, row: Row) -> list[T]:
+        """What `function` gives for each of `rows`, in their order, at most `size` of them at a time.
+
+        What was computed before the memory ended is kept.  Raises BenchError as `run`.
+        """
+        found: list[T] = []
+        while len(found) < len(rows):
+            rest = rows[len(found) : len(found) + size]
+            found += self.run(lambda count, rest=rest: function(rest[:count]), len(rest), row)  # type: ignore[misc]
+        return found
+
+
+_limits: WeakKeyDictionary[object, dict[str, MicroBatchLimit]] = WeakKeyDictionary()
+
+
+def limit_of(model: object, doing: str) -> MicroBatchLimit:
+    """How many rows a model takes at once when it does `doing`: found by trial, so it is kept from call to call."""
+    return _limits.setdefault(model, {}).setdefault(doing, MicroBatchLimit())
 
 
 def release() -> None:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Events = multiprocessing.Queue[tuple[str, int, int]]
 
 
+AGAIN = "Finished stages are kept, and checkpoints of these: run again."
+
+
 @dataclass
 class Outcome:
     """Names of the stages that were made, the errors of those that failed, and those left out because of an input.
@@ -166,7 +169,10 @@ def _side_by_side(missing: Sequence[Stage], root: Store, machine: Machine, outco
                 for future in done:
                     stage = running.pop(future)
                     ended.add(stage.key)
-                    made = _collect(future, stage, outcome)
+                    try:
+                        made = _collect(future, stage, outcome)
+                    except BrokenProcessPool as error:
+                        raise killed([stage, *running.values()], pool) from error
                     if made:
                         sorter.done(stage.key)  # without it the stages that need this one never become ready
                     told.end(stage, "" if made else outcome.failed[stage.name].seen)
@@ -197,7 +203,7 @@ def _main_module_hidden() -> Iterator[None]:
 def _collect(future: Future[bool], stage: Stage, outcome: Outcome) -> bool:
     """Record how a stage ended in `outcome`; whether its result is there.
 
-    Raises BenchError where the worker process was killed, because then no other stage of the pool can end either.
+    Raises BrokenProcessPool where a worker process was killed: no other stage of the pool can end either.
     """
     try:
         if future.result():
@@ -205,10 +211,25 @@ def _collect(future: Future[bool], stage: Stage, outcome: Outcome) -> bool:
     except BenchError as error:
         outcome.failed[stage.name] = error
         return False
-    except BrokenProcessPool as error:
-        fix = "It may have run out of memory; try fewer --jobs."
-        raise BenchError(f"The process of {stage.name} was killed.", fix) from error
     return True
+
+
+def killed(running: Sequence[Stage], pool: ProcessPoolExecutor) -> BenchError:
+    """The error for a worker process of `pool` that was killed while the stages `running` ran, in one of its workers.
+
+    The kernel kills by SIGKILL what takes the last memory, which no process can catch.
+    """
+    names = ", ".join(sorted(stage.name for stage in running))
+    codes = {process.exitcode for process in list((pool._processes or {}).values())}
+    # the pool itself ends the other workers by SIGTERM
+    number = next((-code for code in codes if code is not None and code < 0 and code != -signal.SIGTERM), None)
+    how = f" by {signal.Signals(number).name}" if number in set(signal.Signals) else ""
+    if number is not None and number != signal.SIGKILL:
+        return BenchError(f"A process was killed{how} while these ran: {names}.", AGAIN)
+    return BenchError(
+        f"A process was killed{how} while these ran: {names}. The machine has probably run out of memory.",
+        f"Try fewer --jobs, or lower the micro_batch of what ran. {AGAIN}",
+    )
 
 
 # -- in a worker process -----------------------------------------------------------------------------------------------

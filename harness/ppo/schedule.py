@@ -22,6 +22,9 @@ from rlhf_bench.harness.sampling.rollout import batches_by_length, logprobs, map
 if TYPE_CHECKING:
     from rlhf_bench.harness.ppo.run import PPORun
 
+PASSES = "reading rollouts with the policy, the reference or the critic"
+"""What is done with a rollout here, for messages."""
+
 Pass = Callable[[Rollout], Tensor]
 """A model's forward pass over a micro-batch: numbers [b, t]."""
 
@@ -48,8 +51,8 @@ def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tenso
 
     def others(_: Check) -> tuple[Tensor, Tensor]:
         with on_device(run, actors.reference):
-            found = map_batches(reference, rollout, *sizes)
-        return found, map_batches(actors.critic, rollout, *sizes)
+            found = map_batches(reference, rollout, *sizes, PASSES)
+        return found, map_batches(actors.critic, rollout, *sizes, PASSES)
 
     # Reference and critic share weights, or autocast's cache of casts, so they stay in one thread.  The reward model
     # shares nothing with them: on a CPU it has a thread of its own, unless offloading keeps few models in memory.
@@ -69,7 +72,7 @@ def sampled_logprobs(run: PPORun, rollout: Rollout) -> Tensor:
         return rollout.logprobs
     policy = run.actors.policy
     return map_batches(
-        lambda part: logprobs(policy, part, s.temperature), rollout, s.micro_batch, s.micro_tokens, run.limit
+        lambda part: logprobs(policy, part, s.temperature), rollout, s.micro_batch, s.micro_tokens, run.limit, PASSES
     )
 
 
@@ -103,7 +106,7 @@ def concurrent_passes(
             check()  # raises once the other thread has failed
             model, part = job
             # A batch again in `map_batches`, which divides it further where the memory is too small for it.
-            found = map_batches(passes[model], rows_of(rollout, part), size, tokens, limit)
+            found = map_batches(passes[model], rows_of(rollout, part), size, tokens, limit, PASSES)
             results[model][part, : found.shape[1]] = found
             queue.release(model)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
-from rlhf_bench.harness.faults import machine_fault
+from rlhf_bench.harness.faults import is_out_of_memory, machine_fault
 from rlhf_bench.harness.forward.passes import first_of_each
-from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit, Row
 from rlhf_bench.harness.nouns import Rollout
-from rlhf_bench.harness.sampling.rollout import answers_alone, map_batches, rows_of, to_whole
+from rlhf_bench.harness.sampling.rollout import answers_alone, longest_row, map_batches, rows_of, to_whole
 from rlhf_bench.harness.seams import HasCorrections, HasDiagnostics, RewardModel
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class NamedRewardModel:
         """
         if not isinstance(self.model, HasCorrections):
             return [None] * len(rollout.prompts)
-        found: list[str | None] = list(self._call(self.model.corrections, answers_alone(rollout)))
+        parts = self.in_parts(self.model.corrections, answers_alone(rollout), len(rollout.prompts))
+        found: list[str | None] = [text for part in parts for text in part]
         if len(found) != len(rollout.prompts) or not all(isinstance(text, str) for text in found):
             raise BenchError(f"The reward model {self.name!r} gave no text for every response.", "See HasCorrections.")
         return found
@@ -69,7 +70,26 @@ class NamedRewardModel:
         def score(part: Rollout) -> Tensor:
             return check_rewards(self.name, self._call(self.model.rewards, part), part)
 
-        return map_batches(score, rollout, self.batch, limit=self.limit)
+        return map_batches(score, rollout, self.batch, limit=self.limit, doing=self._doing)
+
+    @property
+    def _doing(self) -> str:
+        return f"scoring with the reward model {self.name!r}"
+
+    def in_parts(self, method: Callable[[Rollout], T], rollout: Rollout, size: int) -> list[T]:
+        """What a method of the model returns for the rollout's rows in their order, at most `size` at a time.
+
+        Fewer where the memory requires it.  Raises BenchError where the method fails.
+        """
+        import torch
+
+        def attempt(rows: int) -> list[T]:
+            if rows >= len(rollout.prompts):
+                return [self._call(method, rollout)]
+            everything = torch.arange(len(rollout.prompts), device=rollout.mask.device)
+            return [self._call(method, rows_of(rollout, part)) for part in torch.split(everything, rows)]
+
+        return self.limit.run(attempt, min(size, len(rollout.prompts)), Row(self._doing, longest_row(rollout)))
 
     def _call(self, method: Callable[[Rollout], T], rollout: Rollout) -> T:
         import torch
@@ -77,9 +97,11 @@ class NamedRewardModel:
         try:
             with torch.no_grad():
                 return method(rollout)
-        except (BenchError, torch.OutOfMemoryError):  # the second is for `fit`, which tries fewer rows
+        except BenchError:
             raise
         except (Exception, SystemExit) as error:  # a plugin may raise anything
+            if is_out_of_memory(error):  # for the limit, which tries fewer rows
+                raise
             if fault := machine_fault(error, f"The reward model {self.name!r}, scoring"):
                 raise fault from error
             raise BenchError(f"The reward model {self.name!r} failed while scoring: {one_line(error)}.") from error
@@ -131,6 +153,8 @@ def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dic
     A length bias, or rewards that are negative everywhere, show here first.  Figures of the reward model's own
     (`HasDiagnostics`) are added.
     """
+    import torch
+
     length = rollout.mask.sum(1).clamp(min=1)  # an empty response has shares 0
     figures = {
         "sum": rewards.sum(1),
@@ -139,5 +163,7 @@ def diagnose(scorer: NamedRewardModel, rollout: Rollout, rewards: Tensor) -> dic
         "negative_share": (rewards < 0).sum(1) / length,
     }
     if isinstance(scorer.model, HasDiagnostics):
-        figures |= {name: values.float() for name, values in scorer.model.diagnostics(answers_alone(rollout)).items()}
+        # a reward model that corrects may pass the rollout through its model once more
+        parts = scorer.in_parts(scorer.model.diagnostics, answers_alone(rollout), scorer.batch)
+        figures |= {name: torch.cat([part[name].float() for part in parts]) for name in parts[0]}
     return figures

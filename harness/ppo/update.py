@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 
 from rlhf_bench.harness.forward.passes import logits_and_hidden, pack, token_logprobs
 from rlhf_bench.harness.forward.threads import Check, run_concurrently
+from rlhf_bench.harness.models.micro_batch import Row
 from rlhf_bench.harness.ppo import arithmetic
 from rlhf_bench.harness.ppo.actors import TrunkCritic
 from rlhf_bench.harness.ppo.run import Experience, PPORun
-from rlhf_bench.harness.sampling.rollout import batches_by_length, make_generator
+from rlhf_bench.harness.sampling.rollout import batches_by_length, longest_row, make_generator
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
@@ -156,7 +157,8 @@ def accumulate(
             sums.append(torch.stack([term.detach().float() for term in terms]))
         return torch.stack(sums).sum(0) / tokens
 
-    found: list[float] = run.limit.run(attempt, run.settings.micro_batch).tolist()
+    row = Row("updating policy and critic", longest_row(experience.rollout))
+    found: list[float] = run.limit.run(attempt, min(run.settings.micro_batch, len(index)), row).tolist()
     return found
 
 

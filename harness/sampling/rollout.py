@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from rlhf_bench.harness.forward.passes import CHUNK, logits_and_hidden, pack, scatter_to_mask, token_logprobs
-from rlhf_bench.harness.models.micro_batch import MicroBatchLimit
+from rlhf_bench.harness.models.micro_batch import MicroBatchLimit, Row, limit_of
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.text.chat import prompt_format, thinking_tokens
 from rlhf_bench.harness.text.templates import decode, encode, encode_prompts
@@ -49,10 +48,6 @@ def pad_prompts(rows: Sequence[Sequence[int]], pad: int, device: str) -> tuple[T
     return ids, mask
 
 
-_limits: WeakKeyDictionary[CausalLM, MicroBatchLimit] = WeakKeyDictionary()
-"""Rows that each model decodes at once: found by trial, so it is kept from one call to the next."""
-
-
 def sample(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -85,7 +80,8 @@ def sample(
         batches = zip(torch.split(ids, rows), torch.split(mask, rows), numbers, strict=False)
         return [decoding.generate(model, tokenizer, *batch, max_new, temperature, top_p) for batch in batches]
 
-    batches = _limits.setdefault(model, MicroBatchLimit()).run(in_batches, len(ids))
+    row = Row("sampling", ids.shape[1] + max_new)
+    batches = limit_of(model, row.doing).run(in_batches, len(ids), row)
     if len(batches) == 1:
         ((response, drawn),) = batches
     else:
@@ -283,9 +279,13 @@ def map_batches(
     size: int,
     tokens: int = 0,
     limit: MicroBatchLimit | None = None,
+    doing: str = "",
 ) -> Tensor:
     """`function` [b, t] of batches of at most `size` rows and `tokens` tokens, as one float32 [B, T] in the rollout's
-    order; `limit` makes the batches smaller where the device's memory requires it."""
+    order; `limit` makes the batches smaller where the device's memory requires it.
+
+    Raises BenchError, which names what is being done, where a single row does not fit.
+    """
     import torch
 
     def run(rows: int) -> Tensor:
@@ -296,4 +296,9 @@ def map_batches(
             whole[index, : part.shape[1]] = part  # `rows_of` has trimmed the columns: the rest stays 0
         return whole
 
-    return (limit or MicroBatchLimit()).run(run, size)
+    return (limit or MicroBatchLimit()).run(run, min(size, len(rollout.prompts)), Row(doing, longest_row(rollout)))
+
+
+def longest_row(rollout: Rollout) -> int:
+    """Tokens of the longest prompt with its response."""
+    return int((rollout.prompt_mask.sum(1) + rollout.mask.sum(1)).max()) if len(rollout.prompts) else 0

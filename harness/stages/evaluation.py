@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.models.micro_batch import limit_of
 from rlhf_bench.harness.nouns import Decoding, Example, Generation, Rollout, to_row, with_turns
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
@@ -207,11 +208,13 @@ def kl_terms(
     samples of a nucleus that mean is no KL, and the KL of the nuclei is infinite where one has a token that the other
     lacks: there it is the KL of the two whole distributions at every position, along the sampled texts.
     """
+    doing = "comparing with the reference"
+    limits = LOGIT_ROWS, 0, limit_of(reference, doing), doing
     if top_p < 1:
-        terms = map_batches(lambda part: kl_at_positions(policy, reference, part, temperatures), rollout, LOGIT_ROWS)
+        terms = map_batches(lambda part: kl_at_positions(policy, reference, part, temperatures), rollout, *limits)
     else:
         assert rollout.logprobs is not None
-        known = map_batches(lambda part: logprobs(reference, part, temperatures[1]), rollout, LOGIT_ROWS)
+        known = map_batches(lambda part: logprobs(reference, part, temperatures[1]), rollout, *limits)
         terms = rollout.logprobs - known  # [B, T], of the sampled tokens
     found: list[float] = terms.sum(1).tolist()
     return found

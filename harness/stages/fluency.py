@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FLUENCY = "fluency"
 """The stage's name among the judges of a cell."""
+DOING = "measuring perplexity"
 GRAM = 4
 """Words of the n-grams whose repetition is counted."""
 
@@ -125,7 +126,7 @@ def log_perplexities(
         part = wanted[start : start + size]
         rollout = retokenised(tokenizer, [known[key] for key in part], context.device)
         with torch.no_grad():
-            sums = map_batches(lambda rows: logprobs(model, rows), rollout, LOGIT_ROWS, limit=limit).sum(1)
+            sums = map_batches(lambda rows: logprobs(model, rows), rollout, LOGIT_ROWS, limit=limit, doing=DOING).sum(1)
         means = (-sums / rollout.mask.sum(1)).tolist()
         found |= {key: mean if math.isfinite(mean) else None for key, mean in zip(part, means, strict=True)}
         context.progress(min(start + size, len(wanted)), len(wanted))

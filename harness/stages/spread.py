@@ -15,6 +15,7 @@ import numpy as np
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.passes import pack, scatter_to_mask
+from rlhf_bench.harness.models.micro_batch import limit_of
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.sampling.rollout import map_batches
@@ -134,7 +135,8 @@ def by_attention(scorer: NamedRewardModel, rollout: Rollout, names: Sequence[str
         own = scatter_to_mask(attention[:, 1:][packed.before[:, :-1]], part.mask)
         return own / own.sum(1, keepdim=True) * scores[:, None]
 
-    return map_batches(credit, rollout, ATTENTION_ROWS)
+    doing = "reading attention"
+    return map_batches(credit, rollout, ATTENTION_ROWS, 0, limit_of(model, doing), doing)
 
 
 METHODS: Mapping[str, Callable[[NamedRewardModel, Rollout, Sequence[str], int], Tensor]] = {

@@ -65,6 +65,37 @@ def measured(judge: Any, *cases: Case) -> list[Verdict]:
     return list(judge.measure(cases, Plain()))
 
 
+def test_scores_are_the_same_where_memory_allows_two_rows(
+    rm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [answer(text) for text in TEXTS]
+    whole = ClassifierScorer(str(rm), batch=8).scores(answers)
+    forward, seen = ClassifierScorer._forward, list[int]()
+
+    def narrow(self: ClassifierScorer, rows: Any) -> list[float]:
+        seen.append(len(rows))
+        if len(rows) > 2:
+            raise MemoryError("a fake")
+        return forward(self, rows)
+
+    monkeypatch.setattr(ClassifierScorer, "_forward", narrow)
+    found = ClassifierScorer(str(rm), batch=8).scores(answers)
+    assert [one.reason for one in found] == [one.reason for one in whole]
+    assert [one.value for one in found] == pytest.approx([one.value for one in whole], rel=1e-4, abs=1e-4)
+    assert seen[:3] == [8, 4, 2]
+    assert max(seen[3:]) == 2
+    assert capsys.readouterr().err.count("Out of memory") == 2
+
+
+def test_an_answer_that_does_not_fit_the_memory_is_one_line(rm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> list[float]:
+        raise MemoryError("a fake")
+
+    monkeypatch.setattr(ClassifierScorer, "_forward", full)
+    with pytest.raises(BenchError, match=r"Out of memory while scoring with .* with a single row of \d+ tokens"):
+        ClassifierScorer(str(rm)).scores([answer("They meet at nine.")])
+
+
 def by_hand(folder: Path, ids: list[int]) -> float:
     """The transformers class itself on one text, without padding."""
     import torch

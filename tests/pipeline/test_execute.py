@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,6 +23,8 @@ from rlhf_bench.harness.store import Store
 
 def note(context: Context) -> Mapping[str, Any]:
     """A stage that takes two steps, or fails."""
+    if number := context.params.get("signal"):
+        os.kill(os.getpid(), number)
     if context.params.get("fails"):
         raise BenchError("No luck.", "Try again.")
     for done in (1, 2):
@@ -85,6 +89,20 @@ def test_what_is_stopped_goes_by_keys_not_by_names(tmp_path: Path, jobs: int) ->
     outcome = execute([bad, needs_bad, good, needs_good], prepared(tmp_path), Machine(jobs))
     assert "note of good" in outcome.made
     assert outcome.skipped == ["note of bad"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_worker_that_is_killed_is_one_line_and_memory_its_likely_cause(tmp_path: Path, number: int) -> None:
+    """By SIGKILL, which the kernel sends where memory has run out; no other signal says so."""
+    root = prepared(tmp_path)
+    with pytest.raises(BenchError) as caught:
+        execute([stage("made"), stage("killed", stage("made"), signal=number)], root, Machine(2))
+    assert "note killed" in caught.value.seen
+    assert signal.Signals(number).name in caught.value.seen
+    assert ("out of memory" in caught.value.seen) == (number == signal.SIGKILL)
+    assert ("--jobs" in caught.value.fix) == (number == signal.SIGKILL)
+    assert "\n" not in str(caught.value)
+    assert stage("made").done(root)
 
 
 def test_what_is_there_is_an_input_like_any_other(tmp_path: Path) -> None:

@@ -163,6 +163,56 @@ def test_what_every_run_watches(rollout: Rollout) -> None:
     assert set(told) == {*plain, "rows"}
 
 
+CPU = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried 9"
+
+
+class Narrow:
+    """A reward model for which the CPU's memory ends at `most` rows."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.seen = most, list[int]()
+
+    def fits(self, rollout: Rollout) -> Rollout:
+        self.seen.append(len(rollout.prompts))
+        if self.seen[-1] > self.most:
+            raise RuntimeError(CPU)
+        return rollout
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        return ids_as_rewards(self.fits(rollout))
+
+    def diagnostics(self, rollout: Rollout) -> Mapping[str, Tensor]:
+        return {"first": self.fits(rollout).response_ids[:, 0]}
+
+    def corrections(self, rollout: Rollout) -> list[str]:
+        return [str(row) for row in self.fits(rollout).response_ids[:, 0].tolist()]
+
+
+def test_what_the_memory_does_not_hold_is_scored_corrected_and_diagnosed_in_parts(
+    rollout: Rollout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide, narrow = (NamedRewardModel("m", Narrow(most)) for most in (64, 2))
+    rewards = narrow.rewards(rollout)
+    assert torch.equal(rewards, wide.rewards(rollout))
+    assert narrow.corrections(rollout) == wide.corrections(rollout)
+    one, other = (diagnose(scorer, rollout, rewards) for scorer in (narrow, wide))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert capsys.readouterr().err.splitlines() == ["Out of memory with 5 rows at once: going on with 2."]
+    assert narrow.model.seen[0] == 5
+    assert max(narrow.model.seen[1:]) == 2
+
+
+def test_a_row_that_the_memory_does_not_hold_is_told_with_its_tokens(rollout: Rollout) -> None:
+    longest = int((rollout.prompt_mask.sum(1) + rollout.mask.sum(1)).max())
+    scorer = NamedRewardModel("wide", Narrow(0))
+    for call in (scorer.rewards, scorer.corrections, lambda part: diagnose(scorer, part, part.mask.float())):
+        with pytest.raises(BenchError) as caught:
+            call(rollout)
+        assert f"scoring with the reward model 'wide' with a single row of {longest} tokens" in caught.value.seen
+        assert "data.max_prompt_tokens" in caught.value.fix
+
+
 # --- the scalar reward model
 
 

@@ -94,6 +94,21 @@ def bert(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_texts_are_embedded_in_parts_where_memory_requires_it(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Encoder(str(bert), batch=4).embed(SENTENCES)
+    forward, seen = Encoder._forward, list[int]()
+
+    def narrow(self: Encoder, texts: Any, device: str) -> Any:
+        seen.append(len(texts))
+        if len(texts) > 1:
+            raise torch.OutOfMemoryError("a fake")
+        return forward(self, texts, device)
+
+    monkeypatch.setattr(Encoder, "_forward", narrow)
+    np.testing.assert_allclose(Encoder(str(bert), batch=4).embed(SENTENCES), whole, rtol=1e-4, atol=1e-5)
+    assert seen == [4, 2, *[1] * len(SENTENCES)]
+
+
 def plain(folder: Path, text: str, longest: int = 40) -> np.ndarray:
     """transformers itself on one text, without padding."""
     from transformers import AutoModel, AutoTokenizer

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_bench.harness.forward.packing import enable_packing, has_packed_attention
+from rlhf_bench.harness.models import micro_batch
 from rlhf_bench.harness.models.placement import Placement, apply_placement
-from rlhf_bench.harness.sampling import decoding, kv_cache, next_logits, packed_weights, rollout, split_attention
+from rlhf_bench.harness.sampling import decoding, kv_cache, next_logits, packed_weights, split_attention
 from rlhf_bench.harness.sampling.rollout import logprobs, make_generator, sample
 from rlhf_bench.harness.sampling.split_attention import supports_split_cache
 
@@ -144,7 +145,7 @@ def test_a_batch_too_large_for_the_memory_is_decoded_in_smaller_batches(
         return original(model, tokenizer, ids, *given)
 
     monkeypatch.setattr(decoding, "generate", small)
-    monkeypatch.setattr(rollout, "_limits", {})
+    monkeypatch.setattr(micro_batch, "_limits", {})
     for _ in range(2):
         found = draw(tiny, PROMPTS * 3, greedy=False)
         assert torch.equal(found.response_ids, whole.response_ids)
