@@ -77,6 +77,10 @@ class Group:
         found: T = self._values[place]
         return found
 
+    def known(self, name: object) -> Any:
+        """The value with this name that an earlier report kept; None without one."""
+        return self._values.get(store.canonical(name))
+
     def sound(self, problem: Callable[[], str]) -> str:
         """The first problem of what the group is of; "" for nothing, which alone is kept."""
         if self._path is not None and ('"sound"' in self._texts or self._values.get('"sound"') is True):
@@ -111,8 +115,15 @@ class Cache:
         """The group of values that are computed from `depends` (any JSON) alone."""
         key = store.content_key([code(), *depends])
         if key not in self._open:
-            self._open[key] = Group(self._folder / key[:2] / f"{key}.json", key)
+            self._open[key] = self._group(key)
         return self._open[key]
+
+    def alone(self, *depends: object) -> Group:
+        """`group`, which is not held in memory, and is written by its caller alone."""
+        return self._group(store.content_key([code(), *depends]))
+
+    def _group(self, key: str) -> Group:
+        return Group(self._folder / key[:2] / f"{key}.json", key)
 
     def write(self) -> None:
         """Keep what the groups hold, and remove the oldest ones where there is too much."""
@@ -141,6 +152,11 @@ def using(folder: Path | None, limit: int = LIMIT) -> Iterator[None]:
 def group(*depends: object) -> Group:
     """`Cache.group` of the cache in use; `NONE` without one, and where something is of unknown content ("")."""
     return _active[-1].group(*depends) if _active and "" not in depends else NONE
+
+
+def alone(*depends: object) -> Group:
+    """`Cache.alone` of the cache in use, for large values that are read once; `NONE` as `group`."""
+    return _active[-1].alone(*depends) if _active and "" not in depends else NONE
 
 
 def is_used() -> bool:

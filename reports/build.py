@@ -21,7 +21,7 @@ from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.arms import Arm, CellFiles, arms_of
 from rlhf_bench.harness.results.ceiling import GOLD, ceiling_estimates
 from rlhf_bench.harness.results.entropy_matched import entropy_matched_estimates, is_control, temperatures_of
-from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.estimates import Estimator, row_of
 from rlhf_bench.harness.results.one_thread import one_thread
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
@@ -81,7 +81,7 @@ def build(cells: Sequence[CellFiles], missing: Sequence[str], estimator: Estimat
         "key": report_key(cells, missing, estimator),
         "data": origins(cells),
         "arms": [describe(arm, labels[arm.key]) for arm in arms],
-        "estimates": [asdict(estimate) for estimate in estimates],
+        "estimates": list(map(row_of, estimates)),
         "measures": [asdict(column) for column in described(arms)],
         "comparison": compared,
         "comparisons": [stored(table) for table in comparison_tables(compared)],
@@ -107,7 +107,7 @@ def of_several(arms: Sequence[Arm], estimator: Estimator) -> list[Estimate]:
     kept = cache.group("estimates of several arms", estimator.depends(), *known)
     rows = kept.get(
         "rows",
-        lambda: [asdict(e) for made in (ceiling_estimates, entropy_matched_estimates) for e in made(arms, estimator)],
+        lambda: [row_of(e) for made in (ceiling_estimates, entropy_matched_estimates) for e in made(arms, estimator)],
     )
     return [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in rows]
 
@@ -295,7 +295,7 @@ def _responses(folder: Path, ids: Sequence[str], last: bool) -> dict[str, JsonOb
 
     {"text", "cut_off"}, the second only where a response is cut off at the longest length.
     """
-    written = columns.read(folder / "generations.jsonl")
+    written = columns.read(folder / "generations.jsonl", texts=True)
     group = written.groups.get(("sample", (written.last("sample") or 0) if last else 0))
     if group is None:
         return {}

@@ -147,23 +147,24 @@ class _Task:
             rows = json.loads(text) if first and name in starts else {}
             yield "baselines", rows or {"file": _filed(text, files)}
         for block in self.blocks:
-            light = json.loads(self.rows(block, tokens=False)) if first and block.rank == 0 else {}
-            yield "cells", {**self.of(block, labels), **light, "file": _filed(self.rows(block), files)}
+            text = self.rows(block)
+            light = _light(json.loads(text)) if first and block.rank == 0 else {}
+            yield "cells", {**self.of(block, labels), **light, "file": _filed(text, files)}
 
     def of(self, block: Block, labels: Mapping[str, str]) -> JsonObject:
         at = list(self.baselines).index(block.baseline)
         return {"label": labels.get(block.arm, block.arm), "seed": block.seed, "baseline": at}
 
-    def rows(self, block: Block, *, tokens: bool = True) -> str:
+    def rows(self, block: Block) -> str:
         """JSON of a cell's {"top", "rows"}, kept for the next report (cache.py)."""
         stages, judges = block.cell.stage_parts(), block.judged_parts()
         known = all(stages) and all(part for _, part in judges)
         kept = cache.group("rows", stages, judges, self.order, sorted(self.measures)) if known else cache.NONE
-        return kept.get(["cell", tokens], lambda: self._rows(block, tokens))
+        return kept.get("cell", lambda: self._rows(block))
 
-    def _rows(self, block: Block, tokens: bool) -> str:
+    def _rows(self, block: Block) -> str:
         (responses, greedy), verdicts, measures = block.written("generations"), block.verdicts, sorted(self.measures)
-        rows = [_response(responses.get(i), verdicts.get(i, {}), measures, tokens, greedy.get(i)) for i in self.order]
+        rows = [_response(responses.get(i), verdicts.get(i, {}), measures, greedy.get(i)) for i in self.order]
         # one scale of colours for the cell: its responses can be compared, reward models with other scales cannot
         return written({"top": top([reward for row in rows if row for reward in row.get("t", ())]), "rows": rows})
 
@@ -174,7 +175,17 @@ class _Task:
 
     def _before(self, block: Block) -> str:
         before, greedy = block.written("baseline")
-        return written({"rows": [_response(before.get(i), {}, (), True, greedy.get(i)) for i in self.order]})
+        return written({"rows": [_response(before.get(i), {}, (), greedy.get(i)) for i in self.order]})
+
+
+LONG = frozenset("setg")
+"""Of a response what is in the files alone: token rewards, and the greedy response."""
+
+
+def _light(cell: JsonObject) -> JsonObject:
+    """The {"top", "rows"} of a cell without what is LONG."""
+    rows = [row and {name: one for name, one in row.items() if name not in LONG} for row in cell["rows"]]
+    return {"top": 0.0, "rows": rows}
 
 
 def _filed(text: str, files: dict[str, str]) -> str:
@@ -223,7 +234,6 @@ def _response(
     row: Row | None,
     verdicts: Rows,
     measures: Sequence[Key],
-    tokens: bool,
     greedy: str | None = None,
 ) -> JsonObject | None:
     """A response with its verdicts, None where the cell has none for the prompt."""
@@ -232,13 +242,12 @@ def _response(
     found: JsonObject = {"x": row.get("response", ""), "n": row["tokens"], "c": None if row["finished"] else 1}
     # absent keys are cheaper than nulls
     found |= {"k": _short(row.get("kl")), "r": _short(row.get("reward"))}
-    if tokens and row.get("token_rewards"):
+    if row.get("token_rewards"):
         # the page takes each token to begin where the last one ends, unless it is told the starts
         starts, ends = [start for start, _ in row["spans"]], [end for _, end in row["spans"]]
         found |= {"s": None if starts == [0, *ends[:-1]] else starts, "e": ends}
         found["t"] = [_short(reward) for reward in row["token_rewards"]]
-    # greedy responses are left out together with the token rewards
-    found |= {"q": row.get("correction"), "g": greedy if tokens else None}
+    found |= {"q": row.get("correction"), "g": greedy}
     found["v"] = [_short(verdicts.get(judge, {}).get("values", {}).get(name)) for judge, name in measures]
     found["w"] = {judge: verdict["reason"] for judge, verdict in verdicts.items() if verdict.get("reason")}
     found["o"] = {judge: verdict["notes"] for judge, verdict in verdicts.items() if verdict.get("notes")}

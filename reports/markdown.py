@@ -11,7 +11,7 @@ from rlhf_bench.harness.printable import printable_lines
 from rlhf_bench.harness.results.table import Table, numeric, text
 from rlhf_bench.harness.seeds import run_name
 from rlhf_bench.reports.answer import of_claims, over_tasks, question, sentence, terms
-from rlhf_bench.reports.measures import tasks
+from rlhf_bench.reports.measures import indexed, tasks
 from rlhf_bench.reports.reasons import reasons
 from rlhf_bench.reports.setups import sampling_text, setup_lines
 from rlhf_bench.reports.tables import all_tables
@@ -34,6 +34,7 @@ def markdown(report: Row, absent: str = "") -> str:
 
 def lines(report: Row) -> Iterator[str]:
     """The report line by line: data, warnings, tables, undecided cases, samples, and how it was made."""
+    report = indexed(report)
     yield from (f"# {escape(question(report))}", "")
     yield from (escape(f"{'. '.join(words)}."), "") if (words := terms(report)) else ()
     yield from (escape(claimed), "") if (claimed := of_claims(report.get("claims", ()))) else ()

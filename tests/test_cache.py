@@ -20,6 +20,8 @@ from rlhf_bench.harness.cli import main
 from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.results import columns, stored
 from rlhf_bench.harness.results.estimates import Estimator
+from rlhf_bench.harness.results.found import find_cells
+from rlhf_bench.reports import build
 
 SHAPE = Stored(NAMES[:3], (1, 2), 12, greedy=True)
 
@@ -131,6 +133,36 @@ def test_a_report_of_more_arms_and_of_another_level_has_its_own_numbers(tmp_path
     wide = Estimator(0.8)
     kept = with_cache(root, tmp_path / "wide", tmp_path / "kept", wide)
     assert kept == with_cache(root, tmp_path / "plain wide", None, wide)
+
+
+def test_arms_that_were_reported_one_by_one_are_compared_without_their_rows(
+    runs: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    """As after `bench run` for each reward model: what two arms have together is made of columns that were kept."""
+    plain = with_cache(runs, tmp_path / "plain", None)
+    for name in SHAPE.rms:
+        columns._READ.clear()
+        with cache.using(tmp_path / "kept"):
+            found, _ = find_cells(sorted((runs / "cells").glob(f"*-{name}-s*.json")))
+            build.write(build.build(found, [], Estimator(), "bench run"), tmp_path / name, found)
+    counted.clear()
+    assert with_cache(runs, tmp_path / "together", tmp_path / "kept") == plain
+    assert counted == []
+
+
+def test_columns_of_a_file_that_was_replaced_while_it_was_read_are_not_kept(tmp_path: Path) -> None:
+    row = {"example_id": "e", "iteration": 1, "decoding": "sample", "slices": [], "values": {"a": 1.0}}
+    path = tmp_path / "verdicts.jsonl"
+    store.write_rows(path, [row])
+    with cache.using(tmp_path / "kept"):
+        before = columns.content(path)
+        rows = store.read_rows(path)
+        store.write_rows(path, [{**row, "values": {"a": 2.0}}])
+        columns.keep(path, rows, before)
+        assert columns.read(path).groups["sample", 1].column("a").tolist() == [1.0]  # of the rows given
+        columns._READ.clear()
+        assert columns.read(path).groups["sample", 1].column("a").tolist() == [2.0]
+    assert len(entries(tmp_path / "kept")) == 1
 
 
 def test_damage_of_the_results_is_said_though_they_were_sound_before(runs: Path, tmp_path: Path) -> None:

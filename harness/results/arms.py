@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from rlhf_bench.harness import store
@@ -26,10 +27,20 @@ class CellFiles:
 
     def folder(self, role: str) -> Path:
         """The folder of the stage with this role, such as "sft" or "generations"; KeyError without one."""
-        # as `Stage.place` wrote it: the key has the length that it has in the folder's name
-        kind, label, key = self.record["stages"][role]
-        found: Path = self.root / kind / f"{label}-{key}"
-        return found
+        if role not in self._folders:
+            # as `Stage.place` wrote it: the key has the length that it has in the folder's name
+            kind, label, key = self.record["stages"][role]
+            self._folders[role] = self.root / kind / f"{label}-{key}"
+        return self._folders[role]
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        """Those that were asked for: a report asks thousands of times, and paths take time to make."""
+        return {}
+
+    @cached_property
+    def _judged(self) -> Mapping[str, Path]:
+        return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
 
     @property
     def seed(self) -> Seed:
@@ -49,9 +60,9 @@ class CellFiles:
         """The hashes of all stages but verdicts, in order of the record."""
         return [self.part(self.folder(role)) for role in self.record["stages"]]
 
-    def judged(self) -> dict[str, Path]:
+    def judged(self) -> Mapping[str, Path]:
         """The folder of each judge's verdicts, by the judge's name."""
-        return {name: self.root / kind / f"{label}-{key}" for name, (kind, label, key) in self.record["judges"].items()}
+        return self._judged
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,22 @@ them: it reads these again.  As columns, numbers take a hundredth of the memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_bench.harness.results.stored import stored_rows
+from rlhf_bench.harness import cache
+from rlhf_bench.harness.pipeline.integrity import file_hash
+from rlhf_bench.harness.results.stored import rows_with, stored_rows
 from rlhf_bench.harness.statistics.cells import Array
 
 if TYPE_CHECKING:
@@ -27,6 +32,8 @@ FILES = 8192
 """The number of files whose columns are kept; a cell has about six."""
 GENERATED = ("kl", "reward", "logprob", "drawn", "tokens", "finished")
 """The numbers that are kept of a generation."""
+KEPT = "columns"
+"""Names what is kept of a file for the next report."""
 Checkpoint = tuple[str, int]
 """Decoding and iteration."""
 
@@ -64,6 +71,8 @@ class Columns:
 
     path: Path
     groups: Mapping[Checkpoint, Group]
+    whole: bool = True
+    """Whether the groups hold the responses, too."""
 
     def last(self, decoding: str) -> int | None:
         """The last iteration with this decoding; None without one."""
@@ -80,29 +89,72 @@ class Columns:
         Raises BenchError as `stored_rows`.
         """
         found: dict[Checkpoint, dict[str, Row]] = {(name, self.last(name) or 0): {} for name in decodings}
-        for row in stored_rows(self.path):
+        for row in self._rows({iteration for _, iteration in found}):
             if (place := (row["decoding"], row["iteration"])) in found:
                 found[place][row["example_id"]] = row
         return list(found.values())
 
+    def _rows(self, iterations: Collection[int]) -> list[JsonObject]:
+        """The file's rows, those of other iterations left out where that can be told before they are parsed."""
+        size = {place: len(group.ids) for place, group in self.groups.items()}
+        rows: list[JsonObject] = []
+        for iteration in iterations:
+            # as `store.write_rows` writes it
+            member, own = f'"iteration":{iteration},', sum(n for (_, i), n in size.items() if i == iteration)
+            part = rows_with(self.path, member, own, sum(size.values()))
+            if part is None or any(row["iteration"] != iteration for row in part):
+                return stored_rows(self.path)
+            rows += part
+        return rows
 
-def read(path: Path) -> Columns:
-    """The columns of generations.jsonl or verdicts.jsonl, read once.
 
-    A file that was replaced since is read again.  Raises BenchError as `stored_rows`, and as `keep` for values of
-    a wrong type; `found.find_cells` leaves such files out before.
+def read(path: Path, *, texts: bool = False) -> Columns:
+    """The columns of generations.jsonl or verdicts.jsonl, read once; with the responses only where `texts` asks.
+
+    A file that was replaced since is read again, and one whose columns an earlier report kept (cache.py) is not
+    parsed.  Raises BenchError as `stored_rows`, and as `keep` for values of a wrong type; `found.find_cells` leaves
+    such files out before.
     """
     known = _READ.get(path)
-    if known and known[0] == _stamp(path):
+    if known and known[0] == _stamp(path) and (known[1].whole or not texts):
         return known[1]
-    return keep(path, stored_rows(path))
+    own = content(path)
+    kept = None if texts else cache.alone(KEPT, own).known(KEPT)
+    if kept is not None:
+        return _held(path, unpacked(path, kept))
+    return keep(path, stored_rows(path), own)
 
 
-def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
+def content(path: Path) -> str:
+    """Names what is in the file, by which its columns are kept; "" where nothing is kept."""
+    try:
+        return file_hash(path) if cache.is_used() else ""
+    except OSError:
+        return ""
+
+
+def keep(path: Path, rows: Sequence[JsonObject], own: str = "") -> Columns:
     """Columns of the rows that were just read from `path`; `read` returns them until the file is replaced.
 
-    Raises TypeError, ValueError or AttributeError for values of a wrong type.
+    `own`: the file's `content` before it was read, by which the next report finds them.  Raises TypeError, ValueError
+    or AttributeError for values of a wrong type.
     """
+    made = _columns(path, rows)
+    if own and own == content(path):  # not where the file was replaced meanwhile
+        group = cache.alone(KEPT, own)
+        group.get(KEPT, partial(packed, made))
+        group.write()
+    return _held(path, made)
+
+
+def _held(path: Path, made: Columns) -> Columns:
+    if len(_READ) >= FILES:  # bounds the memory of a long process; one report stays far below
+        _READ.clear()
+    _READ[path] = _stamp(path), made
+    return made
+
+
+def _columns(path: Path, rows: Sequence[JsonObject]) -> Columns:
     grouped: dict[Checkpoint, dict[str, JsonObject]] = {}
     for row in rows:  # by example: of two rows of one example, the later one counts
         grouped.setdefault((row["decoding"], row["iteration"]), {})[row["example_id"]] = row
@@ -118,11 +170,7 @@ def keep(path: Path, rows: Sequence[JsonObject]) -> Columns:
             {at: row["reason"] for at, row in enumerate(part) if "reason" in row},
             () if judged else tuple(row.get("response", "") for row in part),
         )
-    made = Columns(path, groups)
-    if len(_READ) >= FILES:  # bounds the memory of a long process; one report stays far below
-        _READ.clear()
-    _READ[path] = _stamp(path), made
-    return made
+    return Columns(path, groups)
 
 
 Stamp = tuple[int, int, int]
@@ -155,6 +203,55 @@ def _values(rows: Sequence[Row], names: Sequence[str] = ()) -> dict[str, Array]:
 def _shared(found: tuple[T, ...]) -> tuple[T, ...]:
     """The first of equal tuples: the files of a task repeat ids, slices and sources, and one copy is enough."""
     return found
+
+
+# ---- kept for the next report ---------------------------------------------------------------------------------------
+
+
+def packed(found: Columns) -> JsonObject:
+    """The columns without texts as JSON: the numbers' own bytes, and every list of names once, both compressed."""
+    lists: dict[str, int] = {}
+    groups = []
+    for place, group in found.groups.items():
+        rows = (_pressed(json.dumps(part).encode()) for part in (group.ids, group.slices, group.sources))
+        table = np.array([*group.values.values()], dtype="<f8")
+        groups.append(
+            {
+                "place": place,
+                "rows": [lists.setdefault(text, len(lists)) for text in rows],
+                "names": list(group.values),
+                "values": _pressed(table.tobytes()),
+                "reasons": list(group.reasons.items()),
+            }
+        )
+    return {"lists": list(lists), "groups": groups}
+
+
+def unpacked(path: Path, kept: Row) -> Columns:
+    """The columns that `packed` made of the file's, without texts."""
+    lists = list(map(_tuple_of, kept["lists"]))
+    groups: dict[Checkpoint, Group] = {}
+    for one in kept["groups"]:
+        (decoding, iteration), names = one["place"], one["names"]
+        ids, slices, sources = (lists[at] for at in one["rows"])
+        table = np.frombuffer(_opened(one["values"]), dtype="<f8").reshape(len(names), len(ids))
+        values, reasons = dict(zip(names, table, strict=True)), dict(one["reasons"])
+        groups[decoding, iteration] = Group(ids, slices, sources, values, reasons, ())
+    return Columns(path, groups, whole=False)
+
+
+def _pressed(data: bytes) -> str:
+    return b64encode(zlib.compress(data, 1)).decode("ascii")
+
+
+def _opened(text: str) -> bytes:
+    return zlib.decompress(b64decode(text))
+
+
+@lru_cache(1024)
+def _tuple_of(text: str) -> tuple[Any, ...]:
+    """The list that was pressed as `Group` holds it, with tuples for lists: files of a task repeat it."""
+    return _shared(tuple(tuple(one) if isinstance(one, list) else one for one in json.loads(_opened(text))))
 
 
 # ---- several seeds --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.harness.statistics.runs import Runs
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import Row
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 ALL = "all"
 """The name of the slice of all prompts."""
@@ -78,7 +78,7 @@ class Estimator:
         kept = cache.group("estimates", self.depends(), arm.depends(*judges))
         if kept is cache.NONE:
             return list(make())
-        rows = kept.get(name, lambda: [asdict(one) for one in make()])
+        rows = kept.get(name, lambda: list(map(row_of, make())))
         # seeds as the arm has them: JSON holds a list
         return [Estimate(**{**row, "seeds": arm.shown}) for row in rows]
 
@@ -163,7 +163,7 @@ class Estimator:
             # generations.jsonl has no sources, and they are needed: prompts of one source are one cluster
             rows = stored_rows(cell.folder("prompts") / "examples.test.jsonl")
             source = {row["id"]: row.get("source", "") for row in rows}
-            table = columns.read(cell.folder("generations") / "generations.jsonl")
+            table = columns.read(cell.folder("generations") / "generations.jsonl", texts=True)
             groups = {}
             for place, group in table.groups.items():  # slices are emptied: these statistics are not shown by slice
                 sources = tuple(source[i] for i in group.ids)
@@ -237,6 +237,14 @@ class Estimator:
             method=interval.method,
             note=interval.note,
         )
+
+
+FIELDS = tuple(field.name for field in fields(Estimate))
+
+
+def row_of(one: Estimate) -> JsonObject:
+    """The estimate as JSON: what `asdict` gives in a tenth of its time, since no member holds another record."""
+    return {name: getattr(one, name) for name in FIELDS}
 
 
 def over_modes(found: Interval, own: Runs, seeds: Sequence[Seed]) -> Interval:

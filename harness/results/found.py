@@ -326,6 +326,7 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
 
     The columns of a sound file are kept (`columns.keep`), so that a report does not read it a second time.
     """
+    own = columns.content(path)
     try:
         rows = stored_rows(path)
     except BenchError as error:
@@ -352,6 +353,6 @@ def _row_problems(path: Path, needed: Sequence[str]) -> Iterator[str]:
             return
     if path.name in COLUMNS:  # the rows are parsed already, and making columns tests the types of their values
         try:
-            columns.keep(path, rows)
+            columns.keep(path, rows, own)
         except (TypeError, ValueError, AttributeError) as error:  # a value of the wrong type
             yield forms.misfit(path, str(error))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from rlhf_bench.harness.nouns import MeasureKind
 from rlhf_bench.harness.results import columns
@@ -93,16 +94,44 @@ Prompt = tuple[str, str]
 """An example's id and its text: two data sets may give one id to different prompts."""
 
 
+class ByPrompt(Mapping[Prompt, float]):
+    """A number for each prompt: `numbers` [P] in the order of `prompts`.  Points of a data set share their prompts."""
+
+    def __init__(self, prompts: tuple[Prompt, ...], numbers: Array) -> None:
+        self.prompts, self.numbers = prompts, numbers
+
+    def __getitem__(self, prompt: Prompt) -> float:
+        try:
+            return float(self.numbers[self.prompts.index(prompt)])
+        except ValueError:
+            raise KeyError(prompt) from None
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether no prompt has a number."""
+        return bool(np.isnan(self.numbers).all())
+
+    def filled(self, number: float) -> ByPrompt:
+        """The same prompts, each with this number."""
+        return ByPrompt(self.prompts, np.full(len(self.prompts), number))
+
+
 class Point(NamedTuple):
     """One checkpoint of one seed: KL of a sampled response, in nats, and the measure's value, by prompt."""
 
-    kl: dict[Prompt, float]
-    value: dict[Prompt, float]
+    kl: ByPrompt
+    value: ByPrompt
 
     @property
     def is_start(self) -> bool:
         """Whether it is the SFT policy, whose KL to itself is 0 on every prompt."""
-        return not any(self.kl.values())
+        return not self.kl.numbers.any()
 
 
 @dataclass(frozen=True)
@@ -119,8 +148,8 @@ class Points:
     def prompts(self) -> dict[Seed, frozenset[Prompt]]:
         """The prompts that all points of a seed have, in KL and value."""
         return {
-            seed: frozenset.intersection(*(frozenset(part) for point in own for part in point))
-            for seed, own in self.by_seed.items()
+            seed: _common([frozenset(own) for own in dict.fromkeys(part.prompts for point in points for part in point)])
+            for seed, points in self.by_seed.items()
         }
 
     def curve(self, by_seed: Mapping[Seed, frozenset[Prompt]], prompts: tuple[Prompt, ...]) -> Curve:
@@ -129,18 +158,49 @@ class Points:
         Seeds with fewer points are filled with NaN.  Of runs in layers: the mean curves of the outermost layer, which
         are independent as seeds are.
         """
-        place = tuple(by_seed.items()), prompts
+        place = tuple(by_seed.items())  # which say the prompts
         if place not in self.made:
             most = max(len(self.by_seed[seed]) for seed in by_seed)
             found: Array = np.full((2, len(by_seed), most, len(prompts)), np.nan)
             for s, (seed, of) in enumerate(by_seed.items()):
-                at = [k for k, prompt in enumerate(prompts) if prompt in of]
+                at = np.array([k for k, prompt in enumerate(prompts) if prompt in of], dtype=np.intp)
                 own = [prompts[k] for k in at]
+                places: dict[
+                    tuple[Prompt, ...], npt.NDArray[np.intp]
+                ] = {}  # where points have the prompts: mostly all alike
                 for c, point in enumerate(self.by_seed[seed]):
                     for part, values in zip(found[:, s, c], point, strict=True):
-                        part[at] = list(map(values.__getitem__, own))
+                        if values.prompts not in places:
+                            known = {prompt: k for k, prompt in enumerate(values.prompts)}
+                            places[values.prompts] = np.array([known[prompt] for prompt in own], dtype=np.intp)
+                        part[at] = values.numbers[places[values.prompts]]
             self.made[place] = Curve(*(outer_means(part, layers_of(tuple(by_seed))) for part in found))
         return self.made[place]
+
+
+@lru_cache(256)
+def _interned(prompts: frozenset[Prompt]) -> frozenset[Prompt]:
+    """The first of equal sets: the same object is compared with itself at once."""
+    return prompts
+
+
+def _common(sets: Sequence[frozenset[Prompt]]) -> frozenset[Prompt]:
+    """The intersection."""
+    same = all(one is sets[0] for one in sets)
+    return _interned(sets[0] if same else frozenset.intersection(*sets))
+
+
+@lru_cache(64)
+def _ordered(prompts: frozenset[Prompt]) -> tuple[Prompt, ...]:
+    return tuple(sorted(prompts))
+
+
+class _Known(NamedTuple):
+    """Of a group's examples: where those are that are held out, their prompts, and the prompts' sources."""
+
+    at: slice | npt.NDArray[np.intp]
+    prompts: tuple[Prompt, ...]
+    sources: dict[Prompt, str]
 
 
 @dataclass
@@ -148,6 +208,7 @@ class Reader:
     """Reads points, each of a cell's files once."""
 
     prompts: dict[Path, dict[str, tuple[Prompt, str]]] = field(default_factory=dict)
+    known: dict[tuple[Path, tuple[str, ...], tuple[str, ...]], _Known] = field(default_factory=dict)
 
     def points(self, found: Frontier, what: What) -> Points:
         """The points of a frontier under a measure; no seeds where the judge did not measure all of its arms."""
@@ -167,32 +228,45 @@ class Reader:
         if what.judge not in cell.judged():
             return
         path = cell.folder("prompts") / "examples.test.jsonl"
-        if path not in self.prompts:
-            rows = stored_rows(path)
-            self.prompts[path] = {row["id"]: ((row["id"], row["prompt"]), row.get("source", "")) for row in rows}
-        named = self.prompts[path]  # ((id, text), source) of every held-out prompt, by id
         written = columns.read(cell.folder("generations") / "generations.jsonl")
         judged = columns.read(cell.judged()[what.judge] / "verdicts.jsonl")
         iterations = sorted(i for decoding, i in judged.groups if decoding == what.decoding)
-        last: dict[Prompt, float] = {}
+        last = ByPrompt((), np.empty(0))
         for iteration in iterations:
             # Greedy decoding has no KL of its own: its log-ratios do not estimate one (nouns.Generation).
             sampled, group = written.groups.get(("sample", iteration)), judged.groups[what.decoding, iteration]
             if sampled is None:
                 continue
-            kl, value = _named(sampled, "kl", named), _named(group, what.statistic, named)
-            sources |= {named[i][0]: source or named[i][1] for i, source in zip(group.ids, group.sources, strict=True)}
-            if not np.isnan(list(kl.values())).all() and not np.isnan(list(value.values())).all():
+            kl, value = self._named(sampled, "kl", path), self._named(group, what.statistic, path)
+            sources |= self._known(group, path).sources
+            if not kl.is_undecided and not value.is_undecided:
                 yield Point(kl, value)
-                last = _named(group, what.before, named) if what.before else dict.fromkeys(value, np.nan)
+                last = self._named(group, what.before, path) if what.before else value.filled(np.nan)
         start = SFT_VALUE.get(what.kind)
-        values = last if what.before else {} if start is None else dict.fromkeys(last, start)
-        if values and not np.isnan(list(values.values())).all():
-            yield Point(dict.fromkeys(values, 0.0), values)
+        values = last if what.before else last.filled(np.nan if start is None else start)
+        if not values.is_undecided:
+            yield Point(values.filled(0.0), values)
 
+    def _known(self, group: columns.Group, path: Path) -> _Known:
+        """Which of the group's examples are among the held-out ones of `path`."""
+        place = path, group.ids, group.sources
+        if place not in self.known:
+            if path not in self.prompts:
+                rows = stored_rows(path)
+                self.prompts[path] = {row["id"]: ((row["id"], row["prompt"]), row.get("source", "")) for row in rows}
+            named = self.prompts[path]  # ((id, text), source) of every held-out prompt, by id
+            at = [k for k, name in enumerate(group.ids) if name in named]
+            found = [(*named[group.ids[k]], group.sources[k]) for k in at]
+            self.known[place] = _Known(
+                slice(None) if len(at) == len(group.ids) else np.array(at, dtype=np.intp),
+                tuple(prompt for prompt, _, _ in found),
+                {prompt: own or stated for prompt, stated, own in found},
+            )
+        return self.known[place]
 
-def _named(group: columns.Group, name: str, prompts: dict[str, tuple[Prompt, str]]) -> dict[Prompt, float]:
-    return {prompts[i][0]: float(v) for i, v in zip(group.ids, group.column(name), strict=True) if i in prompts}
+    def _named(self, group: columns.Group, name: str, path: Path) -> ByPrompt:
+        of = self._known(group, path)
+        return ByPrompt(of.prompts, group.column(name)[of.at])
 
 
 # ---- curves on common seeds and prompts -----------------------------------------------------------------------------
@@ -223,10 +297,11 @@ def shared(found: Sequence[Points]) -> Shared:
         return Shared(why=NO_SEED, note=note)
     by_data: dict[int | None, frozenset[Prompt]] = {}
     for seed in seeds:  # prompts are common to the seeds of one data seed, which may have drawn its own
-        own = frozenset.intersection(*(points.prompts[seed] for points in found))
+        own = _common([points.prompts[seed] for points in found])
         data = layers_asked(seed).get("data")
-        by_data[data] = own & by_data.get(data, own)
-    prompts = tuple(sorted(frozenset.union(*by_data.values())))
+        by_data[data] = _common([own, by_data.get(data, own)])
+    sets = list(by_data.values())
+    prompts = _ordered(sets[0] if len(sets) == 1 else _interned(frozenset.union(*sets)))
     if not prompts:
         return Shared(why=NO_PROMPT, note=note)
     of_seeds = {seed: by_data[layers_asked(seed).get("data")] for seed in seeds}

@@ -33,12 +33,11 @@ NO_PROMPT = "no prompt in common"
 class Judged(Mapping[Key, "Row"]):
     """The rows of one seed by example, made of columns when they are asked for.
 
-    As dictionaries they would take most of a report's memory.  `prompts`: the prompt of each example.
+    As dictionaries they would take most of a report's memory.  `places`: each example's row.
     """
 
-    def __init__(self, group: Group, iteration: int, prompts: Mapping[str, str]) -> None:
-        self.group, self.iteration = group, iteration
-        self.places = {(name, prompts.get(name, "")): at for at, name in enumerate(group.ids)}
+    def __init__(self, group: Group, iteration: int, places: Mapping[Key, int]) -> None:
+        self.group, self.iteration, self.places = group, iteration, places
 
     def __getitem__(self, example: Key) -> Row:
         return {**self.group.row(self.places[example]), "iteration": self.iteration}
@@ -90,13 +89,14 @@ class Table(dict[Seed, Rows]):
 class Sheets:
     """Verdicts of arms, each file read once: a report compares every two arms on every measure.
 
-    The fields are what was read so far: tables by arm, judge and decoding; prompts by file and example; a judge's
-    settings, as canonical JSON, by the folder of its verdicts.
+    The fields are what was read so far: tables by arm, judge and decoding; prompts by file and example; the places of
+    a list of examples in it, by example and prompt; a judge's settings, as canonical JSON, by arm and judge.
     """
 
     read: dict[tuple[str, str, str, str], Table] = field(default_factory=dict)
     prompts: dict[Path, dict[str, str]] = field(default_factory=dict)
-    settings: dict[Path, str] = field(default_factory=dict)
+    places: dict[tuple[Path, tuple[str, ...]], dict[Key, int]] = field(default_factory=dict)
+    settings: dict[tuple[str, str, str, str], frozenset[str]] = field(default_factory=dict)
 
     def of(self, arm: Arm, judge: str, decoding: str = "sample") -> Table:
         """Rows at the last checkpoint with this decoding that all seeds have; empty unless all seeds were judged.
@@ -119,18 +119,27 @@ class Sheets:
             path = cell.folder("prompts") / "examples.test.jsonl"
             if path not in self.prompts:  # cells of a task share this file
                 self.prompts[path] = {row["id"]: row["prompt"] for row in stored_rows(path)}
-            found.append(Judged(table.groups[decoding, last], last, self.prompts[path]))
+            group = table.groups[decoding, last]
+            if (path, group.ids) not in self.places:  # as files of several judges and arms have them
+                texts = self.prompts[path]
+                self.places[path, group.ids] = {(name, texts.get(name, "")): at for at, name in enumerate(group.ids)}
+            found.append(Judged(group, last, self.places[path, group.ids]))
         return Table(zip(arm.seeds, found, strict=True))
 
     def unlike(self, arms: Sequence[Arm], judge: str) -> str:
         """The reason why the arms' verdicts are not comparable; "" if they are."""
-        folders = [cell.judged()[judge] for arm in arms for cell in arm.cells]
-        for folder in folders:
-            if folder not in self.settings:
-                self.settings[folder] = store.canonical(store.read_json(folder / store.MARKER)["params"]["judge"])
-        # the settings that enter keys: a language model's retries and budgets, for example, change no verdict
-        made = {self.settings[folder] for folder in folders}
+        made = set().union(*(self._settings(arm, judge) for arm in arms))
         return f"the judge {judge!r} measured them with different settings" if len(made) > 1 else ""
+
+    def _settings(self, arm: Arm, judge: str) -> frozenset[str]:
+        """Those that the judge had on the arm's cells: one, unless somebody judged some of them again."""
+        place = (arm.task, arm.reward_model, arm.key, judge)
+        if place not in self.settings:
+            folders = [cell.judged()[judge] for cell in arm.cells]
+            # the settings that enter keys: a language model's retries and budgets, for example, change no verdict
+            params = (store.read_json(folder / store.MARKER)["params"]["judge"] for folder in folders)
+            self.settings[place] = frozenset(map(store.canonical, params))
+        return self.settings[place]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the two within a prompt.  Each statistic is measured once per training run; `ove
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +151,8 @@ def _of_curve(curve: Array, gaps: Array) -> Array:
     """The same from F_before - F_after between neighbouring values [R, k] and the gaps between them [k]."""
     absolute = np.abs(curve)
     # sup |D|, the integral of |D|, and sqrt(2 integral of D^2) (Szekely & Rizzo 2013); ties have a gap of 0.
-    return np.stack([(absolute * (gaps > 0)).max(axis=1), absolute @ gaps, np.sqrt(2 * (curve * curve) @ gaps)])
+    highest = (absolute if (gaps > 0).all() else absolute * (gaps > 0)).max(axis=1)
+    return np.stack([highest, absolute @ gaps, np.sqrt(2 * (curve * curve) @ gaps)])
 
 
 def repetition(responses: Sequence[str]) -> dict[str, Interval]:
@@ -162,16 +163,19 @@ def repetition(responses: Sequence[str]) -> dict[str, Interval]:
     texts = [" ".join(response.split()) for response in responses]  # responses that differ in white space are equal
     if not texts:
         return dict.fromkeys(("top share", "distinct-1", "distinct-2"), undefined("no response"))
-    most = Counter(texts).most_common(1)[0][1]
+    counts = Counter(texts)
+    most = counts.most_common(1)[0][1]
     return {
         "top share": unbounded(most / len(texts), "count", f"{most} of {len(texts)} responses"),
-        "distinct-1": _distinct(texts, 1),
-        "distinct-2": _distinct(texts, 2),
+        "distinct-1": _distinct(counts, 1),
+        "distinct-2": _distinct(counts, 2),
     }
 
 
-def _distinct(texts: Sequence[str], n: int) -> Interval:
-    distinct, total = distinct_grams(map(str.split, texts), n)
+def _distinct(texts: Mapping[str, int], n: int) -> Interval:
+    """Of texts by how often they occur, with single spaces: a collapsed policy repeats them, and each is split once."""
+    distinct, _ = distinct_grams(map(str.split, texts), n)
+    total = sum(count * max(text.count(" ") + 2 - n, 0) for text, count in texts.items() if text)
     if not total:
         return undefined(f"no response has {n} words", f"distinct-{n}")
     return unbounded(distinct / total, f"distinct-{n}", f"of {total}")

@@ -85,13 +85,18 @@ def read(distance: npt.ArrayLike, value: npt.ArrayLike, at: npt.ArrayLike) -> Ar
     """
     x, y, places = (np.asarray(values, dtype=np.float64) for values in (distance, value, at))
     x = np.where(np.isfinite(x) & np.isfinite(y), x, np.inf)  # absent points come last
-    order = np.argsort(x, axis=-1, kind="stable")
-    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
+    count = x.shape[-1]
+    rows = np.arange(x.size // count if count else 0).reshape(*x.shape[:-1], 1) * count  # where each curve begins
+    order = rows + np.argsort(x, axis=-1, kind="stable")
+    x, y = (np.ascontiguousarray(v).ravel()[order] for v in (x, y))
     known = np.isfinite(x).sum(axis=-1)[..., None]
-    after = (x[..., None, :] <= places[:, None]).sum(axis=-1)  # [..., K] points at or before each place
-    left = np.maximum(after - 1, 0)
-    right = np.minimum(after, np.maximum(known - 1, 0))
-    x0, x1, y0, y1 = (np.take_along_axis(v, k, -1) for v in (x, y) for k in (left, right))
+    # [..., K] points at or before each place, counted point by point: sums over few of them are slow
+    after = np.zeros((*x.shape[:-1], places.size), dtype=np.intp)
+    for k in range(count):
+        after += x[..., k, None] <= places
+    left = rows + np.maximum(after - 1, 0)
+    right = rows + np.minimum(after, np.maximum(known - 1, 0))
+    x0, x1, y0, y1 = (v.ravel()[k] for v in (x, y) for k in (left, right))
     width = x1 - x0
     share = np.where(width > 0, (places - x0) / np.where(width > 0, width, 1.0), 0.0)
     # `after` = known: the place lies at the last point or beyond it

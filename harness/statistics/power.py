@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # scipy.stats loads when it is first used: half a second that most commands do without
 from scipy import special
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.statistics import sobol
 from rlhf_bench.harness.statistics.cells import Array, Clusters, constant, tidy
 from rlhf_bench.harness.statistics.intervals import allow_non_finite
 from rlhf_bench.harness.statistics.variance import complete_layout, half_widths, mean_squares
@@ -86,7 +86,7 @@ def components(cells: npt.ArrayLike, clusters: Clusters | None = None) -> Compon
 def _chi_squares(seeds: int, prompts: int) -> Array:
     """[3, 2^DRAWS] mean squares of unit variance for seeds, prompts and error."""
     # Every design uses the same quasi-random points, so that tables do not vary by simulation noise.
-    points = scipy.stats.qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random_base2(DRAWS)
+    points = sobol.points(np.random.default_rng(0), DRAWS)
     freedom = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)], dtype=np.float64)
     # The quantile function of chi-squared / df at the points: 2 gammaincinv(df / 2, u) / df.
     return np.asarray(2 * special.gammaincinv(freedom / 2, points) / freedom).T
@@ -142,16 +142,14 @@ def smallest_detectable(
     error, halves = _design(found, seeds, prompts, level)
     if not (error > 0 and math.isfinite(error)):
         return None
+    reached = functools.cache(lambda difference: _excludes(difference, error, halves))  # the ends are asked for twice
     high = error
     # Power rises with the difference: bracket the wanted power by doubling.
-    while _excludes(high, error, halves) < wanted:
+    while reached(high) < wanted:
         high *= 2
-    if _excludes(0.0, error, halves) >= wanted:
+    if reached(0.0) >= wanted:
         return 0.0
-    found_at = scipy.optimize.brentq(
-        lambda d: _excludes(d, error, halves) - wanted, 0.0, high, xtol=error * PRECISE, rtol=PRECISE
-    )
-    return float(found_at)
+    return sobol.root(lambda difference: reached(difference) - wanted, 0.0, high, error * PRECISE, PRECISE)
 
 
 def prompts_needed(

@@ -118,7 +118,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), ma
 @given(SPANS)
 def test_places_of_tokens_come_back(spans: list[list[int]]) -> None:
     row = {"tokens": len(spans), "finished": True, "spans": spans, "token_rewards": [0.5] * len(spans)}
-    found = inside._response(row, {}, (), True) or {}
+    found = inside._response(row, {}, ()) or {}
     ends = found.get("e", [])
     starts = found.get("s", [0, *ends[:-1]])
     assert [list(span) for span in zip(starts, ends, strict=False)] == spans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import cache, store
 from rlhf_bench.harness.results import columns
 from rlhf_bench.harness.results.columns import align, checkpoints
 
@@ -54,6 +55,36 @@ def test_columns_equal_rows(tables: list[list[dict[str, Any]]], slice_name: str)
                 )
                 assert row.get("reason") == own[i].get("reason")
                 assert all(row["values"].get(name) == own[i]["values"].get(name) for name in "ab")
+
+
+@given(st.lists(cells, min_size=1, max_size=12), st.sampled_from(("", "\ud800 é\u2028", "plain")))
+def test_what_is_kept_gives_the_same_columns(rows: list[dict[str, Any]], source: str) -> None:
+    made = columns.keep(Path("/nowhere/0"), [{**row, "source": source} for row in rows])
+    found = columns.unpacked(made.path, json.loads(json.dumps(columns.packed(made))))
+    assert list(found.groups) == list(made.groups)
+    for place, group in made.groups.items():
+        other = found.groups[place]
+        assert (other.ids, other.slices, other.sources, other.reasons) == (
+            group.ids,
+            group.slices,
+            group.sources,
+            group.reasons,
+        )
+        assert list(other.values) == list(group.values)
+        assert all(other.column(name).tobytes() == one.tobytes() for name, one in group.values.items())
+
+
+def test_responses_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    row = {"example_id": "e", "iteration": 1, "decoding": "sample", "tokens": 3, "finished": True, "response": "Yes."}
+    path = tmp_path / "generations.jsonl"
+    store.write_rows(path, [row])
+    for kept in (False, True):  # the second time without the file's rows
+        columns._READ.clear()
+        with cache.using(tmp_path / "kept"):
+            assert columns.read(path).groups["sample", 1].column("tokens").tolist() == [3.0]
+            assert columns.read(path).whole is not kept
+            assert columns.read(path, texts=True).groups["sample", 1].texts == ("Yes.",)
+            assert columns.read(path).whole
 
 
 def test_prompts_of_one_seed_alone_and_reasons_are_counted() -> None:
