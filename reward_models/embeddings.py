@@ -1,6 +1,7 @@
 """Relevance of one text to another: the dot product of sentence embeddings, or of TF-IDF vectors without a model.
 
 The white-box paper (arXiv 2402.03469) uses Contriever: the mean of the last layer over the tokens, not normalised.
+What an encoder of sentence-transformers does instead is in its files (sentence_modules.py).
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from rlhf_bench.harness.text.tokens import check_has_vocabulary
 from rlhf_bench.harness.text.vet import check_bounded
 from rlhf_bench.harness.text.words import normal
 from rlhf_bench.reward_models.features import words
+from rlhf_bench.reward_models.sentence_modules import SentenceModules, module_files, read_modules
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rlhf_bench.harness.forward.types import CausalLM
     from rlhf_bench.harness.text.types import Tokenizer
 
@@ -109,7 +109,10 @@ def _add_to_cache(cache: dict[str, T], fresh: Mapping[str, T]) -> None:
 class Encoder:
     """Any `transformers` encoder, by folder or hub id: the mean of its last layer over the text's tokens.
 
-    Texts of more than `tokens` tokens keep their end, as in the paper's code.  By default one text goes through the
+    With a modules.json the sentence vector is what that file says: its pooling, normalisation and longest text.
+
+    Texts of more than `tokens` tokens keep their end, as in the paper's code; with a modules.json the part that its
+    tokenizer keeps, which is the start unless it says otherwise.  By default one text goes through the
     model at a time: only then is a text's vector independent of the others in its batch to the last bit, so that a
     resumed run gets the rewards of an undisturbed one.
     """
@@ -145,8 +148,14 @@ class Encoder:
         return np.array([vectors.get(text, np.zeros(width)) for text in texts]).reshape(len(texts), width)
 
     @cached_property
+    def modules(self) -> SentenceModules | None:
+        """What the encoder's modules.json says, None without one.  Raises BenchError for what is not known here."""
+        check_encoder(self.source)
+        return read_modules(self.source, self.revision)
+
+    @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The encoder's tokenizer, which pads on the right and truncates on the left.
+        """The encoder's tokenizer, which pads on the right; without a modules.json it truncates on the left.
 
         Raises BenchError where there is none, or one without tokens of text.
         """
@@ -157,7 +166,9 @@ class Encoder:
         check_bounded(tokenizer, self.source)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
-        tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+        tokenizer.padding_side = "right"
+        if self.modules is None:
+            tokenizer.truncation_side = "left"
         return tokenizer
 
     @cached_property
@@ -182,11 +193,16 @@ class Encoder:
         """What `load` (a `from_pretrained`) makes of the source; raises BenchError where it fails for any reason."""
         from rlhf_bench.harness.hub import OFFLINE
 
-        check_encoder(self.source)
+        source = self.source
+        if self.modules and self.modules.folder:  # older encoders keep the Transformer in a folder of its own
+            if Path(source).is_dir():
+                source = str(Path(source) / self.modules.folder)
+            else:
+                options["subfolder"] = self.modules.folder
         if self.revision:
             options["revision"] = self.revision
         try:
-            return load(self.source, trust_remote_code=False, **options)
+            return load(source, trust_remote_code=False, **options)
         except Exception as error:
             raise BenchError(
                 f"The embedding {what} of {self.source} cannot be loaded: {one_line(error)}.",
@@ -199,8 +215,13 @@ class Encoder:
 
         from rlhf_bench.harness.models.policies import context_length
 
+        modules = self.modules or SentenceModules()
         # longer texts would exceed the learned positions of the model
         longest = min(self.tokens, context_length(self.model) or self.tokens)
+        if self.modules:
+            # positions of some encoders start at 2, which their tokenizer's own limit counts
+            longest = min(longest, modules.longest or longest, self.tokenizer.model_max_length)
+            texts = [modules.prompt + (text.lower() if modules.lower else text) for text in texts]
         # tokenizers raise on lone surrogates
         rows = self.tokenizer(
             list(map(well_formed, texts)), truncation=True, max_length=longest, padding=True, return_tensors="pt"
@@ -215,7 +236,7 @@ class Encoder:
                 "Give a model whose last_hidden_state is [batch, tokens, width].",
             )
         # float64: dot products add no rounding of their own
-        vectors: Array = mean_pooling(hidden, mask).double().cpu().numpy()
+        vectors: Array = modules.vectors(hidden, mask).double().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise BenchError(f"The embedding model {self.source} returned NaN or infinite numbers.", "Give another.")
         if self._width not in (None, vectors.shape[1]):
@@ -227,16 +248,6 @@ class Encoder:
         return vectors
 
 
-def mean_pooling(hidden: Tensor, mask: Tensor) -> Tensor:
-    """[B, width] mean of hidden [B, T, width] over the tokens of mask [B, T]; zeros for a row without tokens.
-
-    As Contriever pools (Izacard et al., arXiv 2112.09118), without a normalisation of length.
-    """
-    # hidden states of padding are arbitrary: they are set to 0, not multiplied by 0, which would keep a NaN
-    kept = mask.bool()[..., None]
-    return hidden.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
-
-
 def check_encoder(source: str) -> None:
     """Raises BenchError for a source that cannot be an embedding model, before hours of training.
 
@@ -244,7 +255,9 @@ def check_encoder(source: str) -> None:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        modules = read_modules(str(path))
+        inner = path / (modules.folder if modules else "")
+        if not (inner / "config.json").is_file():
             raise BenchError(f"{source} has no config.json: it is no model folder.", "Give a folder with one.")
     elif source != TFIDF and not is_hub_id(source):
         raise BenchError(f"There is no folder {source}.", "Give tfidf, a folder, or a hub id: facebook/contriever.")
@@ -259,7 +272,11 @@ def folder_content(source: str) -> dict[str, str]:
 
     check_encoder(source)
     path = Path(source).expanduser()
-    return {"embedding": folder_hash(path)} if path.is_dir() else {}
+    if not path.is_dir():
+        return {}
+    # of a sentence encoder also what its modules hold, in folders of their own
+    inner = sorted({file.parent for file in module_files(path)})
+    return {"embedding": folder_hash(path), **{f"embedding/{one.name}": folder_hash(one) for one in inner}}
 
 
 def make_relevance(name: str, prompts: Sequence[str], tokens: int, batch: int) -> Relevance:

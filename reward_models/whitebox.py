@@ -55,7 +55,8 @@ class Whitebox:
 
     `embedding` is "tfidf" (lexical, a cosine: relevance_range=1 spans it as 3.5 spans Contriever's dot products) or a
     sentence encoder's folder or hub id (the paper's: facebook/contriever), which reads at most `embedding_tokens`
-    tokens of a text and `embedding_batch` texts at a time.
+    tokens of a text and `embedding_batch` texts at a time.  An encoder with a modules.json is read as that says; where
+    it normalises, relevance is a cosine, too.
 
     `types` says where a prompt's type comes from: "slice", its example's slice open or closed; "rule", a rule on its
     text (slices.type_by_rule); "auto", the slice where there is one and else the rule; "open" or "closed" for all.

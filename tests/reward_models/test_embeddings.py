@@ -17,7 +17,8 @@ from tiny import SENTENCES, Tiny
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.reward_models import embeddings
-from rlhf_bench.reward_models.embeddings import Encoder, TfIdf, make_relevance, mean_pooling
+from rlhf_bench.reward_models.embeddings import Encoder, TfIdf, make_relevance
+from rlhf_bench.reward_models.sentence_modules import pooled
 
 texts = st.text(st.sampled_from(list("aabbc dé.,! \n🤖\ud800")), max_size=30)
 
@@ -275,7 +276,7 @@ def test_the_mean_looks_at_the_mask_alone(rows: int, width: int, data: st.DataOb
     other = torch.where(mask[..., None], values, torch.nan)  # what lies outside may be anything
     for row, keep in enumerate(mask):
         expected = values[row][keep].mean(0) if keep.any() else torch.zeros(width)
-        assert torch.allclose(mean_pooling(other, mask)[row], expected, atol=1e-6)
+        assert torch.allclose(pooled("mean_tokens", other, mask)[row], expected, atol=1e-6)
 
 
 def test_embeddings_by_name(bert: Path) -> None:
