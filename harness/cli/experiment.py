@@ -9,6 +9,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
 from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
+from rlhf_bench.harness.cli.plan_table import check_costs, cost_lines, costs_of, show_costs
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.run import AGAIN, REPAIRED, check_repair, show_plan, show_setup
 from rlhf_bench.harness.results.undecided import complaints
@@ -39,16 +40,29 @@ def experiment(
     out, order = planned.out, planned.made.order
     for note in planned.notes:
         stderr.print(f"note: {note}", markup=False, soft_wrap=True)
+    # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
+    plain, plans = make_machine(True, jobs, 1, device), list(planned.made.plans.values())
+    shown = stdout if dry_run else stderr
+    costs = None
+    if plans:  # else it trains nothing
+        policy = plans[0].cells[0].stages["sft"].params["policy"]["source"]
+        costs = costs_of(plans, policy, plain, out, shown, measure=not quiet)
     if dry_run:
-        show_setup(list(planned.made.plans.values()), None, device, stdout)
-        show_plan(planned_stages(order, out), stdout)
+        show_setup(plans, None, device, stdout)
+        if costs:
+            show_costs(costs, stdout)
+        show_plan(planned_stages(order, out), stdout, brief=costs is not None)
+        check_costs(costs)
         return 0
+    check_costs(costs)
+    if costs and not quiet:
+        for line in cost_lines(costs):
+            stderr.print(line, markup=False, soft_wrap=True)
     root = store.Store(out)
     if repair:
         complain(remove_damage(order, out), REPAIRED)
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or all(stage.done(root) for stage in order), out) as progress:
-        # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
         machine = make_machine(True, jobs, 1, device, trackers, progress)
         failure = api.compute_experiment(planned, machine, command_line(), repair=repair)
     # what finished is shown before the failure is raised

@@ -30,13 +30,12 @@ def costs_of(
     """
     if policy == "tiny":
         return None
-    from rlhf_bench.harness.models.policies import pick_device
-
-    device = "cuda" if known else pick_device(machine.device)
+    device, jobs = "cuda", max(1, machine.jobs)
+    if not known:
+        here = machine.resolved()
+        device, jobs = here.device, here.jobs
     try:
-        return run_costs(
-            plans, policy, device, max(1, machine.jobs), machine.threads, out, measure=measure, known=known
-        )
+        return run_costs(plans, policy, device, jobs, machine.threads, out, measure=measure, known=known)
     except BenchError as error:
         console.print(f"Memory and time: unknown. {printable(str(error))}", markup=False, soft_wrap=True)
         return None
