@@ -43,8 +43,8 @@ CELLS: dict[str, dict[str, Any]] = {
         "policy.lora": 4, "data.max_prompt_tokens": 110, "TASK.response_tokens": 80, "sft.batch": 5, "sft.steps": 3,
         "sft.micro_batch": 0, "ppo.iterations": 1, "ppo.rollouts": 8, "ppo.micro_batch": 4, "ppo.scale_prompts": 4,
         "eval.prompts": 6, "eval.batch": 4, "eval.greedy": True, "data.limit": 36, "scalar.batch": 4,
-        "scalar.epochs": 1, "scalar.micro_batch": 2, "seq2seq-token.batch": 4, "seq2seq-token.micro_batch": 0, "dpo.batch": 4,
-        "dpo.micro_batch": 2,
+        "scalar.epochs": 1, "scalar.micro_batch": 2, "seq2seq-token.batch": 4, "seq2seq-token.micro_batch": 0,
+        "dpo.batch": 4, "dpo.micro_batch": 2,
     },
 }  # fmt: skip
 

@@ -110,6 +110,12 @@ def held_out(stage: Stage, basis: Basis) -> int:
     return min(most or basis.lengths.test.rows, basis.lengths.test.rows)
 
 
+def responses(stage: Stage, basis: Basis) -> int:
+    """Responses of one evaluation to the held-out prompts: `eval.samples` to each, and a greedy one."""
+    own = stage.inputs.get("baseline", stage).params["eval"]
+    return held_out(stage, basis) * (int(own.get("samples", 1)) + bool(own.get("greedy", False)))
+
+
 def drawn_work(basis: Basis, rows: float, batch: int, prompt: float) -> Work:
     """The work of `rows` responses, `batch` at once: each batch goes on for as long as its longest response."""
     texts = basis.lengths
@@ -129,8 +135,7 @@ def sampling_peak(stage: Stage, basis: Basis) -> Peak:
 
 def evaluation_work(stage: Stage, basis: Basis, scored: Scored, times: int) -> Work:
     """`times` evaluations of a policy: responses, their rewards, and the reference for the KL."""
-    ways = 2 if stage.params["eval"]["greedy"] else 1
-    rows, texts = float(times * ways * held_out(stage, basis)), basis.lengths
+    rows, texts = float(times * responses(stage, basis)), basis.lengths
     read = rows * (texts.test.mean + texts.response + scored.tokens(texts.test.mean, texts.response))
     # corrections are written token by token
     written = min(stage.params["eval"].get("corrections", 0), held_out(stage, basis)) * scored.corrects

@@ -22,6 +22,7 @@ from rlhf_bench.harness.plan.stage_parts import (
     evaluation_work,
     held_out,
     lowering,
+    responses,
     rows_at_once,
     sampling_peak,
     sampling_work,
@@ -136,11 +137,8 @@ def _ppo(stage: Stage, basis: Basis) -> StagePlan:
 
 
 def _baseline(stage: Stage, basis: Basis) -> StagePlan:
-    rows = held_out(stage, basis)
-    ways = 2 if stage.params["eval"]["greedy"] else 1
-    return StagePlan(
-        stage.kind, "", sampling_peak(stage, basis), sampling_work(stage, basis, ways * rows) + Work(loaded=1)
-    )
+    work = sampling_work(stage, basis, float(responses(stage, basis))) + Work(loaded=1)
+    return StagePlan(stage.kind, "", sampling_peak(stage, basis), work)
 
 
 def _tempered(stage: Stage, basis: Basis) -> StagePlan:
@@ -189,7 +187,7 @@ def _written(stage: Stage, basis: Basis) -> StagePlan:
 
 
 def _proxy(stage: Stage, basis: Basis) -> StagePlan:
-    return _scores(stage, basis, 2.0)
+    return _scores(stage, basis, 2.0 * stage.inputs["baseline"].params["eval"].get("samples", 1))
 
 
 def _best_of_n(stage: Stage, basis: Basis) -> StagePlan:
@@ -215,11 +213,10 @@ def _pair_scores(stage: Stage, basis: Basis) -> StagePlan:
 def _gold_scores(stage: Stage, basis: Basis) -> StagePlan:
     """A stage that scores responses to the held-out prompts by the gold model: of a pool, or of every checkpoint."""
     texts, written = basis.lengths, stage.inputs.get("generations")
-    times = stage.params.get("samples", 1)
     if written is not None:
-        greedy = written.params.get("eval", {}).get("greedy", False)
-        times = (2 if greedy else 1) * written.params.get("ppo", {}).get("checkpoints", 1)
-    rows = float(times * held_out(stage.inputs.get("generations", stage), basis))
+        rows = float(responses(written, basis) * written.params.get("ppo", {}).get("checkpoints", 1))
+    else:
+        rows = float(stage.params.get("samples", 1) * held_out(stage, basis))
     return _gold(stage, basis, rows, texts.test.mean + texts.response, texts.test.longest + texts.limit)
 
 
@@ -241,8 +238,7 @@ def _fluency(stage: Stage, basis: Basis) -> StagePlan:
     rows = min(peaks.EVALUATED, held_out(stage, basis))
     row = texts.test.longest + texts.limit
     peak = peaks.scoring(host, [host.whole], rows * row, row, "", rows * texts.limit)
-    times = 4.0 if stage.inputs["baseline"].params["eval"]["greedy"] else 2.0
-    read = times * held_out(stage, basis) * (texts.test.mean + texts.response)
+    read = 2.0 * responses(stage, basis) * (texts.test.mean + texts.response)
     return StagePlan(stage.kind, "", peak, Work(read=read, loaded=1))
 
 

@@ -22,6 +22,7 @@ from rlhf_bench.harness.plan import run_costs as costs_module
 from rlhf_bench.harness.plan.request import Request
 from rlhf_bench.harness.plan.run_costs import Planner, RunCosts, run_costs, seconds_of
 from rlhf_bench.harness.plan.token_lengths import Lengths, token_lengths
+from rlhf_bench.harness.sampling.speeds import Speeds
 
 OPTIMIZERS = ["ppo", "best-of-n", "dpo", "sft-chosen", "sft-tempered"]
 
@@ -109,6 +110,18 @@ def test_lengths_are_those_of_the_data(given: dict[str, Any]) -> None:
     assert 0.2 * found.sides.mean < away.sides.mean < 20 * found.sides.mean
 
 
+def test_more_samples_are_more_work(given: dict[str, Any]) -> None:
+    for name, setting in (("eval.samples", 3), ("ppo.iterations", 400), ("ppo.epochs", 2), ("sft.steps", 5000)):
+        few, many = plan(given), plan(given, **{name: setting})
+        works = []
+        for made in (few, many):
+            planner = Planner.of(made.cells, given["policy"], "cpu", 1, measure=False)
+            # one speed for both: two plans measure the machine twice
+            speeds = Speeds(1.0, 1.0, 1.0, 1.0, 1.0, "")
+            works.append(sum(seconds_of(planner.plan(stage), speeds) for stage in made.cells.order))
+        assert works[0] < works[1], name
+
+
 def test_a_batch_of_all_rows_and_one_that_is_padded() -> None:
     lengths = Lengths((10, 20, 30), 3)
     assert lengths.batch(1, False) == 30
@@ -149,7 +162,6 @@ def test_memory_that_is_taken_by_others_is_a_warning(given: dict[str, Any]) -> N
 
 def test_a_measured_speed_is_kept(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from rlhf_bench.harness import cache
-    from rlhf_bench.harness.sampling.speeds import Speeds
 
     asked = []
 
