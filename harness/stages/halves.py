@@ -17,7 +17,6 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
-from rlhf_bench.harness.stages.gold import GoldText, scored
 from rlhf_bench.harness.stages.pairs import pair_row, read_pairs
 
 if TYPE_CHECKING:
@@ -87,6 +86,11 @@ def relabelled(context: Context) -> StageFigures:
 
     Ties, and pairs that the gold model cannot score, keep their order; all are counted.
     """
+    from rlhf_bench.harness.stages.gold import (
+        GoldText,
+        scored,
+    )  # here: torch comes with it, and plans import this module
+
     found = read_pairs(context.inputs["pairs"], "train")
     texts = [GoldText(q.prompt, side) for q in found for side in (q.chosen, q.rejected or "")]
     scores = [one.value for one in scored(context, texts)]
