@@ -311,6 +311,15 @@ class HasVerdictSettings(Protocol):
         """A JSON object of all that the verdicts depend on; it replaces the settings in the key of the result."""
 
 
+@runtime_checkable
+class NeedsReferences(Protocol):
+    """A judge that may decide nothing on a task whose held-out examples have no reference."""
+
+    @property
+    def needs_references(self) -> bool:
+        """True: a run of such a task is refused before anything is computed."""
+
+
 class GoldScores(Protocol):
     """The scores of a run's gold model; a judge that `TakesGold` gets one."""
 

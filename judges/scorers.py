@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NO_GOLD = "the task has no gold utility and no scorer was given"
 REWARD_MODEL = "rm:"
 """Prefix of the name of a scorer that is a reward model: rm:FOLDER_OR_HUB_ID."""
+EMBEDDING = "embedding:"
+"""Prefix of the name of a scorer that compares with references by a sentence encoder: embedding:FOLDER_OR_HUB_ID."""
 
 
 @runtime_checkable
@@ -38,7 +40,7 @@ class ScoresMany(Protocol):
 
 
 def load_scorer(name: str) -> Scorer:
-    """The scorer of a name: a built-in one, `rm:FOLDER_OR_HUB_ID`, or `module:attribute`.
+    """The scorer of a name: a built-in one, `rm:` or `embedding:` with a folder or hub id, or `module:attribute`.
 
     The attribute is a function (example, response) -> number, or None where it does not decide.  Raises BenchError for
     an unknown name, and for a reward model or module that cannot be used.
@@ -49,8 +51,12 @@ def load_scorer(name: str) -> Scorer:
         from rlhf_bench.reward_models.classifier import ClassifierScorer
 
         return ClassifierScorer(name.removeprefix(REWARD_MODEL))
+    if name.startswith(EMBEDDING):
+        from rlhf_bench.judges.similarity import Similarity
+
+        return Similarity(name.removeprefix(EMBEDDING))
     if ":" not in name:
-        fix = f"{did_you_mean(name, BUILT_IN)} Or give rm:FOLDER or module:attribute."
+        fix = f"{did_you_mean(name, BUILT_IN)} Or give rm:FOLDER, embedding:FOLDER or module:attribute."
         raise BenchError(f"Unknown scorer {name!r}.", fix)
     found = plugins.find("judge", name)  # looks for modules in the current folder too, as for judges
     # the attribute itself is the scorer, not a factory of one; its kind is the word that errors use
@@ -68,6 +74,10 @@ def scorer_content(name: str) -> str:
         from rlhf_bench.reward_models.sources import folder_digest
 
         return folder_digest(name.removeprefix(REWARD_MODEL))
+    if name.startswith(EMBEDDING):
+        from rlhf_bench.judges.similarity import source_content
+
+        return source_content(name.removeprefix(EMBEDDING)).get("embedding", "")
     return plugins.find("judge", name).fingerprint()
 
 
@@ -84,7 +94,14 @@ def scorer_account(name: str) -> Row:
 
 def described(name: str) -> str:
     """A scorer as reports name it, with what it counts."""
+    if name.startswith(EMBEDDING):
+        return f"scorer {name} (cosine similarity to the closest reference)"
     return f"scorer {name}" + (f" ({UNIT})" if name in BUILT_IN else "")
+
+
+def needs_references(name: str) -> bool:
+    """Whether the scorer of a name decides nothing on a task without a reference, which a plan refuses."""
+    return name.startswith(EMBEDDING)
 
 
 def is_deterministic(name: str) -> bool:
@@ -93,7 +110,7 @@ def is_deterministic(name: str) -> bool:
     Then undecided cases stay undecided, and `bench judge` does not judge them again (seams.SaysDeterministic).
     """
     # a user's function may fail now and decide later, so its undecided cases are judged again
-    return ":" not in name or name.startswith(REWARD_MODEL)
+    return ":" not in name or name.startswith((REWARD_MODEL, EMBEDDING))
 
 
 def checked(value: float | None) -> Scored:

@@ -14,6 +14,7 @@ from rlhf_bench.judges.scorers import (
     described,
     is_deterministic,
     load_scorer,
+    needs_references,
     scorer_account,
     scorer_content,
 )
@@ -57,6 +58,11 @@ class UtilityChange:
     def account(self) -> Row:
         """What the scorer was trained with, where it is a reward model of a run; else {}."""
         return scorer_account(self.scorer)
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it decides nothing on a task whose held-out examples have no reference."""
+        return needs_references(self.scorer)
 
     @property
     def takes_gold(self) -> bool:

@@ -13,6 +13,7 @@ from rlhf_bench.judges.scorers import (
     described,
     is_deterministic,
     load_scorer,
+    needs_references,
     scorer_account,
     scorer_content,
 )
@@ -26,8 +27,8 @@ class WinRate:
     """Win rate against the SFT baseline by the task's true utility, or by a scorer.
 
     1 where the trained policy's response is better, 0.5 where both are equal within `tolerance`, 0 where it is worse.
-    `scorer` ("rouge-l", rm:FOLDER_OR_HUB_ID or module:attribute) is used instead of the true utility; with neither,
-    every case is undecided.  Raises BenchError for a scorer that cannot be used.
+    `scorer` ("rouge-l", rm: or embedding: with a folder or hub id, or module:attribute) is used instead of the true
+    utility; with neither, every case is undecided.  Raises BenchError for a scorer that cannot be used.
     """
 
     scorer: str = ""
@@ -51,6 +52,11 @@ class WinRate:
     def account(self) -> Row:
         """What the scorer was trained with, where it is a reward model of a run; else {}."""
         return scorer_account(self.scorer)
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it decides nothing on a task whose held-out examples have no reference."""
+        return needs_references(self.scorer)
 
     @property
     def takes_gold(self) -> bool:

@@ -9,9 +9,11 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
+from rlhf_bench.harness.plan.tasks import TaskPlan
 from rlhf_bench.harness.presets import factory_settings
-from rlhf_bench.harness.seams import HasVerdictSettings, TakesGold
+from rlhf_bench.harness.seams import HasVerdictSettings, NeedsReferences, TakesGold
 from rlhf_bench.harness.stages.judge import load_judge
+from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.types import Row
 
 DEFAULT_JUDGES = ("winrate", "utility", "length", "empty")
@@ -48,13 +50,15 @@ class JudgeSpec:
     """A judge by name with all its settings; `content` is what its verdicts depend on, and enters keys.
 
     `content` is the judge's `verdict_settings` where it has any (`seams.HasVerdictSettings`), else all settings.
-    `takes_gold`: in a run with a gold model it measures by that (`seams.TakesGold`).
+    `takes_gold`: in a run with a gold model it measures by that (`seams.TakesGold`).  `needs_references`: as in
+    `seams.NeedsReferences`.
     """
 
     name: str
     settings: Row
     content: Row
     takes_gold: bool = False
+    needs_references: bool = False
 
 
 def judge_spec(name: str, given: Row) -> JudgeSpec:
@@ -72,4 +76,17 @@ def judge_spec(name: str, given: Row) -> JudgeSpec:
     except (TypeError, ValueError) as error:
         seen = f"The settings of the judge {name!r} are not JSON: {one_line(error)}."
         raise BenchError(seen, "Settings are texts, numbers and truth values.") from None
-    return JudgeSpec(name, settings, content, isinstance(judge, TakesGold) and bool(judge.takes_gold))
+    takes_gold = isinstance(judge, TakesGold) and bool(judge.takes_gold)
+    needs_references = isinstance(judge, NeedsReferences) and bool(judge.needs_references)
+    return JudgeSpec(name, settings, content, takes_gold, needs_references)
+
+
+def check_references(judges: Sequence[JudgeSpec], task: TaskPlan) -> None:
+    """Raises BenchError for a judge that decides nothing on the task, whose held-out examples have no reference."""
+    needing = next((judge for judge in judges if judge.needs_references), None)
+    if needing is None:
+        return
+    found = load_task({"task": task.opened}).examples("test")
+    if not any(text.strip() for one in found for text in (one.completion, *one.references)):
+        seen = f"{needing.name} compares with references, and the held-out examples of {task.name!r} have none."
+        raise BenchError(seen, f"Give {needing.name} another scorer, or data with references.")

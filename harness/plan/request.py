@@ -20,7 +20,7 @@ from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import gold as gold_plan
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
-from rlhf_bench.harness.plan.judges import chosen, judge_spec, left_out
+from rlhf_bench.harness.plan.judges import check_references, chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
 from rlhf_bench.harness.plan.preset_choice import choose_preset, misfit
@@ -140,6 +140,8 @@ def make_plan(request: Request) -> Plan:
     own_judges = opened[None][request.task].judges
     # built now: a judge's wrong setting must not surface after hours of training
     judges = [judge_spec(name, settings.plugins.get(name, {})) for name in chosen(request.judges, own_judges)]
+    for name in dict.fromkeys(request.prompts or [request.task]):
+        check_references(judges, opened[None][name])
     gold_plan.check_judges(gold, {judge.name: judge.settings for judge in judges})
     if gold and gold.trained:
         gold_plan.check_halves(gold, opened[None][request.task], settings.data.limit)
