@@ -81,7 +81,7 @@ def test_progress_is_called_and_a_plan_shows_the_same_stages(made: Path, capfd: 
     assert state["sft dialogsum-tiny-s0"] == ("sft dialogsum-tiny-s0", True, None)
     pending = [stage for stage in planned.stages if not stage.done]
     assert not planned.finished
-    assert {stage.name.split()[0] for stage in pending} == {"scale", "ppo", "proxy", "verdicts"}
+    assert {stage.name.split()[0] for stage in pending} == {"scale", "ppo", "proxy", "fluency", "verdicts"}
     assert all(stage.seconds is not None for stage in pending)
     events: list[tuple[str, str, int, int]] = []
     ready(made, "length-only", seeds=2, judges=["length"], progress=lambda *event: events.append(event))

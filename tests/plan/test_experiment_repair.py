@@ -84,7 +84,7 @@ def test_damaged_stages_and_what_needs_them_are_made_again(done: Path, tmp_path:
     assert f"{found} was changed" in error
     assert estimates(runs) == wanted
     made = {name.split("/")[0] for name, inode in inodes(runs).items() if before[name] != inode}
-    assert made == {"ppo", "proxy", "verdicts"}
+    assert made == {"ppo", "proxy", "fluency", "verdicts"}
     assert bench("bench", "check", "store", str(runs), "--full")[0] == 0
     kept = inodes(runs)
     assert bench(*line(runs, "--repair")) == (0, "")
