@@ -139,7 +139,7 @@ _active: list[Cache] = []
 @contextmanager
 def using(folder: Path | None, limit: int = LIMIT) -> Iterator[None]:
     """Keep values in `folder` within the block; without one, or in a folder that others could write to, nothing."""
-    if folder is None or not _is_own(folder):
+    if folder is None or not is_own(folder):
         yield
         return
     _active.append(Cache(folder, limit))
@@ -193,7 +193,7 @@ def _processor() -> str:
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def _is_own(folder: Path) -> bool:
+def is_own(folder: Path) -> bool:
     """Whether the folder could be made or is there, is the user's, and nobody else may write to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

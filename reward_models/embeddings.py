@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, split_revision
+from rlhf_bench.harness.models.gguf_files import refuse_gguf
 from rlhf_bench.harness.models.micro_batch import MicroBatchLimit, Row
 from rlhf_bench.harness.printable import well_formed
 from rlhf_bench.harness.text.tokens import check_has_vocabulary
@@ -253,6 +254,7 @@ def check_encoder(source: str) -> None:
 
     Neither weights nor the hub are read.
     """
+    refuse_gguf(source)
     path = Path(source).expanduser()
     if path.is_dir():
         modules = read_modules(str(path))

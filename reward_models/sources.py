@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.adapter_folders import read_adapter
+from rlhf_bench.harness.models.gguf_files import refuse_gguf
 from rlhf_bench.harness.models.identity import model_hash
 from rlhf_bench.harness.models.policies import check_configs
 from rlhf_bench.harness.store import is_folder
@@ -36,6 +37,7 @@ def check_classifier(source: str, levels: Sequence[str] = ("sequence",), head: s
     a head.  Of a hub id only the form is checked: its files may still have to be downloaded.
     """
     path = Path(source).expanduser()
+    refuse_gguf(source)
     # the path of an empty text is the current folder, which exists
     if not (source.strip() and path.exists()):
         if is_hub_id(source) and head:

@@ -24,6 +24,7 @@ from rlhf_bench.harness.api.arguments import (
 from rlhf_bench.harness.api.reports import Report, as_written
 from rlhf_bench.harness.api.runs import make_machine, remove_damage, unused_notes
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.models.gguf_files import as_folder
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children
 from rlhf_bench.harness.pipeline.tracking import check_trackers
@@ -143,7 +144,7 @@ def plan_experiment(
     """
     check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
-    policy = which_policy(policy, preset)
+    policy = as_folder(which_policy(policy, preset))
     made = experiments.make(found, seeds, assignments, policy, preset, layers, experiments.ByGold(gold, relabel))
     check_prompt_tokens(policy, made.plans.values(), store.Store(out))
     return ExperimentPlan(found, made, out)

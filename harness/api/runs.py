@@ -23,6 +23,7 @@ from rlhf_bench.harness.api.arguments import (
     check_paths,
 )
 from rlhf_bench.harness.api.reports import Report, existing, make_report
+from rlhf_bench.harness.models.gguf_files import as_folder
 from rlhf_bench.harness.pipeline.execute import Outcome
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, safe_children, usable_cores
 from rlhf_bench.harness.pipeline.repair import remove_damaged
@@ -160,7 +161,7 @@ def plan_request(request: Request, out: Path) -> RunPlan:
     """
     texts = (request.policy, request.data, *request.tasks, *request.reward_models, *plain_names(request.judges))
     check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
-    request = replace(request, policy=which_policy(request.policy, request.preset))
+    request = replace(request, policy=as_folder(which_policy(request.policy, request.preset)))
     made = requests.make_plan(request)
     check_prompt_tokens(request.policy, [made], store.Store(out))
     return RunPlan(request, made, out)

@@ -39,10 +39,12 @@ def check_sampler(name: str, policy: Path, device: str) -> list[Finding]:
 
     Raises BenchError for an unknown engine, one that is not installed, and one that cannot open the policy.
     """
+    from rlhf_bench.harness.models.gguf_files import as_folder
     from rlhf_bench.harness.models.policies import check_folder, load_policy
 
     if name not in ENGINES:
         raise BenchError(f"Unknown engine {name!r}.", f"Choose one of: {', '.join(ENGINES)}.")
+    policy = Path(as_folder(str(policy)))
     check_folder(policy)
     placement = read_placement(policy)
     if placement.lora:  # the engine opens the folder's weights, and adapters lie beside them

@@ -21,9 +21,9 @@ from rlhf_bench.reports import terminal
 
 PACKAGES = (
     *("rlhf-bench", "torch", "transformers", "trl", "datasets", "tokenizers", "safetensors", "scipy", "numpy", "rich"),
-    *("click", "openai", "peft", "rouge-score"),
+    *("click", "openai", "gguf", "peft", "rouge-score"),
 )
-"""Distributions whose versions are shown; the last two belong to extras, and may be missing."""
+"""Distributions whose versions are shown; the last three belong to extras, and may be missing."""
 
 
 def doctor() -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.hub import is_hub_id, split_revision
 from rlhf_bench.harness.models.adapter_folders import read_adapter
+from rlhf_bench.harness.models.gguf_files import as_folder, converted_from
 from rlhf_bench.harness.models.lora import require_peft
 from rlhf_bench.harness.models.policies import TOKENIZER_FILES, check_folder, tokenizer_source
 from rlhf_bench.harness.models.tiny_policy import TINY, check_sizes
@@ -27,10 +28,11 @@ WHOLE = 64 * 2**20
 
 
 def policy_identity(source: str, settings: Settings) -> JsonObject:
-    """{"name", "source", "settings", "sha256"} of a policy: `tiny`, a folder, or a hub id.
+    """{"name", "source", "settings", "sha256"} of a policy: `tiny`, a folder, a GGUF file, or a hub id.
 
-    A hub id may be pinned (ID@REVISION); of an unpinned one the SFT stage records the commit that it loaded.
-    Raises BenchError for a folder without a model or tokenizer, and for a path that does not exist.
+    A GGUF file is converted here at its first use; its source is the folder it was converted to, its name and hash are
+    the file's.  A hub id may be pinned (ID@REVISION); of an unpinned one the SFT stage records the commit that it
+    loaded.  Raises BenchError for a folder without a model or tokenizer, and for a path that does not exist.
     """
     if settings.policy.lora:  # asked for here, where a run is planned, instead of hours later in SFT
         require_peft()
@@ -40,7 +42,9 @@ def policy_identity(source: str, settings: Settings) -> JsonObject:
         return {"name": TINY, "source": TINY, "settings": settings.group("policy")}
     # without the sizes of the tiny policy: a change of them must not change the keys of other policies
     others = {k: v for k, v in settings.group("policy").items() if k not in TINY_SETTINGS}
-    path = Path(source).expanduser()
+    path = Path(as_folder(source)).expanduser()
+    if original := converted_from(path):
+        return {"name": original[0], "source": str(path), "sha256": original[1], "settings": others}
     if is_folder(path):  # before the hub: a folder named like a hub id is the folder, as in transformers
         adapter = read_adapter(path)
         model = Path(adapter.base) if adapter else path

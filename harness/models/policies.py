@@ -18,6 +18,7 @@ from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.forward.packing import enable_packing
 from rlhf_bench.harness.hub import is_hub_id, load_error, split_revision
 from rlhf_bench.harness.models.adapter_folders import MERGE, check_merged, holds_adapter, merge_folder, read_adapter
+from rlhf_bench.harness.models.gguf_files import refuse_gguf
 from rlhf_bench.harness.models.placement import Placement, apply_placement, read_placement
 from rlhf_bench.harness.models.tensors import check_report
 from rlhf_bench.harness.text.chat import choose_prompt_format, end_token_ids
@@ -297,6 +298,7 @@ def check_folder(source: str | Path, tokenizer: bool = False) -> None:
     An adapter alone is no model; with `tokenizer` it passes, because its folder may hold its tokenizer.
     """
     path = Path(source)
+    refuse_gguf(path)
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
         if holds_adapter(path):
