@@ -55,15 +55,16 @@ def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
     """
     found = {}
     stages = cell.record["stages"]
-    if "gold" in stages and stages.get("reward") != stages["gold"]:  # the arm `gold` is optimised for it on purpose
-        found["the gold model"] = training_of(cell.folder("gold"))
-    elif "gold_scale" in cell.record["stages"]:
-        found["the gold model"] = _elsewhere(cell, "gold_scale")
+    trained, proxy = ("gold", "reward") if "gold" in stages else ("gold_scale", "scale")
+    # the arm `gold` is optimised for the gold model on purpose
+    if trained in stages and stages.get(proxy) != stages[trained]:
+        own = training_of(cell.folder("gold")) if "gold" in stages else _elsewhere(cell, "gold_scale")
+        found["the gold model"] = own
     for name, folder in cell.judged().items():
         if (folder / "account.json").is_file():
             account: object = store.read_json(folder / "account.json")
-            own = account.get("trained") if isinstance(account, dict) else None
-            found[f"the scorer of {name}"] = own if isinstance(own, dict) else {}
+            by = account.get("trained") if isinstance(account, dict) else None
+            found[f"the scorer of {name}"] = by if isinstance(by, dict) else {}
     return {name: own for name, own in found.items() if own}
 
 

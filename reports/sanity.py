@@ -13,17 +13,20 @@ if TYPE_CHECKING:
 
 FLUENCY = "fluency"
 """The stage that measures responses as text, among the judges of a cell."""
-GOLD = "gold model of {}"
 LONGEST = 240
 """Characters of a text in a table; the rest is cut off."""
 
 
 def measured(report: Report) -> Iterator[tuple[Row, str, Sequence[Row]]]:
-    """(arm, label, what was measured before optimisation by seed) of every proxy and of every gold model."""
+    """(arm, label, what was measured before optimisation by seed) of every proxy, and of every gold model once."""
+    known = []
     for arm in report["arms"]:
         yield arm, arm["label"], arm["before"]
-        if arm.get("gold_before"):
-            yield arm, GOLD.format(arm["label"]), arm["gold_before"]
+        gold = (arm["task"], arm.get("gold_before"))
+        # all arms of a run have one gold model
+        if gold[1] and gold not in known:
+            known.append(gold)
+            yield arm, f"gold model {arm.get('gold', {}).get('name', '')}".strip(), gold[1]
 
 
 def sanity(report: Report) -> Table:

@@ -25,6 +25,7 @@ from rlhf_bench.harness.stages.halves import GOLD, PROXIES, check_prompts, promp
 from rlhf_bench.harness.stages.judge import KEEP
 from rlhf_bench.harness.stages.prompts import load_task
 from rlhf_bench.harness.text.types import JsonObject, Row
+from rlhf_bench.harness.training.record import training_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
@@ -237,16 +238,14 @@ class GoldRun:
 
     @cached_property
     def measured(self) -> dict[str, Stage]:
-        """Stages by role that measure the gold model on the test pairs, and on samples of the SFT policy."""
+        """Stages by role that measure the gold model: on the test pairs, and on SFT samples where a run trained it."""
         pairs = {"pairs": self.start["pairs"]}
         found = {**self.model, "gold_pairs": self._scoring("gold_pairs", self._label(), "gold:gold_pairs", pairs)}
-        if self.model:
-            stages = {**self.start, "pairs": self.pairs, "reward": self.model["gold"]}
-            own = arms.ArmContext(
-                self.tasks, self.ceiling, stages, self.settings, self.family, self.run, self.start["sft"]
-            )
-            found["gold_scale"] = arms.scale(own)
-        return found
+        if self.gold.arm is None and not training_of(Path(self.gold.source).expanduser()):
+            return found  # a stranger's classifier may decline a sample, which ends a stage that needs all rewards
+        stages = {**self.start, "pairs": self.pairs, **({"reward": self.model["gold"]} if self.model else {})}
+        own = arms.ArmContext(self.tasks, self.ceiling, stages, self.settings, self.family, self.run, self.start["sft"])
+        return {**found, "gold_scale": arms.scale(own)}
 
     @cached_property
     def ceiling(self) -> arms.RewardArm:

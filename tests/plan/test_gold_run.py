@@ -198,6 +198,10 @@ def test_a_model_that_is_there_is_gold_by_one_option(done: Path, tmp_path: Path)
     report = report_of(out)
     (arm,) = report["arms"]
     assert arm["gold"]["name"] == f"rm:{folder.name}"
+    # what a run trained is measured before anything is optimised, as a proxy is
+    (before,) = arm["gold_before"]
+    assert before["sanity"]["within_prompt_sd"] > 0
+    assert before["sanity"]["trained"] == store.read_json(folder / "reward_model.json")["trained"]
     values = {
         e["iteration"]: e["value"] for e in report["estimates"] if (e["judge"], e["statistic"]) == ("proxy", "gold")
     }
