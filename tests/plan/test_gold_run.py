@@ -9,18 +9,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import bench, command, settings
+from small import command, settings
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.cli.main import bench as commands
+from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.plan.cells import Cell
 from rlhf_bench.harness.plan.request import Request, make_plan
 from rlhf_bench.harness.presets import parse_assignments
+from rlhf_bench.harness.results import proxy_curves
 from rlhf_bench.harness.results.arms import arms_of
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.results.proxy_curves import curves_of, read_pool
 from rlhf_bench.harness.statistics.best_of_n import expected
 
 pytestmark = pytest.mark.training
+
+
+def ran(*arguments: str) -> None:
+    """`bench` in this process: one import of torch serves all runs of this file."""
+    with pytest.raises(SystemExit) as ended:
+        commands(list(arguments), standalone_mode=False)
+    assert ended.value.code == 0
+
+
 GOLD = ("--gold", "scalar@half", "--relabel")
 BOTH = ("--optimizer", "best-of-n", "--optimizer", "ppo", "--n", "1,2,4")
 
@@ -29,8 +41,7 @@ BOTH = ("--optimizer", "best-of-n", "--optimizer", "ppo", "--n", "1,2,4")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished small run with a trained proxy and the arm of the gold model itself, under both optimisers."""
     out = tmp_path_factory.mktemp("gold") / "runs"
-    finished = bench(*command(out, *GOLD, *BOTH, rms=("scalar", "gold")))
-    assert finished.returncode == 0, finished.stderr
+    ran(*command(out, *GOLD, *BOTH, rms=("scalar", "gold")))
     return out
 
 
@@ -178,23 +189,22 @@ def test_a_run_that_was_killed_is_continued(done: Path, tmp_path: Path) -> None:
     for kind in ("gold_pool", "relabelled", "gold_agreement"):
         for marker in copy.glob(f"{kind}/*"):
             shutil.rmtree(marker)
-    again = bench(*command(copy, *GOLD, *BOTH, rms=("scalar", "gold")))
-    assert again.returncode == 0, again.stderr
+    ran(*command(copy, *GOLD, *BOTH, rms=("scalar", "gold")))
     found = json.loads((copy / "report" / "report.json").read_text())
     assert found["estimates"] == json.loads(before)["estimates"]
 
 
 def test_judges_measure_by_gold_again(done: Path) -> None:
-    ended = bench("judge", str(done), "--judge", "utility", "--judge", "winrate")
-    assert ended.returncode == 0, ended.stderr
+    ran("judge", str(done), "--judge", "utility", "--judge", "winrate")
     assert len(list((done / "verdicts").glob("utility-*"))) == 4  # those of the run, found under the same keys
 
 
-def test_a_model_that_is_there_is_gold_by_one_option(done: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_there_is_gold_by_one_option(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same scores as by utility.scorer=rm:, and a curve of best-of-n, whose pool that does not score."""
     out, folder = tmp_path / "runs", only(done, "gold/*")
-    ended = bench(*command(out, "--gold", f"rm:{folder}", *BOTH[:2], *BOTH[4:], rms=("length-only",)))
-    assert ended.returncode == 0, ended.stderr
+    ran(*command(out, "--gold", f"rm:{folder}", *BOTH[:2], *BOTH[4:], rms=("length-only",)))
     report = report_of(out)
     (arm,) = report["arms"]
     assert arm["gold"]["name"] == f"rm:{folder.name}"
@@ -208,18 +218,26 @@ def test_a_model_that_is_there_is_gold_by_one_option(done: Path, tmp_path: Path)
     assert len(values) == 3
     (verdicts,) = out.glob("verdicts/utility-*")
     gold = [row["values"]["gold"] for row in rows(verdicts, "verdicts.jsonl")]
-    scored = bench(*command(out, "--set", f"utility.scorer=rm:{folder}", *BOTH[:2], *BOTH[4:], rms=("length-only",)))
-    assert scored.returncode == 0, scored.stderr
+    ran(*command(out, "--set", f"utility.scorer=rm:{folder}", *BOTH[:2], *BOTH[4:], rms=("length-only",)))
     (other,) = set(out.glob("verdicts/utility-*")) - {verdicts}
-    assert [row["values"]["score"] for row in rows(other, "verdicts.jsonl")] == pytest.approx(gold, abs=1e-4)
+    judged = rows(other, "verdicts.jsonl")
+    assert [row["values"]["score"] for row in judged] == pytest.approx(gold, abs=1e-4)
+    # where the task has no gold, the judge's scores of the chosen responses are the curve
+    monkeypatch.setattr(proxy_curves, "pool_of", lambda cell: read_pool(cell.folder("generations"))._replace(gold=None))
+    curves = curves_of(arms_of(find_cells([out])[0])[0])
+    assert curves is not None
+    assert curves.gold is not None
+    assert (curves.worth, curves.points, curves.gold.shape[1]) == ("score", (1, 2, 4), 3)
+    for c, n in enumerate(curves.points):
+        own = {row["example_id"]: row["values"]["score"] for row in judged if row["iteration"] == n}
+        assert curves.gold[0, c].tolist() == [own[example] for example in curves.ids]
 
 
 def test_several_samples_and_responses_that_are_cut_off(done: Path, tmp_path: Path) -> None:
     """Of a cut-off response gold reads nothing under eval.cut_off=lose; every sample of a prompt has its own gold."""
     out, folder = tmp_path / "runs", only(done, "gold/*")
     more = {"eval.cut_off": "lose", "eval.samples": 2, "eval.prompts": 4, "ppo.iterations": 2, "ppo.save_every": 1}
-    ended = bench(*command(out, "--gold", f"rm:{folder}", *BOTH, rms=("length-only",), **more))
-    assert ended.returncode == 0, ended.stderr
+    ran(*command(out, "--gold", f"rm:{folder}", *BOTH, rms=("length-only",), **more))
     pool = rows(only(out, "gold_pool/*"), "gold.jsonl")
     assert len(pool) == 4 * 2 * 4  # draws, samples, prompts
     scored = [*pool, *(row for path in out.glob("gold_scores/*") for row in rows(path, "gold.jsonl"))]
@@ -283,13 +301,11 @@ def test_each_seed_has_a_gold_model_of_its_own_and_all_arms_one() -> None:
         (("--gold", "rm:"), "carries nothing after the colon"),
         (("--relabel",), "Add --gold"),
         (("--gold", "scalar@half", "--set", "utility.scorer=rouge-l"), "both say what gold is"),
-        (("--gold", "scalar@half", "--judge", "length"), "Add --judge +utility"),
+        (("--gold", "scalar@half", "--judge", "length"), "without the judge utility"),
         (("--gold", "scalar@half", "--limit", "1"), "cannot be halved"),
     ],
 )
-def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
-    ended = bench(*command(tmp_path / "runs", *more, rms=("length-only",)))
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+def test_bad_input_is_refused_before_anything_is_made(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+    with pytest.raises(BenchError, match=said):
+        commands(command(tmp_path / "runs", *more, rms=("length-only",)), standalone_mode=False)
     assert not (tmp_path / "runs").exists()
