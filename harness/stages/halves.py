@@ -86,14 +86,9 @@ def relabelled(context: Context) -> StageFigures:
 
     Ties, and pairs that the gold model cannot score, keep their order; all are counted.
     """
-    from rlhf_bench.harness.stages.gold import (
-        GoldText,
-        scored,
-    )  # here: torch comes with it, and plans import this module
+    from rlhf_bench.harness.stages.gold import GoldText, scored  # here: torch comes with it, and plans import this
 
     found = read_pairs(context.inputs["pairs"], "train")
-    from rlhf_bench.harness.stages.gold import GoldText, scored  # here: torch comes with it, and plans read this module
-
     texts = [GoldText(q.prompt, side) for q in found for side in (q.chosen, q.rejected or "")]
     scores = [one.value for one in scored(context, texts)]
     chosen, rejected = scores[::2], scores[1::2]
