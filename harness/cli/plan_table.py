@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.cli.status import duration
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, one_line
 from rlhf_bench.harness.plan.run_costs import RunCosts, gib, run_costs
 from rlhf_bench.harness.printable import printable
 from rlhf_bench.harness.results.table import Table
@@ -37,8 +37,11 @@ def costs_of(
     try:
         return run_costs(plans, policy, device, jobs, machine.threads, out, measure=measure, known=known)
     except BenchError as error:
-        console.print(f"Memory and time: unknown. {printable(str(error))}", markup=False, soft_wrap=True)
-        return None
+        seen = str(error)
+    except Exception as error:  # a model's code of transformers may raise anything on the meta device
+        seen = f"The policy cannot be counted: {one_line(error)}."
+    console.print(f"Memory and time: unknown. {printable(seen)}", markup=False, soft_wrap=True)
+    return None
 
 
 def show_costs(costs: RunCosts, console: Console) -> None:
