@@ -138,7 +138,7 @@ def test_a_reward_model_of_another_run_is_gold_under_its_own_record(tmp_path: Pa
     # the pairs stay whole, and nothing is trained
     assert proxy.stages["pairs"].kind == "pairs"
     assert "gold" not in proxy.stages
-    assert "gold_scale" not in proxy.stages
+    assert proxy.stages["gold_scale"].key == ceiling.stages["gold_scale"].key
 
 
 def test_another_gold_model_leaves_what_was_generated(tmp_path: Path) -> None:
