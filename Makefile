@@ -33,9 +33,9 @@ check: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# make bench TRL=/path/to/python with trl==1.12.0, BEFORE=commit SUITE=folder: minutes on two quiet cores; docs/performance.md
+# make bench TRL=/path/to/python with trl==1.12.0, BEFORE=commit SUITE=folder POLICY=pretrained model: minutes on two quiet cores; docs/performance.md
 bench: setup
-	$(BIN)/python benchmarks/performance.py $(if $(TRL),--trl $(TRL)) $(if $(BEFORE),--before $(BEFORE)) $(if $(SUITE),--suite $(SUITE))
+	$(BIN)/python benchmarks/performance.py $(if $(TRL),--trl $(TRL)) $(if $(BEFORE),--before $(BEFORE)) $(if $(SUITE),--suite $(SUITE)) $(if $(POLICY),--policy $(POLICY))
 
 # make sample-report REPORT=runs/experiments/whitebox: docs/sample-report, with its report.json
 sample-report: setup

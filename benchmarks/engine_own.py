@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-from peer_model import Sizes, prompts, save, take_turns
+from peer_model import PROMPTS, Sizes, link_models, prompts, save, take_turns
 
 from rlhf_bench.harness.models.policies import load_classifier, load_tokenizer
 from rlhf_bench.harness.nouns import Example
@@ -35,16 +35,27 @@ SAMPLE, UPDATE = "sample", "update"
 OTHER = "rewards, reference, values and rest"
 
 
-def make_run(sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32") -> PPORun:
-    """A run against a scalar reward model of the policy's size, everything of random weights."""
-    save(sizes, folder)
-    (folder / "policy" / "holding.json").write_text(json.dumps({"dtype": dtype}), encoding="utf-8")
-    more = {"critic": critic} if critic != "own" else {}
+def make_run(
+    sizes: Sizes, folder: Path, critic: str = "own", dtype: str = "float32", model: Path | None = None, lora: int = 0
+) -> PPORun:
+    """A run against a scalar reward model of the policy's size, everything of random weights.
+
+    `model`: a folder of `perf_real.prepare`, whose models and prompts are taken instead.
+    """
+    if model:
+        link_models(model, folder)
+        texts = json.loads((model / PROMPTS).read_text(encoding="utf-8"))["texts"]
+    else:
+        save(sizes, folder)
+        texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, 8 * sizes.batch)]
+    held = {"dtype": dtype, **({"lora": lora} if lora else {})}
+    (folder / "policy" / "holding.json").write_text(json.dumps(held), encoding="utf-8")
+    more: dict[str, Any] = {"critic": critic} if critic != "own" else {}
+    more |= {"samples": 1} if model else {}  # TRL samples once from each prompt, too
     settings = PPOSettings(
         iterations=10**6, rollouts=sizes.batch, minibatches=sizes.minibatches, lr=1e-6, critic_lr=1e-6, **more
     )
     tokenizer = load_tokenizer(folder / "reward")
-    texts = [" ".join(f"w{i}" for i in row) for row in prompts(sizes, 8 * sizes.batch)]
     shared = {"shared": True} if critic == "trunk" else {}
     return PPORun(
         actors=make_actors(folder / "policy", "cpu", settings.lr, settings.critic_lr, **shared),
@@ -66,6 +77,7 @@ class Engine:
     def __init__(self, run: PPORun) -> None:
         self.run, self.iteration = run, 0
         self.seconds: dict[str, float] = {}
+        self.processor: dict[str, float] = {}
         loop.update = self._timed(UPDATE, loop.update)
         if hasattr(run, "sampler"):
             self.run = replace(run, sampler=self._timed(SAMPLE, run.sampler))
@@ -74,23 +86,28 @@ class Engine:
 
     def _timed(self, phase: str, function: Any) -> Any:
         def timed(*given: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
+            begun, processor = time.perf_counter(), time.process_time()
             found = function(*given, **named)
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
+            self.processor[phase] = self.processor.get(phase, 0.0) + time.process_time() - processor
             return found
 
         return timed
 
     def step(self) -> dict[str, Any]:
         self.seconds.clear()
+        self.processor.clear()
         begun, processor = time.perf_counter(), time.process_time()
         experience = loop.collect(self.run, self.iteration)
         loop.update(self.run, experience, self.iteration)
         self.iteration += 1
         wall, processor = time.perf_counter() - begun, time.process_time() - processor
         phases = {**self.seconds, OTHER: wall - sum(self.seconds.values())}
+        own = {**self.processor, OTHER: processor - sum(self.processor.values())}
         tokens = int(experience.rollout.mask.sum())
-        return {"wall": wall, "cpu": processor, "tokens": tokens, "phases": phases}
+        read = int(experience.rollout.prompt_mask.sum())
+        counts = {"tokens": tokens, "prompt_tokens": read}
+        return {"wall": wall, "cpu": processor, **counts, "phases": phases, "cpu_phases": own}
 
 
 def main() -> None:
@@ -100,12 +117,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--critic", default="own")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--lora", type=int, default=0)
     given = vars(parser.parse_args())
     threads, critic, dtype = given.pop("threads"), given.pop("critic"), given.pop("dtype")
+    model, lora = given.pop("model"), given.pop("lora")
     machine.set_threads(threads)
     machine.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        take_turns(Engine(make_run(Sizes(**given), Path(folder), critic, dtype)).step)
+        take_turns(Engine(make_run(Sizes(**given), Path(folder), critic, dtype, model, lora)).step)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ Needs transformers alone, so that it also runs in the environment of TRL 1.12.  
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 PAD, END, OTHER = 0, 1, 2
+PROMPTS = "prompts.json"
+"""Beside real models: {"texts": [...], "ids": [...]}, the same prompts as text and as the policy reads them."""
 TEMPLATE = 2
 """Tokens that the policy's template puts around a prompt's words."""
 
@@ -129,3 +133,14 @@ def save(sizes: Sizes, folder: Path, activation: str = "gelu_pytorch_tanh") -> N
     for name, model in (("policy", make_policy(sizes, activation)), ("reward", make_classifier(sizes, activation))):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+
+
+def link_models(prepared: Path, folder: Path) -> None:
+    """The files of policy/ and reward/ in another folder, so that an engine can write beside them."""
+    for name in ("policy", "reward"):
+        (folder / name).mkdir()
+        for file in (prepared / name).iterdir():
+            try:
+                os.link(file, folder / name / file.name)
+            except OSError:  # another file system
+                shutil.copyfile(file, folder / name / file.name)

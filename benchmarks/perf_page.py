@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from peer_model import Sizes
 from perf_flop import step_flop
+from perf_page_real import section
 
 Results = Mapping[str, Any]
 
@@ -84,7 +85,10 @@ of `dialogsum` (seq2seq-token), 49% of `saferlhf` (scalar), one seed each.
 def page(results: Results) -> str:
     parts = [INTRO, _machine(results), _ppo(results), _floor(results), _generation(results), _scoring(results)]
     return "".join(
-        [*parts, _growth(results), _cells(results), _learning(results), _suite(results), _report(results), NOT_DONE]
+        [
+            *(*parts, _growth(results), section(results.get("real"), table), _cells(results), _learning(results)),
+            *(_suite(results), _report(results), NOT_DONE),
+        ]
     )
 
 

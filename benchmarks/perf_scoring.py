@@ -45,7 +45,7 @@ def compare(sizes: Sizes, rows: int, rounds: int) -> dict[str, float]:
             options: dict[str, Any] = {"do_sample": False, "max_new_tokens": sizes.response}
             model.generate(input_ids=inputs, attention_mask=mask, pad_token_id=PAD, eos_token_id=None, **options)
 
-    seconds = _take_turns(
+    seconds = take_turns(
         {"scalar": lambda: scalar.rewards(rollout), "seq2seq": lambda: seq2seq.rewards(rollout), "generate": generate},
         rounds,
     )
@@ -60,7 +60,7 @@ def compare(sizes: Sizes, rows: int, rounds: int) -> dict[str, float]:
     }
 
 
-def _take_turns(passes: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def take_turns(passes: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     for number in range(rounds + 1):
         for name in list(passes)[:: 1 if number % 2 else -1]:

@@ -1,9 +1,10 @@
 """All measurements of speed: writes benchmarks/results.json and docs/performance.md.
 
-    python benchmarks/performance.py [--trl PYTHON] [--before REV] [--suite FOLDER] [--quick]
+    python benchmarks/performance.py [--trl PYTHON] [--before REV] [--suite FOLDER] [--policy FOLDER] [--quick]
 
 Ratios are of engines that take turns in one run, medians over pairs of steps.  `--trl` is the Python of an environment
 with trl==1.12.0 (without it that part says that it was not run); `--before` an earlier commit to race against.
+`--policy` is a pretrained model's folder, for the part `real`, which stays as it was without it.
 `--suite` is a folder of `bench experiment headline`, whose stages' seconds are summed; with `--page` nothing is
 measured, and only the page is written anew (and the suite's sums).
 """
@@ -28,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import suite
 from peer_model import Sizes
 from perf_page import page
-from race import own, race, ratio, trl
+from race import in_process, own, race, ratio, trl
+from real_model import measure as measure_real
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -75,19 +77,6 @@ def summary(rows: dict[str, list[dict[str, Any]]], sizes: Sizes) -> dict[str, An
             if rival in rows and rival != name:
                 figures[name][f"times {rival}"] = ratio(rows[rival], steps)
     return figures
-
-
-def in_process(threads: int, code: str, timeout: int = 600) -> Any:
-    """The JSON that a statement prints last, in a fresh process with its own number of threads."""
-    set_up = f"import sys, json; sys.path.insert(0, {str(HERE)!r})\n"
-    set_up += "from rlhf_bench.harness.pipeline import machine\n"
-    set_up += f"machine.set_threads({threads}); machine.quiet_libraries()\n"
-    done = subprocess.run(
-        [sys.executable, "-c", set_up + code], capture_output=True, text=True, timeout=timeout, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def generation(rounds: int) -> dict[str, Any]:
@@ -236,7 +225,8 @@ def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any
     """
     rounds = 1 if given.quick else 3
     begun = time.perf_counter()
-    results = {**before, "earlier": earlier(before)} if given.parts else {"earlier": earlier(before)}
+    kept = {"real": before["real"]} if "real" in before else {}
+    results = {**before, "earlier": earlier(before)} if given.parts else {"earlier": earlier(before), **kept}
     if not given.parts:
         results |= {"machine": machine(), "quick": given.quick, "before": given.before}
     with sources_of(given.before) as sources:
@@ -252,6 +242,8 @@ def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any
             "report": report,
             "help_seconds": start_up,
         }
+        if given.policy:
+            parts["real"] = lambda: measure_real(given.policy, given.trl, given.quick, given.real_threads)
         for name, measure in parts.items():
             if not given.parts or name in given.parts.split(","):
                 results[name] = measure()
@@ -269,6 +261,8 @@ def main() -> None:
     parser.add_argument("--trl", help="the Python of an environment with trl==1.12.0")
     parser.add_argument("--before", default="", help="a commit to race against")
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that everything runs")
+    parser.add_argument("--policy", type=Path, help="a pretrained model's folder, for the part real")
+    parser.add_argument("--real-threads", type=int, nargs="+", default=[1, 2], help="of the part real")
     parser.add_argument("--parts", default="", help="only these of the results, such as learning,report; others stay")
     parser.add_argument("--page", action="store_true", help="only write the page from the results")
     parser.add_argument("--suite", type=Path, help="the --out folder of `bench experiment headline`")

@@ -79,3 +79,16 @@ def own(*flags: str, folder: Path = HERE) -> list[str]:
 
 def trl(python: str, *flags: str) -> list[str]:
     return [python, str(HERE / "engine_trl.py"), *flags]
+
+
+def in_process(threads: int, code: str, timeout: int = 600) -> Any:
+    """The JSON that a statement prints last, in a fresh process with its own number of threads."""
+    set_up = f"import sys, json; sys.path.insert(0, {str(HERE)!r})\n"
+    set_up += "from rlhf_bench.harness.pipeline import machine\n"
+    set_up += f"machine.set_threads({threads}); machine.quiet_libraries()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", set_up + code], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
