@@ -84,9 +84,10 @@ def _growth(found: Mapping[str, Any], table: TableOf) -> str:
                 (NAMES.get(name, name), size["parameters"] / 1e6, phase, own["flop"] / 1e9, measured, by_flop, off)
             )
     text = (
-        "\n### Growth\n\nThe equal step on one thread, float32, processor seconds. Predicted: by the operations (backward through frozen "
-        "layers counts as much as forward), at the speed of each phase at the next smaller size that was measured. 2B "
-        "is Gemma's shape, 7B Llama 2's: what one core of this machine would take, which says why they need a GPU.\n"
+        "\n### Growth\n\nThe equal step on one thread, float32, processor seconds. Predicted: by the operations "
+        "(backward through frozen layers counts as much as forward), at each phase's speed at the next smaller size "
+        "measured. 2B is Gemma's shape, 7B Llama 2's: what one core of this machine would take, which says why they "
+        "need a GPU.\n"
     )
     head = ("size", "M parameters", "phase", "GFLOP", "cpu s measured", "cpu s predicted", "measured / predicted")
     return text + table(head, rows)

@@ -83,7 +83,8 @@ def _ppo(folder: Path, sizes: Sizes, python: str | None, rounds: int, threads: i
 
 
 def _growth(policy: Path, small: Path, scratch: Path, sizes: Sizes, rounds: int) -> dict[str, Any]:
-    """Processor seconds by phase of a PPO step of the policy and of random weights of the next size, and what they predict."""
+    """Processor seconds by phase of a PPO step, of the policy and of random weights of the next size, and what they
+    predict."""
     _prepare(policy, scratch / "large", sizes, False, "SHAPE_360M")
     engines = {name: own(*sizes.flags(), f"--model={at}", f"--lora={LORA}")
                for name, at in (("small", small), ("large", scratch / "large"))}  # fmt: skip
