@@ -107,10 +107,14 @@ class DataSettings(Group):
 
 @dataclass(frozen=True)
 class PairSettings(Group):
-    """The training pairs of reward models."""
+    """The pairs that reward models learn from and are tested on."""
 
     overlap: Literal["all", "low", "middle", "high"] = "all"
-    """Keep all pairs, or one third of them by lexical overlap of chosen and rejected (shared words over all words)."""
+    """Keep all training pairs, or one third of them by lexical overlap of chosen and rejected (shared words over all
+    words)."""
+    test: Limit = 0
+    """Held-out pairs on which accuracy is measured, the first that fit; 0 keeps all.  Every reward model scores them:
+    of a pretrained policy and real data that can take longer than its training."""
 
 
 @dataclass(frozen=True)

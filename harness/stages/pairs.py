@@ -29,7 +29,7 @@ def pairs(context: Context) -> StageFigures:
 
     Reads: sft (the policy).
     Writes: pairs.train.jsonl, pairs.test.jsonl.
-    Parameters: task, data (limit, max_prompt_tokens), pairs (overlap), eval (batch), temperature, seed.
+    Parameters: task, data (limit, max_prompt_tokens), pairs (overlap, test), eval (batch), temperature, seed.
 
     Pairs that are too long, and pairs with equal responses, which teach nothing, are dropped and counted.  Raises
     BenchError where no pair of a split is left, or training pairs are about held-out prompts.
@@ -58,6 +58,8 @@ def pairs(context: Context) -> StageFigures:
         kept = [pair for pair in complete if pair.chosen.strip() != (pair.rejected or "").strip()]
         if split == "train":  # test pairs are the same under every setting, so accuracies compare
             kept = by_overlap(kept, p["pairs"]["overlap"])
+        elif most := p["pairs"].get("test"):  # a record of before has no such setting
+            kept = kept[:most]
         if not kept:
             raise BenchError(
                 f"No usable {split} pairs of {name!r} are left of {len(found)} "

@@ -174,3 +174,16 @@ def test_claims_on_a_slice_that_is_not_there_are_not_run(harmful: Any) -> None:
     assert verdicts["scalar-refuses-benign"][0] == "not run"
     assert "benign" in verdicts["scalar-refuses-benign"][1]
     assert verdicts["seq2seq-beats-scalar-safety"][0] != "not run"
+
+
+def test_fewer_held_out_pairs_are_the_first_of_all(tiny: Tiny, tmp_path: Path) -> None:
+    found = {}
+    for most in (0, 2):
+        (tmp_path / str(most)).mkdir()
+        own = context(tiny, tmp_path / str(most), "")
+        own.params["pairs"]["test"] = most
+        figures = pairs(own)
+        found[most] = {split: store.read_rows(own.work / f"pairs.{split}.jsonl") for split in ("train", "test")}
+        assert figures["test_pairs"] == len(found[most]["test"])
+    assert found[2] == {"train": found[0]["train"], "test": found[0]["test"][:2]}
+    assert len(found[0]["test"]) == 3
