@@ -8,6 +8,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -220,9 +221,14 @@ def killed(running: Sequence[Stage], pool: ProcessPoolExecutor) -> BenchError:
     The kernel kills by SIGKILL what takes the last memory, which no process can catch.
     """
     names = ", ".join(sorted(stage.name for stage in running))
-    codes = {process.exitcode for process in list((pool._processes or {}).values())}
-    # the pool itself ends the other workers by SIGTERM
-    number = next((-code for code in codes if code is not None and code < 0 and code != -signal.SIGTERM), None)
+    processes, number = list((pool._processes or {}).values()), None
+    for _ in range(40):  # 2 s: the system may still be ending it, and the pool's own thread waits for it too
+        codes = [process.exitcode for process in processes]
+        # the pool itself ends the other workers by SIGTERM
+        number = next((-code for code in codes if code is not None and code < 0 and code != -signal.SIGTERM), None)
+        if number is not None:
+            break
+        time.sleep(0.05)
     how = f" by {signal.Signals(number).name}" if number in set(signal.Signals) else ""
     if number is not None and number != signal.SIGKILL:
         return BenchError(f"A process was killed{how} while these ran: {names}.", AGAIN)
