@@ -110,6 +110,14 @@ def held_out(stage: Stage, basis: Basis) -> int:
     return min(most or basis.lengths.test.rows, basis.lengths.test.rows)
 
 
+def share_of_pairs(stage: Stage) -> float:
+    """The share of the task's training pairs that a stage reads: a half where a gold model has the other one."""
+    pairs = stage.inputs.get("pairs")
+    if pairs is None:
+        return 1.0
+    return 0.5 if pairs.kind == "half" else share_of_pairs(pairs)
+
+
 def responses(stage: Stage, basis: Basis) -> int:
     """Responses of one evaluation to the held-out prompts: `eval.samples` to each, and a greedy one."""
     own = stage.inputs.get("baseline", stage).params["eval"]

@@ -28,6 +28,7 @@ from rlhf_bench.harness.plan.stage_parts import (
     sampling_work,
     scored_by,
     scoring_peak,
+    share_of_pairs,
     trainer_work,
 )
 
@@ -77,7 +78,7 @@ def _reward(stage: Stage, basis: Basis) -> StagePlan:
     lengths = basis.lengths.sides if pairwise else basis.lengths.corrections.plus(MARKER)
     rows = rows_at_once(own) * (2 if pairwise else 1)
     # a corrector may learn from one of its two mappings alone
-    share = 0.5 if own.get("mappings", "both") != "both" else 1.0
+    share = share_of_pairs(stage) * (0.5 if own.get("mappings", "both") != "both" else 1.0)
     peak = peaks.training(
         basis.host,
         batch_tokens(basis, lengths, rows),
@@ -95,7 +96,7 @@ def _direct(stage: Stage, basis: Basis) -> StagePlan:
     rows = rows_at_once(own) * both
     # under adapters the reference is the same weights
     reference = basis.host.whole if method == "dpo" and not basis.host.placement.lora else 0
-    tokens = own["epochs"] * sides.rows / 2 * both * sides.mean
+    tokens = own["epochs"] * share_of_pairs(stage) * sides.rows / 2 * both * sides.mean
     # TRL pads both sides of DPO's pairs to the longest
     taken = round(DPO_HELD * rows * sides.longest) if method == "dpo" else batch_tokens(basis, sides, rows)
     peak = peaks.training(basis.host, taken, both * sides.longest, lowering(group, own), True, reference)
@@ -207,7 +208,7 @@ def _scores(stage: Stage, basis: Basis, times: float) -> StagePlan:
 def _pair_scores(stage: Stage, basis: Basis) -> StagePlan:
     """A stage that scores both sides of the pairs by the gold model: those of training where it labels them anew."""
     sides = basis.lengths.sides if stage.kind == "relabelled" else basis.lengths.test_sides
-    return _gold(stage, basis, float(sides.rows), sides.mean, sides.longest)
+    return _gold(stage, basis, share_of_pairs(stage) * sides.rows, sides.mean, sides.longest)
 
 
 def _gold_scores(stage: Stage, basis: Basis) -> StagePlan:

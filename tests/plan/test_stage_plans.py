@@ -122,6 +122,17 @@ def test_more_samples_are_more_work(given: dict[str, Any]) -> None:
         assert works[0] < works[1], name
 
 
+def test_a_gold_model_leaves_half_of_the_pairs(given: dict[str, Any]) -> None:
+    plain, halved = (api.plan("preferences", ["scalar"], gold=gold, **given) for gold in ("", "scalar@half"))
+    planners = [Planner.of(made.cells, given["policy"], "cpu", 1, measure=False) for made in (plain, halved)]
+    found = [
+        {stage.kind: planner.plan(stage) for stage in made.cells.order}
+        for planner, made in zip(planners, (plain, halved), strict=True)
+    ]
+    assert found[1]["reward"].work.trained == found[1]["gold"].work.trained == found[0]["reward"].work.trained / 2
+    assert found[1]["gold_scores"].work.read > 0
+
+
 def test_a_batch_of_all_rows_and_one_that_is_padded() -> None:
     lengths = Lengths((10, 20, 30), 3)
     assert lengths.batch(1, False) == 30
