@@ -165,7 +165,11 @@ def experiments_lines(
 
 def _fresh(file: ResultFile) -> str:
     found = file.confirmed
-    return f"no: later code wrote the same on seeds {', '.join(found.seeds)}" if found else "no"
+    if not found:
+        return "no"
+    return f"no: later code wrote the same on seeds {', '.join(found.seeds)}" + (
+        f" ({found.note})" if found.note else ""
+    )
 
 
 def _described(file: ResultFile | None, kinds: Sequence[str]) -> list[str]:

@@ -104,7 +104,7 @@ class Confirmed:
     """A rerun of some seeds under later code that wrote the same as the stored runs (`outputs.unlike`).
 
     `stages`: the digests of the keys of the whole experiment under that code, as in `Stamp`.  `cells` counts the cells
-    and analyses that were compared.
+    and analyses that were compared.  `note` says at which size, where it was not that of the stored runs.
     """
 
     stages: dict[Line, Digest]
@@ -112,6 +112,7 @@ class Confirmed:
     cells: Annotated[int, Field(ge=1)]
     date: Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\d)?$")]
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{0,40}$")]
+    note: Line = ""
 
 
 @dataclass(frozen=True, config=CONFIG)
