@@ -1,6 +1,8 @@
-"""What real policies cost on one GPU, measured in one call: `benchmarks/gpu.sh [--out FILE.json]`; `--toy` on a CPU.
+"""What real policies cost on one GPU, measured in one call: `benchmarks/gpu.sh [--policy FOLDER] [--out FILE.json]`.
 
-Random weights of real shapes: time and memory do not depend on what a model has learned, except through the lengths of
+Without a GPU, and with `--toy`, sizes are small: that everything works, not how fast.
+
+Random weights of real shapes, or those of `--policy` with an end that it hardly ever writes: time and memory do not depend on what a model has learned, except through the lengths of
 responses, which are therefore all equal here (the end token of random weights hardly comes).  Written as JSON: rollout
 tokens per second against transformers' generate, and of a compiled step and of vLLM where they can be had; a PPO
 iteration by phase with its share of the speed of a matrix product and its peak memory, for adapters and all weights;
@@ -21,7 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
+from peer_model import PROMPTS, Sizes
 
 from rlhf_bench.harness.checks.engine import ENGINES
 from rlhf_bench.harness.cli.memory import plan_rows
@@ -102,8 +106,23 @@ def make_folder(shape: dict[str, Any], size: Size, placement: Placement, folder:
     return folder
 
 
+def take_policy(model: Path, size: Size, placement: Placement, folder: Path) -> Path:
+    """An SFT folder of a pretrained model, whose responses are all equally long; prompts.json lies beside it."""
+    from perf_real import prepare
+
+    for name in ("policy", "reward"):
+        (folder / name).mkdir(parents=True)
+    prepare(model, folder, Sizes(prompt=size.prompt, response=size.response, batch=size.rows), ends=False)
+    save_placement(placement, folder / "policy")
+    return folder / "policy"
+
+
 def prompts_of(size: Size, folder: Path) -> list[str]:
     """Texts of about `size.prompt` tokens in the policy's form."""
+    given = folder.parent / PROMPTS
+    if given.is_file():
+        found: list[str] = json.loads(given.read_text(encoding="utf-8"))["texts"][: size.rows]
+        return found
     tokenizer = load_tokenizer(folder)
     empty = len(encode_prompts(tokenizer, [""])[0])
     return [chr(97 + i % 7) * max(1, size.prompt - empty) for i in range(size.rows)]
@@ -254,6 +273,16 @@ def paper_cell(folder: Path, size: Size, device: str, speed: float) -> dict[str,
     return {**found, "iterations": count, "hours_without_reward_model": hours}
 
 
+def plan_of(folder: Path, size: Size, device: str) -> list[list[str]]:
+    """The memory plan of PPO with adapters as `iteration` runs it, to be read beside its peaks."""
+    sets = {
+        "policy": {"lora": "8"},
+        "ppo": {"rollouts": str(size.rows), "micro_batch": str(size.micro_batch), "minibatches": "2", "samples": "1"},
+    }
+    settings = make_settings("small-lora", sets, frozenset())
+    return [list(row) for row in plan_rows(str(folder), settings, size.response, device)]
+
+
 def needs_of_7b(device: str) -> list[list[str]]:
     """The memory plan of preset paper-7b on this device."""
     settings: Settings = make_settings("paper-7b", {}, frozenset())
@@ -261,19 +290,25 @@ def needs_of_7b(device: str) -> list[list[str]]:
     return [list(row) for row in plan_rows(policy, settings, memory.RESPONSE, device)]
 
 
-def measure(size: Size, device: str, scratch: Path) -> dict[str, Any]:
+def measure(size: Size, device: str, scratch: Path, model: Path | None = None) -> dict[str, Any]:
     """Everything, each part on its own; a part that fails says why and costs no other."""
     half = choose_placement({"dtype": "auto"}, device).dtype
     speed = memory.measured_speed(device, half == "bfloat16")
     found: dict[str, Any] = {"device": _name(device), "dtype": half, "matmul_flops": speed, "size": asdict(size)}
     adapters, whole = Placement(lora=8, dtype=half), Placement(dtype=half)
-    policy = {name: make_folder(size.policy, size, held, scratch / name) for name, held in
-              (("lora", adapters), ("full", whole))}  # fmt: skip
+    policy = {
+        name: take_policy(model, size, held, scratch / name)
+        if model
+        else make_folder(size.policy, size, held, scratch / name)
+        for name, held in (("lora", adapters), ("full", whole))
+    }
+    found["policy"] = model.resolve().name if model else "random weights"
     parts: dict[str, Callable[[], Any]] = {
         "rollouts_lora": lambda: rollouts(policy["lora"], size, device),
         "rollouts_full": lambda: rollouts(policy["full"], size, device),
         "engines": lambda: engines(policy["full"], size, device),
         "ppo_lora": lambda: iteration(policy["lora"], size, device, speed),
+        "plan_lora": lambda: plan_of(policy["lora"], size, device),
         "ppo_full": lambda: iteration(policy["full"], size, device, speed),
         "scoring": lambda: scoring(policy["lora"], size, device),
         "paper_2b": lambda: paper_cell(make_folder(size.paper, size, adapters, scratch / "2b"), size, device, speed),
@@ -299,9 +334,12 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("benchmarks/gpu.json"))
     arguments.add_argument("--toy", action="store_true", help="A minute on a CPU: that it works, not how fast.")
     arguments.add_argument("--device", default="")
+    arguments.add_argument("--policy", type=Path, help="a pretrained model's folder, in place of random weights")
     given = arguments.parse_args()
+    device = pick_device(given.device)
+    size = SMALL if given.toy or not device.startswith("cuda") else FULL
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(SMALL if given.toy else FULL, pick_device(given.device), Path(scratch))
+        found = measure(size, device, Path(scratch), given.policy)
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(given.out)
 

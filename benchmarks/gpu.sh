@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is measured on a GPU, in one call: benchmarks/gpu.sh [--toy] [--out FILE.json]
+# Everything that is measured on a GPU, in one call: benchmarks/gpu.sh [--policy FOLDER] [--toy] [--out FILE.json]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
