@@ -1,12 +1,11 @@
 """What real policies cost on one GPU, measured in one call: `benchmarks/gpu.sh [--policy FOLDER] [--out FILE.json]`.
 
-Without a GPU, and with `--toy`, sizes are small: that everything works, not how fast.
-
-Random weights of real shapes, or those of `--policy` with an end that it hardly ever writes: time and memory do not depend on what a model has learned, except through the lengths of
-responses, which are therefore all equal here (the end token of random weights hardly comes).  Written as JSON: rollout
-tokens per second against transformers' generate, and of a compiled step and of vLLM where they can be had; a PPO
-iteration by phase with its share of the speed of a matrix product and its peak memory, for adapters and all weights;
-the cost of seq2seq scoring over a scalar pass; the time of a paper-2b iteration; the plan of a 7B cell.
+Without a GPU, and with `--toy`, sizes are small: that everything works, not how fast.  The weights are random ones of
+real shapes, or those of `--policy` with an end that it hardly ever writes: time and memory do not depend on what a
+model has learned, except through the lengths of responses, which are all equal here.  Written as JSON: rollout tokens
+per second against transformers' generate, and of a compiled step and of vLLM where they can be had; a PPO iteration by
+phase with its share of the speed of a matrix product, its peak memory and its plan, for adapters and all weights; the
+cost of seq2seq scoring over a scalar pass; the time of a paper-2b iteration; the plan of a 7B cell.
 """
 
 from __future__ import annotations

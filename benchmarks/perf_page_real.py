@@ -21,9 +21,10 @@ def section(found: Mapping[str, Any] | None, table: TableOf) -> str:
         "(0 is idle). Where others share the machine, compare engines of one row alone: all took turns. `cpu` is "
         f"processor seconds, of all threads together.{quick}\n"
     )
-    return (
-        text + _sizes(found) + _generation(found, table) + _ppo(found, table) + _scoring(found) + _growth(found, table)
-    )
+    text += _sizes(found) + _generation(found, table) + _ppo(found, table)
+    # a run that was ended early has the first parts alone
+    text += _scoring(found) if "scoring" in found else "\nScoring was not measured.\n"
+    return text + (_growth(found, table) if "growth" in found else "\nGrowth was not measured.\n")
 
 
 def _sizes(found: Mapping[str, Any]) -> str:

@@ -56,14 +56,17 @@ def prepare(model: Path, out: Path, sizes: Sizes, ends: bool, shape: Mapping[str
     """
     tokenizer = load_tokenizer(model, "auto" if ends else "plain")
     policy = random_model(shape, tokenizer) if shape else load_causal(model, tokenizer, "cpu")
-    texts = prompt_texts(tokenizer, sizes, 8 * sizes.batch, equal=not ends)
-    ids = encode_prompts(tokenizer, texts)
     if not ends:
-        never = rarest(policy, ids[:4])
+        read = prompt_texts(tokenizer, sizes, 4, equal=True)
+        never = rarest(policy, encode_prompts(tokenizer, read))
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(never)
         tokenizer.chat_template = None
         policy.generation_config.eos_token_id = never
     save_model(policy, tokenizer, out / "policy")
+    # as the engines read it: a word that became the end token is tokenised in another way
+    tokenizer = load_tokenizer(out / "policy")
+    texts = prompt_texts(tokenizer, sizes, 8 * sizes.batch, equal=not ends)
+    ids = encode_prompts(tokenizer, texts)
     classifier = load_classifier(out / "policy", tokenizer, "cpu", head_std=HEAD_STD)
     save_model(classifier, tokenizer, out / "reward")  # type: ignore[arg-type]
     (out / PROMPTS).write_text(json.dumps({"texts": texts, "ids": ids}), encoding="utf-8")

@@ -229,6 +229,10 @@ def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any
     results = {**before, "earlier": earlier(before)} if given.parts else {"earlier": earlier(before), **kept}
     if not given.parts:
         results |= {"machine": machine(), "quick": given.quick, "before": given.before}
+
+    def keep_real(found: dict[str, Any]) -> None:
+        UNFINISHED.write_text(json.dumps({**results, "real": found}, indent=1) + "\n", encoding="utf-8")
+
     with sources_of(given.before) as sources:
         parts: dict[str, Callable[[], Any]] = {
             "gemm": floors,
@@ -243,7 +247,7 @@ def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any
             "help_seconds": start_up,
         }
         if given.policy:
-            parts["real"] = lambda: measure_real(given.policy, given.trl, given.quick, given.real_threads)
+            parts["real"] = lambda: measure_real(given.policy, given.trl, given.quick, given.real_threads, keep_real)
         for name, measure in parts.items():
             if not given.parts or name in given.parts.split(","):
                 results[name] = measure()

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,13 +26,29 @@ ENDING = Sizes(prompt=96, response=96, batch=16, minibatches=2, mean=48)
 QUICK = {"prompt": 64, "response": 16, "batch": 4, "minibatches": 1}
 
 
-def measure(policy: Path, python: str | None, quick: bool, threads: Sequence[int] = (1, 2)) -> dict[str, Any]:
-    """All figures of a pretrained policy; `python` is that of an environment with trl==1.12.0, None to leave it out."""
+Found = dict[str, Any]
+
+
+def nothing(_: Found) -> None:
+    """Keeps nothing."""
+
+
+def measure(
+    policy: Path,
+    python: str | None,
+    quick: bool,
+    threads: Sequence[int] = (1, 2),
+    keep: Callable[[Found], None] = nothing,
+) -> Found:
+    """All figures of a pretrained policy; `python` is that of an environment with trl==1.12.0, None to leave it out.
+
+    `keep` is called with what there is after each of them: a run that is ended early has not measured for nothing.
+    """
     rounds = 1 if quick else 3
     sizes = {"equal": STEP, "as it ends": ENDING}
     if quick:
         sizes = {name: Sizes(**{**vars(one), **QUICK}) for name, one in sizes.items()}
-    found: dict[str, Any] = {
+    found: Found = {
         "policy": policy.resolve().name, "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0],
         "quick": quick, "sizes": {name: vars(one) for name, one in sizes.items()}, "generation": {}, "ppo": {},
     }  # fmt: skip
@@ -45,9 +61,12 @@ def measure(policy: Path, python: str | None, quick: bool, threads: Sequence[int
                 print(f"real model: {name}, {count} threads", flush=True)
                 key = f"{name}, {count}"
                 found["generation"][key] = _asked("generation", folders[name], one, rounds, count)
+                keep(found)
                 found["ppo"][key] = _ppo(folders[name], one, python, rounds, count)
+                keep(found)
         print("real model: scoring and growth", flush=True)
         found["scoring"] = _asked("scoring", folders["equal"], sizes["equal"], 2 * rounds, 1)
+        keep(found)
         found["growth"] = _growth(policy, folders["equal"], Path(scratch), sizes["equal"], rounds)
     return found
 

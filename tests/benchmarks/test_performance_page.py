@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import stored
@@ -16,7 +17,11 @@ from many_cells import multiply
 from peer_model import Sizes
 from perf_flop import needed_flop, step_flop
 from perf_page import floor_shares, page, target
+from perf_real import forward_flop as gated_flop
+from perf_real import layer_parameters, shape_of
+from perf_real import step_flop as gated_step
 from performance import earlier, with_suite
+from real_model import predicted
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
@@ -156,3 +161,90 @@ def test_copies_of_a_cell_are_reported_as_cells_of_their_own(tmp_path: Path) -> 
     assert [(arm["reward_model"], arm["seeds"]) for arm in report["arms"]] == [
         ("scalar-0", [0, 1, 2]), ("scalar-1", [0, 1, 2])
     ]  # fmt: skip
+
+
+LLAMA = {"layers": 3, "width": 64, "inner": 160, "queries": 64, "keys": 32, "vocabulary": 500}
+
+
+def test_the_weights_of_a_gated_decoder_are_those_of_the_model() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=500, tie_word_embeddings=True,
+    )  # fmt: skip
+    assert shape_of(config) == LLAMA
+    matrices = [p for name, p in LlamaForCausalLM(config).named_parameters() if p.ndim == 2 and "embed" not in name]
+    assert layer_parameters(LLAMA) == sum(p.numel() for p in matrices)
+
+
+def test_operations_of_a_gated_decoder_are_counted() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=500, tie_word_embeddings=True, attn_implementation="eager",
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(20)[None])
+    # eager attention multiplies the entries above the diagonal, too
+    above = 4.0 * 3 * 64 * 20 * 20 - 2.0 * 3 * 64 * 20 * 21
+    assert counter.get_total_flops() == pytest.approx(gated_flop(LLAMA, 20, 20) + above, rel=0.01)
+
+
+def test_a_size_is_predicted_at_the_speed_of_the_next_smaller_one() -> None:
+    large = {**LLAMA, "layers": 6}
+    shapes = {"small": LLAMA, "large": large, "7B": {**large, "width": 640}}
+    tokens = {"small": [80, 40], "large": [80, 40]}
+    flop = gated_step(LLAMA, 40, 20, 2)
+    seconds = {"small": {phase: count / 1e9 for phase, count in flop.items()}}
+    seconds["large"] = {phase: 2 * count / 1e9 for phase, count in gated_step(large, 40, 20, 2).items()}
+    found = predicted(shapes, seconds, tokens, 2)
+    for phase, one in found["large"]["phases"].items():
+        assert one["measured"] == pytest.approx(2 * one["predicted"]), phase
+    for phase, one in found["7B"]["phases"].items():
+        assert one["predicted"] == pytest.approx(2 * one["flop"] / 1e9), phase
+        assert one["measured"] is None
+    assert {one["predicted"] for one in found["small"]["phases"].values()} == {None}
+
+
+def real(whole: bool) -> dict[str, Any]:
+    engines = {f"{name}, {dtype}": {"wall": 2.0, "cpu": 1.0} for name in ("own", "TRL") for dtype in DTYPES}
+    speeds = {f"{name}, {dtype}": {"tokens_per_s": 100.0, "tokens_per_cpu_s": 90.0} for name in ("own", "generate")
+              for dtype in DTYPES}  # fmt: skip
+    for dtype in DTYPES:
+        engines[f"own, {dtype}"] |= {"x TRL, wall": 1.75, "x TRL, cpu": 1.25}
+        speeds[f"own, {dtype}"] |= {"ratio": 2.5, "cpu_ratio": 2.25}
+    found: dict[str, Any] = {
+        "policy": "some-model", "date": "2026-01-01", "load": 0.5, "quick": True,
+        "sizes": {"equal": vars(Sizes()), "as it ends": vars(Sizes())},
+        "generation": {"equal, 1": speeds}, "ppo": {"equal, 1": engines},
+    }  # fmt: skip
+    if whole:
+        found["scoring"] = {"scalar": 1.0, "seq2seq": 2.0, "over scalar": 2.0, "flop over scalar": 1.9}
+        seconds = {name: dict.fromkeys(gated_step(LLAMA, 40, 20, 2), 1.0) for name in ("small", "large")}
+        shapes = {"small": LLAMA, "large": LLAMA, "2B": LLAMA}
+        found["growth"] = predicted(shapes, seconds, {"small": [80, 40], "large": [80, 40]}, 2)
+    return found
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+def test_the_page_has_a_pretrained_model_s_figures_as_far_as_they_go() -> None:
+    whole = page({**results(True), "real": real(True)})
+    for text in (
+        "some-model",
+        "quick run",
+        "| equal, 1 | float32 | 100 | 100 | 2.5 |",
+        "1.75 | 1.25 |",
+        "1.9 times the",
+    ):
+        assert text in whole, text
+    assert "360M, random weights" in whole
+    part = page({**results(True), "real": real(False)})
+    assert "Scoring was not measured" in part
+    assert "Growth was not measured" in part
+    assert "A pretrained model\n\nNot measured" in page(results(True))
