@@ -26,6 +26,7 @@ from rlhf_bench.harness.results.found import find_cells, is_complete
 from rlhf_bench.harness.results.one_thread import one_thread
 from rlhf_bench.harness.results.sheets import Sheets
 from rlhf_bench.harness.results.table import stored
+from rlhf_bench.harness.results.uncollected import uncollected
 from rlhf_bench.harness.seeds import shown
 from rlhf_bench.harness.statistics.cost import overhead_estimates
 from rlhf_bench.harness.statistics.credit import credit_estimates
@@ -82,6 +83,7 @@ def folder_of(record: Row, root: Path) -> Path:
 
 
 @one_thread
+@uncollected
 def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObject:
     """The result of the experiment with this record (experiments/NAME.json), from files alone.
 

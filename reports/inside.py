@@ -49,7 +49,9 @@ def inside(blocks: Sequence[Block], labels: Mapping[str, str], budget: int = BUD
     prompts.
     """
     tasks = [_Task([block for block in blocks if block.page == name]) for name in sorted({b.page for b in blocks})]
-    whole = _within([task.embedded(labels) for task in tasks], budget)
+    # their texts alone may be more than the page can hold, which needs no attempt
+    fits = sum(len(task.rows(block)) for task in tasks for block in task.blocks) <= budget
+    whole = _within([task.embedded(labels) for task in tasks], budget) if fits else None
     if whole is not None:
         return Inside({"tasks": whole, "left_out": []})
     files: dict[str, str] = {}

@@ -15,6 +15,7 @@ from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.harness.results.one_thread import one_thread
+from rlhf_bench.harness.results.uncollected import uncollected
 from rlhf_bench.reports import build
 from rlhf_bench.reports.blocks import distributions, read
 from rlhf_bench.reports.files import LIST, report_damage
@@ -128,6 +129,7 @@ def report(runs: Paths, out: str | os.PathLike[str] | None = None, *, level: flo
 
 
 @one_thread
+@uncollected
 def make_report(
     places: Sequence[Path],
     out: Path | None,

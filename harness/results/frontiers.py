@@ -147,10 +147,12 @@ class Points:
     @cached_property
     def prompts(self) -> dict[Seed, frozenset[Prompt]]:
         """The prompts that all points of a seed have, in KL and value."""
-        return {
-            seed: _common([frozenset(own) for own in dict.fromkeys(part.prompts for point in points for part in point)])
-            for seed, points in self.by_seed.items()
-        }
+        found = {}
+        for seed, points in self.by_seed.items():
+            # by identity: points share their prompts, and to compare thousands of tuples takes time
+            own = {id(part.prompts): part.prompts for point in points for part in point}
+            found[seed] = _common([frozenset(prompts) for prompts in own.values()])
+        return found
 
     def curve(self, by_seed: Mapping[Seed, frozenset[Prompt]], prompts: tuple[Prompt, ...]) -> Curve:
         """KL and value [S, C, P] under the seeds of `by_seed`, NaN where a prompt is of none of the seed's own.
@@ -165,15 +167,13 @@ class Points:
             for s, (seed, of) in enumerate(by_seed.items()):
                 at = np.array([k for k, prompt in enumerate(prompts) if prompt in of], dtype=np.intp)
                 own = [prompts[k] for k in at]
-                places: dict[
-                    tuple[Prompt, ...], npt.NDArray[np.intp]
-                ] = {}  # where points have the prompts: mostly all alike
+                places: dict[int, npt.NDArray[np.intp]] = {}  # where points have the prompts, by identity of these
                 for c, point in enumerate(self.by_seed[seed]):
                     for part, values in zip(found[:, s, c], point, strict=True):
-                        if values.prompts not in places:
+                        if id(values.prompts) not in places:
                             known = {prompt: k for k, prompt in enumerate(values.prompts)}
-                            places[values.prompts] = np.array([known[prompt] for prompt in own], dtype=np.intp)
-                        part[at] = values.numbers[places[values.prompts]]
+                            places[id(values.prompts)] = np.array([known[prompt] for prompt in own], dtype=np.intp)
+                        part[at] = values.numbers[places[id(values.prompts)]]
             self.made[place] = Curve(*(outer_means(part, layers_of(tuple(by_seed))) for part in found))
         return self.made[place]
 

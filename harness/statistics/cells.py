@@ -77,12 +77,17 @@ def tidy(
     seeds, prompts = np.flatnonzero(decided.any(axis=1)), np.flatnonzero(decided.any(axis=0))
     note = f"{len(found) - seeds.size} seeds without a decided case left out" if 0 < seeds.size < len(found) else ""
     kept = found[seeds][:, prompts]
-    if clusters is None or not kept.size:
+    if clusters is None or not kept.size or _stand_alone(clusters):
         return kept, None, note
     # A prompt without a source is a cluster of its own: tuples of one and of two never collide.
     keys = [(i,) if clusters[i] == "" else ("", clusters[i]) for i in prompts.tolist()]
     codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
     return kept, None if len(codes) == len(keys) else np.array([codes[key] for key in keys]), note
+
+
+def _stand_alone(clusters: Clusters) -> bool:
+    """Whether no prompt has a source, as of most tasks."""
+    return not isinstance(clusters, np.ndarray) and not any(clusters) and set(clusters) <= {""}
 
 
 def constant(cells: Array) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ RESAMPLES = 1000
 REACHED = 0.95
 """The least share of resamples of prompts in which every seed of every curve reaches a KL that is reported."""
 METHOD = "interpolated"
+CONSTANT = "nothing varied here, which does not make the value certain"
 UNREACHED = "a seed has no points on both sides of this KL"
 
 
@@ -51,6 +52,14 @@ class Curve:
 
     kl: Array
     value: Array
+
+    @cached_property
+    def reach(self) -> Array:
+        """[S] the largest mean KL of each seed's points, in nats per response; 0 for a seed without a point."""
+        decided = ~np.isnan(self.kl)
+        means = np.where(decided, self.kl, 0.0).sum(axis=-1) / np.maximum(decided.sum(axis=-1), 1)
+        there = decided.any(axis=-1) & (~np.isnan(self.value)).any(axis=-1)
+        return np.asarray(np.where(there, means, 0.0).max(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +114,8 @@ def read(distance: npt.ArrayLike, value: npt.ArrayLike, at: npt.ArrayLike) -> Ar
 
 
 def reach(curve: Curve) -> Array:
-    """[S] the largest mean KL of each seed's points, in nats per response; 0 for a seed without a point."""
-    decided = ~np.isnan(curve.kl)
-    means = np.where(decided, curve.kl, 0.0).sum(axis=-1) / np.maximum(decided.sum(axis=-1), 1)
-    there = decided.any(axis=-1) & (~np.isnan(curve.value)).any(axis=-1)
-    return np.asarray(np.where(there, means, 0.0).max(axis=-1))
+    """`Curve.reach`."""
+    return curve.reach
 
 
 @allow_non_finite
@@ -137,7 +143,8 @@ def at_kl(curves: Sequence[Curve], kl: Sequence[float], level: float, draws: Dra
     # on the ladder a curve is read once, for its comparisons with all others
     places = LADDER if set(kl) <= set(LADDER) else tuple(kl)
     at = [places.index(value) for value in kl]
-    own = [[part[..., at] for part in _read_at(curve, places, draws)] for curve in curves]
+    which = slice(len(at)) if at == [*range(len(at))] else at  # a slice copies nothing
+    own = [[part[..., which] for part in _read_at(curve, places, draws)] for curve in curves]
     found, drawn, left_out = own[0] if len(own) == 1 else [one - other for one, other in zip(*own, strict=True)]
     if draws.units < 2:
         why = "one prompt or one cluster of prompts: its spread is unknown"
@@ -146,6 +153,8 @@ def at_kl(curves: Sequence[Curve], kl: Sequence[float], level: float, draws: Dra
             unbounded(float(found[:, k].mean()), METHOD, why) if known[k] else undefined(UNREACHED, METHOD)
             for k in range(len(kl))
         ]
+    if seeds > 1 and np.isfinite(found).all() and np.isfinite(drawn).all():
+        return _of_several(found, drawn, draws.units, level)
     reasons = UNREACHED, "every seed reaches this KL"
     return [
         interval_of(found[:, k], drawn[:, :, k], left_out[:, 0, k], draws.units, level, *reasons)
@@ -181,8 +190,8 @@ def interval_of(
     if drawn.mean() < REACHED:
         return undefined(f"in only {drawn.mean():.0%} of resamples {inside}", METHOD)
     draws, value = draws[drawn], float(found.mean())
-    if float(draws.std(axis=0).max()) <= 1e-12 * max(1.0, abs(value)) and np.ptp(found) <= 1e-12 * max(1.0, abs(value)):
-        return unbounded(value, METHOD, "nothing varied here, which does not make the value certain")
+    if _is_constant(value, found, float(draws.std(axis=0).max())):
+        return unbounded(value, METHOD, CONSTANT)
     if found.size == 1:
         # Hesterberg (2015), as in `intervals.bca`: t of n - 1 degrees of freedom times sqrt(n / (n - 1)).
         t = float(special.stdtrit(units - 1, upper_tail(level))) * math.sqrt(units / (units - 1))
@@ -191,10 +200,34 @@ def interval_of(
             return percentile(value, draws[:, 0], level, "BCa is undefined here").noted(ONE_RUN)
         low, high = np.quantile(draws[:, 0], tails)
         return bounded(value, float(low), float(high), f"{METHOD}, BCa bootstrap", ONE_RUN)
-    m = components(found, draws, units)
+    return _two_way(components(found, draws, units), found.size, level)
+
+
+def _of_several(found: Array, draws: Array, units: int, level: float) -> list[Interval]:
+    """`interval_of` at each KL, from the values of several seeds [S, K] and of resamples [R, S, K], all finite."""
+    # [K, R, S] in this order in memory: sums are then made in the order of those at one KL
+    lines = np.ascontiguousarray(np.moveaxis(draws, -1, 0))
+    of_seeds = lines.var(axis=1)
+    spreads, of_means = np.sqrt(of_seeds).max(axis=1).tolist(), lines.mean(axis=2).var(axis=1).tolist()
+    made = []
+    for values, spread, of_mean, of_one in zip(found.T, spreads, of_means, of_seeds.mean(axis=1).tolist(), strict=True):
+        value = float(values.mean())
+        if _is_constant(value, values, spread):
+            made.append(unbounded(value, METHOD, CONSTANT))
+        else:
+            made.append(_two_way(_components(values, of_mean, of_one, units), values.size, level))
+    return made
+
+
+def _is_constant(value: float, found: Array, spread: float) -> bool:
+    """Whether neither the seeds nor the resamples, of this standard deviation, differ by more than rounding."""
+    least = 1e-12 * max(1.0, abs(value))
+    return spread <= least and bool(np.ptp(found) <= least)
+
+
+def _two_way(m: Moments, seeds: int, level: float) -> Interval:
     half = m.half_width(1 - upper_tail(level))
-    note = WIDE if found.size == 2 else ""
-    return bounded(value, value - half, value + half, f"{METHOD}, two-way t", note)
+    return bounded(m.mean, m.mean - half, m.mean + half, f"{METHOD}, two-way t", WIDE if seeds == 2 else "")
 
 
 def components(found: Array, draws: Array, units: int) -> Moments:
@@ -204,10 +237,14 @@ def components(found: Array, draws: Array, units: int) -> Moments:
     variance of the mean over seeds is MS_prompt, and the mean variance of one seed is (MS_prompt + (S - 1) MS_error)
     / S, each over S P.
     """
+    return _components(found, float(draws.mean(axis=1).var()), float(draws.var(axis=0).mean()), units)
+
+
+def _components(found: Array, of_mean: float, of_one: float, units: int) -> Moments:
+    """The same from the variance of resamples' means, and from the mean of their variances under one seed."""
     seeds = found.size
     unbiased = units / (units - 1)  # a bootstrap's variance divides by n
-    of_mean = float(draws.mean(axis=1).var()) * unbiased
-    of_one = float(draws.var(axis=0).mean()) * unbiased
+    of_mean, of_one = of_mean * unbiased, of_one * unbiased
     error = max(of_one - of_mean, 0.0) / (seeds - 1)
     return Moments(
         mean=float(found.mean()),

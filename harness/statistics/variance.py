@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,11 +67,17 @@ def _cochran(parts: tuple[Array, Array, Array], df_seeds: float, df_prompts: flo
     seeds, prompts, given = parts
     # Satterthwaite's degrees of freedom come out too high whenever few seeds happen to agree: they cover .87 with two
     # seeds that differ much and .92 with three, where this covers .95 (docs/coverage.md).
-    of_seeds, of_prompts = (-float(special.stdtrit(df, tail)) for df in (df_seeds, df_prompts))
+    of_seeds, of_prompts = _t(df_seeds, tail), _t(df_prompts, tail)
     total = seeds + prompts
     # Cochran (1964): t = (V_seeds t_seeds + V_prompts t_prompts) / V, times sqrt(V) for the half width.
     weighted = (seeds * of_seeds + prompts * of_prompts) / np.sqrt(np.where(total > 0, total, 1.0))
     return np.asarray(np.maximum(weighted, np.maximum(of_seeds * np.sqrt(seeds), of_prompts * np.sqrt(given))))
+
+
+@lru_cache(64)
+def _t(df: float, tail: float) -> float:
+    """The quantile of Student's t that leaves `tail` above it."""
+    return -float(special.stdtrit(df, tail))
 
 
 def moments(cells: Array, codes: Codes | None) -> Moments:
