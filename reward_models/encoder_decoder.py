@@ -38,7 +38,8 @@ CHOICES = {
 class EncoderDecoder:
     """As seq2seq-token, by an encoder-decoder (T5, BART): --set t5-seq2seq.model=FOLDER_OR_HUB_ID.
 
-    `model` is the folder or hub id (pinned as ID@REVISION) that training starts from.  The other settings are those of
+    `model` is the folder or hub id (pinned as ID@REVISION) that training starts from.  `micro_batch` is the most
+    rows in one pass of a step (0: all; it bounds memory and changes no result).  The other settings are those of
     seq2seq.Seq2Seq, applied to this model's own tokens.
     """
 

@@ -102,7 +102,8 @@ def _folder(root: Path, place: tuple[str, str, str]) -> Path:
 def unlike(stored: Outputs, again: Outputs) -> list[str]:
     """Why a rerun does not show that the stored results are what today's code computes; [] where it does.
 
-    It has to hold at least one seed of every stored arm, and whatever it holds has to be the same.
+    It has to hold at least one seed of every stored arm, and whatever it holds has to be the same.  A part
+    that only the rerun has is a judge or a measure that the stored code had not.
     """
     problems = [f"{arm}: no seed of it was run again" for arm in stored if not {*stored[arm]} & {*again.get(arm, {})}]
     if not stored:
@@ -110,7 +111,7 @@ def unlike(stored: Outputs, again: Outputs) -> list[str]:
     for arm, seeds in again.items():
         for seed, parts in seeds.items():
             before = stored.get(arm, {}).get(seed)
-            differing = [name for name in parts if before is not None and before.get(name) != parts[name]]
+            differing = [name for name in parts if name in (before or {}) and (before or {})[name] != parts[name]]
             differing += [name for name in before or () if name not in parts]
             if differing:
                 problems.append(f"{arm}, seed {seed}: other {', '.join(differing)}")

@@ -13,7 +13,11 @@ from rlhf_bench.harness.results.found import find_cells
 from rlhf_bench.reports import build
 
 STATISTICS = {path.stem for path in Path(str(fingerprint.ROOT), "harness", "statistics").glob("[a-z]*.py")}
-STATISTICS -= {"shapley", "independent"}  # of a stage, in its key; of two written reports, which nothing keeps
+STATISTICS -= {
+    "shapley",
+    "agreement",
+    "independent",
+}  # of stages, in their keys; of two written reports
 OF_EXPERIMENTS = {"cost", "credit", "tuning"}
 """Statistics of analyses that an experiment has and a single report has not."""
 

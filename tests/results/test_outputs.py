@@ -90,6 +90,8 @@ def test_every_arm_needs_a_seed_and_everything_has_to_be_the_same() -> None:
     assert unlike(before, {"a": before["a"]}) == ["b: no seed of it was run again"]
     assert unlike(before, {"a": {"1": {"generations": "x"}}, "b": before["b"]}) == ["a, seed 1: other won"]
     assert unlike(before, {**before, "b": {"9": {"generations": "u"}}}) == ["b: no seed of it was run again"]
+    more = {"a": {"1": {**before["a"]["1"], "fluency": "f"}}, "b": before["b"]}  # a measure that is new
+    assert unlike(before, more) == []
     assert unlike({}, before) == ["the stored results have no digests of what was written"]
 
 

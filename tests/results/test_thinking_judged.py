@@ -49,7 +49,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thinking: str) -> tu
     model = make_gpt2(tokenizer)
     column = [0]
 
-    def sample(_: Any, tokenizer: Any, prompts: list[str], __: int, generator: Any, temperature: float) -> Any:  # noqa: ARG001
+    def sample(_: Any, tokenizer: Any, prompts: list[str], __: int, temperature: float, **more: Any) -> Any:  # noqa: ARG001
         ids, mask = pad_prompts(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id, "cpu")
         rows = [[*tokenizer(WRITTEN[p][column[0]])["input_ids"], tokenizer.eos_token_id] for p in prompts]
         width = max(map(len, rows))

@@ -232,7 +232,7 @@ def test_temperatures_fall_whatever_their_order() -> None:
         ("1;0.5", "no list of numbers"),
         ("1,nan", "with nan"),
         ("inf,1", "with inf"),
-        ("1.2,1", r"with 1\.2\. Each is a part of ppo\.temperature, from 0\.01 to 1"),
+        ("1.2,1", r"with 1\.2\. Each is a part of the SFT baseline.s temperature, from 0\.01 to 1"),
         ("1,0", "with 0"),
         ("1,-0.5", r"with -0\.5"),
         ("1", "a single one"),
