@@ -87,9 +87,14 @@ class PolicySettings(Group):
     lora_targets: str = "auto"
     """Names of the layers that get LoRA adapters, comma-separated; auto takes every linear layer."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Precision of the layers' computation; auto takes bfloat16 on a GPU that has it, else float32."""
+    """Precision of the layers' computation; auto takes bfloat16 on a GPU or CPU with instructions for it, else
+    float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    merge_for_sampling: bool = True
+    """Sample from layers with their LoRA adapters merged, which is faster; training has them apart.  It takes memory
+    for one copy of the layers with adapters while PPO samples.  Equal up to rounding; without adapters it does
+    nothing."""
 
 
 @dataclass(frozen=True)

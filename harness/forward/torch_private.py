@@ -6,6 +6,11 @@
     Gain: decoding steps of 8 to 32 rows read their weights a third faster, on an otherwise idle machine.
     Public path: `torch.nn.functional.linear`, then the activation.
 
+`torch.cpu._is_avx512_bf16_supported` and `torch.cpu._is_amx_tile_supported`
+    Whether the processor multiplies in bfloat16 (models/placement.py).
+    Gain: `policy.dtype=auto` takes bfloat16 there.
+    Public path: float32.
+
 Tested with torch 2.13 (constraints.txt); pyproject.toml allows no later minor version.
 """
 
@@ -74,6 +79,16 @@ def _test_packed_linear(_: str) -> None:
             require_close(found, wanted, tolerance)
         # Llama's layers have no bias
         require_close(packed_linear(given.to(dtype), packed, None, NO_ACTIVATION), plain - bias, tolerance)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products in bfloat16; False where torch does not say."""
+    import torch
+
+    try:
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    except (AttributeError, RuntimeError):  # other versions and builds of torch lack the names, or the operator below
+        return False
 
 
 PACKED_LINEAR = FastPath("packed weights (oneDNN)", _test_packed_linear)

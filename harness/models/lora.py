@@ -7,12 +7,15 @@ critic with another adapter and a value head, and the reference with none, which
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.forward.patch import patched_forward
 from rlhf_bench.harness.forward.transformers_private import is_conv1d
 from rlhf_bench.harness.models.placement import Placement
 
@@ -134,19 +137,82 @@ def save_adapter(model: Module, placement: Placement, folder: Path) -> None:
 
 
 def merge_adapters(model: M) -> M:
-    """Add the adapters into their layers (W + alpha/r B A, in float32), remove them, and return `model`."""
+    """Add the adapters into their layers (W + alpha/r B A, in float32), remove them, and return `model`.
+
+    A head that shares its weight with the embeddings and has an adapter gets a weight of its own, and the configuration
+    says so: the embeddings stay as they are, as they did while the adapter was apart.
+    """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
+    users: dict[int, int] = {}
+    for one in model.modules():
+        for parameter in one.parameters(recurse=False):
+            users[id(parameter)] = users.get(id(parameter), 0) + 1
     for name, module in list(model.named_modules()):  # a list, because modules are replaced on the way
         parent, _, last = name.rpartition(".")
         if isinstance(module, ModulesToSaveWrapper):  # a classifier's new head
             setattr(model.get_submodule(parent), last, module.modules_to_save[NAME])
         elif isinstance(module, BaseTunerLayer):
             layer = module.get_base_layer()
-            # a bfloat16 layer gets the sum rounded once, not a sum of rounded terms
-            with torch.no_grad():
-                layer.weight.copy_(layer.weight.float() + module.get_delta_weight(NAME).float())
+            weight = merged_weight(module)
+            if users[id(layer.weight)] > 1:
+                layer.weight = torch.nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+                model.config.tie_word_embeddings = False  # type: ignore[attr-defined]
+            else:
+                with torch.no_grad():
+                    layer.weight.copy_(weight)
             setattr(model.get_submodule(parent), last, layer)
     return model
+
+
+def merged_weight(layer: Module) -> Tensor:
+    """The weight of a layer with an adapter as one matrix, W + alpha/r B A, in the precision of W.
+
+    A bfloat16 layer gets the sum rounded once, not a sum of rounded terms.
+    """
+    import torch
+
+    with torch.no_grad():
+        weight: Tensor = layer.get_base_layer().weight  # type: ignore[attr-defined]
+        whole: Tensor = weight.float() + layer.get_delta_weight(NAME).float()  # type: ignore[attr-defined]
+        return whole.to(weight.dtype)
+
+
+@contextmanager
+def merged_for_sampling(model: Module) -> Iterator[None]:
+    """Inside, the layers of a model that `merges_for_sampling` have one matrix each, adapter and all; any other model
+    is left alone.
+
+    No weight is changed: the model's own modules get other tensors, and at the end, also by an error, the ones that
+    they had.  So models that share those tensors (reference, critic) compute as ever.  It takes memory for one copy of
+    the layers with adapters.  The model itself may only sample meanwhile: a pass outside of torch's inference mode,
+    from another thread for example, raises RuntimeError.  Equal to the adapters apart up to rounding.
+    """
+    import torch
+
+    if not getattr(model, "merges_for_sampling", False):
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def sampling(plain: Callable[..., object], *given: object, **named: object) -> object:
+        if not torch.is_inference_mode_enabled():
+            raise RuntimeError("A pass would read adapters that are merged for sampling.")
+        return plain(*given, **named)
+
+    # a head that is patched to compute in float32 (placement.py) keeps its adapter apart
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer) and "forward" not in vars(m)]
+    with ExitStack() as undo:
+        for name, module in layers:
+            parent, _, last = name.rpartition(".")
+            layer, above = module.get_base_layer(), model.get_submodule(parent)
+            undo.callback(setattr, layer, "weight", layer.weight)
+            undo.callback(setattr, above, last, module)
+            # out of inference mode, in which this may be called: such tensors cannot be used elsewhere
+            layer.weight = torch.nn.Parameter(merged_weight(module), requires_grad=False)
+            setattr(above, last, layer)
+        if layers:
+            undo.enter_context(patched_forward(getattr(model, "base_model", model), sampling))
+        yield

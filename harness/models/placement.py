@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rlhf_bench.harness.errors import BenchError, one_line
+from rlhf_bench.harness.forward.torch_private import cpu_multiplies_bfloat16
 from rlhf_bench.harness.forward.transformers_private import enable_checkpointing
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Placement:
     lora_targets: str = "auto"
     dtype: str = "float32"
     gradient_checkpointing: bool = False
+    merge_for_sampling: bool = True
 
     @property
     def half(self) -> bool:
@@ -51,7 +53,9 @@ class Placement:
 
 
 def choose_placement(settings: Row, device: str) -> Placement:
-    """The placement that `settings` (group policy) select on this device; auto is bfloat16 on GPUs that have it.
+    """The placement that `settings` (group policy) select on this device.
+
+    auto is bfloat16 on GPUs and on CPUs that multiply in it.
 
     Raises BenchError for bfloat16 on a device that cannot compute in it.
     """
@@ -65,7 +69,9 @@ def choose_placement(settings: Row, device: str) -> Placement:
         raise BenchError(f"The device {device!r} cannot compute in bfloat16.", "Set policy.dtype=float32.")
     if wanted.dtype != "auto":
         return wanted
-    return replace(wanted, dtype="bfloat16" if supported and cuda else "float32")
+    # every CPU computes in bfloat16; without instructions for it, much more slowly than in float32
+    fast = supported and (cuda or cpu_multiplies_bfloat16())
+    return replace(wanted, dtype="bfloat16" if fast else "float32")
 
 
 def save_placement(placement: Placement, folder: Path) -> None:
@@ -95,6 +101,8 @@ def apply_placement(model: M, placement: Placement) -> M:
     import torch
 
     trunk: Module = getattr(model, "base_model", model)
+    if placement.lora and placement.merge_for_sampling:
+        model.merges_for_sampling = True  # type: ignore[attr-defined]  # as lora.merged_for_sampling does
     if placement.half or placement.gradient_checkpointing:
         _patch_trunk(trunk, placement)
     if placement.half:

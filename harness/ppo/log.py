@@ -10,6 +10,7 @@ import torch
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.ppo import arithmetic
 from rlhf_bench.harness.ppo.run import Experience, PPORun, StepRow
+from rlhf_bench.harness.ppo.schedule import rescores
 from rlhf_bench.harness.sampling.rollout import logprobs, rows_of
 
 
@@ -28,8 +29,9 @@ def step_row(run: PPORun, iteration: int, experience: Experience, losses: Mappin
 def describe(run: PPORun, experience: Experience) -> StepRow:
     """Means over the responses of a rollout; rewards are sequence sums, unscaled, and `kl` is in nats per response.
 
-    `tokens` counts a response without end-of-sequence, `read_tokens` all prompts' and responses' tokens.  Of another
-    engine than our own, `engine_gap` is the mean distance per token of its log-probabilities from our pass, in nats.
+    `tokens` counts a response without end-of-sequence, `read_tokens` all prompts' and responses' tokens.  Where
+    the sampler's log-probabilities are computed again (another engine, bfloat16), `engine_gap` and `engine_gap_max` are
+    the mean and largest distance per token of the two, in nats.
     """
     rollout = experience.rollout
     lengths = (rollout.mask.sum(1) - rollout.finished.long()).float()
@@ -48,9 +50,9 @@ def describe(run: PPORun, experience: Experience) -> StepRow:
         "truncated_share": float((~rollout.finished).float().mean()),
         "explained_variance": arithmetic.explained_variance(experience.values, experience.returns, rollout.mask),
     }
-    if run.settings.engine != "own":
-        assert rollout.logprobs is not None
-        row["engine_gap"] = float((experience.logprobs - rollout.logprobs)[rollout.mask].abs().mean())
+    if rescores(run) and rollout.logprobs is not None:
+        gap = (experience.logprobs - rollout.logprobs)[rollout.mask].abs()
+        row |= {"engine_gap": float(gap.mean()), "engine_gap_max": float(gap.max())}
     return row
 
 

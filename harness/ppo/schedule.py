@@ -64,16 +64,22 @@ def forward_passes(run: PPORun, rollout: Rollout) -> tuple[Tensor, Tensor, Tenso
 def sampled_logprobs(run: PPORun, rollout: Rollout) -> Tensor:
     """log pi_old(y_t) [B, T] of the sampled tokens, in nats, at the sampling temperature.
 
-    Our own sampler gives them with the tokens: another pass would only add rounding.  Those of another engine come from
-    other kernels, with which the ratio of the first minibatch would not be 1; they are computed again.
+    Our own sampler gives them with the tokens: in float32 another pass would only add rounding.  Those of another
+    engine come from other kernels, and those of bfloat16 from sums in another order, with which the ratio of the first
+    minibatch would not be 1; they are computed again.
     """
     s = run.settings
-    if rollout.logprobs is not None and s.engine == "own":
+    if rollout.logprobs is not None and not rescores(run):
         return rollout.logprobs
     policy = run.actors.policy
     return map_batches(
         lambda part: logprobs(policy, part, s.temperature), rollout, s.micro_batch, s.micro_tokens, run.limit, PASSES
     )
+
+
+def rescores(run: PPORun) -> bool:
+    """Whether the sampler's log-probabilities differ from a pass's by more than float32's rounding."""
+    return run.settings.engine != "own" or run.actors.placement.half
 
 
 def evaluate(run: PPORun, iteration: int) -> None:

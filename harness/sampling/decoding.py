@@ -16,6 +16,7 @@ from torch import Tensor
 from rlhf_bench.harness.forward.packing import supports_packing
 from rlhf_bench.harness.forward.passes import first_of_each, prompt_tokens
 from rlhf_bench.harness.forward.threads import Check, run_concurrently
+from rlhf_bench.harness.models.lora import merged_for_sampling
 from rlhf_bench.harness.sampling.next_logits import CachedDecoder, Decoder, SplitCacheDecoder
 from rlhf_bench.harness.sampling.packed_weights import packed_weights
 from rlhf_bench.harness.sampling.split_attention import split_attention, supports_split_cache
@@ -55,7 +56,11 @@ def generate(
     logprobs = torch.zeros(len(ids), max_new, device=ids.device)
     # both before `split_attention` changes the model's attention, on which they depend
     split, packs = supports_split_cache(model), supports_packing(model)
-    with packed_weights(model) as packed, split_attention(model) if split else nullcontext():
+    with (
+        merged_for_sampling(model),
+        packed_weights(model) as packed,
+        split_attention(model) if split else nullcontext(),
+    ):
         # a prompt that repeats is read once, and its keys and values are copied
         first, same = distinct_rows(ids, mask)
         decoder: CachedDecoder | SplitCacheDecoder = (

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM, Linear, Module
 
 LARGEST = 2**29
-"""Bytes of weights in all: packed weights are a second copy of them."""
+"""Bytes of packed weights in all: they are a second copy."""
 
 SMALLEST = 2**17
 """Numbers in a float32 weight that is worth packing: a call of oneDNN's takes longer than the product of a smaller one.
-In bfloat16 all weights are packed, because autocast would cast them for every pass."""
+In bfloat16 all weights are packed, because autocast would cast those in float32 for every pass."""
 
 PAIRS = (("c_fc", "act"), ("gate_proj", "act_fn"))
 """Attributes of a feed-forward part: a linear layer, and the activation that is applied to its output and nothing else
@@ -53,8 +53,9 @@ def packed_weights(model: CausalLM) -> Iterator[bool]:
     """Inside, linear layers of `model` multiply by packed copies of their present weights and apply the activation that
     follows.  Yields whether they do.
 
-    Only for passes without gradients and for float32 weights on an x86-64 CPU.  Models of more than LARGEST bytes stay
-    as they are.  A model that computes in bfloat16 still does.  Equal up to rounding.
+    Only for passes without gradients on an x86-64 CPU.  Models with more than LARGEST bytes of weights in the precision
+    that they compute in stay as they are.  A model that computes in bfloat16 still does, and its head in float32.
+    Equal up to rounding.
     """
     layers = linear_layers(model) if model.device.type == "cpu" and PACKED_LINEAR.usable() else {}
     try:
@@ -84,10 +85,14 @@ def linear_layers(model: CausalLM) -> dict[Linear, Module | None]:
     Left out: modules whose forward is patched already (adapters, accelerate), because the patch must stay in force.
     Empty where the layers are too large together.
     """
-    least = 0 if getattr(model, "computes_half", False) else SMALLEST
-    linear = [m for m in model.modules() if (type(m) is torch.nn.Linear or is_conv1d(m)) and "forward" not in vars(m)]
-    linear = [m for m in linear if m.weight.dtype == torch.float32 and m.weight.numel() >= least]
-    if sum(m.weight.nbytes for m in linear) > LARGEST:
+    half = getattr(model, "computes_half", False)
+    least, types = (0, (torch.float32, torch.bfloat16)) if half else (SMALLEST, (torch.float32,))
+    # the head of such a model is patched to compute in float32 (placement.py), as its packed copy does
+    head = model.get_output_embeddings() if half else None
+    linear = [m for m in model.modules() if type(m) is torch.nn.Linear or is_conv1d(m)]
+    linear = [m for m in linear if "forward" not in vars(m) or m is head]
+    linear = [m for m in linear if m.weight.dtype in types and m.weight.numel() >= least]
+    if sum(m.weight.numel() * packed_type(model, m).itemsize for m in linear) > LARGEST:
         return {}
     found: dict[Linear, Module | None] = dict.fromkeys(linear)
     for module in model.modules():
@@ -99,12 +104,18 @@ def linear_layers(model: CausalLM) -> dict[Linear, Module | None]:
     return found
 
 
+def packed_type(model: CausalLM, layer: Linear) -> torch.dtype:
+    """What a packed layer of a model computes in: bfloat16 where the model does, except for the head."""
+    half = getattr(model, "computes_half", False) and layer is not model.get_output_embeddings()
+    return torch.bfloat16 if half else torch.float32
+
+
 def packed_forward(model: CausalLM, layer: Linear, activation: Module | None) -> Callable[..., Tensor]:
     """The patch of one layer's forward (for `patched_forward`): act(x @ weight.T + bias) in one call.
 
     The weights are copied now: later changes of the layer do not reach the patch.  Raises anything that oneDNN does.
     """
-    dtype = torch.bfloat16 if getattr(model, "computes_half", False) else torch.float32
+    dtype = packed_type(model, layer)
     weight = layer.weight.detach().to(dtype)
     packed = pack_weight(weight.t() if is_conv1d(layer) else weight)  # [out, in]
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)

@@ -95,6 +95,15 @@ def break_torch(monkeypatch: pytest.MonkeyPatch, operator: str, how: str) -> Non
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operators))
 
 
+@pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_where_torch_does_not_say_a_cpu_computes_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = dict.fromkeys(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), lambda: False)
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace(**{**answers, name: lambda: True}))
+    assert torch_private.cpu_multiplies_bfloat16()
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace(**{n: f for n, f in answers.items() if n != name}))
+    assert not torch_private.cpu_multiplies_bfloat16()
+
+
 @pytest.mark.parametrize("operator", ["_reorder_linear_weight", "_linear_pointwise"])
 @pytest.mark.parametrize("how", ["missing", "raising", "wrong"])
 def test_without_an_operator_of_onednn_weights_are_not_packed(

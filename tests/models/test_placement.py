@@ -12,6 +12,7 @@ from families import FAMILIES
 from tiny import by_hand
 
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.models import placement
 from rlhf_bench.harness.models.placement import (
     Placement,
     apply_placement,
@@ -119,10 +120,13 @@ def test_a_policy_with_a_placement_samples_as_a_loaded_one(folder: Path, lora: i
     (folder / "holding.json").unlink()
 
 
-def test_a_placement_is_chosen_stored_and_read(tmp_path: Path) -> None:
-    settings = {"dtype": "auto", "lora": 8, "gradient_checkpointing": True, "width": 64}
+def test_a_placement_is_chosen_stored_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"dtype": "auto", "lora": 8, "gradient_checkpointing": True, "width": 64, "merge_for_sampling": False}
+    monkeypatch.setattr(placement, "cpu_multiplies_bfloat16", lambda: True)
+    assert choose_placement(settings, "cpu").half
+    monkeypatch.setattr(placement, "cpu_multiplies_bfloat16", lambda: False)
     chosen = choose_placement(settings, "cpu")
-    assert chosen == Placement(lora=8, dtype="float32", gradient_checkpointing=True)
+    assert chosen == Placement(lora=8, dtype="float32", gradient_checkpointing=True, merge_for_sampling=False)
     assert choose_placement({"dtype": "bfloat16"}, "cpu").half
     with pytest.raises(BenchError, match="bfloat16"):
         choose_placement({"dtype": "bfloat16"}, "mps")
