@@ -57,7 +57,9 @@ def add_adapter(model: M, placement: Placement, seed: int) -> M:
     import torch
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # peft draws from the global generator
+        # of a head that is tied to the embeddings: `merge_adapters` gives it a weight of its own
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         torch.manual_seed(seed)
         try:
             made: M = inject_adapter_in_model(adapter_config(model, placement), model)
@@ -84,6 +86,7 @@ def wrap_for_trainer(model: M, placement: Placement, seed: int, head: str = "") 
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a renamed property
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # as in `add_adapter`
         torch.manual_seed(seed)
         config = adapter_config(model, placement)
         if head:
@@ -130,7 +133,10 @@ def save_adapter(model: Module, placement: Placement, folder: Path) -> None:
     config.inference_mode = True
     config.task_type = "CAUSAL_LM"
     config.save_pretrained(str(folder))
-    tensors = get_peft_model_state_dict(model, adapter_name=NAME, state_dict=model.state_dict())
+    # the base's embeddings are frozen: an adapter on the head needs no copy of them
+    tensors = get_peft_model_state_dict(
+        model, adapter_name=NAME, state_dict=model.state_dict(), save_embedding_layers=False
+    )
     # the prefix of peft's own wrapper, which the policy does not have
     named = {f"base_model.model.{name}": t.detach().cpu().contiguous() for name, t in tensors.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})

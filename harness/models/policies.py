@@ -322,7 +322,7 @@ def check_folder(source: str | Path, tokenizer: bool = False) -> None:
 
 
 def check_configs(folder: Path) -> None:
-    """Raises BenchError where a model folder's files name code of the hub, or weights outside of the folder."""
+    """Raises BenchError where a model folder's files name code of the hub, or weights that are not in the folder."""
     for file in sorted(folder.glob("*.json")):
         if file.name != "config.json" and not file.name.endswith(".index.json"):
             continue
@@ -343,6 +343,9 @@ def check_configs(folder: Path) -> None:
             for name in weights.values() if isinstance(weights, dict) else ():
                 if not store.is_plain_name(name):
                     raise BenchError(f"{file} names weights outside of its folder: {name!r}.", "Copy the model again.")
+                # of weights in safetensors: an index of pickled ones may lie beside them
+                if name.endswith(".safetensors") and not (folder / name).is_file():
+                    raise BenchError(f"{folder} lacks {name}, which {file.name} names.", "Copy the model again.")
 
 
 IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
