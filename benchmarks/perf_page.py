@@ -311,23 +311,27 @@ def _report(results: Results) -> str:
         "Seconds of the processor: the first time (results from elsewhere), the first time where `bench run` made and\n"
         "reported the cells, and again with what that kept (`--no-cache` keeps nothing).\n"
     )
+    if any("before first" in one for one in found["cells"].values()):
+        text += "Before: an earlier version on the same cells, in turns with this one.\n"
     old = _earlier(results, "report").get("cells", {})
+    kinds = ("first", "run here", "again")
     columns = (
         "cells",
-        "s before",
-        "s first",
-        "s run here",
-        "s again",
-        "MiB first",
-        "MiB run here",
-        "MiB again",
+        *(f"s {kind}{when}" for kind in kinds for when in (" before", "")),
+        *(f"MiB {kind}" for kind in kinds),
         "page, MiB",
     )
+
+    def earlier(cells: str, kind: str) -> float | None:
+        """Of the version that took turns with this one, else of the results before these."""
+        one = found["cells"][cells].get(f"before {kind}") or old.get(cells, {}).get(kind, {})
+        return one.get("seconds", before.get(cells) if kind == "first" else None)
+
     figures: list[tuple[object, ...]] = [
         (
             cells,
-            old.get(cells, {}).get("first", {}).get("seconds", before.get(cells)),
-            *(one.get(kind, {}).get(what) for what in ("seconds", "mib") for kind in ("first", "run here", "again")),
+            *(get for kind in kinds for get in (earlier(cells, kind), one.get(kind, {}).get("seconds"))),
+            *(one.get(kind, {}).get("mib") for kind in kinds),
             one["page_mib"],
         )
         for cells, one in found["cells"].items()

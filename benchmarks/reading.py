@@ -5,8 +5,8 @@
 Seconds of the processor and the peak memory (MiB) of the whole command, start-up included; the least of `--rounds`.
 "first" begins with an empty cache, "again" with what it left, "plain" is with --no-cache.  "run here" begins with what
 `bench run` keeps when it reports the cells of one reward model, as for results computed on this machine; those
-reports are not counted.  `--before` is a checkout of another version, which takes turns with this one: only ratios of
-one run mean anything on a machine that others use.
+reports are not counted.  `--before` is a checkout of another version, which takes turns with this one ("before first"
+and so on): only ratios of one run mean anything on a machine that others use.
 Exits with 1 where the reports of this version are not the same bytes.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -76,23 +77,35 @@ def _without(data: bytes, own: dict[str, str]) -> bytes:
 
 
 def turns(runs: Path, before: Path | None, rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """(kind, figures) of every command, kinds in turn; raises RuntimeError where two reports differ."""
+    """(kind, figures) of every command, of both versions in turn; raises RuntimeError where two reports differ."""
     for number in range(rounds):
         place = runs.with_name(f"{runs.name}-round-{number}")
-        if before is not None:
-            yield "before", measured(runs, out=place / "before", cache=place / "cache before", checkout=before)
-        yield "plain", measured(runs, out=place / "report plain", cache=place / "cache", more=["--no-cache"])
-        yield "first", measured(runs, out=place / "report first", cache=place / "cache")
-        yield "again", measured(runs, out=place / "report again", cache=place / "cache")
-        own = place / "cache of runs"
-        arms = {path.name.rpartition("-s")[0] for path in (runs / "cells").glob("*.json")}
-        for arm in sorted(arms):
-            records = (runs / "cells").glob(f"{arm}-s*.json")
-            measured(*records, out=place / f"report of {arm}", cache=own)
-        yield "run here", measured(runs, out=place / "report run here", cache=own)
+        own = _kinds(runs, place, None)
+        others = iter(()) if before is None else _kinds(runs, place / "of before", before)
+        for kind, one in own:
+            for name, other in itertools.islice(others, 1):
+                yield f"before {name}", other
+            yield kind, one
         found = [content(place / f"report {kind}") for kind in ("plain", "first", "again", "run here")]
         if any(other != found[0] for other in found):
             raise RuntimeError("the reports with and without the cache differ")
+
+
+def _kinds(runs: Path, place: Path, checkout: Path | None) -> Iterator[tuple[str, dict[str, float]]]:
+    """(kind, figures) of the commands of one version."""
+
+    def report(kind: str, cache: str, *more: str) -> tuple[str, dict[str, float]]:
+        made = measured(runs, out=place / f"report {kind}", cache=place / cache, more=more, checkout=checkout)
+        return kind, made
+
+    yield report("plain", "cache", "--no-cache")
+    yield report("first", "cache")
+    yield report("again", "cache")
+    arms = {path.name.rpartition("-s")[0] for path in (runs / "cells").glob("*.json")}
+    for arm in sorted(arms):
+        records = (runs / "cells").glob(f"{arm}-s*.json")
+        measured(*records, out=place / f"report of {arm}", cache=place / "cache of runs", checkout=checkout)
+    yield report("run here", "cache of runs")
 
 
 def measure(arms: list[int], seeds: int, prompts: int, before: Path | None, rounds: int) -> dict[str, Any]:

@@ -126,7 +126,10 @@ def test_the_suite_and_the_default_cell_stand_beside_what_was_before() -> None:
     read = {"first": (30.0, 300.0), "run here": (11.0, 280.0), "again": (3.0, 190.0)}
     one = {**{kind: {"seconds": s, "mib": mib} for kind, (s, mib) in read.items()}, "page_mib": 2.5}
     found |= {"report": {"prompts": 500, "seeds": 5, "cells": {"50": one}}, "earlier": {"report": found["report"]}}
-    assert "| 50 | 7.5 | 30 | 11 | 3 | 300 | 280 | 190 | 2.5 |" in page(found)
+    assert "| 50 | 7.5 | 30 |  | 11 |  | 3 | 300 | 280 | 190 | 2.5 |" in page(found)
+    one |= {f"before {kind}": {"seconds": 2 * s, "mib": mib} for kind, (s, mib) in read.items()}
+    assert "| 50 | 60 | 30 | 22 | 11 | 6 | 3 | 300 | 280 | 190 | 2.5 |" in page(found)
+    assert "in turns with this one" in page(found)
     assert "not the whole" in page({**found, "suite": {**sums(3.0), "lacking": 1}})
 
 
