@@ -6,6 +6,7 @@ beside those of the clock: where others share the machine, only they and the rat
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def measure(
     if quick:
         sizes = {name: Sizes(**{**vars(one), **QUICK}) for name, one in sizes.items()}
     found: Found = {
-        "policy": policy.resolve().name, "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0],
+        "policy": named(policy), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0],
         "quick": quick, "sizes": {name: vars(one) for name, one in sizes.items()}, "generation": {}, "ppo": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,6 +70,13 @@ def measure(
         keep(found)
         found["growth"] = _growth(policy, folders["equal"], Path(scratch), sizes["equal"], rounds)
     return found
+
+
+def named(policy: Path) -> str:
+    """The folder's name with the shape of its model, because a folder may be called anything."""
+    config = json.loads((policy / "config.json").read_text(encoding="utf-8"))
+    sizes = f"{config['num_hidden_layers']} layers x {config['hidden_size']}, vocabulary {config['vocab_size']}"
+    return f"{policy.resolve().name} ({config['model_type']}, {sizes})"
 
 
 def _prepare(policy: Path, folder: Path, sizes: Sizes, ends: bool, shape: str = "None") -> None:
