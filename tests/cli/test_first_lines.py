@@ -16,6 +16,7 @@ from rlhf_bench.harness.api.runs import PlannedStage, RunPlan
 from rlhf_bench.harness.cli.memory import plan_rows
 from rlhf_bench.harness.cli.run import show_plan, show_setup
 from rlhf_bench.harness.cli.status import duration
+from rlhf_bench.harness.models.placement import choose_placement
 from rlhf_bench.harness.plan import lengths
 from rlhf_bench.harness.plan.lengths import lengths_of
 
@@ -40,7 +41,8 @@ def said(planned: RunPlan) -> str:
 
 def test_everything_is_named_before_anything_is_computed(planned: RunPlan) -> None:
     policy, rates, texts = said(planned).splitlines()
-    assert policy == "Policy qwen2, all weights trained, precision float32, template chat, preset small."
+    precision = choose_placement({"dtype": "auto"}, "cpu").dtype  # the processor decides
+    assert policy == f"Policy qwen2, all weights trained, precision {precision}, template chat, preset small."
     assert rates == "Learning rates: sft.lr 1e-05, scalar.lr 1e-05, ppo.lr 1e-06, ppo.critic_lr 5e-06."
     assert texts.endswith("responses of up to 128 tokens.")
 
