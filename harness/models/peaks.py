@@ -37,7 +37,7 @@ HELD = 1024
 EVALUATED = 32
 """Rows of which an evaluation computes logits at once (stages/evaluation.py)."""
 PACKED = 2**29
-"""Bytes of weights up to which decoding keeps a packed copy of them (sampling/packed_weights.py)."""
+"""Bytes that the packed copy of the weights may have with which decoding computes (sampling/packed_weights.py)."""
 
 
 @dataclass(frozen=True)
@@ -145,21 +145,37 @@ def scoring(host: Host, models: Sequence[int], tokens: int, row: int, setting: s
     return Peak(host.libraries() + sum(models), each, tokens, row, setting, host.loading(False, models))
 
 
-def sampling(host: Host, models: Sequence[int], rows: int, prompt: int, limit: int, setting: str) -> Peak:
-    """A sampler's: `rows` rows of prompts of `prompt` and responses of up to `limit` tokens at once."""
+def sampling(
+    host: Host, models: Sequence[int], rows: int, prompt: int, limit: int, setting: str, apart: bool = False
+) -> Peak:
+    """A sampler's: `rows` rows of prompts of `prompt` and responses of up to `limit` tokens at once.
+
+    `apart`: the policy has its adapters apart, as while it is trained, so that they may be merged for sampling.
+    """
     number = 2 if host.placement.half else FLOAT
     cache = int(COPIED * number * host.sizes.cached * (prompt + limit))
     row = cache + LOGIT_COPIES * FLOAT * host.sizes.vocabulary + prompt * host.passing
-    fixed = host.libraries() + sum(models) + decoding_copy(host)
+    fixed = host.libraries() + sum(models) + decoding_copy(host) + (merged_copy(host) if apart else 0)
     tokens = prompt + limit
     return Peak(fixed, row // tokens, rows * tokens, tokens, setting, host.loading(False, models))
 
 
 def decoding_copy(host: Host) -> int:
     """Bytes of the packed copy of the weights with which a CPU decodes; 0 where there is none."""
-    size = FLOAT * (host.sizes.total - host.sizes.outside + host.sizes.vocabulary * host.sizes.hidden)
-    plain = host.cpu and not (host.placement.lora and host.placement.half)
-    return size // (2 if host.placement.half else 1) if plain and size <= PACKED else 0
+    number = 2 if host.placement.half else FLOAT
+    # the head computes in float32 in either precision
+    size = number * (host.sizes.total - host.sizes.outside) + FLOAT * host.sizes.vocabulary * host.sizes.hidden
+    return size if host.cpu and size <= PACKED else 0
+
+
+def merged_copy(host: Host) -> int:
+    """Bytes of the layers that `policy.merge_for_sampling` makes of a policy and its adapters; 0 without either.
+
+    Counted as if every layer had an adapter.
+    """
+    if not (host.placement.lora and host.placement.merge_for_sampling):
+        return 0
+    return (2 if host.placement.half else FLOAT) * (host.sizes.total - host.sizes.outside)
 
 
 def evaluating(host: Host, models: Sequence[int], rows: int, prompt: int, limit: int) -> Peak:

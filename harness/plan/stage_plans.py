@@ -118,8 +118,8 @@ def _ppo(stage: Stage, basis: Basis) -> StagePlan:
     held = texts.test.longest
     phases = [
         peaks.updating(host, models, own.micro_batch, typical, limit, both),
-        peaks.sampling(host, models, own.rollouts, longest, limit, "ppo.rollouts"),
-        peaks.sampling(host, models, min(batch, held_out(stage, basis)), held, limit, "eval.batch"),
+        peaks.sampling(host, models, own.rollouts, longest, limit, "ppo.rollouts", apart=True),
+        peaks.sampling(host, models, min(batch, held_out(stage, basis)), held, limit, "eval.batch", apart=True),
         peaks.evaluating(host, models, min(batch, held_out(stage, basis)), held, limit),
         scoring_peak(host, models, scored, own.micro_batch, typical, limit),
     ]

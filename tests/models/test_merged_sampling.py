@@ -109,6 +109,36 @@ def test_sampling_reads_no_adapter_and_agrees_with_adapters_apart(sft: Path) -> 
     assert len(calls) == len(handles) > 0
 
 
+def test_in_bfloat16_no_step_casts_or_copies_a_weight(sft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from rlhf_bench.harness.forward.torch_private import PACKED_LINEAR
+
+    if not PACKED_LINEAR.usable():
+        pytest.skip("weights are not packed on this machine")
+    actors = actors_of(sft, dtype="bfloat16")
+    smallest = min(m.weight.numel() for m in actors.reference.modules() if isinstance(m, torch.nn.Linear))
+    copied: list[int] = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, op: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            if op in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten.clone.default):
+                copied.append(given[0].numel())
+            return op(*given, **(named or {}))
+
+    for decoder in (decoding.CachedDecoder, decoding.SplitCacheDecoder):
+        plain = decoder.step
+
+        def watched(self: Any, token: torch.Tensor, plain: Any = plain) -> torch.Tensor:
+            with Copies():
+                return plain(self, token)
+
+        monkeypatch.setattr(decoder, "step", watched)
+    sample(actors.policy, actors.tokenizer, ["?"], 4, generator=make_generator("x"))
+    assert copied
+    assert max(copied) < smallest
+
+
 def test_models_that_share_the_base_compute_as_ever_meanwhile(sft: Path) -> None:
     actors = actors_of(sft)
     rollout = drawn(actors)

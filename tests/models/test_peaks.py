@@ -33,6 +33,23 @@ def test_numbers_by_hand() -> None:
     assert peaks.sampling(GPU, [4000], 3, 5, 3, "").bytes == 4000 + 3 * 8 * (row // 8)
 
 
+def test_copies_of_weights_that_decoding_makes() -> None:
+    # 600 numbers in layers, 400 in the head; adapters merged: the layers once more, where they are apart
+    assert peaks.decoding_copy(GPU) == 0
+    assert peaks.decoding_copy(CPU) == 4 * 1000
+    half = Placement(lora=4, dtype="bfloat16")
+    assert peaks.decoding_copy(replace(CPU, placement=half)) == 2 * 600 + 4 * 400
+    huge = replace(SIZES, total=2**30, outside=0)
+    assert peaks.decoding_copy(replace(CPU, sizes=huge)) == 0
+    for placement, wanted in (
+        (Placement(), 0), (Placement(lora=4), 4 * 600), (half, 2 * 600),
+        (replace(half, merge_for_sampling=False), 0),
+    ):  # fmt: skip
+        host = replace(GPU, placement=placement)
+        plain, apart = (peaks.sampling(host, [4000], 3, 5, 3, "", apart=a).bytes for a in (False, True))
+        assert apart - plain == wanted
+
+
 def test_a_process_holds_its_libraries_and_the_file_it_reads() -> None:
     assert GPU.libraries(True) == 0
     assert CPU.loading(False, [4000, 4000]) == CPU.libraries() + 4000 + 4000 + 4000
