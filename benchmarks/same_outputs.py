@@ -15,7 +15,6 @@ What it cannot show: a difference that begins after the first iterations or beyo
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.plan import experiments, stamps
+from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results import outputs, result_files
 from rlhf_bench.reports.build import git_commit
@@ -103,15 +102,8 @@ def compared(name: str, before: Path, work: Path, jobs: int) -> outputs.Outputs 
 def confirm(name: str, both: outputs.Outputs) -> None:
     """Write into NAME.json that today's code wrote the same."""
     file = result_files.read(PAGES / f"{name}.json")
-    made = result_files.Confirmed(
-        stages=dict(stamps.of_today(name, file.stamp.seeds)),
-        seeds=sorted({seed for seeds in both.values() for seed in seeds}),
-        cells=sum(map(len, both.values())),
-        date=datetime.now(UTC).date().isoformat(),
-        commit=git_commit(),
-        note=NOTE,
-    )
-    write_text(PAGES / f"{name}.json", result_files.text(dataclasses.replace(file, confirmed=made)))
+    made = result_files.confirmed(file, both, git_commit(), NOTE)
+    write_text(PAGES / f"{name}.json", result_files.text(made))
 
 
 def main() -> int:

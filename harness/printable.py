@@ -19,6 +19,15 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What a formula of a spreadsheet begins with."""
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet could run the text of a cell; it skips white space before a formula."""
+    return text.lstrip().startswith(FORMULA)
+
+
 def well_formed(text: str) -> str:
     """The text with lone surrogates replaced by "?": model output may have them, and UTF-8 cannot encode them."""
     return text.encode("utf-8", "replace").decode("utf-8")

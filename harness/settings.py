@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -36,6 +36,9 @@ CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attrib
 class Group:
     """A group of settings: frozen, and validated when it is made or changed by `dataclasses.replace`."""
 
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Why a key that users of other tools expect is no setting here, and what to do instead."""
+
     # "wrap" runs the group's own validation inside, so that its error can be replaced
     @model_validator(mode="wrap")
     @classmethod
@@ -48,12 +51,8 @@ class Group:
         # Outside of the except clause: an error that is raised inside carries pydantic's along as its context.
         name = next(name for name in GROUPS if isinstance(getattr(Settings(), name), cls))
         key, known = str(first["loc"][0]), {one.key: one for one in describe_settings() if one.group == name}
-        if name == "ppo" and key in TRUNCATIONS:
-            raise BenchError(
-                f"ppo.{key}: rollouts are drawn from the policy's whole distribution, because PPO's probability ratio "
-                "and KL hold for such samples alone.",
-                "Leave it out; evaluations can be drawn with --set eval.top_p=0.9.",
-            )
+        if key in cls.refused:
+            raise BenchError(f"{name}.{key}: {cls.refused[key][0]}", cls.refused[key][1])
         if key not in known:
             raise BenchError(f"Unknown setting {name}.{key}.", did_you_mean(key, known))
         raise BenchError(f"{name}.{key} is {first['input']!r}.", f"It must be {known[key].allowed}.")
@@ -144,6 +143,16 @@ class SFTSettings(Group):
 @dataclass(frozen=True)
 class PPOSettings(Group):
     """PPO (arXiv 1707.06347), with the same schedule for every arm."""
+
+    # ways of leaving out unlikely tokens, by the names that other tools give them
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
+        ("top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+        (
+            "rollouts are drawn from the policy's whole distribution, because PPO's probability ratio and KL hold for "
+            "such samples alone.",
+            "Leave it out; evaluations can be drawn with --set eval.top_p=0.9.",
+        ),
+    )
 
     iterations: Count = 48
     """Iterations: each samples rollouts, scores them and updates policy and critic."""
@@ -347,9 +356,6 @@ class Settings:
         """The values of one group, as a plain dictionary: what enters the keys of stages."""
         return dataclasses.asdict(getattr(self, name))
 
-
-TRUNCATIONS = ("top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Names that other tools give to ways of leaving out unlikely tokens: PPO's rollouts have none of them."""
 
 GROUPS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "plugins")
 

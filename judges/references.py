@@ -10,6 +10,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Case, Measure, ReportPlace, Verdict
 from rlhf_bench.harness.seams import Task
 from rlhf_bench.judges.scorers import before_and_after, load_scorer, scorer_content
+from rlhf_bench.judges.utility import change_verdict
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
@@ -53,12 +54,8 @@ class RougeL:
 
     def measure(self, cases: Sequence[Case], task: Task) -> Iterable[Verdict]:
         """One verdict per case, in order; undecided where a prompt has no reference."""
-        verdicts = []
-        for before, after in before_and_after(cases, task, load_scorer(self.source)):
-            change = None if before.value is None or after.value is None else after.value - before.value
-            values = {f"{self.name}_change": change, self.name: after.value, f"{self.name}_baseline": before.value}
-            verdicts.append(Verdict(values, "" if change is not None else after.reason or before.reason))
-        return verdicts
+        found = before_and_after(cases, task, load_scorer(self.source))
+        return [change_verdict(before, after, self.name) for before, after in found]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -99,11 +99,6 @@ def described(name: str) -> str:
     return f"scorer {name}" + (f" ({UNIT})" if name in BUILT_IN else "")
 
 
-def needs_references(name: str) -> bool:
-    """Whether the scorer of a name decides nothing on a task without a reference, which a plan refuses."""
-    return name.startswith(EMBEDDING)
-
-
 def is_deterministic(name: str) -> bool:
     """Whether the scorer of a name always returns the same score.
 
@@ -193,3 +188,42 @@ class RougeL:
 
 
 BUILT_IN: Mapping[str, Callable[[], Scorer]] = {"rouge-l": RougeL}
+
+
+@dataclass(frozen=True)
+class ByScorer:
+    """What judges share that measure by true utility, or by a scorer where their setting `scorer` names one.
+
+    Raises BenchError for a scorer that cannot be used.
+    """
+
+    scorer: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scorer:
+            load_scorer(self.scorer)  # an unusable scorer must be refused before training
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether undecided cases stay undecided, so that they need not be judged again."""
+        return is_deterministic(self.scorer)
+
+    @property
+    def verdict_settings(self) -> Row:
+        """What a verdict depends on: the settings, and the scorer by its content."""
+        return {**asdict(self), "content": scorer_content(self.scorer)}
+
+    @property
+    def account(self) -> Row:
+        """What the scorer was trained with, where it is a reward model of a run; else {}."""
+        return scorer_account(self.scorer)
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it decides nothing on a task whose held-out examples have no reference, which a plan refuses."""
+        return self.scorer.startswith(EMBEDDING)
+
+    @property
+    def takes_gold(self) -> bool:
+        """Whether a run's gold model takes the place of the true utility: not beside a scorer."""
+        return not self.scorer

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
 from rlhf_bench.harness.seams import GoldScores, GoldTask, Judge, Task
-from rlhf_bench.judges.scorers import (
-    NO_GOLD,
-    before_and_after,
-    described,
-    is_deterministic,
-    load_scorer,
-    needs_references,
-    scorer_account,
-    scorer_content,
-)
+from rlhf_bench.judges.scorers import NO_GOLD, ByScorer, before_and_after, described, load_scorer
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import Row
+    pass
 
 
 @dataclass(frozen=True)
-class UtilityChange:
+class UtilityChange(ByScorer):
     """Change of the true utility ("gold") against the SFT baseline, or of a scorer's score.
 
     Undecided for a task without a true utility.  `scorer` (as for `winrate`, such as rm:FOLDER_OR_HUB_ID) is used
@@ -33,41 +24,10 @@ class UtilityChange:
     cannot be used.
     """
 
-    scorer: str = ""
-
-    def __post_init__(self) -> None:
-        if self.scorer:
-            load_scorer(self.scorer)  # an unusable scorer must be refused before training
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether undecided cases stay undecided, so that they need not be judged again."""
-        return is_deterministic(self.scorer)
-
     @property
     def judges_quality(self) -> bool:
         """True: under `eval.cut_off=lose` a response that is cut off counts as an empty one."""
         return True
-
-    @property
-    def verdict_settings(self) -> Row:
-        """What a verdict depends on: the settings, and the scorer by its content."""
-        return {**asdict(self), "content": scorer_content(self.scorer)}
-
-    @property
-    def account(self) -> Row:
-        """What the scorer was trained with, where it is a reward model of a run; else {}."""
-        return scorer_account(self.scorer)
-
-    @property
-    def needs_references(self) -> bool:
-        """Whether it decides nothing on a task whose held-out examples have no reference."""
-        return needs_references(self.scorer)
-
-    @property
-    def takes_gold(self) -> bool:
-        """Whether a run's gold model takes the place of the true utility: not beside a scorer."""
-        return not self.scorer
 
     def with_gold(self, gold: GoldScores) -> Judge:
         """The judge of the change of a gold model's score, which is called gold."""

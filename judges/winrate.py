@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.nouns import Case, Measure, Scored, Verdict
 from rlhf_bench.harness.seams import GoldScores, Judge, Task
-from rlhf_bench.judges.scorers import (
-    before_and_after,
-    described,
-    is_deterministic,
-    load_scorer,
-    needs_references,
-    scorer_account,
-    scorer_content,
-)
+from rlhf_bench.judges.scorers import ByScorer, before_and_after, described, load_scorer
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import Row
+    pass
 
 
 @dataclass(frozen=True)
-class WinRate:
+class WinRate(ByScorer):
     """Win rate against the SFT baseline by the task's true utility, or by a scorer.
 
     1 where the trained policy's response is better, 0.5 where both are equal within `tolerance`, 0 where it is worse.
@@ -31,37 +23,7 @@ class WinRate:
     utility; with neither, every case is undecided.  Raises BenchError for a scorer that cannot be used.
     """
 
-    scorer: str = ""
     tolerance: float = 1e-9
-
-    def __post_init__(self) -> None:
-        if self.scorer:
-            load_scorer(self.scorer)  # an unusable scorer must be refused before training
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether undecided cases stay undecided, so that they need not be judged again."""
-        return is_deterministic(self.scorer)
-
-    @property
-    def verdict_settings(self) -> Row:
-        """What a verdict depends on: the settings, and the scorer by its content."""
-        return {**asdict(self), "content": scorer_content(self.scorer)}
-
-    @property
-    def account(self) -> Row:
-        """What the scorer was trained with, where it is a reward model of a run; else {}."""
-        return scorer_account(self.scorer)
-
-    @property
-    def needs_references(self) -> bool:
-        """Whether it decides nothing on a task whose held-out examples have no reference."""
-        return needs_references(self.scorer)
-
-    @property
-    def takes_gold(self) -> bool:
-        """Whether a run's gold model takes the place of the true utility: not beside a scorer."""
-        return not self.scorer
 
     def with_gold(self, gold: GoldScores) -> Judge:
         """The judge of wins by a gold model's score."""

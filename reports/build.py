@@ -190,9 +190,8 @@ def describe(arm: Arm, label: str) -> JsonObject:
     `training`: per seed the means over the last tenth of PPO's iterations; [] for other optimisers.  `before`: [] for a
     control without a reward model; `setup`: policy, adapters, precision, template, preset and learning rates;
     `temperatures`: of the tempered SFT policy, by iteration, else left out; `sampling`: temperature and top-p of the
-    sampled evaluations, left out where
-    both are 1; `cut_off`: what judges make of responses that are cut off, where they do not keep them.  `counts`,
-    `sft` and `prompts`: the figures of these stages under the lowest seed.
+    sampled evaluations, left out where both are 1; `cut_off`: what judges make of responses that are cut off, where
+    they do not keep them.  `counts`, `sft` and `prompts`: the figures of these stages under the lowest seed.
     """
     first = arm.cells[0]
     training = []

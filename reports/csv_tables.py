@@ -10,16 +10,13 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from rlhf_bench.harness.printable import printable
+from rlhf_bench.harness.printable import is_formula, printable
 from rlhf_bench.harness.results.table import DASH, Cell, restored, text
 from rlhf_bench.harness.seeds import joined
 from rlhf_bench.reports import tidy
 from rlhf_bench.reports.kl_tables import FRONTIER, frontier_rows
 from rlhf_bench.reports.measures import Report, indexed
 from rlhf_bench.reports.tables import TABLES, all_tables
-
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""How a formula may begin, in full-width forms, too."""
 
 ESTIMATES = (
     "task", "label", "reward_model", "arm", "judge", "statistic", "slice", "decoding", "iteration", "value", "low",
@@ -109,5 +106,4 @@ def cell(value: object) -> str:
     if isinstance(value, list | tuple):
         value = " ".join(text(one) if isinstance(one, Cell) else str(one) for one in value)
     shown = printable(str(value))
-    # spreadsheets skip white space before a formula
-    return f"'{shown}" if shown.lstrip().startswith(FORMULA) else shown
+    return f"'{shown}" if is_formula(shown) else shown

@@ -6,18 +6,18 @@ beside what it measures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.results.table import Cell, Table
 from rlhf_bench.harness.training.record import training_of
 from rlhf_bench.reports.cell_records import stage_record
+from rlhf_bench.reports.measures import Report, mean
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.results.arms import Arm, CellFiles
     from rlhf_bench.harness.text.types import JsonObject, Row
-    from rlhf_bench.reports.measures import Report
 
 RULES = "the true utility of a response, which a synthetic task computes"
 CHANGED = ("swapped", "swapped_share", "gold_ties", "gold_unscored")
@@ -57,10 +57,10 @@ def gold_text(gold: Row) -> str:
     if counts := sorted({run["pairs"] for run in gold["runs"] if run.get("pairs")}):
         low, high = counts[0], counts[-1]
         said.append(f"trained on {low if low == high else f'{low} to {high}'} pairs that no proxy has")
-    accuracy = _mean([run["pair_accuracy"] for run in gold["runs"]])
+    accuracy = mean([run["pair_accuracy"] for run in gold["runs"]])
     if accuracy is not None:
         said.append(f"held-out pair accuracy {accuracy:.2f}")
-    if (swapped := _mean([run.get("labels", {}).get("swapped_share") for run in gold["runs"]])) is not None:
+    if (swapped := mean([run.get("labels", {}).get("swapped_share") for run in gold["runs"]])) is not None:
         said.append(f"which swapped {swapped:.0%} of the proxies' pairs")
     return ", ".join(said)
 
@@ -84,12 +84,12 @@ def gold_models(report: Report) -> Table:
         runs = gold["runs"]
         proxies = [run.get("proxy", {}) for run in runs]
         means = (
-            _mean([run.get("pairs") for run in runs]),
-            _mean([run["pair_accuracy"] for run in runs]),
-            _mean([one.get("proxy_accuracy") for one in proxies]),
-            _mean([one.get("agreement") for one in proxies]),
-            _mean([one.get("correlation") for one in proxies]),
-            _mean([run.get("labels", {}).get("swapped_share") for run in runs]),
+            mean([run.get("pairs") for run in runs]),
+            mean([run["pair_accuracy"] for run in runs]),
+            mean([one.get("proxy_accuracy") for one in proxies]),
+            mean([one.get("agreement") for one in proxies]),
+            mean([one.get("correlation") for one in proxies]),
+            mean([run.get("labels", {}).get("swapped_share") for run in runs]),
         )
         first = (arm["task"], arm["label"], gold["name"], Cell(means[0], format="count"))
         rows.append((*first, *map(Cell, means[1:])))
@@ -103,8 +103,3 @@ def gold_models(report: Report) -> Table:
         "What the gold model gets wrong counts as gold: a gain in gold says as much as its accuracy does."
     )
     return Table("The gold model and the proxies", columns, rows, note)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -333,3 +333,9 @@ def curve(report: Report, arm: str, key: tuple[str, str]) -> dict[int, Row]:
     """
     found = [e for e in named(report, arm, key) if (e["slice"], e["decoding"]) == ("all", "sample")]
     return {e["iteration"]: e for e in sorted(found, key=lambda e: e["iteration"]) if e["value"] is not None}
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the known values, None where there is none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.results.table import Cell, Table
-from rlhf_bench.reports.measures import Report, pick
+from rlhf_bench.harness.stages.judge import FLUENCY
+from rlhf_bench.reports.measures import Report, mean, pick
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
 
-FLUENCY = "fluency"
-"""The stage that measures responses as text, among the judges of a cell."""
 LONGEST = 240
 """Characters of a text in a table; the rest is cut off."""
 
@@ -87,9 +86,3 @@ def cut(text: str) -> str:
     """A text in one cell, at most LONGEST characters; "(empty)" for one that would show nothing."""
     shown = " ".join(text.split())
     return (shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…") or "(empty)"
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the known values, None where there is none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -14,8 +14,19 @@ from rlhf_bench.harness.statistics.runs import RULE
 from rlhf_bench.reports import kl_tables, proxy
 from rlhf_bench.reports.gold import RULES, gold_models, gold_words
 from rlhf_bench.reports.layers import layers_table
-from rlhf_bench.reports.measures import COLLAPSED, RUN, Report, indexed, of_report, own, pick, reliability, shown_at
-from rlhf_bench.reports.sanity import mean, most_rewarded, sanity
+from rlhf_bench.reports.measures import (
+    COLLAPSED,
+    RUN,
+    Report,
+    indexed,
+    mean,
+    of_report,
+    own,
+    pick,
+    reliability,
+    shown_at,
+)
+from rlhf_bench.reports.sanity import most_rewarded, sanity
 from rlhf_bench.reports.setups import samples_of, sampling_text
 
 
@@ -51,9 +62,8 @@ def headline_note(report: Report) -> str:
     levels = sorted({e["level"] for e in report["estimates"]})
     prompts = sorted({e["n"] for e in report["estimates"] if e["slice"] == "all"})
     level = f"{levels[0]:.0%}" if levels else ""
-    gold = [f" Gold is {words}." for words in gold_words(report) if words != RULES]
-    if RULES in gold_words(report):
-        gold.append(" Gold is the true utility of a response, by the task's own rules.")
+    by_rules = "the true utility of a response, by the task's own rules"
+    gold = [f" Gold is {by_rules if words == RULES else words}." for words in gold_words(report)]
     samples = samples_of(report["arms"])
     of = f", {samples} sampled responses to each," if samples > 1 else ""
     return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_bench.harness.evenly import evenly
 from rlhf_bench.harness.nouns import Pair
 from rlhf_bench.harness.seams import TrainingJob
 
@@ -37,8 +38,7 @@ def agreement(job: TrainingJob, head_std: float) -> dict[str, float]:
     from rlhf_bench.harness.models import policies
 
     gc.collect()  # the trainer's cycles hold the model that was trained
-    # evenly over the pairs, whose order may mean something
-    pairs = [job.pairs[at * len(job.pairs) // PAIRS] for at in range(PAIRS)] if len(job.pairs) > PAIRS else job.pairs
+    pairs = evenly(job.pairs, PAIRS)
     found = []
     for source, new_head in ((job.policy, head_std), (job.folder, 0.0)):
         tokenizer = policies.load_tokenizer(source)

@@ -12,6 +12,8 @@ from typing import Any
 
 from tiny import SENTENCES
 
+from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
+
 CONTEXT = 512
 
 CHATML = (
@@ -166,3 +168,11 @@ def _save(model_class: Any, config: Any, tokenizer: Any, folder: Path, ends: lis
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def saved_policy(name: str, folder: Path) -> Path:
+    """A policy of a family in `folder`/sft, as the stage that trains it saves it."""
+    source = FAMILIES[name](folder / "source")
+    tokenizer = load_tokenizer(source, "auto")
+    save_model(load_causal(source, tokenizer, "cpu"), tokenizer, folder / "sft")
+    return folder / "sft"

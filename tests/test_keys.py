@@ -21,9 +21,9 @@ from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.pipeline import stage as stages
 from rlhf_bench.harness.pipeline.execute import quiet_libraries
 from rlhf_bench.harness.pipeline.stage import Stage, run_stage
-from rlhf_bench.harness.plan.cells import FLUENCY
 from rlhf_bench.harness.plan.request import Plan, Request, make_plan
 from rlhf_bench.harness.plan.tasks import REDRAWN
+from rlhf_bench.harness.stages.judge import FLUENCY
 from rlhf_bench.reports.build import NOT_REPORTING, numbers_key, page_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -102,15 +102,15 @@ def experiment(
     """Run an experiment of the papers.  `bench experiment` as a function.
 
     `name` is one of `bench list experiments`; `seeds`, `data_seeds`, `reward_seeds`, `gold` and `relabel` default to
-    the experiment's own;
-    the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after writing what can be said,
-    for the first failed stage.
+    the experiment's own; the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after
+    writing what can be said, for the first failed stage.
     """
     command = call_text(experiment, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
     asked, assignments = as_layer("seeds", seeds), as_assignments(settings)
     layers = experiments.Layers(as_layer("data_seeds", data_seeds), as_layer("reward_seeds", reward_seeds))
-    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers, gold, relabel)
+    by_gold = experiments.ByGold(gold, relabel)
+    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers, by_gold)
     for note in planned.notes:
         warnings.warn(note, stacklevel=2)
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
@@ -134,8 +134,7 @@ def plan_experiment(
     preset: str,
     out: Path,
     layers: experiments.Layers = experiments.Layers(),  # noqa: B008  # immutable
-    gold: str = "",
-    relabel: bool = False,
+    by_gold: experiments.ByGold = experiments.ByGold(),  # noqa: B008  # immutable
 ) -> ExperimentPlan:
     """The plan of an experiment; no seeds mean its own.
 
@@ -145,7 +144,7 @@ def plan_experiment(
     check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
     policy = as_folder(which_policy(policy, preset))
-    made = experiments.make(found, seeds, assignments, policy, preset, layers, experiments.ByGold(gold, relabel))
+    made = experiments.make(found, seeds, assignments, policy, preset, layers, by_gold)
     check_prompt_tokens(policy, made.plans.values(), store.Store(out))
     return ExperimentPlan(found, made, out)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -110,14 +108,7 @@ def _confirmed(file: ResultFile, record: JsonObject, root: Path) -> ResultFile |
     if problems:
         return [f"{name}: {problem}" for problem in problems]
     compared = {arm: sorted({*seeds} & {*file.outputs[arm]}) for arm, seeds in again.items() if arm in file.outputs}
-    made = result_files.Confirmed(
-        stages=dict(stamps.of_today(name, file.stamp.seeds)),
-        seeds=sorted({seed for seeds in compared.values() for seed in seeds}),
-        cells=sum(map(len, compared.values())),
-        date=datetime.now(UTC).date().isoformat(),
-        commit=git_commit(),
-    )
-    return dataclasses.replace(file, confirmed=made)
+    return result_files.confirmed(file, compared, git_commit())
 
 
 def _stale(files: Mapping[str, ResultFile]) -> dict[str, list[str]]:

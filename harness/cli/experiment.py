@@ -9,7 +9,7 @@ from rlhf_bench.harness import store
 from rlhf_bench.harness.api import experiments as api
 from rlhf_bench.harness.api.runs import make_machine, planned_stages, remove_damage
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
-from rlhf_bench.harness.cli.plan_table import check_costs, cost_lines, costs_of, show_costs
+from rlhf_bench.harness.cli.plan_table import check_costs, costs_of, show_costs, show_sums
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.run import AGAIN, REPAIRED, check_repair, show_plan, show_setup
 from rlhf_bench.harness.results.undecided import complaints
@@ -56,8 +56,7 @@ def experiment(
         return 0
     check_costs(costs)
     if costs and not quiet:
-        for line in cost_lines(costs):
-            stderr.print(line, markup=False, soft_wrap=True)
+        show_sums(costs, stderr)
     root = store.Store(out)
     if repair:
         complain(remove_damage(order, out), REPAIRED)

@@ -277,15 +277,16 @@ def experiment(**options: Any) -> None:
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
     from rlhf_bench.harness.pipeline.tracking import check_trackers
-    from rlhf_bench.harness.plan.experiments import Layers
+    from rlhf_bench.harness.plan.experiments import ByGold, Layers
     from rlhf_bench.harness.presets import parse_assignments
 
     check_seeds(options, options["yes"])
     trackers = check_trackers(options["track"])  # before planning, which may take seconds
     assignments = parse_assignments(options["assignments"])
     layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
-    wanted = {name: options[name] for name in ("policy", "preset", "out", "gold", "relabel")}
-    planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, layers=layers, **wanted)
+    wanted = {name: options[name] for name in ("policy", "preset", "out")}
+    wanted |= {"layers": layers, "by_gold": ByGold(options["gold"], options["relabel"])}
+    planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
     with numbers_kept(options["no_cache"]):
         code = experiment(planned, trackers=trackers, **how)

@@ -8,6 +8,7 @@ from rlhf_bench.harness.cli.status import duration
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models import memory
 from rlhf_bench.harness.models.placement import can_run_concurrently, choose_placement
+from rlhf_bench.harness.plan.run_costs import gib
 from rlhf_bench.harness.presets import load_presets, make_settings
 
 if TYPE_CHECKING:
@@ -78,8 +79,3 @@ def preset_rows(device: str) -> list[tuple[str, str]]:
         peak, largest, time = found["peak"], found["largest"], found["PPO"]
         rows.append((f"preset {name}", f"{peak[2]}, {peak[1]}; largest ppo.micro_batch {largest[2]}; PPO {time[2]}"))
     return rows
-
-
-def gib(size: int) -> str:
-    """Bytes in GiB (2**30), small ones in MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

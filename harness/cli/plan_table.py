@@ -51,6 +51,11 @@ def show_costs(costs: RunCosts, console: Console) -> None:
         for kind in costs.kinds
     ]
     terminal.show(console, Table("Memory and time", ("stage", "count", "memory", "time each", "in all"), rows))
+    show_sums(costs, console)
+
+
+def show_sums(costs: RunCosts, console: Console) -> None:
+    """Time and memory of all stages, a line each."""
     for line in cost_lines(costs):
         console.print(line, markup=False, soft_wrap=True)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness.api import runs
 from rlhf_bench.harness.cli.consoles import command_line, complain, consoles
-from rlhf_bench.harness.cli.plan_table import check_costs, cost_lines, costs_of, show_costs
+from rlhf_bench.harness.cli.plan_table import check_costs, costs_of, show_costs, show_sums
 from rlhf_bench.harness.cli.progress import watching
 from rlhf_bench.harness.cli.report import show_end
 from rlhf_bench.harness.cli.status import duration
@@ -78,8 +78,7 @@ def run(
         return 0
     check_costs(costs)
     if costs and not quiet:
-        for line in cost_lines(costs):
-            stderr.print(line, markup=False, soft_wrap=True)
+        show_sums(costs, stderr)
     # where every stage is reused, no bar is drawn
     with watching(stderr, quiet or planned.finished, out) as progress:
         machine = runs.make_machine(planned.request.policy == "tiny", jobs, threads, device, trackers, progress)

@@ -277,18 +277,20 @@ def measured_speed(device: str, half: bool) -> float:
     return 2.0 * size**3 / shortest(lambda: float((a @ a)[0, 0]), device)
 
 
-def shortest(function: Callable[[], object], device: str) -> float:
-    """The shortest time of five calls, in seconds: the first also loads kernels.
+def shortest(function: Callable[[], object], device: str, calls: int = 5) -> float:
+    """The shortest time of some calls, in seconds: the first also loads kernels.  Waits for a GPU.
 
     On a CPU processor time of this process over its threads: others may share the machine.
     """
     import torch
 
-    cpu = device == "cpu"
+    cpu, cuda = device == "cpu", device.startswith("cuda")
     clock, threads = (time.process_time, torch.get_num_threads()) if cpu else (time.perf_counter, 1)
     best = float("inf")
-    for _ in range(5):
+    for _ in range(calls):
         start = clock()
         function()
+        if cuda:
+            torch.cuda.synchronize()
         best = min(best, clock() - start)
     return max(best, 1e-9) / threads

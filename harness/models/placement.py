@@ -52,6 +52,12 @@ class Placement:
         return self.dtype == "bfloat16"
 
 
+def placement_of(settings: Row) -> Placement:
+    """The placement that `settings` (group policy) name, `auto` among them."""
+    names = {f.name for f in fields(Placement)}
+    return Placement(**{k: v for k, v in settings.items() if k in names})
+
+
 def choose_placement(settings: Row, device: str) -> Placement:
     """The placement that `settings` (group policy) select on this device.
 
@@ -61,8 +67,7 @@ def choose_placement(settings: Row, device: str) -> Placement:
     """
     import torch
 
-    names = {f.name for f in fields(Placement)}
-    wanted = Placement(**{k: v for k, v in settings.items() if k in names})
+    wanted = placement_of(settings)
     cuda = device.startswith("cuda")
     supported = bool(torch.cuda.is_bf16_supported()) if cuda else device == "cpu"
     if wanted.dtype == "bfloat16" and not supported:

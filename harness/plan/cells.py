@@ -20,15 +20,11 @@ from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_sta
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.seeds import Seed, layers_asked, of_reward, training_seed
-from rlhf_bench.harness.stages.judge import KEEP
+from rlhf_bench.harness.stages.judge import FLUENCY, KEEP
 from rlhf_bench.harness.text.types import JsonObject, Row
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.settings import Settings
-
-
-FLUENCY = "fluency"
-"""As `stages.fluency.FLUENCY`, whose module imports models."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def plan_cell(
         stages = {**shared, **arms.CONTROLS[optimizer](tasks, shared, settings, family, seed)}
         if by_gold:
             stages |= {**by_gold.measured, **by_gold.scores(stages, cell_label(tasks.label, optimizer, seed))}
-        return _cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key, gold=gold)
+        return with_gold(_cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key), gold)
     arm = arms.open_arm(rm_name, settings)
     ceiling = by_gold if arm.reads_utility else None
     arm = ceiling.ceiling if ceiling else arm  # what pays the true utility pays the gold model's score
@@ -140,7 +136,12 @@ def plan_cell(
     if by_gold:
         scores = by_gold.scores(stages, context.label(tasks.label))
         stages |= {**by_gold.measured, **scores, **by_gold.agreement(context, scores)}
-    return _cell(tasks, arm.label, seed, policy, stages, optimizer, arm_key, arm.reads_examples, gold)
+    return with_gold(_cell(tasks, arm.label, seed, policy, stages, optimizer, arm_key, arm.reads_examples), gold)
+
+
+def with_gold(cell: Cell, gold: Gold | None) -> Cell:
+    """The cell, which names the gold model that it is measured by."""
+    return replace(cell, gold=gold.record) if gold else cell
 
 
 def _cell(
@@ -152,7 +153,6 @@ def _cell(
     optimizer: str,
     arm_key: str,
     reads_examples: bool = False,
-    gold: Gold | None = None,
 ) -> Cell:
     """The cell of planned stages; `label` is the reward model's.  `make_plan`, which knows the request, adds
     `differing`."""
@@ -170,7 +170,6 @@ def _cell(
         optimizer,
         reads_examples,
         arm_key or stages["generations"].seedless_key[: store.KEY_LENGTH],
-        gold=gold.record if gold else {},
     )
 
 

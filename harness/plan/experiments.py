@@ -22,7 +22,7 @@ from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
-from rlhf_bench.harness.plan.gold import plugin_of
+from rlhf_bench.harness.plan.gold import plugins_of
 from rlhf_bench.harness.plan.judges import chosen
 from rlhf_bench.harness.plan.request import Plan, Request, make_plan, record_cells
 from rlhf_bench.harness.presets import parse_seeds, unused_groups
@@ -37,8 +37,7 @@ RunKind = Literal["train", "credit", "overhead", "agreement", "tuning"]
 class ExperimentRun:
     """One `bench run` of an experiment; `judges` as there (+NAME adds to the default ones).
 
-    `needs` names a setting that the caller must give (a data set's path), or several; `seeds` stands in for the
-    experiment's.
+    `needs` names the settings that the caller must give (a data set's path); `seeds` stands in for the experiment's.
     For kind `credit`, `methods` are by reward model the ways to spread its score over tokens (`stages.spread.METHODS`).
     For kind `agreement`, `of` names the runs of PPO and of best-of-n, and `n` lists the n that the latter is read at.
     For kind `tuning`, `of` names the runs that differ in settings alone.
@@ -52,7 +51,7 @@ class ExperimentRun:
     prompts: tuple[str, ...] = ()
     set: Row = field(default_factory=dict)
     kind: RunKind = "train"
-    needs: str | tuple[str, ...] = ""
+    needs: tuple[str, ...] = ()
     seeds: str = ""
     optimizers: tuple[str, ...] = ("ppo",)
     of: tuple[str, ...] = ()
@@ -124,6 +123,7 @@ def load() -> Mapping[str, Experiment]:
         for given in values["runs"]:
             # TOML has lists, the fields are tuples
             fields: JsonObject = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+            fields["set"] = {**values.get("set", {}), **given.get("set", {})}
             runs.append(ExperimentRun(**fields))
         contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
         more: JsonObject = {"shows": tuple(values["shows"])} if "shows" in values else {}
@@ -219,10 +219,10 @@ def make(
 
 def _lacking(run: ExperimentRun, given: Assignments) -> str:
     """The first setting that a run needs and the caller did not give; "" for none."""
-    names = (run.needs,) if isinstance(run.needs, str) else run.needs
-    for group, _, key in (name.rpartition(".") for name in names if name):
+    for name in run.needs:
+        group, _, key = name.rpartition(".")
         if not given.get(group, {}).get(key):
-            return f"{group}.{key}"
+            return name
     return ""
 
 
@@ -262,8 +262,7 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
 
 
 def _plugins(run: ExperimentRun) -> set[str]:
-    of_gold = [name for name in (plugin_of(run.gold),) if name]
-    return {run.task, *run.rms, *run.prompts, *chosen(run.judges), *of_gold}
+    return {run.task, *run.rms, *run.prompts, *chosen(run.judges), *plugins_of(run.gold)}
 
 
 def credit_stage(cell: cells.Cell, method: str = "") -> Stage:

@@ -64,11 +64,10 @@ class Gold:
         return {"name": self.name, "relabel": self.relabel}
 
 
-def plugin_of(text: str) -> str:
-    """The reward model whose settings the gold model `text` has; "" for none.  Nothing is checked."""
-    if text.partition(":")[0] in CLASSIFIERS:
-        return ""
-    return text.removesuffix(f"@{HALF}")
+def plugins_of(text: str) -> list[str]:
+    """The reward model whose settings the gold model `text` has, [] for none.  Nothing is checked."""
+    name = text.removesuffix(f"@{HALF}")
+    return [name] if name and text.partition(":")[0] not in CLASSIFIERS else []
 
 
 def open_gold(text: str, relabel: bool, settings: Settings) -> Gold | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf_bench.harness import store
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.evenly import evenly
+from rlhf_bench.harness.plan.token_lengths import tokenizer_of
 from rlhf_bench.harness.stages.prompts import limited, load_task
 
 if TYPE_CHECKING:
@@ -53,22 +51,16 @@ def lengths_of(made: Plan, source: str) -> Lengths | None:
     asked = [example.prompt for examples in splits.values() for example in examples]
     answers = [example.completion for example in splits["sft"]]
     sampled = max(len(asked), len(answers)) > MOST
-    asked, answers = _spread(asked), _spread(answers)
+    asked, answers = evenly(asked, MOST), evenly(answers, MOST)
     if source == "tiny":
         template = "chat" if settings.policy.template == "chat" else "plain"  # its tokenizer has no template of its own
         prompts, responses, unit = [len(t.split()) for t in asked], [len(t.split()) for t in answers], "words"
     else:
-        from rlhf_bench.harness.models.policies import load_tokenizer
         from rlhf_bench.harness.text.chat import encode_answers, prompt_format
         from rlhf_bench.harness.text.templates import encode_prompts
 
-        folder = Path(source).expanduser()
-        if not store.is_folder(folder):
-            return None
-        form = settings.policy
-        try:
-            tokenizer = load_tokenizer(folder, form.template, form.system, form.thinking)
-        except BenchError:  # SFT names it: the base of an adapter may be on the hub
+        tokenizer = tokenizer_of(source, settings.policy)
+        if tokenizer is None:
             return None
         template = prompt_format(tokenizer).template
         prompts = [len(row) for row in encode_prompts(tokenizer, asked)]
@@ -81,9 +73,3 @@ def lengths_of(made: Plan, source: str) -> Lengths | None:
         sum(prompts) / len(prompts), max(prompts), sum(responses) / len(responses), max(responses),
         home.max_response, unit, sampled, template,
     )  # fmt: skip
-
-
-def _spread(texts: Sequence[str]) -> list[str]:
-    """At most MOST of them, evenly spread."""
-    count = min(len(texts), MOST)
-    return [texts[k * len(texts) // count] for k in range(count)]

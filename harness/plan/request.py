@@ -28,7 +28,7 @@ from rlhf_bench.harness.plan.shared import cell_label
 from rlhf_bench.harness.presets import make_settings, unused_groups
 from rlhf_bench.harness.seeds import Seed, layers_asked
 from rlhf_bench.harness.seeds import grid as seed_grid
-from rlhf_bench.harness.stages.judge import KEEP
+from rlhf_bench.harness.stages.judge import FLUENCY, KEEP
 from rlhf_bench.harness.text.types import JsonObject
 
 if TYPE_CHECKING:
@@ -118,8 +118,9 @@ def make_plan(request: Request) -> Plan:
         seen = f"--reward-seeds with {', '.join(request.optimizers)} alone, which trains no reward model."
         raise BenchError(seen, "Leave --reward-seeds out, or add the arms that it is a control of.")
     judge_names = chosen(request.judges)
-    of_gold = [name for name in (gold_plan.plugin_of(request.gold),) if name]  # its settings are those of its recipe
-    names = dict.fromkeys([*request.tasks, *request.reward_models, *judge_names, *of_gold])
+    # of the gold model as well: its settings are those of its recipe
+    used = [*request.reward_models, *gold_plan.plugins_of(request.gold)]
+    names = dict.fromkeys([*request.tasks, *used, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
     wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
     for kind, named in wanted.items():
@@ -179,7 +180,7 @@ def make_plan(request: Request) -> Plan:
                 for judge in judges
             }
             # a judge of that name, which a plugin may have, stays
-            judged[cell.name].setdefault(plan_cells.FLUENCY, plan_cells.fluency_stage(cell))
+            judged[cell.name].setdefault(FLUENCY, plan_cells.fluency_stage(cell))
     unfit = misfit(preset, request.policy, settings, _assigned(request))
     return Plan(tuple(cells), judged, settings, left_out(request.judges, own_judges), unused, preset, unfit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.forward.packing import ARCHITECTURES
 from rlhf_bench.harness.models import memory
 from rlhf_bench.harness.models.peaks import Host, Peak
-from rlhf_bench.harness.models.placement import Placement, choose_placement
+from rlhf_bench.harness.models.placement import Placement, choose_placement, placement_of
 from rlhf_bench.harness.plan.policy_speeds import measured
 from rlhf_bench.harness.plan.stage_parts import Basis
 from rlhf_bench.harness.plan.stage_plans import StagePlan, plan_stage
@@ -110,7 +110,7 @@ class RunCosts:
 
 def gib(size: int) -> str:
     """Bytes in GiB (2**30), small ones in MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _remedies(peak: Peak, total: int) -> list[str]:
@@ -207,12 +207,10 @@ def run_costs(
 def planned_placement(made: Plan, device: str, given: bool) -> Placement:
     """How the plan's policy is held on a device; one that is `given` is taken to have bfloat16."""
     settings = made.settings.group("policy")
-    if given and settings["dtype"] == "auto":
-        settings = {**settings, "dtype": "bfloat16"}
-    if given:
-        names = set(asdict(Placement()))
-        return Placement(**{name: value for name, value in settings.items() if name in names})
-    return choose_placement(settings, device)
+    if not given:
+        return choose_placement(settings, device)
+    wanted = placement_of(settings)
+    return replace(wanted, dtype="bfloat16") if wanted.dtype == "auto" else wanted
 
 
 def seconds_of(planned: StagePlan, speeds: Speeds) -> float:

@@ -130,14 +130,22 @@ def drawn_work(basis: Basis, rows: float, batch: int, prompt: float) -> Work:
     return Work(read=rows * prompt, steps=rows / max(1, batch) * texts.limit, drawn=rows * texts.response)
 
 
+def answered_at_once(stage: Stage, basis: Basis) -> int:
+    """Held-out prompts that a stage answers in one batch."""
+    return min(int(stage.params["eval"]["batch"]), held_out(stage, basis))
+
+
+def scored_at_once(stage: Stage) -> int:
+    """Rows that a stage's reward model reads in one pass."""
+    return int(stage.payload.get("micro_batch", PAIRS_AT_ONCE))
+
+
 def sampling_work(stage: Stage, basis: Basis, rows: float) -> Work:
-    batch = min(stage.params["eval"]["batch"], held_out(stage, basis))
-    return drawn_work(basis, rows, batch, basis.lengths.test.mean)
+    return drawn_work(basis, rows, answered_at_once(stage, basis), basis.lengths.test.mean)
 
 
 def sampling_peak(stage: Stage, basis: Basis) -> Peak:
-    rows = min(stage.params["eval"]["batch"], held_out(stage, basis))
-    texts = basis.lengths
+    rows, texts = answered_at_once(stage, basis), basis.lengths
     return peaks.sampling(basis.host, [basis.host.held], rows, texts.test.longest, texts.limit, "eval.batch")
 
 

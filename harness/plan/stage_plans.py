@@ -15,6 +15,7 @@ from rlhf_bench.harness.plan.stage_parts import (
     TEXT_SECONDS,
     Basis,
     Work,
+    answered_at_once,
     batch_tokens,
     bytes_of_files,
     detail_of,
@@ -26,6 +27,7 @@ from rlhf_bench.harness.plan.stage_parts import (
     rows_at_once,
     sampling_peak,
     sampling_work,
+    scored_at_once,
     scored_by,
     scoring_peak,
     share_of_pairs,
@@ -114,13 +116,12 @@ def _ppo(stage: Stage, basis: Basis) -> StagePlan:
     plan = memory.make_plan(host.sizes, host.placement, own, longest, limit, both)
     models = [need.bytes for need in plan.needs if need.role != "reward model"] + [scored.bytes]
     typical = basis.lengths.train.batch(own.micro_batch, True) // own.micro_batch  # of the prompts of a micro-batch
-    batch = stage.params["eval"]["batch"]
-    held = texts.test.longest
+    batch, held = answered_at_once(stage, basis), texts.test.longest
     phases = [
         peaks.updating(host, models, own.micro_batch, typical, limit, both),
         peaks.sampling(host, models, own.rollouts, longest, limit, "ppo.rollouts", apart=True),
-        peaks.sampling(host, models, min(batch, held_out(stage, basis)), held, limit, "eval.batch", apart=True),
-        peaks.evaluating(host, models, min(batch, held_out(stage, basis)), held, limit),
+        peaks.sampling(host, models, batch, held, limit, "eval.batch", apart=True),
+        peaks.evaluating(host, models, batch, held, limit),
         scoring_peak(host, models, scored, own.micro_batch, typical, limit),
     ]
     rows = float(own.iterations * own.rollouts)
@@ -156,7 +157,7 @@ def _pool(stage: Stage, basis: Basis) -> StagePlan:
 
 def _scale(stage: Stage, basis: Basis) -> StagePlan:
     own, host, texts = stage.params["ppo"], basis.host, basis.lengths
-    scored, batch = scored_by(stage, host), stage.payload.get("micro_batch", PAIRS_AT_ONCE)
+    scored, batch = scored_by(stage, host), scored_at_once(stage)
     prompts = min(own["scale_prompts"], texts.train.rows)
     models = [scored.bytes, host.held]
     phases = [
@@ -175,12 +176,11 @@ def _written(stage: Stage, basis: Basis) -> StagePlan:
     """The trained policy's responses, with the reference for the KL and the reward model."""
     host, scored = basis.host, scored_by(stage, basis.host)
     models = [host.held, host.held, scored.bytes]
-    rows, limit, longest = min(stage.params["eval"]["batch"], held_out(stage, basis)), basis.lengths.limit, 0
-    longest = basis.lengths.test.longest
+    rows, limit, longest = answered_at_once(stage, basis), basis.lengths.limit, basis.lengths.test.longest
     phases = [
         peaks.sampling(host, models, rows, longest, limit, "eval.batch"),
         peaks.evaluating(host, models, rows, longest, limit),
-        scoring_peak(host, models, scored, stage.payload.get("micro_batch", PAIRS_AT_ONCE), longest, limit),
+        scoring_peak(host, models, scored, scored_at_once(stage), longest, limit),
     ]
     return StagePlan(
         stage.kind, detail_of(stage), peaks.largest(phases), evaluation_work(stage, basis, scored, 1) + Work(loaded=3)
@@ -198,7 +198,7 @@ def _best_of_n(stage: Stage, basis: Basis) -> StagePlan:
 def _scores(stage: Stage, basis: Basis, times: float) -> StagePlan:
     """A stage that scores `times` responses to each held-out prompt."""
     host, texts, scored = basis.host, basis.lengths, scored_by(stage, basis.host)
-    batch = min(stage.payload.get("micro_batch", PAIRS_AT_ONCE), stage.params["eval"]["batch"])
+    batch = min(scored_at_once(stage), stage.params["eval"]["batch"])
     peak = scoring_peak(host, [scored.bytes], scored, batch, texts.test.longest, texts.limit)
     rows = times * held_out(stage, basis)
     read = rows * scored.tokens(texts.test.mean, texts.response)
@@ -224,7 +224,7 @@ def _gold_scores(stage: Stage, basis: Basis) -> StagePlan:
 def _gold(stage: Stage, basis: Basis, rows: float, mean: float, longest: int) -> StagePlan:
     """`rows` texts of `mean` tokens, scored by the gold model."""
     host, scored = basis.host, scored_by(stage, basis.host)
-    batch = min(stage.payload.get("micro_batch", PAIRS_AT_ONCE), stage.params["eval"]["batch"])
+    batch = min(scored_at_once(stage), stage.params["eval"]["batch"])
     # what a corrector reads beside the row is shorter than the row itself
     factor = 2 if scored.corrects else 1
     predicted = batch * basis.lengths.limit * scored.corrects

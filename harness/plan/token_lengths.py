@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.evenly import evenly
 from rlhf_bench.harness.stages.prompts import limited, load_task
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.plan.request import Plan
+    from rlhf_bench.harness.settings import PolicySettings
+    from rlhf_bench.harness.text.types import Tokenizer
 
 MOST = 500
 """Texts of each kind that are tokenised, evenly spread: a plan needs no more."""
@@ -95,15 +98,13 @@ def token_lengths(made: Plan, source: str) -> TokenLengths:
     limit = home.max_response
 
     def prompts(split: str) -> Lengths:
-        found = [e.prompt for name, examples in splits.items() if name == split for e in examples]
-        kept = [n for n in count(_spread(found), True) if n <= longest]
+        found = [example.prompt for example in splits[split]]
+        kept = [n for n in count(evenly(found, MOST), True) if n <= longest]
         return _of(kept, min(len(found), MOST), len(found))
 
     demos = splits["sft"]
-    asked, answered = (
-        count(_spread([e.prompt for e in demos]), True),
-        count(_spread([e.completion for e in demos]), False),
-    )
+    asked = count(evenly([e.prompt for e in demos], MOST), True)
+    answered = count(evenly([e.completion for e in demos], MOST), False)
     rows = [(p, min(a + 1, limit)) for p, a in zip(asked, answered, strict=True) if p <= longest]
     mean = sum(a for _, a in rows) / len(rows) if rows else limit / 2
     sides, corrections = _pairs(task, "train", settings.data.limit, count, longest, limit)
@@ -127,20 +128,31 @@ Counter = Callable[[Sequence[str], bool], list[int]]
 
 def _counter(source: str, made: Plan) -> tuple[Counter, bool]:
     """The policy's own counts, and True; where its tokenizer is not here an estimate from words, and False."""
-    form, folder = made.settings.policy, Path(source).expanduser()
-    if store.is_folder(folder):
-        from rlhf_bench.harness.models.policies import load_tokenizer
-        from rlhf_bench.harness.text.chat import encode_answers
-        from rlhf_bench.harness.text.templates import encode_prompts
+    from rlhf_bench.harness.text.chat import encode_answers
+    from rlhf_bench.harness.text.templates import encode_prompts
 
-        try:
-            tokenizer = load_tokenizer(folder, form.template, form.system, form.thinking)
-        except BenchError:  # of an adapter whose base is on the hub, for example
-            return _by_words, False
-        return lambda texts, asked: [
-            len(row) for row in (encode_prompts if asked else encode_answers)(tokenizer, texts)
-        ], True
-    return _by_words, False
+    tokenizer = tokenizer_of(source, made.settings.policy)
+    if tokenizer is None:
+        return _by_words, False
+    return lambda texts, asked: [
+        len(row) for row in (encode_prompts if asked else encode_answers)(tokenizer, texts)
+    ], True
+
+
+def tokenizer_of(source: str, form: PolicySettings) -> Tokenizer | None:
+    """The tokenizer of the policy `source`; None where it cannot be read here, which SFT then names.
+
+    A hub id is not downloaded, also not the base of an adapter: a plan needs no network.
+    """
+    folder = Path(source).expanduser()
+    if not store.is_folder(folder):
+        return None
+    from rlhf_bench.harness.models.policies import load_tokenizer
+
+    try:
+        return load_tokenizer(folder, form.template, form.system, form.thinking)
+    except BenchError:
+        return None
 
 
 def _by_words(texts: Sequence[str], asked: bool) -> list[int]:
@@ -150,9 +162,8 @@ def _by_words(texts: Sequence[str], asked: bool) -> list[int]:
 def _pairs(task: object, split: str, most: int, count: Counter, longest: float, limit: int) -> tuple[Lengths, Lengths]:
     """Both sides of the pairs, and what a corrector reads of them; pairs that the run drops are left out."""
     found = list(task.pairs(split))[: most or None]  # type: ignore[attr-defined]
-    looked = _spread(found)
-    texts = [[pair.prompt for pair in looked], [pair.chosen for pair in looked]]
-    prompts, chosen = (count(part, at == 0) for at, part in enumerate(texts))
+    looked = evenly(found, MOST)
+    prompts, chosen = count([pair.prompt for pair in looked], True), count([pair.chosen for pair in looked], False)
     # one that a task leaves out is sampled later
     rejected = count([pair.rejected if pair.rejected is not None else pair.chosen for pair in looked], False)
     rows = [
@@ -168,9 +179,3 @@ def _pairs(task: object, split: str, most: int, count: Counter, longest: float, 
 
 def _of(kept: Sequence[int], looked: int, rows: int) -> Lengths:
     return Lengths(tuple(kept), round(rows * len(kept) / max(1, looked)))
-
-
-def _spread(texts: Sequence) -> list:  # type: ignore[type-arg]
-    """At most MOST of them, evenly spread."""
-    count = min(len(texts), MOST)
-    return [texts[k * len(texts) // count] for k in range(count)]

@@ -18,6 +18,7 @@ import numpy as np
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.printable import is_formula
 from rlhf_bench.harness.replacing import write_text
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.calibration import LABELS, Label
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 SFT = "SFT"
 """The side that is no arm: the policy before any of them."""
 COLUMNS = ("pair", "check", "prompt", "a", "b", "label")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-"""A cell of a spreadsheet that begins so may be run as a formula: in CSV an apostrophe stands before it."""
+SPECIAL = ("\t", "\r", "'")
+"""Besides a formula what an apostrophe stands before in a cell of CSV, where spreadsheets take it for a text's mark."""
 Golds = tuple[float | None, float | None]
 
 
@@ -119,8 +120,8 @@ def pairs_of(cells: Sequence[CellFiles], task: str, against: str = SFT, judge: s
 
 
 def _pairs(cell: CellFiles, other: CellFiles | None, against: str, judge: str) -> list[Pair]:
-    written = _last(cell.folder("generations"))
-    rival = _last(other.folder("generations") if other else cell.folder("baseline"))
+    written = _last(cell.folder("generations") / "generations.jsonl")
+    rival = _last((other.folder("generations") if other else cell.folder("baseline")) / "generations.jsonl")
     gold, baseline = _gold(cell, judge)
     rival_gold = _gold(other, judge)[0] if other else baseline
     return [
@@ -137,9 +138,9 @@ def _pairs(cell: CellFiles, other: CellFiles | None, against: str, judge: str) -
     ]
 
 
-def _last(folder: Path) -> dict[str, Row]:
-    """The sampled responses at the last checkpoint, by example."""
-    rows = [row for row in stored_rows(folder / "generations.jsonl") if row["decoding"] == "sample"]
+def _last(path: Path) -> dict[str, Row]:
+    """The rows of sampled responses at the last checkpoint, by example."""
+    rows = [row for row in stored_rows(path) if row["decoding"] == "sample"]
     last = max((row["iteration"] for row in rows), default=0)
     return {row["example_id"]: row for row in rows if row["iteration"] == last}
 
@@ -154,17 +155,11 @@ def _gold(cell: CellFiles, judge: str) -> tuple[dict[str, float], dict[str, floa
     if not levels:
         return {}, {}
     after, before = levels[0]
-    rows = _verdicts(folder)
+    rows = {name: row["values"] for name, row in _last(folder / "verdicts.jsonl").items()}
     found: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for side, name in zip(found, (after, before), strict=True):
         side.update({i: float(row[name]) for i, row in rows.items() if row.get(name) is not None})
     return found
-
-
-def _verdicts(folder: Path) -> dict[str, Row]:
-    rows = [row for row in stored_rows(folder / "verdicts.jsonl") if row["decoding"] == "sample"]
-    last = max((row["iteration"] for row in rows), default=0)
-    return {row["example_id"]: row["values"] for row in rows if row["iteration"] == last}
 
 
 def draw(pairs: Sequence[Pair], count: int, seed: int) -> list[Drawn]:
@@ -209,7 +204,7 @@ def write_pairs(path: Path, drawn: Sequence[Drawn]) -> None:
 
 
 def _plain(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and (is_formula(value) or value.startswith(SPECIAL)) else value
 
 
 def read_labels(path: Path, drawn: Sequence[Drawn]) -> dict[int, Label]:

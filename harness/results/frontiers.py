@@ -285,7 +285,7 @@ class Shared:
     @property
     def reach(self) -> float:
         """The largest KL that every seed of every curve reaches, in nats per response."""
-        return min((float(frontier.reach(curve).min()) for curve in self.curves), default=0.0)
+        return min((float(curve.reach.min()) for curve in self.curves), default=0.0)
 
 
 def shared(found: Sequence[Points]) -> Shared:

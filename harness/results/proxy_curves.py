@@ -18,6 +18,7 @@ from rlhf_bench.harness.results.arms import Arm, CellFiles
 from rlhf_bench.harness.results.columns import Columns
 from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import layers_of
+from rlhf_bench.harness.stages import gold_rows
 from rlhf_bench.harness.statistics import best_of_n
 from rlhf_bench.harness.statistics.cells import Array
 from rlhf_bench.harness.statistics.layers import Layers
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 WORTHS = ("gold", "score")
 """Measures of the judge `utility`: exact gold, or a scorer on tasks that have no gold."""
-GOLD_ROWS = "gold.jsonl"
-"""The file of a gold model's scores (stages/gold_rows.py)."""
 OF_ANY = frozenset(("sum", "length", "positive_share", "negative_share"))
 """Figures that every reward model has (scoring.diagnose); all others are specific to one."""
 
@@ -234,7 +233,7 @@ def pool_of(cell: CellFiles) -> Pool:
     places = {example: at for at, example in enumerate(pool.examples)}
     size = pool.rewards.shape[-1]
     gold = np.full((len(pool.examples), size), np.nan)
-    for row in stored_rows(cell.folder("gold_pool") / GOLD_ROWS):
+    for row in stored_rows(cell.folder("gold_pool") / gold_rows.ROWS):
         at = places.get(row["example_id"])
         if at is not None and row["draw"] < size and row["gold"] is not None:
             gold[at, row["draw"]] = row["gold"]

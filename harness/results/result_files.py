@@ -8,8 +8,9 @@ may come from someone else: `read` checks them, and what it returns names nothin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -18,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import experiments, stamps
 from rlhf_bench.harness.results import claims
 from rlhf_bench.harness.results.claims import Claim, Ruling
 from rlhf_bench.harness.seeds import Seed
@@ -153,6 +154,22 @@ def asks(claim: Claim) -> JsonObject:
 def stamp_of(file: ResultFile) -> JsonObject:
     """What `stamps.stale` asks of a file: seeds, digests of the keys, and those of later code that writes the same."""
     return {**plain(file.stamp), "confirmed": dict(file.confirmed.stages) if file.confirmed else {}}
+
+
+def confirmed(file: ResultFile, same: Mapping[str, Collection[str]], commit: str, note: str = "") -> ResultFile:
+    """The stored results, which today's code, of this commit, computes as well.
+
+    `same`: the seeds of every arm and analysis that were compared; `note` as in `Confirmed`.
+    """
+    made = Confirmed(
+        stages=dict(stamps.of_today(file.name, file.stamp.seeds)),
+        seeds=sorted({seed for seeds in same.values() for seed in seeds}),
+        cells=sum(map(len, same.values())),
+        date=datetime.now(UTC).date().isoformat(),
+        commit=commit,
+        note=note,
+    )
+    return replace(file, confirmed=made)
 
 
 def plain(record: ResultFile | ClaimRow | CheckRow | Stamp) -> JsonObject:

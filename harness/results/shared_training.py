@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import forms
+from rlhf_bench.harness.training.record import SAMPLE
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import Row
-
-SAMPLE = 256
-"""The most pairs that a record names (training/record.py): with more, the overlap is estimated."""
 
 
 def shared(gold: Row, proxy: Row) -> list[str]:

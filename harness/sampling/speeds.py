@@ -5,7 +5,6 @@ Measured on a loaded model in a few seconds, or computed from the operations and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -153,23 +152,8 @@ def _rollout(tokenizer: Tokenizer, asked: object, answered: object):  # type: ig
 
 
 def timed(function: Callable[[], object], device: str) -> float:
-    """Seconds of the shorter of two calls after a first one, which loads kernels and grows the heap.  Waits for a GPU.
+    """Seconds of the shorter of two calls after a first one, which loads kernels and grows the heap."""
+    from rlhf_bench.harness.models.memory import shortest
 
-    On a CPU they are processor seconds of this process over its threads: others may share the machine.
-    """
-    import torch
-
-    cuda = device.startswith("cuda")
     function()
-    if cuda:
-        torch.cuda.synchronize()
-    threads = 1 if cuda else torch.get_num_threads()
-    clock = time.perf_counter if cuda else time.process_time
-    best = float("inf")
-    for _ in range(2):
-        start = clock()
-        function()
-        if cuda:
-            torch.cuda.synchronize()
-        best = min(best, clock() - start)
-    return best / threads
+    return shortest(function, device, 2)

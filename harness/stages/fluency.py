@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
     from rlhf_bench.harness.text.types import Row, Tokenizer
 
-FLUENCY = "fluency"
-"""The stage's name among the judges of a cell."""
 DOING = "measuring perplexity"
 GRAM = 4
 """Words of the n-grams whose repetition is counted."""

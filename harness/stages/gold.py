@@ -6,7 +6,6 @@ reward model that the run trained, or a classifier of others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,12 +16,14 @@ from rlhf_bench.harness.pipeline.context import Context, StageFigures
 from rlhf_bench.harness.seams import MayDecline
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.gold_rows import ROWS
+from rlhf_bench.harness.stages.judge import KEEP
 from rlhf_bench.harness.stages.pairs import read_pairs
 from rlhf_bench.harness.stages.pool import draw_file
 from rlhf_bench.harness.stages.prompts import read_examples
 from rlhf_bench.harness.stages.proxy import retokenised
 from rlhf_bench.harness.stages.reward import load_reward_model, scorer_of
 from rlhf_bench.harness.statistics.agreement import pair_accuracy, pearson, same_side
+from rlhf_bench.judges.scorers import checked
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.ppo.scoring import NamedRewardModel
@@ -75,11 +76,6 @@ def _scorer(context: Context) -> Callable[[Sequence[GoldText]], list[Scored]]:
     return lambda texts: [checked(value) for value in sums(model, tokenizer, texts, p["eval"]["batch"], context.device)]
 
 
-def checked(value: float) -> Scored:
-    """A score; undecided where it is not finite."""
-    return Scored(value) if math.isfinite(value) else Scored(None, "the score is not finite")
-
-
 def sums(
     model: NamedRewardModel, tokenizer: Tokenizer, texts: Sequence[GoldText], batch: int, device: str
 ) -> list[float]:
@@ -127,7 +123,7 @@ def gold_pool(context: Context) -> StageFigures:
 
 def read_as(context: Context, text: GoldText) -> GoldText:
     """What is scored of a response: nothing of one that is cut off, where such responses lose."""
-    lost = context.params.get("cut_off", "keep") != "keep" and not text.finished
+    lost = context.params.get("cut_off", KEEP) != KEEP and not text.finished
     return text._replace(response="") if lost else text
 
 

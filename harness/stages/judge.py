@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 KEEP = "keep"
 """The value of `eval.cut_off` that changes no verdict."""
+FLUENCY = "fluency"
+"""The name of the stage `fluency` among the judges of a cell."""
 LARGEST = sys.float_info.max
 """Integers may be beyond it; NaN is in no range."""
 

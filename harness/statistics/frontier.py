@@ -113,11 +113,6 @@ def read(distance: npt.ArrayLike, value: npt.ArrayLike, at: npt.ArrayLike) -> Ar
     return np.where(within, y0 + share * (y1 - y0), np.nan)
 
 
-def reach(curve: Curve) -> Array:
-    """`Curve.reach`."""
-    return curve.reach
-
-
 @allow_non_finite
 def at_kl(curves: Sequence[Curve], kl: Sequence[float], level: float, draws: Draws) -> list[Interval]:
     """The interval of a curve, or of the paired difference of two, first minus second, at each KL of `kl`.

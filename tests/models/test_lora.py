@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES
+from families import saved_policy
 
 pytest.importorskip("peft", reason="the optional package peft is not installed")
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.lora import add_adapter, trainable_parameters
 from rlhf_bench.harness.models.placement import Placement, save_placement
-from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
+from rlhf_bench.harness.models.policies import load_causal, load_tokenizer
 from rlhf_bench.harness.nouns import Example, Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors, save_policy
 from rlhf_bench.harness.ppo.arithmetic import Standard
@@ -44,12 +44,9 @@ class Thirds:
 @pytest.fixture(scope="module", params=["gpt2", "qwen2", "gemma"])
 def sft(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SFT folder of ours whose policy is held by adapters."""
-    folder = tmp_path_factory.mktemp(request.param)
-    source = FAMILIES[request.param](folder / "source")
-    tokenizer = load_tokenizer(source, "auto")
-    save_model(load_causal(source, tokenizer, "cpu"), tokenizer, folder / "sft")
-    save_placement(LORA, folder / "sft")
-    return folder / "sft"
+    folder = saved_policy(request.param, tmp_path_factory.mktemp(request.param))
+    save_placement(LORA, folder)
+    return folder
 
 
 def run_of(sft: Path, scratch: Path, iterations: int = 3, critic: str = "own") -> PPORun:

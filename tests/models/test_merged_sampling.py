@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES
+from families import saved_policy
 from tiny import Tiny
 
 pytest.importorskip("peft", reason="the optional package peft is not installed")
@@ -20,7 +20,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from rlhf_bench.harness.models.lora import merged_for_sampling, trainable_parameters
 from rlhf_bench.harness.models.placement import Placement, save_placement
-from rlhf_bench.harness.models.policies import load_causal, load_tokenizer, save_model
 from rlhf_bench.harness.nouns import Rollout
 from rlhf_bench.harness.ppo.actors import Actors, make_actors
 from rlhf_bench.harness.sampling import decoding
@@ -31,11 +30,7 @@ PROMPTS = ("Where is Anna?", "?", "Who brings the map, and who the lamp on Sunda
 
 @pytest.fixture(scope="module", params=["gpt2", "qwen2", "gemma"])
 def sft(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    source = FAMILIES[request.param](folder / "source")
-    tokenizer = load_tokenizer(source, "auto")
-    save_model(load_causal(source, tokenizer, "cpu"), tokenizer, folder / "sft")
-    return folder / "sft"
+    return saved_policy(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def actors_of(sft: Path, critic: str = "own", **placement: Any) -> Actors:

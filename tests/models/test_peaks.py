@@ -6,10 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from rlhf_bench.harness.cli.options import PLANNED_DEVICES
+from rlhf_bench.harness.forward import passes
 from rlhf_bench.harness.models import peaks
 from rlhf_bench.harness.models.memory import Sizes
 from rlhf_bench.harness.models.peaks import Host, Peak
 from rlhf_bench.harness.models.placement import Placement
+from rlhf_bench.harness.sampling import packed_weights
+from rlhf_bench.harness.sampling.speeds import KNOWN_DEVICES
+from rlhf_bench.harness.stages import evaluation
 
 # 1000 parameters, 400 of them embeddings (and tied head) of 50 tokens of width 8
 SIZES = Sizes(total=1000, outside=400, head=0, adapters=60, kept=6400, cached=16, vocabulary=50, hidden=8, widest=100)
@@ -79,3 +84,11 @@ def test_the_largest_of_phases_keeps_what_every_phase_needs() -> None:
     top = peaks.largest([fixed, growing])
     assert (top.bytes, top.least, top.setting) == (1100, 500, "a.b")
     assert peaks.largest([Peak(fixed=2000), growing]).least == 2000
+
+
+def test_a_plan_counts_with_the_sizes_of_the_code_that_it_plans() -> None:
+    """A plan imports nothing that computes, so it has these numbers again."""
+    assert peaks.PACKED == packed_weights.LARGEST
+    assert peaks.EVALUATED == evaluation.LOGIT_ROWS
+    assert peaks.HELD == passes.CHUNK
+    assert set(PLANNED_DEVICES) == set(KNOWN_DEVICES)

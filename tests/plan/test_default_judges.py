@@ -11,9 +11,9 @@ from small import bench, command
 
 from rlhf_bench.harness import api
 from rlhf_bench.harness.errors import BenchError
-from rlhf_bench.harness.plan.cells import FLUENCY
 from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES, judge_spec
 from rlhf_bench.harness.plan.request import Request, make_plan
+from rlhf_bench.harness.stages.judge import FLUENCY
 from rlhf_bench.judges.stance import Stance
 from rlhf_bench.tasks.saferlhf import RealSafeRLHF
 from rlhf_bench.tasks.worlds.safety import SafetyWorld

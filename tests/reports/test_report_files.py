@@ -24,6 +24,7 @@ from stored import NAMES, Means, Stored, make, report_of
 
 from rlhf_bench.harness import store
 from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.printable import FORMULA
 from rlhf_bench.harness.results.claims import Claim, Result
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.harness.results.table import Cell
@@ -169,7 +170,7 @@ FORMULAS = (
 @pytest.mark.parametrize("text", [*FORMULAS, *PAYLOADS])
 def test_no_cell_is_a_formula(text: str) -> None:
     (cell,) = next(csv.reader(io.StringIO(csv_tables.table_csv([text], []))))
-    assert not cell.lstrip().startswith(csv_tables.FORMULA)
+    assert not cell.lstrip().startswith(FORMULA)
     assert all(character.isprintable() for character in cell)
 
 

@@ -19,7 +19,8 @@ from rlhf_bench.harness.plan import cells
 from rlhf_bench.harness.plan.request import Request, make_plan
 from rlhf_bench.harness.results import outputs
 from rlhf_bench.harness.sampling.rollout import sample
-from rlhf_bench.harness.stages.fluency import FLUENCY, fluency, log_perplexities, measures, repetition
+from rlhf_bench.harness.stages.fluency import fluency, log_perplexities, measures, repetition
+from rlhf_bench.harness.stages.judge import FLUENCY
 from rlhf_bench.harness.text.templates import encode, encode_prompts
 from rlhf_bench.reports.measures import KNOWN
 

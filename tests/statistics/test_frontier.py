@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.statistics import frontier
-from rlhf_bench.harness.statistics.frontier import Curve, at_kl, components, draws_of, reach, read
+from rlhf_bench.harness.statistics.frontier import Curve, at_kl, components, draws_of, read
 from rlhf_bench.harness.statistics.intervals import paired, two_way
 from rlhf_bench.harness.statistics.variance import moments
 
@@ -113,7 +113,7 @@ def test_the_difference_of_an_arm_to_itself_is_0() -> None:
 
 def test_nothing_is_extrapolated() -> None:
     short, long = line([[0.0, 1.5], [0.0, 1.2]], 0, 1, noise=1.0), line([[0.0, 8.0], [0.0, 9.0]], 0, 1, noise=1.0)
-    assert reach(short) == pytest.approx([1.5, 1.2])
+    assert short.reach == pytest.approx([1.5, 1.2])
     at = (0.25, 1.2, 1.21, 4.0)
     assert [one.value is None for one in found(short, kl=at)] == [False, False, True, True]
     assert [one.value is None for one in found(long, short, kl=at)] == [False, False, True, True]
@@ -127,7 +127,7 @@ def test_a_kl_at_the_noisy_end_of_a_curve_is_left_out() -> None:
     """Half of the resamples do not reach the mean KL of the last point."""
     kl = np.stack([np.zeros((2, 40)), 2 + rng().normal(size=(2, 40))], axis=1)
     curve = Curve(kl, rng(1).normal(size=kl.shape))
-    end = float(reach(curve).min())
+    end = float(curve.reach.min())
     near, inside = found(curve, kl=(end, end - 1.0))
     assert near.value is None
     assert "of resamples every seed reaches this KL" in near.note
