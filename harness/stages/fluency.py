@@ -111,7 +111,8 @@ def log_perplexities(
 ) -> list[float | None]:
     """For each response the mean of -log p over its tokens given its prompt, in nats; None where it is not finite.
 
-    Texts are tokenised again.  End-of-sequence counts as a token of a response that ended; an empty one has it alone.
+    Texts are tokenised again, and measured as far as the model can read them.  End-of-sequence counts as a token of a
+    response that ended; an empty one has it alone.
     """
     import torch
 
@@ -122,7 +123,7 @@ def log_perplexities(
     limit, size = MicroBatchLimit(), 16 * LOGIT_ROWS
     for start in range(0, len(wanted), size):
         part = wanted[start : start + size]
-        rollout = retokenised(tokenizer, [known[key] for key in part], context.device)
+        rollout = retokenised(tokenizer, [known[key] for key in part], context.device, policies.context_length(model))
         with torch.no_grad():
             sums = map_batches(lambda rows: logprobs(model, rows), rollout, LOGIT_ROWS, limit=limit, doing=DOING).sum(1)
         means = (-sums / rollout.mask.sum(1)).tolist()

@@ -73,17 +73,23 @@ def _scorer(context: Context) -> Callable[[Sequence[GoldText]], list[Scored]]:
         return lambda texts: classifier.scores([Answer(Example("", t.prompt), t.response, t.finished) for t in texts])
     tokenizer = policies.load_tokenizer(context.inputs["sft"])
     model = load_reward_model(p, context.inputs.get("gold"), context.device)
-    return lambda texts: [checked(value) for value in sums(model, tokenizer, texts, p["eval"]["batch"], context.device)]
+    batch, limit = p["eval"]["batch"], policies.context_of(context.inputs["sft"])
+    return lambda texts: [checked(value) for value in sums(model, tokenizer, texts, batch, context.device, limit)]
 
 
 def sums(
-    model: NamedRewardModel, tokenizer: Tokenizer, texts: Sequence[GoldText], batch: int, device: str
+    model: NamedRewardModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[GoldText],
+    batch: int,
+    device: str,
+    limit: int | None,
 ) -> list[float]:
-    """A reward model's unscaled score of each text: the sum of its rewards per token."""
+    """A reward model's unscaled score of each text: the sum of its rewards per token; `limit` as of `retokenised`."""
     found: list[float] = []
     for start in range(0, len(texts), batch):
         part = [Generation("", 0, "sample", t.prompt, t.response, 0, t.finished) for t in texts[start : start + batch]]
-        found += model.rewards(retokenised(tokenizer, part, device)).sum(1).tolist()
+        found += model.rewards(retokenised(tokenizer, part, device, limit)).sum(1).tolist()
     return found
 
 
@@ -173,7 +179,8 @@ def gold_agreement(context: Context) -> StageFigures:
     known = [(q, (row["chosen"], row["rejected"])) for q, row in rows if None not in (row["chosen"], row["rejected"])]
     known = [(q, gold) for q, gold in known if scores_prompt(proxy, q.prompt)]
     texts = [GoldText(q.prompt, side) for q, _ in known for side in (q.chosen, q.rejected or "")]
-    values = sums(proxy, tokenizer, texts, batch, context.device)
+    limit = policies.context_of(context.inputs["sft"])
+    values = sums(proxy, tokenizer, texts, batch, context.device, limit)
     own, gold = list(zip(values[::2], values[1::2], strict=True)), [both for _, both in known]
     baseline = read_generations(context.inputs["baseline"] / "generations.jsonl")
     with_gold = zip(baseline, store.read_rows(context.inputs["gold_baseline"] / ROWS), strict=True)
@@ -183,7 +190,7 @@ def gold_agreement(context: Context) -> StageFigures:
         for g, row in with_gold
         if g.decoding == "sample" and row["gold"] is not None
     ]
-    rewards = sums(proxy, tokenizer, [text for text, _ in sampled], batch, context.device)
+    rewards = sums(proxy, tokenizer, [text for text, _ in sampled], batch, context.device, limit)
     found = {
         "pairs": len(known),
         "agreement": same_side(own, gold),

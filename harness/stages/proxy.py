@@ -17,7 +17,7 @@ from rlhf_bench.harness.seams import HasDiagnostics
 from rlhf_bench.harness.stages.evaluation import read_generations
 from rlhf_bench.harness.stages.pool import stored_rollout
 from rlhf_bench.harness.stages.reward import scorer_of
-from rlhf_bench.harness.text.templates import encode
+from rlhf_bench.harness.text.templates import decode, encode, encode_prompts
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Tokenizer
@@ -66,7 +66,7 @@ def score(
     size = context.params["eval"]["batch"]
     for start in range(0, len(found), size):
         part = found[start : start + size]
-        rollout = retokenised(tokenizer, part, context.device)
+        rollout = retokenised(tokenizer, part, context.device, policies.context_of(context.inputs["sft"]))
         figures: dict[str, list[float]] = {}
         if isinstance(scorer.model, HasDiagnostics):
             figures = {name: values.tolist() for name, values in scorer.model.diagnostics(rollout).items()}
@@ -78,13 +78,21 @@ def score(
     return rows
 
 
-def retokenised(tokenizer: Tokenizer, found: Sequence[Generation], device: str) -> Rollout:
+def retokenised(tokenizer: Tokenizer, found: Sequence[Generation], device: str, limit: int | None = None) -> Rollout:
     """Stored responses, tokenised again: a Rollout without log-probabilities.
 
-    A truncated response has no end-of-sequence token, unless it has no other.
+    A truncated response has no end-of-sequence token, unless it has no other.  `limit`: the most tokens of prompt and
+    response together that a model reads; a response is cut there, and counts as truncated.  Sampling kept to it, but
+    bytes that are no text are stored as replacement characters, which have more tokens than the bytes had.
     """
+    prompts = encode_prompts(tokenizer, [g.prompt for g in found])
     rows = []
-    for one, ids in zip(found, encode(tokenizer, [g.response for g in found]), strict=True):
+    for one, prompt, ids in zip(found, prompts, encode(tokenizer, [g.response for g in found]), strict=True):
         end = [tokenizer.eos_token_id] if one.finished or not ids else []  # a response has at least one token
-        rows.append({"ids": [*ids, *end], "response": one.response, "finished": bool(end)})
+        room = max(1, limit - len(prompt)) if limit else len(ids) + len(end)
+        if len(ids) + len(end) > room:
+            cut = ids[:room]
+            rows.append({"ids": cut, "response": decode(tokenizer, cut), "finished": False})
+        else:
+            rows.append({"ids": [*ids, *end], "response": one.response, "finished": bool(end)})
     return stored_rollout(tokenizer, [g.prompt for g in found], rows, device)

@@ -13,6 +13,7 @@ from small import SIZES
 from tiny import SENTENCES, Tiny
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.models import policies
 from rlhf_bench.harness.nouns import Example, Generation, Measure, to_row
 from rlhf_bench.harness.pipeline.context import Context
 from rlhf_bench.harness.plan import cells
@@ -21,6 +22,7 @@ from rlhf_bench.harness.results import outputs
 from rlhf_bench.harness.sampling.rollout import sample
 from rlhf_bench.harness.stages.fluency import fluency, log_perplexities, measures, repetition
 from rlhf_bench.harness.stages.judge import FLUENCY
+from rlhf_bench.harness.stages.proxy import retokenised
 from rlhf_bench.harness.text.templates import encode, encode_prompts
 from rlhf_bench.reports.measures import KNOWN
 
@@ -66,6 +68,26 @@ def test_log_perplexity_is_the_mean_over_the_tokens_of_a_response(tiny: Tiny, tm
     found = log_perplexities(tiny.model, tiny.tokenizer, rows, context(tmp_path, tiny.folder, "tiny"))
     assert found == pytest.approx([by_hand(tiny, row) for row in rows], rel=1e-3, abs=1e-3)
     assert found[0] != found[4], "a response that ended has one token more than the same one that was cut off"
+
+
+def test_bytes_that_are_no_text_are_measured_as_far_as_the_model_reads(tiny_gpt2: Tiny, tmp_path: Path) -> None:
+    """A sampled byte is stored as a replacement character of three bytes: what fitted no longer does."""
+    limit = policies.context_length(tiny_gpt2.model)
+    assert limit
+    prompt = encode_prompts(tiny_gpt2.tokenizer, [PROMPT])[0]
+    fits = (limit - len(prompt) - 1) // 3  # 1: end-of-sequence
+    rows = [
+        Generation("e0", 1, "sample", PROMPT, "\ufffd" * count, count, True) for count in (fits, fits + 1, 2 * fits)
+    ]
+    cut = retokenised(tiny_gpt2.tokenizer, rows, "cpu", limit)
+    assert cut.mask.sum(1).tolist() == [3 * fits + 1, limit - len(prompt), limit - len(prompt)]
+    assert cut.finished.tolist() == [True, False, False]
+    assert cut.responses[0] == rows[0].response
+    assert cut.responses[1] == cut.responses[2] != rows[2].response
+    assert [len(row) for row in cut.spans] == cut.mask.sum(1).tolist()
+    found = log_perplexities(tiny_gpt2.model, tiny_gpt2.tokenizer, rows, context(tmp_path, tiny_gpt2.folder, "tiny"))
+    assert found[0] is not None
+    assert found[1] == pytest.approx(found[2])
 
 
 @pytest.mark.parametrize(
