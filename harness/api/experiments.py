@@ -26,7 +26,7 @@ from rlhf_bench.harness.api.runs import make_machine, remove_damage, unused_note
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.models.gguf_files import as_folder
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children
+from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children, set_library_variables
 from rlhf_bench.harness.pipeline.tracking import check_trackers
 from rlhf_bench.harness.plan import experiments
 from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
@@ -141,6 +141,7 @@ def plan_experiment(
     Raises BenchError for an unknown experiment, preset, settings group or setting, for a preset without a policy, for a
     text that is no path, and where all runs need a setting that `assignments` lack (a data set's path).
     """
+    set_library_variables()
     check_paths(out, *filter(None, (policy,)))
     found = experiments.find(name)
     policy = as_folder(which_policy(policy, preset))

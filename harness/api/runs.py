@@ -25,7 +25,14 @@ from rlhf_bench.harness.api.arguments import (
 from rlhf_bench.harness.api.reports import Report, existing, make_report
 from rlhf_bench.harness.models.gguf_files import as_folder
 from rlhf_bench.harness.pipeline.execute import Outcome
-from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, no_stage_progress, safe_children, usable_cores
+from rlhf_bench.harness.pipeline.machine import (
+    Machine,
+    StageProgress,
+    no_stage_progress,
+    safe_children,
+    set_library_variables,
+    usable_cores,
+)
 from rlhf_bench.harness.pipeline.repair import remove_damaged
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.pipeline.tracking import check_trackers
@@ -159,6 +166,7 @@ def plan_request(request: Request, out: Path) -> RunPlan:
 
     `bench run` begins here: its options are the fields of a Request.  Raises BenchError as `plan`.
     """
+    set_library_variables()
     texts = (request.policy, request.data, *request.tasks, *request.reward_models, *plain_names(request.judges))
     check_paths(out, *filter(None, texts))  # a name may carry a path after its colon
     request = replace(request, policy=as_folder(which_policy(request.policy, request.preset)))

@@ -38,7 +38,7 @@ from rlhf_bench.harness.cli.options import (
 )
 from rlhf_bench.harness.cli.reads import reads
 from rlhf_bench.harness.errors import BenchError, DamagedError, one_line
-from rlhf_bench.harness.pipeline.machine import safe_children
+from rlhf_bench.harness.pipeline.machine import safe_children, set_library_variables
 from rlhf_bench.harness.printable import printable
 
 DEBUG = "RLHF_BENCH_DEBUG"
@@ -52,6 +52,7 @@ def main() -> None:
     Faults of the machine and of texts that no command foresees are one line and exit code 2, too: a path that is too
     long, a full disk, a text that cannot be encoded, JSON that is nested too deeply, no memory.
     """
+    set_library_variables()
     try:
         # a module that the user names is found in the current folder all the same (plugins.find)
         with safe_children():

@@ -15,7 +15,7 @@ from pathlib import Path
 from rlhf_bench.harness import fingerprint, store
 from rlhf_bench.harness.pipeline.context import Context, StageFunction
 from rlhf_bench.harness.pipeline.integrity import FILES, listed, sealed, stage_place
-from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory
+from rlhf_bench.harness.pipeline.machine import peak_memory, reset_peak_memory, return_freed_memory
 from rlhf_bench.harness.pipeline.scratch import check_scratch
 from rlhf_bench.harness.pipeline.tracking import Tracked
 from rlhf_bench.harness.seams import Progress, no_progress
@@ -98,6 +98,7 @@ def run_stage(
         # imported before the clocks start: what importing torch takes is no part of the stage's seconds
         function: StageFunction = getattr(importlib.import_module(module), name)
         inputs = {role: needed.folder(root) for role, needed in stage.inputs.items()}
+        return_freed_memory()  # that of the stage before
         marked = reset_peak_memory()  # the kernel's mark covers the whole process: earlier stages must not count
         wall, cpu = time.perf_counter(), time.process_time()
         folder = root.root / "tracking" / "-".join(stage.place)
