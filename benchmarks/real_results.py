@@ -1,9 +1,10 @@
 """docs/results-real.md from a finished `bench experiment real`.
 
-    python benchmarks/real_results.py RUNS --out docs/results-real.md [--reading FILE.json ...] [--seed 1]
+    python benchmarks/real_results.py RUNS --out docs/results-real.md [--reading FILE.json ...] [--seed 1] [--prompts]
 
 The tables are those of the experiment's own result.  Beside them stand the cost of every kind of stage, twenty samples
 side by side that a fixed rule draws, and what a person said who read pairs blind (benchmarks/blind_reading.py).
+Prompts belong to their data set and its licence: they are named by their id, and printed only with --prompts.
 """
 
 from __future__ import annotations
@@ -47,15 +48,22 @@ LIMITS = """
 """
 
 
-def page(record: Mapping[str, Any], built: Mapping[str, Any], root: Path, readings: Sequence[Any], seed: int) -> str:
-    """The Markdown page.  Raises BenchError where no cell is finished."""
+def page(
+    record: Mapping[str, Any],
+    built: Mapping[str, Any],
+    root: Path,
+    readings: Sequence[Any],
+    seed: int,
+    prompts: bool = False,
+) -> str:
+    """The Markdown page; `prompts`: with the samples' prompts.  Raises BenchError where no cell is finished."""
     if not built["report"]:
         raise BenchError(f"No cell of {record['name']} in {root} is finished.", "Run it: bench experiment real.")
     lines = [*_head(built), *ledger.experiment_lines(built)]
     # its own first line is the experiment's name, which the page's title has
     lines.remove(f"# {escape(built['name'])}")
     cells = built_experiments.cells_of(record, root)
-    lines += [*_read(readings), *_cost(root, record["name"]), *_samples(cells, seed)]
+    lines += [*_read(readings), *_cost(root, record["name"]), *_samples(cells, seed, prompts)]
     return "\n".join([*lines, "## What cannot be concluded at this size", LIMITS]).rstrip() + "\n"
 
 
@@ -91,11 +99,16 @@ def _cost(root: Path, name: str) -> Iterator[str]:
     yield from table_lines(Table("What it took", columns, [*rows, whole], note))
 
 
-def _samples(cells: Sequence[CellFiles], seed: int) -> Iterator[str]:
+def _samples(cells: Sequence[CellFiles], seed: int, prompts: bool) -> Iterator[str]:
     tasks = sorted({cell.record["task"] for cell in cells})
     each = -(-SAMPLES // len(tasks))
     rule = f"{each} of each task, arms in turns, by `blind.draw` with seed {seed}: nobody chose them."
     yield from ("## Samples", "", f"{rule} Pairs with equal texts are left out.", "")
+    if not prompts:
+        yield from (
+            "Prompts are named by their id in the run; whether their text may be printed is for the data's licence.",
+            "",
+        )
     for task in tasks:
         try:
             drawn = blind.draw(blind.pairs_of(cells, task), each, seed)
@@ -104,15 +117,19 @@ def _samples(cells: Sequence[CellFiles], seed: int) -> Iterator[str]:
             continue
         for one in drawn:
             pair = one.pair
-            yield from (f"### {escape(task)} {one.number}: {escape(pair.arms[0])}, seed {pair.seed}", "")
+            title = f"{task} {one.number}: {pair.arms[0]}, seed {pair.seed}, prompt {pair.prompt_id}"
+            yield from (f"### {escape(title)}", "")
             golds = (f", gold {gold:.2f}" if gold is not None else "" for gold in pair.gold)
-            titles = ("Prompt", *(f"{escape(name)}{gold}" for name, gold in zip(pair.arms, golds, strict=True)))
-            for title, text in zip(titles, (pair.prompt, *pair.responses), strict=True):
-                yield from (f"{title}:", "", *fenced(text))
+            if prompts:
+                yield from ("Prompt:", "", *fenced(pair.prompt))
+            for name, gold, text in zip(pair.arms, golds, pair.responses, strict=True):
+                yield from (f"{escape(name)}{gold}:", "", *fenced(text))
 
 
-def written(root: Path, out: Path, readings: Sequence[Path], seed: int, name: str = NAME) -> None:
-    """Read the experiment in `root` and write the page.
+def written(
+    root: Path, out: Path, readings: Sequence[Path], seed: int, prompts: bool = False, name: str = NAME
+) -> None:
+    """Read the experiment in `root` and write the page; `prompts`: with the samples' prompts.
 
     Raises BenchError where it is not there, unfinished or damaged.
     """
@@ -127,7 +144,7 @@ def written(root: Path, out: Path, readings: Sequence[Path], seed: int, name: st
     if problem := integrity.seal_problem(built, file.name):
         raise BenchError(f"{file} is damaged: {problem}.", f"Write it again: bench experiment {name} --out {root}")
     built = integrity.unsealed(built)
-    write_text(out, page(record, built, root, [store.read_json(one) for one in readings], seed))
+    write_text(out, page(record, built, root, [store.read_json(one) for one in readings], seed, prompts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,10 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--reading", type=Path, action="append", default=[], help="JSON of blind_reading.py --out")
     parser.add_argument("--seed", type=int, default=1, help="of the samples that are shown")
+    parser.add_argument(
+        "--prompts", action="store_true", help="print the samples' prompts, where their licence allows it"
+    )
     parser.add_argument("--name", default=NAME)
     given = parser.parse_args(arguments)
     try:
-        written(given.runs, given.out, given.reading, given.seed, given.name)
+        written(given.runs, given.out, given.reading, given.seed, given.prompts, given.name)
     except BenchError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

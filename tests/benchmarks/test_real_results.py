@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -60,13 +61,24 @@ def test_the_page_has_its_parts_and_runs_no_text_of_a_model(runs: Path, tmp_path
         assert part in plain, part
     assert "6 of 6 drawn pairs were read" in plain
     assert plain.rstrip().endswith(real_results.LIMITS.strip())
-    # every sample: a heading, and three texts behind it
+    # every sample: a heading, and two texts behind it; prompts are not ours to print
     samples = text.partition("## Samples")[2].partition("## What cannot")[0]
-    assert len(re.findall(r"(?m)^### dialogsum \d+: ", samples)) == real_results.SAMPLES
-    assert len(re.findall(r"(?m)^`{3,}text$", samples)) == 3 * real_results.SAMPLES
+    assert len(re.findall(r"(?m)^### dialogsum \d+: .*, prompt \S+$", samples)) == real_results.SAMPLES
+    assert len(re.findall(r"(?m)^`{3,}text$", samples)) == 2 * real_results.SAMPLES
+    prompts = {json.loads(line)["prompt"] for line in pairs.read_text(encoding="utf-8").splitlines()}
+    assert prompts
+    assert not any(prompt in text for prompt in prompts)
     assert HOSTILE in text
     assert "<script>" not in plain
     assert "# Not a heading" not in plain
+
+
+def test_prompts_are_printed_on_request(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.md"
+    real_results.main([str(runs), "--out", str(out), "--prompts"])
+    samples = out.read_text(encoding="utf-8").partition("## Samples")[2]
+    assert len(re.findall(r"(?m)^Prompt:$", samples)) == real_results.SAMPLES
+    assert len(re.findall(r"(?m)^`{3,}text$", samples)) == 3 * real_results.SAMPLES
 
 
 def test_what_it_took_is_the_sum_of_each_stage_once(runs: Path, tmp_path: Path) -> None:
