@@ -21,10 +21,17 @@ LIBRARIES = 430 * 2**20
 TEXTS = 270 * 2**20
 """Bytes of a process that judges texts."""
 TRAINERS = 320 * 2**20
-"""Bytes more with TRL, datasets and peft."""
+"""Bytes more with TRL, datasets and peft.  Every stage's process counts them: a worker takes stages of all kinds, and
+what an earlier one has loaded stays."""
+HALF_CODE = 280 * 2**20
+"""Bytes that a process keeps after it has trained in bfloat16 on a CPU: oneDNN's code for the last shapes
+(pipeline/machine.py bounds how many), and what lies between.  Measured."""
 HEAP = 1.25
 """What a training process on a CPU holds over what a pass keeps: gradients on their way, and blocks that are free again
 and too small for the next pass.  Measured."""
+HALF_HEAP = 2.5
+"""The same in bfloat16: every new shape leaves code of oneDNN between the blocks, which fit the next pass less often.
+It grows over the first 50 or so steps.  Measured at 17 to 69 steps: 2.2 to 3.0."""
 COPIED = 1.2
 """What a KV cache takes over its numbers: a layer at a time is copied as it grows, and as rows end."""
 FLOAT = 4
@@ -107,24 +114,26 @@ class Host:
     def kept(self) -> int:
         """Bytes that a token of a pass keeps for the backward pass; with checkpointing a layer's are made again."""
         again = 2 * self.passing * self.placement.gradient_checkpointing
-        return int(self.sizes.kept * (HEAP if self.cpu else 1.0) / max(1, self.tokens)) + again
+        heap = (HALF_HEAP if self.placement.half else HEAP) if self.cpu else 1.0
+        return int(self.sizes.kept * heap / max(1, self.tokens)) + again
 
     @property
     def passing(self) -> int:
         """Bytes that a token of a pass without gradients takes: the widest layer's, and those that hand on."""
         return (2 if self.placement.half else FLOAT) * self.sizes.widest
 
-    def libraries(self, trainer: bool = False) -> int:
-        """Bytes of the process before any model; 0 of a GPU's memory."""
-        return (LIBRARIES + TRAINERS * trainer) * self.cpu
+    @property
+    def libraries(self) -> int:
+        """Bytes of a process that computes with models, before any of them; 0 of a GPU's memory."""
+        return (LIBRARIES + TRAINERS + HALF_CODE * self.placement.half) * self.cpu
 
-    def loading(self, trainer: bool, models: Sequence[int]) -> int:
+    def loading(self, models: Sequence[int]) -> int:
         """The most bytes while models of these sizes are read one after the other: on a CPU the file of the last one,
         in float32, is in memory beside what is made of it."""
         if not self.cpu:
             return sum(models)
         done = [sum(models[: at + 1]) for at in range(len(models))]
-        return self.libraries(trainer) + max((before + self.whole for before in done), default=0)
+        return self.libraries + max((before + self.whole for before in done), default=0)
 
 
 def training(host: Host, tokens: int, row: int, setting: str, labelled: bool, reference: int = 0) -> Peak:
@@ -132,9 +141,9 @@ def training(host: Host, tokens: int, row: int, setting: str, labelled: bool, re
 
     `reference`: bytes of a frozen model beside the trained one.  A forward pass of it keeps nothing.
     """
-    fixed = host.libraries(True) + host.training + reference
+    fixed = host.libraries + host.training + reference
     fixed += 2 * FLOAT * min(TILE, tokens * host.sizes.vocabulary) * labelled
-    loaded = host.loading(True, [host.held, reference] if reference else [host.held])
+    loaded = host.loading([host.held, reference] if reference else [host.held])
     # the trained model is written, merged under adapters: what is written was in memory before
     return Peak(fixed, host.kept, tokens, row, setting, loaded)
 
@@ -142,7 +151,7 @@ def training(host: Host, tokens: int, row: int, setting: str, labelled: bool, re
 def scoring(host: Host, models: Sequence[int], tokens: int, row: int, setting: str, predicted: int = 0) -> Peak:
     """A reward model's: `models` are the bytes of all that are loaded; `predicted`: of `tokens` those with logits."""
     each = host.passing + FLOAT * 2 * host.sizes.vocabulary * predicted // max(1, tokens)
-    return Peak(host.libraries() + sum(models), each, tokens, row, setting, host.loading(False, models))
+    return Peak(host.libraries + sum(models), each, tokens, row, setting, host.loading(models))
 
 
 def sampling(
@@ -155,9 +164,9 @@ def sampling(
     number = 2 if host.placement.half else FLOAT
     cache = int(COPIED * number * host.sizes.cached * (prompt + limit))
     row = cache + LOGIT_COPIES * FLOAT * host.sizes.vocabulary + prompt * host.passing
-    fixed = host.libraries() + sum(models) + decoding_copy(host) + (merged_copy(host) if apart else 0)
+    fixed = host.libraries + sum(models) + decoding_copy(host) + (merged_copy(host) if apart else 0)
     tokens = prompt + limit
-    return Peak(fixed, row // tokens, rows * tokens, tokens, setting, host.loading(False, models))
+    return Peak(fixed, row // tokens, rows * tokens, tokens, setting, host.loading(models))
 
 
 def decoding_copy(host: Host) -> int:
@@ -183,7 +192,7 @@ def evaluating(host: Host, models: Sequence[int], rows: int, prompt: int, limit:
     rows = min(rows, EVALUATED)
     tokens = rows * limit
     table = FLOAT * host.sizes.vocabulary * (tokens + 2 * min(tokens, HELD))
-    fixed = host.libraries() + sum(models) + table
+    fixed = host.libraries + sum(models) + table
     return Peak(fixed, host.passing, rows * (prompt + limit), prompt + limit, "")
 
 
@@ -195,7 +204,7 @@ def updating(host: Host, models: Sequence[int], rows: int, prompt: int, limit: i
     tokens = prompt + limit
     row = host.kept * tokens * (2 if both else 1) + LOGIT_COPIES * FLOAT * (limit + 1) * host.sizes.vocabulary
     again = host.whole if host.cpu and host.placement.lora else 0
-    fixed = host.libraries() + sum(models) + again
+    fixed = host.libraries + sum(models) + again
     return Peak(fixed, row // tokens, rows * tokens, tokens, "ppo.micro_batch")
 
 

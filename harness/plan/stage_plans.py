@@ -75,7 +75,7 @@ def _reward(stage: Stage, basis: Basis) -> StagePlan:
     recipe = str(stage.params["recipe"])
     name = str(stage.payload.get("rm", {}).get("name", recipe))
     if "batch" not in own:  # not one of ours, or one that is fitted without a network
-        return StagePlan(stage.kind, recipe, Peak(basis.host.libraries()), Work())
+        return StagePlan(stage.kind, recipe, Peak(basis.host.libraries), Work())
     pairwise = recipe == "scalar"
     lengths = basis.lengths.sides if pairwise else basis.lengths.corrections.plus(MARKER)
     rows = rows_at_once(own) * (2 if pairwise else 1)
@@ -247,8 +247,9 @@ def _texts(stage: Stage, basis: Basis) -> StagePlan:
     """A stage that reads texts and no model: prompts, pairs, and judges without one."""
     judge = stage.params.get("judge", {})
     size = bytes_of_files(judge.get("settings", {}))
-    libraries = peaks.TEXTS if stage.kind == "verdicts" and not size else peaks.LIBRARIES
-    libraries *= basis.host.cpu
+    alone = peaks.TEXTS if stage.kind == "verdicts" else peaks.LIBRARIES
+    # of a stage without a model what a worker holds from others does not decide what fits
+    libraries = basis.host.libraries if size else alone * basis.host.cpu
     # judges that read texts alone are told apart by nothing
     name = str(judge.get("name", "")) if size else ""
     texts, both = basis.lengths, 2.0 * (size > basis.host.whole // 4)  # the baseline's response, and the policy's

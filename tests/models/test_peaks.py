@@ -55,11 +55,22 @@ def test_copies_of_weights_that_decoding_makes() -> None:
         assert apart - plain == wanted
 
 
+def test_bfloat16_on_a_cpu_holds_more_than_a_pass_keeps() -> None:
+    half = Placement(lora=4, dtype="bfloat16")
+    # 6400 bytes a row of 64 tokens
+    assert replace(GPU, placement=half).kept == 100
+    assert CPU.kept == int(100 * peaks.HEAP)
+    processor = replace(CPU, placement=half)
+    assert processor.kept == int(100 * peaks.HALF_HEAP)
+    assert processor.libraries - CPU.libraries == peaks.HALF_CODE
+
+
 def test_a_process_holds_its_libraries_and_the_file_it_reads() -> None:
-    assert GPU.libraries(True) == 0
-    assert CPU.loading(False, [4000, 4000]) == CPU.libraries() + 4000 + 4000 + 4000
-    assert GPU.loading(False, [4000, 4000]) == 8000
-    assert peaks.sampling(CPU, [4000], 1, 5, 3, "").bytes >= CPU.loading(False, [4000])
+    assert GPU.libraries == 0
+    assert CPU.libraries == peaks.LIBRARIES + peaks.TRAINERS
+    assert CPU.loading([4000, 4000]) == CPU.libraries + 4000 + 4000 + 4000
+    assert GPU.loading([4000, 4000]) == 8000
+    assert peaks.sampling(CPU, [4000], 1, 5, 3, "").bytes >= CPU.loading([4000])
 
 
 @pytest.mark.parametrize("host", [GPU, CPU, LORA], ids=["gpu", "cpu", "lora"])
