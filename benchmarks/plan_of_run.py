@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -40,14 +41,14 @@ class Kind:
     took: list[float] = field(default_factory=list)
 
 
-def kinds(planned: api.ExperimentPlan) -> dict[str, Kind]:
+def kinds(planned: api.ExperimentPlan, jobs: int) -> dict[str, Kind]:
     """The finished stages that compute with a model, by name; a stage that runs share counts once."""
     root, found, seen = store.Store(planned.out), dict[str, Kind](), set[str]()
     speeds = None
     for made in planned.made.plans.values():
         policy = made.cells[0].stages["sft"].params["policy"]["source"]
         # experiments give each job one thread
-        planner = Planner.of(made, policy, pick_device(""), 1, speeds=speeds)
+        planner = Planner.of(made, policy, pick_device(""), 1, jobs=jobs, speeds=speeds)
         speeds = planner.speeds
         for stage in made.order:
             if stage.key in seen or not stage.done(root):
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--policy", default="")
     parser.add_argument("--preset", default="")
     parser.add_argument("--seeds", default="", help="default: the experiment's")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="as in the run; default: one per core")
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE")
     given = parser.parse_args(arguments)
     assigned: dict[str, dict[str, str]] = defaultdict(dict)
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             assigned[group][key] = value
         seeds = parse_seeds(given.seeds) if given.seeds else ()
         planned = api.plan_experiment(given.name, seeds, assigned, given.policy, given.preset, given.runs)
-        found = kinds(planned)
+        found = kinds(planned, given.jobs)
         if not found:
             raise BenchError(f"{given.runs} has no finished stage of this plan.", "Give the settings of the run.")
     except BenchError as error:

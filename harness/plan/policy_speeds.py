@@ -1,4 +1,4 @@
-"""The speeds of a policy, tried on its own weights in a process of its own: what it loads is gone afterwards."""
+"""The speeds of a policy, tried on its own weights in processes of their own: what they load is gone afterwards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from statistics import fmean
 
 from rlhf_bench.harness.models.placement import Placement
 from rlhf_bench.harness.pipeline.machine import quiet_libraries, set_threads
@@ -14,24 +15,29 @@ from rlhf_bench.harness.sampling.speeds import Speeds, speeds_of
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def measured(source: str, placement: Placement, device: str, threads: int, prompt: int, response: int) -> Speeds:
+def measured(
+    source: str, placement: Placement, device: str, threads: int, prompt: int, response: int, jobs: int = 1
+) -> Speeds:
     """Speeds of the policy in the folder `source` on `threads` threads, with rows of `prompt` + `response` tokens.
 
-    Takes some seconds for each .1B parameters on a CPU.  Raises BenchError where it cannot be loaded.
+    Means over `jobs` processes at once, since stages side by side share caches and memory, and often the units of one
+    core.  Takes some seconds for each .1B parameters on a CPU.  Raises BenchError where it cannot be loaded.
     """
     context = multiprocessing.get_context("spawn")
     before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(dict.fromkeys(VARIABLES, str(threads)))  # a process reads them when it loads torch
     try:
-        with context.Pool(1) as pool:
-            found = pool.apply(_measure, (source, placement, device, threads, prompt, response))
+        with context.Pool(jobs) as pool:
+            tasks = [(source, placement, device, threads, prompt, response)] * jobs
+            every = pool.starmap(_measure, tasks, chunksize=1)
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-    return Speeds(**found, basis="measured here")
+    found = {name: fmean(one[name] for one in every) for name in every[0]}
+    return Speeds(**found, basis=f"measured here, {jobs} side by side" if jobs > 1 else "measured here")
 
 
 def _measure(

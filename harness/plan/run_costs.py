@@ -137,14 +137,15 @@ class Planner:
         device: str,
         threads: int,
         *,
+        jobs: int = 1,
         measure: bool = True,
         known: str = "",
         speeds: Speeds | None = None,
     ) -> Planner:
         """That of a plan with the policy `source` on a torch device, or on `known`, one of KNOWN_DEVICES.
 
-        `measure`: try the policy for its speed, in a process of its own, unless `speeds` are given.  Raises BenchError
-        where the policy's configuration cannot be read.
+        `measure`: try the policy for its speed, in as many processes as stages run side by side (`jobs`) and have room,
+        unless `speeds` are given.  Raises BenchError where the policy's configuration cannot be read.
         """
         given = KNOWN_DEVICES.get(known)
         placement = planned_placement(made, "cuda" if given else device, bool(given))
@@ -153,7 +154,7 @@ class Planner:
         packed = cpu and config.model_type in ARCHITECTURES
         host = Host(memory.sizes_of(config, placement, ROW, 0), placement, ROW, cpu, packed)
         lengths = token_lengths(made, source)
-        found = speeds or _speeds(made, source, host, lengths, device, threads, measure, given)
+        found = speeds or _speeds(made, source, host, lengths, device, threads, jobs, measure, given)
         return cls(Basis(host, lengths, "cuda" if given else device), found)
 
     def plan(self, stage: Stage) -> StagePlan:
@@ -186,7 +187,7 @@ def run_costs(
         if not pending:
             continue
         speeds = planner.speeds if planner else None
-        planner = Planner.of(made, source, device, threads, measure=measure, known=known, speeds=speeds)
+        planner = Planner.of(made, source, device, threads, jobs=jobs, measure=measure, known=known, speeds=speeds)
         for planned in map(planner.plan, pending):
             own = found.setdefault((planned.kind, planned.detail), [])
             own.append((planned, seconds_of(planned, planner.speeds)))
@@ -228,6 +229,7 @@ def _speeds(
     lengths: TokenLengths,
     device: str,
     threads: int,
+    jobs: int,
     measure: bool,
     given: Device | None,
 ) -> Speeds:
@@ -238,11 +240,16 @@ def _speeds(
     if not given and measure and store.is_folder(folder) and small <= host.sizes.total <= large:
         prompt, response = _rounded(lengths.train.mean), _rounded(lengths.response)
         identity = made.cells[0].stages["sft"].params["policy"]["sha256"]
-        kept = cache.group("speeds", cache.code(), identity, asdict(host.placement), device, threads, prompt, response)
+        # a try holds the weights, a copy of them and what a pass keeps; a GPU's jobs wait for each other
+        room = memory.free_bytes(device) // (4 * host.whole + host.libraries)
+        side = max(1, min(jobs, room)) if device == "cpu" else 1
+        kept = cache.group(
+            "speeds", cache.code(), identity, asdict(host.placement), device, threads, side, prompt, response
+        )
         try:
             found = kept.get(
                 "policy",
-                lambda: asdict(measured(source, host.placement, device, threads, prompt, response)),
+                lambda: asdict(measured(source, host.placement, device, threads, prompt, response, side)),
             )
             return Speeds(**found)
         except BenchError:  # SFT names what is wrong with the weights

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.forward.types import CausalLM
     from rlhf_bench.harness.models.memory import Sizes
     from rlhf_bench.harness.models.placement import Placement
+    from rlhf_bench.harness.nouns import Rollout
     from rlhf_bench.harness.text.types import Tokenizer
 
 ROWS = 4
 """Rows of the passes that are timed."""
 STEPS = 8
 """Tokens that are decoded for each timing."""
+SHAPES = 3
+"""Lengths over which passes are timed where a new one costs time by itself."""
 WIDE = 8
 """Rows that are decoded at once for the second of two timings, the first being of one row."""
 LAUNCHES = 0.5e-3
@@ -93,11 +97,14 @@ def speeds_of(
 ) -> dict[str, float]:
     """`read`, `trained`, `step` and `row` of a loaded model by name; afterwards it has the adapters of `placement`.
 
-    Rows have `prompt` + `response` tokens, logits at those of the response.
+    Rows have `prompt` + `response` tokens, logits at those of the response.  On a CPU in bfloat16 oneDNN compiles its
+    code for every new shape, and batches of packed rows hardly ever have the shape of another: passes are then timed
+    the first time that their length comes.
     """
     import torch
 
     from rlhf_bench.harness.models.lora import add_adapter
+    from rlhf_bench.harness.models.memory import shortest
     from rlhf_bench.harness.models.placement import apply_placement
     from rlhf_bench.harness.sampling import decoding
     from rlhf_bench.harness.sampling.rollout import logprobs
@@ -119,25 +126,32 @@ def speeds_of(
         # the first token comes with the prompt's pass, which is counted as such
         return max(0.0, timed(lambda: run(steps), device) - timed(lambda: run(1), device)) / max(1, steps - 1)
 
+    def per_token(run: Callable[[Rollout], object]) -> float:
+        made = [_rollout(tokenizer, ids(ROWS, prompt + more), ids(ROWS, response)) for more in range(SHAPES + 1)]
+        tokens = ROWS * (prompt + response)
+        if not (placement.half and device == "cpu"):
+            return timed(lambda: run(made[0]), device) / tokens
+        run(made[0])  # loads kernels and grows the heap
+        taken = sum(shortest(partial(run, rollout), device, 1) for rollout in made[1:])
+        return taken / sum(tokens + ROWS * more for more in range(1, SHAPES + 1))
+
     model = apply_placement(model, placement)
-    rollout = _rollout(tokenizer, ids(ROWS, prompt), ids(ROWS, response))
-    tokens = ROWS * (prompt + response)
     with torch.no_grad():
-        read = timed(lambda: logprobs(model, rollout).sum().item(), device) / tokens
+        read = per_token(lambda rollout: logprobs(model, rollout).sum().item())
     narrow, wide = decode(1), decode(WIDE)
     row = max(0.0, (wide - narrow) / (WIDE - 1))
     if placement.lora:
         add_adapter(model, placement, 0)
 
-    def train() -> None:
+    def train(rollout: Rollout) -> None:
         logprobs(model, rollout).sum().backward()  # type: ignore[no-untyped-call]
         for parameter in model.parameters():
             parameter.grad = None
 
-    return {"read": read, "trained": timed(train, device) / tokens, "step": max(0.0, narrow - row), "row": row}
+    return {"read": read, "trained": per_token(train), "step": max(0.0, narrow - row), "row": row}
 
 
-def _rollout(tokenizer: Tokenizer, asked: object, answered: object):  # type: ignore[no-untyped-def]
+def _rollout(tokenizer: Tokenizer, asked: object, answered: object) -> Rollout:
     import torch
 
     from rlhf_bench.harness.nouns import Rollout

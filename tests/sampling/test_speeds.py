@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from families import FAMILIES
 
 from rlhf_bench.harness.models.memory import config_of, sizes_of
 from rlhf_bench.harness.models.placement import Placement
 from rlhf_bench.harness.models.policies import load_causal, load_frozen, load_tokenizer
-from rlhf_bench.harness.sampling.speeds import KNOWN_DEVICES, from_operations, speeds_of
+from rlhf_bench.harness.plan import policy_speeds
+from rlhf_bench.harness.sampling.speeds import KNOWN_DEVICES, SHAPES, from_operations, speeds_of
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -27,6 +31,30 @@ def test_a_model_is_timed_in_all_it_does(tmp_path: Path, rank: int) -> None:
     assert min(found.values()) >= 0
     # what was tried leaves nothing behind
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "lengths"), [("float32", 1), ("bfloat16", SHAPES + 1)])
+def test_a_pass_in_bfloat16_is_timed_on_lengths_it_has_not_seen(tmp_path: Path, dtype: str, lengths: int) -> None:
+    folder, placement = FAMILIES["llama"](tmp_path), Placement(dtype=dtype)
+    tokenizer = load_tokenizer(folder, "plain")
+    model = load_causal(folder, tokenizer, "cpu")
+    trained: list[int] = []
+
+    def seen(_module: object, _given: tuple[object, ...], named: dict[str, Any], _result: object) -> None:
+        if torch.is_grad_enabled():
+            trained.append(named["input_ids"].numel())
+
+    model.base_model.register_forward_hook(seen, with_kwargs=True)
+    speeds_of(model, tokenizer, placement, 8, 4)
+    assert len(set(trained)) == lengths
+    assert set(Counter(trained).values()) == ({1} if dtype == "bfloat16" else {len(trained)})
+
+
+def test_a_policy_is_tried_as_often_at_once_as_stages_run(tmp_path: Path) -> None:
+    folder = FAMILIES["llama"](tmp_path)
+    found = policy_speeds.measured(str(folder), Placement(), "cpu", 1, 8, 4, jobs=2)
+    assert found.basis == "measured here, 2 side by side"
+    assert min(found.read, found.trained, found.load) > 0
 
 
 def test_operations_grow_with_what_is_done() -> None:
