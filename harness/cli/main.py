@@ -37,6 +37,7 @@ from rlhf_bench.harness.cli.options import (
     yes_option,
 )
 from rlhf_bench.harness.cli.reads import reads
+from rlhf_bench.harness.cli.run_files import Configured, RunFile
 from rlhf_bench.harness.errors import BenchError, DamagedError, one_line
 from rlhf_bench.harness.pipeline.machine import safe_children, set_library_variables
 from rlhf_bench.harness.printable import printable
@@ -99,7 +100,17 @@ def bench() -> None:
     """Train a policy with PPO against each reward model, everything else held equal, and measure the policy."""
 
 
-@bench.command()
+@bench.command(cls=Configured)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Options and settings from a run file; those of the command line replace them.",
+)
+@click.option(
+    "--save", type=click.Path(path_type=Path), metavar="FILE.toml", help="Write the run file that repeats this command."
+)
+@click.option("--trust", multiple=True, metavar="NAME", help="A module:attribute that the run file may name; repeat.")
 @click.option("--task", required=True, help="Name of a task, or module:attribute.", shell_complete=a_task)
 @click.option(
     "--rm", "reward_models", multiple=True, help="A reward model; repeat for several.", shell_complete=a_reward_model
@@ -164,13 +175,22 @@ def bench() -> None:
 )
 @no_cache_option
 @settings_options
-def run(**options: Any) -> None:  # by name, because the options are the fields of a Request
+@click.pass_obj
+def run(file: RunFile | None, /, **options: Any) -> None:  # by name, because the options are the fields of a Request
     """Train, judge and report: one run for every reward model and seed."""
+    from rlhf_bench.harness.cli import run_files
     from rlhf_bench.harness.cli.run import run
     from rlhf_bench.harness.plan.request import Request
     from rlhf_bench.harness.presets import parse_assignments
 
     check_seeds(options, options.pop("yes"))
+    if file:  # those of the command line come last, and so replace the file's
+        options["assignments"] = (*file.assignments, *options["assignments"])
+    save = options.pop("save")
+    if save:  # before anything is computed: an interrupted run has it
+        run_files.write(save, run_files.content(options, options["assignments"]))
+    for name in ("config", "trust"):
+        options.pop(name)
     names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet", "plan_on")
     machine = {name: options.pop(name) for name in names} | {"measure": not options.pop("no_measure")}
     no_cache = options.pop("no_cache")
@@ -178,8 +198,11 @@ def run(**options: Any) -> None:  # by name, because the options are the fields 
     # no --limit is 0: all examples
     options |= {"assignments": parse_assignments(options["assignments"]), "limit": options["limit"] or 0}
     options |= {name: options[name] or () for name in LAYERED}
-    with numbers_kept(no_cache):
-        code = run(Request(**options), **machine)
+    try:
+        with numbers_kept(no_cache):
+            code = run(Request(**options), **machine)
+    except BenchError as error:
+        raise (file.located(error) if file else error) from None
     sys.exit(code)
 
 
