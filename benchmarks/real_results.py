@@ -10,6 +10,7 @@ Prompts belong to their data set and its licence: they are named by their id, an
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ from rlhf_bench.reports.setups import setup_lines
 
 NAME = "real"
 SAMPLES = 20
+PLACES = re.compile(r"([\s=])/(?:[^\s/]+/)+(?=[^\s/])")
+"""The folders of an absolute path in the command: where somebody keeps files is nothing for a page."""
 LIMITS = """
 - Three training seeds show whether a run repeats, not how often it fails: a failure in one run of five is missed by
   three in half of all cases.
@@ -62,6 +65,7 @@ def page(
     lines = [*_head(built), *ledger.experiment_lines(built)]
     # its own first line is the experiment's name, which the page's title has
     lines.remove(f"# {escape(built['name'])}")
+    lines = [PLACES.sub(r"\1", line) for line in lines]
     cells = built_experiments.cells_of(record, root)
     lines += [*_read(readings), *_cost(root, record["name"]), *_samples(cells, seed, prompts)]
     return "\n".join([*lines, "## What cannot be concluded at this size", LIMITS]).rstrip() + "\n"

@@ -73,6 +73,13 @@ def test_the_page_has_its_parts_and_runs_no_text_of_a_model(runs: Path, tmp_path
     assert "# Not a heading" not in plain
 
 
+def test_places_on_a_disk_are_left_out() -> None:
+    command = "bench experiment real --policy /a/b/model --set x.data=/c/d.json.gz --set y.data=e/f --seeds 1/2"
+    assert real_results.PLACES.sub(r"\1", command) == (
+        "bench experiment real --policy model --set x.data=d.json.gz --set y.data=e/f --seeds 1/2"
+    )
+
+
 def test_prompts_are_printed_on_request(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.md"
     real_results.main([str(runs), "--out", str(out), "--prompts"])
