@@ -16,7 +16,7 @@ from rlhf_bench.harness import cache, forms, store
 from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.nouns import Estimate
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import own_experiments
 from rlhf_bench.harness.results import agreement, claims, contrasts, tuning
 from rlhf_bench.harness.results.arms import CellFiles, arms_of
 from rlhf_bench.harness.results.averages import judge_average
@@ -54,6 +54,7 @@ BUILT: forms.Form = {
     "question": str,
     "seeds": [(forms.Count, str)],
     "command": str,
+    "definition?": dict,
     "left_out": {str: str},
     "missing": [str],
     "runs": {str: [str]},
@@ -103,7 +104,7 @@ def build_experiment(record: Row, root: Path, estimator: Estimator) -> JsonObjec
         raise BenchError(f"{record['name']}: nothing is finished.", f"Run: {again}")
     # claims, contrasts and analyses are computed here, not by `build`: their code and definitions enter the key, too
     code = build.code_hash(__name__, build.NOT_REPORTING)
-    definition = [asdict(experiments.find(record["name"])), [asdict(c) for c in claims.of_experiment(record["name"])]]
+    definition = [asdict(own_experiments.of_record(record)), [asdict(c) for c in claims.of_record(record)]]
     measured = [analyses[run] for run in sorted(analyses)]
     key = store.content_key([record, build.numbers_key(every_cell, missing, estimator), measured, definition, code])
     try:
@@ -135,7 +136,7 @@ def _built(
     every_cell = _distinct(cells)
     report = build.build(every_cell, missing, estimator, record["command"]) if every_cell else None
     analysed = {run: _analyse(run, *own, estimator) for run, own in analyses.items()}
-    for run in experiments.find(record["name"]).runs:
+    for run in own_experiments.of_record(record).runs:
         if run.kind == "agreement":  # of other runs, whose cells it compares
             # () where a run is unfinished or was left out: there are then no standings, and no analysis
             trained, previewed = (arms_of(cells.get(of, [])) for of in run.of)
@@ -146,12 +147,13 @@ def _built(
             analysed |= {run.name: chosen} if chosen else {}
     return {
         **{name: record[name] for name in ("name", "question", "seeds", "command", "left_out")},
+        **({"definition": record["definition"]} if "definition" in record else {}),
         "missing": list(missing),
         "runs": {name: [arm.key for arm in arms_of(own)] for name, own in cells.items()},
         "report": report,
-        "contrasts": _contrasts(record["name"], cells, estimator),
+        "contrasts": _contrasts(record, cells, estimator),
         "analyses": analysed,
-        "claims": claims.adjusted(list(_claims(record["name"], cells, report, analysed, estimator))),
+        "claims": claims.adjusted(list(_claims(record, cells, report, analysed, estimator))),
     }
 
 
@@ -248,7 +250,7 @@ def _analyse(run: str, kind: str, tables: Tables, estimator: Estimator) -> JsonO
     return {"kind": kind, "rows": rows, "measured": measured}
 
 
-def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[JsonObject]:
+def _contrasts(record: Row, cells: Mapping[str, Sequence[CellFiles]], estimator: Estimator) -> list[JsonObject]:
     """Every contrast of the experiment, over all seeds and by seed, in every run and task that has both reward models.
 
     Those whose judge or slice a run does not have are left out.
@@ -257,7 +259,7 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
     sheets = Sheets()  # one for all: each arm's verdicts are read once, though many contrasts need them
     for run, own in cells.items():
         arms = {(arm.task, arm.reward_model): arm for arm in reversed(arms_of(own))}  # the first of several
-        for contrast in experiments.find(name).contrasts:
+        for contrast in own_experiments.of_record(record).contrasts:
             for task in sorted({task for task, _ in arms}):
                 a, b = arms.get((task, contrast.a)), arms.get((task, contrast.b))
                 if not a or not b:
@@ -277,7 +279,7 @@ def _contrasts(name: str, cells: Mapping[str, Sequence[CellFiles]], estimator: E
 
 
 def _claims(
-    name: str,
+    record: Row,
     cells: Mapping[str, Sequence[CellFiles]],
     report: Row | None,
     analyses: Row,
@@ -285,7 +287,7 @@ def _claims(
 ) -> Iterator[JsonObject]:
     # rows of the report that was just built, back as records: a claim picks the interval that the report shows
     estimates = [Estimate(**{**row, "seeds": tuple(row["seeds"])}) for row in report["estimates"]] if report else []
-    for claim in claims.of_experiment(name):
+    for claim in claims.of_record(record):
         if claim.runs:
             by_run = {run: arms_of(cells.get(run, [])) for run in claim.runs}
             result = judge_average(claim, by_run, estimator)
@@ -351,7 +353,8 @@ def check_record(record: object, path: Path) -> None:
     try:
         if not isinstance(record, dict):
             raise TypeError
-        experiments.find(record["name"])
+        own_experiments.of_record(record)
+        claims.of_record(record)
         names = [cell for cells in record["runs"].values() for cell in cells]
         names += [part for stages in record["analyses"].values() for stage in stages for part in stage["place"]]
     except (AttributeError, KeyError, TypeError):

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import own_experiments
 from rlhf_bench.harness.results.table import Cell, Table, cell_value, estimated
 from rlhf_bench.reports import tables
 from rlhf_bench.reports.costs import duration
@@ -112,7 +112,7 @@ def experiment_tables(built: Row) -> list[Table]:
     """
     found = [contrasts_table(built), *analysis_tables(built)]
     if built["report"]:
-        found += tables.all_tables(built["report"], experiments.find(built["name"]).shows)
+        found += tables.all_tables(built["report"], own_experiments.of_record(built).shows)
     return [table for table in found if table.rows]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,11 +28,12 @@ from rlhf_bench.harness.models.gguf_files import as_folder
 from rlhf_bench.harness.pipeline import integrity
 from rlhf_bench.harness.pipeline.machine import Machine, StageProgress, safe_children, set_library_variables
 from rlhf_bench.harness.pipeline.tracking import check_trackers
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import experiments, own_experiments
 from rlhf_bench.harness.plan.prompt_tokens import check_prompt_tokens
 from rlhf_bench.harness.plan.request import raise_first
 from rlhf_bench.harness.presets import which_policy
 from rlhf_bench.harness.replacing import write_text
+from rlhf_bench.harness.results import claims
 from rlhf_bench.harness.results.estimates import Estimator
 from rlhf_bench.reports import build, ledger
 from rlhf_bench.reports import experiments as experiment_results
@@ -92,6 +93,7 @@ def experiment(
     reward_seeds: Seeds | None = None,
     gold: str = "",
     relabel: bool = False,
+    trust: str | Sequence[str] = (),
     out: str | os.PathLike[str] = "runs",
     jobs: int | None = None,
     device: str = "",
@@ -99,18 +101,18 @@ def experiment(
     repair: bool = False,
     progress: StageProgress | None = None,
 ) -> ExperimentResult:
-    """Run an experiment of the papers.  `bench experiment` as a function.
+    """Run an experiment of the papers, or of a file.  `bench experiment` as a function.
 
-    `name` is one of `bench list experiments`; `seeds`, `data_seeds`, `reward_seeds`, `gold` and `relabel` default to
-    the experiment's own; the other parameters are those of `run`.  Raises BenchError for wrong arguments and, after
-    writing what can be said, for the first failed stage.
+    `name` is one of `bench list experiments`, or a file FILE.toml, which may name the code in `trust`.  `seeds`,
+    `data_seeds`, `reward_seeds`, `gold` and `relabel` default to the experiment's own; the other parameters are those
+    of `run`.  Raises BenchError for wrong arguments and, after writing what can be said, for the first failed stage.
     """
     command = call_text(experiment, locals())  # first: locals() holds the arguments alone
     checked = check_trackers(as_list(trackers))
     asked, assignments = as_layer("seeds", seeds), as_assignments(settings)
     layers = experiments.Layers(as_layer("data_seeds", data_seeds), as_layer("reward_seeds", reward_seeds))
     by_gold = experiments.ByGold(gold, relabel)
-    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers, by_gold)
+    planned = plan_experiment(name, asked, assignments, policy, preset, as_path(out), layers, by_gold, as_list(trust))
     for note in planned.notes:
         warnings.warn(note, stacklevel=2)
     # as for a small policy: by default one job per core, each on one thread (one job on an accelerator)
@@ -135,15 +137,18 @@ def plan_experiment(
     out: Path,
     layers: experiments.Layers = experiments.Layers(),  # noqa: B008  # immutable
     by_gold: experiments.ByGold = experiments.ByGold(),  # noqa: B008  # immutable
+    trust: Collection[str] = (),
 ) -> ExperimentPlan:
-    """The plan of an experiment; no seeds mean its own.
+    """The plan of an experiment, packaged or of a file; no seeds mean its own.  `trust`: code that a file may name.
 
     Raises BenchError for an unknown experiment, preset, settings group or setting, for a preset without a policy, for a
     text that is no path, and where all runs need a setting that `assignments` lack (a data set's path).
     """
     set_library_variables()
     check_paths(out, *filter(None, (policy,)))
-    found = experiments.find(name)
+    found = own_experiments.read(Path(name), trust) if own_experiments.is_file(name) else experiments.find(name)
+    # a claim that cannot be decided is named before anything is computed
+    claims.of_record({"name": found.name, **({"definition": found.definition} if found.definition else {})})
     policy = as_folder(which_policy(policy, preset))
     made = experiments.make(found, seeds, assignments, policy, preset, layers, by_gold)
     check_prompt_tokens(policy, made.plans.values(), store.Store(out))

@@ -156,7 +156,12 @@ def _found(runs: Sequence[Path], level: float, only: Sequence[str]) -> tuple[dic
         if only and record["name"] not in only:
             continue
         if record["name"] not in experiments.packaged():
-            complain([f"{record['name']} is of a policy from elsewhere: it has no claims and no page here"], "")
+            why = (
+                "a file of its own: its verdicts stand in its experiment.md"
+                if "definition" in record
+                else ("a policy from elsewhere: it has no claims and no page here")
+            )
+            complain([f"{record['name']} is of {why}"], "")
             continue
         # an experiment that cannot be read is named as missing: the ledger still has all others
         try:

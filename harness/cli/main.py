@@ -281,7 +281,8 @@ def score(assignments: tuple[str, ...], **options: Any) -> None:
 
 
 @bench.command()
-@click.argument("name", shell_complete=names(experiment_names))
+@click.argument("name", metavar="NAME|FILE.toml", shell_complete=names(experiment_names))
+@click.option("--trust", multiple=True, metavar="NAME", help="A module:attribute that the file may name; repeat.")
 @click.option("--seeds", type=SeedsType(), help="How many, or 11-14, or 1,5,9.  Default: the experiment's own.")
 @layer_options
 @yes_option
@@ -297,7 +298,7 @@ def score(assignments: tuple[str, ...], **options: Any) -> None:
 @no_cache_option
 @settings_options
 def experiment(**options: Any) -> None:
-    """Run an experiment of the papers and rule on its claims by their intervals.  See: bench list experiments"""
+    """Run an experiment and rule on its claims by their intervals.  See: bench list experiments"""
     from rlhf_bench.harness.api.experiments import plan_experiment
     from rlhf_bench.harness.cli.experiment import experiment
     from rlhf_bench.harness.pipeline.tracking import check_trackers
@@ -309,7 +310,7 @@ def experiment(**options: Any) -> None:
     assignments = parse_assignments(options["assignments"])
     layers = Layers(options["data_seeds"] or (), options["reward_seeds"] or ())
     wanted = {name: options[name] for name in ("policy", "preset", "out")}
-    wanted |= {"layers": layers, "by_gold": ByGold(options["gold"], options["relabel"])}
+    wanted |= {"layers": layers, "by_gold": ByGold(options["gold"], options["relabel"]), "trust": options["trust"]}
     planned = plan_experiment(options["name"], options["seeds"] or (), assignments=assignments, **wanted)
     how = {name: options[name] for name in ("jobs", "device", "repair", "dry_run", "quiet")}
     with numbers_kept(options["no_cache"]):

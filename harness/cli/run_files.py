@@ -9,8 +9,6 @@ a module is refused unless the user names it as well (--trust).
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +16,11 @@ from typing import Any
 
 import click
 
+from rlhf_bench.harness import toml_files
 from rlhf_bench.harness.cli.options import Command
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.toml_files import Keys, check_name, line_of, lines_of
 
-LARGEST = 2**20
-"""Bytes of a run file that are read."""
-TABLE = re.compile(r"\[\[?.*\]\s*(#.*)?")
-CODE = re.compile(r"\A\s*[A-Za-z_][\w.]*:[\w.:]+\s*\Z")
-"""A text that may be `module:attribute`."""
-OPENED = ("hf", "rm", "path")
-"""Before the colon of a name: what follows is a folder or a hub id, whose files are data (trust.py)."""
 NAMES = ("task", "rm", "judge", "prompts", "train-prompts", "gold")
 """The keys whose texts name plugins."""
 
@@ -54,7 +47,6 @@ KEYS: Mapping[str, tuple[str, str]] = {
 }
 """Key of the file -> the option's parameter, and what its value is.  Besides them there is `set`."""
 SET = "set"
-Keys = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,39 +86,21 @@ def read(path: Path, trusted: Collection[str] = ()) -> RunFile:
     Raises BenchError, with line and key, for a file that cannot be read, an unknown key, a value of another type, an
     empty text, and a name of code that is not trusted.
     """
-    text = _content(path)
-    try:
-        found = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BenchError(f"{path} is no TOML: {error}.", "See docs/run-files.md for an example.") from None
+    text, found = toml_files.read(path, "Give a run file (docs/run-files.md).")
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key == SET:
             continue
-        place = _place(path, text, (key,))
+        place = toml_files.place(path, text, (key,))
         if key not in KEYS:
             raise BenchError(f"{place}: unknown key {key!r}.", did_you_mean(key, [*KEYS, SET]))
         name, form = KEYS[key]
         values[name] = _value(value, form, f"{place}: {key}")
         if key in NAMES:
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
-                _check_name(one, trusted, place)
+                check_name(one, trusted, place)
     assignments = tuple(_assignments(found.get(SET, {}), path, text, trusted))
     return RunFile(path, text, values, assignments)
-
-
-def _content(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST + 1)
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read: {error.strerror}.", "Give a run file (docs/run-files.md).") from None
-    if len(raw) > LARGEST:
-        raise BenchError(f"{path} has more than {LARGEST:,} bytes.", "Give a run file (docs/run-files.md).")
-    try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise BenchError(f"{path} is not UTF-8 (byte {error.start}).", "Save it as UTF-8.") from None
 
 
 def _value(value: Any, form: str, named: str) -> Any:
@@ -154,9 +128,11 @@ def _value(value: Any, form: str, named: str) -> Any:
 def _assignments(found: Any, path: Path, text: str, trusted: Collection[str]) -> Iterator[str]:
     """The settings as texts of --set, in the file's order."""
     if not isinstance(found, dict):
-        raise BenchError(f"{_place(path, text, (SET,))}: set is {found!r}.", "Give tables: [set.ppo], then kl = 0.1.")
+        raise BenchError(
+            f"{toml_files.place(path, text, (SET,))}: set is {found!r}.", "Give tables: [set.ppo], then kl = 0.1."
+        )
     for keys, value in _leaves(found):
-        place = _place(path, text, (SET, *keys))
+        place = toml_files.place(path, text, (SET, *keys))
         name = ".".join(keys)
         if "." not in name or "=" in name:
             raise BenchError(f"{place}: {name!r} is no setting.", "Write [set.GROUP], then KEY = VALUE.")
@@ -165,7 +141,7 @@ def _assignments(found: Any, path: Path, text: str, trusted: Collection[str]) ->
             raise BenchError(
                 f"{place}: {name} is {value!r}.", "Give a text, a number, true or false, or a list of these."
             )
-        _check_name(shown, trusted, place, source=keys[-1].rpartition(".")[2] == "source")
+        check_name(shown, trusted, place, source=keys[-1].rpartition(".")[2] == "source")
         yield f"{name}={shown}"
 
 
@@ -189,70 +165,6 @@ def _shown(value: Any) -> str | None:
         if len(every) == len(value) and all(one is not None for one in every):
             return ",".join(filter(None, every))
     return None
-
-
-def _check_name(name: str, trusted: Collection[str], place: str, source: bool = False) -> None:
-    """Raises BenchError for a name that may import a module, unless it is trusted."""
-    plain = name.removeprefix("+")
-    # RM@half names the recipe of a gold model
-    plain = plain.partition("@")[0] if not plain.startswith(tuple(f"{one}:" for one in OPENED)) else plain
-    if {name, plain} & set(trusted) or plain.partition(":")[0] in OPENED:
-        return
-    if CODE.match(plain) or (source and ":" in plain):
-        raise BenchError(
-            f"{place}: {name!r} may import code, and a file runs none.", f"If you trust it: --trust {plain}"
-        )
-
-
-# -- places ------------------------------------------------------------------------------------------------------------
-
-
-def _place(path: Path, text: str, keys: Keys) -> str:
-    return f"{path}, line {line_of(text, keys)}"
-
-
-def line_of(text: str, keys: Keys) -> int:
-    """The line (from 1) on which a key is given, or the table that has it; 1 where neither is found."""
-    best = (0, 1)
-    for found, line in lines_of(text):
-        if found == keys[: len(found)] and len(found) > best[0]:
-            best = (len(found), line)
-    return best[1]
-
-
-def lines_of(text: str) -> Iterator[tuple[Keys, int]]:
-    """(keys, line) of every table's head and every key at the start of a line, of a file that is TOML.
-
-    tomllib says no lines.  A line inside a text of several lines may look like a key: it is then one more candidate.
-    """
-    table: Keys = ()
-    for number, line in enumerate(text.split("\n"), 1):
-        start = line.strip()
-        if TABLE.fullmatch(start):
-            table = _keys(start)
-            yield table, number
-        elif "=" in start and not start.startswith("#"):
-            at = start.find("=")
-            keys = _keys(f"{start[:at]}= 0")
-            if keys:
-                yield (*table, *keys), number
-
-
-def _keys(line: str) -> Keys:
-    """The keys of a line of TOML, from the outermost; () for a line that is none by itself."""
-    try:
-        found: Any = tomllib.loads(line)
-    except tomllib.TOMLDecodeError:
-        return ()
-    keys: list[str] = []
-    while isinstance(found, dict | list) and found:
-        if isinstance(found, list):
-            found = found[0]
-            continue
-        key = next(iter(found))
-        keys.append(key)
-        found = found[key]
-    return tuple(keys)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -334,4 +246,4 @@ class Configured(Command):
             key = next((key for key, (name, _) in KEYS.items() if error.param and name == error.param.name), "")
             if not key or given.get(KEYS[key][0]):
                 raise
-            raise BenchError(f"{_place(found.path, found.text, (key,))}: {key}: {error.message}") from None
+            raise BenchError(f"{toml_files.place(found.path, found.text, (key,))}: {key}: {error.message}") from None

@@ -82,7 +82,8 @@ class Experiment:
 
     `seeds` is a text for `parse_seeds`, such as "101-105"; `data_seeds` and `reward_seeds` are such texts or "", for
     layers around them.  `pretrained`: it is of a policy that the caller gives, so that it has no claims and no page
-    among the packaged results; `preset` is then the preset where the caller names none.
+    among the packaged results; `preset` is then the preset where the caller names none.  `definition`: what the file
+    says of an experiment that is not packaged (own_experiments.py).
     """
 
     name: str
@@ -95,6 +96,7 @@ class Experiment:
     reward_seeds: str = ""
     pretrained: bool = False
     preset: str = ""
+    definition: Row = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,23 @@ class Made:
 def load() -> Mapping[str, Experiment]:
     """The packaged experiments by name, in the order of experiments.toml, read once."""
     text = files("rlhf_bench.harness.plan").joinpath("experiments.toml").read_text(encoding="utf-8")
-    found: dict[str, Experiment] = {}
-    for name, values in tomllib.loads(text).items():
-        runs = []
-        for given in values["runs"]:
-            # TOML has lists, the fields are tuples
-            fields: JsonObject = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-            fields["set"] = {**values.get("set", {}), **given.get("set", {})}
-            runs.append(ExperimentRun(**fields))
-        contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
-        more: JsonObject = {"shows": tuple(values["shows"])} if "shows" in values else {}
-        more |= {key: values[key] for key in ("data_seeds", "reward_seeds", "pretrained", "preset") if key in values}
-        found[name] = Experiment(name, values["question"], values["seeds"], tuple(runs), contrasts, **more)
-    return found
+    return {name: replace(made_of(name, values), definition={}) for name, values in tomllib.loads(text).items()}
+
+
+def made_of(name: str, values: Row) -> Experiment:
+    """The experiment of a table of experiments.toml, or of another file in that form that is checked."""
+    runs = []
+    for given in values["runs"]:
+        # TOML has lists, the fields are tuples
+        fields: JsonObject = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+        fields["set"] = {**values.get("set", {}), **given.get("set", {})}
+        runs.append(ExperimentRun(**fields))
+    contrasts = tuple(Contrast(**contrast) for contrast in values.get("contrasts", ()))
+    more: JsonObject = {"shows": tuple(values["shows"])} if "shows" in values else {}
+    more |= {key: values[key] for key in ("data_seeds", "reward_seeds", "pretrained", "preset") if key in values}
+    return Experiment(
+        name, values["question"], values["seeds"], tuple(runs), contrasts, definition=dict(values), **more
+    )
 
 
 def packaged() -> list[str]:
@@ -332,6 +338,7 @@ def record(experiment: Experiment, made: Made, command: str) -> JsonObject:
             for name, found in made.analyses.items()
         },
         "left_out": dict(made.left_out),
+        **({"definition": dict(experiment.definition)} if experiment.definition else {}),
     }
 
 

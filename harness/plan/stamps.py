@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import cache, fingerprint, forms, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import experiments, own_experiments
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -128,7 +128,9 @@ def stamped(record: Row, root: Path) -> JsonObject:
     Raises BenchError for seeds in layers that are not the experiment's own, and for an experiment of a policy from
     elsewhere: no plan can be made of them again.
     """
-    own = experiments.find(record["name"])
+    own = own_experiments.of_record(record)
+    if own.definition:
+        raise BenchError(f"{own.name} is of a file of its own.", "It has no page among the packaged results.")
     if own.pretrained:
         raise BenchError(f"{own.name} is of a policy from elsewhere.", "It has no page among the packaged results.")
     kept = cache.group("plan", _installed())

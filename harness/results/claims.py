@@ -32,7 +32,7 @@ from rlhf_bench.harness.statistics.intervals import Interval
 from rlhf_bench.harness.statistics.layers import outer_codes
 
 if TYPE_CHECKING:
-    from rlhf_bench.harness.text.types import JsonObject
+    from rlhf_bench.harness.text.types import JsonObject, Row
 
 Ruling = Literal["supported", "contradicted", "inconclusive", "not run"]
 Size = Literal["inside", "outside", "not known", "no figure"]
@@ -152,20 +152,51 @@ def load() -> tuple[Claim, ...]:
     """
     text = files("rlhf_bench.harness.results").joinpath("claims.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text).items()
+    return tuple(_claim(name, values, "claims.toml") for name, values in rows)
+
+
+def _claim(name: str, values: Row, where: str) -> Claim:
+    """A claim of a table; raises BenchError for what `load` refuses."""
     # TOML has lists, the fields are tuples
-    fields: dict[str, JsonObject] = {
-        name: {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} for name, values in rows
-    }
-    claims = tuple(Claim(id=name, **values) for name, values in fields.items())
-    for made in claims:
-        if len(made.figure) > 2 or list(made.figure) != sorted(made.figure):
-            raise BenchError(f"claims.toml: {made.id} has the figure {list(made.figure)}.", "Give [n] or [low, high].")
-        # not left to the verdict: any word but "above" would count as "below", any comparison as a difference
-        if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
-            raise BenchError(f"claims.toml: {made.id} has side {made.side!r} and comparison {made.comparison!r}.")
-        if made.runs and made.comparison != "head-to-head":
-            raise BenchError(f"claims.toml: {made.id} has {len(made.runs)} runs.", "Only shares of wins have a mean.")
-    return claims
+    fields: JsonObject = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    made = Claim(id=name, **fields)
+    if len(made.figure) > 2 or list(made.figure) != sorted(made.figure):
+        raise BenchError(f"{where}: {made.id} has the figure {list(made.figure)}.", "Give [n] or [low, high].")
+    # not left to the verdict: any word but "above" would count as "below", any comparison as a difference
+    if made.side not in ("above", "below") or made.comparison not in ("", "difference", "head-to-head"):
+        seen = f"{where}: {made.id} has side {made.side!r} and comparison {made.comparison!r}."
+        raise BenchError(seen, "Sides are above and below; comparisons difference and head-to-head, or none.")
+    if made.runs and made.comparison != "head-to-head":
+        raise BenchError(f"{where}: {made.id} has {len(made.runs)} runs.", "Only shares of wins have a mean.")
+    return made
+
+
+def of_record(record: Row) -> list[Claim]:
+    """The claims that an experiment decides, in the ledger's order: of its own file where its record has that.
+
+    Raises BenchError for a claim that `load` would refuse, that names a run or an arm which the experiment lacks, or a
+    comparison without both sides.  The definition is checked already (`own_experiments.of_definition`).
+    """
+    if "definition" not in record:
+        return of_experiment(record["name"])
+    name, definition = record["name"], record["definition"]
+    rms = {run.get("name", "main"): run.get("rms", []) for run in definition["runs"]}
+    found = []
+    for key, values in definition.get("claims", {}).items():
+        made = _claim(key, {"source": "", "reported": "", **values, "experiment": name}, name)
+        for run in made.runs or (made.run,):
+            if run not in rms:
+                raise BenchError(
+                    f"{name}: the claim {key} is of the run {run!r}, which is none.", did_you_mean(run, rms)
+                )
+            for arm in filter(None, (made.arm, made.versus)):
+                if arm not in rms[run]:
+                    seen = f"{name}: the claim {key} is of {arm!r}, which the run {run} does not have."
+                    raise BenchError(seen, did_you_mean(arm, rms[run]))
+        if bool(made.versus) != bool(made.comparison):
+            raise BenchError(f"{name}: the claim {key} needs both `versus` and `comparison`, or neither.")
+        found.append(made)
+    return found
 
 
 def rule(claim: Claim, found: Interval) -> Ruling:

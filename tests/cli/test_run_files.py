@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_bench.harness import toml_files
 from rlhf_bench.harness.cli import run_files
 from rlhf_bench.harness.cli.main import bench, run
 from rlhf_bench.harness.errors import BenchError
@@ -183,7 +184,7 @@ def test_a_name_that_the_user_trusts_is_taken(tmp_path: Path, monkeypatch: pytes
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    for content, named in ((b"\xff\xfe", "UTF-8"), (b"# " + b"x" * run_files.LARGEST, "bytes")):
+    for content, named in ((b"\xff\xfe", "UTF-8"), (b"# " + b"x" * toml_files.LARGEST, "bytes")):
         path.write_bytes(content)
         with pytest.raises(BenchError, match=named):
             run_files.read(path)
@@ -222,3 +223,5 @@ def test_the_page_has_the_example_and_every_key() -> None:
     assert "seq2seq-*.epochs=4" in found.assignments
     for key in run_files.KEYS:
         assert f"`{key}`" in page
+    own = (root / "examples" / "lengths.toml").read_text(encoding="utf-8")
+    assert page.split("```toml\n")[2].split("```")[0] == own

@@ -21,7 +21,7 @@ from test_layers import LAYERS
 
 from rlhf_bench.harness import plugins, presets
 from rlhf_bench.harness.cli.main import bench
-from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan import experiments, own_experiments
 from rlhf_bench.harness.settings import GROUPS, Settings
 
 COMMANDS = [
@@ -76,7 +76,8 @@ def test_a_command_on_a_page_names_what_exists(words: list[str]) -> None:
             assert ":" in one or is_placeholder(one) or one in known_names(kind), f"no {kind} {one!r}"
     assert options.get("--preset", "") in {"", *presets.load_presets()}
     if command.name == "experiment":
-        assert options["name"] in experiments.load()
+        name = options["name"]
+        assert name in experiments.load() or own_experiments.read(ROOT / name)
     if command.name == "check" and options["kind"] != "engine":
         assert options["kind"] == "store" or options["name"] in known_names(options["kind"])
 
