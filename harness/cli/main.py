@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,7 @@ def run(file: RunFile | None, /, **options: Any) -> None:  # by name, because th
     if file:  # those of the command line come last, and so replace the file's
         options["assignments"] = (*file.assignments, *options["assignments"])
     save = options.pop("save")
-    if save:  # before anything is computed: an interrupted run has it
-        run_files.write(save, run_files.content(options, options["assignments"]))
+    repeating = run_files.content(options, options["assignments"]) if save else ""
     for name in ("config", "trust"):
         options.pop(name)
     names = ("out", "jobs", "threads", "device", "track", "repair", "dry_run", "quiet", "plan_on")
@@ -200,7 +200,7 @@ def run(file: RunFile | None, /, **options: Any) -> None:  # by name, because th
     options |= {name: options[name] or () for name in LAYERED}
     try:
         with numbers_kept(no_cache):
-            code = run(Request(**options), **machine)
+            code = run(Request(**options), **machine, save=partial(run_files.write, save, repeating) if save else None)
     except BenchError as error:
         raise (file.located(error) if file else error) from None
     sys.exit(code)

@@ -5,7 +5,7 @@ The functions of the commands return exit codes: 0 fine, 3 something is missing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +44,11 @@ def run(
     quiet: bool,
     measure: bool = True,
     plan_on: str = "",
+    save: Callable[[], None] | None = None,
 ) -> int:
     """bench run
+
+    `save` writes the run file, once the plan has shown that the request is right.
 
     Returns 3 where a cell is unfinished or damaged, and where a judge left too many cases undecided.  Raises the first
     failure of a stage, after the report of the finished cells is shown.
@@ -55,6 +58,8 @@ def run(
         raise BenchError(f"--plan-on {plan_on} is of --dry-run alone.", "Add --dry-run.")
     trackers = check_trackers(track)  # before planning, which may take seconds
     planned = runs.plan_request(request, out)
+    if save:  # before anything is computed: an interrupted run has it
+        save()
     stdout, stderr = consoles(quiet)
     for note in planned.notes:
         stderr.print(f"note: {note}", markup=False, soft_wrap=True)

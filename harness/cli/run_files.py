@@ -62,10 +62,13 @@ class RunFile:
     assignments: tuple[str, ...]
 
     def located(self, error: BenchError) -> BenchError:
-        """An error with the file's line whose setting or value it names; the error as it is where it names none."""
+        """An error with the line of the setting that it names, or of the name that it does not know; else as it is."""
+        if type(error) is not BenchError:  # a damaged result is not the file's, and has an exit code of its own
+            return error
         # the longest first: `ppo.lr` is a part of `ppo.lr_end`
         for name, line in sorted(self._named(), key=lambda one: -len(one[0])):
-            if name in error.seen:
+            # other errors may name an arm that is right, such as one whose training failed
+            if name in error.seen and (not name.startswith("'") or error.seen.startswith("Unknown")):
                 return BenchError(f"{self.path}, line {line}: {error.seen}", error.fix)
         return error
 

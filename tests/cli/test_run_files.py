@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rlhf_bench.harness import toml_files
 from rlhf_bench.harness.cli import run_files
 from rlhf_bench.harness.cli.main import bench, run
-from rlhf_bench.harness.errors import BenchError
+from rlhf_bench.harness.errors import BenchError, DamagedError
 from rlhf_bench.harness.plan.request import Request
 from rlhf_bench.harness.presets import parse_assignments, parse_seeds
 
@@ -50,6 +50,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Request, di
 
     def take(request: Request, **machine: Any) -> int:
         found.extend((request, machine))
+        if machine["save"]:
+            machine["save"]()
         return 0
 
     monkeypatch.setattr("rlhf_bench.harness.cli.run.run", take)
@@ -102,6 +104,30 @@ def test_what_is_saved_asks_for_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(BenchError, match="there already"):
         asked(monkeypatch, "--task", "dialogsum", "--rm", "scalar", "--save", str(saved))
     assert saved.read_bytes() == before
+
+
+def test_a_command_that_is_refused_saves_nothing(tmp_path: Path) -> None:
+    saved = tmp_path / "saved.toml"
+    with pytest.raises(BenchError, match="scalr"):
+        CliRunner().invoke(
+            bench,
+            ["run", "--task", "dialogsum", "--rm", "scalr", "--dry-run", "--save", str(saved)],
+            catch_exceptions=False,
+        )
+    assert not saved.exists()
+
+
+def test_an_error_that_is_not_of_the_file_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "compare.toml"
+    path.write_text(WHOLE, encoding="utf-8")
+    file = run_files.read(path)
+    for error in (
+        DamagedError("cells/x.json of 'scalar' is damaged.", "Run it again."),
+        BenchError("The reward model 'scalar' failed while scoring."),
+        BenchError("Nothing of it."),
+    ):
+        assert file.located(error) is error
+    assert "line 15" in file.located(BenchError("ppo.kl='x' is no number.")).seen
 
 
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5, unique=True))
