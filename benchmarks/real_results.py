@@ -4,7 +4,8 @@
 
 The tables are those of the experiment's own result.  Beside them stand the cost of every kind of stage, twenty samples
 side by side that a fixed rule draws, and what a person said who read pairs blind (benchmarks/blind_reading.py).
-Prompts belong to their data set and its licence: they are named by their id, and printed only with --prompts.
+Prompts belong to their data set and its licence: they are named by their id, and printed only with --prompts.  Where
+PAGE-intro.md lies beside the page, its text comes first: what was said before the reported seeds ran.
 """
 
 from __future__ import annotations
@@ -58,11 +59,15 @@ def page(
     readings: Sequence[Any],
     seed: int,
     prompts: bool = False,
+    intro: str = "",
 ) -> str:
-    """The Markdown page; `prompts`: with the samples' prompts.  Raises BenchError where no cell is finished."""
+    """The Markdown page; `prompts`: with the samples' prompts; `intro`: Markdown that comes first.
+
+    Raises BenchError where no cell is finished.
+    """
     if not built["report"]:
         raise BenchError(f"No cell of {record['name']} in {root} is finished.", "Run it: bench experiment real.")
-    lines = [*_head(built), *ledger.experiment_lines(built)]
+    lines = [*_head(built, intro), *ledger.experiment_lines(built)]
     # its own first line is the experiment's name, which the page's title has
     lines.remove(f"# {escape(built['name'])}")
     lines = [PLACES.sub(r"\1", line) for line in lines]
@@ -71,11 +76,12 @@ def page(
     return "\n".join([*lines, "## What cannot be concluded at this size", LIMITS]).rstrip() + "\n"
 
 
-def _head(built: Mapping[str, Any]) -> Iterator[str]:
+def _head(built: Mapping[str, Any], intro: str) -> Iterator[str]:
     yield from ("# A pretrained model on real data", "")
     yield "Written by `benchmarks/real_results.py`,"
     yield f"{datetime.now(UTC).date().isoformat()}. Do not edit; run it again. [How pairs are read](reading-rubric.md)."
-    yield from ("", "## Settings", "")
+    yield from ("", intro.strip(), "") if intro.strip() else ("",)
+    yield from ("## Settings", "")
     yield from map(escape, setup_lines(built["report"]["arms"]))
     yield ""
 
@@ -148,7 +154,9 @@ def written(
     if problem := integrity.seal_problem(built, file.name):
         raise BenchError(f"{file} is damaged: {problem}.", f"Write it again: bench experiment {name} --out {root}")
     built = integrity.unsealed(built)
-    write_text(out, page(record, built, root, [store.read_json(one) for one in readings], seed, prompts))
+    beside = out.with_name(f"{out.stem}-intro.md")
+    intro = store.read_text(beside) if beside.is_file() else ""
+    write_text(out, page(record, built, root, [store.read_json(one) for one in readings], seed, prompts, intro))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -82,7 +82,9 @@ def test_places_on_a_disk_are_left_out() -> None:
 
 def test_prompts_are_printed_on_request(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.md"
+    (tmp_path / "page-intro.md").write_text("What was *asked*.\n", encoding="utf-8")
     real_results.main([str(runs), "--out", str(out), "--prompts"])
+    assert "What was *asked*.\n\n## Settings" in out.read_text(encoding="utf-8")
     samples = out.read_text(encoding="utf-8").partition("## Samples")[2]
     assert len(re.findall(r"(?m)^Prompt:$", samples)) == real_results.SAMPLES
     assert len(re.findall(r"(?m)^`{3,}text$", samples)) == 3 * real_results.SAMPLES
