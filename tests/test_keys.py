@@ -131,7 +131,7 @@ def computing() -> list[str]:
 
 
 NO_STAGE = re.compile(
-    r"harness\.(cache|fingerprint|forms|presets|seeds|models\.(memory|peaks)|sampling\.speeds|\w+\.types|pipeline\.(?!context|trackers)|statistics\.)"
+    r"harness\.(cache|fingerprint|forms|presets|seeds|toml_files|models\.(memory|peaks)|sampling\.speeds|\w+\.types|pipeline\.(?!context|trackers)|statistics\.)"
 )
 """Of the computing layers, yet of no stage: planning, running, the forms of what is read, reports' numbers
 and their statistics."""

@@ -212,8 +212,8 @@ def _opened(request: Request, settings: Settings) -> Opened:
     own: dict[str, plan_tasks.TaskPlan] = {}
     for name, splits in used.items():
         given = _given(name, settings)
-        own[name], task = plan_tasks.open_task(name, given, splits)
-        if name == request.task and not task.examples("sft"):
+        own[name] = plan_tasks.open_task(name, given, splits)
+        if name == request.task and not own[name].demonstrations:
             raise BenchError(f"The task {name!r} has no demonstrations.", f"For its prompts alone: --prompts {name}.")
         if request.data_seeds and plan_tasks.is_generated(own[name]) and plan_tasks.DATA_SEED in given:
             seen = f"--data-seeds and --set {name}.{plan_tasks.DATA_SEED} both say which data are drawn."

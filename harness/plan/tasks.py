@@ -30,6 +30,7 @@ class TaskPlan:
     stages that read no pairs are shared between settings that change only the pairs.  `max_response` is in tokens of
     the policy, end-of-sequence included.  `has_utility`: the task is a `GoldTask`.  `judges` are the task's own.
     `redrawn`: the data seed by which demonstrations and training pairs are redrawn (`with_data_seed`).
+    `demonstrations`: their number, 0 where they were not asked for.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TaskPlan:
     has_utility: bool = False
     judges: tuple[str, ...] = ()
     redrawn: int | None = None
+    demonstrations: int = 0
 
     @property
     def params(self) -> JsonObject:
@@ -109,14 +111,33 @@ class Tasks:
         return " ".join(parts)
 
 
-def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", "test")) -> tuple[TaskPlan, Task]:
-    """Build the task with its settings and read its data once.
+_generated: dict[tuple[str, str, str, tuple[Split, ...]], TaskPlan] = {}
+"""The generated tasks that this process has opened, by name, code, settings and splits.
+
+An experiment opens one task for every run, and to generate a world of thousands of examples takes a second.  Data from
+files are read each time: they may have changed.
+"""
+
+
+def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", "test")) -> TaskPlan:
+    """Build the task with its settings and read its data once; generated data once in a process.
 
     `splits` are those that will be used: a task may have prompts alone.  Raises BenchError for an unknown name, a wrong
     setting, a missing member and data that cannot be read.
     """
     plugin = plugins.find("task", name)
     settings = factory_settings(name, plugin.factory(), given)
+    place = (name, plugin.fingerprint(), store.canonical(settings), tuple(splits))
+    if place in _generated:
+        return _generated[place]
+    opened = _read(name, settings, plugin.fingerprint(), splits)
+    if opened.origin.kind == "generated":
+        _generated[place] = opened
+    return opened
+
+
+def _read(name: str, settings: Row, fingerprint: str, splits: Sequence[Split]) -> TaskPlan:
+    """The task from its data; raises as `open_task`."""
     try:
         task = plugins.build("task", name, settings)
     except BenchError as error:
@@ -129,6 +150,7 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
         origin = origin_of(task)
         # by split: an example that moves from training to test changes the hash
         examples = store.content_key([[to_row(e) for e in task.examples(split)] for split in splits])
+        demonstrations = len(task.examples("sft")) if "sft" in splits else 0
         max_response = int(task.max_response_tokens)
     except BenchError:
         raise
@@ -137,10 +159,17 @@ def open_task(name: str, given: Row, splits: Sequence[Split] = ("sft", "train", 
     if max_response < 2:
         raise BenchError(f"The task {name!r} has max_response_tokens={max_response}.", "It needs 2 or more.")
     own = tuple(task.judges) if isinstance(task, HasOwnJudges) else ()
-    opened = TaskPlan(
-        name, settings, plugin.fingerprint(), origin, max_response, examples, isinstance(task, GoldTask), own
+    return TaskPlan(
+        name,
+        settings,
+        fingerprint,
+        origin,
+        max_response,
+        examples,
+        isinstance(task, GoldTask),
+        own,
+        demonstrations=demonstrations,
     )
-    return opened, task
 
 
 def check_data(name: str, given: Mapping[str, object]) -> None:
@@ -164,5 +193,5 @@ def with_data_seed(task: TaskPlan, data: int, splits: Sequence[Split]) -> TaskPl
     Held-out prompts are drawn anew in the first case alone.  Raises BenchError as `open_task`.
     """
     if is_generated(task):
-        return open_task(task.name, {**task.settings, DATA_SEED: data}, splits)[0]
+        return open_task(task.name, {**task.settings, DATA_SEED: data}, splits)
     return replace(task, redrawn=data)

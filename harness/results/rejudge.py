@@ -197,7 +197,7 @@ def _verdict_stage(cell: CellFiles, judge: JudgeSpec) -> Stage:
 @lru_cache  # many cells have one task, and opening it reads its data
 def _open_task(name: str, settings: str) -> tasks.TaskPlan:
     """The task `name` with settings in canonical JSON (a string, because the cache needs a hashable argument)."""
-    return tasks.open_task(name, json.loads(settings), ("test",))[0]
+    return tasks.open_task(name, json.loads(settings), ("test",))
 
 
 class StoredStage(Stage):

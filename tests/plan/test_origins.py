@@ -48,7 +48,7 @@ class Odd(Plain):
 
 
 def test_without_an_origin_the_plan_states_none_and_hashes_the_content() -> None:
-    opened, _ = open_task(f"{HERE}:Plain", {})
+    opened = open_task(f"{HERE}:Plain", {})
     assert (opened.origin.kind, opened.origin.description) == (NOT_STATED, NOT_SAID)
     assert len(opened.origin.sha256) == 64
     assert origin_of(Silent()).sha256 == opened.origin.sha256  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def make_results(folder: Path) -> Results:
     store.write_rows(found.folder("prompts") / "examples.test.jsonl", prompts)
     store.write_rows(found.folder("baseline") / "generations.jsonl", before)
     store.write_rows(found.folder("generations") / "generations.jsonl", after)
-    task = tasks.open_task(TASK, {})[0]
+    task = tasks.open_task(TASK, {})
     record = {"task": TASK, "reward_model": "rm", "seed": 0, "evaluated": task.params, "stages": stages, "judges": {}}
     path = folder / "cells" / "x.json"
     path.parent.mkdir()

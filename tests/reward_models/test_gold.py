@@ -71,8 +71,8 @@ def test_without_a_task_there_is_no_reward(tiny_gpt2: Tiny) -> None:
 
 
 def planned(rm: str, evaluated: str = "dialogsum", **world: str) -> Cell:
-    home, _ = open_task("dialogsum", SIZES | world)
-    tasks = Tasks(home, home, home if evaluated == "dialogsum" else open_task(evaluated, SIZES)[0])
+    home = open_task("dialogsum", SIZES | world)
+    tasks = Tasks(home, home, home if evaluated == "dialogsum" else open_task(evaluated, SIZES))
     policy: dict[str, Any] = {"name": "tiny", "source": "tiny", "settings": {}}
     return plan_cell(tasks, rm, 0, policy, Settings())
 
@@ -92,7 +92,7 @@ def test_the_evaluated_task_has_a_utility_of_its_own() -> None:
 
 
 def test_a_task_without_a_utility_is_refused_by_the_plan() -> None:
-    home, _ = open_task("dialogsum", SIZES)
+    home = open_task("dialogsum", SIZES)
     bare = replace(home, name="bare", has_utility=False)
     policy: dict[str, Any] = {"name": "tiny", "source": "tiny", "settings": {}}
     with pytest.raises(BenchError, match="'gold' pays the true utility, and 'bare' has none"):

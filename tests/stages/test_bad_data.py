@@ -59,7 +59,7 @@ class Faulty:
 
 def context(tiny: Tiny, tmp_path: Path, fault: str) -> Context:
     """What the stages of the faulty task get, on a policy that is there already."""
-    task, _ = tasks.open_task("test_bad_data:Faulty", {"fault": fault})
+    task = tasks.open_task("test_bad_data:Faulty", {"fault": fault})
     (tmp_path / "work").mkdir()
     params: dict[str, Any] = {
         "task": task.params,
