@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +25,18 @@ from rlhf_bench.harness.plan.judges import DEFAULT_JUDGES
 from rlhf_bench.harness.results import claims
 from rlhf_bench.harness.seams import Task
 
-SMALL = settings(("seq2seq-token-positive",))
+SMALL = settings(("scalar", "seq2seq-token"))
 WORLD = {
     "demonstrations": 40, "train_pairs": 16, "test_pairs": 8, "train_prompts": 16, "test_prompts": 12,
     "response_tokens": 16,
 }  # fmt: skip
 
 
-def experiment(out: Path, *more: str, name: str = "positive-only") -> list[str]:
+def experiment(out: Path, *more: str, name: str = "overlap") -> list[str]:
     return ["experiment", name, "--out", str(out), "--jobs", "1", "--seeds", "2", *SMALL, *more]
 
 
-def result(out: Path, name: str = "positive-only") -> Any:
+def result(out: Path, name: str = "overlap") -> Any:
     return json.loads((out / "experiments" / name / "experiment.json").read_text())
 
 
@@ -49,28 +50,35 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_experiment_ends_with_verdicts(done: Path) -> None:
     found = result(done)
-    assert [row["id"] for row in found["claims"]] == ["positive-only-empty", "positive-only-empty-raw"]
+    assert [row["id"] for row in found["claims"]] == ["low-overlap"]
     assert all(row["verdict"] in ("supported", "contradicted", "inconclusive") for row in found["claims"])
     assert all(row["seeds"] == [0, 1] for row in found["claims"])
     assert not found["missing"]
-    text = (done / "experiments" / "positive-only" / "experiment.md").read_text()
+    text = (done / "experiments" / "overlap" / "experiment.md").read_text()
     assert found["question"].split("?")[0] in text.replace("\\", "")
 
 
 def test_the_arms_of_an_experiment_share_all_but_what_differs(done: Path) -> None:
-    assert len(list((done / "sft").iterdir())) == 2 * 2  # seeds, demonstrations
-    assert len(list((done / "reward").iterdir())) == 2 * 2 * 2  # and correctors
-    assert len(list((done / "ppo").iterdir())) == 2 * 17
-    scales = {path.parent.name: store.read_json(path)["scale"] for path in (done / "scale").glob("*/scale.json")}
-    assert sum(scale == 1 for scale in scales.values()) >= 2  # rewards as they come are divided by 1
+    assert len(list((done / "sft").iterdir())) == 2  # seeds
+    assert len(list((done / "reward").iterdir())) == 2 * 2 * 2  # thirds of the pairs, and recipes
+    assert len(list((done / "ppo").iterdir())) == 2 * 2 * 2
+
+
+def test_the_settings_of_an_experiment_share_all_but_what_they_change() -> None:
+    made = experiments.make(experiments.find("positive-only"), [0, 1], {})
+    stages = [stage for plan in made.plans.values() for cell in plan.cells for stage in cell.stages.values()]
+    count = Counter(kind for kind, _ in {(stage.kind, stage.key) for stage in stages})
+    assert count["sft"] == 2 * 2  # seeds, demonstrations
+    assert count["reward"] == 2 * 2 * 2  # and correctors
+    assert count["ppo"] == 2 * 17
 
 
 def test_the_same_again_computes_nothing_and_says_the_same(done: Path) -> None:
-    before = (done / "experiments" / "positive-only" / "experiment.json").read_bytes()
+    before = (done / "experiments" / "overlap" / "experiment.json").read_bytes()
     stages = {path: path.stat().st_mtime_ns for path in done.glob("*/*/stage.json")}
     again = bench(*experiment(done))
     assert again.returncode == 0, again.stderr
-    assert (done / "experiments" / "positive-only" / "experiment.json").read_bytes() == before
+    assert (done / "experiments" / "overlap" / "experiment.json").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in done.glob("*/*/stage.json")} == stages
 
 
@@ -90,7 +98,7 @@ def test_too_many_undecided_cases_end_an_experiment_with_3(
 ) -> None:
     out = tmp_path / "runs"
     shutil.copytree(done, out)
-    known = experiments.find("positive-only")
+    known = experiments.find("overlap")
     runs = tuple(replace(run, judges=(*(run.judges or DEFAULT_JUDGES), "test_experiments:Shy")) for run in known.runs)
     monkeypatch.setattr(experiments, "load", lambda: {known.name: replace(known, runs=runs)})
     stages = set(out.glob("*/*/stage.json"))
@@ -107,7 +115,7 @@ def test_the_ledger_names_what_was_not_run(done: Path, tmp_path: Path) -> None:
     written = tmp_path / "docs" / "results.md"
     found = bench("claims", str(done), "--out", str(written))
     assert found.returncode == 3, found.stderr  # most experiments were not run
-    assert "positive-only-empty" in found.stdout
+    assert "low-overlap" in found.stdout
     assert "bench experiment ood" in written.read_text()
     assert "not run" in found.stdout
 
