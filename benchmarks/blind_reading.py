@@ -1,7 +1,7 @@
-"""Pairs of a finished run to be read blind by a person, and what the labels come to (docs/reading-rubric.md).
+"""Pairs of a finished run to be read blind, and what the labels come to (docs/reading-rubric.md).
 
     python benchmarks/blind_reading.py RUNS --task saferlhf --write pairs.csv [--count 100] [--against SFT] [--seed 1]
-    python benchmarks/blind_reading.py RUNS --task saferlhf --labels pairs.csv [--out reading.json]
+    python benchmarks/blind_reading.py RUNS --task saferlhf --labels pairs.csv [--out reading.json --reader "a student"]
 
 The first writes pairs without names, sides and order at random; fill its column `label` with a, b or tie.  The second
 repeats the draw, which needs the same --count, --against and --seed, and reports win rates and the agreement with the
@@ -47,6 +47,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--write", type=Path, help="a new .csv or .jsonl for the reader")
     what.add_argument("--labels", type=Path, help="the file with its labels")
     parser.add_argument("--out", type=Path, help="with --labels: the reading as JSON, for benchmarks/real_results.py")
+    parser.add_argument("--reader", default="", help="with --out: who read, for the page; a model is no person")
     return parser.parse_args(arguments)
 
 
@@ -70,6 +71,7 @@ def as_json(given: argparse.Namespace, found: blind.Reading) -> dict[str, Any]:
     """The reading for the page of results: counts and tables."""
     plain = {name: value for name, value in asdict(found).items() if name in ("drawn", "read", "counts", "by_gold")}
     asked = {"task": given.task, "against": given.against, "seed": given.seed, "level": given.level}
+    asked["reader"] = given.reader
     return {**asked, **plain, "tables": [stored(table) for table in blind.reading_tables(found, given.level)]}
 
 

@@ -3,7 +3,7 @@
     python benchmarks/real_results.py RUNS --out docs/results-real.md [--reading FILE.json ...] [--seed 1] [--prompts]
 
 The tables are those of the experiment's own result.  Beside them stand the cost of every kind of stage, twenty samples
-side by side that a fixed rule draws, and what a person said who read pairs blind (benchmarks/blind_reading.py).
+side by side that a fixed rule draws, and what a reader said who read pairs blind (benchmarks/blind_reading.py).
 Prompts belong to their data set and its licence: they are named by their id, and printed only with --prompts.  Where
 PAGE-intro.md lies beside the page, its text comes first: what was said before the reported seeds ran.
 """
@@ -42,7 +42,8 @@ LIMITS = """
 - Three training seeds show whether a run repeats, not how often it fails: a failure in one run of five is missed by
   three in half of all cases.
 - The gold model is small, learned from a few hundred pairs, and has the policy's own pretraining. What it prefers is
-  an opinion that was held out, no truth; where the reader disagrees with it, the reader is right.
+  an opinion that was held out, no truth. How far a reader who follows a rubric agrees with it stands above: where that
+  is no more than chance, a change of gold is no change of quality.
 - Eight iterations of PPO are its beginning: an arm that gains nothing here may gain later, and one that gains may
   overoptimise later. Best-of-n stops at eight.
 - Arms differ from the SFT policy by one recipe each, with rates from short runs on one development seed. Another rate
@@ -87,11 +88,12 @@ def _head(built: Mapping[str, Any], intro: str) -> Iterator[str]:
 
 
 def _read(readings: Sequence[Any]) -> Iterator[str]:
-    yield from ("## Read blind by a person", "")
+    yield from ("## Pairs read blind", "")
     if not readings:
         yield from ("No pair was read: `benchmarks/blind_reading.py` writes them.", "")
     for one in readings:
-        yield from (f"Task {escape(str(one['task']))}, against {escape(str(one['against']))}.", "")
+        reader = escape(str(one.get("reader") or "not stated"))
+        yield from (f"Task {escape(str(one['task']))}, against {escape(str(one['against']))}.  Reader: {reader}.", "")
         for table in one["tables"]:
             yield from table_lines(restored(table), "###")
 
@@ -113,6 +115,7 @@ def _samples(cells: Sequence[CellFiles], seed: int, prompts: bool) -> Iterator[s
     tasks = sorted({cell.record["task"] for cell in cells})
     each = -(-SAMPLES // len(tasks))
     rule = f"{each} of each task, arms in turns, by `blind.draw` with seed {seed}: nobody chose them."
+    rule += " Responses to unsafe prompts may offend."
     yield from ("## Samples", "", f"{rule} Pairs with equal texts are left out.", "")
     if not prompts:
         yield from (

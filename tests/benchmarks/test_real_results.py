@@ -53,13 +53,15 @@ def test_the_page_has_its_parts_and_runs_no_text_of_a_model(runs: Path, tmp_path
     asked = [str(runs), "--task", "dialogsum", "--count", "6"]
     blind_reading.main([*asked, "--write", str(pairs)])
     pairs.write_text(pairs.read_text().replace('"label": ""', '"label": "tie"'))
-    blind_reading.main([*asked, "--labels", str(pairs), "--out", str(reading)])
+    blind_reading.main([*asked, "--labels", str(pairs), "--out", str(reading), "--reader", "a <b>student</b>"])
     real_results.main([str(runs), "--out", str(out), "--reading", str(reading)])
     text = out.read_text(encoding="utf-8")
     plain = outside_of_fences(text)
     for part in ("Does it", "Settings", "At the last checkpoint", "Read blind", "Reader and gold model", "Samples"):
         assert part in plain, part
     assert "6 of 6 drawn pairs were read" in plain
+    assert "Reader: a" in plain
+    assert "<b>" not in plain
     assert plain.rstrip().endswith(real_results.LIMITS.strip())
     # every sample: a heading, and two texts behind it; prompts are not ours to print
     samples = text.partition("## Samples")[2].partition("## What cannot")[0]
