@@ -20,21 +20,15 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     """Arm key -> the reward model's name, with what tells it from the other arms shown: policy, optimiser, settings.
 
     Settings are those that some arm was given by hand, with the values that each arm was computed with: what all arms
-    have in common is left out, whether by hand or by default, and so are the one default of arms of one reward model
-    and optimiser, and what an arm does not use.  PPO, the usual optimiser, is not named.  Of more than SHOWN settings
-    those that tell arms of one reward model and optimiser apart come first, and the others are counted.  A label is
-    unique on its task.
+    of its task have in common is left out, whether by hand or by default, for the task stands beside the label; and so
+    are the one default of arms of one reward model and optimiser, and what an arm does not use.  PPO, the usual
+    optimiser, is not named.  Of more than SHOWN settings those that tell arms of one reward model and optimiser apart
+    come first, and the others are counted.  A label is unique on its task.
     """
     rms = {*plugins.available("reward-model"), *(arm.reward_model for arm in arms)}
     settings = settings_of(arms, rms)
-    items = {item for own in settings.values() for item in own.items()}
-    # what all arms that a setting is of share tells none of them apart
     common = {
-        (name, value)
-        for name, value in items
-        if all(
-            settings[arm.key].get(name, "") in (value, NOT_USED) for arm in arms if is_of(name, arm.reward_model, rms)
-        )
+        task: shared_by([arm for arm in arms if arm.task == task], settings, rms) for task in {a.task for a in arms}
     }
     kinds = {arm.key: (arm.task, arm.reward_model, optimizer_of(arm.cells[0])) for arm in arms}
     layers = {arm.key: " x ".join(layers_asked(arm.seeds[0])) for arm in arms}
@@ -46,7 +40,7 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         own = [
             (name, value)
             for name, value in settings[arm.key].items()
-            if (name, value) not in common and value != NOT_USED and default_of(name, same, settings) != value
+            if (name, value) not in common[arm.task] and value != NOT_USED and default_of(name, same, settings) != value
         ]
         # stable: in the order in which they were given otherwise
         own.sort(key=lambda item: all(other.get(item[0]) == item[1] for other in alike))
@@ -64,6 +58,20 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
         if shown_as[arm.task, labels[arm.key]] > 1:  # arms that still look alike, such as other data of one task
             labels[arm.key] += f" #{arm.key[:6]}"
     return labels
+
+
+def shared_by(
+    arms: Sequence[Arm], settings: Mapping[str, Mapping[str, str]], rms: Collection[str]
+) -> set[tuple[str, str]]:
+    """(setting, value) of what all arms that a setting is of share, which tells none of them apart."""
+    items = {item for arm in arms for item in settings[arm.key].items()}
+    return {
+        (name, value)
+        for name, value in items
+        if all(
+            settings[arm.key].get(name, "") in (value, NOT_USED) for arm in arms if is_of(name, arm.reward_model, rms)
+        )
+    }
 
 
 def default_of(name: str, arms: Sequence[Arm], settings: Mapping[str, Mapping[str, str]]) -> str | None:

@@ -140,11 +140,21 @@ def test_the_best_series_are_in_sight_and_labels_do_not_meet() -> None:
     assert all(b - a >= figures.LINE for a, b in pairwise(places))
 
 
-def test_labels_leave_out_settings_of_other_reward_models() -> None:
-    def arm(rm: str, key: str, **settings: str) -> Arm:
-        record = {"task": "t", "reward_model": rm, "differing": settings, "stages": {}}
-        return Arm("t", rm, key, (CellFiles({**record, "seed": 1}, Path()),))
+def arm(rm: str, key: str, task: str = "t", **settings: str) -> Arm:
+    record = {"task": task, "reward_model": rm, "differing": settings, "stages": {}}
+    return Arm(task, rm, key, (CellFiles({**record, "seed": 1}, Path()),))
 
+
+def test_labels_leave_out_what_the_task_says() -> None:
+    few, many = {"data.limit": "10"}, {"data.limit": "20"}
+    arms = [arm("scalar", "a", "s", **few), arm("whitebox", "b", "s", **few), arm("scalar", "c", "t", **many),
+            arm("whitebox", "d", "t", **few)]  # fmt: skip
+    assert labels.labels_of(arms) == {
+        "a": "scalar", "b": "whitebox", "c": "scalar (data.limit=20)", "d": "whitebox (data.limit=10)",
+    }  # fmt: skip
+
+
+def test_labels_leave_out_settings_of_other_reward_models() -> None:
     both = {"scalar*.epochs": "6", "seq2seq-*.epochs": "6", "pairs.overlap": "low"}
     arms = [arm("scalar", "a"), arm("scalar", "b", **both), arm("seq2seq-token", "c", **both, **{"ppo.kl": "1"})]
     assert labels.labels_of(arms) == {
