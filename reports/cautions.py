@@ -17,7 +17,7 @@ from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
-from rlhf_bench.reports.cell_records import gold_trainings, has_rewards, proxy_training, stage_record
+from rlhf_bench.reports.cell_records import gold_trainings, has_rewards, proxy_trainings, stage_record, trained_parts
 from rlhf_bench.reports.measures import COLLAPSED
 
 if TYPE_CHECKING:
@@ -70,12 +70,15 @@ def warnings(arm: Arm, label: str) -> list[str]:
 
 def of_training(cell: CellFiles) -> Iterator[str]:
     """Sentences about a cell's trained reward model: what is left of its random head, what its gold scorers share."""
-    if "reward" in cell.record["stages"]:
-        yield from untrained_alarm(stage_record(cell, "reward")["figures"])
-    proxy = proxy_training(cell)
+    for member, role in trained_parts(cell).items():
+        said = f"member {member}: " if member else ""
+        yield from (f"{said}{text}" for text in untrained_alarm(stage_record(cell, role)["figures"]))
     for name, gold in gold_trainings(cell).items():
-        if clauses := shared(gold, proxy):
-            yield f"{name} is no independent gold: {', '.join(clauses)}; errors that both share count as gains"
+        for member, proxy in proxy_trainings(cell).items():
+            if clauses := shared(gold, proxy):
+                of = f" of the member {member}" if member else ""
+                what = f"{name} is no independent gold{of}: {', '.join(clauses)}"
+                yield f"{what}; errors that both share count as gains"
 
 
 def answers_alone(cell: CellFiles) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rlhf_bench.harness import store
@@ -10,6 +11,9 @@ from rlhf_bench.harness.training.record import training_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
+
+PART, SCALE = re.compile(r"part(\d{1,4})"), re.compile(r"scale(\d{1,4})")
+"""Roles of the stages of a combination's members (plan/combinations.py)."""
 
 
 def optimizer_of(cell: CellFiles) -> str:
@@ -68,9 +72,33 @@ def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
     return {name: own for name, own in found.items() if own}
 
 
-def proxy_training(cell: CellFiles) -> JsonObject:
-    """What a cell's reward model was trained with, in this run or in another one; {} where no record says."""
-    return training_of(cell.folder("reward")) if "reward" in cell.record["stages"] else _elsewhere(cell, "scale")
+def trained_parts(cell: CellFiles) -> dict[str, str]:
+    """Role of the stage that trained a cell's reward model, under ""; of a combination those of its trained members, by
+    the member's number, from 1."""
+    stages = cell.record["stages"]
+    if not has_members(cell):
+        return {"": "reward"} if "reward" in stages else {}
+    return {str(int(found[1]) + 1): role for role in stages if (found := PART.fullmatch(role))}
+
+
+def has_members(cell: CellFiles) -> bool:
+    """Whether a cell's reward model is a combination of others."""
+    return "scale0" in cell.record["stages"]
+
+
+def proxy_trainings(cell: CellFiles) -> dict[str, JsonObject]:
+    """What a cell's reward model was trained with, in this run or in another one, under ""; of a combination what each
+    member was, by its number, from 1.  {} where no record says."""
+    stages = cell.record["stages"]
+    if not has_members(cell):
+        return {"": training_of(cell.folder("reward")) if "reward" in stages else _elsewhere(cell, "scale")}
+    found = {}
+    for role in stages:
+        if scaled := SCALE.fullmatch(role):
+            part = f"part{scaled[1]}"
+            own = training_of(cell.folder(part)) if part in stages else _elsewhere(cell, role)
+            found[str(int(scaled[1]) + 1)] = own
+    return found
 
 
 def _elsewhere(cell: CellFiles, role: str) -> JsonObject:

@@ -51,7 +51,7 @@ TrueUtility = Callable[[str, str], float | None]
 class Combined:
     """Several reward models as one; written as mean(A,B), min(A,B), wsum(A:1,B:.3) or uwo(A*5:.1), not by this name.
 
-    `how` is one of HOWS.  `members` are JSON objects {"label", "name", "settings", "weight"}: two or more; an ensemble
+    `how` is one of HOWS.  `members` are JSON objects {"name", "settings", "weight"}: two or more; an ensemble
     of one recipe has a member for every training.  `weight` counts in wsum alone, `penalty` in uwo.
     """
 
@@ -64,6 +64,14 @@ class Combined:
         self.how, self.members, self.penalty = how, members, penalty
         self.made = [plugins.build("reward-model", one["name"], one["settings"]) for one in members]
         _take(self, self.made, lambda _: self, lambda _: self)
+
+    @property
+    def labels(self) -> list[str]:
+        """What figures call the members: their labels, with a number, from 1, where one name has several."""
+        names = [plugins.find("reward-model", one["name"]).label for one in self.members]
+        return [
+            f"{name} #{names[:at].count(name) + 1}" if names.count(name) > 1 else name for at, name in enumerate(names)
+        ]
 
     @property
     def training_settings(self) -> Row:
@@ -85,15 +93,15 @@ class Combined:
         that cannot be loaded."""
         parts = []
         stored = store.read_json(folder / RECORD)["parts"]
-        for at, (one, made, kept) in enumerate(zip(self.members, self.made, stored, strict=True)):
+        for at, (one, label, made, kept) in enumerate(zip(self.members, self.labels, self.made, stored, strict=True)):
             model = made
             if isinstance(made, TrainableRewardModel):
                 try:
                     model = made.load(folder / str(at), device)
                 except BenchError as error:
-                    raise BenchError(f"The member {one['label']}: {error.seen}", error.fix) from error
+                    raise BenchError(f"The member {label}: {error.seen}", error.fix) from error
             weight = one["weight"] if self.how == SUM else 1.0
-            parts.append(Part(one["label"], model, weight, kept["scale"], kept["offset"]))
+            parts.append(Part(label, model, weight, kept["scale"], kept["offset"]))
         return CombinedScorer(self.how, parts, self.penalty)
 
 

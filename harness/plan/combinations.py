@@ -13,7 +13,7 @@ from rlhf_bench.harness import fingerprint, plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import arms
-from rlhf_bench.harness.plan.combination_names import is_combination, parse
+from rlhf_bench.harness.plan.combination_names import PLUGIN, is_combination, names_of, parse
 from rlhf_bench.harness.plan.shared import H
 from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.seeds import derived_seed
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Prepared = Callable[[arms.RewardArm, "Settings"], arms.ArmContext]
 """The context of an arm with these settings, with its stages up to `scale`."""
 
-PLUGIN = "combined"
-"""The reward model that a combination is, with its members as settings."""
 MODULE = "rlhf_bench.reward_models.combined"
 
 
@@ -35,10 +33,12 @@ class CombinedArm(arms.RewardArm):
 
     parts: tuple[tuple[arms.RewardArm, int], ...] = ()
 
-    @property
-    def trains(self) -> bool:
-        """Whether a member is trained."""
-        return any(isinstance(member.made, TrainableRewardModel) for member, _ in self.parts)
+
+def trains(arm: arms.RewardArm) -> bool:
+    """Whether the reward model is trained, or a member of the combination."""
+    if isinstance(arm, CombinedArm):
+        return any(trains(member) for member, _ in arm.parts)
+    return isinstance(arm.made, TrainableRewardModel)
 
 
 def open_arm(name: str, settings: Settings) -> arms.RewardArm:
@@ -47,8 +47,8 @@ def open_arm(name: str, settings: Settings) -> arms.RewardArm:
     Raises BenchError as `arms.open_arm` of every member, as `combination_names.parse`, and for an ensemble of what is
     not trained.
     """
-    if name == PLUGIN:
-        seen = f"--rm {PLUGIN} does not say what is combined."
+    if PLUGIN in names_of(name):
+        seen = f"The reward model {PLUGIN!r} does not say what is combined."
         raise BenchError(seen, "Write --rm 'mean(A,B)', 'min(A,B)', 'wsum(A:1,B:.3)' or 'uwo(A*5:.1)'.")
     if not is_combination(name):
         return arms.open_arm(name, settings)
@@ -60,15 +60,7 @@ def open_arm(name: str, settings: Settings) -> arms.RewardArm:
             seen = f"--rm {name!r}: {one.name} is not trained, so that {one.copies} of it are all the same."
             raise BenchError(seen, f"Write {one.name} once.")
         parts += [(opened[one.name], one.weight, at) for at in range(one.copies)]
-    members = [
-        {
-            "label": f"{arm.label} #{at + 1}" if sum(arm is other for other, _, _ in parts) > 1 else arm.label,
-            "name": arm.name,
-            "settings": dict(arm.settings),
-            "weight": weight,
-        }
-        for arm, weight, at in parts
-    ]
+    members = [{"name": arm.name, "settings": dict(arm.settings), "weight": weight} for arm, weight, _ in parts]
     values = {"how": asked.how, "members": members, "penalty": asked.penalty}
     made = plugins.build("reward-model", PLUGIN, values)
     code = store.content_key([fingerprint.of(MODULE), [arm.code for arm in opened.values()]])
@@ -107,8 +99,8 @@ def stages(arm: arms.ArmContext, prepared: Prepared) -> dict[str, Stage]:
 def _trained_again(member: arms.ArmContext, number: int) -> arms.ArmContext:
     """The member's context with its training of that number, from 0, and the scale of that; 0 is the plain arm's.
 
-    All trainings of an ensemble start from one SFT policy and learn from the same pairs: their seeds alone differ, which
-    draw heads and order (arXiv 2310.02743).
+    All trainings of an ensemble start from one SFT policy and learn from the same pairs.  Their seeds alone differ,
+    which draw heads and order (arXiv 2310.02743).
     """
     if not number:
         return member

@@ -9,7 +9,6 @@ from rlhf_bench.harness.plan import arms, combinations
 from rlhf_bench.harness.plan.gold import GoldRun
 from rlhf_bench.harness.plan.shared import shared_stages
 from rlhf_bench.harness.plan.tasks import Tasks
-from rlhf_bench.harness.seams import TrainableRewardModel
 from rlhf_bench.harness.seeds import Seed, of_reward
 from rlhf_bench.harness.text.types import Row
 
@@ -22,14 +21,14 @@ def prepared(
 ) -> arms.ArmContext:
     """The context of an arm with its stages up to `scale`.
 
-    `policy` is what `policy_identity` returns.  In a run with a gold model (`by_gold`) the proxies learn from its pairs,
-    and what pays the true utility pays its score.
+    `policy` is what `policy_identity` returns.  In a run with a gold model (`by_gold`) the proxies learn from its
+    pairs, and what pays the true utility pays its score.
     """
     ceiling = by_gold if arm.reads_utility else None
     arm = ceiling.ceiling if ceiling else arm
     shared = shared_stages(tasks, seed, policy, settings)
     combined = isinstance(arm, combinations.CombinedArm)
-    trains = arm.trains if isinstance(arm, combinations.CombinedArm) else isinstance(arm.made, TrainableRewardModel)
+    trains = combinations.trains(arm)
     # a reward model that is not trained has no seed of its own
     trainer = of_reward(seed) if trains else seed
     start = shared if trainer == seed else shared_stages(tasks, trainer, policy, settings)

@@ -24,19 +24,20 @@ def combined(context: Context) -> StageFigures:
 
     The files are hard links where the file system has them, so that weights take their space once.
     """
-    members, inputs = context.params["rm"]["settings"]["members"], context.inputs
+    settings, inputs = context.params["rm"]["settings"], context.inputs
+    members = settings["members"]
     for at in range(len(members)):
         if f"part{at}" in inputs:
             link_files(inputs[f"part{at}"], context.work / str(at))
         context.progress(at + 1, len(members))
     standards = [store.read_json(inputs[f"scale{at}"] / "scale.json") for at in range(len(members))]
-    labels = [one["label"] for one in members]
+    labels = combinations.Combined(**settings).labels
     store.write_json(context.work / combinations.RECORD, combinations.record(labels, standards))
     return {"members": len(members), "scales": [one["scale"] for one in standards]}
 
 
 def link_files(source: Path, target: Path) -> None:
-    """Give `target` the files of `source`, but its stage's record and hidden files: by hard links, or else by copies."""
+    """Give `target` the files of `source` but its stage's record and hidden ones: by hard links, or else by copies."""
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
         if not path.is_file() or name.as_posix() == store.MARKER or any(part.startswith(".") for part in name.parts):
