@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.nouns import Example, Rollout
-from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 from rlhf_bench.harness.seams import (
     MayDecline,
     ReadsExamples,
@@ -121,6 +120,7 @@ class Part:
         Raises BenchError, naming the member, where it fails or cannot score.
         """
         from rlhf_bench.harness.ppo.arithmetic import Standard, standardised
+        from rlhf_bench.harness.ppo.scoring import NamedRewardModel
 
         # after with_examples and with_utility, without which a member may have no rewards
         if not isinstance(self.model, RewardModel):

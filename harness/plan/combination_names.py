@@ -76,6 +76,14 @@ def names_of(text: str) -> list[str]:
     return [one.name for one in parse(text).members] if is_combination(text) else [text]
 
 
+def names_at(text: str, place: str) -> list[str]:
+    """Those of a name in a file; `place` (file and line) leads the message of an error."""
+    try:
+        return names_of(text)
+    except BenchError as error:
+        raise BenchError(f"{place}: {error.seen}", error.fix) from None
+
+
 def all_names(texts: Sequence[str]) -> list[str]:
     """Those of several, each once."""
     return list(dict.fromkeys(name for text in texts for name in names_of(text)))
