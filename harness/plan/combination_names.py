@@ -23,8 +23,12 @@ FORMS = {
     "mean(A*K), min(A*K)": "an ensemble: the same reward model, trained K times from different seeds",
 }
 """What --rm takes beside names, with a description each."""
-PLUGIN = "combined"
-"""The reward model that every combination is, with its members as settings."""
+PLUGIN = "rlhf_bench.reward_models.combined:Combined"
+"""The reward model that every combination is, with its members as settings.
+
+It is not registered: the record of a stranger may name registered reward models, and this one builds whatever its
+settings name (trust.py).
+"""
 MOST = 32
 """Members of one combination, counting the trainings of an ensemble: all are in memory at once."""
 CALL = re.compile(r"\s*([\w-]*)\s*\(")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Prepared = Callable[[arms.RewardArm, "Settings"], arms.ArmContext]
 """The context of an arm with these settings, with its stages up to `scale`."""
 
-MODULE = "rlhf_bench.reward_models.combined"
-
 
 @dataclass(frozen=True)
 class CombinedArm(arms.RewardArm):
@@ -48,7 +46,7 @@ def open_arm(name: str, settings: Settings) -> arms.RewardArm:
     not trained.
     """
     if PLUGIN in names_of(name):
-        seen = f"The reward model {PLUGIN!r} does not say what is combined."
+        seen = f"{PLUGIN} does not say what is combined."
         raise BenchError(seen, "Write --rm 'mean(A,B)', 'min(A,B)', 'wsum(A:1,B:.3)' or 'uwo(A*5:.1)'.")
     if not is_combination(name):
         return arms.open_arm(name, settings)
@@ -63,7 +61,7 @@ def open_arm(name: str, settings: Settings) -> arms.RewardArm:
     members = [{"name": arm.name, "settings": dict(arm.settings), "weight": weight} for arm, weight, _ in parts]
     values = {"how": asked.how, "members": members, "penalty": asked.penalty}
     made = plugins.build("reward-model", PLUGIN, values)
-    code = store.content_key([fingerprint.of(MODULE), [arm.code for arm in opened.values()]])
+    code = store.content_key([fingerprint.of(PLUGIN.partition(":")[0]), [arm.code for arm in opened.values()]])
     label = asked.text(lambda one: opened[one].label)
     return CombinedArm(PLUGIN, label, values, made, code, tuple((arm, at) for arm, _, at in parts))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlhf_bench.harness import plugins, store, trust
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.pipeline import integrity
-from rlhf_bench.harness.plan.combination_names import is_combination, parse
+from rlhf_bench.harness.plan.combination_names import PLUGIN, is_combination, names_of, parse
 from rlhf_bench.harness.presets import factory_settings, parse_settings
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import find_cells
@@ -122,9 +122,19 @@ def _recorded(cell: CellFiles, rm: str, named: Collection[str]) -> JsonObject:
     """The name and settings of a cell's reward model; raises BenchError for a record that names what it may not."""
     marker = cell.folder("scale") / store.MARKER
     spec = store.read_json(marker)["params"].get("rm")
-    trust.check_recorded("reward-model", spec, marker, (rm, *named))
+    for one in _specs(spec):
+        trust.check_recorded("reward-model", one, marker, (rm, *names_of(rm), *named))
     found: JsonObject = spec
     return found
+
+
+def _specs(spec: object) -> Sequence[object]:
+    """The reward models that a record names: the members of a combination, or the one that it is."""
+    if isinstance(spec, dict) and spec.get("name") == PLUGIN and isinstance(spec.get("settings"), dict):
+        members = spec["settings"].get("members")
+        if isinstance(members, list) and members:
+            return members
+    return [spec]
 
 
 def _parsed(name: str, given: Mapping[str, str]) -> JsonObject:

@@ -10,7 +10,7 @@ from small import settings
 
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.plan.combination_names import is_combination, names_of, parse
+from rlhf_bench.harness.plan.combination_names import PLUGIN, is_combination, names_of, parse
 from rlhf_bench.harness.plan.request import Plan, Request, make_plan
 from rlhf_bench.harness.presets import parse_assignments
 
@@ -197,8 +197,8 @@ def test_every_optimiser_plans_a_combination(optimizer: str) -> None:
         ("mean(scaler,gold)", {}, "Unknown reward-model 'scaler'. Did you mean 'scalar'?"),
         ("mean(scalar,nowhere_at_all:f)", {}, "There is no module 'nowhere_at_all'"),
         ("uwo(length-only*2:.1)", {}, "length-only is not trained"),
-        ("combined", {}, "does not say what is combined"),
-        ("mean(combined,scalar)", {}, "does not say what is combined"),
+        (PLUGIN, {}, "does not say what is combined"),
+        (f"mean({PLUGIN},scalar)", {}, "does not say what is combined"),
         ("mean(scalar,gold)", {"gold": "scalar@half"}, "of which a member pays the true utility"),
         ("scalar", {"gold": "mean(scalar,whitebox)@half"}, "cannot be the gold model"),
         ("mean(scalar,length-only)", {"sets": ("scalar.epochz=1",)}, "Unknown setting scalar.epochz"),

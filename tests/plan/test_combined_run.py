@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small import bench, command, estimates
@@ -97,7 +98,17 @@ def test_a_stored_combination_scores_again(done: Path) -> None:
         score_texts("mean(scalar,length-only)", ["Anna: hi"], ["They meet."], done)
 
 
-def test_a_record_that_names_a_stranger_s_code_runs_nothing(done: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ({"name": "evil:code"}, "names the reward-model 'evil:code', which is not registered"),
+        ({"name": "hf:my-model"}, "names the reward-model 'hf:my-model', which is not registered"),
+        ({"name": "function", "settings": {"source": "evil"}}, r"names 'evil' \(the setting source of function\)"),
+    ],
+)
+def test_a_record_that_names_a_stranger_s_code_runs_nothing(
+    done: Path, tmp_path: Path, member: dict[str, Any], said: str
+) -> None:
     """A member at module:attribute in a record needs the same trust as a plain reward model."""
     import shutil
 
@@ -105,10 +116,23 @@ def test_a_record_that_names_a_stranger_s_code_runs_nothing(done: Path, tmp_path
     shutil.copytree(done, copy)
     for marker in copy.glob("scale/*wsum*/stage.json"):
         record = store.read_json(marker)
-        record["params"]["rm"]["settings"]["members"][1]["name"] = "evil:code"
+        record["params"]["rm"]["settings"]["members"][1] |= member
         store.write_json(marker, integrity.sealed(record, integrity.stage_place(record)))
-    with pytest.raises(BenchError, match=r"names 'evil:code' \(the setting members of combined\)"):
+    with pytest.raises(BenchError, match=said):
         score_texts(RMS[2], ["Anna: hi"], ["They meet."], copy)
+
+
+def test_a_shared_folder_cannot_be_a_combination(tmp_path: Path) -> None:
+    """Its settings would build whatever they name: path: takes registered reward models alone."""
+    from rlhf_bench.harness.plan.combination_names import PLUGIN
+    from rlhf_bench.harness.training.record import write_record
+    from rlhf_bench.reward_models.saved import Saved
+
+    members = [{"name": "function", "settings": {"source": "evil"}, "weight": 1.0}] * 2
+    write_record(tmp_path, PLUGIN, {"how": "mean", "members": members})
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BenchError, match="not registered: a name in a file runs no code"):
+        Saved(str(tmp_path))
 
 
 def test_a_kill_in_the_middle_changes_nothing(done: Path, tmp_path: Path) -> None:
