@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
+from rlhf_bench.harness.errors import DamagedError
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.training.record import training_of
 
@@ -84,6 +85,25 @@ def trained_parts(cell: CellFiles) -> dict[str, str]:
 def has_members(cell: CellFiles) -> bool:
     """Whether a cell's reward model is a combination of others."""
     return "scale0" in cell.record["stages"]
+
+
+POINTS: forms.Form = [{"iteration": forms.Count, "figures": {str: forms.Number}}]
+"""parts.json, from which a report computes means."""
+
+
+def has_parts(cell: CellFiles) -> bool:
+    """Whether a cell's run says what each member of its combination paid at every checkpoint."""
+    return "parts" in cell.record["stages"]
+
+
+def parts_of(cell: CellFiles) -> list[JsonObject]:
+    """{"iteration", "figures"} of every point (stages/combined.py: parts).  Raises BenchError for a damaged file."""
+    path = cell.folder("parts") / "parts.json"
+    found: object = store.read_json(path)
+    if problem := forms.problem(found, POINTS):
+        raise DamagedError(f"{forms.misfit(path, problem)}.", "Remove its folder and run again.")
+    assert isinstance(found, list)
+    return [{"iteration": one["iteration"], "figures": one["figures"]} for one in found]
 
 
 def proxy_trainings(cell: CellFiles) -> dict[str, JsonObject]:

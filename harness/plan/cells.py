@@ -32,9 +32,9 @@ class Cell:
     """A cell and its stages by role.
 
     Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, of a combination's members part0, scale0 and
-    so on, those of the optimiser (ppo and proxy, or pool), and generations; a control has neither reward nor scale, and
-    its own name as `reward_model`.  `home` is the task whose demonstrations and pairs are trained on, `task` the label
-    that names it and what differs.
+    so on (under PPO also parts), those of the optimiser (ppo and proxy, or pool), and generations; a control has
+    neither reward nor scale, and its own name as `reward_model`.  `home` is the task whose demonstrations and pairs are
+    trained on, `task` the label that names it and what differs.
     `reads_examples`: the reward model reads more of an example than its prompt.  `arm`: hash that groups the seeds of
     one arm in reports.  `gold`: the run's gold model (`Gold.record`), whose stages have the roles gold (where the run
     trains it), gold_scale, gold_pairs, gold_baseline, gold_generations, gold_pool and gold_agreement.
@@ -125,6 +125,8 @@ def plan_cell(
     context = prepared(tasks, arm, seed, policy, settings, by_gold)
     arm = context.reward_model
     stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
+    if isinstance(arm, combinations.CombinedArm) and "ppo" in stages:
+        stages["parts"] = combinations.parts(context, stages["generations"])
     if by_gold:
         scores = by_gold.scores(stages, context.label(tasks.label))
         stages |= {**by_gold.measured, **scores, **by_gold.agreement(context, scores)}

@@ -94,6 +94,21 @@ def stages(arm: arms.ArmContext, prepared: Prepared) -> dict[str, Stage]:
     return {**found, "reward": collected}
 
 
+def parts(arm: arms.ArmContext, generations: Stage) -> Stage:
+    """The stage that measures what each member pays at every checkpoint of PPO."""
+    return Stage(
+        "parts",
+        arm.label(arm.tasks.label),
+        f"{H}.stages.combined:parts",
+        {**arm.common, "eval": {"batch": arm.settings.eval.batch}},
+        {**arms.held_out_inputs(arm), "baseline": arm.stages["baseline"], "generations": generations},
+        arm.payload,
+        plugin_code=arm.code,
+        cost=2.0 * arm.settings.eval.rows,
+        family=arm.family,
+    )
+
+
 def _trained_again(member: arms.ArmContext, number: int) -> arms.ArmContext:
     """The member's context with its training of that number, from 0, and the scale of that; 0 is the plain arm's.
 

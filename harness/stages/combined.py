@@ -1,4 +1,5 @@
-"""The stage that puts the members of a combination of reward models into one folder, with their scales.
+"""The stage that puts the members of a combination of reward models into one folder, with their scales, and the one
+that says what each member paid along a training.
 
 Every other stage of an arm gets its reward model from one folder, a combination's from this one.
 """
@@ -10,7 +11,12 @@ import shutil
 from pathlib import Path
 
 from rlhf_bench.harness import store
+from rlhf_bench.harness.models import policies
+from rlhf_bench.harness.nouns import Generation
 from rlhf_bench.harness.pipeline.context import Context, StageFigures
+from rlhf_bench.harness.stages.evaluation import read_generations
+from rlhf_bench.harness.stages.proxy import score
+from rlhf_bench.harness.stages.reward import scorer_of
 from rlhf_bench.reward_models import combined as combinations
 
 
@@ -34,6 +40,31 @@ def combined(context: Context) -> StageFigures:
     labels = combinations.Combined(**settings).labels
     store.write_json(context.work / combinations.RECORD, combinations.record(labels, standards))
     return {"members": len(members), "scales": [one["scale"] for one in standards]}
+
+
+def parts(context: Context) -> StageFigures:
+    """What each member pays along a training: the means of the combination's figures at every checkpoint.
+
+    Reads: sft (the tokenizer), baseline and generations (generations.jsonl), prompts (examples.test.jsonl), reward,
+        train_prompts (where a member reads examples).
+    Writes: parts.json, an array with an object per point, the baseline's first: `iteration`, `responses`, and
+        `figures`, the means over sampled responses of what `CombinedScorer.diagnostics` gives.
+    Parameters: eval (batch), rm.
+    """
+    tokenizer, scorer = policies.load_tokenizer(context.inputs["sft"]), scorer_of(context)
+    sampled: dict[int, list[Generation]] = {}
+    for role in ("baseline", "generations"):
+        for one in read_generations(context.inputs[role] / "generations.jsonl"):
+            if one.decoding == "sample":
+                sampled.setdefault(one.iteration, []).append(one)
+    points = []
+    for at, iteration in enumerate(sorted(sampled), 1):
+        rows = [row["figures"] for row in score(context, tokenizer, scorer, sampled[iteration], rewarded=False)]
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        points.append({"iteration": iteration, "responses": len(rows), "figures": means})
+        context.progress(at, len(sampled))
+    store.write_json(context.work / "parts.json", points)
+    return {"points": len(points)}
 
 
 def link_files(source: Path, target: Path) -> None:

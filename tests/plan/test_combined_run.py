@@ -81,6 +81,26 @@ def test_the_report_says_which_part_was_bought(done: Path) -> None:
     assert "wsum(scalar:1,length-only:-0.01)" in page
 
 
+def test_every_checkpoint_says_what_each_member_pays(done: Path) -> None:
+    report = json.loads((done / "report" / "report.json").read_text())
+    for arm in report["arms"]:
+        if arm["label"] == "scalar":
+            assert "parts" not in arm
+            continue
+        (points,) = arm["parts"]
+        assert [point["iteration"] for point in points] == [0, 2, 4]
+        change = {
+            (e["reward_model"], e["statistic"]): e["value"]
+            for e in report["estimates"]
+            if e["judge"] == "proxy" and e["slice"] == "all"
+        }
+        for name, value in points[0]["figures"].items():
+            assert value == pytest.approx(change[arm["label"], f"{name} before"], abs=1e-5)
+            assert points[-1]["figures"][name] == pytest.approx(change[arm["label"], f"{name} after"], abs=1e-5)
+    table = (done / "report" / "tables" / "parts.csv").read_text()
+    assert '"wsum(scalar:1,length-only:-0.01)",part length-only,4,' in table
+
+
 def test_the_parts_make_the_reward_that_was_optimised(done: Path) -> None:
     rows = store.read_rows(only(done, "proxy/*wsum*") / "proxy.jsonl")
     before = [row for row in rows if row["iteration"] == 0]
