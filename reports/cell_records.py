@@ -73,13 +73,12 @@ def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
     return {name: own for name, own in found.items() if own}
 
 
-def trained_parts(cell: CellFiles) -> dict[str, str]:
-    """Role of the stage that trained a cell's reward model, under ""; of a combination those of its trained members, by
-    the member's number, from 1."""
+def trained_parts(cell: CellFiles) -> list[str]:
+    """Roles of the stages that trained a cell's reward model; of a combination those of its trained members."""
     stages = cell.record["stages"]
-    if not has_members(cell):
-        return {"": "reward"} if "reward" in stages else {}
-    return {str(int(found[1]) + 1): role for role in stages if (found := PART.fullmatch(role))}
+    if has_members(cell):
+        return [role for role in stages if PART.fullmatch(role)]
+    return ["reward"] if "reward" in stages else []
 
 
 def has_members(cell: CellFiles) -> bool:
@@ -106,19 +105,19 @@ def parts_of(cell: CellFiles) -> list[JsonObject]:
     return [{"iteration": one["iteration"], "figures": one["figures"]} for one in found]
 
 
-def proxy_trainings(cell: CellFiles) -> dict[str, JsonObject]:
-    """What a cell's reward model was trained with, in this run or in another one, under ""; of a combination what each
-    member was, by its number, from 1.  {} where no record says."""
+def proxy_trainings(cell: CellFiles) -> list[JsonObject]:
+    """What a cell's reward model was trained with, in this run or in another one; {} where no record says.
+
+    Of a combination that of every member.
+    """
     stages = cell.record["stages"]
     if not has_members(cell):
-        return {"": training_of(cell.folder("reward")) if "reward" in stages else _elsewhere(cell, "scale")}
-    found = {}
-    for role in stages:
-        if scaled := SCALE.fullmatch(role):
-            part = f"part{scaled[1]}"
-            own = training_of(cell.folder(part)) if part in stages else _elsewhere(cell, role)
-            found[str(int(scaled[1]) + 1)] = own
-    return found
+        return [training_of(cell.folder("reward")) if "reward" in stages else _elsewhere(cell, "scale")]
+    places = [found[1] for role in stages if (found := SCALE.fullmatch(role))]
+    return [
+        training_of(cell.folder(f"part{at}")) if f"part{at}" in stages else _elsewhere(cell, f"scale{at}")
+        for at in places
+    ]
 
 
 def _elsewhere(cell: CellFiles, role: str) -> JsonObject:

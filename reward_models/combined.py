@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ class Combined:
         """None: what is trained are the members."""
         return {}
 
-    @property
+    @cached_property  # hashing files takes long, and asking whether it is there reads it
     def content(self) -> Row:
         """What the members' files are, by the member's place; {} where no member reads any."""
         found = {str(at): dict(made.content) for at, made in enumerate(self.made) if isinstance(made, ReadsFiles)}

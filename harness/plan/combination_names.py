@@ -74,6 +74,12 @@ def is_combination(name: str) -> bool:
     return bool(CALL.match(name)) or (name.rstrip().endswith(")") and not re.search(r"[(:/\\]", name))
 
 
+def described(name: str) -> str:
+    """What a combination pays, in words; "" for the name of a reward model, and for an unknown function."""
+    found = CALL.match(name)
+    return next((said for form, said in FORMS.items() if found and form.startswith(f"{found[1]}(")), "")
+
+
 def names_of(text: str) -> list[str]:
     """The reward models that a name of --rm names: the members of a combination, or the name itself.  Raises BenchError
     as `parse`."""

@@ -101,6 +101,22 @@ def test_every_checkpoint_says_what_each_member_pays(done: Path) -> None:
     assert '"wsum(scalar:1,length-only:-0.01)",part length-only,4,' in table
 
 
+def test_the_report_says_what_a_combination_is(done: Path) -> None:
+    report = json.loads((done / "report" / "report.json").read_text())
+    said = {arm["label"]: arm["description"] for arm in report["arms"]}
+    assert said["wsum(scalar:1,length-only:-0.01)"].startswith("A combination: the weighted sum")
+    assert said["min(scalar*2,length-only)"].startswith("A combination: the rewards of the member")
+
+
+def test_what_is_said_of_a_member_s_training_is_said_of_the_combination(done: Path) -> None:
+    """A plain arm with much of its random head left is warned of; so are the combinations that have it."""
+    warnings = json.loads((done / "report" / "report.json").read_text())["warnings"]
+    kept = [one for one in warnings if "untrained random head" in one]
+    assert any(one.startswith("scalar, seed 0: the reward is largely") for one in kept)
+    for label in ("wsum(scalar:1,length-only:-0.01)", "min(scalar*2,length-only)"):
+        assert any(one.startswith(f"{label}, seed 0: a member: the reward is largely") for one in kept)
+
+
 def test_the_parts_make_the_reward_that_was_optimised(done: Path) -> None:
     rows = store.read_rows(only(done, "proxy/*wsum*") / "proxy.jsonl")
     before = [row for row in rows if row["iteration"] == 0]
