@@ -27,7 +27,7 @@ from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.results.table import stored
 from rlhf_bench.harness.seeds import shown
 from rlhf_bench.reports.cautions import collapses, of_baselines, warnings
-from rlhf_bench.reports.cell_records import before_of, has_rewards, optimizer_of, stage_record
+from rlhf_bench.reports.cell_records import before_of, has_parts, has_rewards, optimizer_of, parts_of, stage_record
 from rlhf_bench.reports.comparison import comparison
 from rlhf_bench.reports.comparison import tables as comparison_tables
 from rlhf_bench.reports.descriptions import WITHOUT_REWARD
@@ -216,6 +216,7 @@ def describe(arm: Arm, label: str) -> JsonObject:
         **({"gold": by} if (by := gold_of(arm)) else {}),
         **({"gold_before": gold} if (gold := gold_before(arm)) else {}),
         "training": training,
+        **({"parts": parts} if (parts := [parts_of(cell) for cell in arm.cells if has_parts(cell)]) else {}),
         "counts": stage_record(first, "pairs")["figures"],
         "sft": stage_record(first, "sft")["figures"],
         "prompts": stage_record(first, "prompts")["figures"],

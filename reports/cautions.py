@@ -17,7 +17,14 @@ from rlhf_bench.harness.results.stored import stored_rows
 from rlhf_bench.harness.seeds import Seed, run_name
 from rlhf_bench.harness.statistics.entropy_matched import CONTROL
 from rlhf_bench.harness.statistics.runs import TWO_MODES
-from rlhf_bench.reports.cell_records import gold_trainings, has_rewards, proxy_training, stage_record
+from rlhf_bench.reports.cell_records import (
+    gold_trainings,
+    has_members,
+    has_rewards,
+    proxy_trainings,
+    stage_record,
+    trained_parts,
+)
 from rlhf_bench.reports.measures import COLLAPSED
 
 if TYPE_CHECKING:
@@ -70,12 +77,17 @@ def warnings(arm: Arm, label: str) -> list[str]:
 
 def of_training(cell: CellFiles) -> Iterator[str]:
     """Sentences about a cell's trained reward model: what is left of its random head, what its gold scorers share."""
-    if "reward" in cell.record["stages"]:
-        yield from untrained_alarm(stage_record(cell, "reward")["figures"])
-    proxy = proxy_training(cell)
+    # one sentence for all members: those of several would be read as several runs
+    whose = "a member: " if has_members(cell) else ""
+    figures = [stage_record(cell, role)["figures"] for role in trained_parts(cell)]
+    kept = [(own["untrained_correlation"], text) for own in figures for text in untrained_alarm(own)]
+    yield from (f"{whose}{text}" for _, text in sorted(kept)[-1:])
+    of = " of a member" if has_members(cell) else ""
+    proxies = proxy_trainings(cell)
     for name, gold in gold_trainings(cell).items():
-        if clauses := shared(gold, proxy):
-            yield f"{name} is no independent gold: {', '.join(clauses)}; errors that both share count as gains"
+        for clauses in dict.fromkeys(", ".join(shared(gold, proxy)) for proxy in proxies):
+            if clauses:
+                yield f"{name} is no independent gold{of}: {clauses}; errors that both share count as gains"
 
 
 def answers_alone(cell: CellFiles) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness import store
+from rlhf_bench.harness import forms, store
+from rlhf_bench.harness.errors import DamagedError
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.training.record import training_of
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject
+
+PART, SCALE = re.compile(r"part(\d{1,4})"), re.compile(r"scale(\d{1,4})")
+"""Roles of the stages of a combination's members (plan/combinations.py)."""
 
 
 def optimizer_of(cell: CellFiles) -> str:
@@ -68,9 +73,51 @@ def gold_trainings(cell: CellFiles) -> dict[str, JsonObject]:
     return {name: own for name, own in found.items() if own}
 
 
-def proxy_training(cell: CellFiles) -> JsonObject:
-    """What a cell's reward model was trained with, in this run or in another one; {} where no record says."""
-    return training_of(cell.folder("reward")) if "reward" in cell.record["stages"] else _elsewhere(cell, "scale")
+def trained_parts(cell: CellFiles) -> list[str]:
+    """Roles of the stages that trained a cell's reward model; of a combination those of its trained members."""
+    stages = cell.record["stages"]
+    if has_members(cell):
+        return [role for role in stages if PART.fullmatch(role)]
+    return ["reward"] if "reward" in stages else []
+
+
+def has_members(cell: CellFiles) -> bool:
+    """Whether a cell's reward model is a combination of others."""
+    return "scale0" in cell.record["stages"]
+
+
+POINTS: forms.Form = [{"iteration": forms.Count, "figures": {str: forms.Number}}]
+"""parts.json, from which a report computes means."""
+
+
+def has_parts(cell: CellFiles) -> bool:
+    """Whether a cell's run says what each member of its combination paid at every checkpoint."""
+    return "parts" in cell.record["stages"]
+
+
+def parts_of(cell: CellFiles) -> list[JsonObject]:
+    """{"iteration", "figures"} of every point (stages/combined.py: parts).  Raises BenchError for a damaged file."""
+    path = cell.folder("parts") / "parts.json"
+    found: object = store.read_json(path)
+    if problem := forms.problem(found, POINTS):
+        raise DamagedError(f"{forms.misfit(path, problem)}.", "Remove its folder and run again.")
+    assert isinstance(found, list)
+    return [{"iteration": one["iteration"], "figures": one["figures"]} for one in found]
+
+
+def proxy_trainings(cell: CellFiles) -> list[JsonObject]:
+    """What a cell's reward model was trained with, in this run or in another one; {} where no record says.
+
+    Of a combination that of every member.
+    """
+    stages = cell.record["stages"]
+    if not has_members(cell):
+        return [training_of(cell.folder("reward")) if "reward" in stages else _elsewhere(cell, "scale")]
+    places = [found[1] for role in stages if (found := SCALE.fullmatch(role))]
+    return [
+        training_of(cell.folder(f"part{at}")) if f"part{at}" in stages else _elsewhere(cell, f"scale{at}")
+        for at in places
+    ]
 
 
 def _elsewhere(cell: CellFiles, role: str) -> JsonObject:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from rlhf_bench.harness import plugins
+from rlhf_bench.harness.plan import combination_names
 
 OPTIMIZERS: Mapping[str, str] = {
     "ppo": "",
@@ -54,6 +55,8 @@ def docstring_line(reward_model: str) -> str:
     Of NAME:SOURCE that of NAME.  A reward model that is named as module:attribute has none: its module may be
     anything that lies in the current folder, and a report reads no code that it was not given.
     """
+    if said := combination_names.described(reward_model):
+        return f"A combination: {said}."
     known = plugins.available("reward-model")
     found = known.get(reward_model) or known.get(reward_model.partition(":")[0])
     return _docstring_line(found.reference) if found else ""

@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from rlhf_bench.harness.results.table import Cell, Table, estimated
+from rlhf_bench.harness.results.table import Cell, Entry, Table, estimated
 from rlhf_bench.reports import charts
 from rlhf_bench.reports.charts import Axis, point
 from rlhf_bench.reports.descriptions import feature
 from rlhf_bench.reports.figures import Look, Series
-from rlhf_bench.reports.measures import PROXY, Report, arms_on, curve, own, pick
+from rlhf_bench.reports.measures import PROXY, Report, arms_on, curve, mean, own, pick
 
 if TYPE_CHECKING:
     from rlhf_bench.harness.text.types import JsonObject, Row
@@ -83,6 +83,10 @@ def _gold(report: Report, arm: Row) -> dict[int, Row]:
     return curve(report, arm["arm"], (PROXY, "gold")) or curve(report, arm["arm"], (PROXY, "score"))
 
 
+TITLES = ("task", "reward model", "figure", "iteration", "mean")
+"""The columns of the parts of combinations."""
+
+
 def features(report: Report) -> Table:
     """Means of each reward feature before and after, and their paired change.
 
@@ -103,6 +107,25 @@ def features(report: Report) -> Table:
     )
     columns = ("task", "reward model", "slice", "feature", "before", "after", "change")
     return Table("Reward features before and after training", columns, rows, note)
+
+
+def parts(report: Report) -> Table:
+    """What the members of each combination pay at every checkpoint; means over seeds, without intervals."""
+    rows: list[tuple[Entry, ...]] = []
+    for arm in report["arms"]:
+        runs = [{one["iteration"]: one["figures"] for one in run} for run in arm.get("parts", ())]
+        points = sorted({at for run in runs for at in run})
+        # in the order of the members
+        for name in dict.fromkeys(name for run in runs for figures in run.values() for name in figures):
+            for at in points:
+                value = mean([run[at].get(name) for run in runs if at in run])
+                rows.append((arm["task"], arm["label"], name, str(at), Cell(value)))
+    note = (
+        "Of combinations of reward models, on the sampled responses to the held-out prompts. part: a member's reward, "
+        "summed over the response, in standard deviations of its own on SFT samples and without its weight; iteration "
+        "0 is the SFT baseline. disagreement: the variance over members. lowest: how often the member decides min."
+    )
+    return Table("Parts of combined rewards along training", TITLES, rows, note)
 
 
 def proxy_charts(report: Report, task: str, looks: Mapping[str, Look]) -> Iterator[JsonObject | None]:

@@ -277,6 +277,7 @@ TABLES: Mapping[str, Callable[[Report], Sequence[Table]]] = {
     "monotonicity": lambda report: [proxy.monotonicity(report)],
     "points": lambda report: [proxy.points(report)],
     "features": lambda report: [proxy.features(report)],
+    "parts": lambda report: [proxy.parts(report)],
 }
 """The tables of a written report, in order; experiments.toml and the files of tables use these names."""
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 TABLES = (
     "kl-matched", "runs", "layers", "curves", "slices", "collapse", "diagnostics", "gold", "sanity", "most-rewarded",
-    "overlap", "monotonicity", "points", "features",
+    "overlap", "monotonicity", "points", "features", "parts",
 )  # fmt: skip
 """The tables of the section with that name; the others have places of their own on the page."""
 

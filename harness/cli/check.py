@@ -26,6 +26,7 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
     does wrong is a row of the table.
     """
     from rlhf_bench.harness.checks.conformance import check as conform
+    from rlhf_bench.harness.plan.combination_names import PLUGIN, is_combination
     from rlhf_bench.harness.plan.names import find_named
     from rlhf_bench.harness.plan.tasks import check_data
     from rlhf_bench.harness.presets import factory_settings
@@ -39,6 +40,8 @@ def check(kind: plugins.Kind, name: str, assignments: Sequence[str]) -> int:
         given[key.removeprefix(f"{name}.")] = value  # NAME.KEY, as in bench run, is taken too
     if kind == "task":
         check_data(name, given)
+    if kind == "reward-model" and (name == PLUGIN or is_combination(name)):
+        raise BenchError(f"{name} is a combination, whose members are checked one by one.", "Name a reward model.")
     settings = factory_settings(name, find_named(kind, name).factory(), given)
     return show_findings(f"{kind} {name}", conform(kind, name, settings))
 

@@ -11,6 +11,7 @@ from rlhf_bench.harness import plugins
 from rlhf_bench.harness.cli.consoles import consoles
 from rlhf_bench.harness.cli.setting_texts import sentences
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.plan.combination_names import FORMS
 from rlhf_bench.harness.plan.origins import LABEL
 from rlhf_bench.harness.presets import load_presets
 from rlhf_bench.harness.results.table import Table
@@ -40,7 +41,8 @@ def listing(what: str, group: str = "") -> int:
 def plugin_rows(kind: plugins.Kind) -> Rows:
     """Registered plugins with the first line of their docstrings; a broken one with the reason instead.
 
-    (name, description, reference, distribution).  Importing them is the only way to their docstrings.
+    (name, description, reference, distribution), after reward models the forms of their combinations.  Importing them
+    is the only way to their docstrings.
     """
     for plugin in plugins.registered(kind):  # not `available`: of a name that is taken twice both owners are shown
         try:
@@ -51,6 +53,8 @@ def plugin_rows(kind: plugins.Kind) -> Rows:
         except BenchError as error:
             described = error.seen
         yield plugin.name, described, plugin.reference, plugin.distribution
+    if kind == "reward-model":
+        yield from ((form, described, "", "") for form, described in FORMS.items())
 
 
 def has_origin(plugin: plugins.Plugin) -> bool:

@@ -19,6 +19,7 @@ import click
 from rlhf_bench.harness import toml_files
 from rlhf_bench.harness.cli.options import Command
 from rlhf_bench.harness.errors import BenchError, did_you_mean
+from rlhf_bench.harness.plan.combination_names import names_at
 from rlhf_bench.harness.toml_files import Keys, check_name, line_of, lines_of
 
 NAMES = ("task", "rm", "judge", "prompts", "train-prompts", "gold")
@@ -101,7 +102,8 @@ def read(path: Path, trusted: Collection[str] = ()) -> RunFile:
         values[name] = _value(value, form, f"{place}: {key}")
         if key in NAMES:
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
-                check_name(one, trusted, place)
+                for plain in names_at(one, place) if key == "rm" else (one,):
+                    check_name(plain, trusted, place)
     assignments = tuple(_assignments(found.get(SET, {}), path, text, trusted))
     return RunFile(path, text, values, assignments)
 

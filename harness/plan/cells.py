@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from rlhf_bench.harness import plugins, store
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.stage import Stage
-from rlhf_bench.harness.plan import arms
+from rlhf_bench.harness.plan import arms, combinations
 from rlhf_bench.harness.plan.gold import Gold, GoldRun
 from rlhf_bench.harness.plan.judges import JudgeSpec
+from rlhf_bench.harness.plan.prepared import prepared
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
-from rlhf_bench.harness.seams import TrainableRewardModel
-from rlhf_bench.harness.seeds import Seed, layers_asked, of_reward, training_seed
+from rlhf_bench.harness.seeds import Seed, layers_asked, training_seed
 from rlhf_bench.harness.stages.judge import FLUENCY, KEEP
 from rlhf_bench.harness.text.types import JsonObject, Row
 
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 class Cell:
     """A cell and its stages by role.
 
-    Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, those of the optimiser (ppo and proxy, or
-    pool), and generations; a control has neither reward nor scale, and its own name as `reward_model`.  `home` is the
-    task whose demonstrations and pairs are trained on, `task` the label that names it and what differs.
+    Roles: sft, prompts (those evaluated), pairs, reward, baseline, scale, of a combination's members part0, scale0 and
+    so on (under PPO also parts), those of the optimiser (ppo and proxy, or pool), and generations; a control has
+    neither reward nor scale, and its own name as `reward_model`.  `home` is the task whose demonstrations and pairs are
+    trained on, `task` the label that names it and what differs.
     `reads_examples`: the reward model reads more of an example than its prompt.  `arm`: hash that groups the seeds of
     one arm in reports.  `gold`: the run's gold model (`Gold.record`), whose stages have the roles gold (where the run
     trains it), gold_scale, gold_pairs, gold_baseline, gold_generations, gold_pool and gold_agreement.
@@ -101,7 +102,7 @@ def plan_cell(
     `policy` is what `policy_identity` returns, `optimizer` a name in OPTIMIZERS or CONTROLS.  A control's cell does not
     depend on `rm_name`, and is named as the control.  `tasks` are as the seed's data seed draws them, and `arm_key`
     then names the arm (`layered_arm`), since keys differ with the data.  Imports the reward model's module, no torch.
-    Raises BenchError as `arms.open_arm` and as the optimiser's function.
+    Raises BenchError as `combinations.open_arm` and as the optimiser's function.
     """
     family = f"{tasks.home.name} {policy['name']}"
     by_gold = GoldRun.of(gold, tasks, seed, policy, settings) if gold else None
@@ -111,28 +112,21 @@ def plan_cell(
         if by_gold:
             stages |= {**by_gold.measured, **by_gold.scores(stages, cell_label(tasks.label, optimizer, seed))}
         return with_gold(_cell(tasks, optimizer, seed, policy, stages, optimizer, arm_key), gold)
-    arm = arms.open_arm(rm_name, settings)
-    ceiling = by_gold if arm.reads_utility else None
-    arm = ceiling.ceiling if ceiling else arm  # what pays the true utility pays the gold model's score
-    for task in (tasks.optimised, tasks.evaluated):
+    arm = combinations.open_arm(rm_name, settings)
+    if by_gold and arm.reads_utility and isinstance(arm, combinations.CombinedArm):
+        seen = f"--gold with {rm_name!r}, of which a member pays the true utility."
+        raise BenchError(seen, "Leave the member out; `gold` alone then pays the gold model's score.")
+    for task in (tasks.optimised, tasks.evaluated) if not by_gold else ():
         if arm.reads_utility and not task.has_utility:
             raise BenchError(
                 f"The reward model {rm_name!r} pays the true utility, and {task.name!r} has none.",
                 "Only synthetic tasks know it (see `bench list tasks`); for others: --gold.",
             )
-    shared = shared_stages(tasks, seed, policy, settings)
-    # a reward model that is not trained has no seed of its own
-    trainer = of_reward(seed) if isinstance(arm.made, TrainableRewardModel) else seed
-    start = shared if trainer == seed else shared_stages(tasks, trainer, policy, settings)
-    # pairs belong to the reward seed: where a task gives no rejected response, that SFT policy writes it
-    shared = {**shared, "pairs": by_gold.pairs if by_gold else start["pairs"]}
-    context = arms.ArmContext(tasks, arm, shared, settings, family, seed, start["sft"])
-    # each step plans from the stages before it: scale reads the trained model, the optimiser reads both
-    if isinstance(arm.made, TrainableRewardModel):
-        trained = ceiling.model["gold"] if ceiling else arms.training(context)
-        context = replace(context, stages={**context.stages, "reward": trained})
-    context = replace(context, stages={**context.stages, "scale": arms.scale(context)})
+    context = prepared(tasks, arm, seed, policy, settings, by_gold)
+    arm = context.reward_model
     stages = {**context.stages, **arms.OPTIMIZERS[optimizer](context)}
+    if isinstance(arm, combinations.CombinedArm) and "ppo" in stages:
+        stages["parts"] = combinations.parts(context, stages["generations"])
     if by_gold:
         scores = by_gold.scores(stages, context.label(tasks.label))
         stages |= {**by_gold.measured, **scores, **by_gold.agreement(context, scores)}

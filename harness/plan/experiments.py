@@ -22,6 +22,7 @@ from rlhf_bench.harness.pipeline.execute import Outcome, execute
 from rlhf_bench.harness.pipeline.machine import Machine
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import cells, shared
+from rlhf_bench.harness.plan.combination_names import all_names
 from rlhf_bench.harness.plan.gold import plugins_of
 from rlhf_bench.harness.plan.judges import chosen
 from rlhf_bench.harness.plan.request import Plan, Request, make_plan, record_cells
@@ -268,7 +269,7 @@ def _request(run: ExperimentRun, seeds: Sequence[int], given: Assignments, polic
 
 
 def _plugins(run: ExperimentRun) -> set[str]:
-    return {run.task, *run.rms, *run.prompts, *chosen(run.judges), *plugins_of(run.gold)}
+    return {run.task, *all_names(run.rms), *run.prompts, *chosen(run.judges), *plugins_of(run.gold)}
 
 
 def credit_stage(cell: cells.Cell, method: str = "") -> Stage:

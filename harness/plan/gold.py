@@ -17,6 +17,7 @@ from rlhf_bench.harness.anchors import anchored
 from rlhf_bench.harness.errors import BenchError
 from rlhf_bench.harness.pipeline.stage import Stage
 from rlhf_bench.harness.plan import arms
+from rlhf_bench.harness.plan.combination_names import is_combination
 from rlhf_bench.harness.plan.shared import H, cell_label, safe_label, shared_stages
 from rlhf_bench.harness.plan.tasks import TaskPlan, Tasks
 from rlhf_bench.harness.seams import TrainableRewardModel
@@ -67,6 +68,8 @@ class Gold:
 def plugins_of(text: str) -> list[str]:
     """The reward model whose settings the gold model `text` has, [] for none.  Nothing is checked."""
     name = text.removesuffix(f"@{HALF}")
+    if is_combination(name):
+        return []  # `open_gold` refuses it
     return [name] if name and text.partition(":")[0] not in CLASSIFIERS else []
 
 
@@ -80,6 +83,8 @@ def open_gold(text: str, relabel: bool, settings: Settings) -> Gold | None:
             raise BenchError("--relabel without --gold: no model labels the pairs.", "Add --gold RM@half.")
         return None
     kind, colon, source = text.partition(":")
+    if is_combination(text.removesuffix(f"@{HALF}")):
+        raise BenchError(f"--gold {text}: a combination of reward models cannot be the gold model.", FORMS)
     if kind in CLASSIFIERS and colon:
         return _classifier(kind, source, relabel)
     if kind == "path" and colon:

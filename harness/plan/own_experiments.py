@@ -14,6 +14,7 @@ from rlhf_bench.harness import forms, store, toml_files
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.forms import Count, Number, Only
 from rlhf_bench.harness.plan import experiments
+from rlhf_bench.harness.plan.combination_names import names_at
 from rlhf_bench.harness.plan.experiments import Experiment, ExperimentRun
 from rlhf_bench.harness.presets import parse_seeds
 from rlhf_bench.harness.text.types import Row
@@ -91,7 +92,8 @@ def read(path: Path, trusted: Collection[str] = ()) -> Experiment:
     except BenchError as error:
         raise BenchError(f"{place(_named(definition, error.seen))}: {error.seen}", error.fix) from None
     for run in made.runs:
-        for one in (run.task, *run.rms, *run.judges, *run.prompts, run.gold):
+        members = [name for rm in run.rms for name in names_at(rm, place(("runs",)))]
+        for one in (run.task, *members, *run.judges, *run.prompts, run.gold):
             toml_files.check_name(one, trusted, place(("runs",)))
         for key, value in run.set.items():
             source = key.rpartition(".")[2] == "source"

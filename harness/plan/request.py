@@ -20,6 +20,7 @@ from rlhf_bench.harness.plan import cells as plan_cells
 from rlhf_bench.harness.plan import gold as gold_plan
 from rlhf_bench.harness.plan import tasks as plan_tasks
 from rlhf_bench.harness.plan.arms import CONTROLS, OPTIMIZERS
+from rlhf_bench.harness.plan.combination_names import all_names
 from rlhf_bench.harness.plan.judges import check_references, chosen, judge_spec, left_out
 from rlhf_bench.harness.plan.named import check_named, texts_of
 from rlhf_bench.harness.plan.names import find_named
@@ -119,10 +120,11 @@ def make_plan(request: Request) -> Plan:
         raise BenchError(seen, "Leave --reward-seeds out, or add the arms that it is a control of.")
     judge_names = chosen(request.judges)
     # of the gold model as well: its settings are those of its recipe
-    used = [*request.reward_models, *gold_plan.plugins_of(request.gold)]
+    members = all_names(request.reward_models)  # of combinations; else the reward models themselves
+    used = [*members, *gold_plan.plugins_of(request.gold)]
     names = dict.fromkeys([*request.tasks, *used, *judge_names])
     wanted: dict[plugins.Kind, Sequence[str]]
-    wanted = {"task": request.tasks, "reward-model": request.reward_models, "judge": judge_names}
+    wanted = {"task": request.tasks, "reward-model": members, "judge": judge_names}
     for kind, named in wanted.items():
         for name in named:
             find_named(kind, name)  # a misspelt name is reported before a setting that belongs to it
@@ -133,10 +135,10 @@ def make_plan(request: Request) -> Plan:
     settings = make_settings(preset, _assigned(request), frozenset(names))
     unused = unused_groups(_assigned(request), names)
     texts = [text for group in settings.plugins.values() for text in texts_of(group)]
-    check_named([request.policy, *request.reward_models, request.gold, *texts])
+    check_named([request.policy, *members, request.gold, *texts])
     gold = gold_plan.open_gold(request.gold, request.relabel, settings)
     opened = _opened(request, settings)
-    check_sources([request.policy, *request.reward_models, *filter(None, [request.gold])])
+    check_sources([request.policy, *members, *filter(None, [request.gold])])
     policy = policy_identity(request.policy, settings)
     own_judges = opened[None][request.task].judges
     # built now: a judge's wrong setting must not surface after hours of training

@@ -10,6 +10,8 @@ from rlhf_bench.harness.models import peaks
 from rlhf_bench.harness.models.peaks import Host, Peak
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rlhf_bench.harness.pipeline.stage import Stage
     from rlhf_bench.harness.plan.token_lengths import Lengths, TokenLengths
     from rlhf_bench.harness.text.types import Row
@@ -43,14 +45,17 @@ class Work:
 @dataclass(frozen=True)
 class Scored:
     """A stage's reward model: `bytes` of its weights, and how many tokens it reads for a response of `response` after a
-    prompt, those `predicted` with logits.  `big`: it has the policy's size."""
+    prompt, those `predicted` with logits.  `big`: it has the policy's size.  `parts`: the members of a combination."""
 
     bytes: int
     big: bool
     corrects: bool
+    parts: tuple[Scored, ...] = ()
 
     def tokens(self, prompt: float, response: float) -> float:
         """Tokens that one row takes it; 0 for a model without a network of the policy's size."""
+        if self.parts:  # all members read every row
+            return sum(part.tokens(prompt, response) for part in self.parts)
         if not self.big:
             return 0.0
         return prompt + response + (MARKER + response) * self.corrects
@@ -68,11 +73,35 @@ class Basis:
 def scored_by(stage: Stage, host: Host) -> Scored:
     """The reward model of a stage that scores: one that the run trains, one from elsewhere, or the gold model."""
     trained = stage.inputs.get("reward", stage.inputs.get("gold"))
+    if trained is not None and trained.kind == "combined":
+        return _together([_member(trained, at, host) for at in range(len(trained.params["rm"]["settings"]["members"]))])
     if trained is not None:
-        recipe = str(trained.params["recipe"])
-        known = recipe in ("scalar", "seq2seq")
-        return Scored(host.whole if known else 0, known, recipe == "seq2seq")
+        return _of_recipe(trained, host)
     own = stage.params.get("rm", {"settings": stage.payload, "name": ""})
+    return _elsewhere(own, host)
+
+
+def _together(parts: Sequence[Scored]) -> Scored:
+    """A combination of reward models, all of which are in memory at once."""
+    return Scored(
+        sum(part.bytes for part in parts), any(part.big for part in parts), any(p.corrects for p in parts), tuple(parts)
+    )
+
+
+def _member(collected: Stage, at: int, host: Host) -> Scored:
+    """The member at this place of a combination, whose stage is `collected`."""
+    trained = collected.inputs.get(f"part{at}")
+    own = collected.params["rm"]["settings"]["members"][at]
+    return _of_recipe(trained, host) if trained is not None else _elsewhere(own, host)
+
+
+def _of_recipe(trained: Stage, host: Host) -> Scored:
+    recipe = str(trained.params["recipe"])
+    known = recipe in ("scalar", "seq2seq")
+    return Scored(host.whole if known else 0, known, recipe == "seq2seq")
+
+
+def _elsewhere(own: Row, host: Host) -> Scored:
     size = bytes_of_files(own["settings"], own["name"])
     # a model from elsewhere is taken as a classifier: it reads every row once
     return Scored(size, size > host.whole // 4, corrects=False)

@@ -272,6 +272,6 @@ PLANNED: Mapping[str, Callable[[Stage, Basis], StagePlan]] = {
     "pool": _pool, "scale": _scale, "written": _written, "transfer": _written, "proxy": _proxy, "best_of_n": _best_of_n,
     "prompts": _texts, "pairs": _texts, "verdicts": _texts, "half": _texts, "gold": _reward, "relabelled": _pair_scores,
     "gold_pairs": _pair_scores, "gold_scores": _gold_scores, "gold_pool": _gold_scores, "gold_agreement": _proxy,
-    "fluency": _fluency,
+    "fluency": _fluency, "combined": _texts, "parts": _proxy,
 }  # fmt: skip
 """The plan of each kind of stage."""

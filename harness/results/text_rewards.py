@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlhf_bench.harness import plugins, store, trust
 from rlhf_bench.harness.errors import BenchError, did_you_mean
 from rlhf_bench.harness.pipeline import integrity
+from rlhf_bench.harness.plan.combination_names import PLUGIN, is_combination, names_of, parse
 from rlhf_bench.harness.presets import factory_settings, parse_settings
 from rlhf_bench.harness.results.arms import CellFiles
 from rlhf_bench.harness.results.found import find_cells
@@ -63,6 +64,10 @@ def score_texts(
     # a reward model that needs no training needs no results folder
     cells, missing = find_cells([runs]) if store.exists(runs) else ([], [f"{runs} is not there"])
     scored = [cell for cell in cells if "scale" in cell.record["stages"]]  # not the controls without a reward model
+    if is_combination(rm):
+        rm = parse(rm).text(lambda name: plugins.find("reward-model", name).label)  # as reports spell it
+        if settings:
+            raise BenchError(f"--set with {rm!r}, which has the settings that it was trained with.", "Leave it out.")
     cell = _choose(scored, missing, rm, seed, settings, named)
     set_threads(1)
     quiet_libraries()
@@ -117,9 +122,19 @@ def _recorded(cell: CellFiles, rm: str, named: Collection[str]) -> JsonObject:
     """The name and settings of a cell's reward model; raises BenchError for a record that names what it may not."""
     marker = cell.folder("scale") / store.MARKER
     spec = store.read_json(marker)["params"].get("rm")
-    trust.check_recorded("reward-model", spec, marker, (rm, *named))
+    for one in _specs(spec):
+        trust.check_recorded("reward-model", one, marker, (rm, *names_of(rm), *named))
     found: JsonObject = spec
     return found
+
+
+def _specs(spec: object) -> Sequence[object]:
+    """The reward models that a record names: the members of a combination, or the one that it is."""
+    if isinstance(spec, dict) and spec.get("name") == PLUGIN and isinstance(spec.get("settings"), dict):
+        members = spec["settings"].get("members")
+        if isinstance(members, list) and members:
+            return members
+    return [spec]
 
 
 def _parsed(name: str, given: Mapping[str, str]) -> JsonObject:
@@ -130,6 +145,8 @@ def _parsed(name: str, given: Mapping[str, str]) -> JsonObject:
 def _has(cell: CellFiles, rm: str) -> bool:
     """Whether the cell has this reward model, named in full (`hf:a/long/path`) or by the label that reports show."""
     name = cell.record["reward_model"]
+    if is_combination(rm):
+        return bool(name == rm)
     return bool(name == rm or (":" in rm and name == plugins.find("reward-model", rm).label))
 
 
@@ -151,6 +168,8 @@ def _choose(
         return min(own, key=lambda c: c.seed)
     from rlhf_bench.harness.seams import RewardModel
 
+    if is_combination(rm):
+        raise BenchError(f"No finished cell has {rm!r}.", "Train it with bench run.")
     if rm not in plugins.available("reward-model") and ":" not in rm:
         raise BenchError(f"Unknown reward model {rm!r}.", did_you_mean(rm, plugins.available("reward-model")))
     plugin = plugins.find("reward-model", rm)

@@ -186,6 +186,8 @@ def test_an_error_of_the_command_line_is_not_the_files(tmp_path: Path) -> None:
     [
         'task = "os:getcwd"\nrm = "scalar"',
         'task = "dialogsum"\nrm = ["scalar", "function:os:getcwd"]',
+        'task = "dialogsum"\nrm = ["scalar", "mean(scalar, os:getcwd)"]',
+        'task = "dialogsum"\nrm = "wsum(os:getcwd:1,scalar:.5)"',
         'task = "dialogsum"\nrm = "scalar"\njudge = "+os:getcwd"',
         'task = "dialogsum"\nrm = "scalar"\ngold = "os:getcwd@half"',
         'task = "dialogsum"\nrm = "function"\n[set.function]\nsource = "os:getcwd"',
@@ -206,6 +208,17 @@ def test_a_name_that_the_user_trusts_is_taken(tmp_path: Path, monkeypatch: pytes
     path.write_text('task = "my_task:make"\nrm = ["hf:org/name", "path:runs/rm"]\n', encoding="utf-8")
     request, _ = asked(monkeypatch, "--config", str(path), "--trust", "my_task:make")
     assert (request.task, request.reward_models) == ("my_task:make", ("hf:org/name", "path:runs/rm"))
+
+
+def test_a_combination_is_taken_and_its_members_are_trusted_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.toml"
+    rms = ("wsum(scalar:1,length-only:-.01)", "mean(my_rm:make,uwo)", "uwo(scalar*3:.1)")
+    path.write_text(f'task = "dialogsum"\nrm = {list(rms)}\n', encoding="utf-8")
+    request, _ = asked(monkeypatch, "--config", str(path), "--trust", "my_rm:make")
+    assert request.reward_models == rms
+    assert "line 2: --rm 'mean(scalar' has no closing" in refused(path, 'task = "dialogsum"\nrm = "mean(scalar"')
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
