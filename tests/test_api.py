@@ -160,17 +160,17 @@ def test_scores_are_those_of_the_command(made: Path) -> None:
 
 @pytest.mark.training
 def test_an_experiment_is_that_of_the_command(tmp_path: Path) -> None:
-    sizes = {**SIZES, "seq2seq-token-positive.epochs": 1}
-    found = api.experiment("positive-only", [3], settings=sizes, out=tmp_path, jobs=1)
-    assert found.path == tmp_path / "experiments" / "positive-only"
+    sizes = {**SIZES, "scalar.epochs": 1, "seq2seq-token.epochs": 1}
+    found = api.experiment("overlap", [3], settings=sizes, out=tmp_path, jobs=1)
+    assert found.path == tmp_path / "experiments" / "overlap"
     assert unsealed(json.loads((found.path / "experiment.json").read_text())) == found.data
-    assert {claim["id"] for claim in found.claims} == {"positive-only-empty", "positive-only-empty-raw"}
-    assert found.data["command"].startswith("api.experiment(name='positive-only', seeds=[3], settings={")
-    assert "api.experiment(name='positive-only'" in (found.path / "experiment.md").read_text()
+    assert {claim["id"] for claim in found.claims} == {"low-overlap"}
+    assert found.data["command"].startswith("api.experiment(name='overlap', seeds=[3], settings={")
+    assert "api.experiment(name='overlap'" in (found.path / "experiment.md").read_text()
     assert found.report is not None
     assert api.load_report(found.path).data == found.report.data
     sets = [text for name, value in sizes.items() for text in ("--set", f"{name}={value}")]
-    again = bench("experiment", "positive-only", "--seeds", "3-3", "--out", str(tmp_path), "--dry-run", *sets)
+    again = bench("experiment", "overlap", "--seeds", "3-3", "--out", str(tmp_path), "--dry-run", *sets)
     assert "\n0 of " in again.stdout
 
 
