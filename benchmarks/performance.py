@@ -226,7 +226,7 @@ def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any
     rounds = 1 if given.quick else 3
     begun = time.perf_counter()
     kept = {"real": before["real"]} if "real" in before else {}
-    results = {**before, "earlier": earlier(before)} if given.parts else {"earlier": earlier(before), **kept}
+    results = {**before} if given.parts else {"earlier": earlier(before), **kept}
     if not given.parts:
         results |= {"machine": machine(), "quick": given.quick, "before": given.before}
 
@@ -250,6 +250,8 @@ def measured(given: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any
             parts["real"] = lambda: measure_real(given.policy, given.trl, given.quick, given.real_threads, keep_real)
         for name, measure in parts.items():
             if not given.parts or name in given.parts.split(","):
+                if given.parts and name in KEPT and name in before:  # what is not measured keeps its own past
+                    results["earlier"] = {**results.get("earlier", {}), name: before[name]}
                 results[name] = measure()
                 UNFINISHED.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if given.parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import performance
 import stored
 import suite
 from learning_speed import Point, speed
@@ -20,7 +22,7 @@ from perf_page import floor_shares, page, target
 from perf_real import forward_flop as gated_flop
 from perf_real import layer_parameters, shape_of
 from perf_real import step_flop as gated_step
-from performance import earlier, with_suite
+from performance import earlier, measured, with_suite
 from real_model import predicted
 
 from rlhf_bench.harness import store
@@ -251,3 +253,14 @@ def test_the_page_has_a_pretrained_model_s_figures_as_far_as_they_go() -> None:
     assert "Scoring was not measured" in part
     assert "Growth was not measured" in part
     assert "A pretrained model\n\nNot measured" in page(results(True))
+
+
+def test_a_part_measured_anew_leaves_the_past_of_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(performance, "report", lambda: {"seconds": 3})
+    monkeypatch.setattr(performance, "UNFINISHED", tmp_path / "partial.json")
+    before = {"report": {"seconds": 5}, "default_cell": {"seconds": 2}, "earlier": {"default_cell": {"seconds": 1}}}
+    given = argparse.Namespace(quick=True, parts="report", before="", trl=None, policy=None, real_threads=[1])
+    found = measured(given, before)
+    assert found["report"] == {"seconds": 3}
+    assert found["default_cell"] == {"seconds": 2}
+    assert found["earlier"] == {"default_cell": {"seconds": 1}, "report": {"seconds": 5}}
